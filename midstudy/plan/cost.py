@@ -1,0 +1,67 @@
+"""What a stage costs before it runs: tokens, FLOPs, seconds on one device, bytes on disk.
+
+Seconds come from the throughput of finished stages of the same shape and precision where the store has any, and otherwise
+from the device's assumed rate; `Throughput.measured` says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from midstudy.recipe.measure import Evaluation
+from midstudy.recipe.model import ModelShape
+
+FORWARD_SHARE = 1 / 3
+"""A forward pass costs a third of forward and backward."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """An assumed rate for shapes that were never measured, with its reason."""
+
+    name: str
+    flops_per_s: float
+    reason: str
+
+
+CPU_CORE = Device("CPU core", 1.0e11, "bf16 training of the micro shape on one core of a 2024 server CPU")
+H200 = Device("H200", 0.35 * 989e12, "35 % of 989 TFLOP/s dense bf16, the target for a 160M model at context 2,048")
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Training tokens a second on one device, by (shape name, precision)."""
+
+    device: Device
+    measured_tokens_per_s: Mapping[tuple[str, str], float]
+
+    def measured(self, model: ModelShape, precision: str) -> bool:
+        return (model.name, precision) in self.measured_tokens_per_s
+
+    def training_s(self, model: ModelShape, precision: str, *, num_tokens: int, seq_len: int) -> float:
+        """Seconds to train on `num_tokens` tokens."""
+        rate = self.measured_tokens_per_s.get((model.name, precision))
+        if rate is None:
+            rate = self.device.flops_per_s / model.flops_per_token(seq_len=seq_len)
+        return num_tokens / rate
+
+    def evaluation_s(self, model: ModelShape, precision: str, evaluation: Evaluation) -> float:
+        """Seconds of a forward pass over the evaluation's sequences, at most."""
+        num_tokens = evaluation.max_sequences * evaluation.seq_len
+        return FORWARD_SHARE * self.training_s(model, precision, num_tokens=num_tokens, seq_len=evaluation.seq_len)
+
+
+def measured_throughput(samples: Iterable[tuple[str, str, float]]) -> dict[tuple[str, str], float]:
+    """Median tokens a second of finished stages, from (shape name, precision, tokens a second)."""
+    by_kind: dict[tuple[str, str], list[float]] = {}
+    for shape, precision, tokens_per_s in samples:
+        by_kind.setdefault((shape, precision), []).append(tokens_per_s)
+    return {kind: median(rates) for kind, rates in by_kind.items()}
+
+
+def checkpoint_bytes(model: ModelShape, *, precision: str, with_optimizer: bool) -> int:
+    """Weights, and both Adam moments where they are kept."""
+    width = 2 if precision == "bf16_true" else 4
+    return model.num_parameters * width * (3 if with_optimizer else 1)

@@ -1,0 +1,373 @@
+"""Expands a study into stages: every shared step once, trunks milestoned where curricula part.
+
+A state is kept where a phase begins or ends, where a hold of the learning rate gives way (a longer run will leave there),
+where two curricula of the study part, and where some other study's kept state already lies. Each kept state is trained
+from the nearest kept state before it on its own past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from midstudy.data.slots import drawn_tokens
+from midstudy.plan.cost import Throughput, checkpoint_bytes
+from midstudy.plan.sharing import distinct_steps
+from midstudy.plan.stage import Stage, stage_id
+from midstudy.recipe.curriculum import Curriculum, State
+from midstudy.recipe.data import Corpus, TokenizedData, Tokenizer
+from midstudy.recipe.measure import Evaluation, StateEvaluation
+from midstudy.recipe.mixture import Mixture
+from midstudy.recipe.study import CONTROL, Arm, Study
+
+
+@dataclass(frozen=True)
+class KeptState:
+    """A published state of any study: the id of its stretch's first state, and its step."""
+
+    stretch_from: str
+    step: int
+    id: str
+
+
+@dataclass(frozen=True)
+class ArmStages:
+    """The stages an arm's row of the table is read from."""
+
+    arm: Arm
+    start_state: str
+    final_state: str
+    task_evaluation: str
+    general_evaluation: str
+    task_evaluation_before: str
+    general_evaluation_before: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a study in an order in which parents come first, and what is already there."""
+
+    study: Study
+    stages: Mapping[str, Stage]
+    published: frozenset[str]
+    arms: tuple[ArmStages, ...]
+    lower_bound_steps: int
+    unshared_steps: int
+    unshared_s: float
+    throughput: Throughput
+    disk_bytes: int
+    unmeasured: tuple[str, ...]
+
+    @property
+    def missing(self) -> list[Stage]:
+        """Stages that have no record yet."""
+        return [stage for stage in self.stages.values() if stage.id not in self.published]
+
+    @property
+    def total_steps(self) -> int:
+        """Training steps of all stages, finished ones included."""
+        return sum(stage.num_steps for stage in self.stages.values())
+
+    @property
+    def missing_steps(self) -> int:
+        return sum(stage.num_steps for stage in self.missing)
+
+    @property
+    def missing_s(self) -> float:
+        """Expected seconds of one device for what is missing."""
+        return sum(stage.cost_s for stage in self.missing)
+
+
+@dataclass
+class _Builder:
+    study: Study
+    throughput: Throughput
+    kept: Mapping[str, list[KeptState]]
+    stages: dict[str, Stage] = field(default_factory=dict)
+    requested: dict[str, tuple[Curriculum, int, Arm]] = field(default_factory=dict)
+    steps_on_line: dict[str, set[int]] = field(default_factory=dict)
+    unmeasured: set[str] = field(default_factory=set)
+    disk_bytes: int = 0
+
+    def add(self, stage: Stage) -> str:
+        self.stages.setdefault(stage.id, stage)
+        return stage.id
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def tokenizer(self, tokenizer: Tokenizer) -> str:
+        identity = stage_id(tokenizer)
+        if identity not in self.stages:
+            label = f"tokenizer {tokenizer.vocab_size:,} on {tokenizer.corpus.name}"
+            factors = {"stage_kind": "data", "data": tokenizer.corpus.name}
+            self.add(Stage(id=identity, label=label, recipe=tokenizer, parents=(), cost_s=3.0, factors=factors))
+        return identity
+
+    def tokens(self, data: TokenizedData) -> str:
+        identity = stage_id(data)
+        if identity not in self.stages:
+            self.add(
+                Stage(
+                    id=identity,
+                    label=f"tokens {data.data.name}",
+                    recipe=data,
+                    parents=(self.tokenizer(data.tokenizer),),
+                    cost_s=2.0,
+                    factors={"stage_kind": "data", "data": data.data.name},
+                )
+            )
+        return identity
+
+    def tokens_of(self, curriculum: Curriculum, data: Any) -> str:
+        return self._tokens_memo(curriculum.start.tokenizer, data)
+
+    def _tokens_memo(self, tokenizer: Tokenizer, data: Any) -> str:
+        key = (id(tokenizer), id(data))
+        if key not in self._memo:
+            self._memo[key] = (tokenizer, data, self.tokens(TokenizedData(data=data, tokenizer=tokenizer)))
+        return self._memo[key][2]
+
+    _memo: dict[tuple[int, int], tuple[Any, Any, str]] = field(default_factory=dict)
+
+    def counts(self) -> None:
+        for recipe in self.study.token_counts:
+            parent = self._tokens_memo(recipe.tokenizer, recipe.data)
+            self.add(
+                Stage(
+                    id=stage_id(recipe),
+                    label=f"token counts {recipe.data.name}",
+                    recipe=recipe,
+                    parents=(parent,),
+                    cost_s=0.2,
+                    factors={"stage_kind": "similarity", "data": recipe.data.name},
+                )
+            )
+
+    # -- states -------------------------------------------------------------------------------------------------------
+
+    def request_states(self, arm: Arm) -> None:
+        """Ask for the states of an arm's curriculum that are kept whatever else the study holds."""
+        curriculum = arm.curriculum
+        for stretch in curriculum.stretches:
+            steps = {stretch.stop_step}
+            steps |= {s for s in curriculum.curve.ends_of_holds() if stretch.start_step < s < stretch.stop_step}
+            self._request(curriculum, stretch.start_step, steps, arm)
+
+    def request_partings(self, arm: Arm, branches: Mapping[str, set[str]]) -> None:
+        """Ask for the states, inside a stretch, after which the study's learning-rate curves part."""
+        for stretch_start, step, identity, _ in _segment_starts(arm.curriculum):
+            if len(branches[identity]) > 1:
+                self._request(arm.curriculum, stretch_start, {step}, arm)
+
+    def _request(self, curriculum: Curriculum, stretch_start: int, steps: set[int], arm: Arm) -> None:
+        line = curriculum.state_id(stretch_start)
+        known = self.steps_on_line.setdefault(line, {k.step for k in self.kept.get(line, ())})
+        for step in steps:
+            self.requested.setdefault(curriculum.state_id(step), (curriculum, step, arm))
+            known.add(step)
+
+    def state(self, identity: str, kept_ids: frozenset[str]) -> str:
+        """The stage that makes a requested state; its ancestors are planned first."""
+        if identity in self.stages:
+            return identity
+        curriculum, step, arm = self.requested[identity]
+        index = next(i for i, s in enumerate(curriculum.stretches) if s.start_step < step <= s.stop_step)
+        stretch = curriculum.stretches[index]
+        ancestor, ancestor_step = None, 0
+        for earlier in sorted(self.steps_on_line[curriculum.state_id(stretch.start_step)], reverse=True):
+            if stretch.start_step < earlier < step:
+                candidate = curriculum.state_id(earlier)
+                if candidate in self.requested or candidate in kept_ids:
+                    ancestor, ancestor_step = candidate, earlier
+                    break
+        if ancestor is None and stretch.start_step > 0:
+            ancestor, ancestor_step = curriculum.state_id(stretch.start_step), stretch.start_step
+        if ancestor is not None and ancestor in self.requested:
+            self.state(ancestor, kept_ids)
+        phase, model = stretch.phase, curriculum.start.model
+        if isinstance(phase.data, Mixture):
+            data = [self.tokens_of(curriculum, part.corpus) for part in phase.data.parts]
+        else:
+            data = [self.tokens_of(curriculum, phase.data)]
+        line = self.steps_on_line[curriculum.state_id(stretch.start_step)]
+        keeps_optimizer = isinstance(phase.data, Mixture) or any(later > step for later in line)
+        num_tokens = (step - ancestor_step) * phase.tokens_per_step
+        if not self.throughput.measured(model, phase.precision):
+            self.unmeasured.add(model.name)
+        self.disk_bytes += checkpoint_bytes(model, precision=phase.precision, with_optimizer=keeps_optimizer)
+        label, factors = _describe(arm, curriculum, step, index)
+        self.add(
+            Stage(
+                id=identity,
+                label=label,
+                recipe=State(curriculum=curriculum.until(step)),
+                parents=(*((ancestor,) if ancestor else ()), *data),
+                start_from=ancestor,
+                continues_trunk=ancestor is not None and ancestor_step > stretch.start_step,
+                keeps_optimizer=keeps_optimizer,
+                num_steps=step - ancestor_step,
+                num_tokens=num_tokens,
+                cost_s=self.throughput.training_s(model, phase.precision, num_tokens=num_tokens, seq_len=phase.seq_len),
+                factors=factors,
+            )
+        )
+        return identity
+
+    def evaluation(self, state: str, evaluation: Evaluation, arm: Arm, when: str) -> str:
+        recipe = StateEvaluation(state_id=state, evaluation=evaluation)
+        identity = self._evaluation_id(state, evaluation)
+        if identity in self.stages:
+            return identity
+        curriculum = arm.curriculum
+        made = self.stages[state]
+        precision = curriculum.stretches[-1].phase.precision
+        factors = {**made.factors, "stage_kind": "evaluation", "data": evaluation.data.name, "split": evaluation.split}
+        return self.add(
+            Stage(
+                id=identity,
+                label=f"evaluate {made.label} on {evaluation.data.name} {evaluation.split}",
+                recipe=recipe,
+                parents=(state, self.tokens_of(curriculum, evaluation.data)),
+                cost_s=self.throughput.evaluation_s(curriculum.start.model, precision, evaluation),
+                factors={**factors, "when": when},
+            )
+        )
+
+    def _evaluation_id(self, state: str, evaluation: Evaluation) -> str:
+        return stage_id(StateEvaluation(state_id=state, evaluation=evaluation))
+
+
+def _segment_starts(curriculum: Curriculum) -> Iterable[tuple[int, int, str, str]]:
+    """(stretch start, step, id, id one step on) where a learning-rate segment begins inside a stretch."""
+    for stretch in curriculum.stretches:
+        for segment in curriculum.curve.segments:
+            if stretch.start_step < segment.start_step < stretch.stop_step:
+                step = segment.start_step
+                yield stretch.start_step, step, curriculum.state_id(step), curriculum.state_id(step + 1)
+
+
+def _describe(arm: Arm, curriculum: Curriculum, step: int, index: int) -> tuple[str, dict[str, Any]]:
+    """A state's name and factors; a state of the shared trunk knows nothing of the arms that leave it."""
+    last = index == len(arm.curriculum.stretches) - 1
+    phase = curriculum.stretches[index].phase
+    factors: dict[str, Any] = {"size": arm.size, "trunk_seed": arm.trunk_seed, "step": step}
+    if last:
+        factors |= {"stage_kind": "sft", "mix": arm.mix, "weight": arm.weight, "start_step": arm.start_step}
+        factors |= {"task": arm.task, "sft_seed": arm.sft_seed}
+        return f"sft {arm.size} {arm.mix_label} → {arm.task} seed {arm.trunk_seed}.{arm.sft_seed}", factors
+    in_trunk = isinstance(phase.data, Mixture) and (arm.mix == CONTROL or not phase.data.specialists)
+    if in_trunk:
+        factors |= {"stage_kind": "pretrain"}
+        return f"pretrain {arm.size} seed {arm.trunk_seed} to step {step}", factors
+    factors |= {"stage_kind": "midtrain", "mix": arm.mix, "weight": arm.weight, "start_step": arm.start_step}
+    return f"midtrain {arm.size} {arm.mix_label} seed {arm.trunk_seed} to step {step}", factors
+
+
+def make_plan(
+    study: Study,
+    *,
+    throughput: Throughput,
+    published: Callable[[Iterable[str]], set[str]],
+    kept_states: Iterable[KeptState],
+) -> Plan:
+    """Expand `study` into its stages.
+
+    Args:
+        throughput: what a token costs.
+        published: of these stage ids, those that have a record.
+        kept_states: published states of any study in the store, which training may go on from.
+    """
+    kept: dict[str, list[KeptState]] = {}
+    for state in kept_states:
+        kept.setdefault(state.stretch_from, []).append(state)
+    kept_ids = frozenset(state.id for states in kept.values() for state in states)
+    builder = _Builder(study=study, throughput=throughput, kept=kept)
+    branches: dict[str, set[str]] = {}
+    for arm in study.arms:
+        builder.request_states(arm)
+        for _, _, identity, following in _segment_starts(arm.curriculum):
+            branches.setdefault(identity, set()).add(following)
+    for arm in study.arms:
+        builder.request_partings(arm, branches)
+    arms = []
+    for arm in study.arms:
+        start = builder.state(arm.curriculum.state_id(arm.pretrain_steps), kept_ids)
+        final = builder.state(arm.final_state.id, kept_ids)
+        for stretch in arm.curriculum.stretches:
+            for step in builder.steps_on_line.get(arm.curriculum.state_id(stretch.start_step), ()):
+                if stretch.start_step < step <= stretch.stop_step:
+                    identity = arm.curriculum.state_id(step)
+                    if identity in builder.requested:
+                        builder.state(identity, kept_ids)
+        arms.append(
+            ArmStages(
+                arm=arm,
+                start_state=start,
+                final_state=final,
+                task_evaluation=builder.evaluation(final, arm.task_evaluation, arm, "after"),
+                general_evaluation=builder.evaluation(final, arm.general_evaluation, arm, "after"),
+                task_evaluation_before=builder.evaluation(start, arm.task_evaluation, arm, "before"),
+                general_evaluation_before=builder.evaluation(start, arm.general_evaluation, arm, "before"),
+            )
+        )
+    builder.counts()
+    curricula = [arm.curriculum for arm in study.arms]
+    return Plan(
+        study=study,
+        stages=builder.stages,
+        published=frozenset(published(builder.stages)),
+        arms=tuple(arms),
+        lower_bound_steps=distinct_steps(curricula),
+        unshared_steps=sum(curriculum.num_steps for curriculum in curricula),
+        unshared_s=sum(_unshared_s(curriculum, throughput) for curriculum in curricula),
+        throughput=throughput,
+        disk_bytes=builder.disk_bytes,
+        unmeasured=tuple(sorted(builder.unmeasured)),
+    )
+
+
+def _unshared_s(curriculum: Curriculum, throughput: Throughput) -> float:
+    return sum(
+        throughput.training_s(
+            curriculum.start.model,
+            stretch.phase.precision,
+            num_tokens=(stretch.stop_step - stretch.start_step) * stretch.phase.tokens_per_step,
+            seq_len=stretch.phase.seq_len,
+        )
+        for stretch in curriculum.stretches
+    )
+
+
+def arm_rows(plan: Plan) -> list[dict[str, Any]]:
+    """The arms as plain JSON for the study's manifest: factors, tokens and the stages behind each row of the table."""
+    tokens_memo: dict[str, dict[Corpus, int]] = {}
+    rows = []
+    for entry in plan.arms:
+        arm = entry.arm
+        if entry.start_state not in tokens_memo:
+            tokens_memo[entry.start_state] = drawn_tokens(arm.curriculum.until(arm.pretrain_steps))
+        drawn = tokens_memo[entry.start_state]
+        general = arm.curriculum.start.tokenizer.corpus
+        rows.append(
+            {
+                "size": arm.size,
+                "mix": arm.mix,
+                "weight": float(arm.weight),
+                "start_step": arm.start_step,
+                "start_fraction": arm.start_step / arm.pretrain_steps,
+                "task": arm.task,
+                "trunk_seed": arm.trunk_seed,
+                "sft_seed": arm.sft_seed,
+                "groups": ",".join(arm.groups),
+                "pretrain_tokens": sum(drawn.values()),
+                "specialist_tokens": sum(count for corpus, count in drawn.items() if corpus != general),
+                "start_state": entry.start_state,
+                "final_state": entry.final_state,
+                "task_evaluation": entry.task_evaluation,
+                "general_evaluation": entry.general_evaluation,
+                "task_evaluation_before": entry.task_evaluation_before,
+                "general_evaluation_before": entry.general_evaluation_before,
+            }
+        )
+    return rows

@@ -1,0 +1,40 @@
+"""What is to be trained and measured, as frozen data: everything that changes a result, and nothing else.
+
+An experiment file builds a `Study` from these names. Recipes are hashed (`canonical.py`); where and how fast they run is
+placement and lives elsewhere. This package imports nothing of the rest of midstudy.
+"""
+
+from midstudy.recipe.curriculum import Curriculum, Start, State
+from midstudy.recipe.data import Corpus, Source, Task, Tokenizer
+from midstudy.recipe.errors import RecipeError
+from midstudy.recipe.measure import Evaluation, TokenCounts
+from midstudy.recipe.mixture import Mixture
+from midstudy.recipe.model import ModelShape, pythia
+from midstudy.recipe.optimizer import AdamW
+from midstudy.recipe.phase import Phase
+from midstudy.recipe.schedule import Constant, Cosine, LinearWarmup, WarmupStableDecay
+from midstudy.recipe.study import Arm, Study
+
+__all__ = [
+    "AdamW",
+    "Arm",
+    "Constant",
+    "Corpus",
+    "Cosine",
+    "Curriculum",
+    "Evaluation",
+    "LinearWarmup",
+    "Mixture",
+    "ModelShape",
+    "Phase",
+    "RecipeError",
+    "Source",
+    "Start",
+    "State",
+    "Study",
+    "Task",
+    "TokenCounts",
+    "Tokenizer",
+    "WarmupStableDecay",
+    "pythia",
+]

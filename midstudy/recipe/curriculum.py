@@ -1,0 +1,289 @@
+"""Curricula and their states: the paper's training sequence, and an identity that only the past can change.
+
+A curriculum is kept in normal form: phases of no steps are gone, equal neighbours are one stretch, and the learning rate
+is one curve over the curriculum's steps. The id of the state after s steps is
+
+    id(s) = H(id at the start of its stretch; the stretch's phase without its end; the LR curve over the stretch, < s; s)
+
+so nothing that happens at or after step s, no milestone, no evaluation and no length of the run can change it
+(DESIGN.md, invariant 1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from midstudy.recipe.canonical import canonical, canonical_text, expanded, identify
+from midstudy.recipe.data import Tokenizer
+from midstudy.recipe.errors import RecipeError
+from midstudy.recipe.mixture import Mixture
+from midstudy.recipe.model import ModelShape
+from midstudy.recipe.phase import Phase
+from midstudy.recipe.schedule import Curve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a curriculum begins: a model with weights drawn from `seed`, reading text through `tokenizer`."""
+
+    model: ModelShape
+    tokenizer: Tokenizer
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.model.vocab_size < self.tokenizer.vocab_size:
+            raise RecipeError(
+                "model.vocab_size",
+                found=self.model.vocab_size,
+                allowed=f"at least the tokenizer's {self.tokenizer.vocab_size}",
+            )
+
+    @cached_property
+    def id(self) -> str:
+        return identify(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """A phase at its place: the updates from state `start_step` to state `stop_step`."""
+
+    phase: Phase
+    start_step: int
+    stop_step: int
+
+
+# What a phase's identity leaves out: its end, and its schedule, which the curve already holds in absolute steps.
+_NOT_OF_THE_PAST = ("num_steps", "schedule")
+_TAKE_OVERS = ("optimizer_state", "data_positions")
+
+
+def _phase_form(phase: Phase, *, first: bool) -> Any:
+    form = canonical(phase)
+    for name in _NOT_OF_THE_PAST + (_TAKE_OVERS if first else ()):  # the first phase has nothing to take over
+        form.pop(name, None)
+    return form
+
+
+_digests: dict[tuple[int, bool], tuple[Phase, str]] = {}
+
+
+def _phase_digest(phase: Phase, *, first: bool) -> str:
+    """Digest of a phase's identity, remembered by object: a grid shares its phases between thousands of arms."""
+    key = (id(phase), first)
+    known = _digests.get(key)
+    if known is None or known[0] is not phase:
+        known = (phase, identify(_phase_form(phase, first=first)))
+        _digests[key] = known
+    return known[1]
+
+
+def _same_but_length(before: Phase, after: Phase, *, first: bool) -> bool:
+    if after.optimizer_state != "continue" or after.data_positions != "continue":
+        return False
+    if first:
+        return _phase_digest(before, first=True) == _phase_digest(after, first=True)
+    taken_over = dataclasses.replace(before, optimizer_state="continue", data_positions="continue")
+    return identify(_phase_form(taken_over, first=False)) == _phase_digest(after, first=False)
+
+
+def _check_takes_over(before: Stretch, after: Phase, stretches: tuple[Stretch, ...]) -> None:
+    path = f"phases.{after.name}"
+    if after.data_positions == "reset":
+        return
+    old = before.phase
+    if not isinstance(old.data, Mixture) or not isinstance(after.data, Mixture):
+        raise RecipeError(f"{path}.data_positions", found="continue", allowed="reset after a task")
+    for field in ("seq_len", "seed"):
+        if getattr(old, field) != getattr(after, field):
+            raise RecipeError(
+                f"{path}.{field}",
+                found=getattr(after, field),
+                allowed=f"{getattr(old, field)}, that of the phase before, while data positions continue",
+                fix='Set data_positions="reset" to begin a new order.',
+            )
+    bases, specialists = set(), set()
+    for stretch in reversed(stretches):
+        assert isinstance(stretch.phase.data, Mixture)
+        bases |= {stretch.phase.data.base.corpus} if stretch.phase.data.base else set()
+        specialists |= {part.corpus for part in stretch.phase.data.specialists}
+        if stretch.phase.data_positions == "reset":
+            break
+    bases |= {after.data.base.corpus} if after.data.base else set()
+    specialists |= {part.corpus for part in after.data.specialists}
+    if both := bases & specialists:
+        name = sorted(corpus.name for corpus in both)[0]
+        raise RecipeError(
+            f"{path}.data",
+            found=f"corpus {name} as the base in one phase and as a specialist in another",
+            allowed="one role a corpus while data positions continue",
+            fix='Set data_positions="reset", or keep the role.',
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curriculum:
+    """A training sequence in normal form. Build it with `Curriculum.of`, `then` and `branch`."""
+
+    start: Start
+    stretches: tuple[Stretch, ...]
+    curve: Curve
+
+    @classmethod
+    def of(cls, start: Start, *phases: Phase) -> Curriculum:
+        """The curriculum of these phases, one after the other.
+
+        Raises:
+            RecipeError: the first phase has no schedule, or a phase cannot take over what it says it does.
+        """
+        curriculum = cls(start=start, stretches=(), curve=Curve(()))
+        for phase in phases:
+            curriculum = curriculum.then(phase)
+        return curriculum
+
+    def then(self, phase: Phase) -> Curriculum:
+        """This curriculum followed by `phase`."""
+        if phase.num_steps == 0:
+            return self
+        if phase.seq_len > self.start.model.max_seq_len:
+            raise RecipeError(
+                f"phases.{phase.name}.seq_len",
+                found=phase.seq_len,
+                allowed=f"at most the model's {self.start.model.max_seq_len} tokens",
+            )
+        here = self.num_steps
+        curve = self.curve
+        if phase.schedule is not None:
+            earlier = self.curve.window(0, here).segments
+            curve = Curve((*earlier, *phase.schedule.curve().shifted(here).segments))
+        elif not self.stretches:
+            raise RecipeError(
+                f"phases.{phase.name}.schedule", found=None, allowed="a schedule: the first phase has none to continue"
+            )
+        stretches = self.stretches
+        if stretches:
+            _check_takes_over(stretches[-1], phase, stretches)
+        if stretches and _same_but_length(stretches[-1].phase, phase, first=len(stretches) == 1):
+            last = stretches[-1]
+            stretches = (*stretches[:-1], dataclasses.replace(last, stop_step=here + phase.num_steps))
+        else:
+            stretches = (*stretches, Stretch(phase=phase, start_step=here, stop_step=here + phase.num_steps))
+        return Curriculum(start=self.start, stretches=stretches, curve=curve)
+
+    def until(self, step: int) -> Curriculum:
+        """The first `step` steps; the learning-rate curve keeps its horizon.
+
+        Raises:
+            RecipeError: `step` is outside [0, number of steps].
+        """
+        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= self.num_steps:
+            raise RecipeError("step", found=step, allowed=f"a whole step in [0, {self.num_steps}]")
+        kept = tuple(s for s in self.stretches if s.start_step < step)
+        if kept and kept[-1].stop_step > step:
+            kept = (*kept[:-1], dataclasses.replace(kept[-1], stop_step=step))
+        return Curriculum(start=self.start, stretches=kept, curve=self.curve)
+
+    def branch(self, *, start_step: int, data: Mixture, name: str) -> Curriculum:
+        """Leave at `start_step` with a new mixture and go on to the same end: midtraining.
+
+        The optimizer's state, the learning-rate curve and the data positions continue; batch, precision and seed are those
+        of the stretch that is left.
+
+        Raises:
+            RecipeError: `start_step` is negative or not before the end.
+        """
+        if isinstance(start_step, bool) or not isinstance(start_step, int) or not 0 <= start_step < self.num_steps:
+            raise RecipeError(
+                "start_step",
+                found=start_step,
+                allowed=f"a whole step in [0, {self.num_steps}), before the end of the trunk",
+            )
+        left = next(s for s in self.stretches if s.start_step <= start_step < s.stop_step)
+        phase = dataclasses.replace(
+            left.phase,
+            name=name,
+            data=data,
+            num_steps=self.num_steps - start_step,
+            schedule=None,
+            optimizer_state="continue",
+            data_positions="continue",
+        )
+        head = self.until(start_step)
+        if not head.stretches:  # from the very start: the trunk's schedule is this phase's own
+            first = Stretch(phase=phase, start_step=0, stop_step=self.num_steps)
+            return Curriculum(start=self.start, stretches=(first,), curve=self.curve)
+        return head.then(phase)
+
+    @property
+    def num_steps(self) -> int:
+        return self.stretches[-1].stop_step if self.stretches else 0
+
+    def state(self, step: int | None = None) -> State:
+        """The state after `step` steps; by default the last."""
+        return State(curriculum=self.until(self.num_steps if step is None else step))
+
+    def state_id(self, step: int) -> str:
+        """The id of the state after `step` steps, without building the state."""
+        if step == 0:
+            return self.start.id
+        index = next(i for i, s in enumerate(self.stretches) if s.start_step < step <= s.stop_step)
+        parent = self._boundary_ids[index]
+        return self._id_within(index, parent, step)
+
+    def phase_id(self, stretch: Stretch) -> str:
+        """Digest of a stretch's phase as the states in it see it: without its end and its schedule."""
+        return _phase_digest(stretch.phase, first=stretch.start_step == 0)
+
+    @cached_property
+    def _boundary_ids(self) -> tuple[str, ...]:
+        ids = [self.start.id]
+        for index, stretch in enumerate(self.stretches[:-1]):
+            ids.append(self._id_within(index, ids[-1], stretch.stop_step))
+        return tuple(ids)
+
+    def _id_within(self, index: int, parent: str, step: int) -> str:
+        stretch = self.stretches[index]
+        return identify(
+            {
+                "is": "State",
+                "from": parent,
+                "phase": self.phase_id(stretch),
+                "lr": self.curve.window(stretch.start_step, step).segments,
+                "step": step,
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """The model and optimizer after all steps of a curriculum: what a training stage makes."""
+
+    curriculum: Curriculum
+
+    @property
+    def step(self) -> int:
+        return self.curriculum.num_steps
+
+    @cached_property
+    def id(self) -> str:
+        return self.curriculum.state_id(self.step)
+
+    def recipe(self) -> State:
+        """The state with everything gone that is not of its past: what a job reads and a record stores."""
+        whole = self.curriculum
+        stretches = tuple(
+            dataclasses.replace(s, phase=dataclasses.replace(s.phase, num_steps=s.stop_step - s.start_step, schedule=None))
+            for s in whole.stretches
+        )
+        clipped = Curriculum(start=whole.start, stretches=stretches, curve=whole.curve.window(0, self.step))
+        return State(curriculum=clipped)
+
+    def text(self) -> str:
+        """Canonical text of the clipped recipe; equal for equal ids."""
+        return canonical_text(self.recipe())
+
+    def expanded(self) -> Any:
+        """The clipped recipe as plain JSON, labels included."""
+        return expanded(self.recipe())

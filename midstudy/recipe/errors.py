@@ -1,0 +1,47 @@
+"""The one error a wrong recipe raises: which field, what was found, what is allowed, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class RecipeError(ValueError):
+    """A field of a recipe or an experiment holds something that cannot be trained.
+
+    Args:
+        path: dotted path of the field, from the outermost object that is known where the error is raised.
+        found: the offending value, as it should be shown.
+        allowed: what the field accepts.
+        fix: what to do next, one sentence; empty where `allowed` says it all.
+    """
+
+    def __init__(self, path: str, *, found: object, allowed: str, fix: str = "") -> None:
+        self.path, self.found, self.allowed, self.fix = path, found, allowed, fix
+        super().__init__(path, found, allowed, fix)
+
+    def __str__(self) -> str:
+        shown = self.found if isinstance(self.found, str) else repr(self.found)
+        text = f"{self.path}: found {shown}; allowed: {self.allowed}."
+        return f"{text} {self.fix}".rstrip()
+
+
+@contextmanager
+def inside(outer: str) -> Iterator[None]:
+    """Prefix the path of any `RecipeError` raised within, so that the message names the experiment's own field."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(f"{outer}.{error.path}", found=error.found, allowed=error.allowed, fix=error.fix) from None
+
+
+def require_positive(path: str, value: object, *, unit: str) -> None:
+    """Raise `RecipeError` unless `value` is a whole number of at least one."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RecipeError(path, found=value, allowed=f"a whole number of {unit}, at least 1")
+
+
+def require_choice(path: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise `RecipeError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise RecipeError(path, found=value, allowed=", ".join(choices))

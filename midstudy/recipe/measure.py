@@ -1,0 +1,65 @@
+"""What is measured: losses of a state on a split, and token counts of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from midstudy.recipe import versions
+from midstudy.recipe.data import SPLITS, Corpus, Dataset, TokenizedData, Tokenizer
+from midstudy.recipe.errors import RecipeError, require_choice, require_positive
+from midstudy.recipe.phase import LOSSES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Token-weighted mean loss, in nats, over the first `max_sequences` sequences of a split.
+
+    A sequence is an item of a task (truncated at `seq_len`) or a block of `seq_len` tokens of a corpus.
+    """
+
+    data: Dataset
+    split: str
+    loss: str
+    seq_len: int
+    max_sequences: int
+    version: int = versions.EVALUATION
+
+    def __post_init__(self) -> None:
+        path = f"evaluation.{self.data.name}"
+        require_choice(f"{path}.split", self.split, SPLITS)
+        require_choice(f"{path}.loss", self.loss, LOSSES)
+        require_positive(f"{path}.seq_len", self.seq_len, unit="tokens")
+        require_positive(f"{path}.max_sequences", self.max_sequences, unit="sequences")
+        if isinstance(self.data, Corpus) and self.loss != "all_tokens":
+            raise RecipeError(f"{path}.loss", found=self.loss, allowed="all_tokens for a corpus")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCounts:
+    """How often each token occurs in a seeded sample of a train split (STUDY 2.1, method "token").
+
+    Counted over the first `tokens_per_document` tokens of `num_documents` documents, in two disjoint halves.
+    """
+
+    data: Dataset
+    tokenizer: Tokenizer
+    num_documents: int
+    tokens_per_document: int
+    seed: int
+    version: int = versions.COUNTS
+
+    def __post_init__(self) -> None:
+        require_positive("token_counts.num_documents", self.num_documents, unit="documents")
+        require_positive("token_counts.tokens_per_document", self.tokens_per_document, unit="tokens")
+
+    @property
+    def tokenized(self) -> TokenizedData:
+        return TokenizedData(data=self.data, tokenizer=self.tokenizer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateEvaluation:
+    """An evaluation of one state; its id is the state's and the evaluation's."""
+
+    state_id: str
+    evaluation: Evaluation

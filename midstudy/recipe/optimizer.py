@@ -1,0 +1,29 @@
+"""The optimizer as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from midstudy.recipe.errors import RecipeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """AdamW with decoupled weight decay on every parameter, as the paper trains (STUDY 1.2).
+
+    `clip_norm` is the largest global gradient norm; 0 turns clipping off.
+    """
+
+    beta1: float
+    beta2: float
+    weight_decay: float
+    clip_norm: float
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for field in ("beta1", "beta2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise RecipeError(f"optimizer.{field}", found=getattr(self, field), allowed="a number in [0, 1)")
+        for field in ("weight_decay", "clip_norm", "epsilon"):
+            if getattr(self, field) < 0:
+                raise RecipeError(f"optimizer.{field}", found=getattr(self, field), allowed="a number of at least 0")

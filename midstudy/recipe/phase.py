@@ -1,0 +1,73 @@
+"""A phase: one (data, loss, length) of a curriculum, and what it takes over from the phase before.
+
+The paper writes training as S = {(D_i, L_i, n_i)}; a phase adds, explicitly, whether the optimizer's state, the learning
+rate and the data positions continue or start anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from midstudy.recipe import versions
+from midstudy.recipe.canonical import label_field
+from midstudy.recipe.data import Task
+from midstudy.recipe.errors import RecipeError, require_choice, require_positive
+from midstudy.recipe.mixture import Mixture
+from midstudy.recipe.optimizer import AdamW
+from midstudy.recipe.schedule import Schedule
+
+TAKE_OVER = ("continue", "reset")
+LOSSES = ("all_tokens", "target_tokens")
+PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One stretch of training on one kind of data.
+
+    `num_steps` is the phase's length and no part of a state's identity. `schedule` is the rate over the phase's own steps;
+    `None` continues the curve of the phase before. `num_sequences` and `seq_len` are the global batch. `bf16_mixed`
+    computes in bfloat16 with fp32 master weights; `bf16_true` keeps weights and Adam moments in bfloat16, as the paper's
+    authors did. With a `Task`, a sequence is one item, padded, truncated at `seq_len`; `target_tokens` masks the prompt.
+    """
+
+    name: str = label_field()
+    data: Mixture | Task
+    loss: str
+    num_steps: int
+    num_sequences: int
+    seq_len: int
+    optimizer: AdamW
+    schedule: Schedule | None
+    precision: str
+    seed: int
+    optimizer_state: str
+    data_positions: str
+    order_version: int = versions.ORDER
+    training_version: int = versions.TRAINING
+
+    def __post_init__(self) -> None:
+        path = f"phases.{self.name}"
+        if not isinstance(self.data, Mixture | Task):
+            raise RecipeError(f"{path}.data", found=self.data, allowed="a Mixture of corpora or a Task")
+        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 0:
+            raise RecipeError(f"{path}.num_steps", found=self.num_steps, allowed="a whole number of steps, at least 0")
+        require_positive(f"{path}.num_sequences", self.num_sequences, unit="sequences")
+        require_positive(f"{path}.seq_len", self.seq_len, unit="tokens")
+        require_choice(f"{path}.loss", self.loss, LOSSES)
+        require_choice(f"{path}.precision", self.precision, PRECISIONS)
+        require_choice(f"{path}.optimizer_state", self.optimizer_state, TAKE_OVER)
+        require_choice(f"{path}.data_positions", self.data_positions, TAKE_OVER)
+        if isinstance(self.data, Mixture) and self.loss != "all_tokens":
+            raise RecipeError(f"{path}.loss", found=self.loss, allowed="all_tokens for a mixture of corpora")
+        if isinstance(self.data, Task) and self.data_positions != "reset":
+            raise RecipeError(
+                f"{path}.data_positions", found=self.data_positions, allowed="reset for a task: its items start anew"
+            )
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise RecipeError(f"{path}.seed", found=self.seed, allowed="a whole number in [0, 2^63)")
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of the global batch, padding included."""
+        return self.num_sequences * self.seq_len

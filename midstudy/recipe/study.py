@@ -1,0 +1,161 @@
+"""A study: a named set of arms, and what one arm is.
+
+An arm is one cell of the grid as the analysis sees it. Its factors (size, mix, weight, start step, task, seeds) are the
+columns of the tidy table and the parameters in MLflow; its curriculum and evaluations are what is run. Arms that share a
+past share its stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from midstudy.recipe.canonical import identify
+from midstudy.recipe.curriculum import Curriculum, State
+from midstudy.recipe.data import Dataset
+from midstudy.recipe.errors import RecipeError, require_choice
+from midstudy.recipe.measure import Evaluation, TokenCounts
+from midstudy.recipe.mixture import Mixture
+
+CONTROL = "control"
+"""The mix name of the general-only arm against which every effect is measured."""
+
+GROUPS = ("main", "continued", "timing", "weight")
+"""The comparisons an arm takes part in: midtraining mixes, continued pretraining, start step, weight."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One cell of the grid.
+
+    `curriculum` ends with the fine-tuning phase on `task`; its last phase boundary is the state that fine-tuning starts
+    from. `task_evaluation` and `general_evaluation` are made before and after fine-tuning. `groups` says in which
+    comparisons the arm takes part.
+    """
+
+    size: str
+    mix: str
+    weight: float
+    start_step: int
+    task: str
+    trunk_seed: int
+    sft_seed: int
+    groups: tuple[str, ...]
+    curriculum: Curriculum
+    task_evaluation: Evaluation
+    general_evaluation: Evaluation
+
+    def __post_init__(self) -> None:
+        for group in self.groups:
+            require_choice("arm.groups", group, GROUPS)
+        if len(self.curriculum.stretches) < 2:
+            raise RecipeError("arm.curriculum", found="one phase", allowed="training followed by fine-tuning")
+        if not 0 <= self.weight <= 1:
+            raise RecipeError("arm.weight", found=self.weight, allowed="a share in [0, 1]")
+        if (self.mix == CONTROL) != (self.weight == 0):
+            raise RecipeError(
+                "arm.weight", found=self.weight, allowed=f"0 for the mix called {CONTROL}, above 0 for every other"
+            )
+
+    @property
+    def factors(self) -> tuple[str, str, float, int, str, int, int]:
+        return (self.size, self.mix, self.weight, self.start_step, self.task, self.trunk_seed, self.sft_seed)
+
+    @property
+    def pretrain_steps(self) -> int:
+        """Steps before fine-tuning: trunk and midtraining."""
+        return self.curriculum.stretches[-1].start_step
+
+    @property
+    def start_state(self) -> State:
+        """The state that fine-tuning starts from."""
+        return self.curriculum.state(self.pretrain_steps)
+
+    @property
+    def final_state(self) -> State:
+        return self.curriculum.state()
+
+    @property
+    def mix_label(self) -> str:
+        """`control`, or mix, weight and start step as in `code20@30`."""
+        return self.mix if self.mix == CONTROL else f"{self.mix}{100 * self.weight:g}@{self.start_step}"
+
+    def __str__(self) -> str:
+        return f"{self.size} {self.mix_label} → {self.task} (trunk seed {self.trunk_seed}, SFT seed {self.sft_seed})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A named set of arms with the question they answer.
+
+    `token_counts` are the data sets whose token distributions are compared. `notes` are shown by `plan` and the report.
+    """
+
+    name: str
+    question: str
+    arms: tuple[Arm, ...]
+    token_counts: tuple[TokenCounts, ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name or any(not (c.isascii() and (c.isalnum() or c in "-_")) for c in self.name):
+            raise RecipeError("study.name", found=self.name, allowed="letters, digits, - and _")
+        if not self.arms:
+            raise RecipeError("study.arms", found="no arm", allowed="at least one")
+        seen: dict[tuple[Any, ...], int] = {}
+        for index, arm in enumerate(self.arms):
+            if arm.factors in seen:
+                raise RecipeError(
+                    f"study.arms[{index}]",
+                    found=f"{arm}, already arms[{seen[arm.factors]}]",
+                    allowed="each combination of size, mix, weight, start step, task and seeds once",
+                    fix="Take one of the two out, or give one arm both groups.",
+                )
+            seen[arm.factors] = index
+        self._check_controls()
+        self._check_names()
+
+    def _check_controls(self) -> None:
+        """Every arm needs its control: same size, task and seeds (invariant 6: no missing baseline)."""
+        controls = {(a.size, a.task, a.trunk_seed, a.sft_seed) for a in self.arms if a.mix == CONTROL}
+        for index, arm in enumerate(self.arms):
+            if (arm.size, arm.task, arm.trunk_seed, arm.sft_seed) not in controls:
+                raise RecipeError(
+                    f"study.arms[{index}]",
+                    found=f"{arm} without its general-only control",
+                    allowed="a control arm with the same size, task, trunk seed and SFT seed",
+                    fix="Add the control arm to the study.",
+                )
+
+    def _check_names(self) -> None:
+        """One name, one data set: the analysis speaks of corpora and tasks by name."""
+        owners: dict[str, str] = {}
+        for data in self.datasets():
+            identity = identify(data)
+            if owners.setdefault(data.name, identity) != identity:
+                raise RecipeError(
+                    f"study.data.{data.name}",
+                    found="two different data sets of this name",
+                    allowed="one data set a name",
+                )
+
+    def datasets(self) -> Iterator[Dataset]:
+        """Every corpus and task that some arm reads or is measured on, each once."""
+        seen: set[int] = set()
+        for arm in self.arms:
+            for data in self._datasets_of(arm):
+                if id(data) not in seen:
+                    seen.add(id(data))
+                    yield data
+
+    @staticmethod
+    def _datasets_of(arm: Arm) -> Iterator[Dataset]:
+        yield arm.curriculum.start.tokenizer.corpus
+        for stretch in arm.curriculum.stretches:
+            if isinstance(stretch.phase.data, Mixture):
+                yield from (part.corpus for part in stretch.phase.data.parts)
+            else:
+                yield stretch.phase.data
+        yield arm.task_evaluation.data
+        yield arm.general_evaluation.data

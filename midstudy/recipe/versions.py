@@ -1,0 +1,23 @@
+"""Integer versions of the numerical components; they are part of every id that the component can change.
+
+Raise a number by hand when the component's numbers change on purpose. `tests/test_golden_traces.py` holds a trace for
+each and fails when numbers change without a new version.
+"""
+
+MODEL = 1
+"""Forward pass and initialisation (`midstudy/model`)."""
+
+ORDER = 1
+"""Which corpus and which block fills a slot (`midstudy/data/slots.py`, `order.py`)."""
+
+TRAINING = 1
+"""Loss, gradient clipping and the optimizer's update (`midstudy/train`)."""
+
+TOKENIZER = 1
+"""How a tokenizer is trained and how documents become token ids (`midstudy/data/tokenizer.py`, `tokens.py`)."""
+
+EVALUATION = 1
+"""How losses are measured (`midstudy/evaluate`)."""
+
+COUNTS = 1
+"""How documents are sampled and tokens counted (`midstudy/similarity/counts.py`)."""

@@ -1,0 +1,191 @@
+"""A plan trains every shared step once, and adding to a study recomputes only what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable
+
+import pytest
+from small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, WORDS, arm, code_branch, trunk
+
+from midstudy.plan.cost import CPU_CORE, Throughput
+from midstudy.plan.planner import KeptState, Plan, arm_rows, make_plan
+from midstudy.recipe import Arm, Cosine, Curriculum, Mixture, RecipeError, Study, TokenCounts, WarmupStableDecay
+from midstudy.recipe.curriculum import State
+
+
+def plan_of(arms: Iterable[Arm], *, published: Iterable[str] = (), kept: Iterable[KeptState] = ()) -> Plan:
+    done = set(published)
+    counts = (TokenCounts(data=GENERAL, tokenizer=TOKENIZER, num_documents=10, tokens_per_document=32, seed=0),)
+    study = Study(name="small", question="?", arms=tuple(arms), token_counts=counts)
+    return make_plan(
+        study,
+        throughput=Throughput(CPU_CORE, {}),
+        published=lambda ids: {one for one in ids if one in done},
+        kept_states=kept,
+    )
+
+
+def states_of(plan: Plan) -> dict[str, State]:
+    return {one.id: one.recipe for one in plan.stages.values() if isinstance(one.recipe, State)}
+
+
+def kept_of(plan: Plan) -> list[KeptState]:
+    kept = []
+    for identity, state in states_of(plan).items():
+        begin = state.curriculum.stretches[-1].start_step
+        kept.append(KeptState(stretch_from=state.curriculum.state_id(begin), step=state.step, id=identity))
+    return kept
+
+
+def control(**changes) -> Arm:
+    return arm(trunk(**changes))
+
+
+def code(start_step: int = 6, weight: float = 0.2, **changes) -> Arm:
+    return arm(code_branch(trunk(**changes), start_step, weight), mix="code", weight=weight, start_step=start_step)
+
+
+def brute_force_steps(plan: Plan) -> int:
+    """Distinct (state, next state) pairs, by naming every state of every arm."""
+    return len(
+        {entry.arm.curriculum.state_id(step) for entry in plan.arms for step in range(1, entry.arm.curriculum.num_steps + 1)}
+    )
+
+
+def stable_decay(total_steps: int) -> Curriculum:
+    schedule = WarmupStableDecay(peak_lr=1e-3, floor_lr=0.0, warmup_steps=5, decay_steps=20, total_steps=total_steps)
+    return trunk(total_steps, schedule=schedule)
+
+
+GRIDS = {
+    "one arm": lambda: [control()],
+    "branches": lambda: [control(), code(6), code(20), code(20, 0.5), arm(trunk(), data=WORDS), code(59)],
+    "stable decay": lambda: [control(), arm(stable_decay(60), size="a"), arm(stable_decay(90), size="b")],
+    "two seeds": lambda: [control(), arm(trunk(seed=1), trunk_seed=1)],
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_the_steps_of_a_plan_are_the_distinct_ones(grid: str):
+    plan = plan_of(GRIDS[grid]())
+    assert plan.total_steps == plan.lower_bound_steps == brute_force_steps(plan)
+    assert plan.unshared_steps == sum(entry.arm.curriculum.num_steps for entry in plan.arms)
+
+
+def test_two_cosines_of_one_warmup_share_it():
+    def run(total_steps: int) -> Curriculum:
+        return trunk(60, schedule=Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=10, total_steps=total_steps))
+
+    plan = plan_of([arm(run(60), size="a"), arm(run(80), size="b")])
+    assert plan.total_steps == plan.lower_bound_steps == brute_force_steps(plan) == 2 * 65 - 10
+
+
+def test_parents_come_first_and_a_trunk_is_one_chain():
+    plan = plan_of([control(), code(6), code(20)])
+    seen: set[str] = set()
+    for one in plan.stages.values():
+        assert set(one.parents) <= seen
+        seen.add(one.id)
+    chain = [s for s in plan.stages.values() if s.factors.get("stage_kind") == "pretrain"]
+    assert [s.factors["step"] for s in chain] == [6, 20, 60]
+    assert [s.continues_trunk for s in chain] == [False, True, True]
+    assert [s.start_from for s in chain] == [None, chain[0].id, chain[1].id]
+    assert [s.num_steps for s in chain] == [6, 14, 40]
+
+
+def test_adding_a_start_step_an_arm_and_a_longer_run_changes_no_finished_id():
+    finished = plan_of([control(), code(6), code(20)])
+    done = finished.stages.keys()
+    kept = [
+        KeptState(stretch_from=state.curriculum.state_id(state.curriculum.stretches[-1].start_step), step=state.step, id=i)
+        for i, state in states_of(finished).items()
+    ]
+    start_step = plan_of([control(), code(6), code(20), code(30)], published=done, kept=kept)
+    assert done <= start_step.stages.keys()
+    # The trunk from its kept state at 20 to the new branch point at 30, the branch, and its fine-tuning.
+    assert sorted(s.num_steps for s in start_step.missing if s.num_steps) == [5, 10, 30]
+
+    new_arm = plan_of([control(), code(6), code(20), arm(trunk(), data=WORDS)], published=done, kept=kept)
+    assert [s.num_steps for s in new_arm.missing if s.num_steps] == [5]
+
+
+def test_a_longer_stable_decay_run_goes_on_from_the_end_of_the_stable_part():
+    finished = plan_of([arm(stable_decay(60))])
+    kept = [
+        KeptState(stretch_from=state.curriculum.state_id(state.curriculum.stretches[-1].start_step), step=state.step, id=i)
+        for i, state in states_of(finished).items()
+    ]
+    longer = plan_of([arm(stable_decay(90))], published=finished.stages.keys(), kept=kept)
+    assert sum(s.num_steps for s in longer.missing) == 50 + 5  # steps 40 to 90, and fine-tuning
+
+
+def test_an_evaluation_added_later_runs_alone():
+    finished = plan_of([control()])
+    more = control()
+    wider = dataclasses.replace(more, task_evaluation=dataclasses.replace(more.task_evaluation, max_sequences=16))
+    plan = plan_of([wider], published=finished.stages.keys())
+    assert {s.kind for s in plan.missing} == {"evaluation"}
+    assert len(plan.missing) == 2  # before and after fine-tuning
+
+
+def test_a_kept_state_of_another_study_is_gone_on_from():
+    whole = trunk()
+    kept = [KeptState(stretch_from=whole.state_id(0), step=45, id=whole.state_id(45))]
+    plan = plan_of([control()], kept=kept)
+    first = next(s for s in plan.stages.values() if s.factors.get("stage_kind") == "pretrain")
+    assert (first.start_from, first.num_steps) == (whole.state_id(45), 15)
+    stranger = [KeptState(stretch_from=whole.state_id(0), step=45, id="0" * 16)]
+    assert plan_of([control()], kept=stranger).total_steps == 65
+
+
+def test_the_before_evaluation_is_made_once_per_model_and_task():
+    plan = plan_of([control(), arm(trunk(), sft_seed=1)])
+    assert plan.arms[0].task_evaluation_before == plan.arms[1].task_evaluation_before
+    assert plan.arms[0].final_state != plan.arms[1].final_state
+
+
+def test_the_realised_tokens_of_an_arm():
+    row = arm_rows(plan_of([control(), code(6)]))[1]
+    assert (row["pretrain_tokens"], row["specialist_tokens"]) == (480 * 64, 86 * 64)  # the design's worked example
+    assert row["start_fraction"] == 0.1
+
+
+def test_a_duplicate_arm_and_a_missing_control_are_refused():
+    with pytest.raises(RecipeError, match=r"study\.arms\[1\].*already arms\[0\]"):
+        plan_of([control(), control()])
+    with pytest.raises(RecipeError, match=r"study\.arms\[0\].*control"):
+        plan_of([code()])
+
+
+def test_ten_thousand_stages_are_planned_in_seconds():
+    """A smoke bound far above the benchmark's number (`benchmarks/plan.py`), so that it catches a quadratic only."""
+    began = time.perf_counter()
+    arms = []
+    for seed in range(10):
+        whole = trunk(seed=seed)
+        for mix, weight, curriculum in _branches(whole):
+            for data in (PYCODE, WORDS):
+                for sft_seed in range(16):
+                    arms.append(
+                        arm(
+                            curriculum,
+                            data=data,
+                            mix=mix,
+                            weight=weight,
+                            trunk_seed=seed,
+                            sft_seed=sft_seed,
+                        )
+                    )
+    plan = plan_of(arms)
+    assert len(plan.stages) > 10_000
+    assert time.perf_counter() - began < 20
+
+
+def _branches(whole: Curriculum):
+    yield "control", 0.0, whole
+    for percent in range(1, 11):
+        yield f"code{percent}", percent / 100, code_branch(whole, 6, percent / 100)
+    mixture = Mixture.blend(GENERAL, {MATH: 0.1, CODE: 0.1})
+    yield "both", 0.2, whole.branch(start_step=10, data=mixture, name="both")

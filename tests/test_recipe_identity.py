@@ -1,0 +1,190 @@
+"""The id of a state is a hash of what has happened up to it, and of nothing else (DESIGN.md, invariant 1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, code_branch, phase, sft, start, trunk
+
+from midstudy.recipe import Cosine, Curriculum, Mixture, RecipeError, State, WarmupStableDecay
+from midstudy.recipe.canonical import added_field, canonical, canonical_text, expanded, identify, label_field
+from midstudy.recipe.decode import decode
+from midstudy.recipe.explain import differences
+
+
+def ids(curriculum: Curriculum) -> list[str]:
+    return [curriculum.state_id(step) for step in range(curriculum.num_steps + 1)]
+
+
+def test_a_branch_shares_its_past_with_the_trunk_and_nothing_after():
+    whole, branch = trunk(), code_branch(trunk(), 6)
+    assert ids(branch)[:7] == ids(whole)[:7]
+    assert not set(ids(branch)[7:]) & set(ids(whole)[7:])
+
+
+def test_a_branch_with_a_zero_weight_is_the_control():
+    assert ids(code_branch(trunk(), 6, weight=0.0)) == ids(trunk())
+
+
+def test_equal_neighbours_are_one_phase():
+    first = phase(Mixture.only(GENERAL), 20)
+    second = phase(Mixture.only(GENERAL), 40, schedule=None)
+    assert ids(Curriculum.of(start(), first, second)) == ids(trunk(60))
+
+
+def test_a_phase_that_resets_something_is_not_merged():
+    first = phase(Mixture.only(GENERAL), 20)
+    for field in ("optimizer_state", "data_positions"):
+        second = phase(Mixture.only(GENERAL), 40, schedule=None, **{field: "reset"})
+        assert Curriculum.of(start(), first, second).state_id(60) != trunk(60).state_id(60)
+
+
+def test_a_phase_of_no_steps_never_was():
+    assert ids(Curriculum.of(start(), phase(Mixture.only(MATH), 0), phase(Mixture.only(GENERAL), 60))) == ids(trunk())
+    from_start = trunk().branch(start_step=0, data=Mixture.only(CODE), name="midtrain")
+    assert ids(from_start) == ids(Curriculum.of(start(), phase(Mixture.only(CODE), 60)))
+
+
+def test_a_longer_run_at_a_constant_rate_changes_no_id():
+    assert ids(trunk(90))[:61] == ids(trunk(60))
+
+
+def test_stable_decay_runs_of_different_length_share_their_stable_part():
+    def run(total_steps: int) -> Curriculum:
+        schedule = WarmupStableDecay(peak_lr=1e-3, floor_lr=0.0, warmup_steps=5, decay_steps=20, total_steps=total_steps)
+        return trunk(total_steps, schedule=schedule)
+
+    short, long = ids(run(60)), ids(run(90))
+    assert short[:41] == long[:41]  # the shorter one decays from step 40 on
+    assert not set(short[41:]) & set(long[41:])
+
+
+def test_a_cosine_depends_on_its_horizon_only_once_the_warmup_is_over():
+    def run(total_steps: int) -> Curriculum:
+        schedule = Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=6, total_steps=total_steps)
+        return trunk(60, schedule=schedule)
+
+    short, long = ids(run(60)), ids(run(90))
+    assert short[:7] == long[:7]
+    assert short[7] != long[7]
+
+
+@given(cut=st.integers(1, 59), rest=st.integers(0, 30))
+def test_no_id_depends_on_where_a_curriculum_is_cut_or_how_it_goes_on(cut: int, rest: int):
+    whole = code_branch(trunk(), 6)
+    cut_short = whole.until(cut)
+    extended = cut_short.then(sft(PYCODE, rest))
+    assert ids(cut_short) == ids(whole)[: cut + 1] == ids(extended)[: cut + 1]
+    assert cut_short.state().text() == whole.state(cut).text()
+
+
+def test_every_field_of_a_phase_but_its_name_and_length_is_identity():
+    base = trunk().state_id(60)
+    changes = [
+        {"num_sequences": 16},
+        {"seq_len": 32},
+        {"precision": "bf16_true"},
+        {"seed": 1},
+        {"optimizer": dataclasses.replace(trunk().stretches[0].phase.optimizer, weight_decay=0.0)},
+        {"schedule": Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=0, total_steps=60)},
+        {"order_version": 99},
+        {"training_version": 99},
+    ]
+    seen = {base} | {trunk(**change).state_id(60) for change in changes}
+    assert len(seen) == len(changes) + 1
+    assert trunk(name="another name").state_id(60) == base
+
+
+def test_names_and_places_of_data_are_labels_and_revisions_are_identity():
+    elsewhere = dataclasses.replace(
+        GENERAL, name="prose", source=dataclasses.replace(GENERAL.source, location="elsewhere", note="carved")
+    )
+    revised = dataclasses.replace(GENERAL, source=dataclasses.replace(GENERAL.source, revision="r2"))
+    assert identify(elsewhere) == identify(GENERAL) != identify(revised)
+
+
+def test_a_job_reads_back_exactly_what_was_hashed():
+    state = code_branch(trunk(), 6).then(sft(PYCODE)).state()
+    read = decode(json.loads(json.dumps(state.expanded())))
+    assert isinstance(read, State)
+    assert (read.id, read.text(), read.step) == (state.id, state.text(), state.step)
+    assert [read.curriculum.curve.lr(s) for s in range(65)] == [state.curriculum.curve.lr(s) for s in range(65)]
+
+
+def test_the_record_of_a_state_holds_nothing_that_comes_after_it():
+    long = trunk(60, schedule=WarmupStableDecay(peak_lr=1e-3, floor_lr=0.0, warmup_steps=5, decay_steps=20, total_steps=60))
+    text = long.state(30).text()
+    assert long.until(30).state().text() == text
+    assert "60" not in text
+
+
+@dataclasses.dataclass(frozen=True)
+class Widget:
+    size: float
+    name: str = label_field(default="")
+    colour: str = added_field(omit_at="grey")
+
+
+def test_canonical_form_by_hand():
+    assert canonical_text(Widget(1.0, "shown only")) == '{"is":"Widget","size":1}'
+    assert canonical_text(Widget(0.5, colour="red")) == '{"colour":"red","is":"Widget","size":0.5}'
+    assert expanded(Widget(1.0, "shown"))["name"] == "shown"
+    assert identify({"a": 1}) == "015abd7f5cc57a2d"  # printf '{"a":1}' | sha256sum
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, len, object(), {1: "one"}, b"bytes"])
+def test_what_has_no_stable_form_is_refused_with_its_path(value: object):
+    with pytest.raises(RecipeError, match=r"recipe\.outer\[1\]"):
+        canonical({"outer": ["fine", value]})
+
+
+def test_ids_are_the_same_in_another_process_with_another_hash_seed():
+    code = "from small_recipes import *; print(code_branch(trunk(), 6).then(sft(PYCODE)).state().id)"
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in ("0", "1")
+    }
+    assert printed == {code_branch(trunk(), 6).then(sft(PYCODE)).state().id}
+
+
+def test_explain_names_the_fields_that_differ():
+    left = canonical(code_branch(trunk(), 6).state().recipe())
+    right = canonical(code_branch(trunk(), 6, weight=0.5).state().recipe())
+    found = differences(left, right)
+    assert [(d.left, d.right) for d in found] == [("4/5", "1/2"), ("1/5", "1/2")]
+    assert found[1].path == "curriculum.stretches[1].phase.data.specialists[0].share"
+    assert differences(left, left) == []
+
+
+@pytest.mark.parametrize(
+    ("build", "path"),
+    [
+        (lambda: Mixture.blend(GENERAL, {CODE: 1.5}), "mixture.code"),
+        (lambda: Mixture.blend(GENERAL, {CODE: -0.1}), "mixture.code"),
+        (lambda: Mixture.blend(GENERAL, {CODE: 0.6, MATH: 0.6}), "mixture"),
+        (lambda: code_branch(trunk(), 60), "start_step"),
+        (lambda: code_branch(trunk(), -1), "start_step"),
+        (lambda: trunk(schedule=None), "phases.pretrain.schedule"),
+        (lambda: trunk(seq_len=65), "phases.pretrain.seq_len"),
+        (lambda: trunk().then(phase(Mixture.only(CODE), 5, seed=7)), "phases.pretrain.seed"),
+        (lambda: code_branch(trunk(), 6).then(phase(Mixture.only(CODE), 5)), "phases.pretrain.data"),
+        (lambda: sft(PYCODE, data_positions="continue"), "phases.sft.data_positions"),
+        (lambda: dataclasses.replace(TOKENIZER, vocab_size=100), "tokenizer.vocab_size"),
+    ],
+)
+def test_a_recipe_that_cannot_be_trained_is_refused_with_the_fields_path(build, path: str):
+    with pytest.raises(RecipeError) as raised:
+        build()
+    assert raised.value.path == path
