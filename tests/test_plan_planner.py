@@ -10,7 +10,8 @@ import pytest
 from small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, WORDS, arm, code_branch, trunk
 
 from midstudy.plan.cost import CPU_CORE, Throughput
-from midstudy.plan.planner import KeptState, Plan, arm_rows, make_plan
+from midstudy.plan.manifest import manifest_of
+from midstudy.plan.planner import KeptState, Plan, make_plan
 from midstudy.recipe import Arm, Cosine, Curriculum, Mixture, RecipeError, Study, TokenCounts, WarmupStableDecay
 from midstudy.recipe.curriculum import State
 
@@ -147,7 +148,7 @@ def test_the_before_evaluation_is_made_once_per_model_and_task():
 
 
 def test_the_realised_tokens_of_an_arm():
-    row = arm_rows(plan_of([control(), code(6)]))[1]
+    row = manifest_of(plan_of([control(), code(6)]), command="")["arms"][1]
     assert (row["pretrain_tokens"], row["specialist_tokens"]) == (480 * 64, 86 * 64)  # the design's worked example
     assert row["start_fraction"] == 0.1
 

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from midstudy.data.slots import drawn_tokens
 from midstudy.plan.cost import Throughput, checkpoint_bytes
 from midstudy.plan.sharing import distinct_steps
 from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe.curriculum import Curriculum, State
-from midstudy.recipe.data import Corpus, TokenizedData, Tokenizer
+from midstudy.recipe.data import TokenizedData, Tokenizer
 from midstudy.recipe.measure import Evaluation, StateEvaluation
 from midstudy.recipe.mixture import Mixture
 from midstudy.recipe.study import CONTROL, Arm, Study
@@ -337,37 +336,3 @@ def _unshared_s(curriculum: Curriculum, throughput: Throughput) -> float:
         )
         for stretch in curriculum.stretches
     )
-
-
-def arm_rows(plan: Plan) -> list[dict[str, Any]]:
-    """The arms as plain JSON for the study's manifest: factors, tokens and the stages behind each row of the table."""
-    tokens_memo: dict[str, dict[Corpus, int]] = {}
-    rows = []
-    for entry in plan.arms:
-        arm = entry.arm
-        if entry.start_state not in tokens_memo:
-            tokens_memo[entry.start_state] = drawn_tokens(arm.curriculum.until(arm.pretrain_steps))
-        drawn = tokens_memo[entry.start_state]
-        general = arm.curriculum.start.tokenizer.corpus
-        rows.append(
-            {
-                "size": arm.size,
-                "mix": arm.mix,
-                "weight": float(arm.weight),
-                "start_step": arm.start_step,
-                "start_fraction": arm.start_step / arm.pretrain_steps,
-                "task": arm.task,
-                "trunk_seed": arm.trunk_seed,
-                "sft_seed": arm.sft_seed,
-                "groups": ",".join(arm.groups),
-                "pretrain_tokens": sum(drawn.values()),
-                "specialist_tokens": sum(count for corpus, count in drawn.items() if corpus != general),
-                "start_state": entry.start_state,
-                "final_state": entry.final_state,
-                "task_evaluation": entry.task_evaluation,
-                "general_evaluation": entry.general_evaluation,
-                "task_evaluation_before": entry.task_evaluation_before,
-                "general_evaluation_before": entry.general_evaluation_before,
-            }
-        )
-    return rows

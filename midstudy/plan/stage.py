@@ -24,7 +24,7 @@ KINDS = {
 
 def stage_id(recipe: StageRecipe) -> str:
     """The id under which the stage's record is published."""
-    return recipe.id if isinstance(recipe, State) else identify(recipe)
+    return recipe.id if isinstance(recipe, State | StateEvaluation) else identify(recipe)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,7 +170,7 @@ class Curriculum:
             stretches = (*stretches[:-1], dataclasses.replace(last, stop_step=here + phase.num_steps))
         else:
             stretches = (*stretches, Stretch(phase=phase, start_step=here, stop_step=here + phase.num_steps))
-        return Curriculum(start=self.start, stretches=stretches, curve=curve)
+        return self._sharing_ids(Curriculum(start=self.start, stretches=stretches, curve=curve))
 
     def until(self, step: int) -> Curriculum:
         """The first `step` steps; the learning-rate curve keeps its horizon.
@@ -226,34 +226,31 @@ class Curriculum:
 
     def state_id(self, step: int) -> str:
         """The id of the state after `step` steps, without building the state."""
-        if step == 0:
-            return self.start.id
-        index = next(i for i, s in enumerate(self.stretches) if s.start_step < step <= s.stop_step)
-        parent = self._boundary_ids[index]
-        return self._id_within(index, parent, step)
+        if step not in self._ids:
+            stretch = next(s for s in self.stretches if s.start_step < step <= s.stop_step)
+            self._ids[step] = identify(
+                {
+                    "is": "State",
+                    "from": self.state_id(stretch.start_step),
+                    "phase": self.phase_id(stretch),
+                    "lr": self.curve.window(stretch.start_step, step).segments,
+                    "step": step,
+                }
+            )
+        return self._ids[step]
+
+    @cached_property
+    def _ids(self) -> dict[int, str]:
+        return {0: self.start.id}
+
+    def _sharing_ids(self, longer: Curriculum) -> Curriculum:
+        """`longer`, knowing the ids of its past: a grid grows thousands of arms from one trunk."""
+        longer.__dict__["_ids"] = {**self._ids, self.num_steps: self.state_id(self.num_steps)}
+        return longer
 
     def phase_id(self, stretch: Stretch) -> str:
         """Digest of a stretch's phase as the states in it see it: without its end and its schedule."""
         return _phase_digest(stretch.phase, first=stretch.start_step == 0)
-
-    @cached_property
-    def _boundary_ids(self) -> tuple[str, ...]:
-        ids = [self.start.id]
-        for index, stretch in enumerate(self.stretches[:-1]):
-            ids.append(self._id_within(index, ids[-1], stretch.stop_step))
-        return tuple(ids)
-
-    def _id_within(self, index: int, parent: str, step: int) -> str:
-        stretch = self.stretches[index]
-        return identify(
-            {
-                "is": "State",
-                "from": parent,
-                "phase": self.phase_id(stretch),
-                "lr": self.curve.window(stretch.start_step, step).segments,
-                "step": step,
-            }
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from midstudy.recipe import versions
+from midstudy.recipe.canonical import identify
 from midstudy.recipe.data import SPLITS, Corpus, Dataset, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError, require_choice, require_positive
 from midstudy.recipe.phase import LOSSES
@@ -57,9 +59,19 @@ class TokenCounts:
         return TokenizedData(data=self.data, tokenizer=self.tokenizer)
 
 
+@functools.lru_cache(maxsize=4_096)
+def _evaluation_id(evaluation: Evaluation) -> str:
+    return identify(evaluation)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StateEvaluation:
-    """An evaluation of one state; its id is the state's and the evaluation's."""
+    """An evaluation of one state."""
 
     state_id: str
     evaluation: Evaluation
+
+    @property
+    def id(self) -> str:
+        """H(the state's id; the evaluation's id): a grid makes one evaluation of thousands of states."""
+        return identify({"is": "StateEvaluation", "state": self.state_id, "evaluation": _evaluation_id(self.evaluation)})

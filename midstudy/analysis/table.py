@@ -1,0 +1,121 @@
+"""The tidy tables of a study, read from the store: arms, similarities, proximity advantages, and what it all cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors.numpy import load_file
+
+from midstudy.analysis.arms import ARM_COLUMNS
+from midstudy.similarity.halves import SplitSample, mix_samples, similarity_matrix
+from midstudy.similarity.proximity import SpecialistShare, proximity_rows
+from midstudy.store.store import Store
+
+_LOSSES = {  # column of the table: the evaluation behind it
+    "sft_loss": "task_evaluation",
+    "general_loss": "general_evaluation",
+    "sft_loss_before": "task_evaluation_before",
+    "general_loss_before": "general_evaluation_before",
+}
+
+
+def arms_table(store: Store, manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """One row an arm, with the columns of `ARM_COLUMNS`; a loss whose stage is not finished is NaN."""
+    wanted = {arm[stage] for arm in manifest["arms"] for stage in _LOSSES.values()}
+    losses = {one: record.metrics["loss_nats"] for one, record in store.records(wanted).items()}
+    rows = []
+    for arm in manifest["arms"]:
+        row = {"study": manifest["name"], "sft_state": arm["final_state"], **arm}
+        row |= {column: losses.get(arm[stage], math.nan) for column, stage in _LOSSES.items()}
+        rows.append({column: row[column] for column in ARM_COLUMNS})
+    return pd.DataFrame(rows)
+
+
+def similarity_tables(store: Store, manifest: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Similarity of every pair of corpora, tasks and mixtures (long), and proximity advantage of every (mix, weight, task).
+
+    Empty tables where a count is not finished yet.
+    """
+    records = store.records([one["stage"] for one in manifest["counts"]])
+    if len(records) < len(manifest["counts"]):
+        return pd.DataFrame(columns=["left", "right"]), pd.DataFrame(columns=["mix", "weight", "task"])
+    samples: dict[str, dict[str, SplitSample]] = {"corpus": {}, "task": {}}
+    for one in manifest["counts"]:
+        counts = load_file(store.published_folder(one["stage"]) / "counts.safetensors")["counts"]
+        samples[one["kind"]][one["data"]] = SplitSample.from_counts(counts)
+    corpora, tasks = samples["corpus"], samples["task"]
+    shares = _specialist_shares(manifest)
+    general = manifest["general"]
+    mixtures = {
+        f"{share.mix} {100 * share.weight:g} %": mix_samples(
+            [(corpora[share.corpus], share.weight), (corpora[general], 1 - share.weight)]
+        )
+        for share in shares
+        if share.weight < 1
+    }
+    kinds = {**dict.fromkeys(corpora, "corpus"), **dict.fromkeys(mixtures, "mixture"), **dict.fromkeys(tasks, "task")}
+    matrix = similarity_matrix({**corpora, **mixtures, **tasks})
+    long = pd.DataFrame(
+        {
+            "left": left,
+            "left_kind": kinds[left],
+            "right": right,
+            "right_kind": kinds[right],
+            "cosine": value.cosine,
+            "jaccard": value.jaccard,
+            "jsd_nats": value.jsd_nats,
+            "combined": value.combined,
+        }
+        for (left, right), value in matrix.items()
+    )
+    proximity = proximity_rows(general=general, corpora=corpora, tasks=tasks, mixes=shares)
+    return long, pd.DataFrame(proximity)
+
+
+def _specialist_shares(manifest: Mapping[str, Any]) -> list[SpecialistShare]:
+    shares: dict[tuple[str, float], SpecialistShare] = {}
+    for arm in manifest["arms"]:
+        if not arm["specialists"]:
+            continue
+        if len(arm["specialists"]) > 1:
+            raise ValueError(
+                f"mix {arm['mix']}: {len(arm['specialists'])} specialists; proximity advantage is defined for one. "
+                "Give each specialist a mix of its own."
+            )
+        ((corpus, weight),) = arm["specialists"].items()
+        shares[arm["mix"], weight] = SpecialistShare(mix=arm["mix"], corpus=corpus, weight=weight)
+    return list(shares.values())
+
+
+def cost_summary(store: Store, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the study's finished stages took, beside what the plan said they need.
+
+    Steps beyond the planned ones are recomputed ones (after faults); they are counted in the records.
+    """
+    records = store.records(manifest["stages"])
+    return {
+        "num_stages": len(manifest["stages"]),
+        "num_finished": len(records),
+        "cpu_s": sum(record.timing["cpu_s"] for record in records.values()),
+        "stage_wall_s": sum(record.timing["wall_s"] for record in records.values()),
+        "useful_steps": sum(record.metrics.get("num_steps", 0) for record in records.values()),
+        "recomputed_steps": sum(record.metrics.get("recomputed_steps", 0) for record in records.values()),
+        "lower_bound_steps": manifest["steps"]["lower_bound"],
+        "unshared_steps": manifest["steps"]["without_sharing"],
+        "num_tokens": sum(record.metrics.get("num_tokens", 0) for record in records.values()),
+    }
+
+
+def write_tables(store: Store, manifest: Mapping[str, Any], folder: Path) -> pd.DataFrame:
+    """Write arms (parquet and CSV), similarity and proximity tables into the study's folder; returns the arms."""
+    arms = arms_table(store, manifest)
+    arms.to_parquet(folder / "arms.parquet", index=False)
+    arms.to_csv(folder / "arms.csv", index=False)
+    long, proximity = similarity_tables(store, manifest)
+    long.to_parquet(folder / "similarity.parquet", index=False)
+    proximity.to_parquet(folder / "proximity.parquet", index=False)
+    return arms

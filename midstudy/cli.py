@@ -1,0 +1,108 @@
+"""The `midstudy` command: verbs and their options; each verb imports what it needs when it runs.
+
+`--help` answers in a tenth of a second because nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+DEFAULT_STORE = "store"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="midstudy",
+        description="Studies of midtraining: which mix, from which step, at which weight, helps which fine-tuning target.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, summary: str, *, reads: bool) -> argparse.ArgumentParser:
+        one = verbs.add_parser(name, help=summary, description=summary)
+        one.add_argument(
+            "--store",
+            default=os.environ.get("MIDSTUDY_STORE", DEFAULT_STORE),
+            metavar="DIR",
+            help="folder of all results (default: $MIDSTUDY_STORE, else ./store)",
+        )
+        if reads:
+            one.add_argument("--json", action="store_true", help="print JSON instead of text")
+        return one
+
+    def takes_experiment(one: argparse.ArgumentParser) -> None:
+        one.add_argument("experiment", metavar="EXPERIMENT", help="Python file that defines study(...)")
+        one.add_argument(
+            "--data",
+            action="append",
+            default=[],
+            metavar="SOURCE | NAME=SOURCE",
+            help="a folder, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT, for all corpora and tasks or for one; repeatable",
+        )
+        one.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            dest="settings",
+            metavar="KEYWORD=VALUE",
+            help="a keyword argument of study(...), as a Python literal; repeatable",
+        )
+
+    def takes_study(one: argparse.ArgumentParser) -> None:
+        one.add_argument("study", metavar="STUDY", nargs="?", help="name of a study in the store (default: the only one)")
+
+    plan = verb("plan", "Show what a study would run, what is already there and what it would cost.", reads=True)
+    takes_experiment(plan)
+
+    run = verb("run", "Run a study: train, evaluate, compare, report. Finished stages are reused.", reads=False)
+    takes_experiment(run)
+    run.add_argument("--backend", choices=("local", "debug"), default="local", help="where stages run (default: local)")
+    run.add_argument("--jobs", type=int, default=0, metavar="N", help="jobs at a time (default: one a CPU core)")
+    run.add_argument("--max-gpu-hours", type=float, metavar="H", help="refuse a plan that needs more device hours")
+
+    status = verb("status", "Show which stages of a study are finished, running, failed or waiting.", reads=True)
+    takes_study(status)
+
+    logs = verb("logs", "Print the log of a stage.", reads=True)
+    logs.add_argument("stage", metavar="STAGE", help="id of a stage, or part of its name")
+    logs.add_argument("--study", metavar="STUDY", help="name of a study in the store (default: the only one)")
+    logs.add_argument("--lines", type=int, default=40, metavar="N", help="last lines to print (default: 40)")
+
+    retry = verb("retry", "Clear failed stages of a study and run what is missing.", reads=False)
+    takes_study(retry)
+    retry.add_argument("stages", metavar="STAGE", nargs="*", help="failed stages to run again (default: all of them)")
+
+    cancel = verb("cancel", "Cancel the running jobs of a study; finished stages stay.", reads=False)
+    takes_study(cancel)
+
+    report = verb("report", "Write the report of a study from what is finished.", reads=True)
+    takes_study(report)
+
+    explain = verb("explain", "Show which fields make two stages different.", reads=True)
+    explain.add_argument("left", metavar="A", help="id of a stage (or its first digits), or its name")
+    explain.add_argument("right", metavar="B", help="the other stage")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status: 0 done, 1 the study has failures, 2 the input is wrong, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    from midstudy import commands
+
+    try:
+        return getattr(commands, options.verb)(options)
+    except KeyboardInterrupt:
+        print("interrupted: running jobs are cancelled, finished stages stay; the same command goes on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"midstudy {options.verb}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Batches as a pure function of (recipe, step): what the update from state s reads.
+
+A mixture's slot reads block `position` of its corpus through a seeded permutation of the blocks, a new one each epoch. A
+task's step reads the items of an endless, per-epoch permuted stream; runs of 32 batches are sorted by length before they
+are cut into batches, and the batches shuffled again, so that little is padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from midstudy.data.batch import Batch
+from midstudy.data.order import derive_key, permute
+from midstudy.data.slots import Slots, slots_at
+from midstudy.data.tokens import TokenizedSplit
+from midstudy.recipe.canonical import identify
+from midstudy.recipe.curriculum import Curriculum, Stretch
+from midstudy.recipe.data import Dataset, Task
+from midstudy.recipe.mixture import Mixture
+
+IGNORED = -100
+"""Target of a position that carries no loss: padding, or a masked prompt."""
+
+BUCKET_BATCHES = 32
+"""Batches of a task that are sorted by length together."""
+
+PAD_MULTIPLE = 8
+"""Padded lengths are multiples of this: fewer shapes, aligned rows."""
+
+
+def pad_items(split: TokenizedSplit, items: NDArray[np.int64], *, seq_len: int, target_only: bool) -> Batch:
+    """The items as one right-padded batch, truncated at `seq_len` inputs; without loss on padding (and prompts)."""
+    rows = [np.asarray(split.document(int(item))[: seq_len + 1], dtype=np.int64) for item in items]
+    longest = max(len(row) for row in rows) - 1
+    width = min(seq_len, -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE)
+    input_ids = np.zeros((len(rows), width), np.int64)
+    targets = np.full((len(rows), width), IGNORED, np.int64)
+    for index, (row, item) in enumerate(zip(rows, items, strict=True)):
+        input_ids[index, : len(row) - 1] = row[:-1]
+        targets[index, : len(row) - 1] = row[1:]
+        if target_only:
+            assert split.prompt_lengths is not None
+            targets[index, : max(0, int(split.prompt_lengths[item]) - 1)] = IGNORED
+    return Batch(input_ids=input_ids, targets=targets)
+
+
+def usable_items(split: TokenizedSplit, *, seq_len: int, target_only: bool) -> NDArray[np.int64]:
+    """Items with at least one target token inside `seq_len`; an item whose prompt alone fills it teaches nothing."""
+    lengths = np.minimum(np.diff(split.offsets), seq_len + 1)
+    first_target = np.maximum(split.prompt_lengths, 1) if target_only and split.prompt_lengths is not None else 1
+    return np.flatnonzero(lengths > first_target)
+
+
+class _TaskOrder:
+    """The endless stream of a task's items, sorted by length in runs of `BUCKET_BATCHES` batches."""
+
+    def __init__(self, stretch: Stretch, split: TokenizedSplit) -> None:
+        assert isinstance(stretch.phase.data, Task)
+        phase = stretch.phase
+        self._batch, self._seed, self._name = phase.num_sequences, phase.seed, identify(phase.data)
+        self._items = usable_items(split, seq_len=phase.seq_len, target_only=phase.loss == "target_tokens")
+        if not len(self._items):
+            raise ValueError(
+                f"tasks.{phase.data.name}: no item has a target token within {phase.seq_len} tokens; "
+                "raise seq_len or look at the task's prompts."
+            )
+        self._lengths = np.diff(split.offsets)
+        self._window_number, self._window = -1, np.empty((0, 0), np.int64)
+
+    def items(self, number: int) -> NDArray[np.int64]:
+        """Items of batch `number`, counted from the phase's start."""
+        window = number // BUCKET_BATCHES
+        if window != self._window_number:
+            size = BUCKET_BATCHES * self._batch
+            stream = np.arange(window * size, (window + 1) * size)
+            epochs, places = np.divmod(stream, len(self._items))
+            chosen = np.empty(size, np.int64)
+            for epoch in np.unique(epochs):
+                here = epochs == epoch
+                key = derive_key("items", self._seed, self._name, int(epoch))
+                chosen[here] = self._items[permute(places[here], len(self._items), key)]
+            by_length = chosen[np.argsort(self._lengths[chosen], kind="stable")]
+            self._window_number, self._window = window, by_length.reshape(BUCKET_BATCHES, self._batch)
+        place = np.array([number % BUCKET_BATCHES])
+        row = permute(place, BUCKET_BATCHES, derive_key("batches", self._seed, self._name, window))
+        return self._window[int(row[0])]
+
+
+class Batches:
+    """The batches of a curriculum; `splits` maps the identity of each corpus or task to its tokenised train split."""
+
+    def __init__(self, curriculum: Curriculum, splits: Mapping[str, TokenizedSplit]) -> None:
+        self._curriculum = curriculum
+        self._splits = splits
+        self._ids: dict[Dataset, str] = {}
+        self._slots: tuple[Stretch, Slots, int] | None = None
+        self._tasks: dict[int, _TaskOrder] = {}
+
+    def __call__(self, step: int) -> Batch:
+        """What the update from state `step` to `step + 1` reads."""
+        stretch = next(s for s in self._curriculum.stretches if s.start_step <= step < s.stop_step)
+        if isinstance(stretch.phase.data, Mixture):
+            return self._mixture_batch(stretch, step)
+        return self._task_batch(stretch, step)
+
+    def _split_of(self, data: Dataset) -> tuple[str, TokenizedSplit]:
+        if data not in self._ids:
+            self._ids[data] = identify(data)
+        return self._ids[data], self._splits[self._ids[data]]
+
+    def _mixture_batch(self, stretch: Stretch, step: int) -> Batch:
+        phase = stretch.phase
+        if self._slots is None or self._slots[0] is not stretch:
+            slots, first_slot = slots_at(self._curriculum, stretch.stop_step - 1)
+            at_start = first_slot - (stretch.stop_step - 1 - stretch.start_step) * phase.num_sequences
+            self._slots = (stretch, slots, at_start)
+        _, slots, at_start = self._slots
+        first_slot = at_start + (step - stretch.start_step) * phase.num_sequences
+        blocks = np.empty((phase.num_sequences, phase.seq_len + 1), np.int64)
+        for row, draw in enumerate(slots.draws(first_slot, phase.num_sequences)):
+            name, split = self._split_of(draw.corpus)
+            num_blocks = split.num_blocks(phase.seq_len)
+            if num_blocks == 0:
+                raise ValueError(
+                    f"corpora.{draw.corpus.name}: fewer than {phase.seq_len + 1} tokens, not one block; add text."
+                )
+            epoch, place = divmod(draw.position, num_blocks)
+            key = derive_key("blocks", phase.seed, name, epoch)
+            block = int(permute(np.array([place]), num_blocks, key)[0])
+            blocks[row] = split.tokens[block * (phase.seq_len + 1) : (block + 1) * (phase.seq_len + 1)]
+        return Batch(input_ids=blocks[:, :-1], targets=blocks[:, 1:])
+
+    def _task_batch(self, stretch: Stretch, step: int) -> Batch:
+        phase = stretch.phase
+        assert isinstance(phase.data, Task)
+        _, split = self._split_of(phase.data)
+        order = self._tasks.get(stretch.start_step)
+        if order is None:
+            order = self._tasks[stretch.start_step] = _TaskOrder(stretch, split)
+        items = order.items(step - stretch.start_step)
+        return pad_items(split, items, seq_len=phase.seq_len, target_only=phase.loss == "target_tokens")

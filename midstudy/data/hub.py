@@ -1,0 +1,78 @@
+"""Data sets of the Hugging Face hub, streamed at a pinned revision through `datasets`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "valid"), "test": ("test",)}
+
+
+def load(name: str, config: str, revision: str, split: str) -> Iterator[dict[str, Any]]:
+    """The rows of one split, streamed: nothing is downloaded whole.
+
+    Args:
+        name: `owner/name`; a local folder with JSONL files is read the same way, without network.
+        config: the data set's configuration, empty for its default.
+        revision: the commit, 40 hex digits; for a local folder it is not looked at by `datasets`.
+        split: `train`, `dev` or `test`.
+
+    Raises:
+        ValueError: no revision, no such data set, configuration or split, or no network; the message says which.
+    """
+    import datasets
+
+    if not revision:
+        raise ValueError(f"hub:{name}: no revision; allowed: hub:OWNER/NAME[:CONFIG]@COMMIT, so that the text is pinned.")
+    hub_split = _present(name, config, revision).get(split)
+    if hub_split is None:
+        raise ValueError(f"hub:{name}: no {split} split; found: {', '.join(present_splits(name, config, revision))}.")
+    with _told(name):
+        rows = datasets.load_dataset(name, config or None, revision=revision, split=hub_split, streaming=True)
+        yield from rows
+
+
+def present_splits(name: str, config: str, revision: str) -> tuple[str, ...]:
+    """Which of train, dev and test the data set has at the revision; needs the network."""
+    return tuple(_present(name, config, revision))
+
+
+def require_commit(name: str, revision: str) -> None:
+    """Refuse a branch or tag: it could name other text tomorrow.
+
+    Raises:
+        ValueError: the revision is not a commit.
+    """
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ValueError(
+            f"hub:{name}: revision {revision!r}; allowed: a commit of 40 hex digits (the data set's page lists them)."
+        )
+
+
+def _present(name: str, config: str, revision: str) -> dict[str, str]:
+    import datasets
+
+    with _told(name):
+        found = datasets.get_dataset_split_names(name, config or None, revision=revision)
+    present = {}
+    for split, names in SPLIT_NAMES.items():
+        known = [candidate for candidate in names if candidate in found]
+        if known:
+            present[split] = known[0]
+    return present
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Turns what `datasets` raises into one clear sentence."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"hub:{name}: cannot be read: {error}") from error
+    except OSError as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"hub:{name}: the hub cannot be reached ({first}). Connect, or name a folder with --data."
+        ) from error

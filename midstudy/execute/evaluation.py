@@ -1,0 +1,43 @@
+"""The evaluation stage: the loss of one state on one split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from midstudy.data.batch import Batch
+from midstudy.data.batches import pad_items, usable_items
+from midstudy.data.tokens import TokenizedSplit
+from midstudy.evaluate.load import load_model
+from midstudy.evaluate.loss import mean_loss
+from midstudy.recipe.data import Corpus
+from midstudy.recipe.measure import Evaluation
+
+SEQUENCES_PER_BATCH = 32
+
+
+def evaluate_state(evaluation: Evaluation, *, checkpoint: Path, split: TokenizedSplit) -> dict[str, Any]:
+    """The token-weighted loss, in nats, and the target tokens it is the mean of."""
+    loss = mean_loss(load_model(checkpoint), _batches(evaluation, split))
+    return {"loss_nats": loss.loss_nats, "target_tokens": loss.num_tokens}
+
+
+def _batches(evaluation: Evaluation, split: TokenizedSplit) -> Iterator[Batch]:
+    """The first sequences of the split; items are sorted by length, which changes padding and nothing else."""
+    if isinstance(evaluation.data, Corpus):
+        size = evaluation.seq_len + 1
+        num_blocks = min(evaluation.max_sequences, split.num_blocks(evaluation.seq_len))
+        blocks = np.asarray(split.tokens[: num_blocks * size], dtype=np.int64).reshape(num_blocks, size)
+        for first in range(0, num_blocks, SEQUENCES_PER_BATCH):
+            rows = blocks[first : first + SEQUENCES_PER_BATCH]
+            yield Batch(input_ids=np.ascontiguousarray(rows[:, :-1]), targets=np.ascontiguousarray(rows[:, 1:]))
+        return
+    target_only = evaluation.loss == "target_tokens"
+    items = usable_items(split, seq_len=evaluation.seq_len, target_only=target_only)[: evaluation.max_sequences]
+    items = items[np.argsort(np.diff(split.offsets)[items], kind="stable")]
+    for first in range(0, len(items), SEQUENCES_PER_BATCH):
+        chosen = items[first : first + SEQUENCES_PER_BATCH]
+        yield pad_items(split, chosen, seq_len=evaluation.seq_len, target_only=target_only)

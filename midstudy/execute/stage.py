@@ -1,0 +1,115 @@
+"""Makes one stage: reads what was asked for, does the work, publishes the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from midstudy.data.tokens import TokenizedSplit, read_split
+from midstudy.execute.data import make_counts, make_tokenizer, make_tokens
+from midstudy.execute.evaluation import evaluate_state
+from midstudy.execute.state import CHECKPOINT_FOLDER, StoppedError, train_state
+from midstudy.plan.stage import StageRecipe, stage_id
+from midstudy.recipe.curriculum import State
+from midstudy.recipe.data import Dataset, TokenizedData, Tokenizer
+from midstudy.recipe.decode import decode
+from midstudy.recipe.measure import StateEvaluation, TokenCounts
+from midstudy.store.attempt import Attempt
+from midstudy.store.errors import StoreError
+from midstudy.store.store import Store
+
+__all__ = ["StoppedError", "execute_stage"]
+
+
+def execute_stage(
+    store: Store,
+    identity: str,
+    *,
+    start_from: str | None,
+    keeps_optimizer: bool,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Make the stage `identity` and publish its record; a finished one is left as it is.
+
+    Args:
+        start_from: id of the kept state that training goes on from.
+        keeps_optimizer: publish the optimizer's state with the weights.
+        should_stop: polled while training.
+
+    Raises:
+        StoppedError: `should_stop` said so; the next attempt goes on from where this one stopped.
+        StoreError: a parent is not finished, or the recipe on disk is not that of this id.
+    """
+    if store.has(identity):
+        return
+    wanted = store.requested(identity)
+    recipe: StageRecipe = decode(wanted["recipe"])
+    if stage_id(recipe) != identity:
+        raise StoreError(
+            f"{store.paths.recipe(identity)}: its recipe has id {stage_id(recipe)}. It was edited, or written by another "
+            "version of midstudy: plan the study again."
+        )
+    former = store.former_checkpoints(identity)
+    attempt = store.attempt(identity)
+    try:
+        metrics = _make(store, recipe, attempt, former, start_from, keeps_optimizer, should_stop)
+        attempt.publish(
+            kind=wanted["kind"],
+            label=wanted["label"],
+            recipe=wanted["recipe"],
+            canonical=wanted["canonical"],
+            parents=tuple(wanted["parents"]),
+            metrics=metrics,
+        )
+    except BaseException:
+        attempt.close()
+        if not attempt.checkpoints.exists():
+            attempt.discard()
+        raise
+
+
+def _make(
+    store: Store,
+    recipe: StageRecipe,
+    attempt: Attempt,
+    former: list[Path],
+    start_from: str | None,
+    keeps_optimizer: bool,
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    folder = attempt.result
+    if isinstance(recipe, Tokenizer):
+        return make_tokenizer(recipe, folder)
+    if isinstance(recipe, TokenizedData):
+        return make_tokens(recipe, _finished(store, stage_id(recipe.tokenizer)), folder)
+    if isinstance(recipe, TokenCounts):
+        return make_counts(recipe, _finished(store, stage_id(recipe.tokenized)), folder)
+    if isinstance(recipe, State):
+        tokenizer = recipe.curriculum.start.tokenizer
+        return train_state(
+            recipe,
+            attempt=attempt,
+            start_from=_finished(store, start_from) / CHECKPOINT_FOLDER if start_from else None,
+            former_checkpoints=former,
+            train_split=lambda data: _split(store, data, tokenizer, "train"),
+            keeps_optimizer=keeps_optimizer,
+            should_stop=should_stop,
+        )
+    assert isinstance(recipe, StateEvaluation)
+    state: State = decode(store.record(recipe.state_id).recipe)
+    return evaluate_state(
+        recipe.evaluation,
+        checkpoint=_finished(store, recipe.state_id) / CHECKPOINT_FOLDER,
+        split=_split(store, recipe.evaluation.data, state.curriculum.start.tokenizer, recipe.evaluation.split),
+    )
+
+
+def _split(store: Store, data: Dataset, tokenizer: Tokenizer, split: str) -> TokenizedSplit:
+    return read_split(_finished(store, stage_id(TokenizedData(data=data, tokenizer=tokenizer))), split)
+
+
+def _finished(store: Store, identity: str) -> Path:
+    if not store.has(identity):
+        raise StoreError(f"stage {identity}: needed and not finished; run the study again.")
+    return store.published_folder(identity)

@@ -1,0 +1,116 @@
+"""The training stage: from a kept state, or from scratch, to the state that the recipe describes."""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from midstudy.data.batches import Batches
+from midstudy.data.slots import drawn_tokens
+from midstudy.data.tokens import TokenizedSplit
+from midstudy.recipe.canonical import identify
+from midstudy.recipe.curriculum import State
+from midstudy.recipe.data import Dataset
+from midstudy.recipe.mixture import Mixture
+from midstudy.store.attempt import Attempt
+from midstudy.train.rolling import Rolling, latest_valid
+from midstudy.train.run import TrainingRun
+
+CHECKPOINT_FOLDER = "checkpoint"
+ROLLING_INTERVAL_S = 60.0
+
+
+class StoppedError(RuntimeError):
+    """The job was told to stop; the state reached is in the attempt's rolling checkpoints."""
+
+
+def train_state(
+    recipe: State,
+    *,
+    attempt: Attempt,
+    start_from: Path | None,
+    former_checkpoints: list[Path],
+    train_split: Callable[[Dataset], TokenizedSplit],
+    keeps_optimizer: bool,
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """Train to `recipe`'s state and write its checkpoint into the attempt; returns the stage's metrics.
+
+    Args:
+        start_from: checkpoint of the kept state that training goes on from; none begins from scratch.
+        former_checkpoints: rolling checkpoints of interrupted attempts, the newest attempt first.
+        train_split: the tokenised train split of a corpus or task.
+        should_stop: polled before every update.
+
+    Raises:
+        StoppedError: `should_stop` said so.
+        ValueError: a realised token share is off by more than the quota allows.
+    """
+    curriculum, step = recipe.curriculum, recipe.step
+    last = curriculum.stretches[-1]
+    resumable = latest_valid(*former_checkpoints) if former_checkpoints else None
+    if resumable is not None:
+        run = TrainingRun.load(resumable)
+    elif start_from is not None:
+        run = TrainingRun.load(start_from)
+    else:
+        run = TrainingRun.begin(curriculum.start, precision=curriculum.stretches[0].phase.precision)
+    data = last.phase.data
+    read = [part.corpus for part in data.parts] if isinstance(data, Mixture) else [data]
+    batches = Batches(curriculum, {identify(one): train_split(one) for one in read})
+    logged: list[dict[str, float]] = []
+
+    def on_metrics(metrics: dict[str, float]) -> None:
+        logged.append(metrics)
+        attempt.log_metrics(metrics)
+
+    first_step = run.step
+    rolling = Rolling(folder=attempt.checkpoints, every_s=ROLLING_INTERVAL_S)
+    if not run.advance(
+        curriculum, to_step=step, batch_at=batches, on_metrics=on_metrics, should_stop=should_stop, rolling=rolling
+    ):
+        rolling.save(run.step, lambda folder: run.save(folder, with_optimizer=True))
+        raise StoppedError(f"stopped at step {run.step} of {step}; the next attempt goes on from there")
+    run.save(attempt.result / CHECKPOINT_FOLDER, with_optimizer=keeps_optimizer)
+    begun = 0 if start_from is None else _step_of(start_from)
+    metrics: dict[str, Any] = {
+        "step": step,
+        "stretch_from": curriculum.state_id(last.start_step),
+        "has_optimizer": keeps_optimizer,
+        "size": curriculum.start.model.name,
+        "precision": last.phase.precision,
+        "num_steps": step - begun,
+        "resumed_at_step": first_step if resumable is not None else None,
+        "num_tokens": (step - begun) * last.phase.tokens_per_step,
+        "epochs": _epochs(recipe, train_split),
+    }
+    if logged:
+        metrics["train_loss_nats"] = logged[-1]["loss_nats"]
+        metrics["tokens_per_s"] = statistics.median(one["tokens_per_s"] for one in logged)
+        metrics["data_wait_s"] = sum(one["data_wait_s"] for one in logged)
+    return metrics
+
+
+def _step_of(checkpoint: Path) -> int:
+    import json
+
+    return int(json.loads((checkpoint / "checkpoint.json").read_text("utf-8"))["step"])
+
+
+def _epochs(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) -> dict[str, float]:
+    """How often each corpus of the last stretch has been read so far; more than once is told: it changes the answer."""
+    data = recipe.curriculum.stretches[-1].phase.data
+    if not isinstance(data, Mixture):
+        return {}
+    seq_len = recipe.curriculum.stretches[-1].phase.seq_len
+    drawn = drawn_tokens(recipe.curriculum)
+    epochs = {}
+    for part in data.parts:
+        blocks = train_split(part.corpus).num_blocks(seq_len)
+        epochs[part.corpus.name] = round(drawn.get(part.corpus, 0) / seq_len / max(1, blocks), 4)
+        if epochs[part.corpus.name] > 1:
+            warnings.warn(f"{part.corpus.name} is read {epochs[part.corpus.name]:g} times over", stacklevel=2)
+    return epochs

@@ -1,0 +1,84 @@
+"""Cross entropy of the output head in fp32, whatever the precision of the rest.
+
+The training loss fuses the head's product with the loss and writes the logits' gradient where the logits were: one
+(num_tokens, vocab_size) array lives at a time instead of four. Rows without a target are left out of the head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED = -100
+"""Target of a position that carries no loss."""
+
+
+def _chunk_rows(vocab_size: int, device: torch.device) -> int:
+    """Rows of fp32 logits to work on at a time: 1 MiB on a CPU, to stay in a core's cache; 1 GiB elsewhere, for memory."""
+    num_values = 2**18 if device.type == "cpu" else 2**28
+    return max(8, num_values // vocab_size)
+
+
+def _log_sum_exp_and_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Both from one softmax: where the logit is largest, log-sum-exp is that logit minus the log of its probability."""
+    probabilities = torch.softmax(logits, dim=-1)
+    return logits.amax(dim=-1) - probabilities.amax(dim=-1).log(), probabilities
+
+
+class _HeadCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> Tensor:
+        logits = hidden @ weight.T
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        rows = _chunk_rows(len(weight), hidden.device)
+        for first in range(0, len(hidden), rows):
+            chunk = logits[first : first + rows]
+            target = targets[first : first + rows, None]
+            values = chunk.float()
+            log_sum_exp, probabilities = _log_sum_exp_and_softmax(values)
+            total += (log_sum_exp - values.gather(1, target)[:, 0]).sum(dtype=torch.float64)
+            gradient = probabilities.scatter_add_(1, target, probabilities.new_full(target.shape, -1.0)).mul_(scale)
+            chunk.copy_(gradient)
+        ctx.save_for_backward(hidden, weight, logits)
+        return (total * scale).float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden, weight, logits_gradient = ctx.saved_tensors
+        (upstream,) = gradients
+        factor = upstream.to(hidden.dtype)
+        return (logits_gradient @ weight) * factor, (logits_gradient.T @ hidden) * factor, None, None
+
+
+def scaled_head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, *, scale: float) -> Tensor:
+    """`scale` times the summed cross entropy in nats over the positions that have a target, a differentiable scalar.
+
+    With `scale` = 1 / (targets of the whole batch), micro-batches add up to the batch's mean loss and its gradient.
+
+    Args:
+        hidden: (num_tokens, width), in the precision of the computation.
+        weight: (vocab_size, width), the head, in the same precision.
+        targets: (num_tokens,) int64, `IGNORED` where there is none.
+        scale: factor on loss and gradient.
+    """
+    if hidden.device.type != "cpu":
+        logits = (hidden @ weight.T).float()
+        return scale * F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    kept = targets != IGNORED  # on other devices this data-dependent shape would make the host wait
+    if not bool(kept.all()):
+        hidden, targets = hidden[kept], targets[kept]
+    loss: Tensor = _HeadCrossEntropy.apply(hidden, weight, targets, scale)
+    return loss
+
+
+def head_token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy in nats of each position, fp32 of shape (num_tokens,); 0 where there is no target."""
+    losses = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
+    places = (targets != IGNORED).nonzero()[:, 0]
+    for chunk in places.split(_chunk_rows(len(weight), hidden.device)):
+        logits = (hidden[chunk] @ weight.T).float()
+        losses[chunk] = F.cross_entropy(logits, targets[chunk], reduction="none")
+    return losses

@@ -1,0 +1,103 @@
+"""Pythia (GPT-NeoX): parallel residual, two LayerNorms, fused QKV, partial rotary embedding, exact GELU, untied head.
+
+Source: EleutherAI/pythia `models/*/pythia-*.yml` and STUDY 1.1. Logits equal those of transformers'
+`GPTNeoXForCausalLM` with the same weights (tests/test_model_pythia.py).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from midstudy.model.attention import causal_attention
+from midstudy.model.cross_entropy import head_token_losses, scaled_head_loss
+from midstudy.model.rotary import rotary_tables, split_heads
+from midstudy.recipe.model import ModelShape
+
+LAYER_NORM_EPSILON = 1e-5
+
+
+class Block(nn.Module):
+    """x + attention(norm1(x)) + mlp(norm2(x))."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        width = shape.width
+        self.num_heads = shape.num_heads
+        self.attention_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
+        self.mlp_in = nn.Linear(width, 4 * width)
+        self.mlp_out = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(batch, length, width) to the same; `cos` and `sin` are the rotary tables of this length."""
+        query, key, value = split_heads(self.qkv(self.attention_norm(x)), num_heads=self.num_heads, cos=cos, sin=sin)
+        mixed = causal_attention(query, key, value).transpose(1, 2).reshape(x.shape)
+        return x + self.attention_out(mixed) + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
+
+
+class Pythia(nn.Module):
+    """A GPT-NeoX language model of a given shape, its weights not yet set (`initialise.py`, `huggingface.py`).
+
+    The computation runs in the precision of the head's weights. The embedding may be kept in a higher one: its rows are
+    looked up first and rounded after, and its gradient then adds up in that higher precision.
+    """
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embedding = nn.Embedding(shape.vocab_size, shape.width)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
+        self.final_norm = nn.LayerNorm(shape.width, eps=LAYER_NORM_EPSILON)
+        self.head = nn.Linear(shape.width, shape.vocab_size, bias=False)
+
+    @classmethod
+    def empty(cls, shape: ModelShape, *, device: torch.device | str = "cpu") -> Pythia:
+        """A model whose fp32 weights are allocated and hold nothing meaningful: for whoever fills them next."""
+        with torch.device("meta"):
+            model = cls(shape)
+        return model.to_empty(device=device)
+
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """Final hidden states after the last LayerNorm.
+
+        Args:
+            input_ids: (batch, length) int64, length at most `shape.max_seq_len`.
+
+        Returns:
+            (batch, length, width).
+
+        Raises:
+            ValueError: a sequence is longer than the model's context.
+        """
+        length = input_ids.shape[1]
+        if length > self.shape.max_seq_len:
+            raise ValueError(f"sequences of {length} tokens; the model's context holds {self.shape.max_seq_len}.")
+        cos, sin = rotary_tables(length, self.shape.rotary_dims, self.shape.rotary_base, input_ids.device)
+        x = self.embedding(input_ids).to(self.head.weight.dtype)
+        for block in self.blocks:
+            x = block(x, cos, sin)
+        return self.final_norm(x)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Logits (batch, length, vocab_size) of (batch, length) token ids."""
+        return self.head(self.hidden(input_ids))
+
+    def scaled_loss(self, input_ids: Tensor, targets: Tensor, *, scale: float) -> Tensor:
+        """`scale` times the summed cross entropy in nats over targets that are not -100: a differentiable fp32 scalar.
+
+        Args:
+            input_ids: (batch, length) int64.
+            targets: (batch, length) int64, what each position has to predict; -100 carries no loss.
+            scale: factor on loss and gradient; 1 / (number of targets) gives the token-weighted mean.
+        """
+        hidden = self.hidden(input_ids).flatten(0, 1)
+        return scaled_head_loss(hidden, self.head.weight, targets.flatten(), scale=scale)
+
+    def token_losses(self, input_ids: Tensor, targets: Tensor) -> Tensor:
+        """Cross entropy in nats of each position, fp32 (batch, length); 0 where the target is -100."""
+        hidden = self.hidden(input_ids).flatten(0, 1)
+        return head_token_losses(hidden, self.head.weight, targets.flatten()).view(targets.shape)

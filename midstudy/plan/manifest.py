@@ -1,0 +1,87 @@
+"""A study's manifest: what `run` freezes in the store, and what every command after it reads instead of the experiment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from midstudy.data.slots import drawn_tokens
+from midstudy.plan.planner import ArmStages, Plan
+from midstudy.plan.stage import stage_id
+from midstudy.recipe.data import Corpus, Task
+from midstudy.recipe.mixture import Mixture
+
+
+def manifest_of(plan: Plan, *, command: str) -> dict[str, Any]:
+    """The plan as plain JSON: arms with the stages behind each, stages with their place in the graph, and the numbers
+    that the report puts beside what was spent."""
+    study = plan.study
+    return {
+        "name": study.name,
+        "question": study.question,
+        "notes": list(study.notes),
+        "command": command,
+        "arms": _arm_rows(plan),
+        "stages": {
+            stage.id: {
+                "kind": stage.kind,
+                "label": stage.label,
+                "parents": list(stage.parents),
+                "factors": stage.factors,
+                "start_from": stage.start_from,
+                "num_steps": stage.num_steps,
+                "num_tokens": stage.num_tokens,
+                "cost_s": stage.cost_s,
+            }
+            for stage in plan.stages.values()
+        },
+        "counts": [
+            {
+                "data": recipe.data.name,
+                "kind": "task" if isinstance(recipe.data, Task) else "corpus",
+                "stage": stage_id(recipe),
+            }
+            for recipe in study.token_counts
+        ],
+        "general": study.arms[0].general_evaluation.data.name,
+        "sources": {data.name: str(data.source) for data in study.datasets()},
+        "steps": {
+            "planned": plan.total_steps,
+            "lower_bound": plan.lower_bound_steps,
+            "without_sharing": plan.unshared_steps,
+        },
+    }
+
+
+def _arm_rows(plan: Plan) -> list[dict[str, Any]]:
+    drawn: dict[str, dict[Corpus, int]] = {}
+    return [_arm_row(plan, entry, drawn) for entry in plan.arms]
+
+
+def _arm_row(plan: Plan, entry: ArmStages, drawn: dict[str, dict[Corpus, int]]) -> dict[str, Any]:
+    arm = entry.arm
+    if entry.start_state not in drawn:
+        drawn[entry.start_state] = drawn_tokens(arm.curriculum.until(arm.pretrain_steps))
+    tokens = drawn[entry.start_state]
+    last_mixture = arm.curriculum.stretches[-2].phase.data
+    specialists = last_mixture.specialists if isinstance(last_mixture, Mixture) else ()
+    specialist_corpora = {part.corpus for part in specialists}
+    return {
+        "size": arm.size,
+        "mix": arm.mix,
+        "weight": float(arm.weight),
+        "start_step": arm.start_step,
+        "start_fraction": arm.start_step / arm.pretrain_steps,
+        "task": arm.task,
+        "trunk_seed": arm.trunk_seed,
+        "sft_seed": arm.sft_seed,
+        "groups": ",".join(arm.groups),
+        "specialists": {part.corpus.name: float(part.share) for part in specialists},
+        "pretrain_tokens": sum(tokens.values()),
+        "specialist_tokens": sum(count for corpus, count in tokens.items() if corpus in specialist_corpora),
+        "start_state": entry.start_state,
+        "final_state": entry.final_state,
+        "task_evaluation": entry.task_evaluation,
+        "general_evaluation": entry.general_evaluation,
+        "task_evaluation_before": entry.task_evaluation_before,
+        "general_evaluation_before": entry.general_evaluation_before,
+    }

@@ -1,0 +1,93 @@
+"""A plan in words and in JSON: what would run, what is there, what it costs, and what sharing saves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from midstudy.plan.planner import Plan
+from midstudy.recipe.curriculum import State
+from midstudy.recipe.study import CONTROL
+
+_KINDS = ("data", "similarity", "pretrain", "midtrain", "sft", "evaluation")
+
+
+def plan_facts(plan: Plan) -> dict[str, Any]:
+    """The plan's numbers as plain JSON."""
+    missing = plan.missing
+    kinds = Counter(stage.factors["stage_kind"] for stage in plan.stages.values())
+    left = Counter(stage.factors["stage_kind"] for stage in missing)
+    arms = [entry.arm for entry in plan.arms]
+    return {
+        "study": plan.study.name,
+        "question": plan.study.question,
+        "arms": len(arms),
+        "control_arms": sum(arm.mix == CONTROL for arm in arms),
+        "trunks": len({(arm.size, arm.trunk_seed) for arm in arms}),
+        "branches": len({entry.start_state for entry in plan.arms if entry.arm.mix != CONTROL}),
+        "stages": len(plan.stages),
+        "stages_finished": len(plan.stages) - len(missing),
+        "stages_missing": len(missing),
+        "stages_by_kind": {kind: {"all": kinds[kind], "missing": left[kind]} for kind in _KINDS if kinds[kind]},
+        "steps": plan.total_steps,
+        "steps_missing": plan.missing_steps,
+        "steps_lower_bound": plan.lower_bound_steps,
+        "steps_without_sharing": plan.unshared_steps,
+        "tokens_missing": sum(stage.num_tokens for stage in missing),
+        "flops_missing": sum(_flops(stage.recipe, stage.num_tokens) for stage in missing if isinstance(stage.recipe, State)),
+        "device": plan.throughput.device.name,
+        "device_hours_missing": plan.missing_s / 3600,
+        "device_hours_without_sharing": plan.unshared_s / 3600,
+        "rate_assumed_for": list(plan.unmeasured),
+        "disk_bytes": plan.disk_bytes,
+        "sources": {data.name: str(data.source) for data in plan.study.datasets()},
+        "notes": list(plan.study.notes),
+    }
+
+
+def _flops(state: State, num_tokens: int) -> float:
+    curriculum = state.curriculum
+    return num_tokens * curriculum.start.model.flops_per_token(seq_len=curriculum.stretches[-1].phase.seq_len)
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan for a person."""
+    facts = plan_facts(plan)
+    kinds = ", ".join(
+        f"{kind} {n['all']}" + (f" ({n['missing']} to run)" if 0 < n["missing"] < n["all"] else "")
+        for kind, n in facts["stages_by_kind"].items()
+    )
+    saved = facts["steps_without_sharing"] / max(1, facts["steps_lower_bound"])
+    device = facts["device"]
+    rate = "measured on this store's finished stages"
+    if facts["rate_assumed_for"]:
+        rate = f"assumed for {', '.join(facts['rate_assumed_for'])}: {plan.throughput.device.reason}"
+    by_source: dict[str, list[str]] = {}
+    for name, source in facts["sources"].items():
+        kind = source if source.startswith("/") else source.partition(":")[0]
+        by_source.setdefault(kind, []).append(name)
+    lines = [
+        f"{facts['study']}: {facts['question']}",
+        f"  arms     {facts['arms']} ({facts['control_arms']} of them the control) from {facts['trunks']} trunks "
+        f"and {facts['branches']} branches",
+        f"  stages   {facts['stages']}: {facts['stages_finished']} finished, {facts['stages_missing']} to run",
+        f"           {kinds}",
+        f"  steps    {facts['steps_missing']:,} to train of {facts['steps']:,}; lower bound {facts['steps_lower_bound']:,}; "
+        f"{facts['steps_without_sharing']:,} without sharing ({saved:.1f}×)",
+        f"  tokens   {facts['tokens_missing']:,}, {facts['flops_missing']:.2g} FLOPs",
+        f"  cost     {hours(facts['device_hours_missing'])} of one {device}; without sharing "
+        f"{hours(facts['device_hours_without_sharing'])} ({rate})",
+        f"  disk     {facts['disk_bytes'] / 1e9:.2f} GB of checkpoints",
+        *(f"  data     {', '.join(names)}: {kind}" for kind, names in by_source.items()),
+        *(f"  note     {note}" for note in facts["notes"]),
+    ]
+    return "\n".join(lines)
+
+
+def hours(value: float) -> str:
+    """Hours in the unit that reads best."""
+    if value < 1 / 60:
+        return f"{3600 * value:.0f} s"
+    if value < 2:
+        return f"{60 * value:.1f} min"
+    return f"{value:,.1f} h"

@@ -1,0 +1,173 @@
+"""An attempt at a stage: a folder of its own, published by one atomic rename or left behind.
+
+Work may run twice when a cluster lies; it is published once. What is to be published is gathered in the attempt's
+`result/` folder; publication is a rename of that folder onto the stage's `published`, which fails where a published
+folder already is (POSIX: a directory cannot replace a directory that is not empty).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import resource
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from midstudy.store.atomic import sync, write_json
+from midstudy.store.environment import describe_environment
+from midstudy.store.errors import StoreError, unwritable
+from midstudy.store.paths import StorePaths
+from midstudy.store.record import SCHEMA, Record, digest_file
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+class Attempt:
+    """One try at a stage. Files for publication go into `result`, rolling checkpoints into `checkpoints`.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+
+    def __init__(self, paths: StorePaths, stage_id: str) -> None:
+        self._paths, self._stage_id = paths, stage_id
+        began = datetime.now(UTC)
+        # The time comes first and in microseconds, so that names sort by age.
+        self.name = f"{began:%Y%m%dT%H%M%S.%f}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.folder = paths.attempts(stage_id) / self.name
+        self.result = self.folder / "result"
+        self.checkpoints = self.folder / "checkpoints"
+        try:
+            self.result.mkdir(parents=True)
+            self._metrics = (self.result / METRICS_FILE).open("a", encoding="utf-8")
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
+        self._started_at, self._cpu_before_s = began.timestamp(), _cpu_s()
+
+    def log_metrics(self, values: dict[str, Any]) -> None:
+        """Append one line, with the Unix time, to the attempt's metrics file.
+
+        Raises:
+            StoreError: the disk is full.
+        """
+        self._append({"time": time.time(), **values})
+
+    def take_over_metrics(self, checkpoints: Path, *, until_step: int) -> None:
+        """Begin the metrics with those of the former attempt that left the folder `checkpoints`, up to `until_step`.
+
+        Called by an attempt that goes on from one of these checkpoints, so that what is published is the whole curve.
+        """
+        for line in read_metrics(checkpoints.parent / "result" / METRICS_FILE):
+            if line.get("step", 0) <= until_step:
+                self._append(line)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        try:
+            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise unwritable(self.result / METRICS_FILE, error) from error
+
+    def publish(
+        self, *, kind: str, label: str, recipe: Any, canonical: Any, parents: tuple[str, ...], metrics: dict[str, Any]
+    ) -> bool:
+        """Publish `result/` with its record; false where another attempt was first, whose result then stands.
+
+        Raises:
+            StoreError: the disk is full or the store cannot be written; nothing is published.
+        """
+        self._metrics.close()
+        published = self._paths.published(self._stage_id)
+        now = time.time()
+        try:
+            if (self.result / METRICS_FILE).stat().st_size == 0:
+                (self.result / METRICS_FILE).unlink()
+            record = Record(
+                schema=SCHEMA,
+                id=self._stage_id,
+                kind=kind,
+                label=label,
+                recipe=recipe,
+                canonical=canonical,
+                parents=parents,
+                metrics=metrics,
+                files=_settle_files(self.result),
+                environment=describe_environment(),
+                timing={
+                    "started_at": self._started_at,
+                    "finished_at": now,
+                    "wall_s": now - self._started_at,
+                    "cpu_s": _cpu_s() - self._cpu_before_s,
+                },
+                attempt=self.name,
+            )
+            write_json(self.result / "record.json", record.as_json())
+            os.rename(self.result, published)
+        except (OSError, StoreError) as error:
+            # The winner of a race removes what its rivals left, so a loser may also find its own folder gone.
+            if self._paths.record(self._stage_id).exists():
+                self.discard()
+                return False
+            if isinstance(error, StoreError):
+                raise
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise StoreError(
+                    f"{published}: holds files but no record. Remove the folder to make the stage again."
+                ) from error
+            raise unwritable(published, error) from error
+        sync(published.parent)
+        with contextlib.suppress(OSError):
+            self._paths.failure(self._stage_id).unlink(missing_ok=True)
+            shutil.rmtree(self._paths.attempts(self._stage_id))  # former attempts, their checkpoints with them
+        return True
+
+    def discard(self) -> None:
+        """Remove the attempt's folder."""
+        self._metrics.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Leave the attempt as it is, for a later one to go on from its checkpoints."""
+        self._metrics.close()
+
+
+def _settle_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Bring everything below `folder` to the disk; size and digest of each file by its path below `folder`."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        sync(path)
+        if path.is_file():
+            files[path.relative_to(folder).as_posix()] = digest_file(path)
+    return files
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics file, none where there is no file; a last line torn by a crash is left out.
+
+    Raises:
+        StoreError: a line before the last is no JSON object: the file was damaged or edited.
+    """
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                values = json.loads(line)
+            except ValueError as error:
+                raise StoreError(f"{path}:{number}: damaged ({error}). Remove the line to read the rest.") from error
+            yield values

@@ -1,0 +1,114 @@
+"""The layout of a store: the only place that joins its paths."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from midstudy.store.errors import StoreError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def checked_name(name: str) -> str:
+    """`name`, if it can be one folder's name and nothing else.
+
+    Raises:
+        StoreError: it is empty, has a separator, `..` or other odd characters.
+    """
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise StoreError(f"name {name!r}: allowed are letters, digits, '_', '-' and '.', beginning with a letter or digit")
+    return name
+
+
+@dataclass(frozen=True)
+class StorePaths:
+    """Paths below a store's root.
+
+    store.json                              schema version
+    stages/ID/recipe.json                   what was asked for
+    stages/ID/attempts/ATTEMPT/             result/ (metrics.jsonl and what else will be published), checkpoints/
+    stages/ID/published/                    record.json and the stage's files; appears at once, never changes
+    stages/ID/failure.json                  why the last attempt failed
+    stages/ID/claim.json                    the job that is making it, or was the last to try
+    studies/NAME/                           manifest.json, history/, tables, report/
+    jobs/JOB/                               job.json, process.json, end.json, cancelled
+    jobs/JOB/submitit/                      submitit's own folder: its pickles, which nothing here reads, and the log
+    mlflow/, prefect/                       views
+    """
+
+    root: Path
+
+    @property
+    def schema(self) -> Path:
+        return self.root / "store.json"
+
+    @property
+    def stages(self) -> Path:
+        return self.root / "stages"
+
+    def stage(self, stage_id: str) -> Path:
+        return self.stages / checked_name(stage_id)
+
+    def recipe(self, stage_id: str) -> Path:
+        return self.stage(stage_id) / "recipe.json"
+
+    def published(self, stage_id: str) -> Path:
+        return self.stage(stage_id) / "published"
+
+    def record(self, stage_id: str) -> Path:
+        return self.published(stage_id) / "record.json"
+
+    def attempts(self, stage_id: str) -> Path:
+        return self.stage(stage_id) / "attempts"
+
+    def failure(self, stage_id: str) -> Path:
+        return self.stage(stage_id) / "failure.json"
+
+    def claim(self, stage_id: str) -> Path:
+        return self.stage(stage_id) / "claim.json"
+
+    @property
+    def studies(self) -> Path:
+        return self.root / "studies"
+
+    def study(self, name: str) -> Path:
+        return self.studies / checked_name(name)
+
+    def manifest(self, name: str) -> Path:
+        return self.study(name) / "manifest.json"
+
+    @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
+    def job(self, name: str) -> Path:
+        return self.jobs / checked_name(name)
+
+    def job_spec(self, name: str) -> Path:
+        return self.job(name) / "job.json"
+
+    def job_process(self, name: str) -> Path:
+        return self.job(name) / "process.json"
+
+    def job_end(self, name: str) -> Path:
+        return self.job(name) / "end.json"
+
+    def job_cancelled(self, name: str) -> Path:
+        return self.job(name) / "cancelled"
+
+    def job_submitit(self, name: str) -> Path:
+        return self.job(name) / "submitit"
+
+    @property
+    def claims_lock(self) -> Path:
+        return self.root / "claims.lock"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.root / "mlflow"
+
+    @property
+    def prefect(self) -> Path:
+        return self.root / "prefect"

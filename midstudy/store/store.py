@@ -1,0 +1,198 @@
+"""The store: which stages were asked for, which are finished, and what they left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from midstudy.plan.stage import Stage
+from midstudy.recipe.explain import differences
+from midstudy.store.atomic import write_json
+from midstudy.store.attempt import Attempt
+from midstudy.store.errors import RecipeMismatchError, StoreError, unwritable
+from midstudy.store.paths import StorePaths
+from midstudy.store.record import SCHEMA, Record, read_record
+
+
+class Store:
+    """Everything below one folder. Open it with `Store.open`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths = StorePaths(root)
+
+    @classmethod
+    def open(cls, root: Path, *, create: bool = False) -> Store:
+        """The store at `root`, made where `create` says so.
+
+        Commands that only read leave `create` out, and need no permission to write.
+
+        Raises:
+            StoreError: there is none, it is of another schema, or it was to be written and cannot.
+        """
+        store = cls(root.absolute())
+        path = store.paths.schema
+        if not path.exists():
+            if not create:
+                raise StoreError(f"{root}: no store here. Run a study first, or name its store with --store.")
+            if root.exists() and root.is_dir() and any(root.iterdir()):
+                raise StoreError(f"{root}: a folder with other files. Name an empty or new folder with --store.")
+            write_json(path, {"schema": SCHEMA})
+        try:
+            schema = json.loads(path.read_text("utf-8"))["schema"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{path}: damaged ({error!r}). Restore it: its whole text is {json.dumps({'schema': SCHEMA})}."
+            ) from error
+        if schema != SCHEMA:
+            raise StoreError(f"{path}: store of schema {schema}; this midstudy reads {SCHEMA}.")
+        if create:
+            store._check_writable()
+        return store
+
+    def _check_writable(self) -> None:
+        probe = self.root / ".writable"
+        try:
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise unwritable(self.root, error) from error
+
+    # -- stages -------------------------------------------------------------------------------------------------------
+
+    def request(self, stage: Stage) -> None:
+        """Write down what is asked of a stage, for the job that will make it; again is harmless.
+
+        Raises:
+            RecipeMismatchError: the stage was asked for before with another recipe.
+        """
+        wanted = {
+            "id": stage.id,
+            "kind": stage.kind,
+            "label": stage.label,
+            "parents": list(stage.parents),
+            "canonical": stage.canonical_form,
+            "recipe": stage.expanded_form,
+        }
+        path = self.paths.recipe(stage.id)
+        if path.exists():
+            known = self.requested(stage.id)
+            _require_same(path, known["canonical"], wanted["canonical"])
+            if known == wanted:
+                return
+        write_json(path, wanted, durable=False)
+
+    def requested(self, stage_id: str) -> dict[str, Any]:
+        """What was asked of a stage.
+
+        Raises:
+            StoreError: nothing was, or the file was damaged.
+        """
+        path = self.paths.recipe(stage_id)
+        try:
+            wanted = json.loads(path.read_text("utf-8"))
+            if wanted["id"] != stage_id:
+                raise StoreError(f"{path}: the recipe of stage {wanted['id']}. Plan the study again.")
+        except FileNotFoundError:
+            raise StoreError(f"stage {stage_id}: never asked for in {self.root}.") from None
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{path}: damaged ({error!r}). Remove it and plan the study again.") from error
+        return wanted
+
+    def has(self, stage_id: str) -> bool:
+        """Whether the stage is finished."""
+        return self.paths.record(stage_id).exists()
+
+    def published(self, stage_ids: Iterable[str]) -> set[str]:
+        """Of these stages, the finished ones."""
+        return {one for one in stage_ids if self.has(one)}
+
+    def published_folder(self, stage_id: str) -> Path:
+        """Where a finished stage's files are."""
+        return self.paths.published(stage_id)
+
+    def record(self, stage_id: str) -> Record:
+        """The record of a finished stage.
+
+        Raises:
+            StoreError: it is not finished, or its record was damaged or edited.
+        """
+        path = self.paths.record(stage_id)
+        if not path.exists():
+            raise StoreError(f"stage {stage_id}: not finished.")
+        return read_record(path, stage_id)
+
+    def records(self, stage_ids: Iterable[str]) -> dict[str, Record]:
+        """The records of the finished ones among these stages."""
+        return {one: self.record(one) for one in stage_ids if self.has(one)}
+
+    def verify(self, stage: Stage) -> None:
+        """Check that a finished stage was made from the recipe that is now asked for.
+
+        Raises:
+            StoreError: it is not finished, or its record was damaged or edited.
+            RecipeMismatchError: it was made from another recipe.
+        """
+        _require_same(self.paths.record(stage.id), self.record(stage.id).canonical, stage.canonical_form)
+
+    def stage_ids(self) -> Iterator[str]:
+        """Every stage that was asked for or is finished."""
+        if self.paths.stages.exists():
+            yield from sorted(path.name for path in self.paths.stages.iterdir() if not path.name.startswith("."))
+
+    def attempt(self, stage_id: str) -> Attempt:
+        """Begin an attempt at a stage."""
+        return Attempt(self.paths, stage_id)
+
+    def former_checkpoints(self, stage_id: str) -> list[Path]:
+        """Checkpoint folders that unfinished attempts left, newest attempt first."""
+        folder = self.paths.attempts(stage_id)
+        if not folder.exists():
+            return []
+        attempts = sorted(folder.iterdir(), reverse=True)
+        return [path / "checkpoints" for path in attempts if (path / "checkpoints").exists()]
+
+    # -- failures -----------------------------------------------------------------------------------------------------
+
+    def report_failure(self, stage_id: str, failure: dict[str, Any]) -> None:
+        """Write down why an attempt failed."""
+        write_json(self.paths.failure(stage_id), failure)
+
+    def failure(self, stage_id: str) -> dict[str, Any] | None:
+        """Why the last attempt failed; none where it did not.
+
+        Raises:
+            StoreError: the file was damaged.
+        """
+        path = self.paths.failure(stage_id)
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise StoreError(f"{path}: damaged ({error}). Remove it; the stage can then be run again.") from error
+
+    def clear_failure(self, stage_id: str) -> None:
+        self.paths.failure(stage_id).unlink(missing_ok=True)
+
+    # -- studies ------------------------------------------------------------------------------------------------------
+
+    def studies(self) -> list[str]:
+        """Names of the studies that were run."""
+        if not self.paths.studies.exists():
+            return []
+        return sorted(path.name for path in self.paths.studies.iterdir() if (path / "manifest.json").exists())
+
+
+def _require_same(path: Path, found: Any, wanted: Any) -> None:
+    different = differences(found, wanted)
+    if different:
+        lines = "\n".join(f"  {one.path}: found {one.left!r}, asked for {one.right!r}" for one in different[:10])
+        raise RecipeMismatchError(
+            f"{path}: made from another recipe than the one asked for under this id:\n{lines}\n"
+            "Two recipes with one id are a bug or a file edited by hand: remove the stage's folder to make it again."
+        )

@@ -1,0 +1,75 @@
+"""AdamW as the recipe states it: fused, one group, weight decay on every parameter, clipped by the global norm.
+
+Source: STUDY 1.2; Loshchilov and Hutter, 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from midstudy.recipe.optimizer import AdamW
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Names of Adam's running means of the gradient and of its square."""
+
+
+class Optimizer:
+    """AdamW over named parameters, its moments in the parameters' type."""
+
+    def __init__(self, recipe: AdamW, parameters: Mapping[str, nn.Parameter]) -> None:
+        self.recipe = recipe
+        self._parameters = dict(parameters)
+        self._adamw = torch.optim.AdamW(
+            list(self._parameters.values()),
+            lr=0.0,
+            betas=(recipe.beta1, recipe.beta2),
+            eps=recipe.epsilon,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        self.num_updates = 0
+
+    def clip(self) -> Tensor:
+        """Scale the gradients to a global norm of at most `clip_norm`; the norm before that, an fp32 scalar.
+
+        Norms are taken in fp32 also of bf16 gradients.
+        """
+        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
+        norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        if self.recipe.clip_norm > 0:
+            torch._foreach_mul_(gradients, (self.recipe.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
+        return norm
+
+    def update(self, *, lr: float) -> None:
+        """One step with learning rate `lr`."""
+        self._adamw.param_groups[0]["lr"] = lr
+        self._adamw.step()
+        self.num_updates += 1
+
+    def moments(self) -> dict[str, Tensor]:
+        """Both moments of every parameter, as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`; empty before an update."""
+        return {
+            f"{moment}.{name}": self._adamw.state[parameter][moment]
+            for moment in MOMENTS
+            for name, parameter in self._parameters.items()
+            if parameter in self._adamw.state
+        }
+
+    def restore(self, moments: Mapping[str, Tensor], *, num_updates: int) -> None:
+        """Go on after `num_updates` updates with these moments, converted to the parameters' type where it differs."""
+        self.num_updates = num_updates
+        self._adamw.state.clear()
+        if num_updates == 0:
+            return
+        for name, parameter in self._parameters.items():
+            self._adamw.state[parameter] = {
+                "step": torch.tensor(float(num_updates), dtype=torch.float32, device=parameter.device),
+                **{
+                    moment: moments[f"{moment}.{name}"].detach().to(parameter.device, parameter.dtype, copy=True)
+                    for moment in MOMENTS
+                },
+            }

@@ -1,0 +1,93 @@
+"""The three precisions: which numbers are the weights, and which are computed with.
+
+| precision | weights and Adam moments | forward and backward |
+|---|---|---|
+| `fp32` | fp32 | fp32 |
+| `bf16_mixed` | fp32 | bf16 copies of the weights, made anew after each update; embedding look-up in fp32 |
+| `bf16_true` | bf16 | bf16; the paper's authors trained so (STUDY 1.2) |
+
+The loss is computed in fp32 in all three. `bf16_mixed` does without `torch.autocast`, which casts every weight again at each
+use: the copies are the same numbers for one pass over the weights a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from midstudy.model.pythia import Pythia
+
+_MASTER_TYPES = {"fp32": torch.float32, "bf16_mixed": torch.float32, "bf16_true": torch.bfloat16}
+_COMPUTE_TYPES = {"fp32": torch.float32, "bf16_mixed": torch.bfloat16, "bf16_true": torch.bfloat16}
+
+
+def master_type(precision: str) -> torch.dtype:
+    """Type of the weights that are trained and saved, and of the optimizer's moments."""
+    return _MASTER_TYPES[precision]
+
+
+class Weights:
+    """The trained weights (`masters`) beside the model that computes with them.
+
+    `masters` are fp32 or bf16 parameters by name; `model` holds either these very parameters or bf16 copies. Gradients
+    arrive in the model's type and are gathered on the masters, over any number of micro-batches.
+    """
+
+    def __init__(self, model: Pythia, masters: Mapping[str, Tensor], *, precision: str) -> None:
+        """Set `model` up to compute with `masters` in `precision`; masters of another type are converted first."""
+        self.precision = precision
+        self.model = model
+        self.masters = {
+            name: nn.Parameter(masters[name].detach().to(_MASTER_TYPES[precision])) for name, _ in model.named_parameters()
+        }
+        compute_type = _COMPUTE_TYPES[precision]
+        self._copied: list[Tensor] = []
+        self._copies: list[Tensor] = []
+        self._workers: list[nn.Parameter] = []
+        for name, master in self.masters.items():
+            owner, _, kind = name.rpartition(".")
+            worker = master
+            if master.dtype != compute_type and name != "embedding.weight":
+                worker = nn.Parameter(torch.empty_like(master, dtype=compute_type))
+                self._copied.append(master)
+                self._copies.append(worker)
+            setattr(model.get_submodule(owner), kind, worker)
+            self._workers.append(worker)
+        self._sums: list[Tensor] = []
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the computing copies up to date with the masters: after each update."""
+        if self._copies:
+            torch._foreach_copy_(self._copies, self._copied)
+
+    @torch.no_grad()
+    def gather_gradients(self, *, first: bool, last: bool) -> None:
+        """Take over what one micro-batch's backward pass left on the model.
+
+        After the `last` micro-batch the masters' `.grad` hold the sum over all since the `first`, added up in fp32.
+        """
+        if self.precision == "fp32" or (not self._copies and first and last):
+            return  # autograd has added them up where the optimizer looks for them
+        arrived: list[Tensor] = []
+        for worker in self._workers:
+            assert worker.grad is not None
+            arrived.append(worker.grad)
+            worker.grad = None
+        if not self._sums:
+            self._sums = [torch.empty_like(master, dtype=torch.float32) for master in self.masters.values()]
+        if first:
+            torch._foreach_copy_(self._sums, arrived)
+        else:
+            torch._foreach_add_(self._sums, [gradient.float() for gradient in arrived])
+        if last:
+            for master, total in zip(self.masters.values(), self._sums, strict=True):
+                master.grad = total.to(master.dtype)
+
+    def forget_gradients(self) -> None:
+        """Drop the gradients once they are used; the buffers they were added up in are kept."""
+        for master in self.masters.values():
+            master.grad = None

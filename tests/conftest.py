@@ -1,0 +1,63 @@
+"""What every test runs under: nothing of the person's own settings, one thread, the same examples every time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+"""Real text and reference material beside the repository. Not part of it, so tests do without where it is absent."""
+
+# Examples are derived from the test, not drawn anew: a failure seen once is seen by everybody. Machines are shared, so
+# no example is judged by its time; the time limit is the whole test's.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+# For looking for what those examples missed: pytest --hypothesis-profile=search
+hypothesis.settings.register_profile("search", max_examples=2_000, deadline=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the environment before any test imports torch, Prefect, MLflow or datasets, which read it when imported."""
+    home = tempfile.mkdtemp(prefix="midstudy-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    for name in list(os.environ):
+        if name.startswith(("PREFECT_", "MLFLOW_", "MIDSTUDY_STORE")):
+            del os.environ[name]
+    os.environ.update(
+        PREFECT_HOME=f"{home}/prefect",
+        PREFECT_SERVER_ANALYTICS_ENABLED="false",
+        MLFLOW_DISABLE_TELEMETRY="true",
+        HF_HOME=f"{home}/huggingface",
+        HF_HUB_OFFLINE="1",
+        TOKENIZERS_PARALLELISM="false",
+        OMP_NUM_THREADS="1",
+    )
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Skip, with a reason, what was asked for by its marker and cannot run here."""
+    if not shutil.which("sbatch"):
+        _skip(items, "slurm", "no Slurm here: sbatch is not on the PATH")
+    if not Path("/dev/nvidiactl").exists():
+        _skip(items, "gpu", "no CUDA device here")
+
+
+def _skip(items: Sequence[pytest.Item], marker: str, reason: str) -> None:
+    for item in items:
+        if item.get_closest_marker(marker):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real text beside the repository (`../shared/data`)."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the real text of ../shared/data, which is not here")
+    return folder

@@ -1,0 +1,143 @@
+"""A real study that runs in seconds: text written by the test, a nano model, a dozen steps."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from midstudy.data.source import resolve_source
+from midstudy.plan.cost import CPU_CORE, Throughput
+from midstudy.plan.planner import Plan, make_plan
+from midstudy.recipe import (
+    AdamW,
+    Arm,
+    Corpus,
+    Cosine,
+    Curriculum,
+    Evaluation,
+    Mixture,
+    Phase,
+    Start,
+    Study,
+    Task,
+    TokenCounts,
+    Tokenizer,
+    pythia,
+)
+from midstudy.store.states import published_states
+from midstudy.store.store import Store
+
+WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state")
+SYMBOLS = ("def", "return", "self", "None", "import", "class", "for", "in", "print", "(", ")", "[", "]", ":", "=", "+", "x")
+
+
+def write_text(folder: Path) -> None:
+    """A general corpus of words, a code corpus of symbols, and a task in the manner of each."""
+    rng = random.Random(0)
+
+    def rows(words: tuple[str, ...], number: int, length: int) -> Iterable[dict[str, str]]:
+        return ({"text": " ".join(rng.choices(words, k=length)) + "."} for _ in range(number))
+
+    def pairs(words: tuple[str, ...], number: int) -> Iterable[dict[str, str]]:
+        for _ in range(number):
+            yield {"question": " ".join(rng.choices(WORDS, k=4)), "answer": " " + " ".join(rng.choices(words, k=8))}
+
+    for name, words in (("general", WORDS), ("code", SYMBOLS)):
+        write_split(folder / name, "train", rows(words, 300, 60))
+        write_split(folder / name, "validation", rows(words, 30, 60))
+        write_split(folder / name, "test", rows(words, 30, 60))
+        for split, number in (("train", 120), ("validation", 20), ("test", 30)):
+            write_split(folder / "sft" / name, split, pairs(words, number))
+
+
+def write_split(folder: Path, split: str, rows: Iterable[dict[str, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def small_study(
+    folder: Path,
+    *,
+    total_steps: int = 12,
+    starts: tuple[int, ...] = (3,),
+    tasks: tuple[str, ...] = ("code_task",),
+    test_items: int = 16,
+    schedule: Any = None,
+    precision: str = "fp32",
+) -> Study:
+    """Control and code arms of one trunk seed; `folder` is what `write_text` filled."""
+
+    def source(name: str, place: str, is_task: bool) -> Any:
+        return resolve_source(str(folder), name=name, folder=place, is_task=is_task)
+
+    general = Corpus(name="general", source=source("general", "general", False))
+    code = Corpus(name="code", source=source("code", "code", False))
+    places = {"code_task": "sft/code", "word_task": "sft/general"}
+    all_tasks = {name: Task(name=name, source=source(name, place, True)) for name, place in places.items()}
+    tokenizer = Tokenizer(corpus=general, vocab_size=300, max_bytes=50_000)
+    start = Start(model=pythia("nano", vocab_size=512, max_seq_len=32), tokenizer=tokenizer, seed=0)
+    optimizer = AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0)
+    shared: dict[str, Any] = {"num_sequences": 4, "seq_len": 32, "optimizer": optimizer, "precision": precision}
+    reset = {"optimizer_state": "reset", "data_positions": "reset"}
+    trunk = Curriculum.of(
+        start,
+        Phase(
+            name="pretrain",
+            data=Mixture.only(general),
+            loss="all_tokens",
+            num_steps=total_steps,
+            schedule=schedule or Cosine(peak_lr=3e-3, floor_lr=0.0, warmup_steps=2, total_steps=total_steps),
+            seed=0,
+            **shared,
+            **reset,
+        ),
+    )
+
+    def arm(curriculum: Curriculum, task: str, **factors: Any) -> Arm:
+        sft = Phase(
+            name=f"sft {task}",
+            data=all_tasks[task],
+            loss="target_tokens",
+            num_steps=4,
+            schedule=Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=1, total_steps=4),
+            seed=7,
+            **shared,
+            **reset,
+        )
+        measured: dict[str, Any] = {"split": "test", "seq_len": 32, "max_sequences": test_items}
+        return Arm(
+            size="nano",
+            task=task,
+            trunk_seed=0,
+            sft_seed=7,
+            groups=("main",),
+            curriculum=curriculum.then(sft),
+            task_evaluation=Evaluation(data=all_tasks[task], loss="target_tokens", **measured),
+            general_evaluation=Evaluation(data=general, loss="all_tokens", **measured),
+            **factors,
+        )
+
+    arms = []
+    for task in tasks:
+        arms.append(arm(trunk, task, mix="control", weight=0.0, start_step=0))
+        for start_step in starts:
+            branch = trunk.branch(start_step=start_step, data=Mixture.blend(general, {code: 0.5}), name="midtrain code")
+            arms.append(arm(branch, task, mix="code", weight=0.5, start_step=start_step))
+    counts = tuple(
+        TokenCounts(data=data, tokenizer=tokenizer, num_documents=100, tokens_per_document=64, seed=1)
+        for data in (general, code, *all_tasks.values())
+    )
+    return Study(name="small", question="Does code help code?", arms=tuple(arms), token_counts=counts)
+
+
+def plan_in(store: Store, study: Study) -> Plan:
+    """The plan of `study` over what `store` already holds."""
+    return make_plan(
+        study,
+        throughput=Throughput(CPU_CORE, {}),
+        published=store.published,
+        kept_states=published_states(store).kept,
+    )

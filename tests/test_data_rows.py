@@ -1,0 +1,62 @@
+"""Rows of data files: five layouts become text or a prompt with its target; anything else is refused by field."""
+
+from __future__ import annotations
+
+import pytest
+
+from midstudy.data.rows import Example, as_example, as_text
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"text": "A page.", "id": 3}, "A page."),
+        ({"inputs": "Translate: chat", "targets": "cat"}, "Translate: chat\n\ncat"),
+        ({"instruction": "Answer.", "input": "2 + 2?", "output": "4"}, "Answer. 2 + 2?\n4"),
+        ({"instruction": "Say hello.", "output": "Hello"}, "Say hello.\nHello"),
+        ({"question": "Who?", "answer": "Me", "support": "I did it."}, "Who? I did it.\nMe"),
+        ({"conversations": ["Hi", "Hello", "How are you?"]}, "Hi\n\nHello\n\nHow are you?"),
+    ],
+)
+def test_every_layout_is_a_document_of_a_corpus(row: dict, text: str) -> None:
+    assert as_text(row, "f:1") == text
+
+
+@pytest.mark.parametrize(
+    ("row", "example"),
+    [
+        ({"question": "Q?", "answer": "A"}, Example("Q?", "A")),
+        ({"question": "Q?", "answer": "A", "support": ""}, Example("Q?", "A")),
+        ({"question": "Q?", "answer": "A", "support": "S."}, Example("Q? S.", "A")),
+        ({"conversations": ["Hi", "Hello. ", "Bye."]}, Example("Hi", "Hello. Bye.")),
+        ({"instruction": "Do.", "input": "This", "output": "Done"}, Example("Do. This", "Done")),
+        ({"inputs": "In", "targets": "Out", "id": "x"}, Example("In", "Out")),
+    ],
+)
+def test_a_task_row_is_a_prompt_and_a_target_joined_as_in_the_paper(row: dict, example: Example) -> None:
+    assert as_example(row, "f:1") == example
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"question": "Q?", "reply": "A"}, ["data.jsonl:7", "question, reply", "question/answer"]),
+        ({}, ["data.jsonl:7", "no fields"]),
+        ({"text": "x"}, ["data.jsonl:7", "fields found: text"]),
+        ({"question": "Q?", "answer": 4}, ["data.jsonl:7", "'answer'", "int"]),
+        ({"question": "Q?", "answer": ""}, ["data.jsonl:7", "target is empty"]),
+        ({"conversations": ["alone"]}, ["data.jsonl:7", "conversations", "two turns"]),
+        ({"conversations": "Hi"}, ["data.jsonl:7", "conversations"]),
+        ({"question": "Q", "answer": "A", "inputs": "I", "targets": "T"}, ["data.jsonl:7", "several layouts"]),
+    ],
+)
+def test_a_row_that_is_no_task_item_is_refused_with_its_place_and_fields(row: dict, words: list[str]) -> None:
+    with pytest.raises(ValueError, match="allowed") as error:
+        as_example(row, "data.jsonl:7")
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_corpus_row_without_known_fields_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"c\.jsonl:2: fields found: body; allowed: .*text"):
+        as_text({"body": "x"}, "c.jsonl:2")

@@ -1,0 +1,229 @@
+"""Stages really made: exact, published once, and never from something else than what was asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.numpy import load_file
+from small_study import plan_in, small_study, write_split, write_text
+
+from midstudy.execute.stage import StoppedError, execute_stage
+from midstudy.plan.planner import Plan
+from midstudy.recipe import Study, WarmupStableDecay
+from midstudy.store.errors import RecipeMismatchError, StoreError
+from midstudy.store.store import Store
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    write_text(folder)
+    return folder
+
+
+def run_missing(store: Store, study: Study) -> Plan:
+    """Make what is missing, in the plan's order."""
+    plan = plan_in(store, study)
+    for stage in plan.missing:
+        store.request(stage)
+        execute_stage(
+            store,
+            stage.id,
+            start_from=stage.start_from,
+            keeps_optimizer=stage.keeps_optimizer,
+            should_stop=lambda: False,
+        )
+    return plan
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Plan]:
+    store = Store.open(tmp_path_factory.mktemp("finished") / "store", create=True)
+    return store, run_missing(store, small_study(text))
+
+
+def published_bytes(store: Store) -> dict[str, str]:
+    """SHA-256 of every published file."""
+    return {
+        f"{one}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for one in store.stage_ids()
+        for path in sorted(store.published_folder(one).rglob("*"))
+        if path.is_file()
+    }
+
+
+def weights(store: Store, stage_id: str) -> dict[str, bytes]:
+    tensors = load_file(store.published_folder(stage_id) / "checkpoint" / "model.safetensors")
+    return {name: tensor.tobytes() for name, tensor in tensors.items()}
+
+
+def test_a_study_is_made_and_its_records_say_what_happened(finished: tuple[Store, Plan]):
+    store, plan = finished
+    assert store.published(plan.stages) == set(plan.stages)
+    steps = sum(record.metrics.get("num_steps", 0) for record in store.records(plan.stages).values())
+    assert steps == plan.total_steps == plan.lower_bound_steps
+    for entry in plan.arms:
+        loss = store.record(entry.task_evaluation).metrics
+        assert loss["target_tokens"] > 0
+        assert 0 < loss["loss_nats"] < 10
+        before = store.record(entry.task_evaluation_before).metrics["loss_nats"]
+        assert loss["loss_nats"] < before  # four steps of fine-tuning on it do help
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"starts": (3, 7)},
+        {"tasks": ("code_task", "word_task")},
+        {"test_items": 24},
+    ],
+    ids=["a start step", "an arm", "an evaluation"],
+)
+def test_adding_to_a_finished_study_runs_only_what_is_missing(text, tmp_path, changes):
+    store = Store.open(tmp_path / "store", create=True)
+    first = run_missing(store, small_study(text))
+    before = published_bytes(store)
+    second = run_missing(store, small_study(text, **changes))
+    assert {stage.id for stage in second.missing}.isdisjoint(first.stages)
+    after = published_bytes(store)
+    assert {name: after[name] for name in before} == before
+    assert store.published(second.stages) == set(second.stages)
+
+
+def test_a_longer_run_under_stable_decay_goes_on_from_the_stable_part(text, tmp_path):
+    def schedule(total_steps: int) -> WarmupStableDecay:
+        return WarmupStableDecay(peak_lr=3e-3, floor_lr=0.0, warmup_steps=2, decay_steps=4, total_steps=total_steps)
+
+    store = Store.open(tmp_path / "store", create=True)
+    run_missing(store, small_study(text, starts=(), schedule=schedule(12)))
+    before = published_bytes(store)
+    longer = run_missing(store, small_study(text, starts=(), total_steps=16, schedule=schedule(16)))
+    assert sum(stage.num_steps for stage in longer.missing) == (16 - 8) + 4
+    after = published_bytes(store)
+    assert {name: after[name] for name in before} == before
+
+    straight = Store.open(tmp_path / "straight", create=True)
+    plan = run_missing(straight, small_study(text, starts=(), total_steps=16, schedule=schedule(16)))
+    final = plan.arms[0].final_state
+    assert weights(store, final) == weights(straight, final)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16_mixed"])
+def test_milestones_on_the_way_change_no_bit(text, tmp_path, precision):
+    """A trunk cut where branches leave ends with the weights of one that was never cut."""
+    cut, whole = (Store.open(tmp_path / name, create=True) for name in ("cut", "whole"))
+    many = run_missing(cut, small_study(text, starts=(3, 7, 9), precision=precision))
+    few = run_missing(whole, small_study(text, starts=(), precision=precision))
+    final = few.arms[0].final_state
+    assert final in many.stages
+    assert weights(cut, final) == weights(whole, final)
+
+
+def test_a_stopped_stage_goes_on_from_where_it_stopped_bit_for_bit(text, tmp_path, finished):
+    reference, plan = finished
+    store = Store.open(tmp_path / "store", create=True)
+    for stage in plan.stages.values():
+        store.request(stage)
+        if stage.kind == "state" and stage.num_steps >= 4:
+            polls = iter([False, False, True])
+            with pytest.raises(StoppedError, match="stopped at step"):
+                execute_stage(
+                    store,
+                    stage.id,
+                    start_from=stage.start_from,
+                    keeps_optimizer=stage.keeps_optimizer,
+                    should_stop=lambda polls=polls: next(polls),
+                )
+            assert not store.has(stage.id)
+            assert store.former_checkpoints(stage.id)
+        execute_stage(
+            store, stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer, should_stop=lambda: False
+        )
+        if stage.kind == "state":
+            assert weights(store, stage.id) == weights(reference, stage.id)
+            assert not store.paths.attempts(stage.id).exists()
+
+
+def test_the_loss_of_an_evaluation_is_the_token_weighted_mean_of_transformers(finished):
+    """The whole path, from text on disk to nats, beside an independent model and an independent mean."""
+    transformers = pytest.importorskip("transformers")
+    from midstudy.data.tokenizer import load_tokenizer
+    from midstudy.model.huggingface import huggingface_config, to_huggingface
+    from midstudy.plan.stage import stage_id
+    from midstudy.recipe.data import Tokenizer
+
+    store, plan = finished
+    entry = plan.arms[1]
+    tokenizer_stage = next(s for s in plan.stages.values() if isinstance(s.recipe, Tokenizer))
+    tokenizer = load_tokenizer(store.published_folder(stage_id(tokenizer_stage.recipe)))
+    shape = entry.arm.curriculum.start.model
+    model = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**huggingface_config(shape)))
+    tensors = load_file(store.published_folder(entry.final_state) / "checkpoint" / "model.safetensors")
+    weights = {name: torch.from_numpy(value) for name, value in tensors.items()}
+    # Pythia's files call the head embed_out, this version of transformers lm_head.
+    model.load_state_dict({name.replace("embed_out", "lm_head"): one for name, one in to_huggingface(weights).items()})
+    model.eval()
+    nats, tokens = 0.0, 0
+    folder = Path(entry.arm.task_evaluation.data.source.location)
+    for line in (folder / "test.jsonl").read_text().splitlines()[:16]:
+        row = json.loads(line)
+        prompt, target = (tokenizer.encode(row[field], add_special_tokens=False).ids for field in ("question", "answer"))
+        ids = torch.tensor([*prompt, *target, 0])[:33]
+        with torch.no_grad():
+            logp = model(ids[None, :-1]).logits[0].log_softmax(-1)
+        losses = -logp[torch.arange(len(ids) - 1), ids[1:]][len(prompt) - 1 :]
+        nats, tokens = nats + losses.sum().item(), tokens + len(losses)
+    metrics = store.record(entry.task_evaluation).metrics
+    assert metrics["target_tokens"] == tokens
+    assert metrics["loss_nats"] == pytest.approx(nats / tokens, rel=1e-5)
+
+
+def test_text_that_changed_since_the_plan_is_refused(tmp_path):
+    text = tmp_path / "text"
+    write_text(text)
+    store = Store.open(tmp_path / "store", create=True)
+    plan = plan_in(store, small_study(text))
+    first = plan.missing[0]
+    store.request(first)
+    write_split(text / "general", "train", [{"text": "something else"}])
+    with pytest.raises(ValueError, match="its files changed"):
+        execute_stage(store, first.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+    assert not store.has(first.id)
+
+
+def test_a_recipe_edited_by_hand_is_refused(text, tmp_path):
+    store = Store.open(tmp_path / "store", create=True)
+    plan = plan_in(store, small_study(text))
+    stage = plan.missing[0]
+    store.request(stage)
+    path = store.paths.recipe(stage.id)
+    edited = json.loads(path.read_text())
+    edited["recipe"]["vocab_size"] = 301
+    path.write_text(json.dumps(edited))
+    with pytest.raises(StoreError, match="its recipe has id"):
+        execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+
+
+def test_a_record_of_another_recipe_is_an_error(text, tmp_path):
+    store = Store.open(tmp_path / "store", create=True)
+    study = small_study(text, starts=())
+    plan = run_missing(store, study)
+    stage = plan.stages[plan.arms[0].task_evaluation]
+    path = store.paths.record(stage.id)
+    record = json.loads(path.read_text())
+    record["canonical"]["evaluation"]["max_sequences"] = 99
+    path.write_text(json.dumps(record))
+    with pytest.raises(RecipeMismatchError, match=r"evaluation\.max_sequences: found 99, asked for 16"):
+        store.verify(stage)

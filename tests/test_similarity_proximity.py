@@ -1,0 +1,128 @@
+"""Disjoint halves and proximity advantage: no document compared with itself, zero advantage at zero weight."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from midstudy.similarity.distribution import Similarity, TokenDistribution, similarity
+from midstudy.similarity.halves import SplitSample, compare_samples, mix_samples, similarity_matrix
+from midstudy.similarity.proximity import SpecialistShare, proximity_advantage, proximity_rows
+
+VOCAB = 10
+samples = (
+    arrays(np.int64, (2, VOCAB), elements=st.integers(0, 100))
+    .filter(lambda counts: counts.any(axis=1).all())
+    .map(SplitSample.from_counts)
+)
+GENERAL = SplitSample.from_counts([[50, 30, 20, 0, 1], [48, 33, 19, 1, 0]])
+CODE = SplitSample.from_counts([[0, 5, 0, 60, 35], [1, 4, 0, 58, 37]])
+CODE_TASK = SplitSample.from_counts([[2, 6, 0, 40, 52], [1, 7, 0, 45, 47]])
+
+
+@given(one=samples, other=samples)
+def test_comparison_crosses_halves_and_is_symmetric(one: SplitSample, other: SplitSample) -> None:
+    found = compare_samples(one, other)
+    assert found == compare_samples(other, one)
+    crossed = [similarity(one.first, other.second), similarity(one.second, other.first)]
+    assert found.cosine == pytest.approx(np.mean([part.cosine for part in crossed]))
+    assert found.jsd_nats == pytest.approx(np.mean([part.jsd_nats for part in crossed]))
+    assert found.combined == pytest.approx(0.4 * found.cosine + 0.3 * found.jaccard + 0.3 * found.js)
+
+
+def test_the_diagonal_is_what_two_draws_reach_not_one() -> None:
+    matrix = similarity_matrix({"general": GENERAL, "code": CODE})
+    assert list(matrix) == [("general", "general"), ("general", "code"), ("code", "general"), ("code", "code")]
+    assert matrix["general", "code"] == matrix["code", "general"]
+    assert matrix["general", "general"] == similarity(GENERAL.first, GENERAL.second)
+    assert matrix["general", "code"].combined < matrix["general", "general"].combined < 1.0
+
+
+def test_a_mix_shares_no_document_with_the_control_it_is_compared_with() -> None:
+    # Were documents shared, a 0 % mix would be wholly like the control instead of as like as two draws.
+    unmixed = mix_samples([(CODE, 0.0), (GENERAL, 1.0)])
+    assert compare_samples(unmixed, GENERAL) == similarity(GENERAL.first, GENERAL.second)
+
+
+@given(general=samples, code=samples, task=samples)
+def test_a_zero_weight_mix_has_no_advantage_at_all(general: SplitSample, code: SplitSample, task: SplitSample) -> None:
+    (row,) = proximity_rows(
+        general="general",
+        corpora={"general": general, "code": code},
+        tasks={"pycode": task},
+        mixes=[SpecialistShare("code", "code", 0.0)],
+    )
+    assert [row[f"pa_{measure}"] for measure in ("combined", "cosine", "jaccard", "js")] == [0, 0, 0, 0]
+
+
+def test_advantage_is_the_difference_of_similarities_measure_by_measure() -> None:
+    near = Similarity.from_parts(cosine=0.8, jaccard=0.5, jsd_nats=0.25)
+    far = Similarity.from_parts(cosine=0.3, jaccard=0.4, jsd_nats=0.6)
+    found = proximity_advantage(mix_to_task=near, control_to_task=far)
+    assert found.cosine == pytest.approx(0.5)
+    assert found.jaccard == pytest.approx(0.1)
+    assert found.js == pytest.approx(1 / 1.25 - 1 / 1.6)
+    assert found.combined == pytest.approx(0.4 * 0.5 + 0.3 * 0.1 + 0.3 * (1 / 1.25 - 1 / 1.6))
+
+
+def test_the_papers_rounded_similarities_give_its_advantages() -> None:
+    # C4–PyCode .54, StarCoder–PyCode .70 → .16 (arXiv 2510.14865)
+    def with_combined(value: float) -> Similarity:
+        return Similarity(cosine=0.0, jaccard=0.0, jsd_nats=0.0, combined=value)
+
+    found = proximity_advantage(mix_to_task=with_combined(0.70), control_to_task=with_combined(0.54))
+    assert found.combined == pytest.approx(0.16)
+
+
+def test_more_code_lies_closer_to_the_code_task() -> None:
+    rows = proximity_rows(
+        general="general",
+        corpora={"general": GENERAL, "code": CODE},
+        tasks={"pycode": CODE_TASK},
+        mixes=[SpecialistShare("code", "code", weight) for weight in (0.1, 0.2, 0.5, 1.0)],
+    )
+    advantages = [row["pa_js"] for row in rows]
+    assert advantages == sorted(advantages)
+    assert advantages[0] > 0  # type: ignore[operator]
+    assert rows[3]["mix_cosine"] == pytest.approx(compare_samples(CODE, CODE_TASK).cosine)
+
+
+def test_the_mix_in_a_row_is_weighted_by_tokens() -> None:
+    (row,) = proximity_rows(
+        general="general",
+        corpora={"general": GENERAL, "code": CODE},
+        tasks={"pycode": CODE_TASK},
+        mixes=[SpecialistShare("code", "code", 0.2)],
+    )
+    by_hand = [
+        similarity(TokenDistribution(0.2 * code.probability + 0.8 * general.probability), task)
+        for code, general, task in (
+            (CODE.first, GENERAL.first, CODE_TASK.second),
+            (CODE.second, GENERAL.second, CODE_TASK.first),
+        )
+    ]
+    assert row["mix_jsd_nats"] == pytest.approx(np.mean([part.jsd_nats for part in by_hand]))
+
+
+def test_unsplit_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"shape \(2, vocab_size\), found \(3,\)"):
+        SplitSample.from_counts([1, 2, 3])
+
+
+def test_a_corpus_that_was_not_sampled_is_named() -> None:
+    with pytest.raises(ValueError, match="no token counts of the corpus 'math'; counted are: general"):
+        proximity_rows(
+            general="general",
+            corpora={"general": GENERAL},
+            tasks={"pycode": CODE_TASK},
+            mixes=[SpecialistShare("math", "math", 0.12)],
+        )
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.2, float("nan")])
+def test_a_weight_that_is_no_share_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
+        SpecialistShare("code", "code", weight)

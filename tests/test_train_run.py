@@ -1,0 +1,274 @@
+"""The engine: the update is AdamW's, pieces make the whole bit for bit, and phases take over what they say."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_recipes import GENERAL, code_branch, phase, start, trunk
+from torch.nn import functional as F
+from training_runs import VOCAB_SIZE, batch_at, begin, curriculum, same_bits, train, weights
+
+from midstudy.data.batch import Batch
+from midstudy.model.initialise import initialised
+from midstudy.recipe import AdamW, Constant, Curriculum, Mixture
+from midstudy.train.rolling import Rolling, latest_valid
+from midstudy.train.run import DivergedError, TrainingRun
+
+PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")
+LAST = 24
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.1])
+def test_an_update_is_torchs_adamw_on_the_mean_token_loss(clip_norm: float) -> None:
+    optimizer = AdamW(beta1=0.8, beta2=0.9, weight_decay=0.3, clip_norm=clip_norm, epsilon=1e-6)
+    course = Curriculum.of(start(), phase(Mixture.only(GENERAL), 4, optimizer=optimizer, schedule=Constant(lr=1e-3)))
+    run = begin()
+    metrics = train(run, course, 4)
+
+    model = initialised(start().model, seed=start().seed)
+    reference = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.3, foreach=False, fused=False
+    )
+    for step, reported in enumerate(metrics):
+        batch = batch_at(step)
+        logits = model(torch.from_numpy(batch.input_ids)).flatten(0, 1)
+        loss = F.cross_entropy(logits, torch.from_numpy(batch.targets).flatten())
+        reference.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm or math.inf)
+        assert reported["loss_nats"] == pytest.approx(loss.item(), rel=1e-5)
+        assert reported["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+        assert norm > 0.1
+        reference.step()
+    for (name, expected), found in zip(model.named_parameters(), run.model.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_metrics_count_targets_and_follow_the_curve() -> None:
+    course = curriculum()
+    metrics = train(begin(), course, LAST)
+    assert [m["step"] for m in metrics] == list(range(1, LAST + 1))
+    assert [m["lr"] for m in metrics] == [course.curve.lr(step) for step in range(LAST)]
+    targets = [int((batch_at(step).targets != -100).sum()) for step in range(LAST)]
+    assert [m["tokens_seen"] for m in metrics] == np.cumsum(targets).tolist()
+    assert all(m["tokens_per_s"] > 0 and m["data_wait_s"] >= 0 for m in metrics)
+
+
+def test_metrics_are_given_every_so_many_steps_and_at_the_end() -> None:
+    steps: list[float] = []
+    run = begin()
+    run.advance(curriculum(), to_step=14, batch_at=batch_at, on_metrics=lambda m: steps.append(m["step"]), log_every=6)
+    assert steps == [6, 12, 14]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(precision: str, tmp_path: Path) -> None:
+    """Stopped inside each phase and at both boundaries, each time in a new object that read the state from disk."""
+    course = curriculum(precision)
+    whole = begin(precision)
+    expected = train(whole, course, LAST)
+    run, found = begin(precision), []
+    for stop in (5, 12, 15, 18, 21, LAST):
+        found += train(run, course, stop)
+        run.save(tmp_path / str(stop), with_optimizer=True)
+        run = TrainingRun.load(tmp_path / str(stop))
+    assert same_bits(weights(run), weights(whole))
+    assert [m["loss_nats"] for m in found] == [m["loss_nats"] for m in expected]
+    assert (run.step, run.state_id, run.tokens_seen) == (LAST, course.state().id, whole.tokens_seen)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_training_learns(precision: str) -> None:
+    metrics = train(begin(precision), curriculum(precision), LAST)
+    assert metrics[0]["loss_nats"] == pytest.approx(math.log(VOCAB_SIZE), rel=0.05)
+    assert metrics[-1]["loss_nats"] < metrics[0]["loss_nats"] - 1.0
+
+
+@pytest.mark.parametrize("precision", ["bf16_mixed", "bf16_true"])
+def test_bfloat16_trains_like_fp32(precision: str) -> None:
+    exact = [m["loss_nats"] for m in train(begin(), curriculum(), LAST)]
+    rounded = [m["loss_nats"] for m in train(begin(precision), curriculum(precision), LAST)]
+    assert rounded == pytest.approx(exact, rel=0.02)
+
+
+def test_mixed_precision_keeps_updates_that_bfloat16_rounds_away(tmp_path: Path) -> None:
+    tiny = phase(Mixture.only(GENERAL), 3, schedule=Constant(lr=1e-7), precision="bf16_mixed")
+    run = begin("bf16_mixed")
+    train(run, Curriculum.of(start(), tiny), 3)
+    run.save(tmp_path / "state", with_optimizer=False)
+    moved = TrainingRun.load(tmp_path / "state")._weights.masters["blocks.0.mlp_in.weight"]
+    drawn = initialised(start().model, seed=0).state_dict()["blocks.0.mlp_in.weight"]
+    assert moved.dtype == torch.float32
+    assert not torch.equal(moved, drawn)
+    assert torch.equal(moved.bfloat16(), run.model.blocks[0].mlp_in.weight)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16_mixed", 2e-3), ("bf16_true", 2e-3)])
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_micro_batches_add_up_to_the_batch(precision: str, tolerance: float, micro_batch: int) -> None:
+    """Rows differ in their target tokens, so equal weights for unequal micro-batches would show."""
+    whole = train(begin(precision), curriculum(precision), 6)
+    pieces = train(begin(precision), curriculum(precision), 6, micro_batch=micro_batch)
+    for one, other in zip(whole, pieces, strict=True):
+        assert other["loss_nats"] == pytest.approx(one["loss_nats"], rel=tolerance)
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=20 * tolerance)
+
+
+def test_a_micro_batch_without_targets_counts_for_nothing() -> None:
+    def half_empty(step: int) -> Batch:
+        batch = batch_at(step)
+        targets = batch.targets.copy()
+        targets[4:] = -100
+        return Batch(input_ids=batch.input_ids, targets=targets)
+
+    losses = []
+    for micro_batch in (None, 4):
+        begin().advance(
+            curriculum(),
+            to_step=3,
+            batch_at=half_empty,
+            on_metrics=lambda m: losses.append(m["loss_nats"]),
+            micro_batch=micro_batch,
+        )
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_batch_without_targets_is_refused() -> None:
+    empty = Batch(input_ids=np.zeros((2, 8), np.int64), targets=np.full((2, 8), -100))
+    with pytest.raises(ValueError, match="batch of step 0 has no target token"):
+        begin().advance(curriculum(), to_step=1, batch_at=lambda step: empty, on_metrics=print)
+
+
+def test_a_reset_phase_starts_with_an_empty_optimizer_and_a_continued_one_does_not(tmp_path: Path) -> None:
+    course = curriculum()
+    run = begin()
+    train(run, course, 18)
+    assert run._optimizer is not None
+    assert run._optimizer.num_updates == 18
+    run.save(tmp_path / "bare", with_optimizer=False)
+    train(run, course, 19)
+    assert run._optimizer.num_updates == 1
+    tuned = TrainingRun.load(tmp_path / "bare")
+    train(tuned, course, 19)  # the reset needs no saved moments
+    assert same_bits(weights(tuned), weights(run))
+
+
+def test_a_phase_that_continues_an_optimizer_needs_one(tmp_path: Path) -> None:
+    course = curriculum()
+    run = begin()
+    train(run, course, 12)
+    run.save(tmp_path / "bare", with_optimizer=False)
+    bare = TrainingRun.load(tmp_path / "bare")
+    with pytest.raises(ValueError, match=r"phases\.midtrain\.optimizer_state: .* save that state with its optimizer"):
+        train(bare, course, 13)
+    with pytest.raises(ValueError, match="loaded without its optimizer"):
+        bare.save(tmp_path / "again", with_optimizer=True)
+
+
+def test_a_phase_may_change_the_precision(tmp_path: Path) -> None:
+    course = curriculum("bf16_true", sft_precision="fp32")
+    run = begin("bf16_true")
+    train(run, course, 18)
+    assert run.precision == "bf16_true"
+    assert run.model.head.weight.dtype == torch.bfloat16
+    train(run, course, 20)
+    assert run.precision == "fp32"
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32}
+    run.save(tmp_path / "state", with_optimizer=True)
+    resumed = TrainingRun.load(tmp_path / "state")
+    train(run, course, LAST)
+    train(resumed, course, LAST)
+    assert same_bits(weights(resumed), weights(run))
+
+
+def test_a_branch_goes_on_from_its_trunks_state() -> None:
+    run = begin()
+    train(run, trunk(20), 6)
+    train(run, code_branch(trunk(20), 6), 8)  # the state at step 6 is the same in both
+    with pytest.raises(ValueError, match="this run holds state"):
+        train(run, trunk(20), 9)
+
+
+@pytest.mark.parametrize("to_step", [-1, 3, 25])
+def test_steps_behind_the_run_or_past_the_end_are_refused(to_step: int) -> None:
+    run = begin()
+    train(run, curriculum(), 4)
+    with pytest.raises(ValueError, match=rf"to_step: found {to_step}; allowed: 4 .* to 24"):
+        train(run, curriculum(), to_step)
+
+
+def test_a_stop_request_ends_at_the_step_boundary() -> None:
+    answers = iter([False] * 7 + [True])
+    run, course = begin(), curriculum()
+    reached = run.advance(
+        course, to_step=LAST, batch_at=batch_at, on_metrics=lambda m: None, should_stop=lambda: next(answers)
+    )
+    assert not reached
+    assert run.step == 7
+    train(run, course, LAST)
+    whole = begin()
+    train(whole, course, LAST)
+    assert same_bits(weights(run), weights(whole))
+
+
+def test_rolling_checkpoints_are_kept_two_deep_and_resumed_from(tmp_path: Path) -> None:
+    course = curriculum()
+    whole = begin()
+    train(whole, course, LAST, rolling=Rolling(folder=tmp_path, every_s=0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000022", "step-00000023"]
+    latest = latest_valid(tmp_path)
+    assert latest is not None
+    resumed = TrainingRun.load(latest)
+    train(resumed, course, LAST)
+    assert same_bits(weights(resumed), weights(whole))
+
+
+def test_divergence_names_the_step_and_the_last_good_checkpoint(tmp_path: Path) -> None:
+    run = begin()
+
+    def poisoned(step: int) -> Batch:
+        if step == 13:
+            with torch.no_grad():
+                run.model.final_norm.weight.fill_(math.nan)
+        return batch_at(step)
+
+    steps: list[float] = []
+    with pytest.raises(DivergedError, match=r"from step 13 diverged: loss nan.*step-0000001[0-3]"):
+        run.advance(
+            curriculum(),
+            to_step=LAST,
+            batch_at=poisoned,
+            on_metrics=lambda m: steps.append(m["step"]),
+            rolling=Rolling(folder=tmp_path, every_s=0),
+        )
+    assert max(steps) <= 13
+    latest = latest_valid(tmp_path)
+    assert latest is not None
+    assert TrainingRun.load(latest).step == 13
+
+
+def test_divergence_is_noticed_between_reports() -> None:
+    run = begin()
+
+    def poisoned(step: int) -> Batch:
+        if step == 3:
+            with torch.no_grad():
+                run.model.final_norm.weight.fill_(math.nan)
+        return batch_at(step)
+
+    with pytest.raises(DivergedError, match=r"from step 3 diverged.*No rolling checkpoint"):
+        run.advance(curriculum(), to_step=8, batch_at=poisoned, on_metrics=lambda m: None, log_every=8)
+
+
+GOLDEN_LOSSES = {0: 6.372046, 5: 4.111597, 11: 3.184862, 17: 2.989752, 23: 2.901963}
+
+
+def test_golden_trace() -> None:
+    """Losses of a run that passes every kind of phase boundary; they change only with `versions.MODEL` or `TRAINING`."""
+    metrics = train(begin(), curriculum(), LAST)
+    found = {step: metrics[step]["loss_nats"] for step in GOLDEN_LOSSES}
+    assert found == pytest.approx(GOLDEN_LOSSES, rel=1e-4)
