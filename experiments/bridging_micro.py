@@ -9,10 +9,10 @@ Mirrors. Tables 2 and 3 of the paper (SFT loss and general loss after SFT, midtr
 and against continued pretraining), its timing and weight ablations, and the correlation figure. Mixes, weights, relative
 start points, schedule and optimizer are the paper's; model, data and length are small.
 
-Expected cost. About 9 CPU-minutes, five minutes on two cores, 1 GB of disk. The defaults run the two main contrasts (code
-on the code task, math on word problems, each against the control) on three trunk seeds and everything else on the first
-seed; `--set full=True` runs every mix on every task with every seed. `--set` takes any keyword of `study`: the paper's own
-grid is `sizes=('70m','160m','410m','1b') total_steps=61035 num_sequences=1024 seq_len=2048 ...` on other data.
+Expected cost. About 9 CPU-minutes, five minutes on two cores, 1 GB of disk. The defaults run every mix on the two main
+tasks (code on the code task and math on word problems are the main contrasts) on three trunk seeds, and everything else
+on the first; `--set full=True` runs everything with every seed. `--set` takes any keyword of `study`: the paper's own grid
+is `sizes=('70m','160m','410m','1b') total_steps=61035 num_sequences=1024 seq_len=2048 ...` on other data.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ MATCHED = {"code": "pycode", "math": "word_problems"}
 def study(
     *,
     data: DataChoice | None = None,
+    name: str = "bridging_micro",
     sizes: tuple[str, ...] = ("micro",),
     trunk_seeds: tuple[int, ...] = (0, 1, 2),
     sft_seeds: tuple[int, ...] = (1337, 895),
@@ -111,9 +112,9 @@ def study(
         for name in ("general", *(mix.corpus for mix in MIXES))
     }
     tasks = {name: data.task(name, folder=folder, max_items=task_items) for name, (folder, _) in TASKS.items()}
-    for name, seeds in (("trunk_seeds", trunk_seeds), ("sft_seeds", sft_seeds)):
+    for keyword, seeds in (("trunk_seeds", trunk_seeds), ("sft_seeds", sft_seeds)):
         if not seeds:
-            raise RecipeError(name, found=seeds, allowed="at least one seed")
+            raise RecipeError(keyword, found=seeds, allowed="at least one seed")
     grid = _Grid(
         corpora=corpora,
         tasks=tasks,
@@ -132,8 +133,8 @@ def study(
     for size in sizes:
         for trunk_seed in trunk_seeds:
             for sft_seed in sft_seeds:
-                thin = not full and (trunk_seed != trunk_seeds[0] or sft_seed != sft_seeds[0])
-                for mix, task, group in _cells(thin=thin, total_steps=total_steps):
+                firsts = trunk_seed == trunk_seeds[0], sft_seed == sft_seeds[0]
+                for mix, task, group in _cells(*firsts, full=full):
                     arm = grid.arm(size, mix, task, trunk_seed, sft_seed, group)
                     known = cells.get(arm.factors)
                     if known is not None:  # one cell in several comparisons: the default code mix is a point of each
@@ -142,33 +143,37 @@ def study(
                     cells[arm.factors] = arm
     datasets: list[Corpus | Task] = [*corpora.values(), *tasks.values()]
     return Study(
-        name="bridging_micro",
+        name=name,
         question="Which midtraining mix, from which step and at which weight, helps which fine-tuning target?",
         arms=tuple(cells.values()),
         token_counts=tuple(
-            TokenCounts(data=one, tokenizer=grid.tokenizer, num_documents=1_000, tokens_per_document=512, seed=42)
+            TokenCounts(data=one, tokenizer=grid.tokenizer, num_documents=2_000, tokens_per_document=512, seed=42)
             for one in datasets
         ),
         notes=data.notes(),
     )
 
 
-def _cells(*, thin: bool, total_steps: int) -> Iterator[tuple[Midtraining | None, str, str]]:
-    """(mix or none for the control, task, comparison) of one pair of seeds; thin: the two main contrasts only."""
-    for task in ("pycode", "word_problems") if thin else TASKS:
-        yield None, task, "main"
+def _cells(trunk_is_first: bool, sft_is_first: bool, *, full: bool) -> Iterator[tuple[Midtraining | None, str, str]]:
+    """(mix or none for the control, task, comparison) of one pair of seeds.
+
+    Everything on the first trunk seed with the first SFT seed; on the other trunk seeds every mix on the two main tasks,
+    so that "best of the five" has an interval over trunks; with the other SFT seeds the two main contrasts alone, since an
+    SFT seed does not replicate a trunk. Nothing more unless `full`.
+    """
+    if full or (trunk_is_first and sft_is_first):
+        yield from ((mix, task, "main") for task in TASKS for mix in (None, *MIXES))
+        yield from ((mix, MATCHED[mix.corpus], "continued") for mix in CONTINUED)
+        code = MIXES[0]
+        yield from ((Midtraining("code", code.weight, start), "pycode", "timing") for start in TIMING_STARTS)
+        yield from ((Midtraining("code", weight, WEIGHT_START), "pycode", "weight") for weight in WEIGHTS)
+    elif sft_is_first:
+        yield from ((mix, task, "main") for task in MATCHED.values() for mix in (None, *MIXES))
+    elif trunk_is_first:
         for mix in MIXES:
-            if not thin or mix.corpus in MATCHED:
-                yield mix, task, "main"
-    if thin:
-        return
-    for mix in CONTINUED:
-        yield mix, MATCHED[mix.corpus], "continued"
-    code = MIXES[0]
-    for start in TIMING_STARTS:
-        yield Midtraining("code", code.weight, start), "pycode", "timing"
-    for weight in WEIGHTS:
-        yield Midtraining("code", weight, WEIGHT_START), "pycode", "weight"
+            if mix.corpus in MATCHED:
+                yield None, MATCHED[mix.corpus], "main"
+                yield mix, MATCHED[mix.corpus], "main"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -44,7 +44,6 @@ def run(
         "specialist_tokens": round(weight * (STEPS - start) * 2_048),
         "pretrain_tokens": STEPS * 2_048,
         "sft_loss": sft_loss,
-        "sft_loss_dev": sft_loss + 0.01,
         "general_loss": general_loss,
         "sft_loss_before": sft_loss + 1.0,
         "general_loss_before": general_loss - 0.5,
@@ -149,6 +148,6 @@ def unfinished(table: pd.DataFrame, **where: object) -> pd.DataFrame:
     for column, value in where.items():
         mask &= table[column] == value
     assert mask.any()
-    losses = ["sft_loss", "sft_loss_dev", "general_loss", "sft_loss_before", "general_loss_before"]
+    losses = ["sft_loss", "general_loss", "sft_loss_before", "general_loss_before"]
     table.loc[mask, losses] = math.nan
     return table

@@ -148,7 +148,10 @@ def test_nothing_finished_gives_empty_tables_not_an_error() -> None:
     effects = paired_effects(unfinished(study_table(), study="bridging"))
     assert effects.table.empty
     assert effects.by_trunk_seed.empty
-    assert "difference_nats" in effects.table
+    finished = paired_effects(study_table())
+    assert list(effects.table.columns) == list(finished.table.columns)
+    assert list(effects.by_trunk_seed.columns) == list(finished.by_trunk_seed.columns)
+    assert list(effects.missing.columns) == list(finished.missing.columns)
     assert len(effects.missing) == len(study_table())
 
 
@@ -186,8 +189,8 @@ def test_best_of_an_absent_mix_names_what_there_is() -> None:
 
 
 def test_a_table_without_a_column_is_refused() -> None:
-    with pytest.raises(ValueError, match="missing columns sft_loss_dev, general_loss"):
-        require_arms(study_table().drop(columns=["sft_loss_dev", "general_loss"]))
+    with pytest.raises(ValueError, match="missing columns sft_loss_before, general_loss_before"):
+        require_arms(study_table().drop(columns=["sft_loss_before", "general_loss_before"]))
 
 
 def test_duplicates_are_refused_and_the_control_is_one_arm_whatever_its_start_step() -> None:

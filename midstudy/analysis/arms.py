@@ -14,7 +14,7 @@ import pandas as pd
 CONTROL = "control"
 GROUPS = ("main", "continued", "timing", "weight")
 
-#: Column → what it holds. Losses are nats per token on test splits unless the name says dev.
+#: Column → what it holds. Losses are nats per token on test splits.
 ARM_COLUMNS: dict[str, str] = {
     "study": "name of the study; one study a table",
     "size": "model size",
@@ -29,14 +29,13 @@ ARM_COLUMNS: dict[str, str] = {
     "specialist_tokens": "specialist tokens drawn",
     "pretrain_tokens": "tokens of the whole curriculum before SFT",
     "sft_loss": "task loss after SFT, test",
-    "sft_loss_dev": "task loss after SFT, dev",
     "general_loss": "general-corpus loss after SFT, test",
     "sft_loss_before": "task loss before SFT, test",
     "general_loss_before": "general-corpus loss before SFT, test",
     "sft_state": "stage id of the state after SFT",
     "start_state": "stage id of the state that SFT started from",
 }
-LOSS_COLUMNS = ("sft_loss", "sft_loss_dev", "general_loss", "sft_loss_before", "general_loss_before")
+LOSS_COLUMNS = ("sft_loss", "general_loss", "sft_loss_before", "general_loss_before")
 
 #: What makes two rows the same arm, seeds apart.
 ARM_KEY = ["size", "mix", "weight", "start_step", "task"]

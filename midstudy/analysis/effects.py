@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from midstudy.analysis.arms import ARM_KEY, CONTROL, SEED_KEY, describe_run, in_group, require_arms
-from midstudy.analysis.pairs import SUMMARY_COLUMNS, comparison_table, pair_by_trunk_seed, summarise
+from midstudy.analysis.pairs import SEED_COLUMNS, SUMMARY_COLUMNS, comparison_table, pair_by_trunk_seed, summarise
 
 _PASSED_ON = ["start_fraction", "groups", "specialist_tokens"]
+BY_TRUNK_SEED_COLUMNS = [*ARM_KEY, "start_fraction", "groups", *SEED_COLUMNS]
 EFFECT_COLUMNS = [*ARM_KEY, *_PASSED_ON, *SUMMARY_COLUMNS]
 
 
@@ -54,9 +55,10 @@ def paired_effects(arms: pd.DataFrame, *, loss_column: str = "sft_loss") -> Effe
             continue
         identity = {column: first[column] for column in [*ARM_KEY, "start_fraction", "groups"]}
         records.append(identity | {"specialist_tokens": rows["specialist_tokens"].mean()} | summarise(by_seed))
-        seed_tables.append(by_seed.assign(**identity)[[*identity, *by_seed.columns]])
+        seed_tables.append(by_seed.assign(**identity)[BY_TRUNK_SEED_COLUMNS])
     table = comparison_table(records, columns=EFFECT_COLUMNS).rename(columns={"reference_loss": "control_loss"})
-    by_trunk_seed = pd.concat(seed_tables, ignore_index=True) if seed_tables else pd.DataFrame(columns=[*ARM_KEY])
+    empty = pd.DataFrame(columns=BY_TRUNK_SEED_COLUMNS)
+    by_trunk_seed = pd.concat(seed_tables, ignore_index=True) if seed_tables else empty
     return Effects(
         table=table,
         by_trunk_seed=by_trunk_seed.rename(columns={"reference_loss": "control_loss"}),

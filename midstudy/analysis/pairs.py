@@ -30,6 +30,10 @@ SUMMARY_COLUMNS = (
 )
 
 
+#: Columns that ``pair_by_trunk_seed`` gives.
+SEED_COLUMNS = ("trunk_seed", "n_sft_seeds", "reference_loss", "loss", "difference_nats", "relative_improvement")
+
+
 def pair_by_trunk_seed(rows: pd.DataFrame, reference: pd.DataFrame, *, loss_column: str) -> pd.DataFrame:
     """Losses of two arms for the (trunk seed, SFT seed) pairs finished in both, averaged over SFT seeds.
 
@@ -45,7 +49,7 @@ def pair_by_trunk_seed(rows: pd.DataFrame, reference: pd.DataFrame, *, loss_colu
     )
     by_seed["difference_nats"] = by_seed["reference_loss"] - by_seed["loss"]
     by_seed["relative_improvement"] = by_seed["difference_nats"] / by_seed["reference_loss"]
-    return by_seed.reset_index()
+    return by_seed.reset_index()[list(SEED_COLUMNS)]
 
 
 def summarise(by_seed: pd.DataFrame) -> dict[str, object]:

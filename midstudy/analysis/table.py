@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from midstudy.analysis.arms import ARM_COLUMNS
 from midstudy.similarity.halves import SplitSample, mix_samples, similarity_matrix
 from midstudy.similarity.proximity import SpecialistShare, proximity_rows
+from midstudy.store.atomic import write_json
 from midstudy.store.store import Store
 
 _LOSSES = {  # column of the table: the evaluation behind it
@@ -94,28 +95,54 @@ def _specialist_shares(manifest: Mapping[str, Any]) -> list[SpecialistShare]:
 def cost_summary(store: Store, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What the study's finished stages took, beside what the plan said they need.
 
-    Steps beyond the planned ones are recomputed ones (after faults); they are counted in the records.
+    `wall_s` runs from the first stage's start to the last one's end, pauses included. Everything is read from records, so
+    the numbers are the same however often a finished study is run again.
     """
     records = store.records(manifest["stages"])
+    starts = [record.timing["started_at"] for record in records.values()]
+    ends = [record.timing["finished_at"] for record in records.values()]
     return {
         "num_stages": len(manifest["stages"]),
         "num_finished": len(records),
+        "failed": [
+            {"label": stage["label"], "cause": failure["cause"]}
+            for one, stage in manifest["stages"].items()
+            if one not in records and (failure := store.failure(one))
+        ],
         "cpu_s": sum(record.timing["cpu_s"] for record in records.values()),
-        "stage_wall_s": sum(record.timing["wall_s"] for record in records.values()),
+        "wall_s": max(ends) - min(starts) if records else 0.0,
+        "num_tokens": sum(record.metrics.get("num_tokens", 0) for record in records.values()),
         "useful_steps": sum(record.metrics.get("num_steps", 0) for record in records.values()),
-        "recomputed_steps": sum(record.metrics.get("recomputed_steps", 0) for record in records.values()),
         "lower_bound_steps": manifest["steps"]["lower_bound"],
         "unshared_steps": manifest["steps"]["without_sharing"],
-        "num_tokens": sum(record.metrics.get("num_tokens", 0) for record in records.values()),
+    }
+
+
+def reproduction(store: Store, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What one needs to make the study again: the command, and the code and libraries its records were made with."""
+    environments = [record.environment for record in store.records(manifest["stages"]).values()]
+
+    def seen(field: str) -> list[Any]:
+        return sorted({str(one[field]) for one in environments if one.get(field) is not None})
+
+    return {
+        "command": manifest["command"],
+        "git_commit": ", ".join(seen("git_commit")) or None,
+        "git_dirty": any(one.get("git_dirty") for one in environments),
+        "versions": {field: ", ".join(seen(field)) for field in ("midstudy", "python", "torch", "platform", "cpu")},
+        "sources": manifest["sources"],
     }
 
 
 def write_tables(store: Store, manifest: Mapping[str, Any], folder: Path) -> pd.DataFrame:
-    """Write arms (parquet and CSV), similarity and proximity tables into the study's folder; returns the arms."""
+    """Write what a report reads into the study's folder: arms (parquet and CSV), similarity and proximity tables, cost and
+    reproduction as JSON; returns the arms."""
     arms = arms_table(store, manifest)
     arms.to_parquet(folder / "arms.parquet", index=False)
     arms.to_csv(folder / "arms.csv", index=False)
     long, proximity = similarity_tables(store, manifest)
     long.to_parquet(folder / "similarity.parquet", index=False)
     proximity.to_parquet(folder / "proximity.parquet", index=False)
+    write_json(folder / "cost.json", cost_summary(store, manifest))
+    write_json(folder / "reproduce.json", reproduction(store, manifest))
     return arms

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from midstudy.data.slots import drawn_tokens
 from midstudy.plan.planner import ArmStages, Plan
-from midstudy.plan.stage import stage_id
+from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe.data import Corpus, Task
+from midstudy.recipe.decode import decode
 from midstudy.recipe.mixture import Mixture
+
+_EXECUTION = ("start_from", "continues_trunk", "keeps_optimizer", "num_steps", "num_tokens", "cost_s", "factors")
+"""Fields of a stage that are written down as they are."""
 
 
 def manifest_of(plan: Plan, *, command: str) -> dict[str, Any]:
@@ -26,11 +31,7 @@ def manifest_of(plan: Plan, *, command: str) -> dict[str, Any]:
                 "kind": stage.kind,
                 "label": stage.label,
                 "parents": list(stage.parents),
-                "factors": stage.factors,
-                "start_from": stage.start_from,
-                "num_steps": stage.num_steps,
-                "num_tokens": stage.num_tokens,
-                "cost_s": stage.cost_s,
+                **{name: getattr(stage, name) for name in _EXECUTION},
             }
             for stage in plan.stages.values()
         },
@@ -49,6 +50,24 @@ def manifest_of(plan: Plan, *, command: str) -> dict[str, Any]:
             "lower_bound": plan.lower_bound_steps,
             "without_sharing": plan.unshared_steps,
         },
+    }
+
+
+def stages_of(manifest: dict[str, Any], recipes: Callable[[str], Any]) -> dict[str, Stage]:
+    """The stages of a frozen study again, without its experiment file.
+
+    Args:
+        recipes: the expanded recipe of a stage, as the store holds it.
+    """
+    return {
+        identity: Stage(
+            id=identity,
+            label=entry["label"],
+            recipe=decode(recipes(identity)),
+            parents=tuple(entry["parents"]),
+            **{name: entry[name] for name in _EXECUTION},
+        )
+        for identity, entry in manifest["stages"].items()
     }
 
 

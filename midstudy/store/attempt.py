@@ -131,7 +131,10 @@ class Attempt:
         sync(published.parent)
         with contextlib.suppress(OSError):
             self._paths.failure(self._stage_id).unlink(missing_ok=True)
-            shutil.rmtree(self._paths.attempts(self._stage_id))  # former attempts, their checkpoints with them
+            # Former attempts and their checkpoints go too; renamed first, so that a rival that still writes is out at once.
+            leftovers = published.with_name(f".attempts-{uuid.uuid4().hex[:8]}")
+            self._paths.attempts(self._stage_id).rename(leftovers)
+            shutil.rmtree(leftovers, ignore_errors=True)  # a rival may be removing its own folder in there right now
         return True
 
     def discard(self) -> None:

@@ -1,0 +1,76 @@
+"""The texts and tables that Prefect shows of a study, made from the store. Pure; knows nothing of Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flows.watch import FAILED, Progress, Watch
+from midstudy.store.store import Store
+from midstudy.track.facts import sft_losses
+
+FACTORS = ("size", "mix", "weight", "start_step", "task", "trunk_seed", "sft_seed")
+
+
+def results_table(store: Store, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The arms whose fine-tuning is evaluated, one row each: factors and losses in nats per token."""
+    evaluations = [arm[name] for arm in manifest["arms"] for name in arm if "evaluation" in name]
+    losses = sft_losses(manifest, store.records(evaluations))
+    rows = []
+    for arm in manifest["arms"]:
+        found = losses[arm["final_state"]]
+        if any(name.startswith("sft_loss") and not name.endswith("_before") for name in found):
+            rows.append({name: arm[name] for name in FACTORS} | {name: round(found[name], 4) for name in found})
+    return sorted(rows, key=lambda row: [str(row[name]) for name in ("size", "task", "mix", *FACTORS)])
+
+
+def progress_text(progress: Progress) -> str:
+    """What is done and how long the rest may take."""
+    parts = [f"{progress.ended} of {progress.num_stages} stages"]
+    for name in ("reused", "failed", "skipped"):
+        if count := getattr(progress, name):
+            parts.append(f"{count} {name}")
+    if progress.ended < progress.num_stages:
+        parts.append(f"about {duration(progress.left_s)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def study_text(store: Store, manifest: Mapping[str, Any], watch: Watch, *, tracking_uri: str) -> str:
+    """The study's page: question, state, failures with their causes, and where everything else is."""
+    progress = watch.progress()
+    lines = [
+        f"# {manifest['name']}",
+        "",
+        manifest["question"],
+        "",
+        f"**{progress_text(progress)}**, {duration(progress.elapsed_s)} so far.",
+        "",
+        "| where | what |",
+        "|---|---|",
+        f"| report | `{store.paths.study(manifest['name']) / 'report'}` (written when the run ends; "
+        f"`midstudy report --store {store.root} {manifest['name']}` at any time) |",
+        f"| MLflow | experiment `{manifest['name']}`: `mlflow ui --backend-store-uri {tracking_uri}`, "
+        "filter `tags.stage_kind = 'sft'` |",
+        f"| Prefect's pages, where the run had a server of its own | `PREFECT_HOME={store.paths.prefect} prefect server start` |",
+    ]
+    failed = [(stage_id, end) for stage_id, end in watch.ends.items() if end.how == FAILED]
+    if failed:
+        lines += ["", "## Failed", "", "| stage | cause | run it again |", "|---|---|---|"]
+        lines += [
+            f"| {manifest['stages'][stage_id]['label']} | {one_line(end.cause).replace('|', '/')} | "
+            f"`midstudy retry --store {store.root} {manifest['name']} {stage_id}` |"
+            for stage_id, end in failed
+        ]
+    return "\n".join(lines)
+
+
+def one_line(text: str) -> str:
+    """The first line of a text."""
+    return next(iter(text.strip().splitlines()), "")

@@ -1,0 +1,171 @@
+"""The Prefect flow of a study: a task run per stage, named and tagged as the stage, and artifacts that tell how it goes.
+
+The flow makes nothing happen; it is told what happens. Prefect persists no result, caches nothing and retries nothing: the
+store is the truth, and the driver decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from prefect import Flow, flow, task
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.states import Cancelled, Completed, Failed
+
+from flows.artifacts import one_line, progress_text, results_table, study_text
+from flows.watch import FAILED, INTERRUPTED, REUSED, SKIPPED, End, Watch
+from midstudy.store.store import Store
+
+ARTIFACTS_EVERY_S = 10.0
+_CALL_TIMEOUT_S = 20.0
+_TAGS = ("stage_kind", "size", "mix", "task", "data")
+
+
+class _Result:
+    """What a task run hands to those below it, so that Prefect draws the line between them.
+
+    An object and not the state: Prefect refuses to start a task run that waits for a failed state, but here it is the
+    driver that decides what is skipped. It also spares a hop between threads for every line.
+    """
+
+
+class StudyFlow:
+    """Shows what a `Watch` is told, as one flow run.
+
+    `run_id` is the flow run's id once it has begun, `num_task_runs` how many task runs it has made, and `missed` says
+    which artifact could not be written.
+    """
+
+    def __init__(self, store: Store, manifest: Mapping[str, Any], watch: Watch, *, tracking_uri: str) -> None:
+        self._store, self._manifest, self._watch, self._tracking_uri = store, manifest, watch, tracking_uri
+        self.run_id: str | None = None
+        self.num_task_runs = 0
+        self.missed: str | None = None
+
+    async def show(self, *, backend: str, max_jobs: int) -> State[Any]:
+        """Make the flow run and keep it current until every stage has ended; returns its last state.
+
+        Raises:
+            Exception: the server refused the flow run, or could not be reached.
+        """
+        study = self._manifest["name"]
+        shown: Flow[[str, str, str, int], Coroutine[Any, Any, Any]] = flow(
+            name="study",
+            description="One study: a task run per stage. The store holds the results; this is a view of it.",
+            flow_run_name=study,
+            retries=0,
+            persist_result=False,
+            validate_parameters=False,
+            log_prints=False,
+        )(self._body)
+        return await shown(str(self._store.root), study, backend, max_jobs, return_state=True)
+
+    async def _body(self, store: str, study: str, backend: str, max_jobs: int) -> State[Any]:
+        context = FlowRunContext.get()
+        assert context is not None
+        assert context.flow_run is not None
+        self.run_id = str(context.flow_run.id)
+        runs: dict[str, asyncio.Task[_Result | None]] = {}
+        for stage_id, stage in self._watch.stages.items():
+            parents = [runs[parent] for parent in stage["parents"] if parent in runs]
+            runs[stage_id] = asyncio.create_task(self._show_stage(stage_id, stage, parents))
+        artifacts = asyncio.create_task(self._keep_artifacts())
+        await asyncio.gather(*runs.values())
+        try:
+            await artifacts
+        except Exception as error:  # such as a record that cannot be read: the driver says so, this is a view
+            self.missed = f"the artifacts were not kept up ({type(error).__name__}: {error})"
+        return flow_state(self._manifest["stages"], self._watch.ends)
+
+    async def _show_stage(
+        self, stage_id: str, stage: Mapping[str, Any], parents: list[asyncio.Task[_Result | None]]
+    ) -> _Result | None:
+        """A stage's task run, from when the stage is begun; none where the run was interrupted before that."""
+        upstream = [result for result in [await parent for parent in parents] if result is not None]
+        await self._watch.begun(stage_id)
+        if self._watch.ends.get(stage_id, End("")).how == INTERRUPTED:
+            return None
+        result = _Result()
+
+        async def stage_run(stage_id: str) -> State[Any]:
+            return stage_state(await self._watch.ended(stage_id), result)
+
+        factors = stage["factors"]
+        shown = task(
+            name=factors["stage_kind"],
+            task_run_name=stage["label"].replace("{", "{{").replace("}", "}}"),
+            tags=[str(factors[name]) for name in _TAGS if name in factors],
+            retries=0,
+            persist_result=False,
+            cache_policy=NO_CACHE,
+        )(stage_run)
+        self.num_task_runs += 1
+        await shown(stage_id, wait_for=upstream, return_state=True)
+        return result
+
+    async def _keep_artifacts(self) -> None:
+        """Keep the progress bar and the table of results current; the study's page at the end."""
+        key = self._manifest["name"].lower().replace("_", "-").replace(".", "-")
+        bar, shown = None, 0
+        while True:
+            ended = self._watch.all_ended
+            progress = self._watch.progress()
+            done = 100 * progress.share_done
+            if bar is None:
+                bar = await self._told(acreate_progress_artifact(done, f"{key}-progress", progress_text(progress)))
+            else:
+                await self._told(aupdate_progress_artifact(bar, done, progress_text(progress)))
+            rows = await asyncio.to_thread(results_table, self._store, self._manifest)
+            if len(rows) > shown:
+                shown = len(rows)
+                about = "Losses in nats per token, after fine-tuning and before it"
+                await self._told(acreate_table_artifact(rows, f"{key}-results", about))
+            if ended:
+                break
+            await self._watch.all_ended_within(ARTIFACTS_EVERY_S)
+        text = study_text(self._store, self._manifest, self._watch, tracking_uri=self._tracking_uri)
+        await self._told(acreate_markdown_artifact(text, f"{key}-study", "What was run, and where everything is"))
+
+    async def _told(self, call: Any) -> Any:
+        """What a call to the server returns; none where it failed or took too long."""
+        try:
+            return await asyncio.wait_for(call, _CALL_TIMEOUT_S)
+        except Exception as error:
+            self.missed = f"an artifact was not written ({type(error).__name__}: {error})"
+            return None
+
+
+def stage_state(end: End, result: _Result) -> State[Any]:
+    """The state in which a stage's task run ends. Only a failed stage is red."""
+    if end.how == FAILED:
+        return Failed(message=end.cause, data=result)
+    if end.how == SKIPPED:
+        return Cancelled(name="Skipped", message=end.cause, data=result)
+    if end.how == INTERRUPTED:
+        return Cancelled(message=end.cause, data=result)
+    if end.how == REUSED:
+        return Completed(name="Cached", message="finished by an earlier run; reused from the store", data=result)
+    return Completed(message="published in the store", data=result)
+
+
+def flow_state(stages: Mapping[str, Mapping[str, Any]], ends: Mapping[str, End]) -> State[Any]:
+    """The flow run's last state, listing what failed and why."""
+    failed = [f"{stages[stage_id]['label']}: {one_line(end.cause)}" for stage_id, end in ends.items() if end.how == FAILED]
+    interrupted = sum(end.how == INTERRUPTED for end in ends.values())
+    if interrupted:
+        return Cancelled(message=f"interrupted with {interrupted} of {len(stages)} stages to go; the same command goes on")
+    if failed:
+        skipped = sum(end.how == SKIPPED for end in ends.values())
+        return Failed(message="\n".join([f"{len(failed)} failed and {skipped} skipped of {len(stages)} stages:", *failed]))
+    reused = sum(end.how == REUSED for end in ends.values())
+    return Completed(message=f"{len(stages)} stages, of which {reused} reused")

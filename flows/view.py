@@ -1,0 +1,115 @@
+"""The thread in which a study is shown in Prefect, and the server that is started for it where none is configured.
+
+A thread of its own, so that a server that is slow, dies or never comes up costs the study nothing but this view.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flows.server import PrefectServer
+from flows.watch import Watch
+from midstudy.store.store import Store
+
+_RECORD_TIMEOUT_S = 30.0
+_FLUSH_TIMEOUT_S = 10.0
+_LOGGERS = ("prefect", "prefect.flow_runs", "prefect.task_runs", "prefect.events", "prefect.client", "prefect._internal")
+
+
+class PrefectView:
+    """Shows a study in Prefect, from `start` until every stage has ended.
+
+    Uses the configured server (PREFECT_API_URL, in the environment or in a profile), else one of its own whose database
+    is in the store. After `close`, `trouble` says what kept the view from being complete; none where all is recorded.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        manifest: Mapping[str, Any],
+        watch: Watch,
+        *,
+        backend: str,
+        max_jobs: int,
+        tracking_uri: str,
+    ) -> None:
+        self._store, self._manifest, self._watch = store, manifest, watch
+        self._backend, self._max_jobs, self._tracking_uri = backend, max_jobs, tracking_uri
+        self._server: PrefectServer | None = None
+        self._thread = threading.Thread(target=self._run, name="prefect-view", daemon=True)
+        self.url: str | None = None
+        self.trouble: str | None = None
+
+    def start(self) -> None:
+        """Begin to show; returns at once."""
+        os.environ.setdefault("DO_NOT_TRACK", "1")  # read when Prefect is imported
+        if "PREFECT_API_URL" not in os.environ:
+            self._server = PrefectServer(self._store.paths.prefect)
+            with contextlib.suppress(OSError):  # said by the thread, which finds no server
+                self._server.start()  # it comes up while Prefect is imported here
+        self._thread.start()
+
+    def close(self, timeout_s: float) -> None:
+        """Wait until all is recorded, at most `timeout_s`, and stop the server if it is our own."""
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self.trouble = f"Prefect was not done within {timeout_s:g} s"
+        if self._server is not None:
+            self._server.stop()
+
+    def _run(self) -> None:
+        try:
+            with self._settings():
+                asyncio.run(self._show())
+        except BaseException as error:  # Prefect has some that are no Exceptions; none is the study's business
+            self.trouble = f"Prefect: {type(error).__name__}: {error}"
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        """Prefect's settings for this view; a server that was started for nothing is stopped."""
+        from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+
+        settings: dict[Any, Any] = {}
+        if "PREFECT_LOGGING_TO_API_ENABLED" not in os.environ:
+            settings[PREFECT_LOGGING_TO_API_ENABLED] = False
+        if self._server is not None and PREFECT_API_URL.value() is not None:
+            self._server.stop()
+            self._server = None
+        if self._server is not None:
+            settings |= {PREFECT_API_URL: self._server.api_url, PREFECT_HOME: self._server.folder}
+            os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [_no_proxy(), "127.0.0.1"]))
+        with temporary_settings(settings):
+            yield
+
+    async def _show(self) -> None:
+        from prefect.events.worker import EventsWorker
+
+        from flows.study_flow import StudyFlow
+
+        if "PREFECT_LOGGING_LEVEL" not in os.environ:
+            for name in _LOGGERS:
+                logging.getLogger(name).setLevel(logging.CRITICAL)  # the run itself says what failed
+        if self._server is not None:
+            await asyncio.to_thread(self._server.wait_until_healthy)
+            self.url = self._server.ui_url
+        shown = StudyFlow(self._store, self._manifest, self._watch, tracking_uri=self._tracking_uri)
+        await shown.show(backend=self._backend, max_jobs=self._max_jobs)
+        await EventsWorker.drain_all(timeout=_FLUSH_TIMEOUT_S, at_exit=False)
+        if self._server is not None and shown.run_id is not None:
+            recorded = await asyncio.to_thread(
+                self._server.wait_until_recorded, shown.run_id, shown.num_task_runs, _RECORD_TIMEOUT_S
+            )
+            if not recorded:
+                shown.missed = f"fewer than the {shown.num_task_runs} task runs were recorded"
+        if shown.missed is not None:
+            self.trouble = f"Prefect: {shown.missed}"
+
+
+def _no_proxy() -> str:
+    return os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""

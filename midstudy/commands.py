@@ -1,0 +1,306 @@
+"""What each verb of the `midstudy` command does, in terms of the parts that do it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shlex
+import sys
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from midstudy.store.errors import StoreError
+from midstudy.store.store import Store
+
+if TYPE_CHECKING:
+    from midstudy.plan.planner import Plan
+    from midstudy.plan.stage import Stage
+
+# -- plan and run -----------------------------------------------------------------------------------------------------
+
+
+def plan(options: Namespace) -> int:
+    """Show what a study would run."""
+    from midstudy.plan.summary import plan_facts, plan_text
+
+    root = Path(options.store)
+    planned = _plan(options, Store.open(root) if (root / "store.json").exists() else None)
+    print(json.dumps(plan_facts(planned), indent=1) if options.json else plan_text(planned))
+    return 0
+
+
+def run(options: Namespace) -> int:
+    """Run a study: its stages, its tables, its report."""
+    from midstudy.plan.manifest import manifest_of
+    from midstudy.plan.summary import hours, plan_text
+    from midstudy.store.study_manifest import freeze
+
+    store = Store.open(Path(options.store), create=True)
+    planned = _plan(options, store)
+    device_hours = planned.missing_s / 3600
+    if options.max_gpu_hours is not None and device_hours > options.max_gpu_hours:
+        raise ValueError(
+            f"--max-gpu-hours: the plan needs {hours(device_hours)} of one {planned.throughput.device.name}; "
+            f"allowed: {hours(options.max_gpu_hours)}. Raise the limit, or plan fewer arms or shorter training."
+        )
+    print(plan_text(planned), flush=True)
+    freeze(store, manifest_of(planned, command=_command_line(options)))
+    for stage in planned.missing:
+        store.request(stage)
+    return _run_stages(store, planned.study.name, planned.stages, backend=options.backend, max_jobs=options.jobs)
+
+
+def retry(options: Namespace) -> int:
+    """Forget the failures of a study and run what is missing, from the frozen study."""
+    from midstudy.plan.manifest import stages_of
+
+    store = Store.open(Path(options.store))
+    manifest = _manifest(store, options.study)
+    failed = [one for one in manifest["stages"] if not store.has(one) and store.failure(one) is not None]
+    chosen = [_find_stage(store, manifest["stages"], name) for name in options.stages] or failed
+    for identity in chosen:
+        if identity not in failed:
+            raise ValueError(f"stage {identity}: has not failed; failed are: {', '.join(failed) or 'none'}.")
+        store.clear_failure(identity)
+    stages = stages_of(manifest, lambda one: store.requested(one)["recipe"])
+    return _run_stages(store, manifest["name"], stages, backend="local", max_jobs=0)
+
+
+def _plan(options: Namespace, store: Store | None) -> Plan:
+    from midstudy.plan.cost import CPU_CORE, Throughput, measured_throughput
+    from midstudy.plan.experiment import load_study
+    from midstudy.plan.planner import make_plan
+    from midstudy.store.states import PublishedStates, published_states
+
+    study = load_study(Path(options.experiment), data=options.data, settings=options.settings)
+    states = published_states(store) if store else PublishedStates()
+    return make_plan(
+        study,
+        throughput=Throughput(CPU_CORE, measured_throughput(states.rates)),
+        published=store.published if store else lambda ids: set(),
+        kept_states=states.kept,
+    )
+
+
+def _command_line(options: Namespace) -> str:
+    parts = ["midstudy", "run", options.experiment]
+    parts += [part for one in options.data for part in ("--data", one)]
+    parts += [part for one in options.settings for part in ("--set", one)]
+    return shlex.join(parts)
+
+
+def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], *, backend: str, max_jobs: int) -> int:
+    from flows.study import run_study
+    from midstudy.progress import ProgressLine
+
+    began = time.perf_counter()
+    line = ProgressLine()
+    try:
+        summary = run_study(store, stages, name, backend=backend, max_jobs=max_jobs or os.cpu_count() or 1, on_progress=line)
+    finally:
+        line.close()
+    manifest = _manifest(store, name)
+    page = _write_report(store, manifest)
+    for identity, cause in summary.failed.items():
+        print(f"failed: {manifest['stages'][identity]['label']} ({identity}): {cause}", file=sys.stderr)
+        print(f"        midstudy logs {identity} --store {store.root}", file=sys.stderr)
+    for warning in summary.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(
+        f"{len(summary.finished)} stages run, {len(summary.reused)} reused, {len(summary.failed)} failed, "
+        f"{len(summary.skipped)} skipped in {time.perf_counter() - began:.0f} s "
+        f"({_cpu_s():.0f} CPU seconds in all processes)"
+    )
+    print(_answer(store, name))
+    print(f"report: {page}")
+    print(f"MLflow: {_python_tool('mlflow')} ui --backend-store-uri sqlite:///{store.paths.mlflow / 'mlflow.db'}")
+    return 1 if summary.failed else 0
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and of those it has waited for."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def _python_tool(name: str) -> str:
+    beside = Path(sys.executable).parent / name
+    return os.path.relpath(beside) if beside.exists() else name
+
+
+# -- tables and report ------------------------------------------------------------------------------------------------
+
+
+def report(options: Namespace) -> int:
+    """Write the tables and the report of a study from what is finished."""
+    store = Store.open(Path(options.store))
+    manifest = _manifest(store, options.study)
+    page = _write_report(store, manifest)
+    if options.json:
+        print(json.dumps({"study": manifest["name"], "report": str(page), "answer": _answer(store, manifest["name"])}))
+    else:
+        print(_answer(store, manifest["name"]))
+        print(f"report: {page}")
+    return 0
+
+
+def _write_report(store: Store, manifest: dict[str, Any]) -> Path:
+    from midstudy.analysis.table import write_tables
+    from midstudy.report.notebook import render
+
+    folder = store.paths.study(manifest["name"])
+    write_tables(store, manifest, folder)
+    return render(folder)
+
+
+def _answer(store: Store, name: str) -> str:
+    import pandas as pd
+
+    from midstudy.analysis.answer import answer_sentence
+
+    arms = pd.read_parquet(store.paths.study(name) / "arms.parquet")
+    return answer_sentence(arms, tasks=list(dict.fromkeys(arms["task"])))
+
+
+# -- looking ----------------------------------------------------------------------------------------------------------
+
+
+def status(options: Namespace) -> int:
+    """Show how far a study is."""
+    from midstudy.launch.job_file import live_jobs
+
+    store = Store.open(Path(options.store))
+    manifest = _manifest(store, options.study)
+    stages = manifest["stages"]
+    finished = store.published(stages)
+    failures = {one: failure for one in stages if one not in finished and (failure := store.failure(one))}
+    jobs = live_jobs(store, stages)
+    running = [one for job in jobs for one in job.stage_ids if one not in finished and store.paths.attempts(one).exists()]
+    skipped = _descendants(stages, failures) - finished - failures.keys()
+    facts = {
+        "study": manifest["name"],
+        "stages": len(stages),
+        "finished": len(finished),
+        "running": [{"id": one, "label": stages[one]["label"]} for one in running],
+        "failed": [{"id": one, "label": stages[one]["label"], "cause": f["cause"]} for one, f in failures.items()],
+        "skipped": len(skipped),
+        "waiting": len(stages) - len(finished) - len(failures) - len(running) - len(skipped),
+        "jobs": [job.name for job in jobs],
+    }
+    if options.json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    print(
+        f"{facts['study']}: {len(finished)} of {len(stages)} stages finished, {len(running)} running in {len(jobs)} jobs, "
+        f"{len(failures)} failed, {len(skipped)} skipped, {facts['waiting']} waiting"
+    )
+    kinds = Counter(stage["factors"]["stage_kind"] for stage in stages.values())
+    done = Counter(stages[one]["factors"]["stage_kind"] for one in finished)
+    for kind, number in kinds.items():
+        print(f"  {kind:12} {done[kind]:>5} of {number}")
+    for one in running:
+        print(f"  running  {one}  {stages[one]['label']}")
+    for one, failure in failures.items():
+        print(f"  failed   {one}  {stages[one]['label']}: {failure['cause']}\n           {failure['retry']}")
+    return 0
+
+
+def _descendants(stages: Mapping[str, Mapping[str, Any]], roots: Mapping[str, Any]) -> set[str]:
+    """Every stage that needs one of `roots`; parents come before their children in a manifest."""
+    found: set[str] = set()
+    for identity, stage in stages.items():
+        if any(parent in roots or parent in found for parent in stage["parents"]):
+            found.add(identity)
+    return found
+
+
+def logs(options: Namespace) -> int:
+    """Print the last lines that the newest job logged while it made a stage."""
+    from midstudy.launch.job_file import job_names, read_job
+    from midstudy.launch.log import stage_log
+
+    store = Store.open(Path(options.store))
+    identity = _find_stage(store, _manifest(store, options.study)["stages"], options.stage)
+    failure = store.failure(identity)
+    carriers = [name for name in job_names(store) if identity in read_job(store, name).stage_ids]
+    newest = max(carriers, key=lambda name: store.paths.job_spec(name).stat().st_mtime, default=None)
+    if newest is None:
+        raise ValueError(f"stage {identity}: no job has carried it yet, so there is no log.")
+    lines = stage_log(store, identity, newest)[-options.lines :]
+    if options.json:
+        print(json.dumps({"stage": identity, "job": newest, "lines": lines, "failure": failure}, indent=1))
+    else:
+        print("\n".join(lines))
+        if failure:
+            print(f"failed: {failure['cause']}\nretry with: {failure['retry']}")
+    return 0
+
+
+def explain(options: Namespace) -> int:
+    """Print the fields in which the recipes of two stages differ."""
+    from midstudy.recipe.explain import differences
+
+    store = Store.open(Path(options.store))
+    known = {one: store.requested(one) for one in store.stage_ids()}
+    left, right = (known[_find_stage(store, known, name)] for name in (options.left, options.right))
+    found = differences(left["canonical"], right["canonical"])
+    if options.json:
+        sides = {side: {"id": one["id"], "label": one["label"]} for side, one in (("a", left), ("b", right))}
+        fields = [{"path": one.path, "a": one.left, "b": one.right} for one in found]
+        print(json.dumps({**sides, "differences": fields}, indent=1))
+        return 0
+    print(f"A  {left['id']}  {left['label']}\nB  {right['id']}  {right['label']}")
+    for one in found:
+        print(f"  {one.path}\n    A  {_short(one.left)}\n    B  {_short(one.right)}")
+    if not found:
+        print("  no field differs: one recipe, one id")
+    return 0
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else f"{text[:200]} … ({len(text)} characters)"
+
+
+# -- ending -----------------------------------------------------------------------------------------------------------
+
+
+def cancel(options: Namespace) -> int:
+    """Cancel the running jobs of a study."""
+    from midstudy.launch.cancel import cancel_study
+    from midstudy.launch.local import LocalLauncher
+
+    store = Store.open(Path(options.store))
+    name = _manifest(store, options.study)["name"]
+    jobs = cancel_study(store, LocalLauncher(store), name)
+    print(f"{name}: {len(jobs)} jobs cancelled; finished stages stay, the others go on when the study is run again")
+    return 0
+
+
+# -- finding ----------------------------------------------------------------------------------------------------------
+
+
+def _manifest(store: Store, name: str | None) -> dict[str, Any]:
+    from midstudy.store.study_manifest import load
+
+    return load(store, name)
+
+
+def _find_stage(store: Store, stages: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    """The stage whose id begins with `name`, or whose label is `name` or, alone, contains it."""
+    matches = [one for one in stages if one.startswith(name)]
+    matches = matches or [one for one, stage in stages.items() if stage["label"] == name]
+    matches = matches or [one for one, stage in stages.items() if name in stage["label"]]
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        raise StoreError(f"{store.root}: no stage {name!r}; `midstudy status --json` and the report name them.")
+    shown = "\n".join(f"  {one}  {stages[one]['label']}" for one in matches[:10])
+    raise StoreError(f"{name!r} names {len(matches)} stages; give more of its id or name:\n{shown}")

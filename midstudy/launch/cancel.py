@@ -1,0 +1,45 @@
+"""Ending a study from outside: its drivers are interrupted, and jobs that no driver answers for are ended here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+from midstudy.launch.job_file import Job, is_live, unended_jobs, write_end
+from midstudy.launch.launcher import Launcher
+from midstudy.launch.process import Process, this_process
+from midstudy.store.store import Store
+
+_POLL_S = 0.1
+
+
+def cancel_study(store: Store, launcher: Launcher, study: str, *, driver_timeout_s: float = 15.0) -> list[Job]:
+    """Cancel the running jobs of a study and return them; finished stages stay, the others can be resumed.
+
+    A driver on this machine is interrupted as by Ctrl-C, so that it submits nothing more, and given `driver_timeout_s` to
+    end its jobs. What runs then is ended from here.
+    """
+    jobs = _running(store, study)
+    for driver in {job.driver for job in jobs}:
+        _interrupt(driver)
+    deadline = time.monotonic() + driver_timeout_s
+    while (left := _running(store, study)) and time.monotonic() < deadline:
+        if not any(job.driver.is_here and job.driver.is_alive() for job in left):
+            break
+        time.sleep(_POLL_S)
+    launcher.cancel(left)
+    for job in left:
+        write_end(store, job.name, "stopped")
+    return jobs
+
+
+def _running(store: Store, study: str) -> list[Job]:
+    return [job for job in unended_jobs(store) if job.study == study and is_live(store, job)]
+
+
+def _interrupt(driver: Process) -> None:
+    if driver.is_here and driver.is_alive() and driver != this_process():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(driver.pid, signal.SIGINT)

@@ -1,0 +1,166 @@
+"""What is written down of a job: what it carries, which process runs it, how it ended.
+
+job.json        the job's stages and how to run them; written before the job is submitted
+process.json    the process that runs it; written once it is started
+cancelled       somebody asked for its end
+end.json        how it ended; written by the job, or for it where it was found dead
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from midstudy.launch.process import Process, find_by_argument
+from midstudy.store.atomic import write_json
+from midstudy.store.errors import StoreError
+from midstudy.store.store import Store
+
+EXECUTE_STAGE = "midstudy.execute.stage:execute_stage"
+"""The function that makes one stage, as MODULE:FUNCTION; its contract is `launch.job.ExecuteStage`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStage:
+    """One stage of a job: the kept state it goes on from comes with the plan, not with the recipe."""
+
+    id: str
+    start_from: str | None
+    keeps_optimizer: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job: stages that one process makes, one after the other.
+
+    `driver` submitted it. `num_threads` is per process, `entry` the function that makes a stage.
+    """
+
+    name: str
+    study: str
+    stages: tuple[JobStage, ...]
+    backend: str
+    num_threads: int
+    entry: str
+    driver: Process
+
+    @property
+    def stage_ids(self) -> tuple[str, ...]:
+        return tuple(stage.id for stage in self.stages)
+
+
+def job_name(first_stage_id: str) -> str:
+    """A new name that says which stage the job begins with; no '_', which submitit reads as an array's index."""
+    return f"{first_stage_id}-{uuid.uuid4().hex[:8]}"
+
+
+def write_job(store: Store, job: Job) -> None:
+    """Write job.json.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    write_json(store.paths.job_spec(job.name), dataclasses.asdict(job))
+
+
+def read_job(store: Store, name: str) -> Job:
+    """The job called `name`.
+
+    Raises:
+        StoreError: there is none, or its file was damaged.
+    """
+    path = store.paths.job_spec(name)
+    try:
+        fields = json.loads(path.read_text("utf-8"))
+        fields["stages"] = tuple(JobStage(**stage) for stage in fields["stages"])
+        fields["driver"] = Process(**fields["driver"])
+        return Job(**fields)
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such job.") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{path}: damaged ({error!r}). Remove {path.parent}; its stages will be run again.") from error
+
+
+def write_process(store: Store, name: str, process: Process) -> None:
+    """Write down which process runs a job; it leads a session of its own."""
+    write_json(store.paths.job_process(name), dataclasses.asdict(process))
+
+
+def job_process(store: Store, name: str) -> Process | None:
+    """The process that runs, or ran, a job; none where none was ever seen.
+
+    A driver can die between starting a job and writing its process down: then it is found by its command line, which
+    names submitit's folder of this job and of no other.
+    """
+    path = store.paths.job_process(name)
+    try:
+        return Process(**json.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        return find_by_argument(str(store.paths.job_submitit(name)))
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{path}: damaged ({error!r}). Remove {path.parent}; its stages will be run again.") from error
+
+
+End = Literal["done", "stopped", "gone"]
+"""Ran through its stages; ended early as it was told to; found dead without having said anything."""
+
+
+def write_end(store: Store, name: str, end: End) -> None:
+    write_json(store.paths.job_end(name), {"end": end, "time": time.time()})
+
+
+def job_end(store: Store, name: str) -> End | None:
+    """How a job ended; none while it runs, and after it was killed."""
+    try:
+        return json.loads(store.paths.job_end(name).read_text("utf-8"))["end"]
+    except FileNotFoundError:
+        return None
+
+
+def is_cancelled(store: Store, name: str) -> bool:
+    return store.paths.job_cancelled(name).exists()
+
+
+def mark_cancelled(store: Store, name: str) -> None:
+    """Ask for a job's end: it looks before every stage, and gets a signal for the stage it is in."""
+    store.paths.job_cancelled(name).touch()
+
+
+def is_live(store: Store, job: Job) -> bool:
+    """Whether a job runs, or is about to be started by a driver that is alive."""
+    if job_end(store, job.name) is not None:
+        return False
+    process = job_process(store, job.name)
+    return job.driver.is_alive() if process is None else process.is_alive()
+
+
+def unended_jobs(store: Store) -> Iterator[Job]:
+    """Jobs that did not say how they ended: running ones, and killed ones nobody has noticed yet."""
+    for name in job_names(store):
+        if not store.paths.job_end(name).exists() and store.paths.job_spec(name).exists():
+            yield read_job(store, name)
+
+
+def live_jobs(store: Store, stage_ids: Iterable[str]) -> list[Job]:
+    """The running jobs that carry any of these stages."""
+    wanted = frozenset(stage_ids)
+    return [job for job in unended_jobs(store) if wanted.intersection(job.stage_ids) and is_live(store, job)]
+
+
+def job_names(store: Store) -> list[str]:
+    """Every job the store knows of."""
+    if not store.paths.jobs.exists():
+        return []
+    return sorted(path.name for path in store.paths.jobs.iterdir() if not path.name.startswith("."))
+
+
+def job_log(store: Store, name: str) -> Path | None:
+    """The file that a job's output goes to; none before it was started."""
+    logs = sorted(store.paths.job_submitit(name).glob("*_log.out"))
+    return logs[-1] if logs else None

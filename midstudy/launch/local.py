@@ -1,0 +1,143 @@
+"""Jobs as processes of this machine, through submitit.
+
+submitit's local executor puts a second process, which times out after two minutes, between the driver and the job, and
+leaves both in the driver's session. Here the job is submitit's own job process and nothing else: in a session of its own,
+so that it outlives the driver and can be ended whole, with its exit status in plain sight.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import submitit
+from submitit.core.utils import JobPaths
+from submitit.local.local import LocalJob
+
+from midstudy.launch.job import run_job
+from midstudy.launch.job_file import EXECUTE_STAGE, Job, is_live, job_end, job_process, mark_cancelled, write_process
+from midstudy.launch.launcher import Exit
+from midstudy.launch.process import Process
+from midstudy.store.errors import unwritable
+from midstudy.store.store import Store
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+_POLL_S = 0.05
+_KILLED_WITHIN_S = 5.0
+"""A process that SIGKILL does not end within this time hangs in the kernel; nothing more can be done about it."""
+
+
+class SessionExecutor(submitit.LocalExecutor):
+    """Starts submitit's job process itself, in a session of its own, under the job's own name as its id."""
+
+    def __init__(self, folder: Path, *, job_id: str, environment: Mapping[str, str]) -> None:
+        super().__init__(folder)
+        self._job_id, self._environment = job_id, environment
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def _submit_command(self, command: str) -> LocalJob:
+        log = JobPaths(self.folder, job_id=self._job_id).stdout
+        environment = {
+            **os.environ,
+            **self._environment,
+            "SUBMITIT_EXECUTOR": "local",
+            "SUBMITIT_LOCAL_JOB_ID": self._job_id,
+            "SUBMITIT_LOCAL_NTASKS": "1",
+            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+            "SUBMITIT_LOCAL_NODEID": "0",
+            "SUBMITIT_LOCAL_GLOBALID": "0",
+            "SUBMITIT_LOCAL_LOCALID": "0",
+        }
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                shlex.split(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        return LocalJob(folder=self.folder, job_id=self._job_id, process=self.process)
+
+
+class LocalLauncher:
+    """Runs each job as one process of this machine.
+
+    Args:
+        store: where the jobs are written down.
+        num_threads: threads each job may use.
+        entry: the function that makes one stage, as MODULE:FUNCTION.
+        grace_s: how long a job that is told to stop may take to save itself before it is killed.
+    """
+
+    backend = "local"
+
+    def __init__(self, store: Store, *, num_threads: int = 1, entry: str = EXECUTE_STAGE, grace_s: float = 5.0) -> None:
+        self._store, self._grace_s = store, grace_s
+        self.num_threads, self.entry = num_threads, entry
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def submit(self, job: Job) -> None:
+        folder = self._store.paths.job_submitit(job.name)
+        try:
+            executor = SessionExecutor(folder, job_id=job.name, environment=self._environment())
+            executor.submit(run_job, str(self._store.root), job.name)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        assert executor.process is not None
+        self._children[job.name] = executor.process
+        process = Process.of(executor.process.pid)
+        assert process is not None  # not waited for yet, so its entry is there even if it has ended
+        write_process(self._store, job.name, process)
+
+    def poll(self, jobs: Sequence[Job]) -> dict[str, Exit]:
+        ended = {}
+        for job in jobs:
+            if job.name in self._children:
+                status = self._children[job.name].poll()
+                if status is not None:
+                    ended[job.name] = _exit_of(status)
+            elif not is_live(self._store, job):
+                said = job_end(self._store, job.name) is not None
+                ended[job.name] = Exit(text="ended" if said else "ended without a word, probably killed", by_signal=not said)
+        return ended
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        processes = {}
+        for job in jobs:
+            mark_cancelled(self._store, job.name)
+            process = job_process(self._store, job.name)
+            if process is not None:
+                processes[job.name] = process
+        remaining = {name for name, process in processes.items() if process.signal_session(signal.SIGTERM)}
+        deadline = time.monotonic() + self._grace_s
+        told = signal.SIGTERM
+        while remaining and time.monotonic() < deadline + _KILLED_WITHIN_S:
+            if time.monotonic() > deadline:
+                told = signal.SIGKILL
+            self._reap()
+            # A signal that reaches a process before Python or submitit have set up theirs can get lost: say it again.
+            remaining = {name for name in remaining if processes[name].signal_session(told)}
+            time.sleep(_POLL_S)
+
+    def _reap(self) -> None:
+        for child in self._children.values():
+            child.poll()
+
+    def _environment(self) -> dict[str, str]:
+        from midstudy.train.environment import ALLOCATOR
+
+        return {**ALLOCATOR, **dict.fromkeys(THREADS, str(self.num_threads))}
+
+
+def _exit_of(status: int) -> Exit:
+    if status < 0:
+        name = signal.Signals(-status).name
+        hint = " (the kernel does so when memory runs out)" if -status == signal.SIGKILL else ""
+        return Exit(text=f"killed by {name}{hint}", by_signal=True)
+    return Exit(text=f"ended with exit status {status}", by_signal=False)

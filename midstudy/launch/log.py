@@ -1,0 +1,31 @@
+"""The part of a job's log that belongs to one stage."""
+
+from __future__ import annotations
+
+import time
+
+from midstudy.launch.job_file import job_log
+from midstudy.store.store import Store
+
+LAST_LINES = 40
+"""How much of a log a failure keeps."""
+
+_MARK = "=== stage "
+
+
+def begin_stage(stage_id: str, label: str) -> None:
+    """Write the line into the job's log that a stage's part begins with."""
+    print(f"{_MARK}{stage_id} {label} {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}", flush=True)
+
+
+def stage_log(store: Store, stage_id: str, job_name: str) -> list[str]:
+    """The lines a job logged while it made a stage, the newest last; of a job that never came to it, all of its lines."""
+    path = job_log(store, job_name)
+    if path is None:
+        return []
+    lines = path.read_text("utf-8", errors="replace").splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith(_MARK)]
+    for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True):
+        if lines[start].startswith(f"{_MARK}{stage_id} "):
+            return lines[start:stop]
+    return lines

@@ -1,0 +1,84 @@
+"""A stand-in for `midstudy.execute.stage.execute_stage`: does what a stage's label says, in a real job process.
+
+A label is a name and then words: `sleep=0.5` (polls for being told to stop), `stubborn=0.5` (sleeps and does not), `raise`,
+`kill` (SIGKILL to its own process), `kill_once`, `exit` (the process ends without a word).
+Every start is one line in `starts.txt` beside the store, so that a test can count what really ran.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from midstudy.plan.stage import Stage, stage_id
+from midstudy.recipe import Corpus, Source, Tokenizer
+from midstudy.store.store import Store
+
+ENTRY = "fake_execute:execute_stage"
+
+
+def execute_stage(
+    store: Store,
+    identity: str,
+    *,
+    start_from: str | None,
+    keeps_optimizer: bool,
+    should_stop: Callable[[], bool],
+) -> None:
+    wanted = store.requested(identity)
+    name, *words = wanted["label"].split()
+    missing = [parent for parent in wanted["parents"] if not store.has(parent)]
+    with (store.root.parent / "starts.txt").open("a") as file:
+        file.write(f"{name} {os.getpid()} {','.join(missing)}\n")
+    print(f"making {name}", flush=True)
+    for word in words:
+        kind, _, value = word.partition("=")
+        if kind == "sleep":
+            until = time.monotonic() + float(value)
+            while time.monotonic() < until:
+                if should_stop():
+                    raise RuntimeError("told to stop")
+                time.sleep(0.01)
+        elif kind == "stubborn":
+            time.sleep(float(value))
+        elif kind == "raise":
+            raise ValueError(f"{name} cannot be made")
+        elif kind == "kill" or (kind == "kill_once" and len(starts(store, name)) == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif kind == "exit":
+            os._exit(3)
+    attempt = store.attempt(identity)
+    (attempt.result / "made.txt").write_text(name)
+    attempt.publish(
+        kind=wanted["kind"],
+        label=wanted["label"],
+        recipe=wanted["recipe"],
+        canonical=wanted["canonical"],
+        parents=tuple(wanted["parents"]),
+        metrics={"pid": os.getpid(), "threads": os.environ.get("OMP_NUM_THREADS")},
+    )
+
+
+def starts(store: Store, name: str | None = None) -> list[str]:
+    """Names of the stages that were started, in order, once per start."""
+    path = Path(store.root.parent / "starts.txt")
+    names = [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+    return [one for one in names if name is None or one == name]
+
+
+def fake_stage(label: str, *parents: Stage, cost_s: float = 1.0, trunk: bool = False) -> Stage:
+    """A stage that does what its label says; with `trunk`, a further milestone on its first parent's line."""
+    source = Source(kind="wheels", part=label.split()[0], revision="r1")
+    recipe = Tokenizer(corpus=Corpus(name="fake", source=source), vocab_size=512, max_bytes=1000)
+    return Stage(
+        id=stage_id(recipe),
+        label=label,
+        recipe=recipe,
+        parents=tuple(parent.id for parent in parents),
+        start_from=parents[0].id if trunk else None,
+        continues_trunk=trunk,
+        cost_s=cost_s,
+    )

@@ -1,0 +1,338 @@
+"""A study in Prefect: what is recorded of it, and that nothing Prefect does can harm it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_study import SyntheticStudy, frozen, synthetic_study
+
+from flows.server import PrefectServer
+from flows.study import RunSummary, conduct
+from flows.view import PrefectView
+from flows.watch import Progress
+from midstudy.launch.driver import Outcome
+from midstudy.store.store import Store
+from midstudy.track.sync import default_tracking_uri
+
+
+class FakeDriver:
+    """Publishes the stages of a synthetic study by itself, parents first; some fail, with their descendants skipped."""
+
+    def __init__(
+        self,
+        store: Store,
+        study: SyntheticStudy,
+        *,
+        failing: Mapping[str, str] | None = None,
+        stage_s: float = 0.0,
+        before: Callable[[str], None] = lambda stage_id: None,
+    ) -> None:
+        self._store, self._study, self._failing, self._stage_s = store, study, failing or {}, stage_s
+        self._before = before
+        self._outcomes: dict[str, asyncio.Future[Outcome]] = {}
+        self._work: asyncio.Task[None] | None = None
+        self.stopped = False
+        self.in_jobs: list[str] = []
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._outcomes = {stage_id: loop.create_future() for stage_id in self._study.stages}
+        self._work = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        self.stopped = True
+        if self._work is not None:
+            self._work.cancel()
+
+    async def finished(self, stage_id: str) -> Outcome:
+        return await asyncio.shield(self._outcomes[stage_id])
+
+    async def _run(self) -> None:
+        lost: dict[str, str] = {}
+        for stage_id, stage in self._study.stages.items():
+            self._before(stage_id)
+            if self._store.has(stage_id):
+                outcome = Outcome(status="reused")
+            elif ancestor := next((lost[parent] for parent in stage["parents"] if parent in lost), None):
+                lost[stage_id] = ancestor
+                outcome = Outcome(status="skipped", cause=f"needs {ancestor}, which failed", ancestor=ancestor)
+            elif cause := self._failing.get(stage["label"]):
+                lost[stage_id] = stage["label"]
+                outcome = Outcome(status="failed", cause=cause)
+            else:
+                self.in_jobs = [stage_id]
+                await asyncio.sleep(self._stage_s)
+                self._study.publish(self._store, stage_id)
+                outcome = Outcome(status="published")
+            self._outcomes[stage_id].set_result(outcome)
+            await asyncio.sleep(0)
+
+
+def _conduct(driver: FakeDriver, store: Store, on_progress: Callable[[Progress], None] = lambda _: None) -> RunSummary:
+    return conduct(
+        driver, store, "synthetic", backend="local", max_jobs=2, on_progress=on_progress,
+        tracking_uri=default_tracking_uri(store),
+    )  # fmt: skip
+
+
+def _query(store: Store, sql: str) -> list[tuple[Any, ...]]:
+    connection = sqlite3.connect(f"file:{store.paths.prefect / 'prefect.db'}?mode=ro", uri=True)
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, SyntheticStudy, list[RunSummary]]:
+    """A study run twice: first with a stage that fails, then again without."""
+    store = Store.open(tmp_path_factory.mktemp("runs") / "store", create=True)
+    study = frozen(store, synthetic_study())
+    failing = {"midtrain micro math12@30 seed 0 to step 60": "DivergedError: loss is nan at step 41\nwith a second line"}
+    first = _conduct(FakeDriver(store, study, failing=failing), store)
+    second = _conduct(FakeDriver(store, study), store)
+    return store, study, [first, second]
+
+
+def test_a_failed_stage_skips_its_descendants_and_the_rest_goes_on(
+    runs: tuple[Store, SyntheticStudy, list[RunSummary]],
+) -> None:
+    _, study, (first, second) = runs
+    assert [study.stages[stage_id]["label"] for stage_id in first.failed] == ["midtrain micro math12@30 seed 0 to step 60"]
+    behind = {i for i, s in study.stages.items() if s["factors"].get("mix") == "math"} - set(first.failed)
+    assert set(first.skipped) == behind
+    assert len(first.finished) == len(study.stages) - 1 - len(behind)
+    assert set(second.reused) == set(first.finished)
+    assert set(second.finished) == set(first.failed) | set(first.skipped)
+    assert first.warnings == second.warnings == ()
+
+
+def test_each_run_is_one_flow_run_whose_state_says_what_failed(
+    runs: tuple[Store, SyntheticStudy, list[RunSummary]],
+) -> None:
+    store, study, _ = runs
+    sql = "SELECT r.name, r.state_type, s.message FROM flow_run r JOIN flow_run_state s ON s.id = r.state_id ORDER BY r.created"
+    first, second = _query(store, sql)
+    assert first[:2] == ("synthetic", "FAILED")
+    assert "midtrain micro math12@30 seed 0 to step 60: DivergedError: loss is nan at step 41" in first[2]
+    assert second[1] == "COMPLETED"
+    assert f"{len(study.stages)} stages" in second[2]
+
+
+def test_a_task_run_per_stage_named_as_the_stage_in_a_state_that_means_what_it_says(
+    runs: tuple[Store, SyntheticStudy, list[RunSummary]],
+) -> None:
+    store, study, summaries = runs
+    flow_runs = [row[0] for row in _query(store, "SELECT id FROM flow_run ORDER BY created")]
+    for flow_run, summary in zip(flow_runs, summaries, strict=True):
+        rows = _query(store, f"SELECT name, state_type, state_name FROM task_run WHERE flow_run_id = '{flow_run}'")
+        assert Counter(name for name, *_ in rows) == Counter(stage["label"] for stage in study.stages.values())
+        assert Counter((state, name) for _, state, name in rows) == Counter(
+            {
+                ("COMPLETED", "Completed"): len(summary.finished),
+                ("COMPLETED", "Cached"): len(summary.reused),
+                ("FAILED", "Failed"): len(summary.failed),
+                ("CANCELLED", "Skipped"): len(summary.skipped),
+            }
+        )
+
+
+def test_task_runs_are_tagged_and_linked_to_their_parents(
+    runs: tuple[Store, SyntheticStudy, list[RunSummary]],
+) -> None:
+    store, study, _ = runs
+    last = _query(store, "SELECT id FROM flow_run ORDER BY created DESC LIMIT 1")[0][0]
+    rows = _query(store, f"SELECT id, name, tags, task_inputs FROM task_run WHERE flow_run_id = '{last}'")
+    names = {str(run_id).replace("-", ""): name for run_id, name, *_ in rows}
+    for stage in study.stages.values():
+        _, _, tags, inputs = next(row for row in rows if row[1] == stage["label"])
+        factors = stage["factors"]
+        expected = {factors[key] for key in ("stage_kind", "size", "mix", "task", "data") if key in factors}
+        assert set(json.loads(tags)) == expected
+        linked = {names[one["id"].replace("-", "")] for one in json.loads(inputs).get("wait_for", [])}
+        assert linked == {study.stages[parent]["label"] for parent in stage["parents"]}
+
+
+def test_artifacts_show_progress_results_and_where_everything_is(
+    runs: tuple[Store, SyntheticStudy, list[RunSummary]],
+) -> None:
+    store, study, _ = runs
+    latest = dict(_query(store, "SELECT key, data FROM artifact ORDER BY created"))
+    assert float(latest["synthetic-progress"]) == 100.0
+    table = json.loads(json.loads(latest["synthetic-results"]))
+    assert len(table) == len(study.manifest["arms"])
+    assert {"size", "mix", "weight", "start_step", "task", "trunk_seed", "sft_seed", "sft_loss_test"} <= table[0].keys()
+    page = json.loads(latest["synthetic-study"])
+    for wanted in ("Does code help code?", "mlflow ui --backend-store-uri", "report"):
+        assert wanted in page
+
+
+def test_mlflow_is_up_to_date_when_the_run_ends(runs: tuple[Store, SyntheticStudy, list[RunSummary]]) -> None:
+    store, study, _ = runs
+    connection = sqlite3.connect(f"file:{store.paths.mlflow / 'mlflow.db'}?mode=ro", uri=True)
+    try:
+        sql = "SELECT status, COUNT(*) FROM runs WHERE lifecycle_stage = 'active' GROUP BY status"
+        assert connection.execute(sql).fetchall() == [("FINISHED", len(study.stages))]
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def store(runs: tuple[Store, SyntheticStudy, list[RunSummary]], tmp_path: Path) -> Store:
+    """A store with the study frozen and no stage finished; its views' databases are there, which saves making them."""
+    copy = Store.open(Path(shutil.copytree(runs[0].root, tmp_path / "store")))
+    shutil.rmtree(copy.paths.stages)
+    return copy
+
+
+@pytest.fixture
+def study() -> SyntheticStudy:
+    return synthetic_study()
+
+
+def test_a_server_that_cannot_start_costs_a_warning(store: Store, study: SyntheticStudy) -> None:
+    shutil.rmtree(store.paths.prefect)
+    store.paths.prefect.write_text("a file where the server's folder should be")
+    summary = _conduct(FakeDriver(store, study), store)
+    assert set(summary.finished) == set(study.stages)
+    assert len(summary.warnings) == 1
+    assert "Prefect" in summary.warnings[0]
+
+
+def test_a_server_that_dies_in_the_middle_costs_a_warning(
+    store: Store, study: SyntheticStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = _started_servers(monkeypatch)
+    last = list(study.stages)[-1]
+
+    def kill_the_server(stage_id: str) -> None:
+        if stage_id == last:
+            servers[0].wait_until_healthy()
+            _kill(servers[0], signal.SIGKILL)
+
+    summary = _conduct(FakeDriver(store, study, before=kill_the_server), store)
+    assert set(summary.finished) == set(study.stages)
+    assert len(summary.warnings) == 1
+    assert "Prefect" in summary.warnings[0]
+
+
+def test_a_server_that_hangs_is_given_up(store: Store, study: SyntheticStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = _started_servers(monkeypatch)
+    monkeypatch.setattr("flows.study._CLOSE_TIMEOUT_S", 2.0)
+    last = list(study.stages)[-1]
+
+    def stop_the_server(stage_id: str) -> None:
+        if stage_id == last:
+            servers[0].wait_until_healthy()
+            _kill(servers[0], signal.SIGSTOP)
+
+    summary = _conduct(FakeDriver(store, study, before=stop_the_server), store)
+    assert set(summary.finished) == set(study.stages)
+    assert summary.warnings == ("Prefect was not done within 2 s",)
+    assert servers[0]._process is None, "stopped, by force if need be"
+
+
+def test_a_configured_server_that_is_down_costs_a_warning(
+    store: Store, study: SyntheticStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}/api"
+    monkeypatch.setenv("PREFECT_API_URL", nobody)
+    monkeypatch.setattr("flows.study._CLOSE_TIMEOUT_S", 2.0)
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    original = PrefectView._settings
+
+    @contextlib.contextmanager
+    def configured(self: PrefectView) -> Iterator[None]:  # the environment was read when Prefect was imported
+        with original(self), temporary_settings({PREFECT_API_URL: nobody}):
+            yield
+
+    monkeypatch.setattr(PrefectView, "_settings", configured)
+    summary = _conduct(FakeDriver(store, study), store)
+    assert set(summary.finished) == set(study.stages)
+    assert len(summary.warnings) == 1
+
+
+def test_an_mlflow_that_cannot_be_written_costs_a_warning(store: Store, study: SyntheticStudy) -> None:
+    shutil.rmtree(store.paths.mlflow)
+    store.paths.mlflow.write_text("a file where the database's folder should be")
+    summary = _conduct(FakeDriver(store, study), store)
+    assert set(summary.finished) == set(study.stages)
+    assert len(summary.warnings) == 1
+    assert "mlflow" in summary.warnings[0]
+
+
+_INTERRUPTED_RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from synthetic_study import synthetic_study
+from test_flows_study import FakeDriver, _conduct
+from midstudy.store.store import Store
+store = Store.open(Path({root!r}))
+driver = FakeDriver(store, synthetic_study(), stage_s=5.0)
+try:
+    _conduct(driver, store, on_progress=lambda progress: print(len(progress.running), flush=True))
+except KeyboardInterrupt:
+    print("interrupted, driver stopped:", driver.stopped)
+"""
+
+
+def test_ctrl_c_stops_the_driver_and_the_server_and_says_so_in_prefect(store: Store) -> None:
+    before = len(_query(store, "SELECT id FROM flow_run"))
+    script = _INTERRUPTED_RUN.format(tests=str(Path(__file__).parent), root=str(store.root))
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(_query(store, "SELECT id FROM flow_run WHERE state_type = 'RUNNING'")) == 0 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert output.endswith("interrupted, driver stopped: True\n")
+    states = _query(store, "SELECT state_type FROM flow_run ORDER BY created")
+    assert len(states) == before + 1
+    assert states[-1] == ("CANCELLED",)
+    assert not [name for name in Path("/proc").glob("[0-9]*") if _runs_in(name, store.root)], "nothing is left running"
+
+
+def _runs_in(process: Path, root: Path) -> bool:
+    """Whether a process other than this one belongs to the store: a sync names it, a server has its database."""
+    try:
+        if int(process.name) == os.getpid():
+            return False
+        return str(root).encode() in (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+    except OSError:
+        return False
+
+
+def _started_servers(monkeypatch: pytest.MonkeyPatch) -> list[PrefectServer]:
+    servers: list[PrefectServer] = []
+    original = PrefectServer.start
+
+    def start(self: PrefectServer) -> None:
+        servers.append(self)
+        original(self)
+
+    monkeypatch.setattr(PrefectServer, "start", start)
+    return servers
+
+
+def _kill(server: PrefectServer, number: signal.Signals) -> None:
+    assert server._process is not None
+    server._process.send_signal(number)

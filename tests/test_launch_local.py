@@ -1,0 +1,265 @@
+"""Jobs as real processes: what they are given, what they leave, how they end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_execute import ENTRY, fake_stage, starts
+
+from midstudy.launch.job import run_job
+from midstudy.launch.job_file import (
+    Job,
+    JobStage,
+    is_live,
+    job_end,
+    job_log,
+    job_name,
+    job_process,
+    read_job,
+    unended_jobs,
+    write_job,
+)
+from midstudy.launch.launcher import Exit
+from midstudy.launch.local import LocalLauncher
+from midstudy.launch.process import Process, this_process
+from midstudy.plan.stage import Stage
+from midstudy.store.errors import StoreError
+from midstudy.store.store import Store
+
+SOON_S = 20.0
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the jobs find fake_execute
+    return Store.open(tmp_path / "a store", create=True)
+
+
+@pytest.fixture
+def launcher(store: Store) -> Iterator[LocalLauncher]:
+    launcher = LocalLauncher(store, entry=ENTRY, grace_s=0.5)
+    yield launcher
+    launcher.cancel([job for job in unended_jobs(store) if is_live(store, job)])
+
+
+def job_of(store: Store, *stages: Stage) -> Job:
+    for stage in stages:
+        store.request(stage)
+    job = Job(
+        name=job_name(stages[0].id),
+        study="study",
+        stages=tuple(JobStage(id=stage.id, start_from=stage.start_from, keeps_optimizer=False) for stage in stages),
+        backend="local",
+        num_threads=1,
+        entry=ENTRY,
+        driver=this_process(),
+    )
+    write_job(store, job)
+    return job
+
+
+def ended(launcher: LocalLauncher, job: Job) -> Exit:
+    deadline = time.monotonic() + SOON_S
+    while time.monotonic() < deadline:
+        if job.name in (exits := launcher.poll([job])):
+            return exits[job.name]
+        time.sleep(0.02)
+    raise AssertionError("the job did not end")
+
+
+def started(store: Store, name: str) -> None:
+    deadline = time.monotonic() + SOON_S
+    while name not in starts(store):
+        assert time.monotonic() < deadline, f"{name} did not start"
+        time.sleep(0.02)
+
+
+def test_a_job_makes_its_stages_in_order_in_one_process_of_its_own_session(store: Store, launcher: LocalLauncher) -> None:
+    first = fake_stage("first")
+    second = fake_stage("second", first)
+    job = job_of(store, first, second)
+    launcher.submit(job)
+    process = job_process(store, job.name)
+    assert process is not None
+    assert os.getsid(process.pid) == process.pid != os.getsid(0)
+    assert ended(launcher, job) == Exit(text="ended with exit status 0", by_signal=False)
+    assert job_end(store, job.name) == "done"
+    assert starts(store) == ["first", "second"]
+    assert store.record(first.id).metrics == store.record(second.id).metrics == {"pid": process.pid, "threads": "1"}
+    assert read_job(store, job.name) == job
+
+
+def test_a_jobs_environment_has_the_allocators_settings(
+    store: Store, launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from midstudy.train.environment import ALLOCATOR
+
+    assert ALLOCATOR
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "17")
+    job = job_of(store, fake_stage("slow sleep=5"))
+    launcher.submit(job)
+    started(store, "slow")
+    process = job_process(store, job.name)
+    assert process is not None
+    environment = dict(
+        line.split("=", 1) for line in Path(f"/proc/{process.pid}/environ").read_text().split("\0") if "=" in line
+    )
+    assert {name: environment[name] for name in ALLOCATOR} == ALLOCATOR
+
+
+def test_a_stage_that_raises_is_written_down_and_only_its_descendants_are_left_out(
+    store: Store, launcher: LocalLauncher
+) -> None:
+    bad = fake_stage("bad raise")
+    child = fake_stage("child", bad)
+    grandchild, other = fake_stage("grandchild", child), fake_stage("other")
+    job = job_of(store, bad, child, grandchild, other)
+    launcher.submit(job)
+    assert not ended(launcher, job).by_signal
+    assert starts(store) == ["bad", "other"]
+    failure = store.failure(bad.id)
+    assert failure is not None
+    assert failure["cause"] == "ValueError: bad cannot be made"
+    assert "fake_execute.py" in failure["traceback"]
+    assert failure["log"][0].startswith(f"=== stage {bad.id} bad raise")
+    assert "making bad" in failure["log"]
+    assert failure["retry"] == f"midstudy retry --store '{store.root}' study {bad.id}"
+    assert store.failure(child.id) is store.failure(grandchild.id) is None
+    assert store.has(other.id)
+
+
+def test_a_second_run_of_a_failed_stage_forgets_the_failure(store: Store, launcher: LocalLauncher) -> None:
+    stage = fake_stage("stage")
+    store.report_failure(stage.id, {"cause": "yesterday's"})
+    job = job_of(store, stage)
+    launcher.submit(job)
+    ended(launcher, job)
+    assert store.failure(stage.id) is None
+
+
+def test_a_finished_stage_is_not_made_again(store: Store, launcher: LocalLauncher) -> None:
+    stage, later = fake_stage("stage"), fake_stage("later")
+    for job in (job_of(store, stage), job_of(store, stage, later)):
+        launcher.submit(job)
+        ended(launcher, job)
+    assert starts(store) == ["stage", "later"]
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "by_signal"),
+    [
+        ("kill", "killed by SIGKILL (the kernel does so when memory runs out)", True),
+        ("exit", "ended with exit status 3", False),
+    ],
+)
+def test_a_job_that_dies_says_how(store: Store, launcher: LocalLauncher, word: str, text: str, by_signal: bool) -> None:
+    job = job_of(store, fake_stage(f"stage {word}"), fake_stage("later"))
+    launcher.submit(job)
+    assert ended(launcher, job) == Exit(text=text, by_signal=by_signal)
+    assert job_end(store, job.name) is None
+    assert not is_live(store, job)
+
+
+def test_a_job_that_cannot_begin_leaves_the_reason_in_its_log(store: Store, launcher: LocalLauncher) -> None:
+    job = dataclasses.replace(job_of(store, fake_stage("stage")), entry="no_such_module:execute")
+    write_job(store, job)
+    launcher.submit(job)
+    assert ended(launcher, job).text == "ended with exit status 1"
+    log = job_log(store, job.name)
+    assert log is not None
+    assert "No module named 'no_such_module'" in log.read_text()
+
+
+def test_cancelling_lets_a_stage_save_itself(store: Store, launcher: LocalLauncher) -> None:
+    stage, later = fake_stage("stage sleep=30"), fake_stage("later")
+    job = job_of(store, stage, later)
+    launcher.submit(job)
+    started(store, "stage")
+    launcher.cancel([job])
+    assert not is_live(store, job)
+    assert job_end(store, job.name) == "stopped"
+    assert store.failure(stage.id) is None
+    log = job_log(store, job.name)
+    assert log is not None
+    assert "told to stop" in log.read_text()
+    assert starts(store) == ["stage"]
+
+
+def test_cancelling_ends_what_does_not_listen_and_its_children_too(store: Store, launcher: LocalLauncher) -> None:
+    job = job_of(store, fake_stage("stage stubborn=30"))
+    launcher.submit(job)
+    started(store, "stage")
+    began = time.monotonic()
+    launcher.cancel([job])
+    assert 0.4 < time.monotonic() - began < 5
+    assert not is_live(store, job)
+    assert ended(launcher, job).by_signal
+
+
+def test_cancelling_at_any_moment_of_a_jobs_start_ends_it(store: Store, launcher: LocalLauncher) -> None:
+    for delay_s in (0.0, 0.1, 0.3):
+        job = job_of(store, fake_stage("stage sleep=30"))
+        launcher.submit(job)
+        time.sleep(delay_s)
+        launcher.cancel([job])
+        assert not is_live(store, job)
+
+
+def test_a_stranger_with_the_jobs_pid_is_neither_followed_nor_ended(store: Store, launcher: LocalLauncher) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as stranger:
+        known = Process.of(stranger.pid)
+        assert known is not None
+        former = dataclasses.replace(known, start_ticks=known.start_ticks - 1)
+        assert known.is_alive()
+        assert not former.is_alive()
+        assert not dataclasses.replace(known, boot_id="another").is_alive()
+        assert not former.signal_session(signal.SIGKILL)
+        assert stranger.poll() is None
+        assert known.signal_session(signal.SIGKILL)
+        assert stranger.wait(SOON_S) == -signal.SIGKILL
+    assert not known.is_alive()
+
+
+def test_a_job_whose_driver_died_before_writing_its_process_down_is_found(store: Store, launcher: LocalLauncher) -> None:
+    job = job_of(store, fake_stage("stage sleep=5"))
+    launcher.submit(job)
+    process = job_process(store, job.name)
+    store.paths.job_process(job.name).unlink()
+    assert job_process(store, job.name) == process
+    assert is_live(store, job)
+
+
+def test_a_job_that_was_written_down_and_never_started_lives_as_long_as_its_driver(store: Store) -> None:
+    job = job_of(store, fake_stage("stage"))
+    assert is_live(store, job)
+    gone = dataclasses.replace(job.driver, start_ticks=1)
+    assert not is_live(store, dataclasses.replace(job, driver=gone))
+
+
+def test_a_damaged_job_file_is_refused_by_name(store: Store) -> None:
+    job = job_of(store, fake_stage("stage"))
+    store.paths.job_spec(job.name).write_text('{"name": 1}')
+    with pytest.raises(StoreError, match=r"job.json: damaged.*will be run again"):
+        read_job(store, job.name)
+    with pytest.raises(StoreError, match="no such job"):
+        run_job(str(store.root), "other")
+
+
+def test_submitit_carries_no_more_than_the_stores_path_and_the_jobs_name(store: Store, launcher: LocalLauncher) -> None:
+    job = job_of(store, fake_stage("stage"))
+    launcher.submit(job)
+    ended(launcher, job)
+    pickled = list(store.root.rglob("*.pkl"))
+    assert {path.parent for path in pickled} == {store.paths.job_submitit(job.name)}
+    submitted = next(path for path in pickled if path.name.endswith("_submitted.pkl")).read_bytes()
+    assert str(store.root).encode() in submitted
+    assert b"midstudy.launch.job" in submitted
+    assert len(submitted) < 500 + len(str(store.root))
