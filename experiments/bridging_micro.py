@@ -95,9 +95,10 @@ def study(
     sft_peak_lr: float = 1e-3,
     precision: str = "bf16_mixed",
     vocab_size: int = 2_048,
-    general_bytes: int = 6_000_000,
-    specialist_bytes: int = 3_000_000,
-    task_items: int = 2_000,
+    tokenizer_bytes: int = 2_000_000,
+    general_bytes: int | None = 6_000_000,
+    specialist_bytes: int | None = 3_000_000,
+    task_items: int | None = 2_000,
     test_items: int = 192,
     full: bool = False,
 ) -> Study:
@@ -118,7 +119,7 @@ def study(
     grid = _Grid(
         corpora=corpora,
         tasks=tasks,
-        tokenizer=Tokenizer(corpus=corpora["general"], vocab_size=vocab_size, max_bytes=general_bytes // 3),
+        tokenizer=Tokenizer(corpus=corpora["general"], vocab_size=vocab_size, max_bytes=tokenizer_bytes),
         total_steps=total_steps,
         num_sequences=num_sequences,
         seq_len=seq_len,

@@ -147,7 +147,7 @@ def test_a_stopped_stage_goes_on_from_where_it_stopped_bit_for_bit(text, tmp_pat
                     should_stop=lambda polls=polls: next(polls),
                 )
             assert not store.has(stage.id)
-            assert store.former_checkpoints(stage.id)
+            assert store.former_attempts(stage.id)
         execute_stage(
             store, stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer, should_stop=lambda: False
         )

@@ -45,6 +45,12 @@ PAPER_SCALE = [
     "peak_lr=3e-4",
     "precision='bf16_true'",
     "vocab_size=50304",
+    "tokenizer_bytes=1000000000",
+    "general_bytes=None",
+    "specialist_bytes=None",
+    "task_items=10000",
+    "sft_steps=625",
+    "sft_num_sequences=64",
 ]
 
 
@@ -65,14 +71,14 @@ def test_the_papers_arms_start_where_the_paper_says():
 
 
 PINNED = {
-    "control → pycode": "",
-    "code20@6000 → pycode": "",
-    "math12@20000 → word_problems": "",
-    "instruction5@40000 → long_form": "",
-    "qa20@40000 → science_qa": "",
-    "hqweb20@40000 → pycode": "",
-    "code100@40000 → pycode": "",
-    "math100@56000 → word_problems": "",
+    "control → pycode": "476b110c3851e0d9",
+    "code20@6000 → pycode": "68585122c1de1f6d",
+    "math12@20000 → word_problems": "e7dbb72bb6d99ceb",
+    "instruction5@40000 → long_form": "4882a59d8ec680f8",
+    "qa20@40000 → science_qa": "29c7a764053a66e3",
+    "hqweb20@40000 → pycode": "e73c9019c0cb7fc4",
+    "code100@40000 → pycode": "f39a19e7b5ae4de1",
+    "math100@56000 → word_problems": "e9c43f7277c1d699",
 }
 
 
@@ -128,7 +134,11 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ('Midtraining("math", 0.12, 20_000)', 'Midtraining("math", 1.2, 20_000)', r"mixes\.math\.mixture\.math: found 1\.2"),
         ('Midtraining("math", 0.12, 20_000)', 'Midtraining("math", 0.12, 70_000)', r"mixes\.math\.start_step: found 275"),
         ("TIMING_STARTS = (6_000,", "TIMING_STARTS = (61_035,", r"mixes\.code\.start_step: found 240"),
-        ('            yield mix, task, "main"', '            yield mix, tsak, "main"', r"edited\.py:\d+: NameError.*tsak"),
+        (
+            "for mix in (None, *MIXES))\n        yield from ((mix, M",
+            "for mix in (None, *MIXSE))\n        yield from ((mix, M",
+            r"edited\.py:\d+: NameError.*MIXSE",
+        ),
         ("task_evaluation=self.task", "evaluation=self.task", r"edited\.py:\d+: TypeError.*evaluation"),
         ("arms=tuple(cells.values())", "arms=tuple(cells.values()) * 2", r"study\.arms\[\d+\]: found .* already arms\[0\]"),
     ],

@@ -91,7 +91,7 @@ def test_reading_writes_nothing(store: Store) -> None:
     reading = Store.open(store.root)
     reading.records([STAGE.id])
     assert reading.failure(STAGE.id) is None
-    assert reading.former_checkpoints(STAGE.id) == []
+    assert reading.former_attempts(STAGE.id) == []
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
 
 
@@ -276,8 +276,8 @@ def test_a_later_attempt_finds_the_checkpoints_before_it_and_goes_on_with_their_
         for step in (10, 20, 30):
             attempt.log_metrics({"step": step})
         attempt.close()
-    found = store.former_checkpoints(STAGE.id)
-    assert found == [attempt.checkpoints for attempt in reversed(attempts)]
+    found = store.former_attempts(STAGE.id)
+    assert found == [attempt.folder for attempt in reversed(attempts)]
     later = store.attempt(STAGE.id)
     later.take_over_metrics(found[0], until_step=20)
     later.log_metrics({"step": 30})

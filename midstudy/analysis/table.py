@@ -95,24 +95,23 @@ def _specialist_shares(manifest: Mapping[str, Any]) -> list[SpecialistShare]:
 def cost_summary(store: Store, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What the study's finished stages took, beside what the plan said they need.
 
-    `wall_s` runs from the first stage's start to the last one's end, pauses included. Everything is read from records, so
-    the numbers are the same however often a finished study is run again.
+    Seconds are sums over stages. Everything is read from records, so the numbers are the same however often a finished
+    study is run again. `recomputed_steps` were run again after faults, and are no useful ones.
     """
     records = store.records(manifest["stages"])
-    starts = [record.timing["started_at"] for record in records.values()]
-    ends = [record.timing["finished_at"] for record in records.values()]
     return {
         "num_stages": len(manifest["stages"]),
         "num_finished": len(records),
         "failed": [
-            {"label": stage["label"], "cause": failure["cause"]}
+            {"id": one, "label": stage["label"], "cause": failure["cause"]}
             for one, stage in manifest["stages"].items()
             if one not in records and (failure := store.failure(one))
         ],
         "cpu_s": sum(record.timing["cpu_s"] for record in records.values()),
-        "wall_s": max(ends) - min(starts) if records else 0.0,
+        "stage_wall_s": sum(record.timing["wall_s"] for record in records.values()),
         "num_tokens": sum(record.metrics.get("num_tokens", 0) for record in records.values()),
         "useful_steps": sum(record.metrics.get("num_steps", 0) for record in records.values()),
+        "recomputed_steps": sum(record.metrics.get("recomputed_steps", 0) for record in records.values()),
         "lower_bound_steps": manifest["steps"]["lower_bound"],
         "unshared_steps": manifest["steps"]["without_sharing"],
     }

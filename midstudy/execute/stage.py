@@ -50,7 +50,7 @@ def execute_stage(
             f"{store.paths.recipe(identity)}: its recipe has id {stage_id(recipe)}. It was edited, or written by another "
             "version of midstudy: plan the study again."
         )
-    former = store.former_checkpoints(identity)
+    former = store.former_attempts(identity)
     attempt = store.attempt(identity)
     try:
         metrics = _make(store, recipe, attempt, former, start_from, keeps_optimizer, should_stop)
@@ -91,7 +91,7 @@ def _make(
             recipe,
             attempt=attempt,
             start_from=_finished(store, start_from) / CHECKPOINT_FOLDER if start_from else None,
-            former_checkpoints=former,
+            former_attempts=former,
             train_split=lambda data: _split(store, data, tokenizer, "train"),
             keeps_optimizer=keeps_optimizer,
             should_stop=should_stop,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset
 from midstudy.recipe.mixture import Mixture
-from midstudy.store.attempt import Attempt
+from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, RESULT_FOLDER, Attempt, read_metrics
 from midstudy.train.rolling import Rolling, latest_valid
 from midstudy.train.run import TrainingRun
 
@@ -32,7 +33,7 @@ def train_state(
     *,
     attempt: Attempt,
     start_from: Path | None,
-    former_checkpoints: list[Path],
+    former_attempts: list[Path],
     train_split: Callable[[Dataset], TokenizedSplit],
     keeps_optimizer: bool,
     should_stop: Callable[[], bool],
@@ -41,7 +42,7 @@ def train_state(
 
     Args:
         start_from: checkpoint of the kept state that training goes on from; none begins from scratch.
-        former_checkpoints: rolling checkpoints of interrupted attempts, the newest attempt first.
+        former_attempts: folders of interrupted attempts, whose rolling checkpoints are gone on from.
         train_split: the tokenised train split of a corpus or task.
         should_stop: polled before every update.
 
@@ -51,9 +52,10 @@ def train_state(
     """
     curriculum, step = recipe.curriculum, recipe.step
     last = curriculum.stretches[-1]
-    resumable = latest_valid(*former_checkpoints) if former_checkpoints else None
+    resumable = latest_valid(*(folder / CHECKPOINTS_FOLDER for folder in former_attempts))
     if resumable is not None:
         run = TrainingRun.load(resumable)
+        attempt.take_over_metrics(resumable.parent.parent, until_step=run.step)
     elif start_from is not None:
         run = TrainingRun.load(start_from)
     else:
@@ -84,6 +86,7 @@ def train_state(
         "precision": last.phase.precision,
         "num_steps": step - begun,
         "resumed_at_step": first_step if resumable is not None else None,
+        "recomputed_steps": max(0, _last_step_of(former_attempts) - first_step),
         "num_tokens": (step - begun) * last.phase.tokens_per_step,
         "epochs": _epochs(recipe, train_split),
     }
@@ -94,9 +97,13 @@ def train_state(
     return metrics
 
 
-def _step_of(checkpoint: Path) -> int:
-    import json
+def _last_step_of(attempts: list[Path]) -> int:
+    """The furthest step that an interrupted attempt logged; what lies between it and a resumed one is computed again."""
+    steps = (line["step"] for folder in attempts for line in read_metrics(folder / RESULT_FOLDER / METRICS_FILE))
+    return max(steps, default=0)
 
+
+def _step_of(checkpoint: Path) -> int:
     return int(json.loads((checkpoint / "checkpoint.json").read_text("utf-8"))["step"])
 
 

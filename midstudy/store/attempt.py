@@ -28,6 +28,8 @@ from midstudy.store.paths import StorePaths
 from midstudy.store.record import SCHEMA, Record, digest_file
 
 METRICS_FILE = "metrics.jsonl"
+RESULT_FOLDER = "result"
+CHECKPOINTS_FOLDER = "checkpoints"
 
 
 def _cpu_s() -> float:
@@ -48,8 +50,8 @@ class Attempt:
         # The time comes first and in microseconds, so that names sort by age.
         self.name = f"{began:%Y%m%dT%H%M%S.%f}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.folder = paths.attempts(stage_id) / self.name
-        self.result = self.folder / "result"
-        self.checkpoints = self.folder / "checkpoints"
+        self.result = self.folder / RESULT_FOLDER
+        self.checkpoints = self.folder / CHECKPOINTS_FOLDER
         try:
             self.result.mkdir(parents=True)
             self._metrics = (self.result / METRICS_FILE).open("a", encoding="utf-8")
@@ -65,12 +67,12 @@ class Attempt:
         """
         self._append({"time": time.time(), **values})
 
-    def take_over_metrics(self, checkpoints: Path, *, until_step: int) -> None:
-        """Begin the metrics with those of the former attempt that left the folder `checkpoints`, up to `until_step`.
+    def take_over_metrics(self, folder: Path, *, until_step: int) -> None:
+        """Begin the metrics with those of the former attempt in `folder`, up to `until_step`.
 
         Called by an attempt that goes on from one of these checkpoints, so that what is published is the whole curve.
         """
-        for line in read_metrics(checkpoints.parent / "result" / METRICS_FILE):
+        for line in read_metrics(folder / RESULT_FOLDER / METRICS_FILE):
             if line.get("step", 0) <= until_step:
                 self._append(line)
 

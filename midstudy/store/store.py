@@ -148,13 +148,10 @@ class Store:
         """Begin an attempt at a stage."""
         return Attempt(self.paths, stage_id)
 
-    def former_checkpoints(self, stage_id: str) -> list[Path]:
-        """Checkpoint folders that unfinished attempts left, newest attempt first."""
+    def former_attempts(self, stage_id: str) -> list[Path]:
+        """Folders that unfinished attempts left, newest first."""
         folder = self.paths.attempts(stage_id)
-        if not folder.exists():
-            return []
-        attempts = sorted(folder.iterdir(), reverse=True)
-        return [path / "checkpoints" for path in attempts if (path / "checkpoints").exists()]
+        return sorted(folder.iterdir(), reverse=True) if folder.exists() else []
 
     # -- failures -----------------------------------------------------------------------------------------------------
 
