@@ -43,32 +43,25 @@ def duration(seconds: float) -> str:
 
 
 def study_text(store: Store, manifest: Mapping[str, Any], watch: Watch, *, tracking_uri: str) -> str:
-    """The study's page: question, state, failures with their causes, and where everything else is."""
-    progress = watch.progress()
-    lines = [
-        f"# {manifest['name']}",
-        "",
-        manifest["question"],
-        "",
-        f"**{progress_text(progress)}**, {duration(progress.elapsed_s)} so far.",
-        "",
-        "| where | what |",
-        "|---|---|",
-        f"| report | `{store.paths.study(manifest['name']) / 'report'}` (written when the run ends; "
-        f"`midstudy report --store {store.root} {manifest['name']}` at any time) |",
-        f"| MLflow | experiment `{manifest['name']}`: `mlflow ui --backend-store-uri {tracking_uri}`, "
-        "filter `tags.stage_kind = 'sft'` |",
-        f"| Prefect's pages, where the run had a server of its own | `PREFECT_HOME={store.paths.prefect} prefect server start` |",
-    ]
-    failed = [(stage_id, end) for stage_id, end in watch.ends.items() if end.how == FAILED]
-    if failed:
-        lines += ["", "## Failed", "", "| stage | cause | run it again |", "|---|---|---|"]
-        lines += [
-            f"| {manifest['stages'][stage_id]['label']} | {one_line(end.cause).replace('|', '/')} | "
-            f"`midstudy retry --store {store.root} {manifest['name']} {stage_id}` |"
-            for stage_id, end in failed
-        ]
+    """The study's page at the end of a run: question, what was done, failures with causes, where everything else is."""
+    name, progress = manifest["name"], watch.progress()
+    lines = [f"# {name}", "", manifest["question"], ""]
+    lines += [f"**{progress_text(progress)}** in {duration(progress.elapsed_s)}.", ""]
+    for stage_id, end in watch.ends.items():
+        if end.how == FAILED:
+            retry = f"midstudy retry --store {store.root} {name} {stage_id}"
+            lines += [f"**Failed: {manifest['stages'][stage_id]['label']}**", "", one_line(end.cause), "", *_code(retry)]
+    lines += [f"The report is in `{store.paths.study(name) / 'report'}`; to write it anew:", ""]
+    lines += _code(f"midstudy report --store {store.root} {name}")
+    lines += [f"MLflow's experiment `{name}` has a run per stage; filter with `tags.stage_kind = 'sft'` and compare:", ""]
+    lines += _code(f"mlflow ui --backend-store-uri {tracking_uri}")
+    lines += ["These pages, if the run had a Prefect server of its own:", ""]
+    lines += _code(f"PREFECT_HOME={store.paths.prefect} PREFECT_SERVER_ANALYTICS_ENABLED=false prefect server start")
     return "\n".join(lines)
+
+
+def _code(command: str) -> list[str]:
+    return ["```", command, "```", ""]
 
 
 def one_line(text: str) -> str:

@@ -26,7 +26,17 @@ HEALTH_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 1.5
 """Its services take 2 to 3 s to wind down; what it was told is written by then, and SQLite survives being killed."""
 _POLL_S = 0.1
-_OFF = ("EVENT_PERSISTER", "DB_VACUUM", "SCHEDULER", "LATE_RUNS", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "FOREMAN", "REPOSSESSOR", "TRIGGERS")
+_OFF = (
+    "EVENT_PERSISTER",
+    "DB_VACUUM",
+    "SCHEDULER",
+    "LATE_RUNS",
+    "CANCELLATION_CLEANUP",
+    "PAUSE_EXPIRATIONS",
+    "FOREMAN",
+    "REPOSSESSOR",
+    "TRIGGERS",
+)
 
 
 class ServerError(RuntimeError):

@@ -125,15 +125,15 @@ def conduct(
         view.start()
         try:
             asyncio.run(_drive(driver, store, watch, on_progress))
+            try:
+                follower.finish()
+            except TrackingError as error:
+                warnings.append(str(error))
+            view.close(_CLOSE_TIMEOUT_S)
         except BaseException:
             watch.interrupt()
             view.close(_INTERRUPTED_TIMEOUT_S)
             raise
-        try:
-            follower.finish()
-        except TrackingError as error:
-            warnings.append(str(error))
-    view.close(_CLOSE_TIMEOUT_S)
     if view.trouble is not None:
         warnings.append(view.trouble)
     ends = watch.ends

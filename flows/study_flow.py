@@ -110,7 +110,8 @@ class StudyFlow:
             cache_policy=NO_CACHE,
         )(stage_run)
         self.num_task_runs += 1
-        await shown(stage_id, wait_for=upstream, return_state=True)
+        made: Any = shown(stage_id, wait_for=upstream, return_state=True)  # Prefect types it as if it were not async
+        await made
         return result
 
     async def _keep_artifacts(self) -> None:

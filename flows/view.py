@@ -100,7 +100,8 @@ class PrefectView:
             self.url = self._server.ui_url
         shown = StudyFlow(self._store, self._manifest, self._watch, tracking_uri=self._tracking_uri)
         await shown.show(backend=self._backend, max_jobs=self._max_jobs)
-        await EventsWorker.drain_all(timeout=_FLUSH_TIMEOUT_S, at_exit=False)
+        flushed: Any = EventsWorker.drain_all(timeout=_FLUSH_TIMEOUT_S, at_exit=False)
+        await flushed
         if self._server is not None and shown.run_id is not None:
             recorded = await asyncio.to_thread(
                 self._server.wait_until_recorded, shown.run_id, shown.num_task_runs, _RECORD_TIMEOUT_S

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import sys
 import time
 from argparse import Namespace
@@ -47,6 +48,12 @@ def run(options: Namespace) -> int:
         raise ValueError(
             f"--max-gpu-hours: the plan needs {hours(device_hours)} of one {planned.throughput.device.name}; "
             f"allowed: {hours(options.max_gpu_hours)}. Raise the limit, or plan fewer arms or shorter training."
+        )
+    free_bytes = shutil.disk_usage(store.root).free
+    if planned.missing_bytes > free_bytes:
+        raise ValueError(
+            f"{store.root}: {free_bytes / 1e9:.2f} GB are free; the plan writes {planned.missing_bytes / 1e9:.2f} GB of "
+            "checkpoints. Free space, name another folder with --store, or plan fewer arms."
         )
     print(plan_text(planned), flush=True)
     freeze(store, manifest_of(planned, command=_command_line(options)))
@@ -223,19 +230,18 @@ def _descendants(stages: Mapping[str, Mapping[str, Any]], roots: Mapping[str, An
 
 def logs(options: Namespace) -> int:
     """Print the last lines that the newest job logged while it made a stage."""
-    from midstudy.launch.job_file import job_names, read_job
+    from midstudy.launch.claim import claimed_by
     from midstudy.launch.log import stage_log
 
     store = Store.open(Path(options.store))
     identity = _find_stage(store, _manifest(store, options.study)["stages"], options.stage)
     failure = store.failure(identity)
-    carriers = [name for name in job_names(store) if identity in read_job(store, name).stage_ids]
-    newest = max(carriers, key=lambda name: store.paths.job_spec(name).stat().st_mtime, default=None)
-    if newest is None:
+    job = claimed_by(store, identity)
+    if job is None:
         raise ValueError(f"stage {identity}: no job has carried it yet, so there is no log.")
-    lines = stage_log(store, identity, newest)[-options.lines :]
+    lines = stage_log(store, identity, job)[-options.lines :]
     if options.json:
-        print(json.dumps({"stage": identity, "job": newest, "lines": lines, "failure": failure}, indent=1))
+        print(json.dumps({"stage": identity, "job": job, "lines": lines, "failure": failure}, indent=1))
     else:
         print("\n".join(lines))
         if failure:

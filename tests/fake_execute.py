@@ -1,7 +1,8 @@
 """A stand-in for `midstudy.execute.stage.execute_stage`: does what a stage's label says, in a real job process.
 
-A label is a name and then words: `sleep=0.5` (polls for being told to stop), `stubborn=0.5` (sleeps and does not), `raise`,
-`kill` (SIGKILL to its own process), `kill_once`, `exit` (the process ends without a word).
+A label is a name and then words: `sleep=0.5` and `until=NAME` (wait so long, or until NAME has started, and listen to being
+told to stop), `stubborn=0.5` (waits and does not listen), `raise`, `kill` (SIGKILL to its own process), `kill_once`, `exit`
+(the process ends without a word).
 Every start is one line in `starts.txt` beside the store, so that a test can count what really ran.
 """
 
@@ -42,6 +43,11 @@ def execute_stage(
                 if should_stop():
                     raise RuntimeError("told to stop")
                 time.sleep(0.01)
+        elif kind == "until":
+            while value not in starts(store):
+                if should_stop():
+                    raise RuntimeError("told to stop")
+                time.sleep(0.01)
         elif kind == "stubborn":
             time.sleep(float(value))
         elif kind == "raise":
@@ -60,6 +66,12 @@ def execute_stage(
         parents=tuple(wanted["parents"]),
         metrics={"pid": os.getpid(), "threads": os.environ.get("OMP_NUM_THREADS")},
     )
+
+
+def let_go(store: Store, name: str) -> None:
+    """Let the stages go on that wait `until=name`."""
+    with (store.root.parent / "starts.txt").open("a") as file:
+        file.write(f"{name} 0 \n")
 
 
 def starts(store: Store, name: str | None = None) -> list[str]:

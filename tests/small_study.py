@@ -81,7 +81,7 @@ def small_study(
     start = Start(model=pythia("nano", vocab_size=512, max_seq_len=32), tokenizer=tokenizer, seed=0)
     optimizer = AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0)
     shared: dict[str, Any] = {"num_sequences": 4, "seq_len": 32, "optimizer": optimizer, "precision": precision}
-    reset = {"optimizer_state": "reset", "data_positions": "reset"}
+    reset: dict[str, Any] = {"optimizer_state": "reset", "data_positions": "reset"}
     trunk = Curriculum.of(
         start,
         Phase(
@@ -126,9 +126,9 @@ def small_study(
         for start_step in starts:
             branch = trunk.branch(start_step=start_step, data=Mixture.blend(general, {code: 0.5}), name="midtrain code")
             arms.append(arm(branch, task, mix="code", weight=0.5, start_step=start_step))
+    datasets: list[Corpus | Task] = [general, code, *all_tasks.values()]
     counts = tuple(
-        TokenCounts(data=data, tokenizer=tokenizer, num_documents=100, tokens_per_document=64, seed=1)
-        for data in (general, code, *all_tasks.values())
+        TokenCounts(data=data, tokenizer=tokenizer, num_documents=100, tokens_per_document=64, seed=1) for data in datasets
     )
     return Study(name="small", question="Does code help code?", arms=tuple(arms), token_counts=counts)
 

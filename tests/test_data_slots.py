@@ -70,6 +70,7 @@ def test_quotas_are_exact_monotone_and_carry_their_debts(legs):
             if draw.corpus != GENERAL:
                 assert draw.position == got.get(draw.corpus, 0)  # a specialist advances by count, one at a time
             got[draw.corpus] = got.get(draw.corpus, 0) + 1
+            assert isinstance(stretch.phase.data, Mixture)
             for part in stretch.phase.data.parts:
                 owed[part.corpus] = owed.get(part.corpus, Fraction(0)) + part.share
             number += 1

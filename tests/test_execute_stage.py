@@ -137,14 +137,14 @@ def test_a_stopped_stage_goes_on_from_where_it_stopped_bit_for_bit(text, tmp_pat
     for stage in plan.stages.values():
         store.request(stage)
         if stage.kind == "state" and stage.num_steps >= 4:
-            polls = iter([False, False, True])
+            polls = iter([False, False, True]).__next__
             with pytest.raises(StoppedError, match="stopped at step"):
                 execute_stage(
                     store,
                     stage.id,
                     start_from=stage.start_from,
                     keeps_optimizer=stage.keeps_optimizer,
-                    should_stop=lambda polls=polls: next(polls),
+                    should_stop=polls,
                 )
             assert not store.has(stage.id)
             assert store.former_attempts(stage.id)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_execute import ENTRY, fake_stage, starts
+from fake_execute import ENTRY, fake_stage, let_go, starts
 
 from midstudy.launch.cancel import cancel_study
 from midstudy.launch.claim import claimed_by
@@ -91,12 +91,11 @@ def test_every_stage_is_made_once_after_its_parents_and_reused_by_the_next_run(s
 
 def test_branches_start_while_their_trunk_goes_on_in_one_job(store: Store) -> None:
     first = fake_stage("first", cost_s=10)
-    second = fake_stage("second sleep=1", first, cost_s=10, trunk=True)
+    second = fake_stage("second until=branch", first, cost_s=10, trunk=True)
     branch = fake_stage("branch", first)
     assert set(statuses(run(store, first, second, branch)).values()) == {"published"}
     pids = {name: store.record(stage.id).metrics["pid"] for name, stage in [("f", first), ("s", second), ("b", branch)]}
     assert pids["f"] == pids["s"] != pids["b"]
-    assert store.record(branch.id).timing["finished_at"] < store.record(second.id).timing["finished_at"]
 
 
 def test_no_more_jobs_run_at_a_time_than_allowed(store: Store) -> None:
@@ -256,7 +255,7 @@ def test_cancelling_the_driver_ends_its_jobs_within_seconds_and_leaves_them_to_b
             await task
         return time.monotonic() - began
 
-    assert asyncio.run(asyncio.wait_for(interrupt(), SOON_S)) < 3
+    assert asyncio.run(asyncio.wait_for(interrupt(), SOON_S)) < 5
     assert live_jobs(store, known) == []
     assert [job_end(store, name) for name in job_names(store)] == ["stopped", "stopped"]
     cured = [fake_stage(f"stage-{index}") for index in range(2)]
@@ -287,15 +286,16 @@ def start_driver(store: Store, *stages: Stage) -> subprocess.Popen[bytes]:
 
 
 def test_the_next_driver_goes_on_with_the_jobs_of_one_that_was_killed(store: Store) -> None:
-    stages = [fake_stage("long sleep=2", cost_s=100), fake_stage("short sleep=1", cost_s=100)]
+    stages = [fake_stage("one until=go", cost_s=100), fake_stage("other until=go", cost_s=100)]
     with start_driver(store, *stages) as driver:
-        wait_for_start(store, "long")
-        wait_for_start(store, "short")
+        wait_for_start(store, "one")
+        wait_for_start(store, "other")
         driver.kill()
     jobs = job_names(store)
     assert len(live_jobs(store, [stage.id for stage in stages])) == 2
-    assert set(statuses(run(store, *stages)).values()) == {"published"}
-    assert sorted(starts(store)) == ["long", "short"]
+    let_go(store, "go")
+    assert set(statuses(run(store, *stages)).values()) <= {"published", "reused"}
+    assert sorted(starts(store)) == ["go", "one", "other"]
     assert job_names(store) == jobs
 
 
@@ -319,7 +319,7 @@ def test_two_drivers_on_one_store_start_no_stage_twice(store: Store) -> None:
 
 
 def test_a_driver_that_is_cancelled_leaves_another_drivers_jobs_alone(store: Store) -> None:
-    stage = fake_stage("stage sleep=2", cost_s=100)
+    stage = fake_stage("stage until=go", cost_s=100)
     with start_driver(store, stage) as other:
         wait_for_start(store, "stage")
         known = request(store, stage)
@@ -330,12 +330,13 @@ def test_a_driver_that_is_cancelled_leaves_another_drivers_jobs_alone(store: Sto
 
         assert asyncio.run(look()) == [stage.id]
         assert len(live_jobs(store, known)) == 1
+        let_go(store, "go")
         assert other.wait(SOON_S) == 0
     assert store.has(stage.id)
 
 
 def test_what_another_driver_gives_up_is_made_here(store: Store) -> None:
-    stage = fake_stage("stage sleep=2", cost_s=100)
+    stage = fake_stage("stage until=go", cost_s=100)
     with start_driver(store, stage) as other:
         wait_for_start(store, "stage")
         known = request(store, stage)
@@ -343,11 +344,12 @@ def test_what_another_driver_gives_up_is_made_here(store: Store) -> None:
         async def look() -> Outcome:
             async with driver_of(store, known) as driver:
                 other.send_signal(signal.SIGINT)
+                assert await asyncio.to_thread(other.wait, SOON_S) != 0
+                let_go(store, "go")
                 return await driver.finished(stage.id)
 
         assert asyncio.run(asyncio.wait_for(look(), SOON_S)).status == "published"
-        assert other.wait(SOON_S) != 0
-    assert len(starts(store)) == 2
+    assert starts(store, "stage") == ["stage", "stage"]
 
 
 def test_an_adopted_job_is_cancelled_with_the_driver_that_adopted_it(store: Store) -> None:

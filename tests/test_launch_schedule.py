@@ -44,6 +44,19 @@ def test_a_trunk_whose_first_milestones_are_there_goes_on_with_the_rest() -> Non
     assert names(jobs, *stages) == [["second", "third"]]
 
 
+def test_a_trunk_is_not_begun_in_the_job_that_makes_it_ready() -> None:
+    tokens = fake_stage("tokens", cost_s=1)
+    first = fake_stage("first", tokens, cost_s=1)
+    second = fake_stage("second", first, cost_s=1, trunk=True)
+    midtrained = fake_stage("midtrained", tokens, cost_s=1)
+    tuned = fake_stage("tuned", midtrained, cost_s=1)
+    stages = (tokens, first, second, midtrained, tuned)
+    plan = schedule(*stages)
+    assert names(plan.next_jobs(num_free=1, num_slots=1), *stages) == [["tokens", "midtrained", "tuned"]]
+    plan.publish(tokens.id)
+    assert names(plan.next_jobs(num_free=1, num_slots=1), *stages) == [["first", "second"]]
+
+
 def test_the_longest_chain_comes_first_whatever_the_order_of_the_plan() -> None:
     short = fake_stage("short", cost_s=50)
     head = fake_stage("head", cost_s=40)

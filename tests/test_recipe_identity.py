@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -86,7 +87,7 @@ def test_no_id_depends_on_where_a_curriculum_is_cut_or_how_it_goes_on(cut: int, 
 
 def test_every_field_of_a_phase_but_its_name_and_length_is_identity():
     base = trunk().state_id(60)
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"num_sequences": 16},
         {"seq_len": 32},
         {"precision": "bf16_true"},

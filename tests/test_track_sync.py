@@ -200,7 +200,12 @@ def test_a_failed_stage_is_a_failed_run_until_it_is_published(store: Store, stud
     whole = _rows(store)
     record = store.paths.published(arm["final_state"])
     record.rename(store.root / "aside")
-    failure = {"cause": "DivergedError: loss is nan at step 63", "log": ["step 62"], "time": 1.7e9, "retry": "midstudy retry"}
+    failure = {
+        "cause": "DivergedError: loss is nan at step 63",
+        "log": ["step 62"],
+        "time": 1.7e9,
+        "retry": "midstudy retry",
+    }
     store.report_failure(arm["final_state"], failure)
     report = sync(store, STUDY, tracking_uri=default_tracking_uri(store))
     assert report.failed_stages == 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,7 +97,7 @@ def correlations(pairs: pd.DataFrame, *, measure: str = "combined") -> pd.DataFr
     return pd.DataFrame(records, columns=CORRELATION_COLUMNS)
 
 
-def correlate_pairs(pairs: pd.DataFrame, *, x: str, y: str) -> dict[str, object]:
+def correlate_pairs(pairs: pd.DataFrame, *, x: str, y: str) -> dict[str, Any]:
     """One size's correlation of two columns; see ``CORRELATION_COLUMNS`` past size and measure."""
     xs, ys = pairs[x].to_numpy(dtype=float), pairs[y].to_numpy(dtype=float)
     names = pairs["pair"].tolist()

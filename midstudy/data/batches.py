@@ -58,13 +58,13 @@ class _TaskOrder:
     """The endless stream of a task's items, sorted by length in runs of `BUCKET_BATCHES` batches."""
 
     def __init__(self, stretch: Stretch, split: TokenizedSplit) -> None:
-        assert isinstance(stretch.phase.data, Task)
-        phase = stretch.phase
-        self._batch, self._seed, self._name = phase.num_sequences, phase.seed, identify(phase.data)
+        phase, task = stretch.phase, stretch.phase.data
+        assert isinstance(task, Task)
+        self._batch, self._seed, self._name = phase.num_sequences, phase.seed, identify(task)
         self._items = usable_items(split, seq_len=phase.seq_len, target_only=phase.loss == "target_tokens")
         if not len(self._items):
             raise ValueError(
-                f"tasks.{phase.data.name}: no item has a target token within {phase.seq_len} tokens; "
+                f"tasks.{task.name}: no item has a target token within {phase.seq_len} tokens; "
                 "raise seq_len or look at the task's prompts."
             )
         self._lengths = np.diff(split.offsets)

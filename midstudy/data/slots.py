@@ -147,8 +147,8 @@ class Slots:
                 total[leg.base] = total.get(leg.base, 0) + (stop - leg.first) - (filled - filled_before)
             filled_before = filled
         if self.specialists and slot > 0:
-            leg = next(i for i, one in enumerate(self._legs) if slot <= one.last)
-            total.update(zip(self.specialists, self._counts(leg, slot), strict=True))
+            here = next(i for i, one in enumerate(self._legs) if slot <= one.last)
+            total.update(zip(self.specialists, self._counts(here, slot), strict=True))
         return {corpus: count for corpus, count in total.items() if count}
 
     def draws(self, first_slot: int, num_slots: int) -> list[Draw]:

@@ -12,7 +12,16 @@ from midstudy.recipe.data import Corpus, Task
 from midstudy.recipe.decode import decode
 from midstudy.recipe.mixture import Mixture
 
-_EXECUTION = ("start_from", "continues_trunk", "keeps_optimizer", "num_steps", "num_tokens", "cost_s", "factors")
+_EXECUTION = (
+    "start_from",
+    "continues_trunk",
+    "keeps_optimizer",
+    "num_steps",
+    "num_tokens",
+    "cost_s",
+    "disk_bytes",
+    "factors",
+)
 """Fields of a stage that are written down as they are."""
 
 

@@ -55,7 +55,6 @@ class Plan:
     unshared_steps: int
     unshared_s: float
     throughput: Throughput
-    disk_bytes: int
     unmeasured: tuple[str, ...]
 
     @property
@@ -73,6 +72,11 @@ class Plan:
         return sum(stage.num_steps for stage in self.missing)
 
     @property
+    def missing_bytes(self) -> int:
+        """Bytes on disk of the checkpoints that are missing."""
+        return sum(stage.disk_bytes for stage in self.missing)
+
+    @property
     def missing_s(self) -> float:
         """Expected seconds of one device for what is missing."""
         return sum(stage.cost_s for stage in self.missing)
@@ -87,7 +91,6 @@ class _Builder:
     requested: dict[str, tuple[Curriculum, int, Arm]] = field(default_factory=dict)
     steps_on_line: dict[str, set[int]] = field(default_factory=dict)
     unmeasured: set[str] = field(default_factory=set)
-    disk_bytes: int = 0
 
     def add(self, stage: Stage) -> str:
         self.stages.setdefault(stage.id, stage)
@@ -194,7 +197,6 @@ class _Builder:
         num_tokens = (step - ancestor_step) * phase.tokens_per_step
         if not self.throughput.measured(model, phase.precision):
             self.unmeasured.add(model.name)
-        self.disk_bytes += checkpoint_bytes(model, precision=phase.precision, with_optimizer=keeps_optimizer)
         label, factors = _describe(arm, curriculum, step, index)
         self.add(
             Stage(
@@ -207,6 +209,7 @@ class _Builder:
                 keeps_optimizer=keeps_optimizer,
                 num_steps=step - ancestor_step,
                 num_tokens=num_tokens,
+                disk_bytes=checkpoint_bytes(model, precision=phase.precision, with_optimizer=keeps_optimizer),
                 cost_s=self.throughput.training_s(model, phase.precision, num_tokens=num_tokens, seq_len=phase.seq_len),
                 factors=factors,
             )
@@ -321,7 +324,6 @@ def make_plan(
         unshared_steps=sum(curriculum.num_steps for curriculum in curricula),
         unshared_s=sum(_unshared_s(curriculum, throughput) for curriculum in curricula),
         throughput=throughput,
-        disk_bytes=builder.disk_bytes,
         unmeasured=tuple(sorted(builder.unmeasured)),
     )
 

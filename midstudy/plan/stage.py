@@ -35,7 +35,8 @@ class Stage:
     (one of the parents; none: from scratch): execution, not identity. `continues_trunk` says that this state lies on the
     same line as `start_from`, so one job should make both without stopping in between. `keeps_optimizer` says that the
     optimizer's state is published with the weights, so that training can go on from here. `num_steps` are the updates this
-    stage computes; `cost_s` is its expected seconds on the chosen device.
+    stage computes; `cost_s` is its expected seconds on the chosen device,
+    `disk_bytes` the size of its checkpoint.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Stage:
     num_steps: int = 0
     num_tokens: int = 0
     cost_s: float = 0.0
+    disk_bytes: int = 0
     factors: dict[str, Any] = field(default_factory=dict, hash=False)
     """What the stage is in the study's words, for MLflow and Prefect: size, mix, weight, start_step, task, seeds."""
 

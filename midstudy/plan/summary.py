@@ -39,7 +39,8 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "device_hours_missing": plan.missing_s / 3600,
         "device_hours_without_sharing": plan.unshared_s / 3600,
         "rate_assumed_for": list(plan.unmeasured),
-        "disk_bytes": plan.disk_bytes,
+        "disk_bytes": sum(stage.disk_bytes for stage in plan.stages.values()),
+        "disk_bytes_missing": plan.missing_bytes,
         "sources": {data.name: str(data.source) for data in plan.study.datasets()},
         "notes": list(plan.study.notes),
     }
@@ -77,7 +78,7 @@ def plan_text(plan: Plan) -> str:
         f"  tokens   {facts['tokens_missing']:,}, {facts['flops_missing']:.2g} FLOPs",
         f"  cost     {hours(facts['device_hours_missing'])} of one {device}; without sharing "
         f"{hours(facts['device_hours_without_sharing'])} ({rate})",
-        f"  disk     {facts['disk_bytes'] / 1e9:.2f} GB of checkpoints",
+        f"  disk     {facts['disk_bytes_missing'] / 1e9:.2f} GB of checkpoints to write, {facts['disk_bytes'] / 1e9:.2f} GB in all",
         *(f"  data     {', '.join(names)}: {kind}" for kind, names in by_source.items()),
         *(f"  note     {note}" for note in facts["notes"]),
     ]

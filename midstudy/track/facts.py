@@ -57,11 +57,14 @@ class RunFacts:
     content: str
 
     def points(self) -> Iterator[Point]:
-        """The training curve, then the final metrics, at step 0: the UI draws bars of those and not lines of one point."""
-        if self.curve is not None:
-            yield from curve_points(self.curve)
+        """The final metrics, at step 0, since the UI draws bars of those and not lines of one point; then the curve.
+
+        In that order because the page that compares runs begins with the metric that was written first.
+        """
         for name, value in self.metrics.items():
             yield Point(name, value, self.ended_ms, 0)
+        if self.curve is not None:
+            yield from curve_points(self.curve)
 
 
 def curve_points(path: Path) -> Iterator[Point]:
@@ -108,8 +111,9 @@ def sft_losses(manifest: Mapping[str, Any], records: Mapping[str, Record]) -> di
 
 
 def _finished(store: Store, stage: Mapping[str, Any], record: Record, losses: Mapping[str, float]) -> RunFacts:
-    metrics = {name: value for name, value in _flat_numbers(record.metrics) if name not in stage["factors"]}
-    metrics |= {"wall_s": record.timing["wall_s"], "cpu_s": record.timing["cpu_s"], **losses}
+    metrics = dict(losses)
+    metrics |= {name: value for name, value in _flat_numbers(record.metrics) if name not in stage["factors"]}
+    metrics |= {"wall_s": record.timing["wall_s"], "cpu_s": record.timing["cpu_s"]}
     tags = {"midstudy.attempt": record.attempt, "midstudy.kind": record.kind}
     for name in ("host", "cpu", "python", "torch", "midstudy", "git_dirty"):
         if (value := record.environment.get(name)) is not None:
@@ -134,9 +138,7 @@ def _failed(stage_id: str, stage: Mapping[str, Any], failure: Mapping[str, Any])
     log = "\n".join(failure["log"])[-_TEXT_LENGTH:]
     note = f"**{failure['cause']}**\n\nRetry with `{failure['retry']}`\n\n```\n{log}\n```"
     tags = {"midstudy.kind": stage["kind"], "mlflow.note.content": note}
-    return _facts(
-        stage_id, stage, status=FAILED, started_ms=ended_ms, ended_ms=ended_ms, tags=tags, metrics={}, curve=None
-    )
+    return _facts(stage_id, stage, status=FAILED, started_ms=ended_ms, ended_ms=ended_ms, tags=tags, metrics={}, curve=None)
 
 
 def _facts(

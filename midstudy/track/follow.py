@@ -21,9 +21,7 @@ class Follower:
     next one completes it.
     """
 
-    def __init__(
-        self, store: Store, study_name: str, *, tracking_uri: str | None = None, every_s: float = 60.0
-    ) -> None:
+    def __init__(self, store: Store, study_name: str, *, tracking_uri: str | None = None, every_s: float = 60.0) -> None:
         self._command = [sys.executable, "-m", "midstudy.track", str(store.root), study_name]
         self._command += ["--follow", f"{every_s:g}"]
         if tracking_uri is not None:
@@ -59,9 +57,7 @@ class Follower:
             raise TrackingError(lines[-1] if lines else f"MLflow: sync ended with status {self._process.returncode}.")
         return SyncReport(**json.loads(output.splitlines()[-1]))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):

@@ -180,9 +180,7 @@ def _tell(client: MlflowClient, experiment_id: str, run: Run | None, facts: RunF
 
     tags: Sequence[Any] = ()
     if run is None:
-        run = client.create_run(
-            experiment_id, start_time=facts.started_ms, tags=dict(facts.tags), run_name=facts.name
-        )
+        run = client.create_run(experiment_id, start_time=facts.started_ms, tags=dict(facts.tags), run_name=facts.name)
     else:
         tags = [RunTag(name, value) for name, value in (*facts.tags.items(), ("mlflow.runName", facts.name))]
     run_id = run.info.run_id

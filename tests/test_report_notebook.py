@@ -1,0 +1,122 @@
+"""Rendering: one command from a study's folder to an executed notebook and a page that stands alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from report_study import bridging_arms, write_study
+
+from midstudy.analysis.arms import in_group
+from midstudy.analysis.effects import paired_effects
+from midstudy.report.inputs import ReportInputError
+from midstudy.report.notebook import TEMPLATE, ReportError, notebook_of, render
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(write_study(tmp_path_factory.mktemp("studies") / "bridging_micro"))
+
+
+def test_the_report_lies_in_the_study(html: Path) -> None:
+    assert (html.parent.name, html.name) == ("report", "report.html")
+    figures = {path.name for path in (html.parent / "figures").iterdir()}
+    names = {"effects", "similarity", "proximity", "timing", "weight", "forgetting"}
+    assert figures == {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
+
+
+def test_the_page_stands_alone_and_hides_code(html: Path) -> None:
+    text = html.read_text("utf-8")
+    assert "<script" not in text
+    assert not re.search(r'(?:src|href)="(?!data:|#)', text)
+    assert "read_study" not in text
+    assert "overview.summary" not in text
+    assert text.count("<figure>") == text.count('src="data:image/png;base64,') == 6
+    assert "<title>Does midtraining bridge pretraining and fine-tuning? · bridging_micro</title>" in text
+
+
+def test_the_page_has_the_numbers_of_the_analysis(html: Path) -> None:
+    text = html.read_text("utf-8")
+    best = paired_effects(in_group(bridging_arms(), "main")).table.iloc[0]
+    assert f"{best['difference_nats']:+.3f}" in text
+    assert f"by {100 * best['relative_improvement']:.1f} % ({best['difference_nats']:.3f} nats" in text
+
+
+def test_the_notebook_keeps_code_and_outputs_and_no_dates(html: Path) -> None:
+    notebook = json.loads((html.parent / "report.ipynb").read_text("utf-8"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] for cell in code)
+    assert "Report.of" in "".join(code[0]["source"])
+    assert all(not cell["metadata"].get("execution") for cell in code)
+
+
+def test_unchanged_inputs_give_the_report_that_is_there(html: Path) -> None:
+    before = html.stat().st_mtime_ns
+    assert render(html.parent.parent) == html
+    assert html.stat().st_mtime_ns == before
+
+
+SMALL = (
+    '# %% [markdown]\n# # Small\n#\n# Two *lines*.\n\n# %%\nfrom pathlib import Path\n\nsorted(Path("..").glob("*.json"))\n'
+)
+
+
+def test_a_change_of_inputs_or_of_a_lost_page_renders_again(tmp_path: Path) -> None:
+    template = tmp_path / "small.py"
+    template.write_text(SMALL)
+    study = write_study(tmp_path / "study")
+    page = render(study, template=template)
+    first = page.read_text("utf-8")
+    assert "<em>lines</em>" in first
+    assert "../cost.json" in first
+    page.unlink()
+    assert render(study, template=template).read_text("utf-8") == first
+    template.write_text(SMALL.replace("Two", "Three"))
+    assert "Three" in render(study, template=template).read_text("utf-8")
+
+
+def test_a_failing_cell_surfaces_with_its_text_and_traceback(tmp_path: Path) -> None:
+    template = tmp_path / "broken.py"
+    template.write_text("# %%\nloss = {}\nloss['general']\n")
+    study = write_study(tmp_path / "study")
+    with pytest.raises(ReportError) as caught:
+        render(study, template=template)
+    message = str(caught.value)
+    assert message.startswith("KeyError: 'general'")
+    assert "loss['general']" in message
+    assert "Traceback" in message
+    assert "\x1b" not in message
+    assert not (study / "report" / "report.html").exists()
+
+
+def test_a_missing_file_is_told_before_anything_runs(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    (study / "proximity.parquet").unlink()
+    with pytest.raises(ReportInputError, match=r"proximity\.parquet: missing"):
+        render(study)
+
+
+def test_a_missing_template_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ReportInputError, match=r"nowhere\.py: no such template"):
+        render(write_study(tmp_path), template=tmp_path / "nowhere.py")
+
+
+def test_cells_of_a_template() -> None:
+    cells = notebook_of(SMALL).cells
+    assert [cell.cell_type for cell in cells] == ["markdown", "code"]
+    assert cells[0].source == "# Small\n\nTwo *lines*."
+    assert [cell.id for cell in cells] == ["cell-00", "cell-01"]
+    assert len(notebook_of(TEMPLATE.read_text("utf-8")).cells) > 20
+
+
+def test_report_and_analysis_import_neither_torch_nor_prefect_nor_mlflow() -> None:
+    program = (
+        "import sys, midstudy.report.notebook, midstudy.report.sections.provenance, midstudy.analysis.claims\n"
+        "print([name for name in ('torch', 'prefect', 'mlflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,50 @@
+"""Numbers as the report prints them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from midstudy.report import numbers
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (numbers.number(17112), "17,112"),
+        (numbers.loss(4.5879), "4.588"),
+        (numbers.difference(-0.0125), "−0.013"),
+        (numbers.difference(0.571), "+0.571"),
+        (numbers.signed_percent(0.1269), "+12.7"),
+        (numbers.signed_percent(-0.0253), "−2.5"),
+        (numbers.signed_percent(-0.0002), "0.0"),
+        (numbers.correlation(-0.199), "−0.20"),
+        (numbers.p_value(0.000012), "< 0.0001"),
+        (numbers.p_value(0.00044), "0.0004"),
+        (numbers.p_value(0.0445), "0.044"),
+        (numbers.p_value(0.72), "0.72"),
+        (numbers.interval(-0.033, 0.591), "[−0.033, 0.591]"),
+        (numbers.interval(0.124, 0.1301, numbers.signed_percent), "[12.4, 13.0]"),
+        (numbers.tokens(88_474), "88.5k"),
+        (numbers.tokens(10_180_608), "10.2M"),
+        (numbers.tokens(23.1e9), "23.1B"),
+        (numbers.tokens(12), "12"),
+        (numbers.percent(0.05), "5 %"),
+        (numbers.percent(0.125), "12.5 %"),
+    ],
+)
+def test_digits(written: str, expected: str) -> None:
+    assert written == expected
+
+
+@pytest.mark.parametrize(
+    "write", [numbers.number, numbers.loss, numbers.difference, numbers.signed_percent, numbers.correlation, numbers.p_value]
+)
+def test_what_is_not_there_is_a_dash(write: Callable[[float], str]) -> None:
+    assert write(math.nan) == numbers.ABSENT
+
+
+def test_half_an_interval_is_none() -> None:
+    assert numbers.interval(0.1, math.nan) == numbers.ABSENT
