@@ -1,0 +1,168 @@
+"""The command line: few verbs, quick help, one clear message for bad input, everything read from the store."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_study import write_text
+
+from midstudy.cli import main
+from midstudy.execute.stage import execute_stage
+from midstudy.store.store import Store
+from midstudy.store.study_manifest import freeze
+
+REPOSITORY = Path(__file__).parent.parent
+
+EXPERIMENT = """
+from pathlib import Path
+from small_study import small_study
+
+def study(*, data, text: str, total_steps: int = 12):
+    return small_study(Path(text), total_steps=total_steps)
+"""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    write_text(folder)
+    return folder
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    path = tmp_path / "experiment.py"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with the small study in it, made without driver and views."""
+    from small_study import plan_in, small_study
+
+    from midstudy.plan.manifest import manifest_of
+
+    store = Store.open(tmp_path_factory.mktemp("cli") / "store", create=True)
+    plan = plan_in(store, small_study(text))
+    freeze(store, manifest_of(plan, command="midstudy run small.py"))
+    for stage in plan.stages.values():
+        store.request(stage)
+        execute_stage(
+            store, stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer, should_stop=lambda: False
+        )
+    return store
+
+
+def test_the_verbs_are_these():
+    """A new verb or option is a decision: this list is where it is seen."""
+    printed = subprocess.run(
+        [sys.executable, "-m", "midstudy.cli", "--help"], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    ).stdout
+    verbs = [line.split()[0] for line in printed.splitlines() if line.startswith("    ") and line[4] != " "]
+    assert verbs == ["plan", "run", "status", "logs", "retry", "cancel", "report", "explain"]
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, midstudy.cli\n"
+        "try: midstudy.cli.main(['run', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'prefect', 'mlflow', 'pandas', 'numpy', 'datasets') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_plan_is_printed_before_anything_is_spent(experiment, text, tmp_path, capsys):
+    assert main(["plan", str(experiment), "--store", str(tmp_path / "store"), "--set", f"text={text}", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["steps"] == facts["steps_lower_bound"] == 12 + 9 + 4 + 4
+    assert facts["steps_without_sharing"] == 2 * 16
+    assert facts["stages_finished"] == 0
+    assert not (tmp_path / "store").exists()
+    assert main(["plan", str(experiment), "--set", f"text={text}"]) == 0
+    assert "lower bound 29; 32 without sharing" in capsys.readouterr().out
+
+
+def test_a_dearer_plan_is_refused_and_nothing_is_started(experiment, text, tmp_path, capsys):
+    store = tmp_path / "store"
+    arguments = ["run", str(experiment), "--store", str(store), "--set", f"text={text}", "--max-gpu-hours", "0.0000001"]
+    assert main(arguments) == 2
+    assert "--max-gpu-hours: the plan needs" in capsys.readouterr().err
+    assert not (store / "stages").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "nowhere.py"], "experiment: found nowhere.py; allowed: an existing Python file"),
+        (["plan", "{experiment}"], "text"),
+        (["plan", "{experiment}", "--set", "tex=1"], "Did you mean text?"),
+        (["plan", "{experiment}", "--set", "text={text}", "--data", "code=nowhere"], "--data code"),
+        (["plan", "{experiment}", "--set", "text=/nowhere"], "/nowhere: no such directory"),
+        (["status", "--store", "{tmp}/none"], "no store here. Run a study first"),
+        (["run", "{experiment}", "--set", "text={text}", "--store", "{text}"], "a folder with other files"),
+        (["run", "{experiment}", "--set", "text={text}", "--store", "/proc/store"], "cannot be written"),
+        (["report", "other", "--store", "{store}"], "no study called 'other'; there are: small"),
+        (["logs", "nothing", "--store", "{store}"], "no stage 'nothing'"),
+        (["explain", "evaluate", "tokenizer", "--store", "{store}"], "names 8 stages; give more of its id or name"),
+        (["retry", "small", "tokenizer", "--store", "{store}"], "has not failed; failed are: none"),
+    ],
+)
+def test_bad_input_gives_one_message_and_status_two(arguments, message, experiment, text, tmp_path, finished, capsys):
+    places = {"experiment": experiment, "text": text, "tmp": tmp_path, "store": finished.root}
+    assert main([argument.format(**places) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_status_and_explain_read_the_store(finished, capsys):
+    assert main(["status", "--store", str(finished.root), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["finished"] == facts["stages"]
+    assert (facts["running"], facts["failed"], facts["waiting"]) == ([], [], 0)
+
+    pair = ["sft nano control → code_task seed 0.7", "sft nano code50@3 → code_task seed 0.7"]
+    assert main(["explain", *pair, "--store", str(finished.root), "--json"]) == 0
+    explained = json.loads(capsys.readouterr().out)
+    paths = [one["path"] for one in explained["differences"]]
+    assert any(path.startswith("curriculum.stretches[1]") for path in paths)
+
+
+def test_a_failed_stage_is_told_with_what_runs_it_again(finished, capsys, tmp_path):
+    import shutil
+
+    copy = tmp_path / "store"
+    shutil.copytree(finished.root, copy)
+    store = Store.open(copy)
+    manifest = json.loads(store.paths.manifest("small").read_text())
+    stage = manifest["arms"][1]["start_state"]
+    for one in (stage, manifest["arms"][1]["final_state"], manifest["arms"][1]["task_evaluation"]):
+        shutil.rmtree(store.paths.published(one))
+    store.report_failure(stage, {"cause": "MemoryError: no more", "retry": "midstudy retry small", "log": []})
+    assert main(["status", "--store", str(copy), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [one["cause"] for one in facts["failed"]] == ["MemoryError: no more"]
+    assert facts["skipped"] == 2
+    assert main(["status", "--store", str(copy)]) == 0
+    assert "midstudy retry small" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_study_runs_fails_and_is_retried_from_the_command_line(experiment, text, tmp_path, capfd):
+    """The whole path with real jobs, a real Prefect server and a real MLflow store."""
+    store = tmp_path / "store"
+    arguments = [str(experiment), "--store", str(store), "--set", f"text={text}"]
+    assert main(["run", *arguments]) == 0
+    assert "0 failed" in capfd.readouterr().out
+    assert (store / "studies" / "small" / "report" / "report.html").exists()
+    assert main(["run", *arguments]) == 0
+    assert "0 stages run" in capfd.readouterr().out
+    assert main(["report", "--store", str(store), "--json"]) == 0
+    assert "report" in json.loads(capfd.readouterr().out.splitlines()[-1])
