@@ -26,7 +26,7 @@ from flows.artifacts import one_line, progress_text, results_table, study_text
 from flows.watch import FAILED, INTERRUPTED, REUSED, SKIPPED, End, Watch
 from midstudy.store.store import Store
 
-ARTIFACTS_EVERY_S = 10.0
+ARTIFACTS_EVERY_S = 20.0
 _CALL_TIMEOUT_S = 20.0
 _TAGS = ("stage_kind", "size", "mix", "task", "data")
 

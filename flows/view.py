@@ -43,7 +43,6 @@ class PrefectView:
         self._backend, self._max_jobs, self._tracking_uri = backend, max_jobs, tracking_uri
         self._server: PrefectServer | None = None
         self._thread = threading.Thread(target=self._run, name="prefect-view", daemon=True)
-        self.url: str | None = None
         self.trouble: str | None = None
 
     def start(self) -> None:
@@ -97,7 +96,6 @@ class PrefectView:
                 logging.getLogger(name).setLevel(logging.CRITICAL)  # the run itself says what failed
         if self._server is not None:
             await asyncio.to_thread(self._server.wait_until_healthy)
-            self.url = self._server.ui_url
         shown = StudyFlow(self._store, self._manifest, self._watch, tracking_uri=self._tracking_uri)
         await shown.show(backend=self._backend, max_jobs=self._max_jobs)
         flushed: Any = EventsWorker.drain_all(timeout=_FLUSH_TIMEOUT_S, at_exit=False)

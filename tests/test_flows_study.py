@@ -19,14 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from begun_execute import ENTRY
+from fake_execute import fake_stage
 from synthetic_study import SyntheticStudy, frozen, synthetic_study
 
 from flows.server import PrefectServer
 from flows.study import RunSummary, conduct
 from flows.view import PrefectView
 from flows.watch import Progress
-from midstudy.launch.driver import Outcome
+from midstudy.launch.driver import Driver, Outcome
+from midstudy.launch.local import LocalLauncher
+from midstudy.plan.stage import Stage
 from midstudy.store.store import Store
+from midstudy.store.study_manifest import freeze
+from midstudy.track.follow import Follower
 from midstudy.track.sync import default_tracking_uri
 
 
@@ -126,7 +132,8 @@ def test_each_run_is_one_flow_run_whose_state_says_what_failed(
     runs: tuple[Store, SyntheticStudy, list[RunSummary]],
 ) -> None:
     store, study, _ = runs
-    sql = "SELECT r.name, r.state_type, s.message FROM flow_run r JOIN flow_run_state s ON s.id = r.state_id ORDER BY r.created"
+    states = "flow_run_state s ON s.id = r.state_id"
+    sql = f"SELECT r.name, r.state_type, s.message FROM flow_run r JOIN {states} ORDER BY r.created"
     first, second = _query(store, sql)
     assert first[:2] == ("synthetic", "FAILED")
     assert "midtrain micro math12@30 seed 0 to step 60: DivergedError: loss is nan at step 41" in first[2]
@@ -205,6 +212,21 @@ def study() -> SyntheticStudy:
     return synthetic_study()
 
 
+@pytest.fixture
+def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's sync is another process that these tests can do without."""
+
+    class Nothing(Follower):
+        def __enter__(self) -> Follower:
+            return self
+
+        def __exit__(self, *exception: object) -> None: ...
+
+    monkeypatch.setattr(Nothing, "finish", lambda self: None)
+    monkeypatch.setattr("flows.study.Follower", Nothing)
+
+
+@pytest.mark.usefixtures("no_mlflow")
 def test_a_server_that_cannot_start_costs_a_warning(store: Store, study: SyntheticStudy) -> None:
     shutil.rmtree(store.paths.prefect)
     store.paths.prefect.write_text("a file where the server's folder should be")
@@ -214,6 +236,7 @@ def test_a_server_that_cannot_start_costs_a_warning(store: Store, study: Synthet
     assert "Prefect" in summary.warnings[0]
 
 
+@pytest.mark.usefixtures("no_mlflow")
 def test_a_server_that_dies_in_the_middle_costs_a_warning(
     store: Store, study: SyntheticStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +254,7 @@ def test_a_server_that_dies_in_the_middle_costs_a_warning(
     assert "Prefect" in summary.warnings[0]
 
 
+@pytest.mark.usefixtures("no_mlflow")
 def test_a_server_that_hangs_is_given_up(store: Store, study: SyntheticStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     servers = _started_servers(monkeypatch)
     monkeypatch.setattr("flows.study._CLOSE_TIMEOUT_S", 2.0)
@@ -247,6 +271,7 @@ def test_a_server_that_hangs_is_given_up(store: Store, study: SyntheticStudy, mo
     assert servers[0]._process is None, "stopped, by force if need be"
 
 
+@pytest.mark.usefixtures("no_mlflow")
 def test_a_configured_server_that_is_down_costs_a_warning(
     store: Store, study: SyntheticStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,36 +304,84 @@ def test_an_mlflow_that_cannot_be_written_costs_a_warning(store: Store, study: S
     assert "mlflow" in summary.warnings[0]
 
 
+# -- with the real driver and real jobs -------------------------------------------------------------------------------
+
+
+def _request(store: Store, stages: list[Stage]) -> dict[str, Stage]:
+    """Ask for the stages and freeze a study of them."""
+    for stage in stages:
+        store.request(stage)
+    listed = {
+        stage.id: {
+            "kind": stage.kind,
+            "label": stage.label,
+            "parents": list(stage.parents),
+            "factors": {"stage_kind": "data"},
+            "cost_s": stage.cost_s,
+        }
+        for stage in stages
+    }
+    freeze(store, {"name": "real", "question": "Does it run?", "arms": [], "stages": listed})
+    return {stage.id: stage for stage in stages}
+
+
+def _conduct_real(store: Store, stages: dict[str, Stage], on_progress: Callable[[Progress], None]) -> RunSummary:
+    driver = Driver(store, stages, LocalLauncher(store, entry=ENTRY, grace_s=0.5), study="real", max_jobs=2)
+    return conduct(
+        driver, store, "real", backend="local", max_jobs=2, on_progress=on_progress,
+        tracking_uri=default_tracking_uri(store),
+    )  # fmt: skip
+
+
+def test_real_jobs_are_shown_as_the_driver_settles_them(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    root = fake_stage("root sleep=1.5")
+    bad, good = fake_stage("bad raise", root), fake_stage("good", root)
+    below = fake_stage("below", bad)
+    seen: list[Progress] = []
+    summary = _conduct_real(store, _request(store, [root, bad, good, below]), seen.append)
+    assert set(summary.finished) == {root.id, good.id}
+    assert summary.failed == {bad.id: "ValueError: bad cannot be made"}
+    assert list(summary.skipped) == [below.id]
+    assert ("root sleep=1.5",) in [progress.running for progress in seen]
+    assert (seen[-1].ended, seen[-1].share_done, seen[-1].left_s) == (4, 1.0, 0.0)
+    sql = "SELECT t.name, t.state_name FROM task_run t JOIN flow_run r ON r.id = t.flow_run_id WHERE r.name = 'real'"
+    assert dict(_query(store, sql)) == {
+        "root sleep=1.5": "Completed",
+        "bad raise": "Failed",
+        "good": "Completed",
+        "below": "Skipped",
+    }
+
+
 _INTERRUPTED_RUN = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from synthetic_study import synthetic_study
-from test_flows_study import FakeDriver, _conduct
+from fake_execute import fake_stage
+from test_flows_study import _conduct_real, _request
 from midstudy.store.store import Store
-store = Store.open(Path({root!r}))
-driver = FakeDriver(store, synthetic_study(), stage_s=5.0)
+store = Store.open(Path(sys.argv[1]))
 try:
-    _conduct(driver, store, on_progress=lambda progress: print(len(progress.running), flush=True))
+    _conduct_real(store, _request(store, [fake_stage("first"), fake_stage("long sleep=60")]), lambda progress: None)
 except KeyboardInterrupt:
-    print("interrupted, driver stopped:", driver.stopped)
+    print("interrupted")
 """
 
 
-def test_ctrl_c_stops_the_driver_and_the_server_and_says_so_in_prefect(store: Store) -> None:
-    before = len(_query(store, "SELECT id FROM flow_run"))
-    script = _INTERRUPTED_RUN.format(tests=str(Path(__file__).parent), root=str(store.root))
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
+def test_ctrl_c_leaves_no_process_and_a_cancelled_flow_run(store: Store) -> None:
+    command = [sys.executable, "-c", _INTERRUPTED_RUN, str(store.root)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parent.parent)
+    sql = "SELECT t.state_type FROM task_run t WHERE t.name = 'long sleep=60'"
     deadline = time.monotonic() + 60
-    while len(_query(store, "SELECT id FROM flow_run WHERE state_type = 'RUNNING'")) == 0 and time.monotonic() < deadline:
+    while _query(store, sql) != [("RUNNING",)] and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
-    assert output.endswith("interrupted, driver stopped: True\n")
-    states = _query(store, "SELECT state_type FROM flow_run ORDER BY created")
-    assert len(states) == before + 1
-    assert states[-1] == ("CANCELLED",)
-    assert not [name for name in Path("/proc").glob("[0-9]*") if _runs_in(name, store.root)], "nothing is left running"
+    output, _ = process.communicate(timeout=40)
+    assert output == "interrupted\n"
+    assert not [one for one in Path("/proc").glob("[0-9]*") if _runs_in(one, store.root)], "nothing is left running"
+    assert _query(store, sql) == [("CANCELLED",)]
+    assert _query(store, "SELECT state_type FROM flow_run WHERE name = 'real'") == [("CANCELLED",)]
 
 
 def _runs_in(process: Path, root: Path) -> bool:
