@@ -62,6 +62,7 @@ def run_study(
     backend: str,
     max_jobs: int,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    when_done: Callable[[], None] = lambda: None,
     tracking_uri: str | None = None,
 ) -> RunSummary:
     """Make every stage of a study that is missing; returns when the last has ended and the views are up to date.
@@ -74,6 +75,7 @@ def run_study(
         backend: "local" or "debug".
         max_jobs: jobs at a time.
         on_progress: called in this thread about twice a second.
+        when_done: called in this thread when every stage has ended, while the views are brought up to date.
         tracking_uri: MLflow's address; by default its SQLite file in the store.
 
     Raises:
@@ -90,6 +92,7 @@ def run_study(
         max_jobs=max_jobs,
         on_progress=on_progress,
         tracking_uri=tracking_uri or default_tracking_uri(store),
+        when_done=when_done,
     )
 
 
@@ -114,6 +117,7 @@ def conduct(
     max_jobs: int,
     on_progress: Callable[[Progress], None],
     tracking_uri: str,
+    when_done: Callable[[], None] = lambda: None,
 ) -> RunSummary:
     """`run_study` with a driver that is made already."""
     began = time.perf_counter()
@@ -125,6 +129,8 @@ def conduct(
         view.start()
         try:
             asyncio.run(_drive(driver, store, watch, on_progress))
+            follower.begin_last_sync()
+            when_done()
             try:
                 follower.finish()
             except TrackingError as error:

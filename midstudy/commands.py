@@ -11,7 +11,7 @@ import sys
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,31 +102,65 @@ def _command_line(options: Namespace) -> str:
 
 
 def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], *, backend: str, max_jobs: int) -> int:
-    from flows.study import run_study
-    from midstudy.progress import ProgressLine
-
+    """Make what is missing, write the report, print how it went; returns the exit status."""
     began = time.perf_counter()
-    line = ProgressLine()
-    try:
-        summary = run_study(store, stages, name, backend=backend, max_jobs=max_jobs or os.cpu_count() or 1, on_progress=line)
-    finally:
-        line.close()
     manifest = _manifest(store, name)
-    page = _write_report(store, manifest)
-    for identity, cause in summary.failed.items():
+    missing = len(stages) - len(store.published(stages))
+    if missing:
+        failed, skipped, warnings, page = _conduct(store, manifest, stages, backend=backend, max_jobs=max_jobs)
+    else:  # nothing to show Prefect: a flow of cached tasks would cost more than all the rest
+        for stage in stages.values():
+            store.verify(stage)
+        page = _write_report(store, manifest)
+        failed, skipped, warnings = {}, {}, _sync(store, name)
+    for identity, cause in failed.items():
         print(f"failed: {manifest['stages'][identity]['label']} ({identity}): {cause}", file=sys.stderr)
         print(f"        midstudy logs {identity} --store {store.root}", file=sys.stderr)
-    for warning in summary.warnings:
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(
-        f"{len(summary.finished)} stages run, {len(summary.reused)} reused, {len(summary.failed)} failed, "
-        f"{len(summary.skipped)} skipped in {time.perf_counter() - began:.0f} s "
-        f"({_cpu_s():.0f} CPU seconds in all processes)"
+        f"{missing - len(failed) - len(skipped)} stages run, {len(stages) - missing} reused, {len(failed)} failed, "
+        f"{len(skipped)} skipped in {time.perf_counter() - began:.0f} s ({_cpu_s():.0f} CPU seconds in all processes)"
     )
     print(_answer(store, name))
     print(f"report: {page}")
     print(f"MLflow: {_python_tool('mlflow')} ui --backend-store-uri sqlite:///{store.paths.mlflow / 'mlflow.db'}")
-    return 1 if summary.failed else 0
+    return 1 if failed else 0
+
+
+def _conduct(
+    store: Store, manifest: dict[str, Any], stages: Mapping[str, Stage], *, backend: str, max_jobs: int
+) -> tuple[Mapping[str, str], Mapping[str, str], Sequence[str], Path]:
+    """Run the flow; returns failed and skipped stages with their causes, warnings, and the report."""
+    from flows.study import run_study
+    from midstudy.progress import ProgressLine
+
+    pages: list[Path] = []
+    line = ProgressLine()
+    try:
+        summary = run_study(
+            store,
+            stages,
+            manifest["name"],
+            backend=backend,
+            max_jobs=max_jobs or os.cpu_count() or 1,
+            on_progress=line,
+            when_done=lambda: pages.append(_write_report(store, manifest)),
+        )
+    finally:
+        line.close()
+    return summary.failed, summary.skipped, summary.warnings, pages[0]
+
+
+def _sync(store: Store, name: str) -> list[str]:
+    """Bring MLflow up to date; returns what went wrong, which costs no result."""
+    from midstudy.track.sync import TrackingError, default_tracking_uri, sync
+
+    try:
+        sync(store, name, tracking_uri=default_tracking_uri(store))
+    except TrackingError as error:
+        return [str(error)]
+    return []
 
 
 def _cpu_s() -> float:

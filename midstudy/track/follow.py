@@ -40,6 +40,13 @@ class Follower:
         )
         return self
 
+    def begin_last_sync(self) -> None:
+        """Let the process begin its last sync now, while the caller does something else before `finish`."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+            self._process.stdin = None
+
     def finish(self, *, timeout_s: float = 120.0) -> SyncReport:
         """End with a last sync of everything the store holds now.
 
