@@ -67,7 +67,7 @@ MIXES = (
 )
 CONTINUED = (Midtraining("code", 1.0, 40_000), Midtraining("math", 1.0, 56_000))
 TIMING_STARTS = (6_000, 20_000, 40_000, 50_000)
-WEIGHTS = (0.10, 0.20, 0.50, 0.80)
+WEIGHTS = (0.10, 0.20, 0.50, 0.80, 1.0)  # the last is the continued-pretraining arm
 WEIGHT_START = 40_000
 
 TASKS = {  # name: (folder of a directory source, tokens that carry loss)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from midstudy.analysis.arms import ARM_KEY, CONTROL, SEED_KEY, describe_run, in_group, require_arms
@@ -99,21 +100,24 @@ def best_of(arms: pd.DataFrame, *, size: str, task: str, mix: str, loss_column: 
 
 def _unpaired(rows: pd.DataFrame, reference: pd.DataFrame, loss_column: str) -> list[pd.DataFrame]:
     """List runs that cannot be paired yet; raise for a finished run whose control run does not exist."""
-    finished = rows[loss_column].notna()
-    control = rows[SEED_KEY].merge(
-        reference[SEED_KEY].assign(exists=True, finished=reference[loss_column].notna()), on=SEED_KEY, how="left"
+    finished = rows[loss_column].notna().to_numpy()
+    control = dict(
+        zip(zip(reference["trunk_seed"], reference["sft_seed"], strict=True), reference[loss_column].notna(), strict=True)
     )
-    orphans = rows[finished.to_numpy() & control["exists"].isna().to_numpy()]
+    seeds = list(zip(rows["trunk_seed"], rows["sft_seed"], strict=True))
+    orphans = rows[finished & np.array([pair not in control for pair in seeds], dtype=bool)]
     if len(orphans):
         raise ValueError(
             f"{describe_run(orphans.iloc[0])}: the study has no control run with the same size, task and seeds, so its "
             "effect cannot be stated; add the control to the study for these seeds, or leave the arm out"
         )
-    waiting = finished.to_numpy() & ~control["finished"].eq(True).to_numpy()
-    return [
-        _missing(rows[~finished], loss_column, "not finished"),
-        _missing(rows[waiting], loss_column, "its control is not finished"),
-    ]
+    waiting = finished & np.array([not control.get(pair, False) for pair in seeds], dtype=bool)
+    missing = []
+    if not finished.all():
+        missing.append(_missing(rows[~finished], loss_column, "not finished"))
+    if waiting.any():
+        missing.append(_missing(rows[waiting], loss_column, "its control is not finished"))
+    return missing
 
 
 def _missing(rows: pd.DataFrame, loss_column: str, reason: str) -> pd.DataFrame:

@@ -6,11 +6,12 @@ SFT seeds are averaged within it first, because SFT runs from one trunk are not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Hashable, Iterable, Iterator
+from statistics import fmean
 
 import pandas as pd
 
-from midstudy.analysis.arms import SEED_KEY
 from midstudy.analysis.intervals import holm, mean_interval
 
 #: Columns that ``summarise`` gives. Differences are reference − arm: positive means the arm's loss is lower.
@@ -33,6 +34,8 @@ SUMMARY_COLUMNS = (
 #: Columns that ``pair_by_trunk_seed`` gives.
 SEED_COLUMNS = ("trunk_seed", "n_sft_seeds", "reference_loss", "loss", "difference_nats", "relative_improvement")
 
+_PAIR_COLUMNS = ["trunk_seed", "n_sft_seeds", "reference_loss", "loss", "difference_nats", "relative_improvement"]
+
 
 def pair_by_trunk_seed(rows: pd.DataFrame, reference: pd.DataFrame, *, loss_column: str) -> pd.DataFrame:
     """Losses of two arms for the (trunk seed, SFT seed) pairs finished in both, averaged over SFT seeds.
@@ -40,16 +43,24 @@ def pair_by_trunk_seed(rows: pd.DataFrame, reference: pd.DataFrame, *, loss_colu
     Returns one row per trunk seed: trunk_seed, n_sft_seeds, reference_loss, loss, difference_nats (reference − arm) and
     relative_improvement (difference over reference). Empty where nothing is shared.
     """
-    columns = [*SEED_KEY, loss_column]
-    both = rows[columns].merge(reference[columns].rename(columns={loss_column: "reference_loss"}), on=SEED_KEY, how="inner")
-    both = both.rename(columns={loss_column: "loss"}).dropna(subset=["loss", "reference_loss"])
-    both = both.astype({"loss": float, "reference_loss": float})
-    by_seed = both.groupby("trunk_seed", sort=True).agg(
-        n_sft_seeds=("sft_seed", "nunique"), reference_loss=("reference_loss", "mean"), loss=("loss", "mean")
-    )
-    by_seed["difference_nats"] = by_seed["reference_loss"] - by_seed["loss"]
-    by_seed["relative_improvement"] = by_seed["difference_nats"] / by_seed["reference_loss"]
-    return by_seed.reset_index()[list(SEED_COLUMNS)]
+    # Plain dictionaries: a merge and a grouped aggregation of a handful of rows cost pandas 15 ms, a hundred times as much.
+    other = dict(zip(_seed_pairs(reference), reference[loss_column].astype(float), strict=True))
+    found: dict[Hashable, list[tuple[Hashable, float, float]]] = {}
+    for (trunk_seed, sft_seed), loss in zip(_seed_pairs(rows), rows[loss_column].astype(float), strict=True):
+        reference_loss = other.get((trunk_seed, sft_seed), math.nan)
+        if not (math.isnan(loss) or math.isnan(reference_loss)):
+            found.setdefault(trunk_seed, []).append((sft_seed, reference_loss, loss))
+    records = []
+    for trunk_seed in sorted(found):  # type: ignore[type-var]
+        seeds, references, losses = zip(*found[trunk_seed], strict=True)
+        reference_loss, loss = fmean(references), fmean(losses)
+        difference = reference_loss - loss
+        records.append((trunk_seed, len(set(seeds)), reference_loss, loss, difference, difference / reference_loss))
+    return pd.DataFrame(records, columns=_PAIR_COLUMNS)
+
+
+def _seed_pairs(rows: pd.DataFrame) -> Iterator[tuple[Hashable, Hashable]]:
+    return zip(rows["trunk_seed"], rows["sft_seed"], strict=True)
 
 
 def summarise(by_seed: pd.DataFrame) -> dict[str, object]:

@@ -78,7 +78,8 @@ def plan_text(plan: Plan) -> str:
         f"  tokens   {facts['tokens_missing']:,}, {facts['flops_missing']:.2g} FLOPs",
         f"  cost     {hours(facts['device_hours_missing'])} of one {device}; without sharing "
         f"{hours(facts['device_hours_without_sharing'])} ({rate})",
-        f"  disk     {facts['disk_bytes_missing'] / 1e9:.2f} GB of checkpoints to write, {facts['disk_bytes'] / 1e9:.2f} GB in all",
+        f"  disk     {facts['disk_bytes_missing'] / 1e9:.2f} GB of checkpoints to write, "
+        f"{facts['disk_bytes'] / 1e9:.2f} GB in all",
         *(f"  data     {', '.join(names)}: {kind}" for kind, names in by_source.items()),
         *(f"  note     {note}" for note in facts["notes"]),
     ]

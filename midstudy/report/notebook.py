@@ -24,7 +24,7 @@ _CELL_TIMEOUT_S = 300
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class ReportError(RuntimeError):
+class ReportError(ValueError):
     """A cell of the report failed; the message holds its text and its traceback."""
 
 
