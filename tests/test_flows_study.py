@@ -89,10 +89,15 @@ class FakeDriver:
             await asyncio.sleep(0)
 
 
-def _conduct(driver: FakeDriver, store: Store, on_progress: Callable[[Progress], None] = lambda _: None) -> RunSummary:
+def _conduct(
+    driver: FakeDriver,
+    store: Store,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    when_done: Callable[[], None] = lambda: None,
+) -> RunSummary:
     return conduct(
         driver, store, "synthetic", backend="local", max_jobs=2, on_progress=on_progress,
-        tracking_uri=default_tracking_uri(store),
+        tracking_uri=default_tracking_uri(store), when_done=when_done,
     )  # fmt: skip
 
 
@@ -222,6 +227,8 @@ def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def __exit__(self, *exception: object) -> None: ...
 
+        def begin_last_sync(self) -> None: ...
+
     monkeypatch.setattr(Nothing, "finish", lambda self: None)
     monkeypatch.setattr("flows.study.Follower", Nothing)
 
@@ -230,8 +237,10 @@ def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_that_cannot_start_costs_a_warning(store: Store, study: SyntheticStudy) -> None:
     shutil.rmtree(store.paths.prefect)
     store.paths.prefect.write_text("a file where the server's folder should be")
-    summary = _conduct(FakeDriver(store, study), store)
+    done: list[set[str]] = []
+    summary = _conduct(FakeDriver(store, study), store, when_done=lambda: done.append(store.published(study.stages)))
     assert set(summary.finished) == set(study.stages)
+    assert done == [set(study.stages)]  # the report is written once, when every stage has ended
     assert len(summary.warnings) == 1
     assert "Prefect" in summary.warnings[0]
 
