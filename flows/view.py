@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -96,6 +97,7 @@ class PrefectView:
                 logging.getLogger(name).setLevel(logging.CRITICAL)  # the run itself says what failed
         if self._server is not None:
             await asyncio.to_thread(self._server.wait_until_healthy)
+            print(f"Prefect: {self._server.api_url.removesuffix('/api')}/runs while this runs", file=sys.stderr, flush=True)
         shown = StudyFlow(self._store, self._manifest, self._watch, tracking_uri=self._tracking_uri)
         await shown.show(backend=self._backend, max_jobs=self._max_jobs)
         flushed: Any = EventsWorker.drain_all(timeout=_FLUSH_TIMEOUT_S, at_exit=False)
