@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -227,3 +228,30 @@ def test_a_record_of_another_recipe_is_an_error(text, tmp_path):
     path.write_text(json.dumps(record))
     with pytest.raises(RecipeMismatchError, match=r"evaluation\.max_sequences: found 99, asked for 16"):
         store.verify(stage)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 300 kB; `grow` gives it room."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # token files may still be mapped
+
+
+def test_a_full_disk_loses_no_finished_stage_and_the_run_goes_on_once_there_is_room(text, small_disk):
+    store = Store.open(small_disk / "store", create=True)
+    study = small_study(text, starts=())
+    with pytest.raises(StoreError, match=r"No space left on device.*Free space"):
+        run_missing(store, study)
+    before = published_bytes(store)
+    assert before
+    assert store.published(plan_in(store, study).stages) < set(plan_in(store, study).stages)
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    plan = run_missing(store, study)
+    after = published_bytes(store)
+    assert {name: after[name] for name in before} == before
+    assert store.published(plan.stages) == set(plan.stages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from midstudy.recipe.data import Dataset, TokenizedData, Tokenizer
 from midstudy.recipe.decode import decode
 from midstudy.recipe.measure import StateEvaluation, TokenCounts
 from midstudy.store.attempt import Attempt
-from midstudy.store.errors import StoreError
+from midstudy.store.errors import StoreError, unwritable
 from midstudy.store.store import Store
 
 __all__ = ["StoppedError", "execute_stage"]
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def execute_stage(
@@ -62,10 +65,12 @@ def execute_stage(
             parents=tuple(wanted["parents"]),
             metrics=metrics,
         )
-    except BaseException:
+    except BaseException as error:
         attempt.close()
         if not attempt.checkpoints.exists():
             attempt.discard()
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise unwritable(attempt.folder, error) from error
         raise
 
 

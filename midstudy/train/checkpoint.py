@@ -12,9 +12,11 @@ The folder is written under a temporary name beside its own, flushed to disk wit
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -106,8 +108,11 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
         _flush(temporary)
         temporary.rename(folder)
         _flush(folder.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # what the library raises for a full disk is no OSError
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error), str(folder)) from error
         raise
 
 
