@@ -42,7 +42,7 @@ from midstudy.recipe.errors import RecipeError, inside
 from midstudy.recipe.study import CONTROL
 
 PAPER_STEPS = 61_035
-"""Optimizer steps of the paper's training; its start steps are given on this scale (STUDY 1.2, 1.4)."""
+"""Optimizer steps of the paper's training; its start steps are given on this scale (paper, Table 1)."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class _Grid:
 
     @cache
     def trunk(self, size: str, seed: int) -> Curriculum:
-        """General text throughout: AdamW, 10 % warmup, cosine to a 300th of the peak (STUDY 1.2)."""
+        """General text throughout: AdamW, 10 % warmup, cosine to a 300th of the peak, as the paper's configurations."""
         model = pythia(size, vocab_size=self.tokenizer.vocab_size, max_seq_len=self.seq_len)
         pretrain = Phase(
             name="pretrain",
@@ -232,7 +232,7 @@ class _Grid:
 
     @cache
     def sft(self, task: str, seed: int) -> Phase:
-        """Fine-tuning: fresh AdamW, 10 % warmup from 0, cosine to 0 (STUDY 1.5)."""
+        """Fine-tuning: fresh AdamW, 10 % warmup from 0, cosine to 0 (nightingal3/midtraining `sft_only.sh`)."""
         return Phase(
             name=f"sft {task}",
             data=self.tasks[task],

@@ -1,4 +1,4 @@
-"""Mixtures mean tokens, and arms share their randomness (DESIGN.md, invariants 3 and 4)."""
+"""Mixtures mean tokens, and arms share their randomness."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ PAPER_SCALE = [
 
 
 def test_the_papers_arms_start_where_the_paper_says():
-    """Table 1 and the configurations behind it (STUDY 1.4)."""
+    """Table 1 and the configurations behind it (nightingal3/midtraining)."""
     study = load_study(EXPERIMENT, settings=PAPER_SCALE)
     main = {(a.mix, a.weight, a.start_step) for a in study.arms if "main" in a.groups}
     assert main == {

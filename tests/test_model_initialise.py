@@ -1,4 +1,4 @@
-"""Initial weights follow STUDY 1.1 and are a pure function of shape and seed."""
+"""Initial weights are the paper's (nightingal3/litgpt `pretrain.py`) and are a pure function of shape and seed."""
 
 from __future__ import annotations
 

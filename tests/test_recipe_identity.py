@@ -1,4 +1,4 @@
-"""The id of a state is a hash of what has happened up to it, and of nothing else (DESIGN.md, invariant 1)."""
+"""The id of a state is a hash of what has happened up to it, and of nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning-rate curves are pure functions of the step; values from the paper's own schedule (STUDY 1.2, 1.3)."""
+"""Learning-rate curves are pure functions of the step; values from the paper's own schedule (nightingal3/midtraining configurations)."""
 
 from __future__ import annotations
 

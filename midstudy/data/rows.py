@@ -22,7 +22,7 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and the target that follows it with no separator (STUDY.md 1.5)."""
+    """A prompt and the target that follows it with no separator (nightingal3/litgpt `data/base.py`)."""
 
     prompt: str
     target: str
@@ -31,7 +31,7 @@ class Example:
 def as_text(row: Mapping[str, Any], where: str) -> str:
     """The document of a corpus row.
 
-    Inputs and targets are joined by a blank line, as the paper's FLAN is (STUDY.md 1.4); the other layouts by a line
+    Inputs and targets are joined by a blank line, as the paper's FLAN is; the other layouts by a line
     break, with `support` and `input` after a space as in the tasks.
 
     Args:
@@ -53,7 +53,7 @@ def as_text(row: Mapping[str, Any], where: str) -> str:
 
 
 def as_example(row: Mapping[str, Any], where: str) -> Example:
-    """The prompt and target of a task row (STUDY.md 1.5).
+    """The prompt and target of a task row (nightingal3/litgpt `data/base.py`).
 
     Question to answer (GSM8K); question, space, support to answer (SciQ); first turn to all later turns joined without
     a separator (LIMA); instruction, space, input to output; inputs to targets.

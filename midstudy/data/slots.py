@@ -2,7 +2,7 @@
 
 A slot is one sequence of the global batch. Slots are numbered from where data positions last started anew. The base
 corpus is read at the slot's own number; a specialist draw replaces it and advances the specialist by count, so arms agree
-in every slot that neither replaces and a branch goes on where its trunk was (DESIGN.md, invariant 4).
+in every slot that neither replaces and a branch goes on where its trunk was.
 
 Quotas. With T(t) the exact number of specialist tokens owed after t slots, in sequences, floor(T(t) + 1/2) slots have gone
 to specialists. Among the draws the specialists are split off one by one, each following its own ideal count as a function

@@ -5,7 +5,7 @@ tokens[offsets[i]:offsets[i + 1]]) and, for a task, `<split>.prompts` (int64; ho
 prompt). Every document and item ends with the end-of-text token.
 
 A task's prompt and target are encoded apart, so that the loss mask falls on the boundary between them. (The paper's code
-encodes them together and takes the mask from the prompt alone, which lets a merge cross the boundary; STUDY 1.5.)
+encodes them together and takes the mask from the prompt alone, which lets a merge cross the boundary.)
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TokenizedSplit:
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
     def num_blocks(self, seq_len: int) -> int:
-        """Blocks of `seq_len + 1` tokens the split can be cut in (STUDY 1.2: 2,049-token blocks)."""
+        """Blocks of `seq_len + 1` tokens the split can be cut in (the paper's: 2,049 tokens)."""
         return len(self.tokens) // (seq_len + 1)
 
 
@@ -72,7 +72,7 @@ def _chunks(items: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def write_corpus_split(tokenizer: tokenizers.Tokenizer, texts: Iterable[str], folder: Path, split: str) -> int:
-    """Tokenise documents (stripped, STUDY 1.2) in chunks, so that a corpus need not fit in memory; returns its tokens."""
+    """Tokenise documents, stripped as the paper's, in chunks: a corpus need not fit in memory. Returns its tokens."""
     offsets = [0]
     with (folder / f"{split}.tokens").open("wb") as file:
         for chunk in _chunks((text.strip() for text in texts), _CHUNK_DOCUMENTS):

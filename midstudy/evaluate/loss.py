@@ -1,6 +1,7 @@
 """Token-weighted mean loss: all nats over all target tokens, so that a long sequence counts for its tokens.
 
-The paper's code averages the means of batches instead, which depends on how items fall into batches (STUDY 1.6).
+The paper's code (nightingal3/litgpt `finetune/full.py`) averages the means of batches instead, which depends on how items
+fall into batches.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Initial weights as the paper's code draws them (STUDY 1.1).
+"""Initial weights as the paper's code draws them (nightingal3/litgpt `pretrain.py`).
 
 Normal with standard deviation sqrt(2 / (5 width)) for embeddings and matrices, 1 / (sqrt(width) * layers) for the
 attention's output projection; biases 0, LayerNorm 1 and 0. The authors' depth rule tests for another MLP class, so that

@@ -1,6 +1,6 @@
 """Pythia (GPT-NeoX): parallel residual, two LayerNorms, fused QKV, partial rotary embedding, exact GELU, untied head.
 
-Source: EleutherAI/pythia `models/*/pythia-*.yml` and STUDY 1.1. Logits equal those of transformers'
+Source: EleutherAI/pythia `models/*/pythia-*.yml` and the paper's fork of litgpt. Logits equal those of transformers'
 `GPTNeoXForCausalLM` with the same weights (tests/test_model_pythia.py).
 """
 

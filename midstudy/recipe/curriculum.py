@@ -5,8 +5,7 @@ is one curve over the curriculum's steps. The id of the state after s steps is
 
     id(s) = H(id at the start of its stretch; the stretch's phase without its end; the LR curve over the stretch, < s; s)
 
-so nothing that happens at or after step s, no milestone, no evaluation and no length of the run can change it
-(DESIGN.md, invariant 1).
+so nothing that happens at or after step s, no milestone, no evaluation and no length of the run can change it.
 """
 
 from __future__ import annotations

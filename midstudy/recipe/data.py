@@ -67,7 +67,7 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Prompt-target pairs for supervised fine-tuning; the target follows the prompt without a separator (STUDY 1.5).
+    """Prompt-target pairs for supervised fine-tuning; the target follows the prompt without a separator, as the paper's.
 
     `max_items` keeps the first items of each split (the paper keeps 10,000 of PyCode); none reads all.
     """

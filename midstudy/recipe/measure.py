@@ -38,7 +38,9 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCounts:
-    """How often each token occurs in a seeded sample of a train split (STUDY 2.1, method "token").
+    """How often each token occurs in a seeded sample of a train split.
+
+    Source: nightingal3/midtraining `util_scripts/dataset_similarity_syntactic.py`, method "token".
 
     Counted over the first `tokens_per_document` tokens of `num_documents` documents, in two disjoint halves.
     """

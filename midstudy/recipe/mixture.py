@@ -1,9 +1,9 @@
 """Mixtures: exact token shares over corpora.
 
 One corpus may be the base: it is read by slot position, so every arm that keeps a slot reads the same text there. The
-others are specialists: a specialist draw replaces the base's slot and advances its own corpus by count (DESIGN.md,
-invariant 4). Shares are exact fractions (0.12 is 3/25), a corpus with a zero share is dropped, and the order in which
-corpora are written does not matter: a mixture with 0 % code *is* the general mixture.
+others are specialists: a specialist draw replaces the base's slot and advances its own corpus by count. Shares are exact
+fractions (0.12 is 3/25), a corpus with a zero share is dropped, and the order in which corpora are written does not matter:
+a mixture with 0 % code *is* the general mixture.
 """
 
 from __future__ import annotations

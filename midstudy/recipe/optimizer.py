@@ -9,7 +9,7 @@ from midstudy.recipe.errors import RecipeError
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """AdamW with decoupled weight decay on every parameter, as the paper trains (STUDY 1.2).
+    """AdamW with decoupled weight decay on every parameter, as the paper trains (one parameter group).
 
     `clip_norm` is the largest global gradient norm; 0 turns clipping off.
     """

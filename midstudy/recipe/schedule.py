@@ -5,7 +5,8 @@ seen of it. A curve is a row of segments; cutting it before step s keeps the seg
 nothing of its end. That is why a longer warmup-stable-decay run shares the ids of the shorter one's stable part, and why
 a state inside the warmup does not depend on the horizon.
 
-Source: STUDY 1.2 and 1.3 (linear warmup from 0, cosine to a floor; keyed to optimizer steps, never to micro-batches).
+Source: nightingal3/litgpt `litgpt/schedulers.py` (linear warmup from 0, cosine to a floor), keyed here to optimizer steps,
+never to micro-batches.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class LinearWarmup:
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine:
-    """Linear warmup from 0, then a half cosine from the peak to the floor at `total_steps` (STUDY 1.2, 1.5)."""
+    """Linear warmup from 0, then a half cosine from the peak to the floor at `total_steps`."""
 
     peak_lr: float
     floor_lr: float
@@ -183,7 +184,7 @@ class Cosine:
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupStableDecay:
-    """Linear warmup, a constant peak, and a linear decay over the last `decay_steps` (STUDY 6)."""
+    """Linear warmup, a constant peak, and a linear decay over the last `decay_steps` (MiniCPM)."""
 
     peak_lr: float
     floor_lr: float

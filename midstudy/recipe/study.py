@@ -117,7 +117,7 @@ class Study:
         self._check_names()
 
     def _check_controls(self) -> None:
-        """Every arm needs its control: same size, task and seeds (invariant 6: no missing baseline)."""
+        """Every arm needs its control: same size, task and seeds (no silent missing baseline)."""
         controls = {(a.size, a.task, a.trunk_seed, a.sft_seed) for a in self.arms if a.mix == CONTROL}
         for index, arm in enumerate(self.arms):
             if (arm.size, arm.task, arm.trunk_seed, arm.sft_seed) not in controls:

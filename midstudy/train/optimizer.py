@@ -1,6 +1,6 @@
 """AdamW as the recipe states it: fused, one group, weight decay on every parameter, clipped by the global norm.
 
-Source: STUDY 1.2; Loshchilov and Hutter, 2019.
+Source: Loshchilov and Hutter, 2019; settings of nightingal3/midtraining.
 """
 
 from __future__ import annotations

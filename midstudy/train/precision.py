@@ -4,7 +4,7 @@
 |---|---|---|
 | `fp32` | fp32 | fp32 |
 | `bf16_mixed` | fp32 | bf16 copies of the weights, made anew after each update; embedding look-up in fp32 |
-| `bf16_true` | bf16 | bf16; the paper's authors trained so (STUDY 1.2) |
+| `bf16_true` | bf16 | bf16; the paper's authors trained so |
 
 The loss is computed in fp32 in all three. `bf16_mixed` does without `torch.autocast`, which casts every weight again at each
 use: the copies are the same numbers for one pass over the weights a step.

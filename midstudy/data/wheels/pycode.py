@@ -1,4 +1,4 @@
-"""The docstring-to-function task, after the paper's PyCode (CodeSearchNet-Python; STUDY.md 1.5).
+"""The docstring-to-function task, after the paper's PyCode (CodeSearchNet-Python).
 
 The prompt is what a docstring says a function does, without its signature; the target is the function's source
 without the docstring. All functions of a file are in one split.

@@ -1,4 +1,4 @@
-"""The science question task, after SciQ: a question, a supporting passage, a short answer (STUDY.md 1.5).
+"""The science question task, after SciQ: a question, a supporting passage, a short answer.
 
 About chemical elements, from a table with descriptions; and about terms in the documentation of scientific packages,
 where a sentence has lost a term that its neighbours still hold. All items of an element or a file are in one split.
