@@ -1,4 +1,4 @@
-"""Learning-rate curves are pure functions of the step; values from the paper's own schedule (nightingal3/midtraining configurations)."""
+"""Learning-rate curves are pure functions of the step; values from the paper's own schedule."""
 
 from __future__ import annotations
 
