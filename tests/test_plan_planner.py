@@ -7,12 +7,25 @@ import time
 from collections.abc import Iterable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, WORDS, arm, code_branch, trunk
 
 from midstudy.plan.cost import CPU_CORE, Throughput
 from midstudy.plan.manifest import manifest_of
 from midstudy.plan.planner import KeptState, Plan, make_plan
-from midstudy.recipe import Arm, Cosine, Curriculum, Mixture, RecipeError, Study, TokenCounts, WarmupStableDecay
+from midstudy.recipe import (
+    Arm,
+    Constant,
+    Cosine,
+    Curriculum,
+    LinearWarmup,
+    Mixture,
+    RecipeError,
+    Study,
+    TokenCounts,
+    WarmupStableDecay,
+)
 from midstudy.recipe.curriculum import State
 
 
@@ -73,6 +86,42 @@ def test_the_steps_of_a_plan_are_the_distinct_ones(grid: str):
     plan = plan_of(GRIDS[grid]())
     assert plan.total_steps == plan.lower_bound_steps == brute_force_steps(plan)
     assert plan.unshared_steps == sum(entry.arm.curriculum.num_steps for entry in plan.arms)
+
+
+schedules = st.one_of(
+    st.just(Constant(lr=1e-3)),
+    st.builds(lambda w: LinearWarmup(peak_lr=1e-3, warmup_steps=w), st.sampled_from([5, 10])),
+    st.builds(
+        lambda w, total: Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=w, total_steps=total),
+        *(st.sampled_from([0, 5]), st.sampled_from([60, 80])),
+    ),
+    st.builds(
+        lambda d: WarmupStableDecay(peak_lr=1e-3, floor_lr=0.0, warmup_steps=5, decay_steps=d, total_steps=60),
+        st.sampled_from([5, 10]),
+    ),
+)
+families = st.lists(
+    st.tuples(
+        st.sampled_from([30, 60]), schedules, st.sets(st.tuples(st.integers(0, 29), st.sampled_from([0.1, 0.2])), max_size=3)
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(families)
+def test_the_steps_of_any_grid_are_the_distinct_ones(grid):
+    """Trunks of any length and schedule, branches anywhere: no shared update is planned twice, none is left out."""
+    arms = []
+    for number, (total_steps, schedule, branches) in enumerate(grid):
+        whole = trunk(total_steps, schedule=schedule)
+        arms.append(arm(whole, size=f"size{number}"))
+        for start_step, weight in branches:
+            branch = code_branch(whole, start_step, weight)
+            arms.append(arm(branch, size=f"size{number}", mix="code", weight=weight, start_step=start_step))
+    plan = plan_of(arms)
+    assert plan.total_steps == plan.lower_bound_steps == brute_force_steps(plan)
 
 
 def test_two_cosines_of_one_warmup_share_it():
