@@ -13,6 +13,12 @@ from collections.abc import Sequence
 DEFAULT_STORE = "store"
 
 
+def _at_least_one(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text}; allowed: a whole number of at least 1")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="midstudy",
@@ -59,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     run = verb("run", "Run a study: train, evaluate, compare, report. Finished stages are reused.", reads=False)
     takes_experiment(run)
     run.add_argument("--backend", choices=("local", "debug"), default="local", help="where stages run (default: local)")
-    run.add_argument("--jobs", type=int, default=0, metavar="N", help="jobs at a time (default: one a CPU core)")
+    run.add_argument("--jobs", type=_at_least_one, default=0, metavar="N", help="jobs at a time (default: one a CPU core)")
     run.add_argument("--max-gpu-hours", type=float, metavar="H", help="refuse a plan that needs more device hours")
 
     status = verb("status", "Show which stages of a study are finished, running, failed or waiting.", reads=True)

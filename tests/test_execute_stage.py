@@ -204,6 +204,20 @@ def test_text_that_changed_since_the_plan_is_refused(tmp_path):
     assert not store.has(first.id)
 
 
+def test_token_files_that_were_exchanged_on_disk_are_not_trained_on(text, tmp_path):
+    store = Store.open(tmp_path / "store", create=True)
+    plan = plan_in(store, small_study(text, starts=()))
+    for stage in plan.missing:
+        store.request(stage)
+        if stage.kind == "state":
+            break
+        execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+    tokens = next(store.paths.stages.glob("*/published/train.tokens"))
+    tokens.write_bytes(b"\x07" * tokens.stat().st_size)
+    with pytest.raises(StoreError, match=r"train\.tokens: not what was published"):
+        execute_stage(store, stage.id, start_from=None, keeps_optimizer=True, should_stop=lambda: False)
+
+
 def test_a_recipe_edited_by_hand_is_refused(text, tmp_path):
     store = Store.open(tmp_path / "store", create=True)
     plan = plan_in(store, small_study(text))

@@ -108,6 +108,7 @@ def test_a_sweep_varies_the_keywords_of_study():
     [
         ("sizes=('7b',)", r"model\.size: found '?7b'?; allowed: nano, micro, 14m"),
         ("total_step=100", r"--set total_step: .* Did you mean total_steps\?"),
+        ("full=false", r"--set full: found '?false'?; allowed: a Python bool"),
         ("trunk_seeds=()", r"trunk_seeds: .* at least one seed"),
         ("total_steps=0", r"schedule\.total_steps"),
         ("peak_lr=2.0", r"schedule\.peak_lr: found 2\.0; allowed: a learning rate in \[0, 1\)"),

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, WORDS, arm, code_branch, trunk
+from small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, WORDS, arm, code_branch, phase, sft, trunk
 
 from midstudy.plan.cost import CPU_CORE, Throughput
 from midstudy.plan.manifest import manifest_of
@@ -122,6 +122,28 @@ def test_the_steps_of_any_grid_are_the_distinct_ones(grid):
             arms.append(arm(branch, size=f"size{number}", mix="code", weight=weight, start_step=start_step))
     plan = plan_of(arms)
     assert plan.total_steps == plan.lower_bound_steps == brute_force_steps(plan)
+
+
+def test_a_restarted_rate_shares_what_came_before_it():
+    whole = trunk(60, schedule=Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=0, total_steps=60))
+    restarted = whole.until(20).then(phase(Mixture.only(GENERAL), 20, schedule=Constant(lr=1e-3)))
+    plan = plan_of([arm(whole, size="a"), arm(restarted, size="b")])
+    assert plan.total_steps == plan.lower_bound_steps == brute_force_steps(plan) == 60 + 20 + 5 + 5
+
+
+def test_a_state_keeps_its_optimizer_where_the_next_phase_continues_it():
+    twice = trunk(10).then(sft(WORDS)).then(sft(PYCODE, optimizer_state="continue", schedule=None))
+    plan = plan_of([dataclasses.replace(control(), curriculum=twice)])
+    kept = {s.factors["step"]: s.keeps_optimizer for s in plan.stages.values() if s.kind == "state"}
+    assert kept == {10: True, 15: True, 20: False}
+
+
+def test_a_published_state_without_its_optimizer_is_not_gone_on_from():
+    finished = plan_of([arm(stable_decay(60))])
+    longer = plan_of([arm(stable_decay(90))], published=finished.stages.keys(), kept=[])
+    for stage in longer.missing:
+        if stage.kind == "state" and stage.start_from in finished.stages:
+            assert stage.factors["stage_kind"] == "sft"
 
 
 def test_two_cosines_of_one_warmup_share_it():

@@ -46,6 +46,32 @@ def test_a_phase_that_resets_something_is_not_merged():
         assert Curriculum.of(start(), first, second).state_id(60) != trunk(60).state_id(60)
 
 
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (
+            lambda: Curriculum.of(start(), phase(Mixture.only(GENERAL), 10), phase(Mixture.only(GENERAL), 10)),
+            lambda: trunk(20),
+        ),
+        (
+            lambda: trunk(10).then(phase(Mixture.only(GENERAL), 10, data_positions="reset")),
+            lambda: trunk(10).then(phase(Mixture.only(GENERAL), 10, data_positions="reset", schedule=None)),
+        ),
+        (
+            lambda: trunk(10).branch(start_step=0, data=Mixture.only(CODE), name="x"),
+            lambda: trunk(10, data_positions="reset", optimizer_state="reset").branch(
+                start_step=0, data=Mixture.only(CODE), name="y"
+            ),
+        ),
+        (lambda: trunk(10, optimizer_state="reset"), lambda: trunk(10, optimizer_state="continue")),
+    ],
+    ids=["a rate said twice", "a rate said again", "from the very start", "nothing to take over"],
+)
+def test_one_history_has_one_id_and_one_recipe_however_it_is_written(left, right):
+    assert ids(left()) == ids(right())
+    assert left().state().text() == right().state().text()
+
+
 def test_a_phase_of_no_steps_never_was():
     assert ids(Curriculum.of(start(), phase(Mixture.only(MATH), 0), phase(Mixture.only(GENERAL), 60))) == ids(trunk())
     from_start = trunk().branch(start_step=0, data=Mixture.only(CODE), name="midtrain")

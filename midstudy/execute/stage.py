@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from midstudy.recipe.decode import decode
 from midstudy.recipe.measure import StateEvaluation, TokenCounts
 from midstudy.store.attempt import Attempt
 from midstudy.store.errors import StoreError, unwritable
+from midstudy.store.record import digest_file
 from midstudy.store.store import Store
 
 __all__ = ["StoppedError", "execute_stage"]
@@ -111,7 +113,20 @@ def _make(
 
 
 def _split(store: Store, data: Dataset, tokenizer: Tokenizer, split: str) -> TokenizedSplit:
-    return read_split(_finished(store, stage_id(TokenizedData(data=data, tokenizer=tokenizer))), split)
+    identity = stage_id(TokenizedData(data=data, tokenizer=tokenizer))
+    folder = _finished(store, identity)
+    _check_files(store.root, identity)
+    return read_split(folder, split)
+
+
+@functools.cache
+def _check_files(root: Path, identity: str) -> None:
+    """Read token files through once a job: text that was damaged or exchanged on disk is never trained on."""
+    store = Store(root)
+    for name, noted in store.record(identity).files.items():
+        path = store.published_folder(identity) / name
+        if digest_file(path) != noted:
+            raise StoreError(f"{path}: not what was published. Remove {path.parent} to make the stage again.")
 
 
 def _finished(store: Store, identity: str) -> Path:

@@ -85,6 +85,10 @@ def _keywords(build: Callable[..., Study], path: Path, settings: Sequence[str]) 
         except (ValueError, SyntaxError):
             keywords[name] = text
         default = inspect.signature(build).parameters[name].default
+        if isinstance(default, bool | int | float) and isinstance(keywords[name], str):
+            raise RecipeError(f"--set {name}", found=text, allowed=f"a Python {type(default).__name__}, such as {default!r}")
+        if isinstance(default, str):
+            keywords[name] = text.strip("'\"")
         if isinstance(default, tuple) and not isinstance(keywords[name], tuple | list):
             keywords[name] = (keywords[name],)
         elif isinstance(keywords[name], list):

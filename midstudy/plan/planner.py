@@ -91,6 +91,8 @@ class _Builder:
     requested: dict[str, tuple[Curriculum, int, Arm]] = field(default_factory=dict)
     steps_on_line: dict[str, set[int]] = field(default_factory=dict)
     unmeasured: set[str] = field(default_factory=set)
+    published: set[str] = field(default_factory=set)
+    continued: set[str] = field(default_factory=set)
 
     def add(self, stage: Stage) -> str:
         self.stages.setdefault(stage.id, stage)
@@ -155,11 +157,27 @@ class _Builder:
             steps = {stretch.stop_step}
             steps |= {s for s in curriculum.curve.ends_of_holds() if stretch.start_step < s < stretch.stop_step}
             self._request(curriculum, stretch.start_step, steps, arm)
+            if stretch.start_step and stretch.phase.optimizer_state == "continue":
+                self.continued.add(curriculum.state_id(stretch.start_step))
 
-    def request_partings(self, arm: Arm, branches: Mapping[str, set[str]]) -> None:
+    def request_partings(self) -> None:
         """Ask for the states, inside a stretch, after which the study's learning-rate curves part."""
-        for stretch_start, step, identity, _ in _segment_starts(arm.curriculum):
-            if len(branches[identity]) > 1:
+        starts: dict[str, set[int]] = {}
+        for arm in self.study.arms:
+            for line, _, segment_start in _segment_starts(arm.curriculum):
+                starts.setdefault(line, set()).add(segment_start)
+        following: dict[str, set[str]] = {}
+        inside: list[tuple[Arm, int, int, str]] = []
+        for arm in self.study.arms:
+            curriculum = arm.curriculum
+            for stretch in curriculum.stretches:
+                for step in starts.get(curriculum.state_id(stretch.start_step), ()):
+                    if stretch.start_step < step < stretch.stop_step:
+                        identity = curriculum.state_id(step)
+                        following.setdefault(identity, set()).add(curriculum.state_id(step + 1))
+                        inside.append((arm, stretch.start_step, step, identity))
+        for arm, stretch_start, step, identity in inside:
+            if len(following[identity]) > 1:
                 self._request(arm.curriculum, stretch_start, {step}, arm)
 
     def _request(self, curriculum: Curriculum, stretch_start: int, steps: set[int], arm: Arm) -> None:
@@ -180,7 +198,8 @@ class _Builder:
         for earlier in sorted(self.steps_on_line[curriculum.state_id(stretch.start_step)], reverse=True):
             if stretch.start_step < earlier < step:
                 candidate = curriculum.state_id(earlier)
-                if candidate in self.requested or candidate in kept_ids:
+                # A published state that kept no optimizer is no place to go on from.
+                if candidate in kept_ids or (candidate in self.requested and candidate not in self.published):
                     ancestor, ancestor_step = candidate, earlier
                     break
         if ancestor is None and stretch.start_step > 0:
@@ -193,7 +212,7 @@ class _Builder:
         else:
             data = [self.tokens_of(curriculum, phase.data)]
         line = self.steps_on_line[curriculum.state_id(stretch.start_step)]
-        keeps_optimizer = isinstance(phase.data, Mixture) or any(later > step for later in line)
+        keeps_optimizer = isinstance(phase.data, Mixture) or identity in self.continued or any(s > step for s in line)
         num_tokens = (step - ancestor_step) * phase.tokens_per_step
         if not self.throughput.measured(model, phase.precision):
             self.unmeasured.add(model.name)
@@ -240,13 +259,12 @@ class _Builder:
         return stage_id(StateEvaluation(state_id=state, evaluation=evaluation))
 
 
-def _segment_starts(curriculum: Curriculum) -> Iterable[tuple[int, int, str, str]]:
-    """(stretch start, step, id, id one step on) where a learning-rate segment begins inside a stretch."""
+def _segment_starts(curriculum: Curriculum) -> Iterable[tuple[str, int, int]]:
+    """(id of the stretch's first state, its step, step) where a learning-rate segment begins inside a stretch."""
     for stretch in curriculum.stretches:
         for segment in curriculum.curve.segments:
             if stretch.start_step < segment.start_step < stretch.stop_step:
-                step = segment.start_step
-                yield stretch.start_step, step, curriculum.state_id(step), curriculum.state_id(step + 1)
+                yield curriculum.state_id(stretch.start_step), stretch.start_step, segment.start_step
 
 
 def _describe(arm: Arm, curriculum: Curriculum, step: int, index: int) -> tuple[str, dict[str, Any]]:
@@ -285,13 +303,10 @@ def make_plan(
         kept.setdefault(state.stretch_from, []).append(state)
     kept_ids = frozenset(state.id for states in kept.values() for state in states)
     builder = _Builder(study=study, throughput=throughput, kept=kept)
-    branches: dict[str, set[str]] = {}
     for arm in study.arms:
         builder.request_states(arm)
-        for _, _, identity, following in _segment_starts(arm.curriculum):
-            branches.setdefault(identity, set()).add(following)
-    for arm in study.arms:
-        builder.request_partings(arm, branches)
+    builder.request_partings()
+    builder.published = published(builder.requested)
     arms = []
     for arm in study.arms:
         start = builder.state(arm.curriculum.state_id(arm.pretrain_steps), kept_ids)

@@ -155,13 +155,14 @@ class Curriculum:
         here = self.num_steps
         curve = self.curve
         if phase.schedule is not None:
-            earlier = self.curve.window(0, here).segments
-            curve = Curve((*earlier, *phase.schedule.curve().shifted(here).segments))
+            curve = self.curve.then(phase.schedule.curve(), step=here)
         elif not self.stretches:
             raise RecipeError(
                 f"phases.{phase.name}.schedule", found=None, allowed="a schedule: the first phase has none to continue"
             )
         stretches = self.stretches
+        if not stretches:  # nothing to take over: one way to say so, hence one recipe for one id
+            phase = dataclasses.replace(phase, optimizer_state="reset", data_positions="reset")
         if stretches:
             _check_takes_over(stretches[-1], phase, stretches)
         if stretches and _same_but_length(stretches[-1].phase, phase, first=len(stretches) == 1):
@@ -211,6 +212,7 @@ class Curriculum:
         )
         head = self.until(start_step)
         if not head.stretches:  # from the very start: the trunk's schedule is this phase's own
+            phase = dataclasses.replace(phase, optimizer_state="reset", data_positions="reset")
             first = Stretch(phase=phase, start_step=0, stop_step=self.num_steps)
             return Curriculum(start=self.start, stretches=(first,), curve=self.curve)
         return head.then(phase)

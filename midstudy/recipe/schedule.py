@@ -68,6 +68,13 @@ class Curve:
             reigning = segment
         return reigning.at(step)
 
+    def then(self, after: Curve, *, step: int) -> Curve:
+        """This curve up to `step`, and `after` from there; a hold that goes on at its rate stays one segment."""
+        earlier, later = self.window(0, step).segments, after.shifted(step).segments
+        if earlier and isinstance(earlier[-1], Hold) and isinstance(later[0], Hold) and earlier[-1].lr == later[0].lr:
+            later = later[1:]
+        return Curve((*earlier, *later))
+
     def shifted(self, offset_steps: int) -> Curve:
         """The same curve, begun `offset_steps` later."""
         if offset_steps == 0:
