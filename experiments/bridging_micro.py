@@ -114,8 +114,8 @@ def study(
     }
     tasks = {name: data.task(name, folder=folder, max_items=task_items) for name, (folder, _) in TASKS.items()}
     for keyword, seeds in (("trunk_seeds", trunk_seeds), ("sft_seeds", sft_seeds)):
-        if not seeds:
-            raise RecipeError(keyword, found=seeds, allowed="at least one seed")
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise RecipeError(keyword, found=seeds, allowed="at least one seed, each once")
     grid = _Grid(
         corpora=corpora,
         tasks=tasks,

@@ -56,9 +56,9 @@ def run(options: Namespace) -> int:
             "checkpoints. Free space, name another folder with --store, or plan fewer arms."
         )
     print(plan_text(planned), flush=True)
-    freeze(store, manifest_of(planned, command=_command_line(options)))
     for stage in planned.missing:
         store.request(stage)
+    freeze(store, manifest_of(planned, command=_command_line(options)))
     return _run_stages(store, planned.study.name, planned.stages, backend=options.backend, max_jobs=options.jobs)
 
 
@@ -115,7 +115,7 @@ def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], *, backend
         failed, skipped, warnings = {}, {}, _sync(store, name)
     for identity, cause in failed.items():
         print(f"failed: {manifest['stages'][identity]['label']} ({identity}): {cause}", file=sys.stderr)
-        print(f"        midstudy logs {identity} --store {store.root}", file=sys.stderr)
+        print(f"        midstudy logs {identity} --study {name} --store {shlex.quote(str(store.root))}", file=sys.stderr)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(

@@ -75,6 +75,8 @@ def test_a_study_is_made_and_its_records_say_what_happened(finished: tuple[Store
     assert store.published(plan.stages) == set(plan.stages)
     steps = sum(record.metrics.get("num_steps", 0) for record in store.records(plan.stages).values())
     assert steps == plan.total_steps == plan.lower_bound_steps
+    shares = store.record(plan.arms[1].start_state).metrics["token_shares"]
+    assert shares == {"general": 30 / 48, "code": 18 / 48}  # half of the 36 sequences after step 3
     for entry in plan.arms:
         loss = store.record(entry.task_evaluation).metrics
         assert loss["target_tokens"] > 0

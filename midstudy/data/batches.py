@@ -18,7 +18,7 @@ from midstudy.data.slots import Slots, slots_at
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, Stretch
-from midstudy.recipe.data import Dataset, Task
+from midstudy.recipe.data import Corpus, Dataset, Task
 from midstudy.recipe.mixture import Mixture
 
 IGNORED = -100
@@ -98,6 +98,8 @@ class Batches:
         self._ids: dict[Dataset, str] = {}
         self._slots: tuple[Stretch, Slots, int] | None = None
         self._tasks: dict[int, _TaskOrder] = {}
+        self.drawn: dict[Corpus, int] = {}
+        """Sequences really read of each corpus, for the check against the quota."""
 
     def __call__(self, step: int) -> Batch:
         """What the update from state `step` to `step + 1` reads."""
@@ -130,6 +132,7 @@ class Batches:
             epoch, place = divmod(draw.position, num_blocks)
             key = derive_key("blocks", phase.seed, name, epoch)
             block = int(permute(np.array([place]), num_blocks, key)[0])
+            self.drawn[draw.corpus] = self.drawn.get(draw.corpus, 0) + 1
             blocks[row] = split.tokens[block * (phase.seq_len + 1) : (block + 1) * (phase.seq_len + 1)]
         return Batch(input_ids=blocks[:, :-1], targets=blocks[:, 1:])
 

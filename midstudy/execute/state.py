@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from midstudy.data.batches import Batches
-from midstudy.data.slots import drawn_tokens
+from midstudy.data.slots import slots_at
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import State
@@ -48,7 +48,7 @@ def train_state(
 
     Raises:
         StoppedError: `should_stop` said so.
-        ValueError: a realised token share is off by more than the quota allows.
+        ValueError: what was read is not what the quotas say.
     """
     curriculum, step = recipe.curriculum, recipe.step
     last = curriculum.stretches[-1]
@@ -88,7 +88,7 @@ def train_state(
         "resumed_at_step": first_step if resumable is not None else None,
         "recomputed_steps": max(0, _last_step_of(former_attempts) - first_step),
         "num_tokens": (step - begun) * last.phase.tokens_per_step,
-        "epochs": _epochs(recipe, train_split),
+        **_realised(recipe, batches, first_step=first_step, train_split=train_split),
     }
     if logged:
         metrics["train_loss_nats"] = logged[-1]["loss_nats"]
@@ -107,17 +107,31 @@ def _step_of(checkpoint: Path) -> int:
     return int(json.loads((checkpoint / "checkpoint.json").read_text("utf-8"))["step"])
 
 
-def _epochs(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) -> dict[str, float]:
-    """How often each corpus of the last stretch has been read so far; more than once is told: it changes the answer."""
-    data = recipe.curriculum.stretches[-1].phase.data
-    if not isinstance(data, Mixture):
+def _realised(recipe: State, batches: Batches, *, first_step: int, train_split: Callable[[Dataset], TokenizedSplit]) -> Any:
+    """Realised token shares of the last stretch's data positions, and how often each corpus was read so far.
+
+    Raises:
+        ValueError: what was read since `first_step` is not what the quotas say.
+    """
+    phase = recipe.curriculum.stretches[-1].phase
+    if not isinstance(phase.data, Mixture):
         return {}
-    seq_len = recipe.curriculum.stretches[-1].phase.seq_len
-    drawn = drawn_tokens(recipe.curriculum)
+    slots, begin = slots_at(recipe.curriculum, first_step)
+    end = begin + (recipe.step - first_step) * phase.num_sequences
+    slots, _ = slots_at(recipe.curriculum, recipe.step - 1)
+    before, after = slots.counts(begin), slots.counts(end)
+    owed = {corpus: number - before.get(corpus, 0) for corpus, number in after.items() if number != before.get(corpus, 0)}
+    if owed != batches.drawn:
+        found = {corpus.name: number for corpus, number in batches.drawn.items()}
+        raise ValueError(
+            f"mixture: sequences read since step {first_step}: {found}; the quotas say "
+            f"{ ({corpus.name: number for corpus, number in owed.items()}) }. This is a bug: please report the recipe."
+        )
+    base = phase.data.base.corpus if phase.data.base else None
     epochs = {}
-    for part in data.parts:
-        blocks = train_split(part.corpus).num_blocks(seq_len)
-        epochs[part.corpus.name] = round(drawn.get(part.corpus, 0) / seq_len / max(1, blocks), 4)
+    for part in phase.data.parts:  # the base is read by slot number, a specialist by count
+        read = end if part.corpus == base else after.get(part.corpus, 0)
+        epochs[part.corpus.name] = round(read / max(1, train_split(part.corpus).num_blocks(phase.seq_len)), 4)
         if epochs[part.corpus.name] > 1:
             warnings.warn(f"{part.corpus.name} is read {epochs[part.corpus.name]:g} times over", stacklevel=2)
-    return epochs
+    return {"token_shares": {corpus.name: number / end for corpus, number in after.items()}, "epochs": epochs}
