@@ -31,7 +31,10 @@ from midstudy.recipe.curriculum import State
 
 def plan_of(arms: Iterable[Arm], *, published: Iterable[str] = (), kept: Iterable[KeptState] = ()) -> Plan:
     done = set(published)
-    counts = (TokenCounts(data=GENERAL, tokenizer=TOKENIZER, num_documents=10, tokens_per_document=32, seed=0),)
+    counts = tuple(
+        TokenCounts(data=data, tokenizer=TOKENIZER, num_documents=10, tokens_per_document=32, seed=0)
+        for data in (GENERAL, CODE, MATH, PYCODE, WORDS)
+    )
     study = Study(name="small", question="?", arms=tuple(arms), token_counts=counts)
     return make_plan(
         study,
@@ -229,6 +232,11 @@ def test_a_duplicate_arm_and_a_missing_control_are_refused():
         plan_of([control(), control()])
     with pytest.raises(RecipeError, match=r"study\.arms\[0\].*control"):
         plan_of([code()])
+
+
+def test_a_data_set_that_is_not_counted_is_told_before_anything_runs():
+    with pytest.raises(RecipeError, match=r"study\.token_counts: found no counts of general"):
+        Study(name="small", question="?", arms=(control(),), token_counts=())
 
 
 def test_ten_thousand_stages_are_planned_in_seconds():

@@ -115,6 +115,7 @@ class Study:
             seen[arm.factors] = index
         self._check_controls()
         self._check_names()
+        self._check_counts()
 
     def _check_controls(self) -> None:
         """Every arm needs its control: same size, task and seeds (no silent missing baseline)."""
@@ -138,6 +139,17 @@ class Study:
                     f"study.data.{data.name}",
                     found="two different data sets of this name",
                     allowed="one data set a name",
+                )
+
+    def _check_counts(self) -> None:
+        """Token distributions of all data sets are compared at the end: one that is not counted is told at the beginning."""
+        counted = {recipe.data.name for recipe in self.token_counts}
+        for data in self.datasets():
+            if data.name not in counted:
+                raise RecipeError(
+                    "study.token_counts",
+                    found=f"no counts of {data.name}; counted: {', '.join(sorted(counted)) or 'none'}",
+                    allowed="every corpus and task of the arms",
                 )
 
     def datasets(self) -> Iterator[Dataset]:
