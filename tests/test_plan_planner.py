@@ -142,11 +142,16 @@ def test_a_state_keeps_its_optimizer_where_the_next_phase_continues_it():
 
 
 def test_a_published_state_without_its_optimizer_is_not_gone_on_from():
-    finished = plan_of([arm(stable_decay(60))])
-    longer = plan_of([arm(stable_decay(90))], published=finished.stages.keys(), kept=[])
-    for stage in longer.missing:
-        if stage.kind == "state" and stage.start_from in finished.stages:
-            assert stage.factors["stage_kind"] == "sft"
+    short, long = arm(stable_decay(60), size="a"), arm(stable_decay(90), size="b")
+    finished = plan_of([short])
+
+    def start_of_longer(kept: list[KeptState]) -> tuple[int, str | None]:
+        plan = plan_of([short, long], published=finished.stages.keys(), kept=kept)
+        first = next(s for s in plan.missing if s.factors.get("step") == 70)
+        return first.num_steps, first.start_from
+
+    assert start_of_longer(kept_of(finished)) == (30, stable_decay(60).state_id(40))
+    assert start_of_longer([]) == (70, None)
 
 
 def test_two_cosines_of_one_warmup_share_it():
