@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from midstudy.data.batch import Batch
+from midstudy.data.batch import IGNORED, Batch
 from midstudy.data.order import derive_key, permute
 from midstudy.data.slots import Slots, slots_at
 from midstudy.data.tokens import TokenizedSplit
@@ -20,9 +20,6 @@ from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, Stretch
 from midstudy.recipe.data import Corpus, Dataset, Task
 from midstudy.recipe.mixture import Mixture
-
-IGNORED = -100
-"""Target of a position that carries no loss: padding, or a masked prompt."""
 
 BUCKET_BATCHES = 32
 """Batches of a task that are sorted by length together."""
