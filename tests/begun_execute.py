@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import fake_execute
 
@@ -11,10 +11,6 @@ from midstudy.store.store import Store
 ENTRY = "begun_execute:execute_stage"
 
 
-def execute_stage(
-    store: Store, identity: str, *, start_from: str | None, keeps_optimizer: bool, should_stop: Callable[[], bool]
-) -> None:
+def execute_stage(store: Store, identity: str, **options: Any) -> None:
     store.attempt(identity).close()
-    fake_execute.execute_stage(
-        store, identity, start_from=start_from, keeps_optimizer=keeps_optimizer, should_stop=should_stop
-    )
+    fake_execute.execute_stage(store, identity, **options)

@@ -8,6 +8,7 @@ Every start is one line in `starts.txt` beside the store, so that a test can cou
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe import Corpus, Source, Tokenizer
 from midstudy.store.store import Store
+from midstudy.train.placement import Placement
 
 ENTRY = "fake_execute:execute_stage"
 
@@ -28,6 +30,7 @@ def execute_stage(
     start_from: str | None,
     keeps_optimizer: bool,
     should_stop: Callable[[], bool],
+    placement: Placement,
 ) -> None:
     wanted = store.requested(identity)
     name, *words = wanted["label"].split()
@@ -65,6 +68,7 @@ def execute_stage(
         canonical=wanted["canonical"],
         parents=tuple(wanted["parents"]),
         metrics={"pid": os.getpid(), "threads": os.environ.get("OMP_NUM_THREADS")},
+        placement=dataclasses.asdict(placement),
     )
 
 

@@ -17,6 +17,7 @@ from midstudy.launch.log import begin_stage, stage_log
 from midstudy.launch.process import this_process
 from midstudy.store.errors import StoreError
 from midstudy.store.store import Store
+from midstudy.train.placement import Placement
 
 STAGE = fake_stage("stage")
 
@@ -32,7 +33,7 @@ def new_job(store: Store) -> Job:
         study="study",
         stages=(JobStage(id=STAGE.id, start_from=None, keeps_optimizer=False),),
         backend="local",
-        num_threads=1,
+        placement=Placement(),
         entry=ENTRY,
         driver=this_process(),
     )

@@ -33,6 +33,7 @@ from midstudy.launch.process import Process, this_process
 from midstudy.plan.stage import Stage
 from midstudy.store.errors import StoreError
 from midstudy.store.store import Store
+from midstudy.train.placement import Placement
 
 SOON_S = 20.0
 
@@ -58,7 +59,7 @@ def job_of(store: Store, *stages: Stage) -> Job:
         study="study",
         stages=tuple(JobStage(id=stage.id, start_from=stage.start_from, keeps_optimizer=False) for stage in stages),
         backend="local",
-        num_threads=1,
+        placement=Placement(),
         entry=ENTRY,
         driver=this_process(),
     )

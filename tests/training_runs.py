@@ -10,6 +10,7 @@ from small_recipes import CODE, GENERAL, PYCODE, phase, start
 
 from midstudy.data.batch import Batch
 from midstudy.recipe import Cosine, Curriculum, Mixture
+from midstudy.train.placement import Placement
 from midstudy.train.run import Metrics, TrainingRun
 
 VOCAB_SIZE = 512
@@ -42,8 +43,8 @@ def curriculum(precision: str = "fp32", *, sft_precision: str | None = None) -> 
     return branch.then(phase(PYCODE, 6, **tuning))
 
 
-def begin(precision: str = "fp32") -> TrainingRun:
-    return TrainingRun.begin(start(), precision=precision)
+def begin(precision: str = "fp32", **placement: Any) -> TrainingRun:
+    return TrainingRun.begin(start(), precision=precision, placement=Placement(**placement))
 
 
 def train(run: TrainingRun, course: Curriculum, to_step: int, **options: Any) -> list[Metrics]:

@@ -7,7 +7,7 @@ are cut into batches, and the batches shuffled again, so that little is padding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,7 +132,7 @@ class Batches:
 
     def __call__(self, step: int) -> Batch:
         """What the update from state `step` to `step + 1` reads."""
-        stretch = next(s for s in self._curriculum.stretches if s.start_step <= step < s.stop_step)
+        stretch = self._stretch_at(step)
         if isinstance(stretch.phase.data, Mixture):
             return self._mixture_batch(stretch, step)
         return self._task_batch(stretch, step)
@@ -142,7 +142,24 @@ class Batches:
             self._ids[data] = identify(data)
         return self._ids[data], self._splits[self._ids[data]]
 
-    def _mixture_batch(self, stretch: Stretch, step: int) -> Batch:
+    def text_at(self, step: int) -> str:
+        """Names what the update from state `step` reads, document by document: for a person who looks for bad text."""
+        stretch = self._stretch_at(step)
+        data = stretch.phase.data
+        if isinstance(data, Mixture):
+            places: dict[str, list[tuple[int, int]]] = {}
+            for corpus, split, first, stop in self._blocks(stretch, step):
+                documents = split.document_at(first), split.document_at(stop - 1)
+                places.setdefault(corpus.name, []).append(documents)
+            return "; ".join(f"{name} train, documents {_spans(spans)}" for name, spans in places.items())
+        items = self._items(stretch, step)
+        return f"{data.name} train, items {_spans([(int(item), int(item)) for item in items])}"
+
+    def _stretch_at(self, step: int) -> Stretch:
+        return next(s for s in self._curriculum.stretches if s.start_step <= step < s.stop_step)
+
+    def _blocks(self, stretch: Stretch, step: int) -> Iterator[tuple[Corpus, TokenizedSplit, int, int]]:
+        """Corpus, split, first token and token past the last of each sequence of a mixture's batch."""
         phase = stretch.phase
         if self._slots is None or self._slots[0] is not stretch:
             slots, first_slot = slots_at(self._curriculum, stretch.stop_step - 1)
@@ -150,9 +167,7 @@ class Batches:
             self._slots = (stretch, slots, at_start)
         _, slots, at_start = self._slots
         first_slot = at_start + (step - stretch.start_step) * phase.num_sequences
-        blocks = np.empty((phase.num_sequences, phase.seq_len + 1), np.int64)
-        weights = np.empty(phase.num_sequences, np.float32)
-        for row, draw in enumerate(slots.draws(first_slot, phase.num_sequences)):
+        for draw in slots.draws(first_slot, phase.num_sequences):
             name, split = self._split_of(draw.corpus)
             num_blocks = split.num_blocks(phase.seq_len)
             if num_blocks == 0:
@@ -162,9 +177,16 @@ class Batches:
             epoch, place = divmod(draw.position, num_blocks)
             key = derive_key("blocks", phase.seed, name, epoch)
             block = int(permute(np.array([place]), num_blocks, key)[0])
-            self.drawn[draw.corpus] = self.drawn.get(draw.corpus, 0) + 1
-            blocks[row] = split.tokens[block * (phase.seq_len + 1) : (block + 1) * (phase.seq_len + 1)]
-            weights[row] = self._loss_weight(stretch, draw.corpus)
+            yield draw.corpus, split, block * (phase.seq_len + 1), (block + 1) * (phase.seq_len + 1)
+
+    def _mixture_batch(self, stretch: Stretch, step: int) -> Batch:
+        phase = stretch.phase
+        blocks = np.empty((phase.num_sequences, phase.seq_len + 1), np.int64)
+        weights = np.empty(phase.num_sequences, np.float32)
+        for row, (corpus, split, first, stop) in enumerate(self._blocks(stretch, step)):
+            self.drawn[corpus] = self.drawn.get(corpus, 0) + 1
+            blocks[row] = split.tokens[first:stop]
+            weights[row] = self._loss_weight(stretch, corpus)
         return pack_blocks(blocks, document_mask=phase.document_mask, weights=None if np.all(weights == 1) else weights)
 
     def _loss_weight(self, stretch: Stretch, corpus: Corpus) -> float:
@@ -176,18 +198,27 @@ class Batches:
                         return float(part.loss_weight)
         raise AssertionError(f"{corpus.name} is in no mixture up to step {stretch.start_step}")
 
-    def _task_batch(self, stretch: Stretch, step: int) -> Batch:
-        phase = stretch.phase
-        assert isinstance(phase.data, Task)
-        _, split = self._split_of(phase.data)
+    def _items(self, stretch: Stretch, step: int) -> NDArray[np.int64]:
+        """The items of a task's batch."""
+        assert isinstance(stretch.phase.data, Task)
+        _, split = self._split_of(stretch.phase.data)
         order = self._tasks.get(stretch.start_step)
         if order is None:
             order = self._tasks[stretch.start_step] = _TaskOrder(stretch, split)
-        items = order.items(step - stretch.start_step)
+        return order.items(step - stretch.start_step)
+
+    def _task_batch(self, stretch: Stretch, step: int) -> Batch:
+        phase = stretch.phase
+        assert isinstance(phase.data, Task)
         return pad_items(
-            split,
-            items,
+            self._split_of(phase.data)[1],
+            self._items(stretch, step),
             seq_len=phase.seq_len,
             target_only=phase.loss == "target_tokens",
             prompt_weight=phase.prompt_weight,
         )
+
+
+def _spans(spans: list[tuple[int, int]]) -> str:
+    """Inclusive ranges of numbers in order, `3–5, 9, 12–13`."""
+    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in sorted(set(spans)))

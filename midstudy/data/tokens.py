@@ -41,6 +41,10 @@ class TokenizedSplit:
         """Token ids of document or item `index`, end of text included."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
+    def document_at(self, token: int) -> int:
+        """The document or item that token number `token` of the split belongs to."""
+        return int(np.searchsorted(self.offsets, token, side="right")) - 1
+
     def num_blocks(self, seq_len: int) -> int:
         """Blocks of `seq_len + 1` tokens the split can be cut in (the paper's: 2,049 tokens)."""
         return len(self.tokens) // (seq_len + 1)

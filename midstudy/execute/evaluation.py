@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,37 @@ from midstudy.data.batches import pack_blocks, pad_items, usable_items
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.load import load_model
 from midstudy.evaluate.loss import mean_loss
+from midstudy.execute.stopped import StoppedError
 from midstudy.recipe.data import Corpus
 from midstudy.recipe.measure import Evaluation
+from midstudy.train.placement import Placement
 
 SEQUENCES_PER_BATCH = 32
 
 
-def evaluate_state(evaluation: Evaluation, *, checkpoint: Path, split: TokenizedSplit) -> dict[str, Any]:
-    """The token-weighted loss, in nats, and the target tokens it is the mean of."""
-    loss = mean_loss(load_model(checkpoint), _batches(evaluation, split))
+def evaluate_state(
+    evaluation: Evaluation,
+    *,
+    checkpoint: Path,
+    split: TokenizedSplit,
+    should_stop: Callable[[], bool] = lambda: False,
+    placement: Placement | None = None,
+) -> dict[str, Any]:
+    """The token-weighted loss, in nats, and the target tokens it is the mean of.
+
+    Raises:
+        StoppedError: `should_stop`, asked before every batch, said so.
+    """
+    model = load_model(checkpoint, device=(placement or Placement()).device)
+    loss = mean_loss(model, _unless_told(_batches(evaluation, split), should_stop))
     return {"loss_nats": loss.loss_nats, "target_tokens": loss.num_tokens}
+
+
+def _unless_told(batches: Iterator[Batch], should_stop: Callable[[], bool]) -> Iterator[Batch]:
+    for batch in batches:
+        if should_stop():
+            raise StoppedError("stopped while evaluating; the next attempt evaluates from the beginning")
+        yield batch
 
 
 def _batches(evaluation: Evaluation, split: TokenizedSplit) -> Iterator[Batch]:

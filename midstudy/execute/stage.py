@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from typing import Any
 from midstudy.data.tokens import TokenizedSplit, read_split
 from midstudy.execute.data import make_counts, make_tokenizer, make_tokens
 from midstudy.execute.evaluation import evaluate_state
-from midstudy.execute.state import CHECKPOINT_FOLDER, StoppedError, train_state
+from midstudy.execute.state import CHECKPOINT_FOLDER, assist, train_state
+from midstudy.execute.stopped import StoppedError
 from midstudy.plan.stage import StageRecipe, stage_id
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset, TokenizedData, Tokenizer
@@ -21,6 +23,8 @@ from midstudy.store.attempt import Attempt
 from midstudy.store.errors import StoreError, unwritable
 from midstudy.store.record import digest_file
 from midstudy.store.store import Store
+from midstudy.train.placement import Placement
+from midstudy.train.ranks import ALONE, Ranks
 
 __all__ = ["StoppedError", "execute_stage"]
 
@@ -34,19 +38,24 @@ def execute_stage(
     start_from: str | None,
     keeps_optimizer: bool,
     should_stop: Callable[[], bool],
+    placement: Placement | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Make the stage `identity` and publish its record; a finished one is left as it is.
 
     Args:
         start_from: id of the kept state that training goes on from.
         keeps_optimizer: publish the optimizer's state with the weights.
-        should_stop: polled while training.
+        should_stop: polled while training and evaluating.
+        placement: how the numbers are computed; by default on one thread of the processor.
+        ranks: the processes that make the stage together, each with this same call. The first does everything but its
+            share of training alone.
 
     Raises:
         StoppedError: `should_stop` said so; the next attempt goes on from where this one stopped.
         StoreError: a parent is not finished, or the recipe on disk is not that of this id.
     """
-    if store.has(identity):
+    if store.has(identity) and ranks.size == 1:
         return
     wanted = store.requested(identity)
     recipe: StageRecipe = decode(wanted["recipe"])
@@ -55,10 +64,22 @@ def execute_stage(
             f"{store.paths.recipe(identity)}: its recipe has id {stage_id(recipe)}. It was edited, or written by another "
             "version of midstudy: plan the study again."
         )
+    placement = placement or Placement()
+    if not ranks.is_first:
+        if isinstance(recipe, State) and recipe.step > 0:
+            tokenizer = recipe.curriculum.start.tokenizer
+            assist(
+                recipe,
+                train_split=lambda data: _split(store, data, tokenizer, "train"),
+                should_stop=should_stop,
+                placement=placement,
+                ranks=ranks,
+            )
+        return
     former = store.former_attempts(identity)
     attempt = store.attempt(identity)
     try:
-        metrics = _make(store, recipe, attempt, former, start_from, keeps_optimizer, should_stop)
+        metrics = _make(store, recipe, attempt, former, start_from, keeps_optimizer, should_stop, placement, ranks)
         attempt.publish(
             kind=wanted["kind"],
             label=wanted["label"],
@@ -66,6 +87,7 @@ def execute_stage(
             canonical=wanted["canonical"],
             parents=tuple(wanted["parents"]),
             metrics=metrics,
+            placement=dataclasses.asdict(placement),
         )
     except BaseException as error:
         attempt.close()
@@ -84,6 +106,8 @@ def _make(
     start_from: str | None,
     keeps_optimizer: bool,
     should_stop: Callable[[], bool],
+    placement: Placement,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     folder = attempt.result
     if isinstance(recipe, Tokenizer):
@@ -102,6 +126,8 @@ def _make(
             train_split=lambda data: _split(store, data, tokenizer, "train"),
             keeps_optimizer=keeps_optimizer,
             should_stop=should_stop,
+            placement=placement,
+            ranks=ranks,
         )
     assert isinstance(recipe, StateEvaluation)
     state: State = decode(store.record(recipe.state_id).recipe)
@@ -109,6 +135,8 @@ def _make(
         recipe.evaluation,
         checkpoint=_finished(store, recipe.state_id) / CHECKPOINT_FOLDER,
         split=_split(store, recipe.evaluation.data, state.curriculum.start.tokenizer, recipe.evaluation.split),
+        should_stop=should_stop,
+        placement=placement,
     )
 
 

@@ -12,20 +12,19 @@ from typing import Any
 from midstudy.data.batches import Batches
 from midstudy.data.slots import slots_at
 from midstudy.data.tokens import TokenizedSplit
+from midstudy.execute.stopped import StoppedError
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset
 from midstudy.recipe.mixture import Mixture
 from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, RESULT_FOLDER, Attempt, read_metrics
+from midstudy.train.placement import Placement
+from midstudy.train.ranks import ALONE, Ranks
 from midstudy.train.rolling import Rolling, latest_valid
 from midstudy.train.run import TrainingRun
 
 CHECKPOINT_FOLDER = "checkpoint"
 ROLLING_INTERVAL_S = 60.0
-
-
-class StoppedError(RuntimeError):
-    """The job was told to stop; the state reached is in the attempt's rolling checkpoints."""
 
 
 def train_state(
@@ -37,6 +36,8 @@ def train_state(
     train_split: Callable[[Dataset], TokenizedSplit],
     keeps_optimizer: bool,
     should_stop: Callable[[], bool],
+    placement: Placement,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Train to `recipe`'s state and write its checkpoint into the attempt; returns the stage's metrics.
 
@@ -44,25 +45,24 @@ def train_state(
         start_from: checkpoint of the kept state that training goes on from; none begins from scratch.
         former_attempts: folders of interrupted attempts, whose rolling checkpoints are gone on from.
         train_split: the tokenised train split of a corpus or task.
-        should_stop: polled before every update.
+        should_stop: polled before every update and within it.
+        ranks: this process is the first of these; the others call `assist`.
 
     Raises:
-        StoppedError: `should_stop` said so.
+        StoppedError: `should_stop` said so; the state reached is in the attempt's rolling checkpoints.
+        DivergedError: the loss is no number, or has run away.
         ValueError: what was read is not what the quotas say.
     """
     curriculum, step = recipe.curriculum, recipe.step
     last = curriculum.stretches[-1]
+    begun = 0 if start_from is None else _step_of(start_from)
     resumable = latest_valid(*(folder / CHECKPOINTS_FOLDER for folder in former_attempts))
+    if resumable is not None and _step_of(resumable) <= begun:
+        resumable = None  # a state was kept further on meanwhile
+    run = _run_from(ranks.from_first(resumable or start_from), recipe, placement, ranks)
     if resumable is not None:
-        run = TrainingRun.load(resumable)
         attempt.take_over_metrics(resumable.parent.parent, until_step=run.step)
-    elif start_from is not None:
-        run = TrainingRun.load(start_from)
-    else:
-        run = TrainingRun.begin(curriculum.start, precision=curriculum.stretches[0].phase.precision)
-    data = last.phase.data
-    read = [part.corpus for part in data.parts] if isinstance(data, Mixture) else [data]
-    batches = Batches(curriculum, {identify(one): train_split(one) for one in read})
+    batches = _batches(recipe, train_split)
     logged: list[dict[str, float]] = []
 
     def on_metrics(metrics: dict[str, float]) -> None:
@@ -72,18 +72,25 @@ def train_state(
     first_step = run.step
     rolling = Rolling(folder=attempt.checkpoints, every_s=ROLLING_INTERVAL_S)
     if not run.advance(
-        curriculum, to_step=step, batch_at=batches, on_metrics=on_metrics, should_stop=should_stop, rolling=rolling
+        curriculum,
+        to_step=step,
+        batch_at=batches,
+        on_metrics=on_metrics,
+        should_stop=should_stop,
+        rolling=rolling,
+        text_at=batches.text_at,
     ):
-        rolling.save(run.step, lambda folder: run.save(folder, with_optimizer=True))
+        if rolling.saved_step != run.step:  # a signal that came while this very state was saved
+            rolling.save(run.step, lambda folder: run.save(folder, with_optimizer=True))
         raise StoppedError(f"stopped at step {run.step} of {step}; the next attempt goes on from there")
     run.save(attempt.result / CHECKPOINT_FOLDER, with_optimizer=keeps_optimizer)
-    begun = 0 if start_from is None else _step_of(start_from)
     metrics: dict[str, Any] = {
         "step": step,
         "stretch_from": curriculum.state_id(last.start_step),
         "has_optimizer": keeps_optimizer,
         "size": curriculum.start.model.name,
         "precision": last.phase.precision,
+        "device": run.device_name,
         "num_steps": step - begun,
         "resumed_at_step": first_step if resumable is not None else None,
         "recomputed_steps": max(0, _last_step_of(former_attempts) - first_step),
@@ -93,8 +100,47 @@ def train_state(
     if logged:
         metrics["train_loss_nats"] = logged[-1]["loss_nats"]
         metrics["tokens_per_s"] = statistics.median(one["tokens_per_s"] for one in logged)
-        metrics["data_wait_s"] = sum(one["data_wait_s"] for one in logged)
+        metrics["data_wait_share"] = run.waited_s / run.trained_s
+    if noisy := [one for one in logged if "gradient_noise_trace" in one]:
+        # Numerator and denominator are averaged apart (McCandlish et al., 2018, appendix A.1).
+        trace, squared = (
+            statistics.fmean(one[name] for one in noisy) for name in ("gradient_noise_trace", "gradient_squared_norm")
+        )
+        metrics["noise_scale_sequences"] = trace / squared if trace > 0 and squared > 0 else None
     return metrics
+
+
+def assist(
+    recipe: State,
+    *,
+    train_split: Callable[[Dataset], TokenizedSplit],
+    should_stop: Callable[[], bool],
+    placement: Placement,
+    ranks: Ranks,
+) -> None:
+    """What every rank but the first does while that one is in `train_state`: its share of each step, and nothing on disk."""
+    run = _run_from(ranks.from_first(None), recipe, placement, ranks)
+    run.advance(
+        recipe.curriculum,
+        to_step=recipe.step,
+        batch_at=_batches(recipe, train_split),
+        on_metrics=lambda metrics: None,
+        should_stop=should_stop,
+    )
+
+
+def _run_from(checkpoint: Path | None, recipe: State, placement: Placement, ranks: Ranks) -> TrainingRun:
+    if checkpoint is not None:
+        return TrainingRun.load(checkpoint, placement=placement, ranks=ranks)
+    curriculum = recipe.curriculum
+    precision = curriculum.stretches[0].phase.precision
+    return TrainingRun.begin(curriculum.start, precision=precision, placement=placement, ranks=ranks)
+
+
+def _batches(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) -> Batches:
+    data = recipe.curriculum.stretches[-1].phase.data
+    read = [part.corpus for part in data.parts] if isinstance(data, Mixture) else [data]
+    return Batches(recipe.curriculum, {identify(one): train_split(one) for one in read})
 
 
 def _last_step_of(attempts: list[Path]) -> int:

@@ -21,5 +21,7 @@ class DebugLauncher(LocalLauncher):
     def submit(self, job: Job) -> None:
         from midstudy.train.environment import configure_threads
 
-        configure_threads(self.num_threads)
+        if self.placement.num_ranks > 1:
+            raise ValueError("--ranks: found several with --backend debug, which is one process; allowed: --backend local.")
+        configure_threads(self.placement.num_threads)
         run_job(str(self._store.root), job.name)

@@ -241,7 +241,7 @@ class Driver:
                 study=self._study,
                 stages=tuple(self._job_stage(identity) for identity in identities),
                 backend=self._launcher.backend,
-                num_threads=self._launcher.num_threads,
+                placement=self._launcher.placement,
                 entry=self._launcher.entry,
                 driver=self._me,
             )

@@ -1,31 +1,41 @@
 """What runs inside a job: its stages one after the other, each publishing its own record.
 
 submitit pickles `run_job` by name together with a store's path and a job's name, and nothing else; what to do is read from
-the store. Stages that fail are written down and leave the others of the job alone.
+the store. Stages that fail are written down and leave the others of the job alone. Where a job is several ranks, the first
+decides, writes and reports, and the others follow it.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import submitit
 
 from midstudy.launch.job_file import Job, JobStage, is_cancelled, read_job, write_end
 from midstudy.launch.log import LAST_LINES, begin_stage, stage_log
 from midstudy.launch.stop import stop_signals
 from midstudy.store.store import Store
+from midstudy.train.placement import Placement
+
+if TYPE_CHECKING:  # brings torch, which a job of one rank does not need here
+    from midstudy.train.ranks import Ranks
 
 
 class ExecuteStage(Protocol):
     """Makes one stage and publishes its record.
 
     It returns once the record is there, and raises what stopped it otherwise. `should_stop` is polled between steps;
-    whatever is raised after it said so is taken as the stage's way of stopping.
+    whatever is raised after it said so is taken as the stage's way of stopping. Of a job with several ranks each calls it
+    with its `ranks`; alone it goes without.
     """
 
     def __call__(
@@ -37,39 +47,93 @@ class ExecuteStage(Protocol):
         start_from: str | None,
         keeps_optimizer: bool,
         should_stop: Callable[[], bool],
+        placement: Placement,
+        **ranks: Ranks,
     ) -> None: ...
 
 
 def run_job(store_root: str, name: str) -> None:
-    """Make the stages of the job called `name` in the store at `store_root`.
+    """Make the stages of the job called `name` in the store at `store_root`. Every rank of a job calls this.
 
     Raises:
         StoreError: the job's file is missing or damaged, or the store cannot be written.
     """
     store = Store.open(Path(store_root))
     job = read_job(store, name)
-    with stop_signals() as told_to_stop:
+    with stop_signals() as told_to_stop, _ranks(store, job) as ranks:
+        execute = functools.partial(_entry(job.entry), placement=job.placement, should_stop=told_to_stop)
+        if ranks is None:
+            _make_all(store, job, execute, None, told_to_stop)
+        elif ranks.is_first:
+            _make_all(store, job, functools.partial(execute, ranks=ranks), ranks, told_to_stop)
+        else:
+            _assist(store, job, functools.partial(execute, ranks=ranks), ranks)
 
-        def should_stop() -> bool:
-            return told_to_stop() or is_cancelled(store, name)
 
-        execute = _entry(job.entry)
-        unmade: set[str] = set()
-        for stage in job.stages:
-            if should_stop():
+def _make_all(
+    store: Store, job: Job, execute: Callable[..., None], ranks: Ranks | None, told_to_stop: Callable[[], bool]
+) -> None:
+    def should_stop() -> bool:
+        return told_to_stop() or is_cancelled(store, job.name)
+
+    unmade: set[str] = set()
+    out_of_step = False
+    for stage in job.stages:
+        if should_stop():
+            break
+        wanted = store.requested(stage.id)
+        begin_stage(stage.id, wanted["label"])
+        if unmade.intersection(wanted["parents"]):
+            print("skipped: a stage that it needs has failed", flush=True)
+            unmade.add(stage.id)
+        elif not _make(store, job, stage, execute, ranks, told_to_stop, label=wanted["label"]):
+            unmade.add(stage.id)
+            if ranks is not None:  # the other ranks are in the middle of something: a new job goes on
+                out_of_step = True
                 break
-            wanted = store.requested(stage.id)
-            begin_stage(stage.id, wanted["label"])
-            if unmade.intersection(wanted["parents"]):
-                print("skipped: a stage that it needs has failed", flush=True)
-                unmade.add(stage.id)
-            elif not _make(store, job, stage, execute, told_to_stop, label=wanted["label"]):
-                unmade.add(stage.id)
-        write_end(store, name, "stopped" if should_stop() else "done")
+    if ranks is not None and not out_of_step:
+        ranks.from_first(None)
+    write_end(store, job.name, "stopped" if should_stop() or out_of_step else "done")
+
+
+def _assist(store: Store, job: Job, execute: Callable[..., None], ranks: Ranks) -> None:
+    """What every rank but the first does: take part in the stages that the first one names, until it names none."""
+    stages = {stage.id: stage for stage in job.stages}
+    while (identity := ranks.from_first(None)) is not None:
+        begin_stage(identity, store.requested(identity)["label"])
+        stage = stages[identity]
+        execute(store, identity, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer)
+
+
+@contextmanager
+def _ranks(store: Store, job: Job) -> Iterator[Ranks | None]:
+    """This process among the job's ranks; none where it is alone."""
+    placement = job.placement
+    if placement.num_ranks == 1:
+        yield None
+        return
+    import torch
+
+    from midstudy.train.ranks import joined
+
+    environment = submitit.JobEnvironment()
+    if placement.device == "cuda":
+        torch.cuda.set_device(environment.local_rank)
+    meeting_point = store.paths.job_meeting(job.name).as_uri()
+    rank, size = environment.global_rank, environment.num_tasks
+    with joined(rank=rank, size=size, device=placement.device, meeting_point=meeting_point) as ranks:
+        yield ranks
 
 
 def _make(
-    store: Store, job: Job, stage: JobStage, execute: ExecuteStage, told_to_stop: Callable[[], bool], *, label: str
+    store: Store,
+    job: Job,
+    stage: JobStage,
+    execute: Callable[..., None],
+    ranks: Ranks | None,
+    told_to_stop: Callable[[], bool],
+    *,
+    label: str,
 ) -> bool:
     """Whether the stage is finished now; if it failed, its failure is written down."""
     if store.has(stage.id):
@@ -78,13 +142,9 @@ def _make(
     store.clear_failure(stage.id)
     began = time.perf_counter()
     try:
-        execute(
-            store,
-            stage.id,
-            start_from=stage.start_from,
-            keeps_optimizer=stage.keeps_optimizer,
-            should_stop=told_to_stop,
-        )
+        if ranks is not None:
+            ranks.from_first(stage.id)
+        execute(store, stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer)
         if not store.has(stage.id):
             raise RuntimeError(f"{job.entry} returned and left no record")
     except Exception as error:
@@ -95,10 +155,19 @@ def _make(
         if told_to_stop():
             print(f"stopped after {time.perf_counter() - began:.1f} s", flush=True)
             return False
+        if ranks is not None and _is_rank_lost(error):
+            print("another rank of this job has ended; its own log says why", flush=True)
+            return False
         write_failure(store, job, stage.id, label=label, cause=f"{type(error).__name__}: {error}", trace=text)
         return False
     print(f"finished in {time.perf_counter() - began:.1f} s", flush=True)
     return True
+
+
+def _is_rank_lost(error: Exception) -> bool:
+    from midstudy.train.ranks import RankLostError  # brings torch, which a job of several ranks has already
+
+    return isinstance(error, RankLostError)
 
 
 def write_failure(store: Store, job: Job, stage_id: str, *, label: str, cause: str, trace: str = "") -> None:

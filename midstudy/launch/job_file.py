@@ -21,6 +21,7 @@ from midstudy.launch.process import Process, find_by_argument
 from midstudy.store.atomic import write_json
 from midstudy.store.errors import StoreError
 from midstudy.store.store import Store
+from midstudy.train.placement import Placement
 
 EXECUTE_STAGE = "midstudy.execute.stage:execute_stage"
 """The function that makes one stage, as MODULE:FUNCTION; its contract is `launch.job.ExecuteStage`."""
@@ -37,16 +38,16 @@ class JobStage:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job: stages that one process makes, one after the other.
+    """A job: stages that one process, or the ranks of one training run, make one after the other.
 
-    `driver` submitted it. `num_threads` is per process, `entry` the function that makes a stage.
+    `driver` submitted it; `entry` is the function that makes a stage.
     """
 
     name: str
     study: str
     stages: tuple[JobStage, ...]
     backend: str
-    num_threads: int
+    placement: Placement
     entry: str
     driver: Process
 
@@ -80,6 +81,7 @@ def read_job(store: Store, name: str) -> Job:
         fields = json.loads(path.read_text("utf-8"))
         fields["stages"] = tuple(JobStage(**stage) for stage in fields["stages"])
         fields["driver"] = Process(**fields["driver"])
+        fields["placement"] = Placement(**fields["placement"])
         return Job(**fields)
     except FileNotFoundError:
         raise StoreError(f"{path}: no such job.") from None
@@ -161,6 +163,6 @@ def job_names(store: Store) -> list[str]:
 
 
 def job_log(store: Store, name: str) -> Path | None:
-    """The file that a job's output goes to; none before it was started."""
-    logs = sorted(store.paths.job_submitit(name).glob("*_log.out"))
+    """The file that the output of a job's first rank goes to; none before it was started."""
+    logs = sorted(store.paths.job_submitit(name).glob("*_0_log.out"))
     return logs[-1] if logs else None

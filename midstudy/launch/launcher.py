@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from midstudy.launch.job_file import Job
+from midstudy.train.placement import Placement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,8 @@ class Launcher(Protocol):
         ...
 
     @property
-    def num_threads(self) -> int:
-        """Threads each job may use."""
+    def placement(self) -> Placement:
+        """How each job computes."""
         ...
 
     @property

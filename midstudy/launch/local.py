@@ -11,6 +11,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from midstudy.launch.launcher import Exit
 from midstudy.launch.process import Process
 from midstudy.store.errors import unwritable
 from midstudy.store.store import Store
+from midstudy.train.placement import Placement
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 _POLL_S = 0.05
@@ -33,11 +35,14 @@ _KILLED_WITHIN_S = 5.0
 
 
 class SessionExecutor(submitit.LocalExecutor):
-    """Starts submitit's job process itself, in a session of its own, under the job's own name as its id."""
+    """Starts submitit's job process itself, in a session of its own, under the job's own name as its id.
 
-    def __init__(self, folder: Path, *, job_id: str, environment: Mapping[str, str]) -> None:
+    With several ranks, the session is led by a process that starts one job process a rank.
+    """
+
+    def __init__(self, folder: Path, *, job_id: str, num_ranks: int, environment: Mapping[str, str]) -> None:
         super().__init__(folder)
-        self._job_id, self._environment = job_id, environment
+        self._job_id, self._num_ranks, self._environment = job_id, num_ranks, environment
         self.process: subprocess.Popen[bytes] | None = None
 
     def _submit_command(self, command: str) -> LocalJob:
@@ -53,9 +58,12 @@ class SessionExecutor(submitit.LocalExecutor):
             "SUBMITIT_LOCAL_GLOBALID": "0",
             "SUBMITIT_LOCAL_LOCALID": "0",
         }
+        arguments = shlex.split(command)
+        if self._num_ranks > 1:
+            arguments = [sys.executable, "-m", "midstudy.launch.tasks", str(self._num_ranks), *arguments]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                shlex.split(command),
+                arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -66,26 +74,38 @@ class SessionExecutor(submitit.LocalExecutor):
 
 
 class LocalLauncher:
-    """Runs each job as one process of this machine.
+    """Runs each job as one process of this machine, or as one a rank.
 
     Args:
         store: where the jobs are written down.
-        num_threads: threads each job may use.
+        placement: how each job computes.
+        gpus: what CUDA_VISIBLE_DEVICES may name; each job gets as many of the least used as it has ranks. None leaves the
+            variable alone.
         entry: the function that makes one stage, as MODULE:FUNCTION.
         grace_s: how long a job that is told to stop may take to save itself before it is killed.
     """
 
     backend = "local"
 
-    def __init__(self, store: Store, *, num_threads: int = 1, entry: str = EXECUTE_STAGE, grace_s: float = 5.0) -> None:
-        self._store, self._grace_s = store, grace_s
-        self.num_threads, self.entry = num_threads, entry
+    def __init__(
+        self,
+        store: Store,
+        *,
+        placement: Placement | None = None,
+        gpus: Sequence[str] = (),
+        entry: str = EXECUTE_STAGE,
+        grace_s: float = 5.0,
+    ) -> None:
+        self._store, self._grace_s, self._gpus = store, grace_s, tuple(gpus)
+        self.placement, self.entry = placement or Placement(), entry
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._gpus_of: dict[str, tuple[str, ...]] = {}
 
     def submit(self, job: Job) -> None:
         folder = self._store.paths.job_submitit(job.name)
+        num_ranks = job.placement.num_ranks
         try:
-            executor = SessionExecutor(folder, job_id=job.name, environment=self._environment())
+            executor = SessionExecutor(folder, job_id=job.name, num_ranks=num_ranks, environment=self._environment(job))
             executor.submit(run_job, str(self._store.root), job.name)
         except OSError as error:
             raise unwritable(folder, error) from error
@@ -129,13 +149,21 @@ class LocalLauncher:
         for child in self._children.values():
             child.poll()
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, job: Job) -> dict[str, str]:
         from midstudy.train.environment import ALLOCATOR
 
-        return {**ALLOCATOR, **dict.fromkeys(THREADS, str(self.num_threads))}
+        environment = {**ALLOCATOR, **dict.fromkeys(THREADS, str(job.placement.num_threads))}
+        if self._gpus:
+            running = [gpu for name, child in self._children.items() if child.poll() is None for gpu in self._gpus_of[name]]
+            by_use = sorted(self._gpus, key=running.count)
+            self._gpus_of[job.name] = tuple(by_use[: job.placement.num_ranks])
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus_of[job.name])
+        return environment
 
 
 def _exit_of(status: int) -> Exit:
+    if status > 128:  # a rank's, in the manner of shells
+        status = 128 - status
     if status < 0:
         name = signal.Signals(-status).name
         hint = " (the kernel does so when memory runs out)" if -status == signal.SIGKILL else ""

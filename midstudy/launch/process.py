@@ -97,11 +97,12 @@ def _session(leader_pid: int) -> Iterator[int]:
 
 
 def find_by_argument(argument: str) -> Process | None:
-    """A process of this host that was started with this argument on its command line."""
+    """The leader of a session of this host that was started with this argument on its command line."""
     wanted = os.fsencode(argument)
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if wanted in (entry / "cmdline").read_bytes().split(b"\0"):
-                    return Process.of(int(entry.name))
+                pid = int(entry.name)
+                if wanted in (entry / "cmdline").read_bytes().split(b"\0") and os.getsid(pid) == pid:
+                    return Process.of(pid)
     return None

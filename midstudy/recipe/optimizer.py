@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from midstudy.recipe.canonical import added_field
 from midstudy.recipe.errors import RecipeError
 
 
@@ -19,6 +20,7 @@ class AdamW:
     weight_decay: float
     clip_norm: float
     epsilon: float = 1e-8
+    decayed: str = added_field(omit_at="all")
 
     def __post_init__(self) -> None:
         for field in ("beta1", "beta2"):

@@ -84,9 +84,19 @@ class Attempt:
             raise unwritable(self.result / METRICS_FILE, error) from error
 
     def publish(
-        self, *, kind: str, label: str, recipe: Any, canonical: Any, parents: tuple[str, ...], metrics: dict[str, Any]
+        self,
+        *,
+        kind: str,
+        label: str,
+        recipe: Any,
+        canonical: Any,
+        parents: tuple[str, ...],
+        metrics: dict[str, Any],
+        placement: dict[str, Any] | None = None,
     ) -> bool:
         """Publish `result/` with its record; false where another attempt was first, whose result then stands.
+
+        `placement` is recorded with the environment.
 
         Raises:
             StoreError: the disk is full or the store cannot be written; nothing is published.
@@ -107,7 +117,7 @@ class Attempt:
                 parents=parents,
                 metrics=metrics,
                 files=_settle_files(self.result),
-                environment=describe_environment(),
+                environment={**describe_environment(), "placement": placement},
                 timing={
                     "started_at": self._started_at,
                     "finished_at": now,

@@ -33,7 +33,7 @@ class StorePaths:
     stages/ID/failure.json                  why the last attempt failed
     stages/ID/claim.json                    the job that is making it, or was the last to try
     studies/NAME/                           manifest.json, history/, tables, report/
-    jobs/JOB/                               job.json, process.json, end.json, cancelled
+    jobs/JOB/                               job.json, process.json, end.json, cancelled, meeting (of several ranks)
     jobs/JOB/submitit/                      submitit's own folder: its pickles, which nothing here reads, and the log
     mlflow/, prefect/                       views
     """
@@ -100,6 +100,9 @@ class StorePaths:
 
     def job_submitit(self, name: str) -> Path:
         return self.job(name) / "submitit"
+
+    def job_meeting(self, name: str) -> Path:
+        return self.job(name) / "meeting"
 
     @property
     def claims_lock(self) -> Path:

@@ -1,11 +1,13 @@
-"""AdamW as the recipe states it: fused, one group, weight decay on every parameter, clipped by the global norm.
+"""AdamW as the recipe states it: fused, clipped by the global norm, weight decay on every parameter or on matrices only.
 
-Source: Loshchilov and Hutter, 2019; settings of nightingal3/midtraining.
+Source: Loshchilov and Hutter, 2019. Decay on everything, norms and biases included, is nightingal3/midtraining's; decay on
+matrices only (every parameter of two dimensions, embedding and head included) is nanoGPT's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +24,11 @@ class Optimizer:
     def __init__(self, recipe: AdamW, parameters: Mapping[str, nn.Parameter]) -> None:
         self.recipe = recipe
         self._parameters = dict(parameters)
+        decayed = [p for p in self._parameters.values() if recipe.decayed == "all" or p.dim() == 2]
+        spared = [p for p in self._parameters.values() if recipe.decayed != "all" and p.dim() != 2]
+        groups: list[dict[str, Any]] = [{"params": decayed}, *([{"params": spared, "weight_decay": 0.0}] if spared else [])]
         self._adamw = torch.optim.AdamW(
-            list(self._parameters.values()),
+            groups,
             lr=0.0,
             betas=(recipe.beta1, recipe.beta2),
             eps=recipe.epsilon,
@@ -46,7 +51,8 @@ class Optimizer:
 
     def update(self, *, lr: float) -> None:
         """One step with learning rate `lr`."""
-        self._adamw.param_groups[0]["lr"] = lr
+        for group in self._adamw.param_groups:
+            group["lr"] = lr
         self._adamw.step()
         self.num_updates += 1
 

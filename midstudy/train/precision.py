@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from midstudy.model.pythia import Pythia
+from midstudy.train.ranks import Ranks
 
 _MASTER_TYPES = {"fp32": torch.float32, "bf16_mixed": torch.float32, "bf16_true": torch.bfloat16}
 _COMPUTE_TYPES = {"fp32": torch.float32, "bf16_mixed": torch.bfloat16, "bf16_true": torch.bfloat16}
@@ -65,18 +66,25 @@ class Weights:
             torch._foreach_copy_(self._copies, self._copied)
 
     @torch.no_grad()
-    def gather_gradients(self, *, first: bool, last: bool) -> None:
+    def gather_gradients(self, ranks: Ranks, *, first: bool, last: bool) -> Tensor | None:
         """Take over what one micro-batch's backward pass left on the model.
 
-        After the `last` micro-batch the masters' `.grad` hold the sum over all since the `first`, added up in fp32.
+        After the `last` micro-batch the masters' `.grad` hold the sum over all since the `first`, on all ranks, added up in
+        fp32.
+
+        Returns:
+            The norm of what this micro-batch contributed, an fp32 scalar; none where it is the whole batch.
         """
-        if self.precision == "fp32" or (not self._copies and first and last):
-            return  # autograd has added them up where the optimizer looks for them
+        if first and last and ranks.size == 1 and (self.precision == "fp32" or not self._copies):
+            return None  # autograd has left it where the optimizer looks for it
         arrived: list[Tensor] = []
         for worker in self._workers:
             assert worker.grad is not None
             arrived.append(worker.grad)
             worker.grad = None
+        norm = None
+        if not (first and last and ranks.size == 1):
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(arrived, 2, dtype=torch.float32)))
         if not self._sums:
             self._sums = [torch.empty_like(master, dtype=torch.float32) for master in self.masters.values()]
         if first:
@@ -84,10 +92,12 @@ class Weights:
         else:
             torch._foreach_add_(self._sums, [gradient.float() for gradient in arrived])
         if last:
+            ranks.add_up(self._sums)
             for master, total in zip(self.masters.values(), self._sums, strict=True):
                 master.grad = total.to(master.dtype)
+        return norm
 
     def forget_gradients(self) -> None:
-        """Drop the gradients once they are used; the buffers they were added up in are kept."""
-        for master in self.masters.values():
-            master.grad = None
+        """Drop the gradients, used or not; the buffers they were added up in are kept."""
+        for parameter in (*self.masters.values(), *self._workers):
+            parameter.grad = None

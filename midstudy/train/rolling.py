@@ -24,13 +24,17 @@ def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def latest_valid(*folders: Path) -> Path | None:
+def latest_valid(*folders: Path, until_step: int | None = None) -> Path | None:
     """The rolling checkpoint of the highest step in any of these folders that is whole; none where there is none.
+
+    With `until_step`, those of later steps are left out.
 
     A damaged one is passed over with a warning, in favour of the one before it.
     """
     found = sorted((entry for folder in folders for entry in _checkpoints(folder)), key=lambda entry: entry[0])
-    for _, path in reversed(found):
+    for step, path in reversed(found):
+        if until_step is not None and step > until_step:
+            continue
         try:
             check(path)
         except CheckpointError as error:
@@ -50,6 +54,8 @@ class Rolling:
     folder: Path
     every_s: float
     keep: int = 2
+    saved_step: int | None = field(default=None, init=False)
+    """The step of the last checkpoint that was saved here by this object."""
     _last_save: float = field(default_factory=time.monotonic, init=False, repr=False)
 
     def due(self) -> bool:
@@ -61,6 +67,6 @@ class Rolling:
         if path.exists():  # this attempt passed here before and fell back to an older one: this one was damaged
             shutil.rmtree(path)
         write(path)
-        self._last_save = time.monotonic()
+        self._last_save, self.saved_step = time.monotonic(), step
         for _, old in _checkpoints(self.folder)[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)

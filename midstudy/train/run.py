@@ -2,15 +2,16 @@
 
 One engine serves every phase: pretraining, midtraining, continued pretraining and fine-tuning differ in their data and in
 what their phase takes over, which `advance` applies at each phase's first step. The update from state s to state s + 1
-reads `batch_at(s)` with the learning rate `curriculum.curve.lr(s)`; nothing random is drawn, so on one CPU configuration a
-run that was interrupted, or run in pieces, ends with the same weights bit for bit.
+reads `batch_at(s)` with the learning rate `curriculum.curve.lr(s)`, and random numbers, should a layer ever draw any, come
+from a seed made of the phase's and the step. So on one CPU configuration a run that was interrupted, or run in pieces, ends
+with the same weights bit for bit.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +19,53 @@ import torch
 from torch import Tensor
 
 from midstudy.data.batch import Batch
-from midstudy.model.cross_entropy import IGNORED
+from midstudy.data.order import derive_key
 from midstudy.model.initialise import initialised
 from midstudy.model.pythia import Pythia
 from midstudy.recipe.curriculum import Curriculum, Start, Stretch
 from midstudy.train import checkpoint
 from midstudy.train.checkpoint import Checkpoint, CheckpointError
+from midstudy.train.divergence import DivergedError, DivergenceWatch, Trouble
+from midstudy.train.feed import Feed, Portion
+from midstudy.train.noise_scale import estimate, partial_sums
 from midstudy.train.optimizer import Optimizer
+from midstudy.train.placement import Placement
 from midstudy.train.precision import Weights
+from midstudy.train.ranks import ALONE, Ranks
 from midstudy.train.rolling import Rolling, latest_valid
 
 Metrics = dict[str, float]
-
-
-class DivergedError(RuntimeError):
-    """The loss or the gradient is no longer a finite number; the message says at which step and where to look."""
 
 
 def _never() -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class _Update:
+    """What one update measured, still on the device: the batch's mean loss and gradient norm, and the noise estimates."""
+
+    loss: Tensor
+    norm: Tensor
+    noise: Tensor | None
+
+
 class TrainingRun:
     """A model and its optimizer after `step` updates. Make one with `begin` or `load`.
 
     `model` computes in the run's precision and may be evaluated as it is between two calls of `advance`. `tokens_seen`
-    counts target tokens since step 0.
+    counts target tokens since step 0; `trained_s` and `waited_s` are the seconds that this object has trained, and of these
+    waited for data.
     """
 
-    def __init__(self, state: Checkpoint, *, device: torch.device | str = "cpu") -> None:
+    def __init__(self, state: Checkpoint, *, placement: Placement | None = None, ranks: Ranks = ALONE) -> None:
+        self.placement, self.ranks = placement or Placement(), ranks
         self.step = state.step
         self._loaded_id = state.state_id
         self._curriculum: Curriculum | None = None
         self.tokens_seen = state.tokens_seen
-        self.device = torch.device(device)
+        self.trained_s = self.waited_s = 0.0
+        self.device = torch.device(self.placement.device)
         model = Pythia.empty(state.shape, device="meta")
         # A copy: tensors read from a file may lie at any address, and products depend on alignment in the last bit.
         masters = {name: tensor.to(self.device, copy=True) for name, tensor in state.weights.items()}
@@ -60,7 +74,7 @@ class TrainingRun:
         self._saved_moments, self._saved_updates = state.moments, state.num_updates
 
     @classmethod
-    def begin(cls, start: Start, *, precision: str, device: torch.device | str = "cpu") -> TrainingRun:
+    def begin(cls, start: Start, *, precision: str, placement: Placement | None = None, ranks: Ranks = ALONE) -> TrainingRun:
         """The state before any step: weights drawn from the start's seed, no optimizer state."""
         drawn = initialised(start.model, seed=start.seed)
         state = Checkpoint(
@@ -73,16 +87,16 @@ class TrainingRun:
             moments={},
             num_updates=0,
         )
-        return cls(state, device=device)
+        return cls(state, placement=placement, ranks=ranks)
 
     @classmethod
-    def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> TrainingRun:
+    def load(cls, folder: Path, *, placement: Placement | None = None, ranks: Ranks = ALONE) -> TrainingRun:
         """The state that `save` wrote to `folder`.
 
         Raises:
             CheckpointError: the checkpoint is missing or damaged.
         """
-        return cls(checkpoint.read(folder), device=device)
+        return cls(checkpoint.read(folder), placement=placement, ranks=ranks)
 
     @property
     def model(self) -> Pythia:
@@ -96,6 +110,11 @@ class TrainingRun:
     @property
     def precision(self) -> str:
         return self._weights.precision
+
+    @property
+    def device_name(self) -> str:
+        """`cpu`, or the GPU's product name: what a measured throughput is the throughput of."""
+        return torch.cuda.get_device_name() if self.device.type == "cuda" else self.device.type
 
     def save(self, folder: Path, *, with_optimizer: bool) -> None:
         """Write this state to `folder`, atomically. Without its optimizer it can be evaluated, or fine-tuned with a new one.
@@ -127,22 +146,25 @@ class TrainingRun:
         batch_at: Callable[[int], Batch],
         on_metrics: Callable[[Metrics], None],
         log_every: int = 10,
-        micro_batch: int | None = None,
         should_stop: Callable[[], bool] = _never,
         rolling: Rolling | None = None,
+        text_at: Callable[[int], str] | None = None,
     ) -> bool:
-        """Train from this run's step to `to_step`.
+        """Train from this run's step to `to_step`. Every rank makes the same call.
 
         Args:
             curriculum: what this run's state is a state of.
             to_step: state to reach, at most the curriculum's last.
-            batch_at: the batch that the update from state `step` reads.
+            batch_at: the whole batch that the update from state `step` reads.
             on_metrics: called with the metrics of every `log_every`-th update and of the last. Keys: `step` (the state
-                reached), `loss_nats` (mean over the batch's target tokens, before the update), `lr`, `grad_norm` (before
-                clipping), `tokens_seen`, `tokens_per_s` and `data_wait_s` (both since the metrics before).
-            micro_batch: sequences that pass through the model at a time; all by default. Changes no result but rounding.
-            should_stop: asked before every update; true ends the call at that step boundary.
-            rolling: where to save this run as it goes.
+                reached), `loss_nats` (weighted mean over the batch's targets, before the update), `lr`, `grad_norm` (before
+                clipping), `tokens_seen`, `tokens_per_s` and `data_wait_s` (both since the metrics before). Where the batch
+                was cut into several pieces also `gradient_noise_trace` and `gradient_squared_norm` (means since the metrics
+                before, see `noise_scale.py`) and, where both are positive, their ratio `noise_scale_sequences`.
+            should_stop: asked before every update and between its micro-batches; true ends the call, and an update that is
+                not complete leaves no trace. Of several ranks each finishes the update it is in, so that all stop at one.
+            rolling: where the first rank saves this run as it goes.
+            text_at: names what the update from a state reads, for the message about a divergence.
 
         Returns:
             Whether `to_step` was reached; false when `should_stop` ended the call. The caller then saves.
@@ -150,32 +172,37 @@ class TrainingRun:
         Raises:
             ValueError: this run's state is none of `curriculum`'s, `to_step` lies behind it or past the end, or a phase
                 continues an optimizer that the checkpoint does not hold.
-            DivergedError: a loss or a gradient norm is not finite. No state at or past that step was saved.
+            DivergedError: a loss or a gradient norm is not finite, or the loss has run away. No state that is not finite was
+                saved.
         """
         self._require_state_of(curriculum, to_step)
         self._curriculum = curriculum
-        meter = _Meter(self, on_metrics, rolling)
-        for stretch in curriculum.stretches:
-            if stretch.stop_step <= self.step or stretch.start_step >= to_step:
-                continue
-            self._enter(stretch)
-            while self.step < min(stretch.stop_step, to_step):
-                if should_stop():
-                    meter.flush()
-                    return False
-                started = time.perf_counter()
-                batch = batch_at(self.step)
-                meter.waited_s += time.perf_counter() - started
-                lr = curriculum.curve.lr(self.step)
-                loss, norm, num_targets = self._update(batch, lr=lr, micro_batch=micro_batch)
-                self.step += 1
-                self.tokens_seen += num_targets
-                meter.note(loss, norm, lr=lr, num_targets=num_targets)
-                if self.step % log_every == 0 or self.step == to_step:
-                    meter.flush()
-                if rolling is not None and self.step < to_step and rolling.due():
-                    meter.flush()  # a diverged state is not worth keeping
-                    rolling.save(self.step, lambda folder: self.save(folder, with_optimizer=True))
+        meter = _Meter(self, on_metrics, rolling, text_at)
+        ahead = self.device.type != "cpu"
+        with Feed(batch_at, until_step=to_step, ranks=self.ranks, device=self.device, ahead=ahead) as feed:
+            for stretch in curriculum.stretches:
+                if stretch.stop_step <= self.step or stretch.start_step >= to_step:
+                    continue
+                self._enter(stretch)
+                meter.watch = DivergenceWatch(self.step, vocab_size=self.model.shape.vocab_size)
+                while self.step < min(stretch.stop_step, to_step):
+                    if self.ranks.any(should_stop()):
+                        meter.flush()
+                        return False
+                    portion = meter.wait_for(feed)
+                    lr = curriculum.curve.lr(self.step)
+                    update = self._update(portion, lr=lr, seed=stretch.phase.seed, should_stop=should_stop)
+                    if update is None:
+                        meter.flush()
+                        return False
+                    self.step += 1
+                    self.tokens_seen += portion.num_targets
+                    meter.note(update, lr=lr, num_targets=portion.num_targets)
+                    if self.step % log_every == 0 or self.step == to_step:
+                        meter.flush()
+                    if rolling is not None and self.ranks.is_first and self.step < to_step and rolling.due():
+                        meter.flush()  # a diverged state is not worth keeping
+                        rolling.save(self.step, lambda folder: self.save(folder, with_optimizer=True))
         return True
 
     def _require_state_of(self, curriculum: Curriculum, to_step: int) -> None:
@@ -210,44 +237,86 @@ class TrainingRun:
         self._optimizer.restore(moments, num_updates=num_updates)
         self._saved_moments = None
 
-    def _update(self, batch: Batch, *, lr: float, micro_batch: int | None) -> tuple[Tensor, Tensor, int]:
-        """One optimizer step; returns the batch's mean loss, the gradient norm (both on the device) and its targets."""
+    def _update(self, portion: Portion, *, lr: float, seed: int, should_stop: Callable[[], bool]) -> _Update | None:
+        """One optimizer step; none where `should_stop` ended it before anything was changed."""
         assert self._optimizer is not None
-        num_targets = int((batch.targets != IGNORED).sum())
-        if num_targets == 0:
+        if portion.total_weight <= 0:
             raise ValueError(f"the batch of step {self.step} has no target token; the recipe's data gives nothing to learn.")
-        input_ids = torch.from_numpy(batch.input_ids).to(self.device)
-        targets = torch.from_numpy(batch.targets).to(self.device)
-        rows = micro_batch or len(input_ids)
-        firsts = range(0, len(input_ids), rows)
-        losses = []
+        torch.manual_seed(derive_key("update", seed, self.step, self.ranks.rank))
+        num_rows = len(portion.input_ids)
+        size = self.placement.micro_batch or num_rows
+        firsts = range(0, num_rows, size)
+        losses, norms, sizes, shares = [], [], [], []
         for first in firsts:
+            rows = slice(first, min(first + size, num_rows))
             loss = self.model.scaled_loss(
-                input_ids[first : first + rows], targets[first : first + rows], scale=1.0 / num_targets
+                portion.input_ids[rows],
+                portion.targets[rows],
+                scale=1.0 / portion.total_weight,
+                weights=None if portion.weights is None else portion.weights[rows],
+                documents=None if portion.documents is None else portion.documents[rows],
             )
+            # Generating kernels can take longer than a job's notice: it happens within these two calls.
+            if self._told(should_stop):
+                return None
             loss.backward()
-            self._weights.gather_gradients(first=first == 0, last=first == firsts[-1])
+            if rows.stop < num_rows and self._told(should_stop):
+                return None
+            norm = self._weights.gather_gradients(self.ranks, first=first == 0, last=first == firsts[-1])
             losses.append(loss.detach())
+            if norm is not None:
+                norms.append(norm)
+                sizes.append(rows.stop - rows.start)
+                shares.append(float(portion.row_weights[rows].sum()) / portion.total_weight)
         norm = self._optimizer.clip()
+        total, noise = torch.stack(losses).sum(), None
+        if norms:
+            sums = torch.cat((partial_sums(norms, sizes, shares), total.double()[None]))
+            self.ranks.add_up([sums])
+            total, noise = sums[4].float(), estimate(sums[:4], norm)
         self._optimizer.update(lr=lr)
         self._weights.refresh()
         self._weights.forget_gradients()
-        return torch.stack(losses).sum(), norm, num_targets
+        return _Update(total, norm, noise)
+
+    def _told(self, should_stop: Callable[[], bool]) -> bool:
+        """Whether to leave the update unfinished. One of several ranks cannot: the others wait for its gradient."""
+        if self.ranks.size > 1 or not should_stop():
+            return False
+        self._weights.forget_gradients()
+        return True
 
 
 class _Meter:
     """Gathers losses and norms on the device and brings them to the host once a report, all steps at a time."""
 
-    def __init__(self, run: TrainingRun, on_metrics: Callable[[Metrics], None], rolling: Rolling | None) -> None:
-        self._run, self._on_metrics, self._rolling = run, on_metrics, rolling
-        self._pending: list[Tensor] = []
+    def __init__(
+        self,
+        run: TrainingRun,
+        on_metrics: Callable[[Metrics], None],
+        rolling: Rolling | None,
+        text_at: Callable[[int], str] | None,
+    ) -> None:
+        self._run, self._on_metrics, self._rolling, self._text_at = run, on_metrics, rolling, text_at
+        self.watch = DivergenceWatch(run.step, vocab_size=run.model.shape.vocab_size)
+        self._pending: list[tuple[DivergenceWatch, Tensor]] = []
+        self._noise: list[Tensor] = []
         self._lr = 0.0
         self._num_targets = 0
         self._since = time.perf_counter()
-        self.waited_s = 0.0
+        self._waited_s = 0.0
 
-    def note(self, loss: Tensor, norm: Tensor, *, lr: float, num_targets: int) -> None:
-        self._pending.append(torch.stack((loss, norm)))
+    def wait_for(self, feed: Feed) -> Portion:
+        """The next update's portion; the time that takes is time waited for data."""
+        started = time.perf_counter()
+        portion = feed.take(self._run.step)
+        self._waited_s += time.perf_counter() - started
+        return portion
+
+    def note(self, update: _Update, *, lr: float, num_targets: int) -> None:
+        self._pending.append((self.watch, torch.stack((update.loss, update.norm))))
+        if update.noise is not None:
+            self._noise.append(update.noise)
         self._lr = lr
         self._num_targets += num_targets
 
@@ -255,35 +324,44 @@ class _Meter:
         """Report the last update.
 
         Raises:
-            DivergedError: some update since the last report was not finite.
+            DivergedError: training has gone wrong since the last report.
         """
         if not self._pending:
             return
-        values: list[list[float]] = torch.stack(self._pending).tolist()
+        values: list[list[float]] = torch.stack([value for _, value in self._pending]).tolist()
         first_step = self._run.step - len(values)
-        for step, (loss, norm) in enumerate(values, start=first_step):
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise DivergedError(self._story(step, loss, norm))
+        for step, ((watch, _), (loss, norm)) in enumerate(zip(self._pending, values, strict=True), start=first_step):
+            trouble = watch.trouble(from_step=step, loss_nats=loss, gradient_norm=norm)
+            if trouble is not None:
+                raise DivergedError(self._story(trouble))
         now = time.perf_counter()
         loss, norm = values[-1]
-        self._on_metrics(
-            {
-                "step": self._run.step,
-                "loss_nats": loss,
-                "lr": self._lr,
-                "grad_norm": norm,
-                "tokens_seen": self._run.tokens_seen,
-                "tokens_per_s": self._num_targets / (now - self._since),
-                "data_wait_s": self.waited_s,
-            }
-        )
+        metrics = {
+            "step": self._run.step,
+            "loss_nats": loss,
+            "lr": self._lr,
+            "grad_norm": norm,
+            "tokens_seen": self._run.tokens_seen,
+            "tokens_per_s": self._num_targets / (now - self._since),
+            "data_wait_s": self._waited_s,
+        }
+        if self._noise:
+            trace, squared = torch.stack(self._noise).mean(dim=0).tolist()
+            metrics |= {"gradient_noise_trace": trace, "gradient_squared_norm": squared}
+            if trace > 0 and squared > 0:
+                metrics["noise_scale_sequences"] = trace / squared
+        self._on_metrics(metrics)
+        self._run.trained_s += now - self._since
+        self._run.waited_s += self._waited_s
         self._pending.clear()
-        self._num_targets, self._since, self.waited_s = 0, now, 0.0
+        self._noise.clear()
+        self._num_targets, self._since, self._waited_s = 0, now, 0.0
 
-    def _story(self, step: int, loss: float, norm: float) -> str:
-        last = latest_valid(self._rolling.folder) if self._rolling is not None else None
+    def _story(self, trouble: Trouble) -> str:
+        last = latest_valid(self._rolling.folder, until_step=trouble.good_step) if self._rolling is not None else None
         return (
-            f"the update from step {step} diverged: loss {loss} nats, gradient norm {norm}. "
+            f"the update from step {trouble.from_step} diverged: {trouble.what}. "
+            + (f"It read {self._text_at(trouble.from_step)}. " if self._text_at is not None else "")
             + (f"The last good checkpoint is {last}. " if last else "No rolling checkpoint of this attempt lies before it. ")
-            + "Lower the learning rate, lengthen the warmup, or look at that step's batch."
+            + "Lower the learning rate, lengthen the warmup, or look at that step's text."
         )

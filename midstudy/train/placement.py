@@ -1,0 +1,37 @@
+"""How a stage's numbers are computed: part of no recipe, written down in every record.
+
+A placement changes results by rounding at most, and the same placement gives the same bits again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from midstudy.recipe.errors import RecipeError, require_choice, require_positive
+
+DEVICES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Device, threads, ranks and kernels of the processes that make a stage.
+
+    `num_ranks` processes share a training step, each with `num_threads` threads and, on CUDA, a device of its own; each
+    passes at most `micro_batch` sequences through the model at a time (none: all of its share). `compiled` lets
+    `torch.compile` generate the kernels.
+    """
+
+    device: str = "cpu"
+    num_threads: int = 1
+    num_ranks: int = 1
+    micro_batch: int | None = None
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        require_choice("placement.device", self.device, DEVICES)
+        require_positive("placement.num_threads", self.num_threads, unit="threads")
+        require_positive("placement.num_ranks", self.num_ranks, unit="ranks")
+        if self.micro_batch is not None:
+            require_positive("placement.micro_batch", self.micro_batch, unit="sequences")
+        if not isinstance(self.compiled, bool):
+            raise RecipeError("placement.compiled", found=self.compiled, allowed="true or false")

@@ -1,0 +1,59 @@
+"""When training has gone wrong: which losses count as a divergence, which do not, and what is said of it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from midstudy.train.divergence import RISE_NATS, WINDOW_UPDATES, DivergenceWatch, Trouble
+
+
+def look(losses: list[float], *, norms: list[float] | None = None, first_step: int = 0) -> Trouble | None:
+    watch = DivergenceWatch(first_step, vocab_size=50_304)
+    for step, loss in enumerate(losses, start=first_step):
+        norm = norms[step - first_step] if norms else 1.0
+        trouble = watch.trouble(from_step=step, loss_nats=loss, gradient_norm=norm)
+        if trouble is not None:
+            return trouble
+    return None
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_or_a_gradient_that_is_no_number_is_trouble_at_its_own_step(bad: float) -> None:
+    assert look([3.0, 2.9, bad], first_step=7) == Trouble(9, f"loss {bad} nats, gradient norm 1.0", 8)
+    assert look([3.0, 2.9, 2.8], norms=[1.0, bad, 1.0]) == Trouble(1, f"loss 2.9 nats, gradient norm {bad}", 0)
+
+
+def test_a_loss_that_runs_away_is_blamed_on_its_worst_update_and_trusted_up_to_its_best() -> None:
+    losses = [6.0 - 0.1 * step for step in range(40)] + [2.0 + 0.5 * step for step in range(40)]
+    trouble = look(losses, first_step=100)
+    assert trouble is not None
+    assert trouble.good_step <= 100 + 45
+    assert 140 < trouble.from_step < 180
+    assert "more than 3 above its lowest in this phase" in trouble.what
+
+
+@given(st.lists(st.floats(0.0, RISE_NATS), min_size=1, max_size=200))
+def test_losses_within_the_allowed_rise_are_no_trouble(losses: list[float]) -> None:
+    assert look(losses) is None
+
+
+def test_one_hard_batch_is_no_trouble() -> None:
+    assert look([2.0] * 50 + [2.0 + 0.9 * WINDOW_UPDATES * RISE_NATS] + [2.0] * 50) is None
+
+
+def test_a_phase_that_goes_wrong_at_once_is_trouble_too() -> None:
+    """There is no best to compare with: worse than guessing, ln(50,304) = 10.83, is compared instead."""
+    assert look([10.9] * 100) is None
+    trouble = look([3.0, 7.0] + [12.0] * 30, first_step=5)
+    assert trouble is not None
+    assert trouble.good_step == 5
+    assert "more than 1 above guessing (10.83)" in trouble.what
+
+
+def test_another_phase_may_begin_higher() -> None:
+    assert look([1.0] * 100) is None
+    assert look([9.0] * 100) is None  # its own watch
