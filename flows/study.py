@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 from midstudy.track.follow import Follower
 from midstudy.track.sync import TrackingError, default_tracking_uri
+from midstudy.train.placement import Placement
 
 _TICK_S = 0.5
 _CLOSE_TIMEOUT_S = 60.0
@@ -61,6 +62,8 @@ def run_study(
     *,
     backend: str,
     max_jobs: int,
+    placement: Placement | None = None,
+    gpus: Sequence[str] = (),
     on_progress: Callable[[Progress], None] = lambda progress: None,
     when_done: Callable[[], None] = lambda: None,
     tracking_uri: str | None = None,
@@ -74,6 +77,8 @@ def run_study(
         stages: all stages of the study's manifest, finished ones included.
         backend: "local" or "debug".
         max_jobs: jobs at a time.
+        placement: how each job computes; by default on one thread of the processor.
+        gpus: what CUDA_VISIBLE_DEVICES may name, shared out among the jobs.
         on_progress: called in this thread about twice a second.
         when_done: called in this thread when every stage has ended, while the views are brought up to date.
         tracking_uri: MLflow's address; by default its SQLite file in the store.
@@ -82,7 +87,7 @@ def run_study(
         StoreError: the store cannot be written, or a record in it is damaged.
         KeyboardInterrupt: after Ctrl-C, when the jobs are gone; finished stages stay.
     """
-    launcher = _launcher(backend, store)
+    launcher = _launcher(backend, store, placement, gpus)
     driver = Driver(store, stages, launcher, study=study_name, max_jobs=max_jobs)
     return conduct(
         driver,
@@ -96,15 +101,15 @@ def run_study(
     )
 
 
-def _launcher(backend: str, store: Store) -> Launcher:
+def _launcher(backend: str, store: Store, placement: Placement | None, gpus: Sequence[str]) -> Launcher:
     if backend == "local":
         from midstudy.launch.local import LocalLauncher
 
-        return LocalLauncher(store)
+        return LocalLauncher(store, placement=placement, gpus=gpus)
     if backend == "debug":
         from midstudy.launch.debug import DebugLauncher
 
-        return DebugLauncher(store)
+        return DebugLauncher(store, placement=placement, gpus=gpus)
     raise ValueError(f"backend {backend!r}; allowed are local and debug")
 
 

@@ -56,6 +56,23 @@ def _parser() -> argparse.ArgumentParser:
             help="a keyword argument of study(...), as a Python literal; repeatable",
         )
 
+    def takes_placement(one: argparse.ArgumentParser) -> None:
+        one.add_argument("--backend", choices=("local", "debug"), default="local", help="where stages run (default: local)")
+        one.add_argument("--jobs", type=_at_least_one, metavar="N", help="jobs at a time (default: what the machine holds)")
+        one.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what computes (default: cpu)")
+        one.add_argument("--threads", type=_at_least_one, default=1, metavar="N", help="threads a rank (default: 1)")
+        one.add_argument("--ranks", type=_at_least_one, default=1, metavar="N", help="processes that share a training step")
+        one.add_argument(
+            "--micro-batch",
+            type=_at_least_one,
+            metavar="N",
+            help="sequences of a rank that pass through the model at a time (default: all of its share)",
+        )
+        one.add_argument("--compile", action="store_true", dest="compiled", help="let torch.compile generate the kernels")
+        one.add_argument(
+            "--jobs-per-gpu", type=_at_least_one, default=1, metavar="N", help="small jobs that share a GPU (default: 1)"
+        )
+
     def takes_study(one: argparse.ArgumentParser) -> None:
         one.add_argument("study", metavar="STUDY", nargs="?", help="name of a study in the store (default: the only one)")
 
@@ -64,8 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = verb("run", "Run a study: train, evaluate, compare, report. Finished stages are reused.", reads=False)
     takes_experiment(run)
-    run.add_argument("--backend", choices=("local", "debug"), default="local", help="where stages run (default: local)")
-    run.add_argument("--jobs", type=_at_least_one, default=0, metavar="N", help="jobs at a time (default: one a CPU core)")
+    takes_placement(run)
     run.add_argument("--max-gpu-hours", type=float, metavar="H", help="refuse a plan that needs more device hours")
 
     status = verb("status", "Show which stages of a study are finished, running, failed or waiting.", reads=True)
@@ -78,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
     retry = verb("retry", "Clear failed stages of a study and run what is missing.", reads=False)
     takes_study(retry)
+    takes_placement(retry)
     retry.add_argument("stages", metavar="STAGE", nargs="*", help="failed stages to run again (default: all of them)")
 
     cancel = verb("cancel", "Cancel the running jobs of a study; finished stages stay.", reads=False)

@@ -41,6 +41,7 @@ def run(options: Namespace) -> int:
     from midstudy.plan.summary import hours, plan_text
     from midstudy.store.study_manifest import freeze
 
+    where = _where(options)
     store = Store.open(Path(options.store), create=True)
     planned = _plan(options, store)
     device_hours = planned.missing_s / 3600
@@ -59,13 +60,14 @@ def run(options: Namespace) -> int:
     for stage in planned.missing:
         store.request(stage)
     freeze(store, manifest_of(planned, command=_command_line(options)))
-    return _run_stages(store, planned.study.name, planned.stages, backend=options.backend, max_jobs=options.jobs)
+    return _run_stages(store, planned.study.name, planned.stages, where)
 
 
 def retry(options: Namespace) -> int:
     """Forget the failures of a study and run what is missing, from the frozen study."""
     from midstudy.plan.manifest import stages_of
 
+    where = _where(options)
     store = Store.open(Path(options.store))
     manifest = _manifest(store, options.study)
     failed = [one for one in manifest["stages"] if not store.has(one) and store.failure(one) is not None]
@@ -75,7 +77,7 @@ def retry(options: Namespace) -> int:
             raise ValueError(f"stage {identity}: has not failed; failed are: {', '.join(failed) or 'none'}.")
         store.clear_failure(identity)
     stages = stages_of(manifest, lambda one: store.requested(one)["recipe"])
-    return _run_stages(store, manifest["name"], stages, backend="local", max_jobs=0)
+    return _run_stages(store, manifest["name"], stages, where)
 
 
 def _plan(options: Namespace, store: Store | None) -> Plan:
@@ -101,13 +103,37 @@ def _command_line(options: Namespace) -> str:
     return shlex.join(parts)
 
 
-def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], *, backend: str, max_jobs: int) -> int:
+def _where(options: Namespace) -> dict[str, Any]:
+    """Where and how stages are computed, as `run_study` takes it.
+
+    Raises:
+        ValueError: there is no such device, or the backend cannot do it.
+    """
+    from midstudy.train.environment import visible_gpus
+    from midstudy.train.placement import Placement
+
+    if options.backend == "debug" and options.ranks > 1:
+        raise ValueError(f"--ranks: found {options.ranks} with --backend debug, one process; allowed: 1, or --backend local.")
+    placement = Placement(
+        device=options.device,
+        num_threads=options.threads,
+        num_ranks=options.ranks,
+        micro_batch=options.micro_batch,
+        compiled=options.compiled,
+    )
+    gpus = visible_gpus() if placement.device == "cuda" else ()
+    places = len(gpus) * options.jobs_per_gpu if gpus else (os.cpu_count() or 1) // placement.num_threads
+    max_jobs = options.jobs or max(1, places // placement.num_ranks)
+    return {"backend": options.backend, "placement": placement, "gpus": gpus, "max_jobs": max_jobs}
+
+
+def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Mapping[str, Any]) -> int:
     """Make what is missing, write the report, print how it went; returns the exit status."""
     began = time.perf_counter()
     manifest = _manifest(store, name)
     missing = len(stages) - len(store.published(stages))
     if missing:
-        failed, skipped, warnings, page = _conduct(store, manifest, stages, backend=backend, max_jobs=max_jobs)
+        failed, skipped, warnings, page = _conduct(store, manifest, stages, where)
     else:  # nothing to show Prefect: a flow of cached tasks would cost more than all the rest
         for stage in stages.values():
             store.verify(stage)
@@ -129,12 +155,11 @@ def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], *, backend
 
 
 def _conduct(
-    store: Store, manifest: dict[str, Any], stages: Mapping[str, Stage], *, backend: str, max_jobs: int
+    store: Store, manifest: dict[str, Any], stages: Mapping[str, Stage], where: Mapping[str, Any]
 ) -> tuple[Mapping[str, str], Mapping[str, str], Sequence[str], Path]:
     """Run the flow; returns failed and skipped stages with their causes, warnings, and the report."""
     from flows.study import run_study
     from midstudy.progress import ProgressLine
-
     pages: list[Path] = []
     line = ProgressLine()
     try:
@@ -142,8 +167,7 @@ def _conduct(
             store,
             stages,
             manifest["name"],
-            backend=backend,
-            max_jobs=max_jobs or os.cpu_count() or 1,
+            **where,
             on_progress=line,
             when_done=lambda: pages.append(_write_report(store, manifest)),
         )

@@ -21,7 +21,6 @@ class DebugLauncher(LocalLauncher):
     def submit(self, job: Job) -> None:
         from midstudy.train.environment import configure_threads
 
-        if self.placement.num_ranks > 1:
-            raise ValueError("--ranks: found several with --backend debug, which is one process; allowed: --backend local.")
+        assert self.placement.num_ranks == 1
         configure_threads(self.placement.num_threads)
         run_job(str(self._store.root), job.name)
