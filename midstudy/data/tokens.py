@@ -33,12 +33,13 @@ class Tokens:
         assert step == 1
         number = int(np.searchsorted(self.starts, start, side="right")) - 1
         parts = []
-        while True:
+        while start < stop:
             begin = int(self.starts[number])
-            parts.append(self._shards[number][start - begin : max(start, stop) - begin])
-            number += 1
-            if number == len(self._shards) or stop <= (start := int(self.starts[number])):
-                return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            parts.append(self._shards[number][start - begin : stop - begin])
+            start, number = int(self.starts[number + 1]), number + 1
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty(0, np.uint16)
 
 
 class TokenizedSplit:
