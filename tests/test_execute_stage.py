@@ -214,9 +214,9 @@ def test_token_files_that_were_exchanged_on_disk_are_not_trained_on(text, tmp_pa
         if stage.kind == "state":
             break
         execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
-    tokens = next(store.paths.stages.glob("*/published/train.tokens"))
+    tokens = next(store.paths.stages.glob("*/published/train-00000.tokens"))
     tokens.write_bytes(b"\x07" * tokens.stat().st_size)
-    with pytest.raises(StoreError, match=r"train\.tokens: not what was published"):
+    with pytest.raises(StoreError, match=r"train-00000\.tokens: not what was published"):
         execute_stage(store, stage.id, start_from=None, keeps_optimizer=True, should_stop=lambda: False)
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev"), "test": ("test
 """The file names a split may have, without their ending."""
 
 ENDINGS = (".jsonl", ".jsonl.gz")
+
+_LINES_BETWEEN_REPORTS = 16
 
 
 def find_split(folder: Path, split: str) -> Path | None:
@@ -47,12 +49,17 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `read_rows`, each row with its line number, from 1."""
+def numbered_rows(
+    path: Path, *, on_read: Callable[[float], None] = lambda share: None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `read_rows`, each row with its line number, from 1; now and then `on_read` is told the share of the file read."""
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+        with path.open("rb") as file, gzip.open(file, "rb") if path.suffix == ".gz" else file as lines:
+            num_bytes = os.fstat(file.fileno()).st_size
             for number, line in enumerate(lines, start=1):
+                if number % _LINES_BETWEEN_REPORTS == 0:
+                    on_read(file.tell() / num_bytes)
                 if line.strip():
                     yield number, _object(line, f"{path}:{number}")
     except FileNotFoundError:

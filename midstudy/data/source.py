@@ -5,7 +5,7 @@ Nothing falls back to another source: what cannot be read as asked is an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,14 @@ def resolve_source(argument: str, *, name: str, folder: str, is_task: bool) -> S
     return Source(kind="files", part="", revision=content_digest(where), location=str(where), note=_told(carved, is_task))
 
 
-def load_rows(source: Source, *, split: str, is_task: bool) -> Iterator[dict[str, Any]]:
+def load_rows(
+    source: Source, *, split: str, is_task: bool, on_read: Callable[[float], None] = lambda share: None
+) -> Iterator[dict[str, Any]]:
     """The rows of one split of a source, in order, each checked to have the fields of a layout.
 
     Args:
         split: `train`, `dev` or `test`; one that the source lacks is carved from train where that is allowed.
+        on_read: told now and then the share, 0 to 1, of the split's file that was read; only of a folder's files.
 
     Raises:
         ValueError: the text is not the one the revision names (drift), or a file, split, field or network is missing.
@@ -72,12 +75,12 @@ def load_rows(source: Source, *, split: str, is_task: bool) -> Iterator[dict[str
             )
         yield from wheels.read_part(source.part, split)
     elif source.kind == "files":
-        yield from _file_rows(source, split, is_task)
+        yield from _file_rows(source, split, is_task, on_read)
     else:
         yield from _hub_rows(source, split, is_task)
 
 
-def _file_rows(source: Source, split: str, is_task: bool) -> Iterator[dict[str, Any]]:
+def _file_rows(source: Source, split: str, is_task: bool, on_read: Callable[[float], None]) -> Iterator[dict[str, Any]]:
     folder = Path(source.location)
     found = content_digest(folder)
     if found != source.revision:
@@ -88,7 +91,7 @@ def _file_rows(source: Source, split: str, is_task: bool) -> Iterator[dict[str, 
     carved = _carved(folder, is_task)
     path = find_split(folder, "train" if split in carved else split)
     assert path is not None
-    rows = _checked(path, is_task)
+    rows = _checked(path, is_task, on_read)
     yield from carve(rows, split=split, carved=carved, is_task=is_task) if split == "train" or split in carved else rows
 
 
@@ -102,8 +105,8 @@ def _hub_rows(source: Source, split: str, is_task: bool) -> Iterator[dict[str, A
     )
 
 
-def _checked(path: Path, is_task: bool) -> Iterator[dict[str, Any]]:
-    return _checked_rows(numbered_rows(path), str(path), is_task)
+def _checked(path: Path, is_task: bool, on_read: Callable[[float], None] = lambda share: None) -> Iterator[dict[str, Any]]:
+    return _checked_rows(numbered_rows(path, on_read=on_read), str(path), is_task)
 
 
 def _checked_rows(rows: Iterator[tuple[int, dict[str, Any]]], where: str, is_task: bool) -> Iterator[dict[str, Any]]:

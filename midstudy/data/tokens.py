@@ -1,45 +1,88 @@
-"""Token files: the splits of a data set as flat 16-bit ids with document boundaries, read through memory maps.
+"""The splits of a data set as flat 16-bit ids with document boundaries, read through memory maps.
 
-For each split a folder holds `<split>.tokens` (uint16, little-endian), `<split>.offsets` (int64; document i is
-tokens[offsets[i]:offsets[i + 1]]) and, for a task, `<split>.prompts` (int64; how many leading tokens of item i are its
-prompt). Every document and item ends with the end-of-text token.
-
-A task's prompt and target are encoded apart, so that the loss mask falls on the boundary between them. (The paper's code
-encodes them together and takes the mask from the prompt alone, which lets a merge cross the boundary.)
+A split is one object however many shards it was written in (`shards.py`); blocks may straddle their seams.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
-from midstudy.data.rows import Example
-from midstudy.data.tokenizer import END_OF_TEXT_ID
-
-_CHUNK_DOCUMENTS = 512
+from midstudy.data.shards import read_index, shard_name
 
 
-@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a split's shards in a row: `len`, and slices as arrays of uint16.
+
+    A slice within a shard is a view of the file, one over a seam a copy.
+    """
+
+    def __init__(self, shards: list[NDArray[np.uint16]]) -> None:
+        self._shards = shards
+        self.starts = np.concatenate([[0], np.cumsum([len(shard) for shard in shards], dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, wanted: slice) -> NDArray[np.uint16]:
+        start, stop, step = wanted.indices(len(self))
+        assert step == 1
+        number = int(np.searchsorted(self.starts, start, side="right")) - 1
+        parts = []
+        while start < stop:
+            begin = int(self.starts[number])
+            parts.append(self._shards[number][start - begin : stop - begin])
+            start, number = int(self.starts[number + 1]), number + 1
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty(0, np.uint16)
+
+
 class TokenizedSplit:
-    """One split, memory-mapped. `prompt_lengths` is none for a corpus."""
+    """One split, memory-mapped.
 
-    tokens: NDArray[np.uint16]
-    offsets: NDArray[np.int64]
-    prompt_lengths: NDArray[np.int64] | None
+    Args:
+        tokens: of each shard, the ids of its documents in a row.
+        offsets: of each shard with n documents, n + 1 places among its tokens where documents begin or end.
+        prompt_lengths: of each shard of a task, the tokens of every item's prompt; none for a corpus.
+    """
+
+    def __init__(
+        self,
+        tokens: list[NDArray[np.uint16]],
+        offsets: list[NDArray[np.int64]],
+        prompt_lengths: list[NDArray[np.int64]] | None,
+    ) -> None:
+        self.tokens = Tokens(tokens)
+        self._shards, self._offsets, self._prompt_lengths = tokens, offsets, prompt_lengths
+        self._first_documents = np.concatenate([[0], np.cumsum([len(one) - 1 for one in offsets], dtype=np.int64)])
 
     @property
     def num_documents(self) -> int:
-        return len(self.offsets) - 1
+        return int(self._first_documents[-1])
 
     def document(self, index: int) -> NDArray[np.uint16]:
         """Token ids of document or item `index`, end of text included."""
-        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+        assert 0 <= index < self.num_documents
+        shard = int(np.searchsorted(self._first_documents, index, side="right")) - 1
+        place = index - int(self._first_documents[shard])
+        offsets = self._offsets[shard]
+        return self._shards[shard][int(offsets[place]) : int(offsets[place + 1])]
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """Document i is tokens[offsets[i]:offsets[i + 1]]. In memory, 8 bytes a document: for tasks."""
+        within = (offsets[1:] + start for offsets, start in zip(self._offsets, self.tokens.starts[:-1], strict=True))
+        return np.concatenate([np.zeros(1, np.int64), *within])
+
+    @cached_property
+    def prompt_lengths(self) -> NDArray[np.int64] | None:
+        """Tokens of every item's prompt, in memory; none for a corpus."""
+        return np.concatenate(self._prompt_lengths) if self._prompt_lengths is not None else None
 
     def document_at(self, token: int) -> int:
         """The document or item that token number `token` of the split belongs to."""
@@ -55,51 +98,29 @@ def read_split(folder: Path, split: str) -> TokenizedSplit:
 
     Raises:
         FileNotFoundError: the data set has no such split.
+        ValueError: the list of its shards is damaged, or not complete.
     """
-    path = folder / f"{split}.tokens"
-    if not path.exists():
-        raise FileNotFoundError(f"no {split} split among the tokens in {folder}")
-    empty = path.stat().st_size == 0
-    tokens = np.empty(0, np.uint16) if empty else np.memmap(path, dtype="<u2", mode="r")
-    prompts = folder / f"{split}.prompts"
+    names = _names(folder, split)
+    has_prompts = (folder / f"{names[0]}.prompts").exists()
     return TokenizedSplit(
-        tokens=tokens,
-        offsets=np.fromfile(folder / f"{split}.offsets", dtype="<i8"),
-        prompt_lengths=np.fromfile(prompts, dtype="<i8") if prompts.exists() else None,
+        tokens=[_map(folder / f"{name}.tokens", "<u2") for name in names],
+        offsets=[_map(folder / f"{name}.offsets", "<i8") for name in names],
+        prompt_lengths=[_map(folder / f"{name}.prompts", "<i8") for name in names] if has_prompts else None,
     )
 
 
-def _chunks(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
+def _names(folder: Path, split: str) -> list[str]:
+    """Names of the split's files without their ending, in order."""
+    index = read_index(folder, split)
+    if index is None:
+        if (folder / f"{split}.tokens").exists():  # one file a split, as stages made before there were shards
+            return [split]
+        raise FileNotFoundError(f"no {split} split among the tokens in {folder}")
+    if not index.is_complete or not index.shards:
+        raise ValueError(f"{folder}: the {split} split is not complete. Remove the folder to make the stage again.")
+    return [shard_name(split, number) for number in range(len(index.shards))]
 
 
-def write_corpus_split(tokenizer: tokenizers.Tokenizer, texts: Iterable[str], folder: Path, split: str) -> int:
-    """Tokenise documents, stripped as the paper's, in chunks: a corpus need not fit in memory. Returns its tokens."""
-    offsets = [0]
-    with (folder / f"{split}.tokens").open("wb") as file:
-        for chunk in _chunks((text.strip() for text in texts), _CHUNK_DOCUMENTS):
-            for encoding in tokenizer.encode_batch(chunk, add_special_tokens=False):
-                ids = np.array([*encoding.ids, END_OF_TEXT_ID], dtype="<u2")
-                file.write(ids.tobytes())
-                offsets.append(offsets[-1] + len(ids))
-    np.array(offsets, dtype="<i8").tofile(folder / f"{split}.offsets")
-    return offsets[-1]
-
-
-def write_task_split(tokenizer: tokenizers.Tokenizer, examples: Iterable[Example], folder: Path, split: str) -> int:
-    """Tokenise prompt-target pairs; returns the tokens of the split, prompts included."""
-    items = list(examples)
-    prompts = tokenizer.encode_batch([item.prompt for item in items], add_special_tokens=False)
-    targets = tokenizer.encode_batch([item.target for item in items], add_special_tokens=False)
-    offsets, lengths = [0], []
-    with (folder / f"{split}.tokens").open("wb") as file:
-        for prompt, target in zip(prompts, targets, strict=True):
-            ids = np.array([*prompt.ids, *target.ids, END_OF_TEXT_ID], dtype="<u2")
-            file.write(ids.tobytes())
-            offsets.append(offsets[-1] + len(ids))
-            lengths.append(len(prompt.ids))
-    np.array(offsets, dtype="<i8").tofile(folder / f"{split}.offsets")
-    np.array(lengths, dtype="<i8").tofile(folder / f"{split}.prompts")
-    return offsets[-1]
+def _map(path: Path, dtype: str) -> NDArray[Any]:
+    # A plain array over the map: slices of numpy's own memmap class cost several times more.
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r")).view(np.ndarray)

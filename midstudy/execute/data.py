@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,53 +12,100 @@ from safetensors.numpy import save_file
 
 from midstudy.data.order import derive_key, permute
 from midstudy.data.rows import Example, as_example, as_text
+from midstudy.data.shards import SHARD_BYTES, Document, write_split
 from midstudy.data.source import load_rows
 from midstudy.data.tokenizer import first_bytes, load_tokenizer, save_tokenizer, train_tokenizer
-from midstudy.data.tokens import read_split, write_corpus_split, write_task_split
-from midstudy.recipe.data import SPLITS, Corpus, Task, TokenizedData, Tokenizer
+from midstudy.data.tokens import read_split
+from midstudy.execute.progress import TokenisingProgress
+from midstudy.execute.state import StoppedError
+from midstudy.recipe.data import SPLITS, Corpus, Dataset, Task, TokenizedData, Tokenizer
 from midstudy.recipe.measure import TokenCounts
 from midstudy.similarity.counts import token_counts
 
 COUNTS_FILE = "counts.safetensors"
 
 
-def _texts(corpus: Corpus, split: str) -> Iterator[str]:
-    rows = load_rows(corpus.source, split=split, is_task=False)
+def _texts(corpus: Corpus, split: str, on_read: Callable[[float], None] = lambda share: None) -> Iterator[str]:
+    """The documents of a split, up to the corpus's `max_bytes`."""
+    rows = load_rows(corpus.source, split=split, is_task=False, on_read=on_read)
     texts = (as_text(row, f"{corpus.name} {split}:{number}") for number, row in enumerate(rows, start=1))
     return first_bytes(texts, corpus.max_bytes)
 
 
-def _examples(task: Task, split: str) -> Iterable[Example]:
-    rows = load_rows(task.source, split=split, is_task=True)
+def _examples(task: Task, split: str, on_read: Callable[[float], None]) -> Iterator[Example]:
+    rows = load_rows(task.source, split=split, is_task=True, on_read=on_read)
     examples = (as_example(row, f"{task.name} {split}:{number}") for number, row in enumerate(rows, start=1))
     return islice(examples, task.max_items)
 
 
+def _documents(data: Dataset, split: str, on_read: Callable[[float], None]) -> Iterator[Document]:
+    """The texts to encode: documents stripped as the paper's, items as prompt and target."""
+    if isinstance(data, Corpus):
+        return ((text.strip(),) for text in _texts(data, split, on_read))
+    return ((item.prompt, item.target) for item in _examples(data, split, on_read))
+
+
+def _until_told(documents: Iterator[Document], should_stop: Callable[[], bool]) -> Iterator[Document]:
+    for document in documents:
+        if should_stop():
+            raise StoppedError("stopped while tokenising; the next attempt takes over the shards that are finished")
+        yield document
+
+
 def make_tokenizer(recipe: Tokenizer, folder: Path) -> dict[str, Any]:
     """Train the tokenizer on the corpus's train split and save it into `folder`; returns its metrics."""
-    texts = list(first_bytes(_texts(recipe.corpus, "train"), recipe.max_bytes))
-    save_tokenizer(train_tokenizer(texts, vocab_size=recipe.vocab_size), folder)
-    return {"vocab_size": recipe.vocab_size, "train_bytes": sum(len(text.encode("utf-8")) for text in texts)}
+    train_bytes = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal train_bytes
+        for text in first_bytes(_texts(recipe.corpus, "train"), recipe.max_bytes):
+            train_bytes += len(text.encode("utf-8"))
+            yield text
+
+    save_tokenizer(train_tokenizer(counted(), vocab_size=recipe.vocab_size), folder)
+    return {"vocab_size": recipe.vocab_size, "train_bytes": train_bytes}
 
 
-def make_tokens(recipe: TokenizedData, tokenizer_folder: Path, folder: Path) -> dict[str, Any]:
-    """Write the token files of every split into `folder`; returns tokens and documents of each split.
+def make_tokens(
+    recipe: TokenizedData,
+    tokenizer_folder: Path,
+    folder: Path,
+    *,
+    former: Sequence[Path] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+    shard_bytes: int = SHARD_BYTES,
+) -> dict[str, Any]:
+    """Write the shards of every split into `folder`; returns tokens and documents of each split.
+
+    Args:
+        former: where interrupted attempts wrote theirs, newest first; finished shards are taken over.
+        should_stop: polled at every document.
+        shard_bytes: text of a shard.
 
     Raises:
+        StoppedError: `should_stop` said so.
         ValueError: a split is empty.
     """
     tokenizer = load_tokenizer(tokenizer_folder)
+    progress = TokenisingProgress(recipe.data.name)
     metrics: dict[str, Any] = {}
     for split in SPLITS:
-        if isinstance(recipe.data, Corpus):
-            num_tokens = write_corpus_split(tokenizer, _texts(recipe.data, split), folder, split)
-        else:
-            num_tokens = write_task_split(tokenizer, _examples(recipe.data, split), folder, split)
-        written = read_split(folder, split)
-        if written.num_documents == 0:
+        progress.begin(split)
+        written = write_split(
+            tokenizer,
+            _until_told(_documents(recipe.data, split, progress.on_read), should_stop),
+            folder,
+            split,
+            former=former,
+            shard_bytes=shard_bytes,
+            on_taken_over=progress.on_taken_over,
+            on_tokenised=progress.on_tokenised,
+        )
+        if not written.shards:
             raise ValueError(f"{recipe.data.name}: the {split} split of {recipe.data.source} is empty.")
-        metrics[f"{split}_tokens"] = num_tokens
+        metrics[f"{split}_tokens"] = written.num_tokens
         metrics[f"{split}_documents"] = written.num_documents
+    metrics["shards_taken_over"] = progress.shards_taken_over
     return metrics
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from midstudy.data.shards import has_shards
 from midstudy.data.tokens import TokenizedSplit, read_split
 from midstudy.execute.data import make_counts, make_tokenizer, make_tokens
 from midstudy.execute.evaluation import evaluate_state
@@ -19,7 +20,7 @@ from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset, TokenizedData, Tokenizer
 from midstudy.recipe.decode import decode
 from midstudy.recipe.measure import StateEvaluation, TokenCounts
-from midstudy.store.attempt import Attempt
+from midstudy.store.attempt import RESULT_FOLDER, Attempt
 from midstudy.store.errors import StoreError, unwritable
 from midstudy.store.record import digest_file
 from midstudy.store.store import Store
@@ -91,7 +92,7 @@ def execute_stage(
         )
     except BaseException as error:
         attempt.close()
-        if not attempt.checkpoints.exists():
+        if not attempt.checkpoints.exists() and not has_shards(attempt.result):
             attempt.discard()
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise unwritable(attempt.folder, error) from error
@@ -113,7 +114,9 @@ def _make(
     if isinstance(recipe, Tokenizer):
         return make_tokenizer(recipe, folder)
     if isinstance(recipe, TokenizedData):
-        return make_tokens(recipe, _finished(store, stage_id(recipe.tokenizer)), folder)
+        tokenizer_folder = _finished(store, stage_id(recipe.tokenizer))
+        results = [one / RESULT_FOLDER for one in former]
+        return make_tokens(recipe, tokenizer_folder, folder, former=results, should_stop=should_stop)
     if isinstance(recipe, TokenCounts):
         return make_counts(recipe, _finished(store, stage_id(recipe.tokenized)), folder)
     if isinstance(recipe, State):

@@ -1,0 +1,198 @@
+"""Tokenising a corpus on disk: rate and memory at two sizes and two numbers of threads, beside `datasets.map`.
+
+    python benchmarks/tokenising.py [--sizes-mb 20 80] [--threads 1 2] [--rounds 3] [--text-from FILE.jsonl.gz]
+
+The corpus is gzip-compressed JSONL of the given size: paragraphs of a text in a seeded random order, of the general part
+of the source `wheels` where no other text is named. Every measurement is a process of its own, from the file to tokens
+on disk; variants run in rotation and medians are printed. Memory is the most that the process and its children held of
+their own at one time, pages of mapped files left out. `datasets.map(batched=True, num_proc=n)` is what one would use
+instead: the same tokenizer over the same file, its ids written as Arrow. Last, the time to read 1,024 random blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from midstudy.data.files import content_digest, read_rows
+from midstudy.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from midstudy.data.tokens import read_split
+from midstudy.data.wheels import read_part
+from midstudy.execute.data import make_tokens
+from midstudy.recipe import Corpus, Source
+from midstudy.recipe.data import TokenizedData, Tokenizer
+
+VARIANTS = ("midstudy", "datasets")
+VOCAB_SIZE = 4_096
+TEXT_BYTES = 8_000_000
+NUM_BLOCKS, BLOCK_TOKENS = 1_024, 2_049
+
+
+def read_paragraphs(path: Path | None) -> list[str]:
+    """The first `TEXT_BYTES` characters, as paragraphs."""
+    found, size = [], 0
+    for row in read_rows(path) if path else read_part("general", "train"):
+        found += [one for one in row["text"].split("\n\n") if one.strip()]
+        size += len(row["text"])
+        if size > TEXT_BYTES:
+            break
+    return found
+
+
+def write_corpus(paragraphs: list[str], folder: Path, num_mb: float) -> None:
+    """A folder that the source `files` reads: a train split of `num_mb` of text, dev and test of one document."""
+    folder.mkdir()
+    rng = random.Random(0)
+    with gzip.open(folder / "train.jsonl.gz", "wt", encoding="utf-8", compresslevel=1) as file:
+        num_bytes = 0
+        while num_bytes < num_mb * 1e6:
+            text = "\n\n".join(rng.choices(paragraphs, k=rng.randrange(1, 30)))
+            file.write(json.dumps({"text": text}) + "\n")
+            num_bytes += len(text.encode("utf-8"))
+    for split in ("dev", "test"):
+        (folder / f"{split}.jsonl").write_text(json.dumps({"text": paragraphs[0]}) + "\n", encoding="utf-8")
+
+
+def own_bytes(pid: int) -> int:
+    """Anonymous resident memory of a process and its children."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # it has ended
+        return 0
+    own = sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+    return own + sum(own_bytes(int(child)) for child in children)
+
+
+@contextmanager
+def watched() -> Iterator[list[int]]:
+    """Within: `own_bytes` of this process, over and over."""
+    seen, done = [own_bytes(os.getpid())], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            seen.append(own_bytes(os.getpid()))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+def with_midstudy(corpus: Path, tokenizer: Path, scratch: Path) -> int:
+    source = Source(kind="files", part="", revision=content_digest(corpus), location=str(corpus))
+    data = Corpus(name="synthetic", source=source)
+    recipe = TokenizedData(data=data, tokenizer=Tokenizer(corpus=data, vocab_size=VOCAB_SIZE, max_bytes=TEXT_BYTES))
+    return int(make_tokens(recipe, tokenizer, scratch)["train_tokens"])
+
+
+def with_datasets(corpus: Path, tokenizer: Path, scratch: Path, num_threads: int) -> int:
+    import datasets
+
+    datasets.disable_progress_bars()
+    encoder = load_tokenizer(tokenizer)
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        texts = [text.strip() for text in batch["text"]]
+        return {"ids": [[*one.ids, 0] for one in encoder.encode_batch(texts, add_special_tokens=False)]}
+
+    rows = datasets.load_dataset("json", data_files=str(corpus / "train.jsonl.gz"), cache_dir=str(scratch), split="train")
+    num_proc = num_threads if num_threads > 1 else None
+    encoded = rows.map(encode, batched=True, num_proc=num_proc, remove_columns=["text"])
+    return sum(len(value) for chunk in encoded.data["ids"].chunks for value in chunk)
+
+
+def measure(variant: str, corpus: Path, tokenizer: Path, num_threads: int) -> dict[str, float]:
+    """Run by a process of its own."""
+    with tempfile.TemporaryDirectory(dir=corpus.parent) as scratch, watched() as seen:
+        started = time.perf_counter()
+        if variant == "midstudy":
+            num_tokens = with_midstudy(corpus, tokenizer, Path(scratch))
+        else:
+            num_tokens = with_datasets(corpus, tokenizer, Path(scratch), num_threads)
+        wall_s = time.perf_counter() - started
+        usage = os.times()
+        cpu_s = usage.user + usage.system + usage.children_user + usage.children_system
+        blocks_s = random_blocks(Path(scratch)) if variant == "midstudy" else 0.0
+    return {"wall_s": wall_s, "cpu_s": cpu_s, "num_tokens": num_tokens, "peak_bytes": max(seen), "blocks_s": blocks_s}
+
+
+def random_blocks(folder: Path) -> float:
+    """Seconds to read `NUM_BLOCKS` blocks as a batch's rows; the file's pages are in memory by now."""
+    split = read_split(folder, "train")
+    chosen = np.random.default_rng(0).integers(split.num_blocks(BLOCK_TOKENS - 1), size=NUM_BLOCKS)
+    rows = np.empty((NUM_BLOCKS, BLOCK_TOKENS), np.int64)
+    started = time.perf_counter()
+    for row, block in enumerate(chosen.tolist()):
+        rows[row] = split.tokens[block * BLOCK_TOKENS : (block + 1) * BLOCK_TOKENS]
+    return time.perf_counter() - started
+
+
+def measured_apart(variant: str, corpus: Path, tokenizer: Path, num_threads: int) -> dict[str, float]:
+    # As a job is started: the tokenizer's threads are the job's. `datasets` has as many processes of one thread instead.
+    rayon = num_threads if variant == "midstudy" else 1
+    command = [sys.executable, __file__, "--measure", variant, str(corpus), str(tokenizer), str(num_threads)]
+    environment = {**os.environ, "RAYON_NUM_THREADS": str(rayon), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    found = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--sizes-mb", type=float, nargs="+", default=[20, 80], help="text of the corpus")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--text-from", type=Path, help="a JSONL file with texts (default: the source wheels)")
+    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        variant, corpus, tokenizer, num_threads = args.measure
+        print(json.dumps(measure(variant, Path(corpus), Path(tokenizer), int(num_threads))))
+        return
+
+    print("| corpus | threads | | MB/s | tokens/s | MB per CPU-second | peak memory, MB | 1,024 blocks, ms |")
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        paragraphs = read_paragraphs(args.text_from)
+        save_tokenizer(train_tokenizer(paragraphs, vocab_size=VOCAB_SIZE), folder)
+        for num_mb in args.sizes_mb:
+            corpus = folder / f"{num_mb:g}"
+            write_corpus(paragraphs, corpus, num_mb)
+            cells = [(num_threads, variant) for num_threads in args.threads for variant in VARIANTS]
+            found: dict[tuple[int, str], list[dict[str, float]]] = {cell: [] for cell in cells}
+            for _ in range(args.rounds):
+                for num_threads, variant in cells:
+                    found[num_threads, variant].append(measured_apart(variant, corpus, folder, num_threads))
+            for num_threads, variant in cells:
+                median = {
+                    name: statistics.median(one[name] for one in found[num_threads, variant])
+                    for name in found[num_threads, variant][0]
+                }
+                print(
+                    f"| {num_mb:g} MB | {num_threads} | {variant} | {num_mb / median['wall_s']:.2f} "
+                    f"| {median['num_tokens'] / median['wall_s']:,.0f} | {num_mb / median['cpu_s']:.2f} "
+                    f"| {median['peak_bytes'] / 1e6:.0f} | {median['blocks_s'] * 1e3:.1f} |".replace("| 0.0 |", "| |"),
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
