@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from midstudy.data.order import derive_key, permute
+from midstudy.data.release import tokenizer_file
 from midstudy.data.rows import Example, as_example, as_text
 from midstudy.data.source import load_rows
-from midstudy.data.tokenizer import first_bytes, load_tokenizer, save_tokenizer, train_tokenizer
+from midstudy.data.tokenizer import FILE_NAME, first_bytes, load_tokenizer, save_tokenizer, train_tokenizer
 from midstudy.data.tokens import read_split, write_corpus_split, write_task_split
-from midstudy.recipe.data import SPLITS, Corpus, Task, TokenizedData, Tokenizer
+from midstudy.recipe.data import SPLITS, Corpus, ReleasedTokenizer, Task, TokenizedData, Tokenizer
 from midstudy.recipe.measure import TokenCounts
 from midstudy.similarity.counts import token_counts
 
@@ -39,6 +41,12 @@ def make_tokenizer(recipe: Tokenizer, folder: Path) -> dict[str, Any]:
     texts = list(first_bytes(_texts(recipe.corpus, "train"), recipe.max_bytes))
     save_tokenizer(train_tokenizer(texts, vocab_size=recipe.vocab_size), folder)
     return {"vocab_size": recipe.vocab_size, "train_bytes": sum(len(text.encode("utf-8")) for text in texts)}
+
+
+def copy_tokenizer(recipe: ReleasedTokenizer, folder: Path) -> dict[str, Any]:
+    """Copy the release's tokenizer into `folder`; returns its metrics."""
+    shutil.copyfile(tokenizer_file(recipe), folder / FILE_NAME)
+    return {"vocab_size": recipe.vocab_size}
 
 
 def make_tokens(recipe: TokenizedData, tokenizer_folder: Path, folder: Path) -> dict[str, Any]:

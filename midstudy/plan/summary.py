@@ -9,7 +9,7 @@ from midstudy.plan.planner import Plan
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.study import CONTROL
 
-_KINDS = ("data", "similarity", "pretrain", "midtrain", "sft", "evaluation")
+_KINDS = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sft", "evaluation")
 
 
 def plan_facts(plan: Plan) -> dict[str, Any]:
@@ -48,6 +48,8 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
 
 def _flops(state: State, num_tokens: int) -> float:
     curriculum = state.curriculum
+    if not curriculum.stretches:
+        return 0.0
     return num_tokens * curriculum.start.model.flops_per_token(seq_len=curriculum.stretches[-1].phase.seq_len)
 
 
