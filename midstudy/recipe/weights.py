@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from midstudy.recipe import versions
-from midstudy.recipe.canonical import identify, label_field
+from midstudy.recipe.canonical import canonical_text, identify, label_field
 from midstudy.recipe.data import Source
 from midstudy.recipe.errors import RecipeError, require_choice, require_positive
 
@@ -40,8 +40,8 @@ class Release:
 class Average:
     """The uniform mean of the weights of states; build it with `Average.of` or `Average.last`.
 
-    The states are kept clipped to their past and in order of their ids, so that neither the order in which they are
-    written nor what their runs go on to do is part of any id. The mean is taken in fp64 and rounded once, to the type of
+    The states are kept clipped to their past and in order of their canonical text, so that neither the order in which they
+    are written nor what their runs go on to do is part of any id. The mean is taken in fp64 and rounded once, to the type of
     the states' weights.
     """
 
@@ -49,7 +49,7 @@ class Average:
     version: int = versions.AVERAGING
 
     def __post_init__(self) -> None:
-        clipped = sorted((state.recipe() for state in self.states), key=lambda state: state.id)
+        clipped = sorted((state.recipe() for state in self.states), key=canonical_text)
         object.__setattr__(self, "states", tuple(clipped))
         if len(self.states) < 2:
             raise RecipeError("average.states", found=f"{len(self.states)} states", allowed="two or more")
