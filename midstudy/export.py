@@ -23,7 +23,7 @@ from midstudy.recipe.decode import decode
 from midstudy.recipe.mixture import Mixture
 from midstudy.recipe.weights import Average
 from midstudy.store.atomic import sync
-from midstudy.store.errors import unwritable
+from midstudy.store.errors import StoreError, unwritable
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.train import checkpoint
@@ -51,7 +51,9 @@ def export_huggingface(
     record = store.record(stage)
     recipe: State = decode(record.recipe)
     start = recipe.curriculum.start
-    tokenizer = store.record(stage_id(start.tokenizer))
+    tokenizer = stage_id(start.tokenizer)
+    if not store.has(tokenizer):
+        raise StoreError(f"stage {tokenizer}: the tokenizer of this state is not finished; run the study first.")
     state = checkpoint.read(store.published_folder(stage) / CHECKPOINT_FOLDER, with_optimizer=False)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -59,7 +61,7 @@ def export_huggingface(
         save_file(to_huggingface(state.weights), temporary / "model.safetensors", metadata={"format": "pt"})
         torch_type = str(state.weights["head.weight"].dtype).removeprefix("torch.")
         _write_json(temporary / "config.json", {**huggingface_config(start.model), "torch_dtype": torch_type})
-        shutil.copyfile(store.published_folder(tokenizer.id) / FILE_NAME, temporary / FILE_NAME)
+        shutil.copyfile(store.published_folder(tokenizer) / FILE_NAME, temporary / FILE_NAME)
         _write_json(temporary / "tokenizer_config.json", _tokenizer_config(start))
         _write_json(temporary / "midstudy.json", {"id": record.id, "label": record.label, "recipe": record.recipe})
         card = _model_card(store, record, recipe, folder=folder, commands=commands, losses=losses)

@@ -13,7 +13,7 @@ from releases import COMMIT, cached_snapshot, write_release, write_tokenizer
 
 from midstudy.data.release import release_files, released_pythia, tokenizer_file
 from midstudy.model.config import huggingface_config, shape_of_config
-from midstudy.recipe import RecipeError, pythia
+from midstudy.recipe import RecipeError, Release, ReleasedTokenizer, Start, pythia
 
 # config.json of EleutherAI/pythia-70m, as published.
 PYTHIA_70M = {
@@ -50,6 +50,16 @@ def release(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "tiny-neox"))
 
 
+def weights(start: Start) -> Release:
+    assert isinstance(start.weights, Release)
+    return start.weights
+
+
+def tokenizer(start: Start) -> ReleasedTokenizer:
+    assert isinstance(start.tokenizer, ReleasedTokenizer)
+    return start.tokenizer
+
+
 def edit(folder: Path, **changes: object) -> None:
     config = json.loads((folder / "config.json").read_text())
     config = {name: value for name, value in (config | changes).items() if value is not None}
@@ -67,8 +77,8 @@ def test_a_folder_gives_model_tokenizer_and_weights(release: Path):
     assert (start.model.rotary_fraction, start.model.rotary_base) == (0.5, 20_000)  # as transformers 5 writes them
     assert (start.seed, str(start.weights)) == (None, "tiny-neox@step71000")
     assert start.tokenizer.vocab_size == 322  # with the two added after training
-    assert release_files(start.weights) == [release / "model.safetensors"]
-    assert tokenizer_file(start.tokenizer) == release / "tokenizer.json"
+    assert release_files(weights(start)) == [release / "model.safetensors"]
+    assert tokenizer_file(tokenizer(start)) == release / "tokenizer.json"
 
 
 def test_a_copy_elsewhere_is_the_same_release_and_other_weights_another(release: Path, tmp_path: Path):
@@ -76,13 +86,13 @@ def test_a_copy_elsewhere_is_the_same_release_and_other_weights_another(release:
     assert released_pythia(str(copy)).id == released_pythia(str(release)).id
     other = released_pythia(str(write_release(tmp_path / "other", seed=1)))
     assert other.id != released_pythia(str(release)).id
-    assert other.tokenizer.digest == released_pythia(str(release)).tokenizer.digest
+    assert tokenizer(other).digest == tokenizer(released_pythia(str(release))).digest
 
 
 def test_shards_are_found_through_their_index(tmp_path: Path):
     folder = write_release(tmp_path / "sharded", shard="100KB")
     assert not (folder / "model.safetensors").exists()
-    names = [path.name for path in release_files(released_pythia(str(folder)).weights)]
+    names = [path.name for path in release_files(weights(released_pythia(str(folder))))]
     assert len(names) > 1
     assert names == sorted(path.name for path in folder.glob("*.safetensors"))
     (folder / names[0]).unlink()
@@ -96,10 +106,10 @@ def test_what_changed_since_the_plan_is_refused(release: Path):
         file.seek(-1, 2)
         file.write(b"\x07")
     with pytest.raises(ValueError, match="changed: sha256"):
-        release_files(start.weights)
+        release_files(weights(start))
     write_tokenizer(release, special=("<|endoftext|>",))
     with pytest.raises(ValueError, match="changed: sha256"):
-        tokenizer_file(start.tokenizer)
+        tokenizer_file(tokenizer(start))
 
 
 @pytest.mark.parametrize(
@@ -175,18 +185,19 @@ def test_a_hub_model_is_read_from_the_cache_and_its_weights_only_when_they_are_i
     argument = f"hub:owner/tiny-neox@{COMMIT}"
     start = released_pythia(argument, step=512)
     assert str(start.weights) == "tiny-neox@step512"
-    assert str(start.weights.source) == "hub:owner/tiny-neox"
+    assert str(weights(start).source) == "hub:owner/tiny-neox"
     assert start.model == released_pythia(str(original)).model
     with pytest.raises(ValueError, match=r"model\.safetensors: missing.*a commit, with safetensors"):
-        release_files(start.weights)
+        release_files(weights(start))
     shutil.copy(original / "model.safetensors", snapshot)
-    assert release_files(start.weights) == [snapshot / "model.safetensors"]
-    assert tokenizer_file(start.tokenizer) == snapshot / "tokenizer.json"
+    assert release_files(weights(start)) == [snapshot / "model.safetensors"]
+    assert tokenizer_file(tokenizer(start)) == snapshot / "tokenizer.json"
 
 
 def test_a_release_is_planned_without_torch(original: Path):
     code = (
-        "import sys; from midstudy.data.release import released_pythia; import midstudy.plan.planner, midstudy.plan.manifest\n"
+        "import sys; from midstudy.data.release import released_pythia\n"
+        "import midstudy.plan.planner, midstudy.plan.manifest\n"
         f"released_pythia({str(original)!r}); print('torch' in sys.modules)"
     )
     printed = subprocess.run(

@@ -21,7 +21,6 @@ from midstudy.recipe import (
     State,
 )
 from midstudy.recipe.canonical import canonical, identify
-from midstudy.recipe.curriculum import Curriculum as AnyCurriculum
 from midstudy.recipe.decode import decode
 from midstudy.recipe.explain import differences
 
@@ -29,17 +28,20 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB = Source(kind="hub", part="EleutherAI/pythia-70m", revision=COMMIT)
 
 
+TOKENIZER_70M = ReleasedTokenizer(name="pythia-70m", digest="d" * 64, vocab_size=512, source=HUB)
+
+
 def released(**changes) -> Start:
     fields = {
         "model": start().model,
-        "tokenizer": ReleasedTokenizer(name="pythia-70m", digest="d" * 64, vocab_size=512, source=HUB),
+        "tokenizer": TOKENIZER_70M,
         "seed": None,
         "weights": Release(name="pythia-70m", source=HUB, step=71_000),
     }
     return Start(**(fields | changes))
 
 
-def anneal(seed: int) -> AnyCurriculum:
+def anneal(seed: int) -> Curriculum:
     """The last 20 steps on code, in an order drawn anew from `seed`."""
     return trunk(40).then(phase(Mixture.only(CODE), 20, seed=seed, data_positions="reset", schedule=Constant(lr=1e-4)))
 
@@ -67,7 +69,7 @@ def test_a_release_is_known_by_its_revision_and_its_tokenizer_by_its_digest():
     assert released(weights=named, tokenizer=elsewhere).id == base.id
     other = Release(name="pythia-70m", source=dataclasses.replace(HUB, revision=COMMIT[::-1]), step=71_000)
     assert released(weights=other).id != base.id
-    assert released(tokenizer=dataclasses.replace(base.tokenizer, digest="e" * 64)).id != base.id
+    assert released(tokenizer=dataclasses.replace(TOKENIZER_70M, digest="e" * 64)).id != base.id
 
 
 def test_an_average_does_not_depend_on_the_order_of_its_states_or_on_what_their_runs_go_on_to_do():
@@ -88,7 +90,7 @@ def test_the_last_states_of_a_run_end_with_its_end():
 @pytest.mark.parametrize("begin", [released, lambda: Start.averaged(last_three())], ids=["a release", "an average"])
 def test_a_job_reads_back_exactly_what_was_hashed(begin):
     curriculum = Curriculum.of(begin(), phase(Mixture.only(GENERAL), 10)).then(sft(PYCODE))
-    # An average of averages: recipes nest.
+    # An average of states that began so: recipes nest.
     nested = Curriculum.of(
         Start.averaged(
             Average.of(curriculum.state(10), curriculum.state(0).curriculum.then(phase(Mixture.only(CODE), 10)).state())
@@ -138,8 +140,8 @@ def test_explain_names_the_state_that_differs():
         (lambda: Average.last(trunk(60), num_states=0, every_steps=20), "average.num_states"),
         (lambda: dataclasses.replace(Start.averaged(last_three()), model=start(0, "micro").model), "start.model"),
         (lambda: Release(name="x", source=Source(kind="wheels", part="code", revision="r")), "release.source.kind"),
-        (lambda: released(tokenizer=dataclasses.replace(released().tokenizer, vocab_size=513)), "model.vocab_size"),
-        (lambda: dataclasses.replace(released().tokenizer, vocab_size=65_537), "tokenizer.vocab_size"),
+        (lambda: released(tokenizer=dataclasses.replace(TOKENIZER_70M, vocab_size=513)), "model.vocab_size"),
+        (lambda: dataclasses.replace(TOKENIZER_70M, vocab_size=65_537), "tokenizer.vocab_size"),
     ],
 )
 def test_weights_that_cannot_be_used_are_refused_with_the_fields_path(build, path: str):

@@ -44,13 +44,20 @@ def behind_name(curriculum: Curriculum, step: int, index: int) -> tuple[str, str
     if isinstance(stretch.phase.data, Mixture):
         kind = "midtrain" if stretch.phase.data.specialists else "pretrain"
     since = f" from step {stretch.start_step}" if stretch.start_step else ""
-    return kind, f"{stretch.phase.name} {_origin(curriculum.start)}{since}{_STEP}{step}"
+    return kind, f"{stretch.phase.name} {_origin(curriculum.start)} seed {_seeds(curriculum, index)}{since}{_STEP}{step}"
 
 
 def _origin(start: Start) -> str:
     if start.weights is None:
-        return f"{start.model.name} seed {start.seed}"
+        return start.model.name
     return f"{start.model.name} average" if isinstance(start.weights, Average) else str(start.weights)
+
+
+def _seeds(curriculum: Curriculum, index: int) -> str:
+    """Seeds of the weights and of every order that was begun anew, as in `0.7`; one that says the same again is left out."""
+    orders = [s.phase.seed for s in curriculum.stretches[: index + 1] if s.phase.data_positions == "reset"]
+    seeds = [seed for seed in (curriculum.start.seed, *orders) if seed is not None]
+    return ".".join(str(seed) for place, seed in enumerate(seeds) if place == 0 or seed != seeds[place - 1])
 
 
 def average_name(labels: Sequence[str]) -> str:
