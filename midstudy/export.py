@@ -23,7 +23,7 @@ from midstudy.recipe.decode import decode
 from midstudy.recipe.mixture import Mixture
 from midstudy.recipe.weights import Average
 from midstudy.store.atomic import sync
-from midstudy.store.errors import StoreError, unwritable
+from midstudy.store.errors import StoreError
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.train import checkpoint
@@ -43,8 +43,8 @@ def export_huggingface(
         losses: nats per token of the state's evaluations, by name.
 
     Raises:
-        ValueError: there is something at `folder` already, or the checkpoint is damaged.
-        StoreError: the stage or its tokenizer is not finished, or the disk is full.
+        ValueError: there is something at `folder` already, it cannot be written, or the checkpoint is damaged.
+        StoreError: the stage or its tokenizer is not finished.
     """
     if folder.exists() or folder.is_symlink():
         raise ValueError(f"{folder}: exists already; allowed: a new folder. Name another with --output.")
@@ -66,14 +66,15 @@ def export_huggingface(
         _write_json(temporary / "midstudy.json", {"id": record.id, "label": record.label, "recipe": record.recipe})
         card = _model_card(store, record, recipe, folder=folder, commands=commands, losses=losses)
         (temporary / "README.md").write_text(card, encoding="utf-8")
+        shutil.copymode(temporary / "config.json", temporary / "model.safetensors")  # safetensors lets the owner alone read
         for path in (*temporary.iterdir(), temporary):
             sync(path)
         os.rename(temporary, folder)
         sync(folder.parent)
-    except SafetensorError as error:  # what the library raises for a full disk is no OSError
-        raise unwritable(folder, OSError(str(error))) from error
-    except OSError as error:
-        raise unwritable(folder, error) from error
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+        raise ValueError(
+            f"{folder}: cannot be written ({error}). Free space or fix the permissions, or name another with --output."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -131,7 +131,7 @@ def test_text_is_read_through_the_releases_tokenizer(midtrained, release):
     assert document.tolist() == [*theirs(first)["input_ids"], 0]
 
 
-def test_the_manifest_of_a_study_of_releases_reads_back_and_counts_its_own_tokens(midtrained):
+def test_the_manifest_of_a_study_of_releases_reads_back_and_counts_its_own_tokens(midtrained, release):
     store, plan = midtrained
     manifest = manifest_of(plan, command="midstudy run x.py")
     control, code, direct = manifest["arms"]
@@ -143,6 +143,7 @@ def test_the_manifest_of_a_study_of_releases_reads_back_and_counts_its_own_token
     }
     assert plan_facts(plan)["stages_by_kind"]["import"] == {"all": 1, "missing": 1}
     assert "import 1" in plan_text(plan)
+    assert f"  release  tiny-neox@step71000: {release}\n" in f"{plan_text(plan)}\n"
     facts = {one.name: one for one in study_facts(store, manifest)}
     model = plan.arms[0].arm.curriculum.start.model
     assert facts["import tiny-neox@step71000"].metrics["num_parameters"] == model.num_parameters

@@ -92,6 +92,7 @@ def test_the_weights_are_those_of_the_checkpoint_bit_for_bit(exported):
     ours = load_file(store.published_folder(plan.arms[1].final_state) / "checkpoint" / "model.safetensors")
     theirs = load_file(folder / "model.safetensors")
     assert {(one.dtype, tuple(one.shape)) for one in ours.values()} == {(o.dtype, tuple(o.shape)) for o in theirs.values()}
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # readable by whom the rest is readable by
     assert torch.equal(ours["head.weight"], theirs["embed_out.weight"])
     assert torch.equal(ours["blocks.1.mlp_in.bias"], theirs["gpt_neox.layers.1.mlp.dense_h_to_4h.bias"])
 
