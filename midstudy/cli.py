@@ -106,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     explain = verb("explain", "Show which fields make two stages different.", reads=True)
     explain.add_argument("left", metavar="A", help="id of a stage (or its first digits), or its name")
     explain.add_argument("right", metavar="B", help="the other stage")
+
+    export = verb("export", "Write a trained state as a folder that other software loads.", reads=True)
+    export.add_argument("stage", metavar="STAGE", help="id of a state, or part of its name")
+    export.add_argument("--to", choices=("hf",), required=True, help="hf: Hugging Face transformers, model and tokenizer")
+    export.add_argument("--output", metavar="DIR", help="folder to make (default: ./NAME-ID)")
+    export.add_argument("--study", metavar="STUDY", help="name of a study in the store (default: the only one)")
     return parser
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -113,7 +114,7 @@ def _where(options: Namespace) -> dict[str, Any]:
     from midstudy.train.placement import Placement
 
     if options.backend == "debug" and options.ranks > 1:
-        raise ValueError(f"--ranks: found {options.ranks} with --backend debug, one process; allowed: 1, or --backend local.")
+        raise ValueError(f"--ranks: found {options.ranks} with --backend debug, which is one process; use --backend local.")
     placement = Placement(
         device=options.device,
         num_threads=options.threads,
@@ -160,6 +161,7 @@ def _conduct(
     """Run the flow; returns failed and skipped stages with their causes, warnings, and the report."""
     from flows.study import run_study
     from midstudy.progress import ProgressLine
+
     pages: list[Path] = []
     line = ProgressLine()
     try:
@@ -331,6 +333,39 @@ def explain(options: Namespace) -> int:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 200 else f"{text[:200]} … ({len(text)} characters)"
+
+
+# -- passing on -------------------------------------------------------------------------------------------------------
+
+
+def export(options: Namespace) -> int:
+    """Write a state as a folder that transformers loads."""
+    from midstudy.export import export_huggingface
+
+    store = Store.open(Path(options.store))
+    manifest = _manifest(store, options.study)
+    stages = manifest["stages"]
+    states = {one: stage for one, stage in stages.items() if stage["kind"] == "state"}
+    known = [one for one in stages if one.startswith(options.stage)]
+    if known and not any(one in states for one in known):
+        raise ValueError(f"{known[0]}: {stages[known[0]]['label']}; allowed: a state, such as an arm's last.")
+    identity = _find_stage(store, states, options.stage)
+    if not store.has(identity):
+        raise ValueError(f"{identity}: {states[identity]['label']} is not finished; run the study first.")
+    name = re.sub(r"[^A-Za-z0-9.@]+", "-", states[identity]["label"]).strip("-.")
+    folder = Path(options.output) if options.output else Path(f"{name}-{identity[:8]}")
+    command = shlex.join(["midstudy", "export", identity, "--to", "hf", "--study", manifest["name"]])
+    losses = {
+        f"{stages[one]['factors']['data']} {stages[one]['factors']['split']}": store.record(one).metrics["loss_nats"]
+        for one in stages
+        if stages[one]["kind"] == "evaluation" and identity in stages[one]["parents"] and store.has(one)
+    }
+    export_huggingface(store, identity, folder, commands=(manifest["command"], command), losses=losses)
+    if options.json:
+        print(json.dumps({"stage": identity, "label": states[identity]["label"], "folder": str(folder)}))
+    else:
+        print(f"{folder}: {states[identity]['label']}; AutoModelForCausalLM and AutoTokenizer load it")
+    return 0
 
 
 # -- ending -----------------------------------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ def small_study(
     test_items: int = 16,
     schedule: Any = None,
     precision: str = "fp32",
+    start: Start | None = None,
 ) -> Study:
     """Control and code arms of one trunk seed; `folder` is what `write_text` filled."""
 
@@ -77,8 +78,9 @@ def small_study(
     code = Corpus(name="code", source=source("code", "code", False))
     places = {"code_task": "sft/code", "word_task": "sft/general"}
     all_tasks = {name: Task(name=name, source=source(name, place, True)) for name, place in places.items()}
-    tokenizer = Tokenizer(corpus=general, vocab_size=300, max_bytes=50_000)
-    start = Start(model=pythia("nano", vocab_size=512, max_seq_len=32), tokenizer=tokenizer, seed=0)
+    if start is None:
+        tokenizer = Tokenizer(corpus=general, vocab_size=300, max_bytes=50_000)
+        start = Start(model=pythia("nano", vocab_size=512, max_seq_len=32), tokenizer=tokenizer, seed=0)
     optimizer = AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0)
     shared: dict[str, Any] = {"num_sequences": 4, "seq_len": 32, "optimizer": optimizer, "precision": precision}
     reset: dict[str, Any] = {"optimizer_state": "reset", "data_positions": "reset"}
@@ -128,7 +130,8 @@ def small_study(
             arms.append(arm(branch, task, mix="code", weight=0.5, start_step=start_step))
     datasets: list[Corpus | Task] = [general, code, *all_tasks.values()]
     counts = tuple(
-        TokenCounts(data=data, tokenizer=tokenizer, num_documents=100, tokens_per_document=64, seed=1) for data in datasets
+        TokenCounts(data=data, tokenizer=start.tokenizer, num_documents=100, tokens_per_document=64, seed=1)
+        for data in datasets
     )
     return Study(name="small", question="Does code help code?", arms=tuple(arms), token_counts=counts)
 

@@ -36,9 +36,9 @@ def split_of(data: Corpus | Task, *, num_documents: int = 300) -> TokenizedSplit
         documents.append(ids.astype(np.uint16))
     lengths = np.array([len(ids) for ids in documents])
     return TokenizedSplit(
-        tokens=np.concatenate(documents),
-        offsets=np.concatenate(([0], np.cumsum(lengths))),
-        prompt_lengths=lengths // 2 if isinstance(data, Task) else None,
+        tokens=[np.concatenate(documents)],
+        offsets=[np.concatenate(([0], np.cumsum(lengths)))],
+        prompt_lengths=[lengths // 2] if isinstance(data, Task) else None,
     )
 
 
@@ -171,7 +171,7 @@ def test_prompt_weight_changes_no_order() -> None:
 
 def test_an_item_by_hand() -> None:
     """Prompt 5 6 7, target 8 9 and the end of text: the prompt's last token already predicts the target's first."""
-    split = TokenizedSplit(np.array([5, 6, 7, 8, 9, 0], np.uint16), np.array([0, 6]), np.array([3]))
+    split = TokenizedSplit([np.array([5, 6, 7, 8, 9, 0], np.uint16)], [np.array([0, 6])], [np.array([3])])
     item = np.array([0])
     batch = pad_items(split, item, seq_len=16, target_only=True, prompt_weight=0.5)
     assert batch.weights is not None

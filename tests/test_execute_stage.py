@@ -163,7 +163,8 @@ def test_the_loss_of_an_evaluation_is_the_token_weighted_mean_of_transformers(fi
     """The whole path, from text on disk to nats, beside an independent model and an independent mean."""
     transformers = pytest.importorskip("transformers")
     from midstudy.data.tokenizer import load_tokenizer
-    from midstudy.model.huggingface import huggingface_config, to_huggingface
+    from midstudy.model.config import huggingface_config
+    from midstudy.model.huggingface import to_huggingface
     from midstudy.plan.stage import stage_id
     from midstudy.recipe.data import Tokenizer
 

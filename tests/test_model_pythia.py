@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from midstudy.model.attention import causal_attention
-from midstudy.model.huggingface import from_huggingface, huggingface_config, to_huggingface
+from midstudy.model.config import huggingface_config
+from midstudy.model.huggingface import from_huggingface, to_huggingface
 from midstudy.model.initialise import initialised
 from midstudy.model.pythia import Pythia
 from midstudy.recipe import ModelShape, pythia

@@ -81,8 +81,6 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
 def content_digest(folder: Path) -> str:
     """SHA-256 over the split files of a folder: for train, dev, test in this order, the split's name and its bytes.
 
-    The digest of a file that has not changed (path, size, modification time) is taken from the cache.
-
     Raises:
         ValueError: the folder is missing or has no train split.
     """
@@ -94,7 +92,7 @@ def content_digest(folder: Path) -> str:
     for split in SPLIT_NAMES:
         path = find_split(folder, split)
         if path is not None:
-            whole.update(f"{split} {_file_digest(path)}\n".encode("ascii"))
+            whole.update(f"{split} {file_digest(path)}\n".encode("ascii"))
     return whole.hexdigest()
 
 
@@ -102,7 +100,8 @@ def _names(split: str) -> str:
     return " or ".join(name + ending for name in SPLIT_NAMES[split] for ending in ENDINGS)
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes; that of a file that has not changed (path, size, modification time) is remembered."""
     status = path.stat()
     key = f"{path.absolute()}\n{status.st_size}\n{status.st_mtime_ns}"
     remembered = cache_dir() / "digests" / hashlib.sha256(os.fsencode(key)).hexdigest()

@@ -46,9 +46,7 @@ def require_commit(name: str, revision: str) -> None:
         ValueError: the revision is not a commit.
     """
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise ValueError(
-            f"hub:{name}: revision {revision!r}; allowed: a commit of 40 hex digits (the data set's page lists them)."
-        )
+        raise ValueError(f"hub:{name}: revision {revision!r}; allowed: a commit of 40 hex digits (its page lists them).")
 
 
 def _present(name: str, config: str, revision: str) -> dict[str, str]:

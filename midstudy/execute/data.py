@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,14 +12,15 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from midstudy.data.order import derive_key, permute
+from midstudy.data.release import tokenizer_file
 from midstudy.data.rows import Example, as_example, as_text
 from midstudy.data.shards import SHARD_BYTES, Document, write_split
 from midstudy.data.source import load_rows
-from midstudy.data.tokenizer import first_bytes, load_tokenizer, save_tokenizer, train_tokenizer
+from midstudy.data.tokenizer import FILE_NAME, first_bytes, load_tokenizer, save_tokenizer, train_tokenizer
 from midstudy.data.tokens import read_split
 from midstudy.execute.progress import TokenisingProgress
-from midstudy.execute.state import StoppedError
-from midstudy.recipe.data import SPLITS, Corpus, Dataset, Task, TokenizedData, Tokenizer
+from midstudy.execute.stopped import StoppedError
+from midstudy.recipe.data import SPLITS, Corpus, Dataset, ReleasedTokenizer, Task, TokenizedData, Tokenizer
 from midstudy.recipe.measure import TokenCounts
 from midstudy.similarity.counts import token_counts
 
@@ -64,6 +66,12 @@ def make_tokenizer(recipe: Tokenizer, folder: Path) -> dict[str, Any]:
 
     save_tokenizer(train_tokenizer(counted(), vocab_size=recipe.vocab_size), folder)
     return {"vocab_size": recipe.vocab_size, "train_bytes": train_bytes}
+
+
+def copy_tokenizer(recipe: ReleasedTokenizer, folder: Path) -> dict[str, Any]:
+    """Copy the release's tokenizer into `folder`; returns its metrics."""
+    shutil.copyfile(tokenizer_file(recipe), folder / FILE_NAME)
+    return {"vocab_size": recipe.vocab_size}
 
 
 def make_tokens(

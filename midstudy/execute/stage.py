@@ -11,13 +11,14 @@ from typing import Any
 
 from midstudy.data.shards import has_shards
 from midstudy.data.tokens import TokenizedSplit, read_split
-from midstudy.execute.data import make_counts, make_tokenizer, make_tokens
+from midstudy.execute.data import copy_tokenizer, make_counts, make_tokenizer, make_tokens
 from midstudy.execute.evaluation import evaluate_state
 from midstudy.execute.state import CHECKPOINT_FOLDER, assist, train_state
 from midstudy.execute.stopped import StoppedError
+from midstudy.execute.weights import make_first_state
 from midstudy.plan.stage import StageRecipe, stage_id
 from midstudy.recipe.curriculum import State
-from midstudy.recipe.data import Dataset, TokenizedData, Tokenizer
+from midstudy.recipe.data import Dataset, ReleasedTokenizer, TokenizedData, Tokenizer
 from midstudy.recipe.decode import decode
 from midstudy.recipe.measure import StateEvaluation, TokenCounts
 from midstudy.store.attempt import RESULT_FOLDER, Attempt
@@ -113,12 +114,19 @@ def _make(
     folder = attempt.result
     if isinstance(recipe, Tokenizer):
         return make_tokenizer(recipe, folder)
+    if isinstance(recipe, ReleasedTokenizer):
+        return copy_tokenizer(recipe, folder)
     if isinstance(recipe, TokenizedData):
         tokenizer_folder = _finished(store, stage_id(recipe.tokenizer))
         results = [one / RESULT_FOLDER for one in former]
         return make_tokens(recipe, tokenizer_folder, folder, former=results, should_stop=should_stop)
     if isinstance(recipe, TokenCounts):
         return make_counts(recipe, _finished(store, stage_id(recipe.tokenized)), folder)
+    if isinstance(recipe, State) and recipe.step == 0:
+        checkpoint = folder / CHECKPOINT_FOLDER
+        return make_first_state(
+            recipe, checkpoint_of=lambda one: _finished(store, one) / CHECKPOINT_FOLDER, folder=checkpoint
+        )
     if isinstance(recipe, State):
         tokenizer = recipe.curriculum.start.tokenizer
         return train_state(
@@ -143,7 +151,7 @@ def _make(
     )
 
 
-def _split(store: Store, data: Dataset, tokenizer: Tokenizer, split: str) -> TokenizedSplit:
+def _split(store: Store, data: Dataset, tokenizer: Tokenizer | ReleasedTokenizer, split: str) -> TokenizedSplit:
     identity = stage_id(TokenizedData(data=data, tokenizer=tokenizer))
     folder = _finished(store, identity)
     _check_files(store.root, identity)

@@ -1,4 +1,4 @@
-"""Names and configuration of Hugging Face's GPT-NeoX checkpoints (`GPTNeoXForCausalLM`), in both directions.
+"""Names of the tensors of Hugging Face's GPT-NeoX checkpoints (`GPTNeoXForCausalLM`), in both directions.
 
 Tensors are the same ones under other names: the fused QKV rows already lie head by head, each head's query, key and value
 side by side, as GPT-NeoX keeps them. Names are those in the files of the published Pythia checkpoints, which every version
@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
-from midstudy.model.pythia import LAYER_NORM_EPSILON, Pythia
+from midstudy.model.pythia import Pythia
 from midstudy.recipe.model import ModelShape
 
 _NEW_HEAD = "lm_head.weight"
@@ -68,28 +67,3 @@ def from_huggingface(weights: Mapping[str, Tensor], shape: ModelShape) -> dict[s
     if rest:
         raise ValueError(f"{sorted(rest)[0]}: no weight of a GPT-NeoX model of {shape.num_layers} layers.")
     return found
-
-
-def huggingface_config(shape: ModelShape) -> dict[str, Any]:
-    """What `GPTNeoXConfig` needs to build the same model."""
-    return {
-        "model_type": "gpt_neox",
-        "architectures": ["GPTNeoXForCausalLM"],
-        "hidden_size": shape.width,
-        "intermediate_size": 4 * shape.width,
-        "num_hidden_layers": shape.num_layers,
-        "num_attention_heads": shape.num_heads,
-        "vocab_size": shape.vocab_size,
-        "max_position_embeddings": shape.max_seq_len,
-        "layer_norm_eps": LAYER_NORM_EPSILON,
-        "hidden_act": "gelu",
-        "rotary_pct": shape.rotary_fraction,
-        "rotary_emb_base": shape.rotary_base,
-        "use_parallel_residual": True,
-        "attention_bias": True,
-        "tie_word_embeddings": False,
-        "hidden_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }

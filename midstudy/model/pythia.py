@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from midstudy.model.attention import causal_attention, document_mask
+from midstudy.model.config import LAYER_NORM_EPSILON
 from midstudy.model.cross_entropy import head_token_losses, scaled_head_loss
 from midstudy.model.rotary import rotary_tables, split_heads
 from midstudy.recipe.model import ModelShape
-
-LAYER_NORM_EPSILON = 1e-5
 
 
 class Block(nn.Module):

@@ -16,6 +16,9 @@ from midstudy.recipe.model import ModelShape
 FORWARD_SHARE = 1 / 3
 """A forward pass costs a third of forward and backward."""
 
+FILE_BYTES_PER_S = 2e8
+"""Reading, hashing and writing weights on one core and a plain disk, for stages that do nothing else."""
+
 
 @dataclass(frozen=True)
 class Device:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 from midstudy.data.slots import drawn_tokens
 from midstudy.plan.planner import ArmStages, Plan
 from midstudy.plan.stage import Stage, stage_id
+from midstudy.recipe.curriculum import Curriculum
 from midstudy.recipe.data import Corpus, Task
 from midstudy.recipe.decode import decode
 from midstudy.recipe.mixture import Mixture
+from midstudy.recipe.weights import Average
 
 _EXECUTION = (
     "start_from",
@@ -87,25 +90,24 @@ def _arm_rows(plan: Plan) -> list[dict[str, Any]]:
 
 def _arm_row(plan: Plan, entry: ArmStages, drawn: dict[str, dict[Corpus, int]]) -> dict[str, Any]:
     arm = entry.arm
+    trained = _trained(arm.curriculum.until(arm.pretrain_steps))
     if entry.start_state not in drawn:
-        drawn[entry.start_state] = drawn_tokens(arm.curriculum.until(arm.pretrain_steps))
+        drawn[entry.start_state] = drawn_tokens(trained)
     tokens = drawn[entry.start_state]
-    last_mixture = arm.curriculum.stretches[-2].phase.data
-    specialists = last_mixture.specialists if isinstance(last_mixture, Mixture) else ()
-    specialist_corpora = {part.corpus for part in specialists}
+    specialists = _specialists(arm.curriculum.until(arm.pretrain_steps))
     return {
         "size": arm.size,
         "mix": arm.mix,
         "weight": float(arm.weight),
         "start_step": arm.start_step,
-        "start_fraction": arm.start_step / arm.pretrain_steps,
+        "start_fraction": arm.start_step / trained.num_steps if trained.num_steps else 0.0,
         "task": arm.task,
         "trunk_seed": arm.trunk_seed,
         "sft_seed": arm.sft_seed,
         "groups": ",".join(arm.groups),
-        "specialists": {part.corpus.name: float(part.share) for part in specialists},
+        "specialists": {corpus.name: float(share) for corpus, share in specialists.items()},
         "pretrain_tokens": sum(tokens.values()),
-        "specialist_tokens": sum(count for corpus, count in tokens.items() if corpus in specialist_corpora),
+        "specialist_tokens": sum(count for corpus, count in tokens.items() if corpus in specialists),
         "start_state": entry.start_state,
         "final_state": entry.final_state,
         "task_evaluation": entry.task_evaluation,
@@ -113,3 +115,25 @@ def _arm_row(plan: Plan, entry: ArmStages, drawn: dict[str, dict[Corpus, int]]) 
         "task_evaluation_before": entry.task_evaluation_before,
         "general_evaluation_before": entry.general_evaluation_before,
     }
+
+
+def _trained(curriculum: Curriculum) -> Curriculum:
+    """The training before fine-tuning; where an average is fine-tuned at once, that of its furthest state."""
+    weights = curriculum.start.weights
+    if curriculum.stretches or not isinstance(weights, Average):
+        return curriculum
+    return _trained(max(weights.states, key=lambda state: state.step).curriculum)
+
+
+def _specialists(curriculum: Curriculum) -> dict[Corpus, Fraction]:
+    """Shares of the mixture before fine-tuning; where an average is fine-tuned at once, the mean over its states."""
+    weights = curriculum.start.weights
+    if curriculum.stretches:
+        data = curriculum.stretches[-1].phase.data
+        return {part.corpus: part.share for part in data.specialists} if isinstance(data, Mixture) else {}
+    shares: dict[Corpus, Fraction] = {}
+    if isinstance(weights, Average):
+        for state in weights.states:
+            for corpus, share in _specialists(state.curriculum).items():
+                shares[corpus] = shares.get(corpus, Fraction(0)) + share / len(weights.states)
+    return shares

@@ -1,8 +1,9 @@
 """Expands a study into stages: every shared step once, trunks milestoned where curricula part.
 
 A state is kept where a phase begins or ends, where a hold of the learning rate gives way (a longer run will leave there),
-where two curricula of the study part, and where some other study's kept state already lies. Each kept state is trained
-from the nearest kept state before it on its own past.
+where two curricula of the study part, where an average takes it in, and where some other study's kept state already lies.
+Each kept state is trained from the nearest kept state before it on its own past. The runs behind an average are curricula
+of the study like those of its arms.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from midstudy.plan.cost import Throughput, checkpoint_bytes
+from midstudy.plan.cost import FILE_BYTES_PER_S, Throughput, checkpoint_bytes
+from midstudy.plan.first_state import average_name, behind_name, runs_alone, runs_behind
 from midstudy.plan.sharing import distinct_steps
 from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe.curriculum import Curriculum, State
-from midstudy.recipe.data import TokenizedData, Tokenizer
+from midstudy.recipe.data import ReleasedTokenizer, TokenizedData, Tokenizer
 from midstudy.recipe.measure import Evaluation, StateEvaluation
 from midstudy.recipe.mixture import Mixture
 from midstudy.recipe.study import CONTROL, Arm, Study
+from midstudy.recipe.weights import Average
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class _Builder:
     kept: Mapping[str, list[KeptState]]
     stages: dict[str, Stage] = field(default_factory=dict)
     requested: dict[str, tuple[Curriculum, int, Arm]] = field(default_factory=dict)
+    curricula: list[tuple[Curriculum, Arm]] = field(default_factory=list)
     steps_on_line: dict[str, set[int]] = field(default_factory=dict)
     unmeasured: set[str] = field(default_factory=set)
     published: set[str] = field(default_factory=set)
@@ -100,11 +104,14 @@ class _Builder:
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
-    def tokenizer(self, tokenizer: Tokenizer) -> str:
+    def tokenizer(self, tokenizer: Tokenizer | ReleasedTokenizer) -> str:
         identity = stage_id(tokenizer)
         if identity not in self.stages:
-            label = f"tokenizer {tokenizer.vocab_size:,} on {tokenizer.corpus.name}"
-            factors = {"stage_kind": "data", "data": tokenizer.corpus.name}
+            if isinstance(tokenizer, Tokenizer):
+                name, label = tokenizer.corpus.name, f"tokenizer {tokenizer.vocab_size:,} on {tokenizer.corpus.name}"
+            else:
+                name, label = tokenizer.name, f"tokenizer {tokenizer.vocab_size:,} of {tokenizer.name}"
+            factors = {"stage_kind": "data", "data": name}
             self.add(Stage(id=identity, label=label, recipe=tokenizer, parents=(), cost_s=3.0, factors=factors))
         return identity
 
@@ -126,7 +133,7 @@ class _Builder:
     def tokens_of(self, curriculum: Curriculum, data: Any) -> str:
         return self._tokens_memo(curriculum.start.tokenizer, data)
 
-    def _tokens_memo(self, tokenizer: Tokenizer, data: Any) -> str:
+    def _tokens_memo(self, tokenizer: Tokenizer | ReleasedTokenizer, data: Any) -> str:
         key = (id(tokenizer), id(data))
         if key not in self._memo:
             self._memo[key] = (tokenizer, data, self.tokens(TokenizedData(data=data, tokenizer=tokenizer)))
@@ -150,9 +157,11 @@ class _Builder:
 
     # -- states -------------------------------------------------------------------------------------------------------
 
-    def request_states(self, arm: Arm) -> None:
-        """Ask for the states of an arm's curriculum that are kept whatever else the study holds."""
-        curriculum = arm.curriculum
+    def request_states(self, arm: Arm, curriculum: Curriculum) -> None:
+        """Ask for the states of an arm's curriculum, or of a run behind it, that are kept whatever else the study holds."""
+        self.curricula.append((curriculum, arm))
+        if curriculum.start.weights is not None:
+            self.requested.setdefault(curriculum.state_id(0), (curriculum, 0, arm))
         for stretch in curriculum.stretches:
             steps = {stretch.stop_step}
             steps |= {s for s in curriculum.curve.ends_of_holds() if stretch.start_step < s < stretch.stop_step}
@@ -163,22 +172,21 @@ class _Builder:
     def request_partings(self) -> None:
         """Ask for the states, inside a stretch, after which the study's learning-rate curves part."""
         starts: dict[str, set[int]] = {}
-        for arm in self.study.arms:
-            for line, _, segment_start in _segment_starts(arm.curriculum):
+        for curriculum, _ in self.curricula:
+            for line, _, segment_start in _segment_starts(curriculum):
                 starts.setdefault(line, set()).add(segment_start)
         following: dict[str, set[str]] = {}
-        inside: list[tuple[Arm, int, int, str]] = []
-        for arm in self.study.arms:
-            curriculum = arm.curriculum
+        inside: list[tuple[Curriculum, Arm, int, int, str]] = []
+        for curriculum, arm in self.curricula:
             for stretch in curriculum.stretches:
                 for step in starts.get(curriculum.state_id(stretch.start_step), ()):
                     if stretch.start_step < step < stretch.stop_step:
                         identity = curriculum.state_id(step)
                         following.setdefault(identity, set()).add(curriculum.state_id(step + 1))
-                        inside.append((arm, stretch.start_step, step, identity))
-        for arm, stretch_start, step, identity in inside:
+                        inside.append((curriculum, arm, stretch.start_step, step, identity))
+        for curriculum, arm, stretch_start, step, identity in inside:
             if len(following[identity]) > 1:
-                self._request(arm.curriculum, stretch_start, {step}, arm)
+                self._request(curriculum, stretch_start, {step}, arm)
 
     def _request(self, curriculum: Curriculum, stretch_start: int, steps: set[int], arm: Arm) -> None:
         line = curriculum.state_id(stretch_start)
@@ -192,6 +200,8 @@ class _Builder:
         if identity in self.stages:
             return identity
         curriculum, step, arm = self.requested[identity]
+        if step == 0:
+            return self._first_state(curriculum, kept_ids)
         index = next(i for i, s in enumerate(curriculum.stretches) if s.start_step < step <= s.stop_step)
         stretch = curriculum.stretches[index]
         ancestor, ancestor_step = None, 0
@@ -202,7 +212,7 @@ class _Builder:
                 if candidate in kept_ids or (candidate in self.requested and candidate not in self.published):
                     ancestor, ancestor_step = candidate, earlier
                     break
-        if ancestor is None and stretch.start_step > 0:
+        if ancestor is None and (stretch.start_step > 0 or curriculum.start.weights is not None):
             ancestor, ancestor_step = curriculum.state_id(stretch.start_step), stretch.start_step
         if ancestor is not None and ancestor in self.requested:
             self.state(ancestor, kept_ids)
@@ -234,6 +244,37 @@ class _Builder:
             )
         )
         return identity
+
+    def states_on(self, curriculum: Curriculum, kept_ids: frozenset[str]) -> None:
+        """Plan every requested state that lies on a curriculum."""
+        for stretch in curriculum.stretches:
+            for step in self.steps_on_line.get(curriculum.state_id(stretch.start_step), ()):
+                if stretch.start_step < step <= stretch.stop_step:
+                    identity = curriculum.state_id(step)
+                    if identity in self.requested:
+                        self.state(identity, kept_ids)
+
+    def _first_state(self, curriculum: Curriculum, kept_ids: frozenset[str]) -> str:
+        """The stage that makes the weights of a release or an average; the states of an average are planned first."""
+        start, state = curriculum.start, curriculum.state(0)
+        disk_bytes = checkpoint_bytes(start.model, precision=state.precision, with_optimizer=False)
+        parents: tuple[str, ...] = ()
+        if isinstance(start.weights, Average):
+            parents = tuple(self.state(one.id, kept_ids) for one in start.weights.states)
+            kind, label = "average", average_name([self.stages[one].label for one in parents])
+        else:
+            kind, label = "import", f"import {start.weights}"
+        return self.add(
+            Stage(
+                id=state.id,
+                label=label,
+                recipe=state,
+                parents=parents,
+                disk_bytes=disk_bytes,
+                cost_s=(len(parents) + 2) * disk_bytes / FILE_BYTES_PER_S,
+                factors={"stage_kind": kind, "size": start.model.name, "step": 0},
+            )
+        )
 
     def evaluation(self, state: str, evaluation: Evaluation, arm: Arm, when: str) -> str:
         recipe = StateEvaluation(state_id=state, evaluation=evaluation)
@@ -269,6 +310,9 @@ def _segment_starts(curriculum: Curriculum) -> Iterable[tuple[str, int, int]]:
 
 def _describe(arm: Arm, curriculum: Curriculum, step: int, index: int) -> tuple[str, dict[str, Any]]:
     """A state's name and factors; a state of the shared trunk knows nothing of the arms that leave it."""
+    if curriculum is not arm.curriculum:
+        kind, label = behind_name(curriculum, step, index)
+        return label, {"stage_kind": kind, "size": curriculum.start.model.name, "step": step}
     last = index == len(arm.curriculum.stretches) - 1
     phase = curriculum.stretches[index].phase
     factors: dict[str, Any] = {"size": arm.size, "trunk_seed": arm.trunk_seed, "step": step}
@@ -304,19 +348,20 @@ def make_plan(
     kept_ids = frozenset(state.id for states in kept.values() for state in states)
     builder = _Builder(study=study, throughput=throughput, kept=kept)
     for arm in study.arms:
-        builder.request_states(arm)
+        builder.request_states(arm, arm.curriculum)
+    behind: dict[str, tuple[Arm, Curriculum]] = {}
+    for arm in study.arms:
+        for run in runs_behind(arm.curriculum):
+            behind.setdefault(run.state_id(run.num_steps), (arm, run))
+    for arm, run in behind.values():
+        builder.request_states(arm, run)
     builder.request_partings()
     builder.published = published(builder.requested)
     arms = []
     for arm in study.arms:
         start = builder.state(arm.curriculum.state_id(arm.pretrain_steps), kept_ids)
         final = builder.state(arm.final_state.id, kept_ids)
-        for stretch in arm.curriculum.stretches:
-            for step in builder.steps_on_line.get(arm.curriculum.state_id(stretch.start_step), ()):
-                if stretch.start_step < step <= stretch.stop_step:
-                    identity = arm.curriculum.state_id(step)
-                    if identity in builder.requested:
-                        builder.state(identity, kept_ids)
+        builder.states_on(arm.curriculum, kept_ids)
         arms.append(
             ArmStages(
                 arm=arm,
@@ -328,16 +373,18 @@ def make_plan(
                 general_evaluation_before=builder.evaluation(start, arm.general_evaluation, arm, "before"),
             )
         )
+    for curriculum, _ in builder.curricula[len(arms) :]:
+        builder.states_on(curriculum, kept_ids)
     builder.counts()
-    curricula = [arm.curriculum for arm in study.arms]
+    alone = [run for arm in study.arms for run in runs_alone(arm.curriculum)]
     return Plan(
         study=study,
         stages=builder.stages,
         published=frozenset(published(builder.stages)),
         arms=tuple(arms),
-        lower_bound_steps=distinct_steps(curricula),
-        unshared_steps=sum(curriculum.num_steps for curriculum in curricula),
-        unshared_s=sum(_unshared_s(curriculum, throughput) for curriculum in curricula),
+        lower_bound_steps=distinct_steps(curriculum for curriculum, _ in builder.curricula),
+        unshared_steps=sum(curriculum.num_steps for curriculum in alone),
+        unshared_s=sum(_unshared_s(curriculum, throughput) for curriculum in alone),
         throughput=throughput,
         unmeasured=tuple(sorted(builder.unmeasured)),
     )

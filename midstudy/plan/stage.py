@@ -8,13 +8,14 @@ from typing import Any
 
 from midstudy.recipe.canonical import canonical, expanded, identify
 from midstudy.recipe.curriculum import State
-from midstudy.recipe.data import TokenizedData, Tokenizer
+from midstudy.recipe.data import ReleasedTokenizer, TokenizedData, Tokenizer
 from midstudy.recipe.measure import StateEvaluation, TokenCounts
 
-StageRecipe = Tokenizer | TokenizedData | TokenCounts | State | StateEvaluation
+StageRecipe = Tokenizer | ReleasedTokenizer | TokenizedData | TokenCounts | State | StateEvaluation
 
 KINDS = {
     Tokenizer: "tokenizer",
+    ReleasedTokenizer: "tokenizer",
     TokenizedData: "tokens",
     TokenCounts: "counts",
     State: "state",
@@ -32,11 +33,10 @@ class Stage:
     """One unit of work.
 
     `parents` are the stages whose records it reads. Of a state, `start_from` is the kept state that training goes on from
-    (one of the parents; none: from scratch): execution, not identity. `continues_trunk` says that this state lies on the
+    (one of the parents; none: from drawn weights): execution, not identity. `continues_trunk` says that this state is on the
     same line as `start_from`, so one job should make both without stopping in between. `keeps_optimizer` says that the
     optimizer's state is published with the weights, so that training can go on from here. `num_steps` are the updates this
-    stage computes; `cost_s` is its expected seconds on the chosen device,
-    `disk_bytes` the size of its checkpoint.
+    stage computes; `cost_s` is its expected seconds on the chosen device, `disk_bytes` the size of its checkpoint.
     """
 
     id: str

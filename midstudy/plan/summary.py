@@ -8,8 +8,9 @@ from typing import Any
 from midstudy.plan.planner import Plan
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.study import CONTROL
+from midstudy.recipe.weights import Release
 
-_KINDS = ("data", "similarity", "pretrain", "midtrain", "sft", "evaluation")
+_KINDS = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sft", "evaluation")
 
 
 def plan_facts(plan: Plan) -> dict[str, Any]:
@@ -42,13 +43,22 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "disk_bytes": sum(stage.disk_bytes for stage in plan.stages.values()),
         "disk_bytes_missing": plan.missing_bytes,
         "sources": {data.name: str(data.source) for data in plan.study.datasets()},
+        "releases": {str(one): str(one.source) for one in _releases(plan)},
         "notes": list(plan.study.notes),
     }
 
 
 def _flops(state: State, num_tokens: int) -> float:
     curriculum = state.curriculum
+    if not curriculum.stretches:
+        return 0.0
     return num_tokens * curriculum.start.model.flops_per_token(seq_len=curriculum.stretches[-1].phase.seq_len)
+
+
+def _releases(plan: Plan) -> list[Release]:
+    """The released checkpoints whose weights the plan imports."""
+    starts = (stage.recipe.curriculum.start for stage in plan.stages.values() if isinstance(stage.recipe, State))
+    return [start.weights for start in starts if isinstance(start.weights, Release)]
 
 
 def plan_text(plan: Plan) -> str:
@@ -81,6 +91,7 @@ def plan_text(plan: Plan) -> str:
         f"  disk     {facts['disk_bytes_missing'] / 1e9:.2f} GB of checkpoints to write, "
         f"{facts['disk_bytes'] / 1e9:.2f} GB in all",
         *(f"  data     {', '.join(names)}: {kind}" for kind, names in by_source.items()),
+        *(f"  release  {name}: {source}" for name, source in facts["releases"].items()),
         *(f"  note     {note}" for note in facts["notes"]),
     ]
     return "\n".join(lines)

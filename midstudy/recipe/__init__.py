@@ -5,7 +5,7 @@ placement and lives elsewhere. This package imports nothing of the rest of midst
 """
 
 from midstudy.recipe.curriculum import Curriculum, Start, State
-from midstudy.recipe.data import Corpus, Source, Task, Tokenizer
+from midstudy.recipe.data import Corpus, ReleasedTokenizer, Source, Task, Tokenizer
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.measure import Evaluation, TokenCounts
 from midstudy.recipe.mixture import Mixture
@@ -14,10 +14,12 @@ from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.schedule import Constant, Cosine, LinearWarmup, WarmupStableDecay
 from midstudy.recipe.study import Arm, Study
+from midstudy.recipe.weights import Average, Release
 
 __all__ = [
     "AdamW",
     "Arm",
+    "Average",
     "Constant",
     "Corpus",
     "Cosine",
@@ -28,6 +30,8 @@ __all__ = [
     "ModelShape",
     "Phase",
     "RecipeError",
+    "Release",
+    "ReleasedTokenizer",
     "Source",
     "Start",
     "State",

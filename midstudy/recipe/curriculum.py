@@ -15,30 +15,58 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from midstudy.recipe.canonical import canonical, canonical_text, expanded, identify
-from midstudy.recipe.data import Tokenizer
+from midstudy.recipe.canonical import added_field, canonical, canonical_text, expanded, identify
+from midstudy.recipe.data import ReleasedTokenizer, Tokenizer
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.mixture import Mixture
 from midstudy.recipe.model import ModelShape
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.schedule import Curve
+from midstudy.recipe.weights import Average, Release
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a curriculum begins: a model with weights drawn from `seed`, reading text through `tokenizer`."""
+    """Where a curriculum begins: a model, its first weights, and the tokenizer that it reads text through.
+
+    The weights are drawn from `seed`, or they are `weights`: a release or an average, and then nothing is drawn and `seed`
+    is none. `midstudy.data.release.released_pythia` builds the start of a release, `Start.averaged` that of an average.
+    """
 
     model: ModelShape
-    tokenizer: Tokenizer
-    seed: int
+    tokenizer: Tokenizer | ReleasedTokenizer
+    seed: int | None
+    weights: Release | Average | None = added_field(omit_at=None)
 
     def __post_init__(self) -> None:
+        if (self.seed is None) == (self.weights is None):
+            raise RecipeError(
+                "start.seed",
+                found=self.seed,
+                allowed="a seed where the weights are drawn; none where they come from a release or an average",
+            )
+        if isinstance(self.weights, Average):
+            source = self.weights.states[0].curriculum.start
+            for field in ("model", "tokenizer"):
+                if identify(getattr(self, field)) != identify(getattr(source, field)):
+                    raise RecipeError(
+                        f"start.{field}",
+                        found="another than that of the averaged states",
+                        allowed="theirs",
+                        fix="Build the start with Start.averaged.",
+                    )
         if self.model.vocab_size < self.tokenizer.vocab_size:
             raise RecipeError(
                 "model.vocab_size",
                 found=self.model.vocab_size,
                 allowed=f"at least the tokenizer's {self.tokenizer.vocab_size}",
             )
+
+    @classmethod
+    def averaged(cls, weights: Average) -> Start:
+        """The start whose weights are an average, with the model and the tokenizer of its states."""
+        source = weights.states[0].curriculum.start
+        return cls(model=source.model, tokenizer=source.tokenizer, seed=None, weights=weights)
 
     @cached_property
     def id(self) -> str:
@@ -263,6 +291,14 @@ class State:
     @property
     def step(self) -> int:
         return self.curriculum.num_steps
+
+    @property
+    def precision(self) -> str:
+        """The precision that the weights are kept in; a release's are imported as fp32, which holds any of them exactly."""
+        if self.curriculum.stretches:
+            return self.curriculum.stretches[-1].phase.precision
+        weights = self.curriculum.start.weights
+        return weights.states[0].precision if isinstance(weights, Average) else "fp32"
 
     @cached_property
     def id(self) -> str:

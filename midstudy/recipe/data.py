@@ -18,7 +18,7 @@ SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where text comes from.
+    """Where text, or a released model, comes from.
 
     `kind` is `wheels` (text of pinned pure-Python packages), `files` (JSONL in a folder) or `hub` (a data set of the
     Hugging Face hub). `part` says which part of the source: the wheels' part, the hub's data set (and `config`); for
@@ -104,8 +104,29 @@ class Tokenizer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReleasedTokenizer:
+    """The tokenizer of a released model, known by the SHA-256 of its `tokenizer.json`; id 0 is the end of text.
+
+    Releases that share the file (every size and step of Pythia) share its stage and all token files. `source` says where
+    it was found and is no part of any id. `vocab_size` is one more than the largest id.
+    """
+
+    name: str = label_field()
+    digest: str
+    vocab_size: int
+    source: Source = label_field()
+    version: int = versions.TOKENIZER
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.vocab_size <= 65_536:
+            raise RecipeError(
+                "tokenizer.vocab_size", found=self.vocab_size, allowed="at most 65,536: ids are stored in 16 bits"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenizedData:
     """A data set as token ids: what one data stage makes, all its splits together."""
 
     data: Dataset
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | ReleasedTokenizer

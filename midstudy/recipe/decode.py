@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from midstudy.recipe.curriculum import Curriculum, Start, State, Stretch
-from midstudy.recipe.data import Corpus, Source, Task, TokenizedData, Tokenizer
+from midstudy.recipe.data import Corpus, ReleasedTokenizer, Source, Task, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.measure import Evaluation, StateEvaluation, TokenCounts
 from midstudy.recipe.mixture import Mixture, Share
@@ -15,6 +15,7 @@ from midstudy.recipe.model import ModelShape
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.schedule import Constant, Cosine, Curve, Hold, LinearWarmup, Ramp, WarmupStableDecay
+from midstudy.recipe.weights import Average, Release
 
 _CLASSES = {
     cls.__name__: cls
@@ -34,7 +35,7 @@ _CLASSES = {
             Phase,
         ),
         *(Ramp, Share, Source, Start, State, StateEvaluation, Stretch, Task, TokenCounts, TokenizedData, Tokenizer),
-        WarmupStableDecay,
+        *(WarmupStableDecay, Average, Release, ReleasedTokenizer),
     )
 }
 

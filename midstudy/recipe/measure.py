@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import added_field, identify
-from midstudy.recipe.data import SPLITS, Corpus, Dataset, TokenizedData, Tokenizer
+from midstudy.recipe.data import SPLITS, Corpus, Dataset, ReleasedTokenizer, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_positive
 from midstudy.recipe.phase import LOSSES
 
@@ -53,7 +53,7 @@ class TokenCounts:
     """
 
     data: Dataset
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | ReleasedTokenizer
     num_documents: int
     tokens_per_document: int
     seed: int

@@ -13,10 +13,11 @@ from typing import Any
 
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, State
-from midstudy.recipe.data import Dataset
+from midstudy.recipe.data import Dataset, Tokenizer
 from midstudy.recipe.errors import RecipeError, require_choice
 from midstudy.recipe.measure import Evaluation, TokenCounts
 from midstudy.recipe.mixture import Mixture
+from midstudy.recipe.weights import Average
 
 CONTROL = "control"
 """The mix name of the general-only arm against which every effect is measured."""
@@ -30,7 +31,9 @@ class Arm:
     """One cell of the grid.
 
     `curriculum` ends with the fine-tuning phase on `task`; its last phase boundary is the state that fine-tuning starts
-    from. `task_evaluation` and `general_evaluation` are made before and after fine-tuning. `groups` says in which
+    from. Fine-tuning may be all of it where the weights are a release or an average.
+
+    `task_evaluation` and `general_evaluation` are made before and after fine-tuning. `groups` says in which
     comparisons the arm takes part.
     """
 
@@ -49,8 +52,12 @@ class Arm:
     def __post_init__(self) -> None:
         for group in self.groups:
             require_choice("arm.groups", group, GROUPS)
-        if len(self.curriculum.stretches) < 2:
-            raise RecipeError("arm.curriculum", found="one phase", allowed="training followed by fine-tuning")
+        if len(self.curriculum.stretches) < (2 if self.curriculum.start.weights is None else 1):
+            raise RecipeError(
+                "arm.curriculum",
+                found=f"{len(self.curriculum.stretches)} phases",
+                allowed="training followed by fine-tuning; fine-tuning alone where the weights are a release or an average",
+            )
         if not 0 <= self.weight <= 1:
             raise RecipeError("arm.weight", found=self.weight, allowed="a share in [0, 1]")
         if (self.mix == CONTROL) != (self.weight == 0):
@@ -64,7 +71,7 @@ class Arm:
 
     @property
     def pretrain_steps(self) -> int:
-        """Steps before fine-tuning: trunk and midtraining."""
+        """Steps before fine-tuning: trunk and midtraining, but not what lies behind a release or an average."""
         return self.curriculum.stretches[-1].start_step
 
     @property
@@ -156,18 +163,22 @@ class Study:
         """Every corpus and task that some arm reads or is measured on, each once."""
         seen: set[int] = set()
         for arm in self.arms:
-            for data in self._datasets_of(arm):
+            for data in (*_datasets_of(arm.curriculum), arm.task_evaluation.data, arm.general_evaluation.data):
                 if id(data) not in seen:
                     seen.add(id(data))
                     yield data
 
-    @staticmethod
-    def _datasets_of(arm: Arm) -> Iterator[Dataset]:
-        yield arm.curriculum.start.tokenizer.corpus
-        for stretch in arm.curriculum.stretches:
-            if isinstance(stretch.phase.data, Mixture):
-                yield from (part.corpus for part in stretch.phase.data.parts)
-            else:
-                yield stretch.phase.data
-        yield arm.task_evaluation.data
-        yield arm.general_evaluation.data
+
+def _datasets_of(curriculum: Curriculum) -> Iterator[Dataset]:
+    """What a curriculum reads, and what the runs behind an average that it begins with have read."""
+    start = curriculum.start
+    if isinstance(start.tokenizer, Tokenizer):
+        yield start.tokenizer.corpus
+    if isinstance(start.weights, Average):
+        for state in start.weights.states:
+            yield from _datasets_of(state.curriculum)
+    for stretch in curriculum.stretches:
+        if isinstance(stretch.phase.data, Mixture):
+            yield from (part.corpus for part in stretch.phase.data.parts)
+        else:
+            yield stretch.phase.data

@@ -19,5 +19,8 @@ TOKENIZER = 1
 EVALUATION = 1
 """How losses are measured (`midstudy/evaluate`)."""
 
+AVERAGING = 1
+"""How weights are averaged (`midstudy/train/averaging.py`)."""
+
 COUNTS = 1
 """How documents are sampled and tokens counted (`midstudy/similarity/counts.py`)."""

@@ -76,6 +76,7 @@ class TrainingRun:
     @classmethod
     def begin(cls, start: Start, *, precision: str, placement: Placement | None = None, ranks: Ranks = ALONE) -> TrainingRun:
         """The state before any step: weights drawn from the start's seed, no optimizer state."""
+        assert start.seed is not None, "the weights of a release or an average are loaded from their own stage"
         drawn = initialised(start.model, seed=start.seed)
         state = Checkpoint(
             step=0,

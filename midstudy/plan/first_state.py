@@ -1,0 +1,72 @@
+"""Weights that are not drawn, as a plan sees them: the runs behind an average, and names for what imports and averages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from midstudy.recipe.curriculum import Curriculum, Start
+from midstudy.recipe.mixture import Mixture
+from midstudy.recipe.weights import Average
+
+_RUNS_SHOWN = 3
+_STEP = " to step "
+
+
+def runs_behind(curriculum: Curriculum) -> list[Curriculum]:
+    """The curricula whose states are averaged to begin this one, each once, and those behind them in turn."""
+    found: dict[str, Curriculum] = {}
+    pending = [curriculum]
+    for one in pending:
+        if isinstance(one.start.weights, Average):
+            for state in one.start.weights.states:
+                if state.id not in found:
+                    found[state.id] = state.curriculum
+                    pending.append(state.curriculum)
+    return list(found.values())
+
+
+def runs_alone(curriculum: Curriculum) -> list[Curriculum]:
+    """What would be trained, each run from its own beginning, if nothing were shared: the curriculum, and those behind it
+    but for the ones that lie on the way of another."""
+    runs = runs_behind(curriculum)
+    return [curriculum, *(run for run in runs if not any(_on_the_way(run, other) for other in runs))]
+
+
+def _on_the_way(run: Curriculum, other: Curriculum) -> bool:
+    step = run.num_steps
+    return step < other.num_steps and run.state_id(step) == other.state_id(step)
+
+
+def behind_name(curriculum: Curriculum, step: int, index: int) -> tuple[str, str]:
+    """Kind and name of a state that only an average needs, in the words of its own recipe: no arm describes it."""
+    stretch = curriculum.stretches[index]
+    kind = "sft"
+    if isinstance(stretch.phase.data, Mixture):
+        kind = "midtrain" if stretch.phase.data.specialists else "pretrain"
+    since = f" from step {stretch.start_step}" if stretch.start_step else ""
+    return kind, f"{stretch.phase.name} {_origin(curriculum.start)} seed {_seeds(curriculum, index)}{since}{_STEP}{step}"
+
+
+def _origin(start: Start) -> str:
+    if start.weights is None:
+        return start.model.name
+    return f"{start.model.name} average" if isinstance(start.weights, Average) else str(start.weights)
+
+
+def _seeds(curriculum: Curriculum, index: int) -> str:
+    """Seeds of the weights and of every order that was begun anew, as in `0.7`; one that says the same again is left out."""
+    orders = [s.phase.seed for s in curriculum.stretches[: index + 1] if s.phase.data_positions == "reset"]
+    seeds = [seed for seed in (curriculum.start.seed, *orders) if seed is not None]
+    return ".".join(str(seed) for place, seed in enumerate(seeds) if place == 0 or seed != seeds[place - 1])
+
+
+def average_name(labels: Sequence[str]) -> str:
+    """`average of 3 states: pretrain nano seed 0 to step 6, 9, 12`, from the labels of the states, each run once."""
+    steps: dict[str, list[str]] = {}
+    for label in labels:
+        run, _, step = label.rpartition(_STEP)
+        steps.setdefault(run or label, []).append(step if run else "")
+    runs = [run + (_STEP + ", ".join(sorted(found, key=int)) if found[0] else "") for run, found in sorted(steps.items())]
+    if len(runs) > _RUNS_SHOWN:
+        runs = [*runs[: _RUNS_SHOWN - 1], f"{len(runs) - _RUNS_SHOWN + 1} more runs"]
+    return f"average of {len(labels)} states: {'; '.join(runs)}"

@@ -1,0 +1,64 @@
+"""Released models as the hub has them, written by transformers and tokenizers: nothing of midstudy makes them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def write_release(folder: Path, *, seed: int = 0, dtype: str = "float16", shard: str = "1GB", **config) -> Path:
+    """A randomly initialised GPT-NeoX of two layers with a tokenizer in the manner of Pythia's; returns `folder`."""
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    fields = {
+        "hidden_size": 64,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 512,
+        "max_position_embeddings": 64,
+        "rotary_pct": 0.5,
+        "rotary_emb_base": 20_000,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    torch.manual_seed(seed)
+    model = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**(fields | config)))
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and norms too: none sits at a value that would hide a mistake
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard)
+    write_tokenizer(folder)
+    return folder
+
+
+def write_tokenizer(folder: Path, *, special: tuple[str, ...] = ("<|endoftext|>", "<|padding|>")) -> None:
+    """A byte-level BPE with NFC normalisation and runs of blanks as added tokens, as Pythia's."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    words = ("time year people way day man thing woman life child world school state def return self import class for",)
+    tokenizer.train_from_iterator(words * 20, trainer=trainer)
+    tokenizer.add_tokens([AddedToken("  ", normalized=True), AddedToken("    ", normalized=True)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def cached_snapshot(owner_and_name: str, commit: str = COMMIT) -> Path:
+    """The folder in which the hub's cache keeps a model at a commit: what lies there is found without network."""
+    folder = Path(os.environ["HF_HOME"]) / "hub" / f"models--{owner_and_name.replace('/', '--')}" / "snapshots" / commit
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

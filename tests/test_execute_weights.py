@@ -1,0 +1,343 @@
+"""Imported and averaged weights, through the real stages: trained from, fine-tuned, evaluated, planned and shared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from releases import write_release
+from safetensors.torch import load_file, save_file
+from small_study import plan_in, small_study, write_text
+
+from midstudy.data.release import released_pythia
+from midstudy.evaluate.load import load_model
+from midstudy.execute.stage import execute_stage
+from midstudy.plan.manifest import manifest_of, stages_of
+from midstudy.plan.planner import Plan
+from midstudy.plan.stage import Stage
+from midstudy.plan.summary import plan_facts, plan_text
+from midstudy.recipe import Arm, Average, Curriculum, RecipeError, Start, Study
+from midstudy.recipe.curriculum import State
+from midstudy.recipe.model import pythia
+from midstudy.store.store import Store
+from midstudy.track.facts import study_facts
+from midstudy.train import checkpoint
+from midstudy.train.averaging import mean_weights
+from midstudy.train.checkpoint import Checkpoint, CheckpointError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    write_text(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_release(tmp_path_factory.mktemp("releases") / "tiny-neox")
+
+
+def run_missing(store: Store, study: Study) -> Plan:
+    plan = plan_in(store, study)
+    for stage in plan.missing:
+        store.request(stage)
+        execute_stage(
+            store, stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer, should_stop=lambda: False
+        )
+    return plan
+
+
+def weights(store: Store, stage: str) -> dict[str, torch.Tensor]:
+    return load_file(store.published_folder(stage) / "checkpoint" / "model.safetensors")
+
+
+def import_stage(store: Store, study: Study) -> Stage:
+    return next(s for s in plan_in(store, study).missing if s.factors["stage_kind"] == "import")
+
+
+def replaced(study: Study, *arms: Arm, name: str = "small") -> Study:
+    return dataclasses.replace(study, name=name, arms=arms)
+
+
+def restarted(arm: Arm, start: Start, **changes) -> Arm:
+    """The arm with its fine-tuning alone, from `start`."""
+    return dataclasses.replace(arm, curriculum=Curriculum.of(start, arm.curriculum.stretches[-1].phase), **changes)
+
+
+# -- releases ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def midtrained(text: Path, release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Plan]:
+    """A release, its control and its code branch, and fine-tuning right from it."""
+    study = small_study(text, start=released_pythia(str(release), step=71_000))
+    control = study.arms[0]
+    direct = restarted(control, control.curriculum.start, sft_seed=8)
+    store = Store.open(tmp_path_factory.mktemp("midtrained") / "store", create=True)
+    return store, run_missing(store, replaced(study, *study.arms, direct))
+
+
+def test_a_release_is_imported_once_midtrained_fine_tuned_and_evaluated(midtrained):
+    store, plan = midtrained
+    assert store.published(plan.stages) == set(plan.stages)
+    [imported] = [stage for stage in plan.stages.values() if stage.factors["stage_kind"] == "import"]
+    assert imported.label == "import tiny-neox@step71000"
+    assert {stage.id for stage in plan.stages.values() if stage.start_from == imported.id} == {
+        plan.arms[2].final_state,
+        *(s.id for s in plan.stages.values() if s.factors.get("step") == 3),
+    }
+    assert plan.total_steps == plan.lower_bound_steps == 12 + 9 + 3 * 4
+    for entry in plan.arms:
+        before, after = (
+            store.record(one).metrics["loss_nats"] for one in (entry.task_evaluation_before, entry.task_evaluation)
+        )
+        assert 0 < after < before
+
+
+def test_the_imported_weights_are_those_of_transformers(midtrained, release):
+    store, plan = midtrained
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.GPTNeoXForCausalLM.from_pretrained(release, dtype="float32").eval()
+    imported = plan.arms[2].start_state
+    ours = load_model(store.published_folder(imported) / "checkpoint")
+    ids = torch.randint(512, (2, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = theirs(ids).logits, ours(ids)
+    assert expected.std() > 0.3
+    assert (found - expected).abs().max() < 2e-5 * expected.std()
+
+
+def test_text_is_read_through_the_releases_tokenizer(midtrained, release):
+    transformers = pytest.importorskip("transformers")
+    from midstudy.data.tokens import read_split
+
+    store, plan = midtrained
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(release / "tokenizer.json"))
+    tokens = next(s for s in plan.stages.values() if s.label == "tokens general")
+    document = read_split(store.published_folder(tokens.id), "train").document(0)
+    first = json.loads((Path(tokens.recipe.data.source.location) / "train.jsonl").read_text().splitlines()[0])["text"]
+    assert document.tolist() == [*theirs(first)["input_ids"], 0]
+
+
+def test_the_manifest_of_a_study_of_releases_reads_back_and_counts_its_own_tokens(midtrained, release):
+    store, plan = midtrained
+    manifest = manifest_of(plan, command="midstudy run x.py")
+    control, code, direct = manifest["arms"]
+    assert (control["pretrain_tokens"], code["specialist_tokens"]) == (12 * 4 * 32, 18 * 32)
+    assert (direct["pretrain_tokens"], direct["start_fraction"], direct["specialists"]) == (0, 0.0, {})
+    again = stages_of(manifest, lambda one: store.requested(one)["recipe"])
+    assert {one: stage.canonical_form for one, stage in again.items()} == {
+        one: stage.canonical_form for one, stage in plan.stages.items()
+    }
+    assert plan_facts(plan)["stages_by_kind"]["import"] == {"all": 1, "missing": 1}
+    assert "import 1" in plan_text(plan)
+    assert f"  release  tiny-neox@step71000: {release}\n" in f"{plan_text(plan)}\n"
+    facts = {one.name: one for one in study_facts(store, manifest)}
+    model = plan.arms[0].arm.curriculum.start.model
+    assert facts["import tiny-neox@step71000"].metrics["num_parameters"] == model.num_parameters
+
+
+def test_a_release_whose_weights_are_of_another_model_or_damaged_fails_by_name(text, release, tmp_path):
+    study = small_study(text, start=released_pythia(str(release)), starts=())
+    start = study.arms[0].curriculum.start
+    other = dataclasses.replace(start, model=dataclasses.replace(start.model, num_layers=3))
+    store = Store.open(tmp_path / "store", create=True)
+    stage = import_stage(store, replaced(study, restarted(study.arms[0], other)))
+    store.request(stage)
+    with pytest.raises(ValueError, match=r"gpt_neox\.layers\.2\..*missing"):
+        execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+    assert not store.has(stage.id)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_every_type_of_released_weights_is_imported_exactly(text, tmp_path, dtype):
+    folder = write_release(tmp_path / "release", dtype=dtype, shard="100KB")
+    store = Store.open(tmp_path / "store", create=True)
+    stage = import_stage(store, small_study(text, start=released_pythia(str(folder))))
+    store.request(stage)
+    execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+    found = weights(store, stage.id)
+    theirs = {name: one for path in folder.glob("*.safetensors") for name, one in load_file(path).items()}
+    assert {one.dtype for one in found.values()} == {torch.float32}
+    assert torch.equal(found["blocks.1.qkv.weight"], theirs["gpt_neox.layers.1.attention.query_key_value.weight"].float())
+    assert sum(one.numel() for one in found.values()) == sum(one.numel() for one in theirs.values())
+
+
+def test_integer_weights_are_refused(text, tmp_path):
+    folder = write_release(tmp_path / "release")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["gpt_neox.embed_in.weight"] = tensors["gpt_neox.embed_in.weight"].to(torch.int8)
+    save_file(tensors, folder / "model.safetensors")
+    store = Store.open(tmp_path / "store", create=True)
+    stage = import_stage(store, small_study(text, start=released_pythia(str(folder))))
+    store.request(stage)
+    with pytest.raises(ValueError, match=r"embedding\.weight is torch\.int8"):
+        execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+
+
+def test_fine_tuning_alone_needs_weights_to_begin_from(text):
+    study = small_study(text)
+    with pytest.raises(RecipeError, match=r"arm\.curriculum: found 1 phases"):
+        restarted(study.arms[0], study.arms[0].curriculum.start)
+
+
+# -- averages ---------------------------------------------------------------------------------------------------------
+
+
+def averaging(text: Path, **changes) -> Study:
+    """The small study, with the last three states of its control and the ends of two branches averaged and fine-tuned."""
+    study = small_study(text, starts=(3, 6), **changes)
+    control, early, late = study.arms
+    last = Average.last(control.curriculum.until(12), num_states=3, every_steps=2)
+    ends = Average.of(early.curriculum.state(12), late.curriculum.state(12))
+    return replaced(
+        study,
+        *study.arms,
+        restarted(control, Start.averaged(last), sft_seed=8),
+        dataclasses.replace(restarted(early, Start.averaged(ends), sft_seed=8), start_step=3),
+    )
+
+
+@pytest.fixture(scope="module")
+def averaged(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Plan]:
+    store = Store.open(tmp_path_factory.mktemp("averaged") / "store", create=True)
+    return store, run_missing(store, averaging(text))
+
+
+def test_averages_share_the_runs_that_they_average(averaged):
+    store, plan = averaged
+    assert store.published(plan.stages) == set(plan.stages)
+    # One trunk of 12 steps with its milestones, two branches of 9 and 6, five times fine-tuning: nothing twice.
+    assert plan.total_steps == plan.lower_bound_steps == 12 + 9 + 6 + 5 * 4
+    assert plan.unshared_steps == 3 * 16 + (12 + 4) + (12 + 12 + 4)
+    labels = {stage.label for stage in plan.stages.values() if stage.factors["stage_kind"] == "average"}
+    assert labels == {
+        "average of 3 states: pretrain nano seed 0 to step 8, 10, 12",
+        "average of 2 states: midtrain nano code50@3 seed 0 to step 12; midtrain nano code50@6 seed 0 to step 12",
+    }
+    assert [s.factors["step"] for s in plan.stages.values() if s.label.startswith("pretrain")] == [3, 6, 8, 10, 12]
+
+
+def test_an_average_is_the_mean_of_the_published_weights(averaged):
+    store, plan = averaged
+    for entry in plan.arms[3:]:
+        states = entry.arm.curriculum.start.weights.states
+        parents = [weights(store, state.id) for state in states]
+        found = weights(store, entry.start_state)
+        for name, one in found.items():
+            exact = torch.stack([parent[name].double() for parent in parents]).mean(0)
+            torch.testing.assert_close(one.double(), exact, rtol=1e-7, atol=1e-9)
+        assert not any(torch.equal(found["head.weight"], parent["head.weight"]) for parent in parents)
+        assert store.record(entry.start_state).metrics["num_states"] == len(states)
+
+
+def test_the_row_of_an_averaged_arm_says_what_its_states_were_trained_on(averaged):
+    rows = manifest_of(averaged[1], command="")["arms"]
+    control, ends = rows[3], rows[4]
+    assert (control["pretrain_tokens"], control["specialists"]) == (12 * 4 * 32, {})
+    assert (ends["specialists"], ends["start_fraction"]) == ({"code": 0.5}, 0.25)
+    assert ends["specialist_tokens"] == 18 * 32
+
+
+def test_an_average_added_to_a_finished_study_trains_only_what_no_kept_state_covers(text, tmp_path):
+    store = Store.open(tmp_path / "store", create=True)
+    first = run_missing(store, small_study(text, starts=(3, 6)))
+    second = run_missing(store, averaging(text))
+    assert first.stages.keys() <= second.stages.keys()
+    # States 8 and 10 of the trunk from the kept one at 6, and fine-tuning twice.
+    assert sum(stage.num_steps for stage in second.missing) == 4 + 2 * 4
+
+
+def test_training_goes_on_from_an_average_and_an_average_may_take_it_in(text, tmp_path):
+    study = averaging(text)
+    arm = study.arms[3]
+    phase = study.arms[1].curriculum.stretches[1].phase
+    onward = Curriculum.of(
+        arm.curriculum.start, dataclasses.replace(phase, num_steps=4, schedule=arm.curriculum.stretches[-1].phase.schedule)
+    )
+    twice = Start.averaged(Average.of(onward.state(2), onward.state(4)))
+    longer = dataclasses.replace(
+        study.arms[1], curriculum=onward.then(arm.curriculum.stretches[-1].phase), start_step=0, sft_seed=9
+    )
+    nested = replaced(study, *study.arms[:1], restarted(study.arms[0], twice, sft_seed=9), longer)
+    store = Store.open(tmp_path / "store", create=True)
+    plan = run_missing(store, nested)
+    assert store.published(plan.stages) == set(plan.stages)
+    assert plan.total_steps == plan.lower_bound_steps == 12 + 4 + 4 + 4 + 4
+    assert isinstance(plan.stages[plan.arms[1].start_state].recipe, State)
+
+
+def test_seeds_of_fine_tuning_are_averaged_by_their_own_names(text, tmp_path):
+    study = small_study(text, starts=())
+    control = study.arms[0]
+    phase = control.curriculum.stretches[-1].phase
+    ends = [control.curriculum.until(12).then(dataclasses.replace(phase, seed=seed)).state() for seed in (1, 2, 3, 4)]
+    soup = restarted(control, Start.averaged(Average.of(*ends)), sft_seed=8)
+    plan = plan_in(Store.open(tmp_path / "store", create=True), replaced(study, control, soup))
+    [average] = [stage for stage in plan.stages.values() if stage.factors["stage_kind"] == "average"]
+    assert average.label.startswith("average of 4 states: sft code_task nano seed 0.1 from step 12 to step 16; ")
+    assert average.label.endswith("; 2 more runs")
+    assert len({stage.label for stage in plan.stages.values()}) == len(plan.stages)
+
+
+def test_bf16_weights_are_averaged_exactly_and_rounded_once(tmp_path):
+    """Golden trace of `versions.AVERAGING`, by hand: bf16 has 8 bits, so 257 is none of its numbers."""
+    values = ((256.0, 258.0), (1.0, 1.0078125, 1.0), (2.0**127, 2.0**127))
+    means = (256.0, 1.0, 2.0**127)  # 257 rounds to even; a third of 2⁻⁷ is rounded away; no sum overflows
+    for number, (row, mean) in enumerate(zip(values, means, strict=True)):
+        folders = []
+        for index, value in enumerate(row):
+            folder = tmp_path / f"{number}-{index}"
+            write_checkpoint(folder, torch.full((2, 2), value, dtype=torch.bfloat16))
+            folders.append(folder)
+        found = mean_weights(folders)["head.weight"]
+        assert found.dtype == torch.bfloat16
+        assert found.tolist() == [[mean, mean]] * 2
+
+
+def test_the_mean_of_fp32_weights_is_rounded_once(tmp_path):
+    """Golden trace of `versions.AVERAGING`: one third of 1 + 2⁻²³ and twice 1 is 1 in fp32, whatever the order."""
+    rows = [1.0 + 2.0**-23, 1.0, 1.0], [1e8, 1.0, -1e8], [0.1, 0.2, 0.3]
+    for number, (row, mean) in enumerate(zip(rows, (1.0, 1.0 / 3.0, None), strict=True)):
+        tensors = [torch.tensor([value]) for value in row]
+        for index, tensor in enumerate(tensors):
+            write_checkpoint(tmp_path / f"{number}-{index}", tensor)
+        found = mean_weights([tmp_path / f"{number}-{index}" for index in range(3)])["head.weight"]
+        exact = torch.stack(tensors).double().mean(0) if mean is None else torch.tensor([mean], dtype=torch.float64)
+        assert torch.equal(found, exact.float())
+
+
+def test_checkpoints_that_are_not_alike_are_not_averaged(tmp_path):
+    write_checkpoint(tmp_path / "a", torch.zeros(2, 2))
+    write_checkpoint(tmp_path / "b", torch.zeros(2, 3))
+    write_checkpoint(tmp_path / "c", torch.zeros(2, 2, dtype=torch.bfloat16))
+    for other in ("b", "c"):
+        with pytest.raises(CheckpointError, match=r"head\.weight is not that of"):
+            mean_weights([tmp_path / "a", tmp_path / other])
+
+
+def write_checkpoint(folder: Path, head: torch.Tensor) -> None:
+    shape = pythia("nano", vocab_size=512)
+    state = Checkpoint(
+        step=1,
+        state_id="0" * 16,
+        precision="fp32",
+        shape=shape,
+        tokens_seen=0,
+        weights={"head.weight": head},
+        moments=None,
+        num_updates=0,
+    )
+    checkpoint.write(state, folder)

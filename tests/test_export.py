@@ -1,0 +1,219 @@
+"""An exported state is what transformers loads: the same logits, the same tokens, and a parent for another study."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from releases import write_release
+from safetensors.torch import load_file
+from small_study import SYMBOLS, WORDS, plan_in, small_study, write_text
+
+from midstudy.cli import main
+from midstudy.data.release import released_pythia
+from midstudy.evaluate.load import load_model
+from midstudy.execute.stage import execute_stage
+from midstudy.plan.manifest import manifest_of
+from midstudy.plan.planner import Plan
+from midstudy.recipe import Study
+from midstudy.store.store import Store
+from midstudy.store.study_manifest import freeze
+
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    write_text(folder)
+    return folder
+
+
+def made(store: Store, study: Study, *, until: str | None = None) -> Plan:
+    """Freeze the study and make its stages, in order, up to the one called `until`."""
+    plan = plan_in(store, study)
+    freeze(store, manifest_of(plan, command="midstudy run small.py"))
+    for stage in plan.stages.values():
+        store.request(stage)
+        execute_stage(
+            store, stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer, should_stop=lambda: False
+        )
+        if stage.label == until:
+            break
+    return plan
+
+
+FINAL = "sft nano code50@3 → code_task seed 0.7"
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16_mixed", "bf16_true"])
+def exported(request, text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Plan, Path]:
+    """The last state of the code arm, trained in each precision."""
+    place = tmp_path_factory.mktemp(request.param)
+    store = Store.open(place / "store", create=True)
+    plan = made(store, small_study(text, precision=request.param))
+    arguments = ["export", FINAL, "--to", "hf", "--output", str(place / "model"), "--store", str(store.root)]
+    assert main(arguments) == 0
+    return store, plan, place / "model"
+
+
+def precision_of(plan: Plan) -> str:
+    return plan.arms[0].arm.curriculum.stretches[-1].phase.precision
+
+
+def test_the_logits_are_those_of_transformers_in_the_type_that_was_trained(exported):
+    store, plan, folder = exported
+    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert [name for name, keys in info.items() if keys] == []
+    assert theirs.dtype == (torch.bfloat16 if precision_of(plan) == "bf16_true" else torch.float32)
+    ids = torch.randint(300, (2, 32), generator=torch.Generator().manual_seed(0))
+    checkpoint = store.published_folder(plan.arms[1].final_state) / "checkpoint"
+    for precision, tolerance in (("fp32", 1e-5), ("bf16_true", 0.05)):
+        ours = load_model(checkpoint, precision=precision)
+        like = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=ours.head.weight.dtype).eval()
+        with torch.no_grad():
+            found, expected = ours(ids).float(), like(ids).logits.float()
+        assert expected.std() > 0.3
+        assert (found - expected).abs().max() < tolerance * expected.std()
+
+
+def test_the_weights_are_those_of_the_checkpoint_bit_for_bit(exported):
+    store, plan, folder = exported
+    ours = load_file(store.published_folder(plan.arms[1].final_state) / "checkpoint" / "model.safetensors")
+    theirs = load_file(folder / "model.safetensors")
+    assert {(one.dtype, tuple(one.shape)) for one in ours.values()} == {(o.dtype, tuple(o.shape)) for o in theirs.values()}
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # readable by whom the rest is readable by
+    assert torch.equal(ours["head.weight"], theirs["embed_out.weight"])
+    assert torch.equal(ours["blocks.1.mlp_in.bias"], theirs["gpt_neox.layers.1.mlp.dense_h_to_4h.bias"])
+
+
+def test_the_tokenizer_gives_the_same_ids_and_decodes_back(exported):
+    from midstudy.data.tokenizer import load_tokenizer
+    from midstudy.plan.stage import stage_id
+
+    store, plan, folder = exported
+    ours = load_tokenizer(store.published_folder(stage_id(plan.arms[0].arm.curriculum.start.tokenizer)))
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for one in (" ".join(WORDS), "\n\t".join(SYMBOLS), "naïve  –  ünïcode 🙂", " leading", "a<|endoftext|>b", ""):
+        ids = ours.encode(one, add_special_tokens=False).ids
+        assert theirs(one)["input_ids"] == ids
+        assert theirs.decode(ids) == one
+    assert (theirs.eos_token_id, theirs.bos_token_id, theirs.unk_token_id) == (0, 0, 0)
+    assert theirs.model_max_length == 32
+    assert len(theirs) == 300
+
+
+def test_the_model_card_tells_recipe_lineage_and_commands(exported):
+    store, plan, folder = exported
+    card = (folder / "README.md").read_text()
+    entry = plan.arms[1]
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert f"# {FINAL}" in card
+    assert "| midtrain code | 3 to 12 | 50 % general, 50 % code | 4 × 32 tokens |" in card
+    assert "| sft code_task | 12 to 16 | task code_task |" in card
+    assert f"- `{entry.start_state}` midtrain nano code50@3 seed 0 to step 12" in card
+    assert "tokenizer 300 on general" in card
+    assert f"midstudy export {entry.final_state} --to hf --study small" in card
+    assert "midstudy run small.py" in card
+    loss = store.record(entry.task_evaluation).metrics["loss_nats"]
+    assert f"code_task test: {loss:.4f} nats per token" in card
+    kept = json.loads((folder / "midstudy.json").read_text())
+    assert (kept["id"], kept["recipe"]) == (entry.final_state, store.record(entry.final_state).recipe)
+
+
+def test_an_exported_state_is_imported_again_with_the_same_weights_and_trained_on(exported, text, tmp_path):
+    store, plan, folder = exported
+    start = released_pythia(str(folder))
+    assert start.model.name == "nano"
+    other = Store.open(tmp_path / "store", create=True)
+    again = made(other, small_study(text, start=start, starts=()), until="pretrain nano seed 0 to step 12")
+    before = load_file(store.published_folder(plan.arms[1].final_state) / "checkpoint" / "model.safetensors")
+    imported = load_file(other.published_folder(again.arms[0].arm.curriculum.start.id) / "checkpoint" / "model.safetensors")
+    assert before.keys() == imported.keys()
+    assert all(torch.equal(one.float(), imported[name]) for name, one in before.items())
+    trained = load_file(other.published_folder(again.arms[0].start_state) / "checkpoint" / "model.safetensors")
+    assert all(not torch.equal(one, imported[name]) for name, one in trained.items())
+    # The state that was imported may itself be exported: the release comes out as it went in.
+    back = tmp_path / "back"
+    assert main(["export", "import model", "--to", "hf", "--output", str(back), "--store", str(other.root)]) == 0
+    first, second = (load_file(one / "model.safetensors") for one in (folder, back))
+    assert all(torch.equal(one.float(), second[name]) for name, one in first.items())
+    assert (back / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert "Weights begin as the release model" in (back / "README.md").read_text()
+
+
+def test_another_rotary_embedding_survives_the_way_there_and_back(text, tmp_path):
+    """Rotated fraction 0.5 and base 20,000, which are nobody's defaults."""
+    release = write_release(tmp_path / "tiny-neox", dtype="float32")
+    store = Store.open(tmp_path / "store", create=True)
+    made(store, small_study(text, start=released_pythia(str(release))), until="tokens general")
+    assert main(["export", "import", "--to", "hf", "--output", str(tmp_path / "out"), "--store", str(store.root)]) == 0
+    ids = torch.randint(512, (2, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first, second = (
+            transformers.AutoModelForCausalLM.from_pretrained(one).eval()(ids).logits for one in (release, tmp_path / "out")
+        )
+    assert torch.equal(first, second)
+
+
+def test_generation_ends_at_the_end_of_text(exported):
+    _, _, folder = exported
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert model.generation_config.eos_token_id == 0
+
+
+@pytest.fixture(scope="module")
+def begun(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store.open(tmp_path_factory.mktemp("begun") / "store", create=True)
+    made(store, small_study(text), until="pretrain nano seed 0 to step 3")
+    return store
+
+
+def test_without_an_output_the_folder_is_named_after_the_stage(begun, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "pretrain nano seed 0 to step 3", "--to", "hf", "--store", str(begun.root), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["folder"] == f"pretrain-nano-seed-0-to-step-3-{told['stage'][:8]}"
+    assert [path.name for path in tmp_path.iterdir()] == [told["folder"]]
+
+
+@pytest.mark.parametrize(
+    ("stage", "output", "message"),
+    [
+        ("pretrain nano seed 0 to step 3", "taken", "taken: exists already"),
+        ("pretrain nano seed 0 to step 12", "new", "is not finished"),
+        ("tokenizer", "new", "no stage 'tokenizer'"),
+        ("{tokens}", "new", "allowed: a state"),
+        ("pretrain nano seed 0 to step 3", "/proc/new", "cannot be written"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_and_leaves_nothing(begun, tmp_path, capsys, stage, output, message):
+    (tmp_path / "taken").mkdir()
+    tokens = next(one for one in begun.stage_ids() if begun.requested(one)["label"] == "tokens general")
+    arguments = ["export", stage.format(tokens=tokens), "--to", "hf", "--output", str(tmp_path / output)]
+    assert main([*arguments, "--store", str(begun.root)]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_write_that_fails_half_way_leaves_no_folder(begun, tmp_path, monkeypatch, capsys):
+    import midstudy.export
+
+    def full(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(midstudy.export, "_model_card", full)
+    arguments = ["export", "pretrain nano seed 0 to step 3", "--to", "hf", "--output", str(tmp_path / "new")]
+    assert main([*arguments, "--store", str(begun.root)]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
