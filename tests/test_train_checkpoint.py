@@ -110,7 +110,7 @@ def test_a_checkpoint_of_the_first_schema_is_read_and_its_files_checked(saved: P
         TrainingRun.load(saved)
     (saved / "checkpoint.json").write_text(as_first_schema_text)
     flip_a_bit(saved / "model.safetensors")
-    with pytest.raises(CheckpointError, match="model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         TrainingRun.load(saved)
 
 
