@@ -67,6 +67,7 @@ def small_study(
     test_items: int = 16,
     schedule: Any = None,
     precision: str = "fp32",
+    sft_steps: int = 4,
 ) -> Study:
     """Control and code arms of one trunk seed; `folder` is what `write_text` filled."""
 
@@ -101,8 +102,8 @@ def small_study(
             name=f"sft {task}",
             data=all_tasks[task],
             loss="target_tokens",
-            num_steps=4,
-            schedule=Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=1, total_steps=4),
+            num_steps=sft_steps,
+            schedule=Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=1, total_steps=sft_steps),
             seed=7,
             **shared,
             **reset,
