@@ -103,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     report = verb("report", "Write the report of a study from what is finished.", reads=True)
     takes_study(report)
 
+    clean = verb("clean", "Show what could be freed in the store, and why the rest stays; --yes frees it.", reads=True)
+    clean.add_argument("--yes", action="store_true", help="free it (default: only show)")
+    clean.add_argument(
+        "--unreferenced", action="store_true", help="free finished stages, too, that no study asks for any more"
+    )
+
     explain = verb("explain", "Show which fields make two stages different.", reads=True)
     explain.add_argument("left", metavar="A", help="id of a stage (or its first digits), or its name")
     explain.add_argument("right", metavar="B", help="the other stage")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from midstudy.store.store import Store
 if TYPE_CHECKING:
     from midstudy.plan.planner import Plan
     from midstudy.plan.stage import Stage
+    from midstudy.store.retention import Item
 
 # -- plan and run -----------------------------------------------------------------------------------------------------
 
@@ -381,6 +383,64 @@ def cancel(options: Namespace) -> int:
     jobs = cancel_study(store, LocalLauncher(store), name)
     print(f"{name}: {len(jobs)} jobs cancelled; finished stages stay, the others go on when the study is run again")
     return 0
+
+
+# -- freeing ----------------------------------------------------------------------------------------------------------
+
+
+def clean(options: Namespace) -> int:
+    """Show, or with --yes free, what no stage of a study needs, and say why the rest stays."""
+    from midstudy.launch.job_file import is_live, unended_jobs
+    from midstudy.plan.summary import hours
+    from midstudy.store.retention import free, survey
+
+    def live_stages() -> set[str]:
+        return {stage for job in unended_jobs(store) if is_live(store, job) for stage in job.stage_ids}
+
+    store = Store.open(Path(options.store))
+    found = survey(store, live_stages=live_stages(), resume_point=_resume_point, unreferenced=options.unreferenced)
+    freed = free(store, found.free, live_stages=live_stages) if options.yes else []
+    if options.json:
+        groups = {"can_be_freed": found.free, "freed": freed, "stays": found.kept}
+        facts = {name: [dataclasses.asdict(item) for item in items] for name, items in groups.items()}
+        print(json.dumps(facts, indent=1, default=str))
+        return 0
+    print(_items_table("freed" if options.yes else "can be freed", freed if options.yes else found.free))
+    print(_items_table("stays", found.kept))
+    if not options.yes and found.free:
+        print("nothing was removed: add --yes to free it")
+    unreferenced = [item for item in (*found.free, *found.kept) if item.remake_s is not None]
+    if unreferenced:
+        took = hours(sum(item.remake_s or 0.0 for item in unreferenced) / 3600)
+        verb = "stay without" if not options.unreferenced else "went with" if options.yes else "go with"
+        print(
+            f"{len(unreferenced)} finished stages that no study asks for any more {verb} --unreferenced; "
+            f"they took {took} to make, and a study that asks for them again has to make them again"
+        )
+    return 0
+
+
+def _items_table(title: str, items: Sequence[Item]) -> str:
+    """Items by reason, with their number and size; the largest first."""
+    numbers = Counter(item.reason for item in items)
+    sizes: Counter[str] = Counter()
+    for item in items:
+        sizes[item.reason] += item.num_bytes
+    lines = [f"{title}: {_megabytes(sizes.total())}"]
+    for reason, num_bytes in sizes.most_common():
+        lines.append(f"  {_megabytes(num_bytes):>12}  {numbers[reason]:>6,}  {reason}")
+    return "\n".join(lines)
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f} MB"
+
+
+def _resume_point(attempts: Sequence[Path]) -> Path | None:
+    from midstudy.store.attempt import CHECKPOINTS_FOLDER
+    from midstudy.train.rolling import latest_valid
+
+    return latest_valid(*(attempt / CHECKPOINTS_FOLDER for attempt in attempts))
 
 
 # -- finding ----------------------------------------------------------------------------------------------------------

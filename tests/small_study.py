@@ -68,6 +68,7 @@ def small_study(
     schedule: Any = None,
     precision: str = "fp32",
     start: Start | None = None,
+    sft_steps: int = 4,
 ) -> Study:
     """Control and code arms of one trunk seed; `folder` is what `write_text` filled."""
 
@@ -103,8 +104,8 @@ def small_study(
             name=f"sft {task}",
             data=all_tasks[task],
             loss="target_tokens",
-            num_steps=4,
-            schedule=Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=1, total_steps=4),
+            num_steps=sft_steps,
+            schedule=Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=1, total_steps=sft_steps),
             seed=7,
             **shared,
             **reset,

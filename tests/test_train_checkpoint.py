@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
+import os
+import resource
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from training_runs import begin, curriculum, same_bits, train, weights
 
 from midstudy.train import checkpoint
 from midstudy.train.checkpoint import CheckpointError
 from midstudy.train.environment import ALLOCATOR
-from midstudy.train.rolling import latest_valid
+from midstudy.train.rolling import latest_valid, newest
 from midstudy.train.run import TrainingRun
 
 
@@ -63,27 +72,137 @@ def test_a_damaged_manifest_is_found(saved: Path) -> None:
     manifest.write_text(text[:50])
     with pytest.raises(CheckpointError, match=r"checkpoint\.json: not readable as JSON"):
         TrainingRun.load(saved)
-    manifest.write_text(text.replace('"schema": 1', '"schema": 99'))
-    with pytest.raises(CheckpointError, match="schema 99; this version reads 1"):
+    manifest.write_text(text.replace('"num_updates": 2', '"num_updates": 3'))
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json: its SHA-256 is not the one in its last line"):
         TrainingRun.load(saved)
-    manifest.write_text(text.replace('"num_updates"', '"updates"'))
-    with pytest.raises(CheckpointError, match="no field 'num_updates'"):
+    manifest.write_text(text[: text.rindex(",")] + "}")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json: its last line holds no SHA-256"):
         TrainingRun.load(saved)
     manifest.unlink()
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         TrainingRun.load(saved)
 
 
-def test_the_one_before_is_used_with_a_warning(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_manifest_says_what_the_random_state_is_a_function_of(saved: Path) -> None:
+    text = (saved / "checkpoint.json").read_text()
+    assert json.loads(text)["random"] == {"scheme": "counter", "function_of": ["phase seed", "step"]}
+    as_first_schema(saved, random={"scheme": "Mersenne Twister"})
+    with pytest.raises(CheckpointError, match=r"random: found .*Mersenne Twister.*this version knows .*counter"):
+        TrainingRun.load(saved)
+
+
+def as_first_schema(folder: Path, **changes: object) -> None:
+    """Rewrite a manifest as the first schema had it: without `random` and without a digest of its own."""
+    fields = json.loads((folder / "checkpoint.json").read_text())
+    del fields["sha256"], fields["random"]
+    (folder / "checkpoint.json").write_text(json.dumps({**fields, "schema": 1, **changes}, indent=1) + "\n")
+
+
+def test_a_checkpoint_of_the_first_schema_is_read_and_its_files_checked(saved: Path) -> None:
+    as_first_schema(saved)
+    assert checkpoint.check(saved) == TrainingRun.load(saved).step == 2
+    as_first_schema_text = (saved / "checkpoint.json").read_text()
+    (saved / "checkpoint.json").write_text(as_first_schema_text.replace('"num_updates"', '"updates"'))
+    with pytest.raises(CheckpointError, match="no field 'num_updates'"):
+        TrainingRun.load(saved)
+    (saved / "checkpoint.json").write_text(as_first_schema_text.replace('"schema": 1', '"schema": 99'))
+    with pytest.raises(CheckpointError, match="schema 99; this version reads 1 to 2"):
+        TrainingRun.load(saved)
+    (saved / "checkpoint.json").write_text(as_first_schema_text)
+    flip_a_bit(saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        TrainingRun.load(saved)
+
+
+# -- the one before it ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Rolling checkpoints of steps 2 and 3."""
+    folder = tmp_path_factory.mktemp("rolling")
+    run = begin()
+    for step in (2, 3):
+        train(run, curriculum(), step)
+        run.save(folder / f"step-{step:08d}", with_optimizer=True)
+    return folder / "step-00000002", folder / "step-00000003"
+
+
+@contextlib.contextmanager
+def warnings_of_rolling() -> Iterator[list[str]]:
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("midstudy.train.rolling")
+    logger.addHandler(handler)
+    try:
+        yield told
+    finally:
+        logger.removeHandler(handler)
+
+
+@given(data=st.data(), name=st.sampled_from(["checkpoint.json", "model.safetensors", "optimizer.safetensors"]))
+@settings(max_examples=150)
+def test_any_changed_byte_and_any_lost_tail_is_found_and_the_one_before_is_used(two, data, name: str) -> None:
+    before, last = two
+    path = last / name
+    whole = path.read_bytes()
+    # The last bytes and the first are where a format hides what it does not read: look there as often as anywhere else.
+    place = data.draw(st.integers(0, len(whole) - 1) | st.integers(0, 200) | st.integers(len(whole) - 200, len(whole) - 1))
+    flip = data.draw(st.integers(0, 255), label="bits flipped; none: cut here instead")
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :] if flip else whole[:place])
+    try:
+        with warnings_of_rolling() as told:
+            found = newest(TrainingRun.load, last.parent)
+        assert found is not None
+        assert (found[0], found[1].step) == (before, 2)
+        assert len(told) == 1
+        assert str(path) in told[0]
+        with warnings_of_rolling():
+            assert latest_valid(last.parent) == before
+    finally:
+        path.write_bytes(whole)
+    assert latest_valid(last.parent) == last
+
+
+def test_where_every_checkpoint_is_damaged_there_is_none(two) -> None:
+    with warnings_of_rolling() as told:
+        for folder in two:
+            (folder / "checkpoint.json").rename(folder / "gone.json")
+        try:
+            assert newest(TrainingRun.load, two[0].parent) is None
+        finally:
+            for folder in two:
+                (folder / "gone.json").rename(folder / "checkpoint.json")
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("files_read", [0, 1, 2, 3])
+def test_a_checkpoint_that_another_attempt_deletes_while_it_is_read_is_passed_over(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files_read: int
+) -> None:
     run = TrainingRun.load(saved)
     train(run, curriculum("bf16_mixed"), 3)
     newer = saved.with_name("step-00000003")
     run.save(newer, with_optimizer=True)
-    assert latest_valid(saved.parent) == newer
-    flip_a_bit(newer / "optimizer.safetensors")
-    with caplog.at_level(logging.WARNING):
-        assert latest_valid(saved.parent) == saved
-    assert "step-00000003/optimizer.safetensors" in caplog.text
+    reads = []
+
+    def then_gone(read):
+        def reading(path: Path):
+            if path.parent == newer:
+                reads.append(path)
+                if len(reads) == files_read + 1:
+                    shutil.rmtree(newer)
+            return read(path)
+
+        return reading
+
+    monkeypatch.setattr(checkpoint, "_digest", then_gone(checkpoint._digest))
+    monkeypatch.setattr(checkpoint, "load_file", then_gone(checkpoint.load_file))
+    found = newest(TrainingRun.load, saved.parent)
+    assert found is not None
+    assert found[0] == saved
+    assert not newer.exists()
 
 
 def test_the_latest_is_found_among_the_attempts(saved: Path, tmp_path: Path) -> None:
@@ -96,14 +215,37 @@ def test_a_checkpoint_is_never_overwritten(saved: Path) -> None:
         TrainingRun.load(saved).save(saved, with_optimizer=True)
 
 
-def test_a_failed_write_leaves_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["model.safetensors", "optimizer.safetensors"])
+def test_a_disk_that_is_full_half_way_leaves_the_one_before(two, tmp_path: Path, where: str) -> None:
+    before, last = two
+    shutil.copytree(before, tmp_path / before.name)
+    run = TrainingRun.load(last)
+    sizes = {name: (last / name).stat().st_size for name in ("model.safetensors", "optimizer.safetensors")}
+    assert sizes["model.safetensors"] < sizes["optimizer.safetensors"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[where] - 1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            run.save(tmp_path / last.name, with_optimizer=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == [before.name]
+    assert latest_valid(tmp_path) == tmp_path / before.name
+    run.save(tmp_path / last.name, with_optimizer=True)
+    assert latest_valid(tmp_path) == tmp_path / last.name
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_failed_flush_leaves_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     run = TrainingRun.load(saved)
 
-    def full_disk(path: Path) -> None:
-        raise OSError(28, "No space left on device", str(path))
+    def failing(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(checkpoint, "_flush", full_disk)
-    with pytest.raises(OSError, match="No space left on device"):
+    monkeypatch.setattr(checkpoint, "_flush", failing)
+    with pytest.raises(OSError, match=os.strerror(number)):
         run.save(saved.with_name("step-00000009"), with_optimizer=True)
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
@@ -117,18 +259,19 @@ from midstudy.train.run import TrainingRun
 folder = Path({folder!r})
 run = TrainingRun.load(folder)
 flush, calls = checkpoint._flush, []
-def killed_at_the_third(path):
+def killed(path):
     calls.append(path)
-    if len(calls) == 3:
+    if len(calls) == {number}:
         os.kill(os.getpid(), signal.SIGKILL)
     flush(path)
-checkpoint._flush = killed_at_the_third
+checkpoint._flush = killed
 run.save(folder.with_name("step-00000003"), with_optimizer=True)
 """
 
 
-def test_a_process_killed_while_saving_leaves_the_one_before(saved: Path) -> None:
-    script = KILLED_WHILE_SAVING.format(tests=str(Path(__file__).parent), folder=str(saved))
+@pytest.mark.parametrize("number", [1, 3], ids=["at the weights", "at the manifest"])
+def test_a_process_killed_while_saving_leaves_the_one_before(saved: Path, number: int) -> None:
+    script = KILLED_WHILE_SAVING.format(tests=str(Path(__file__).parent), folder=str(saved), number=number)
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert killed.returncode == -9, killed.stderr
     assert not saved.with_name("step-00000003").exists()

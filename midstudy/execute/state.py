@@ -20,7 +20,7 @@ from midstudy.recipe.mixture import Mixture
 from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, RESULT_FOLDER, Attempt, read_metrics
 from midstudy.train.placement import Placement
 from midstudy.train.ranks import ALONE, Ranks
-from midstudy.train.rolling import Rolling, latest_valid
+from midstudy.train.rolling import Rolling, newest
 from midstudy.train.run import TrainingRun
 
 CHECKPOINT_FOLDER = "checkpoint"
@@ -56,12 +56,16 @@ def train_state(
     curriculum, step = recipe.curriculum, recipe.step
     last = curriculum.stretches[-1]
     begun = 0 if start_from is None else _step_of(start_from)
-    resumable = latest_valid(*(folder / CHECKPOINTS_FOLDER for folder in former_attempts))
-    if resumable is not None and _step_of(resumable) <= begun:
-        resumable = None  # a state was kept further on meanwhile
-    run = _run_from(ranks.from_first(resumable or start_from), recipe, placement, ranks)
-    if resumable is not None:
-        attempt.take_over_metrics(resumable.parent.parent, until_step=run.step)
+    resumed = newest(
+        lambda path: TrainingRun.load(path, placement=placement, ranks=ranks),
+        *(folder / CHECKPOINTS_FOLDER for folder in former_attempts),
+    )
+    if resumed is not None and resumed[1].step <= begun:
+        resumed = None  # a state was kept further on meanwhile
+    ranks.from_first(resumed[0] if resumed else start_from)
+    run = resumed[1] if resumed else _run_from(start_from, recipe, placement, ranks)
+    if resumed is not None:
+        attempt.take_over_metrics(resumed[0].parent.parent, until_step=run.step)
     batches = _batches(recipe, train_split)
     logged: list[dict[str, float]] = []
 
@@ -92,7 +96,7 @@ def train_state(
         "precision": last.phase.precision,
         "device": run.device_name,
         "num_steps": step - begun,
-        "resumed_at_step": first_step if resumable is not None else None,
+        "resumed_at_step": first_step if resumed is not None else None,
         "recomputed_steps": max(0, _last_step_of(former_attempts) - first_step),
         "num_tokens": (step - begun) * last.phase.tokens_per_step,
         **_realised(recipe, batches, first_step=first_step, train_split=train_split),

@@ -1,7 +1,7 @@
 """Integer versions of the numerical components; they are part of every id that the component can change.
 
-Raise a number by hand when the component's numbers change on purpose. Tests called "golden" hold a trace of each and fail
-when numbers change without a new version.
+Raise a number by hand when the component's numbers change on purpose. `tests/test_golden.py` holds a trace of each together
+with the version it was recorded at, and fails when one of the two changes without the other.
 """
 
 MODEL = 1

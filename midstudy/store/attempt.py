@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -30,6 +31,7 @@ from midstudy.store.record import SCHEMA, Record, digest_file
 METRICS_FILE = "metrics.jsonl"
 RESULT_FOLDER = "result"
 CHECKPOINTS_FOLDER = "checkpoints"
+LOCK_FILE = "lock"
 
 
 def _cpu_s() -> float:
@@ -39,6 +41,8 @@ def _cpu_s() -> float:
 
 class Attempt:
     """One try at a stage. Files for publication go into `result`, rolling checkpoints into `checkpoints`.
+
+    It holds a lock until it ends, so that nobody takes what it is at work on for something left behind.
 
     Raises:
         StoreError: the store cannot be written.
@@ -53,7 +57,11 @@ class Attempt:
         self.result = self.folder / RESULT_FOLDER
         self.checkpoints = self.folder / CHECKPOINTS_FOLDER
         try:
-            self.result.mkdir(parents=True)
+            self.folder.mkdir(parents=True)
+            self._lock = (self.folder / LOCK_FILE).open("w")
+            with contextlib.suppress(OSError):  # no locks on this file system: nobody can take one then, and all keep off
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self.result.mkdir()
             self._metrics = (self.result / METRICS_FILE).open("a", encoding="utf-8")
         except OSError as error:
             raise unwritable(self.folder, error) from error
@@ -147,16 +155,19 @@ class Attempt:
             leftovers = published.with_name(f".attempts-{uuid.uuid4().hex[:8]}")
             self._paths.attempts(self._stage_id).rename(leftovers)
             shutil.rmtree(leftovers, ignore_errors=True)  # a rival may be removing its own folder in there right now
+        self._lock.close()
         return True
 
     def discard(self) -> None:
         """Remove the attempt's folder."""
         self._metrics.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
 
     def close(self) -> None:
         """Leave the attempt as it is, for a later one to go on from its checkpoints."""
         self._metrics.close()
+        self._lock.close()
 
 
 def _settle_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -28,7 +28,7 @@ class StorePaths:
 
     store.json                              schema version
     stages/ID/recipe.json                   what was asked for
-    stages/ID/attempts/ATTEMPT/             result/ (metrics.jsonl and what else will be published), checkpoints/
+    stages/ID/attempts/ATTEMPT/             result/ (metrics.jsonl and what else will be published), checkpoints/, lock
     stages/ID/published/                    record.json and the stage's files; appears at once, never changes
     stages/ID/failure.json                  why the last attempt failed
     stages/ID/claim.json                    the job that is making it, or was the last to try

@@ -12,6 +12,7 @@ from midstudy.recipe.explain import differences
 from midstudy.store.atomic import write_json
 from midstudy.store.attempt import Attempt
 from midstudy.store.errors import RecipeMismatchError, StoreError, unwritable
+from midstudy.store.interrupted import clear_interrupted, entries
 from midstudy.store.paths import StorePaths
 from midstudy.store.record import SCHEMA, Record, read_record
 
@@ -145,13 +146,15 @@ class Store:
             yield from sorted(path.name for path in self.paths.stages.iterdir() if not path.name.startswith("."))
 
     def attempt(self, stage_id: str) -> Attempt:
-        """Begin an attempt at a stage."""
-        return Attempt(self.paths, stage_id)
+        """Begin an attempt at a stage; what no attempt reads of interrupted ones before it is removed."""
+        former = self.former_attempts(stage_id)
+        attempt = Attempt(self.paths, stage_id)
+        clear_interrupted(former)
+        return attempt
 
     def former_attempts(self, stage_id: str) -> list[Path]:
         """Folders that unfinished attempts left, newest first."""
-        folder = self.paths.attempts(stage_id)
-        return sorted(folder.iterdir(), reverse=True) if folder.exists() else []
+        return [path for path in reversed(entries(self.paths.attempts(stage_id))) if not path.name.startswith(".")]
 
     # -- failures -----------------------------------------------------------------------------------------------------
 

@@ -2,46 +2,61 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from midstudy.train.checkpoint import CheckpointError, check
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 _PREFIX = "step-"
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    found = []
-    for path in folder.glob(f"{_PREFIX}*"):
-        number = path.name.removeprefix(_PREFIX)
-        if number.isdigit():
-            found.append((int(number), path))
-    return sorted(found)
+    try:
+        paths = list(folder.iterdir())
+    except OSError:  # not begun, or taken away by the attempt that published
+        return []
+    numbers = ((path.name.removeprefix(_PREFIX), path) for path in paths if path.name.startswith(_PREFIX))
+    return sorted((int(number), path) for number, path in numbers if number.isdigit())
 
 
-def latest_valid(*folders: Path, until_step: int | None = None) -> Path | None:
-    """The rolling checkpoint of the highest step in any of these folders that is whole; none where there is none.
+def newest(read: Callable[[Path], T], *folders: Path, until_step: int | None = None) -> tuple[Path, T] | None:
+    """The rolling checkpoint of the highest step in any of these folders that can be read, and what `read` made of it.
 
-    With `until_step`, those of later steps are left out.
+    A damaged one is passed over with a warning that names the file, in favour of the one before it. So is one that goes
+    away while it is read: another attempt at the same stage may be alive, and deletes its own as it goes.
 
-    A damaged one is passed over with a warning, in favour of the one before it.
+    Args:
+        read: raises `CheckpointError` where the checkpoint is not whole.
+        until_step: leave out those of later steps.
     """
     found = sorted((entry for folder in folders for entry in _checkpoints(folder)), key=lambda entry: entry[0])
     for step, path in reversed(found):
         if until_step is not None and step > until_step:
             continue
         try:
-            check(path)
+            return path, read(path)
         except CheckpointError as error:
             _logger.warning("passing over a damaged checkpoint: %s", error)
-            continue
-        return path
     return None
+
+
+def latest_valid(*folders: Path, until_step: int | None = None) -> Path | None:
+    """The rolling checkpoint of the highest step in any of these folders that is whole; none where there is none.
+
+    With `until_step`, those of later steps are left out. Damaged ones are passed over as by `newest`.
+    """
+    found = newest(check, *folders, until_step=until_step)
+    return found[0] if found else None
 
 
 @dataclass(kw_only=True)
@@ -65,8 +80,16 @@ class Rolling:
         """Let `write` make the checkpoint of `step`, and delete those beyond `keep`."""
         path = self.folder / f"{_PREFIX}{step:08d}"
         if path.exists():  # this attempt passed here before and fell back to an older one: this one was damaged
-            shutil.rmtree(path)
+            _remove(path)
         write(path)
         self._last_save, self.saved_step = time.monotonic(), step
         for _, old in _checkpoints(self.folder)[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint under a name that nobody takes for one: a process killed on the way leaves no half of it."""
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with contextlib.suppress(OSError):
+        path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
