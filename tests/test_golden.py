@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, code_branch, phase, sft, trunk
+from small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, code_branch, phase, sft, start, trunk
 from small_study import write_split
 from training_runs import begin, curriculum, train
 
@@ -33,6 +33,8 @@ from midstudy.model.initialise import initialised
 from midstudy.recipe import Corpus, Evaluation, Mixture, Task, TokenCounts, Tokenizer, pythia, versions
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.data import TokenizedData
+from midstudy.train.averaging import mean_weights
+from midstudy.train.run import TrainingRun
 
 RECORDED_AT: dict[str, int] = {}
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -234,3 +236,17 @@ def test_evaluation(tmp_path: Path) -> None:
         found.append((metrics["target_tokens"], metrics["loss_nats"]))
     assert [number for number, _ in found] == [1188, 1110, 846]
     assert [nats for _, nats in found] == pytest.approx([6.4431490, 6.4307110, 6.4304743], rel=1e-5)
+
+
+@recorded("AVERAGING", version=1)
+def test_averaging(tmp_path: Path) -> None:
+    """Initial weights of three seeds and their mean in bfloat16: numpy's mean in fp64, rounded once, to the bit."""
+    folders, drawn = [], []
+    for seed in range(3):
+        run = TrainingRun.begin(start(seed), precision="bf16_true")
+        run.save(tmp_path / str(seed), with_optimizer=False)
+        folders.append(tmp_path / str(seed))
+        drawn.append(run.model.get_parameter("blocks.1.mlp_out.weight").detach().double().numpy())
+    found = mean_weights(folders)["blocks.1.mlp_out.weight"]
+    assert found.equal(torch.from_numpy(np.mean(drawn, axis=0)).bfloat16())
+    assert found[3, :3].tolist() == [0.02734375, 0.0595703125, -0.023681640625]
