@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from midstudy.execute import stage, state
@@ -9,10 +10,10 @@ from midstudy.store.store import Store
 
 
 def every_step(store: Store, identity: str, **options: Any) -> None:
-    state.ROLLING_INTERVAL_S = 0.0
+    state.ROLLING_INTERVAL_S, state.ROLLING_MOST_OF_TIME = 0.0, math.inf
     stage.execute_stage(store, identity, **options)
 
 
 def every_50_ms(store: Store, identity: str, **options: Any) -> None:
-    state.ROLLING_INTERVAL_S = 0.05
+    state.ROLLING_INTERVAL_S, state.ROLLING_MOST_OF_TIME = 0.05, math.inf
     stage.execute_stage(store, identity, **options)

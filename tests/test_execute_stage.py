@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,9 +17,10 @@ from small_study import plan_in, small_study, write_split, write_text
 
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.plan.planner import Plan
-from midstudy.recipe import Study, WarmupStableDecay
+from midstudy.recipe import Constant, Study, WarmupStableDecay
 from midstudy.store.errors import RecipeMismatchError, StoreError
 from midstudy.store.store import Store
+from midstudy.train.divergence import DivergedError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -157,6 +161,69 @@ def test_a_stopped_stage_goes_on_from_where_it_stopped_bit_for_bit(text, tmp_pat
         if stage.kind == "state":
             assert weights(store, stage.id) == weights(reference, stage.id)
             assert not store.paths.attempts(stage.id).exists()
+
+
+def test_a_signal_that_comes_while_a_state_is_saved_ends_the_stage_there(text, tmp_path, monkeypatch):
+    """No further step is computed, and what was being saved is saved once."""
+    from midstudy.execute import state
+    from midstudy.train import checkpoint
+
+    store = Store.open(tmp_path / "store", create=True)
+    plan = run_missing(store, small_study(text, starts=()))
+    longer = plan_in(store, small_study(text, starts=(), total_steps=40))
+    stage = next(stage for stage in longer.missing if stage.kind == "state")
+    store.request(stage)
+    monkeypatch.setattr(state, "ROLLING_INTERVAL_S", 0.0)
+    monkeypatch.setattr(state, "ROLLING_MOST_OF_TIME", math.inf)
+    written: list[int] = []
+    write = checkpoint.write
+
+    def noted(one: checkpoint.Checkpoint, folder: Path) -> None:
+        written.append(one.step)
+        write(one, folder)
+
+    monkeypatch.setattr(checkpoint, "write", noted)
+    with pytest.raises(StoppedError, match="stopped at step 5 of 40"):
+        execute_stage(
+            store,
+            stage.id,
+            start_from=stage.start_from,
+            keeps_optimizer=stage.keeps_optimizer,
+            should_stop=lambda: 5 in written,
+        )
+    assert plan.stages.keys() != longer.stages.keys()
+    assert written == [1, 2, 3, 4, 5]
+
+
+def test_an_evaluation_that_is_told_to_stop_stops_between_batches(text, tmp_path, finished):
+    reference, plan = finished
+    store = Store.open(tmp_path / "store", create=True)
+    evaluation = plan.stages[plan.arms[0].task_evaluation]
+    for identity in evaluation.parents:
+        shutil.copytree(reference.paths.stage(identity), store.paths.stage(identity))
+    for stage in plan.stages.values():
+        store.request(stage)
+        if stage.kind in ("tokenizer", "tokens") and not store.has(stage.id):
+            shutil.copytree(reference.paths.published(stage.id), store.paths.published(stage.id))
+    told: list[int] = []
+    with pytest.raises(StoppedError, match="stopped while evaluating"):
+        execute_stage(
+            store, evaluation.id, start_from=None, keeps_optimizer=False, should_stop=lambda: told.append(1) is None
+        )
+    assert len(told) == 1
+    assert not store.paths.attempts(evaluation.id).exists() or not store.former_attempts(evaluation.id)
+    execute_stage(store, evaluation.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+    assert store.record(evaluation.id).metrics == reference.record(evaluation.id).metrics
+
+
+def test_a_divergence_names_the_documents_that_were_read(text, tmp_path):
+    """The rate that ruins the model is the recipe's own; the message leads to the very rows of the text."""
+    store = Store.open(tmp_path / "store", create=True)
+    study = small_study(text, starts=(), total_steps=60, schedule=Constant(lr=0.99))
+    with pytest.raises(DivergedError, match=r"It read general train, documents \d+–\d+.*Lower the learning rate") as raised:
+        run_missing(store, study)
+    named = [int(one) for one in re.findall(r"\d+", str(raised.value).split("documents ")[1].split(". ")[0])]
+    assert 0 <= min(named) <= max(named) < 300
 
 
 def test_the_loss_of_an_evaluation_is_the_token_weighted_mean_of_transformers(finished):

@@ -224,13 +224,37 @@ def test_a_stop_request_is_noticed_between_and_within_updates_and_leaves_no_half
 def test_rolling_checkpoints_are_kept_two_deep_and_resumed_from(tmp_path: Path) -> None:
     course = curriculum()
     whole = begin()
-    train(whole, course, LAST, rolling=Rolling(folder=tmp_path, every_s=0))
+    train(whole, course, LAST, rolling=Rolling(folder=tmp_path, every_s=0, most_of_time=math.inf))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000022", "step-00000023"]
     latest = latest_valid(tmp_path)
     assert latest is not None
     resumed = TrainingRun.load(latest)
     train(resumed, course, LAST)
     assert same_bits(weights(resumed), weights(whole))
+
+
+def test_a_checkpoint_that_takes_long_to_write_is_written_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("midstudy.train.rolling.time.monotonic", lambda: now)
+    rolling = Rolling(folder=tmp_path, every_s=60.0, most_of_time=0.05)
+    rolling._last_save = now  # its default was bound to the clock before this test took it over
+
+    def write(folder: Path) -> None:
+        nonlocal now
+        now += 9.0
+        folder.mkdir()
+
+    now = 59.0
+    assert not rolling.due()
+    now = 60.0
+    assert rolling.due()
+    rolling.save(1, write)
+    now += 179.0
+    assert not rolling.due()
+    now += 1.0  # 9 s of 180
+    assert rolling.due()
 
 
 def test_divergence_names_the_step_and_the_last_good_checkpoint(tmp_path: Path) -> None:
@@ -252,7 +276,7 @@ def test_divergence_names_the_step_and_the_last_good_checkpoint(tmp_path: Path) 
             to_step=LAST,
             batch_at=poisoned,
             on_metrics=lambda m: steps.append(m["step"]),
-            rolling=Rolling(folder=tmp_path, every_s=0),
+            rolling=Rolling(folder=tmp_path, every_s=0, most_of_time=math.inf),
             text_at=lambda step: f"the text of step {step}",
         )
     assert max(steps) <= 13

@@ -25,6 +25,9 @@ from midstudy.train.run import TrainingRun
 
 CHECKPOINT_FOLDER = "checkpoint"
 ROLLING_INTERVAL_S = 60.0
+"""At most so much training is lost to SIGKILL, or twenty times as much as it takes to write the state, if that is more."""
+
+ROLLING_MOST_OF_TIME = 0.05
 
 
 def train_state(
@@ -74,7 +77,7 @@ def train_state(
         attempt.log_metrics(metrics)
 
     first_step = run.step
-    rolling = Rolling(folder=attempt.checkpoints, every_s=ROLLING_INTERVAL_S)
+    rolling = Rolling(folder=attempt.checkpoints, every_s=ROLLING_INTERVAL_S, most_of_time=ROLLING_MOST_OF_TIME)
     if not run.advance(
         curriculum,
         to_step=step,

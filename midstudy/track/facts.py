@@ -118,6 +118,8 @@ def _finished(store: Store, stage: Mapping[str, Any], record: Record, losses: Ma
     for name in ("host", "cpu", "python", "torch", "midstudy", "git_dirty"):
         if (value := record.environment.get(name)) is not None:
             tags[f"environment.{name}"] = str(value)
+    for name, value in (record.environment.get("placement") or {}).items():
+        tags[f"placement.{name}"] = str(value)
     if commit := record.environment.get("git_commit"):
         tags["mlflow.source.git.commit"] = commit
     curve = store.published_folder(record.id) / METRICS_FILE if METRICS_FILE in record.files else None

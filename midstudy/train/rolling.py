@@ -63,26 +63,31 @@ def latest_valid(*folders: Path, until_step: int | None = None) -> Path | None:
 class Rolling:
     """Where and how often a run saves itself: every `every_s` seconds, at the next step boundary, keeping the last `keep`.
 
+    Where writing takes long, it is done less often: it gets at most the share `most_of_time` of the run's time.
     Two are kept, so that the one before is there if the last one turns out damaged.
     """
 
     folder: Path
     every_s: float
+    most_of_time: float = 0.05
     keep: int = 2
     saved_step: int | None = field(default=None, init=False)
     """The step of the last checkpoint that was saved here by this object."""
     _last_save: float = field(default_factory=time.monotonic, init=False, repr=False)
+    _write_s: float = field(default=0.0, init=False, repr=False)
 
     def due(self) -> bool:
-        return time.monotonic() - self._last_save >= self.every_s
+        return time.monotonic() - self._last_save >= max(self.every_s, self._write_s / self.most_of_time)
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Let `write` make the checkpoint of `step`, and delete those beyond `keep`."""
         path = self.folder / f"{_PREFIX}{step:08d}"
         if path.exists():  # this attempt passed here before and fell back to an older one: this one was damaged
             _remove(path)
+        began = time.monotonic()
         write(path)
         self._last_save, self.saved_step = time.monotonic(), step
+        self._write_s = self._last_save - began
         for _, old in _checkpoints(self.folder)[: -self.keep]:
             _remove(old)
 
