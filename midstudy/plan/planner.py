@@ -1,8 +1,8 @@
 """Expands a study into stages: every shared step once, trunks milestoned where curricula part.
 
-A state is kept where a phase begins or ends, where a hold of the learning rate gives way (a longer run will leave there),
-where two curricula of the study part, and where some other study's kept state already lies. Each kept state is trained
-from the nearest kept state before it on its own past.
+A state is kept where a phase begins or ends, where a segment of the learning rate that has no end gives way (a longer run
+will leave there), where two curricula of the study part, and where some other study's kept state already lies. Each kept
+state is trained from the nearest kept state before it on its own past.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class _Builder:
         curriculum = arm.curriculum
         for stretch in curriculum.stretches:
             steps = {stretch.stop_step}
-            steps |= {s for s in curriculum.curve.ends_of_holds() if stretch.start_step < s < stretch.stop_step}
+            steps |= {s for s in curriculum.curve.ends_of_endless() if stretch.start_step < s < stretch.stop_step}
             self._request(curriculum, stretch.start_step, steps, arm)
             if stretch.start_step and stretch.phase.optimizer_state == "continue":
                 self.continued.add(curriculum.state_id(stretch.start_step))

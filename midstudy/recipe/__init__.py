@@ -12,22 +12,41 @@ from midstudy.recipe.mixture import Mixture
 from midstudy.recipe.model import ModelShape, pythia
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.phase import Phase
-from midstudy.recipe.schedule import Constant, Cosine, LinearWarmup, WarmupStableDecay
+from midstudy.recipe.schedule import (
+    Anneal,
+    Constant,
+    Continued,
+    Cosine,
+    Exponential,
+    HoldThenLinear,
+    Linear,
+    LinearWarmup,
+    Power,
+    Sequential,
+    WarmupStableDecay,
+)
 from midstudy.recipe.study import Arm, Study
 
 __all__ = [
     "AdamW",
+    "Anneal",
     "Arm",
     "Constant",
+    "Continued",
     "Corpus",
     "Cosine",
     "Curriculum",
     "Evaluation",
+    "Exponential",
+    "HoldThenLinear",
+    "Linear",
     "LinearWarmup",
     "Mixture",
     "ModelShape",
     "Phase",
+    "Power",
     "RecipeError",
+    "Sequential",
     "Source",
     "Start",
     "State",

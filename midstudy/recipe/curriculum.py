@@ -16,12 +16,12 @@ from functools import cached_property
 from typing import Any
 
 from midstudy.recipe.canonical import canonical, canonical_text, expanded, identify
+from midstudy.recipe.curve import Curve
 from midstudy.recipe.data import Tokenizer
-from midstudy.recipe.errors import RecipeError
+from midstudy.recipe.errors import RecipeError, inside
 from midstudy.recipe.mixture import Mixture
 from midstudy.recipe.model import ModelShape
 from midstudy.recipe.phase import Phase
-from midstudy.recipe.schedule import Curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,8 @@ class Curriculum:
         here = self.num_steps
         curve = self.curve
         if phase.schedule is not None:
-            curve = self.curve.then(phase.schedule.curve(), step=here)
+            with inside(f"phases.{phase.name}"):
+                curve = phase.schedule.after(self.curve, step=here)
         elif not self.stretches:
             raise RecipeError(
                 f"phases.{phase.name}.schedule", found=None, allowed="a schedule: the first phase has none to continue"
