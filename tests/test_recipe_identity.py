@@ -13,7 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, code_branch, phase, sft, start, trunk
 
-from midstudy.recipe import Cosine, Curriculum, Mixture, RecipeError, State, WarmupStableDecay
+from midstudy.recipe import (
+    Anneal,
+    Continued,
+    Cosine,
+    Curriculum,
+    Exponential,
+    HoldThenLinear,
+    Linear,
+    Mixture,
+    MixtureRamp,
+    Power,
+    RecipeError,
+    Sequential,
+    State,
+    WarmupStableDecay,
+)
 from midstudy.recipe.canonical import added_field, canonical, canonical_text, expanded, identify, label_field
 from midstudy.recipe.decode import decode
 from midstudy.recipe.explain import differences
@@ -111,6 +126,58 @@ def test_no_id_depends_on_where_a_curriculum_is_cut_or_how_it_goes_on(cut: int, 
     assert cut_short.state().text() == whole.state(cut).text()
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Power(peak_lr=1e-3, warmup_steps=5, exponent=-0.5),
+        Sequential(
+            first=Power(peak_lr=1e-3, warmup_steps=5, exponent=-0.51), at_step=30, then=Exponential(half_life_steps=9)
+        ),
+    ],
+)
+def test_a_rate_without_an_end_does_not_depend_on_how_it_goes_on(schedule):
+    """An anneal from step 40 on, or none: what came before is one history."""
+    annealed = trunk(40, schedule=schedule).then(
+        phase(Mixture.only(GENERAL), 20, schedule=Anneal(floor_lr=0.0, num_steps=20, shape="linear"))
+    )
+    whole = trunk(60, schedule=schedule)
+    assert ids(annealed)[:41] == ids(whole)[:41]
+    assert not set(ids(annealed)[41:]) & set(ids(whole)[41:])
+
+
+CODE_FIFTH = Mixture.blend(GENERAL, {CODE: 0.2})
+
+
+def ramped(num_steps: int = 20, *, start_step: int = 10) -> Curriculum:
+    """60 steps whose mixture goes from plain to a fifth code over `num_steps` from `start_step` on."""
+    ramp = MixtureRamp(from_mixture=Mixture.only(GENERAL), to_mixture=CODE_FIFTH, num_steps=num_steps)
+    return trunk().branch(start_step=start_step, data=ramp, name="ramp")
+
+
+def test_the_length_of_a_ramp_is_identity_of_what_lies_inside_it_and_not_before():
+    short, long = ids(ramped(20)), ids(ramped(30))
+    assert short[:11] == long[:11] == ids(trunk())[:11]
+    assert not set(short[11:]) & set(long[11:])
+
+
+@given(start_step=st.integers(1, 59), mix=st.sampled_from([CODE_FIFTH, Mixture.blend(GENERAL, {MATH: 0.5})]))
+def test_a_start_step_inside_a_ramp_changes_no_id(start_step: int, mix: Mixture):
+    whole = ramped(40)
+    branch = whole.branch(start_step=start_step, data=mix, name="branch")
+    assert ids(branch)[: start_step + 1] == ids(whole)[: start_step + 1]
+    same = start_step >= 50 and mix == CODE_FIFTH  # past the ramp, the mixture it led to
+    assert (branch.state_id(60) == whole.state_id(60)) == same
+    cut = whole.until(start_step)
+    assert cut.state().text() == whole.state(start_step).text()
+
+
+def test_a_ramp_is_read_back_exactly():
+    state = ramped(40).state(33)
+    read = decode(json.loads(json.dumps(state.expanded())))
+    assert (read.id, read.text(), read.step) == (state.id, state.text(), 33)
+    assert read.curriculum.stretches == state.recipe().curriculum.stretches
+
+
 def test_which_parameters_decay_is_identity_and_all_of_them_is_what_old_ids_meant():
     every = trunk().stretches[0].phase.optimizer
     matrices = dataclasses.replace(every, decayed="matrices")
@@ -181,6 +248,29 @@ def test_the_record_of_a_state_holds_nothing_that_comes_after_it():
     assert "60" not in text
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Linear(peak_lr=1e-3, floor_lr=1e-5, warmup_steps=4, total_steps=50),
+        HoldThenLinear(peak_lr=1e-3, floor_lr=0.0, hold_share="4/5", total_steps=57),
+        WarmupStableDecay(peak_lr=1e-3, floor_lr=0.0, warmup_steps=5, decay_steps=20, total_steps=60, shape="1-sqrt"),
+        Continued(schedule=Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=6, total_steps=90), from_step=30),
+        Sequential(
+            first=Power(peak_lr=1e-3, warmup_steps=5, exponent=-0.51),
+            at_step=20,
+            then=Sequential(
+                first=Exponential(half_life_steps=7), at_step=20, then=Anneal(floor_lr=0.0, num_steps=9, shape="1-sqrt")
+            ),
+        ),
+    ],
+)
+def test_every_schedules_curve_is_read_back_exactly(schedule):
+    state = trunk(60, schedule=schedule).state()
+    read = decode(json.loads(json.dumps(state.expanded())))
+    assert (read.id, read.curriculum.curve) == (state.id, state.recipe().curriculum.curve)
+    assert decode(expanded(schedule)) == schedule
+
+
 @dataclasses.dataclass(frozen=True)
 class Widget:
     size: float
@@ -239,7 +329,7 @@ def test_explain_names_the_fields_that_differ():
         (lambda: code_branch(trunk(), 6).then(phase(Mixture.only(CODE), 5)), "phases.pretrain.data"),
         (lambda: sft(PYCODE, data_positions="continue"), "phases.sft.data_positions"),
         (lambda: trunk().then(phase(Mixture.only(CODE), 5, seq_len=32)), "phases.pretrain.seq_len"),
-        (lambda: dataclasses.replace(trunk().stretches[0].phase.optimizer, decayed="none"), "optimizer.decayed"),
+        (lambda: dataclasses.replace(phase(CODE_FIFTH, 1).optimizer, decayed="none"), "optimizer.decayed"),
         (lambda: dataclasses.replace(TOKENIZER, vocab_size=100), "tokenizer.vocab_size"),
     ],
 )

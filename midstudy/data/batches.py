@@ -19,7 +19,6 @@ from midstudy.data.tokens import TokenizedSplit
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, Stretch
 from midstudy.recipe.data import Corpus, Dataset, Task
-from midstudy.recipe.mixture import Mixture
 
 IGNORED = -100
 """Target of a position that carries no loss: padding, or a masked prompt."""
@@ -104,9 +103,9 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         """What the update from state `step` to `step + 1` reads."""
         stretch = next(s for s in self._curriculum.stretches if s.start_step <= step < s.stop_step)
-        if isinstance(stretch.phase.data, Mixture):
-            return self._mixture_batch(stretch, step)
-        return self._task_batch(stretch, step)
+        if isinstance(stretch.phase.data, Task):
+            return self._task_batch(stretch, step)
+        return self._mixture_batch(stretch, step)
 
     def _split_of(self, data: Dataset) -> tuple[str, TokenizedSplit]:
         if data not in self._ids:

@@ -10,7 +10,6 @@ from midstudy.plan.planner import ArmStages, Plan
 from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe.data import Corpus, Task
 from midstudy.recipe.decode import decode
-from midstudy.recipe.mixture import Mixture
 
 _EXECUTION = (
     "start_from",
@@ -90,9 +89,9 @@ def _arm_row(plan: Plan, entry: ArmStages, drawn: dict[str, dict[Corpus, int]]) 
     if entry.start_state not in drawn:
         drawn[entry.start_state] = drawn_tokens(arm.curriculum.until(arm.pretrain_steps))
     tokens = drawn[entry.start_state]
-    last_mixture = arm.curriculum.stretches[-2].phase.data
-    specialists = last_mixture.specialists if isinstance(last_mixture, Mixture) else ()
-    specialist_corpora = {part.corpus for part in specialists}
+    last = arm.curriculum.stretches[-2]
+    data, num_steps = last.phase.data, last.stop_step - last.start_step
+    specialists = {} if isinstance(data, Task) else {one: data.mean_share(one, num_steps) for one in data.specialist_corpora}
     return {
         "size": arm.size,
         "mix": arm.mix,
@@ -103,9 +102,9 @@ def _arm_row(plan: Plan, entry: ArmStages, drawn: dict[str, dict[Corpus, int]]) 
         "trunk_seed": arm.trunk_seed,
         "sft_seed": arm.sft_seed,
         "groups": ",".join(arm.groups),
-        "specialists": {part.corpus.name: float(part.share) for part in specialists},
+        "specialists": {corpus.name: float(share) for corpus, share in specialists.items()},
         "pretrain_tokens": sum(tokens.values()),
-        "specialist_tokens": sum(count for corpus, count in tokens.items() if corpus in specialist_corpora),
+        "specialist_tokens": sum(count for corpus, count in tokens.items() if corpus in specialists),
         "start_state": entry.start_state,
         "final_state": entry.final_state,
         "task_evaluation": entry.task_evaluation,

@@ -15,9 +15,8 @@ from midstudy.plan.cost import Throughput, checkpoint_bytes
 from midstudy.plan.sharing import distinct_steps
 from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe.curriculum import Curriculum, State
-from midstudy.recipe.data import TokenizedData, Tokenizer
+from midstudy.recipe.data import Task, TokenizedData, Tokenizer
 from midstudy.recipe.measure import Evaluation, StateEvaluation
-from midstudy.recipe.mixture import Mixture
 from midstudy.recipe.study import CONTROL, Arm, Study
 
 
@@ -207,12 +206,9 @@ class _Builder:
         if ancestor is not None and ancestor in self.requested:
             self.state(ancestor, kept_ids)
         phase, model = stretch.phase, curriculum.start.model
-        if isinstance(phase.data, Mixture):
-            data = [self.tokens_of(curriculum, part.corpus) for part in phase.data.parts]
-        else:
-            data = [self.tokens_of(curriculum, phase.data)]
+        data = [self.tokens_of(curriculum, one) for one in phase.datasets]
         line = self.steps_on_line[curriculum.state_id(stretch.start_step)]
-        keeps_optimizer = isinstance(phase.data, Mixture) or identity in self.continued or any(s > step for s in line)
+        keeps_optimizer = not isinstance(phase.data, Task) or identity in self.continued or any(s > step for s in line)
         num_tokens = (step - ancestor_step) * phase.tokens_per_step
         if not self.throughput.measured(model, phase.precision):
             self.unmeasured.add(model.name)
@@ -276,7 +272,7 @@ def _describe(arm: Arm, curriculum: Curriculum, step: int, index: int) -> tuple[
         factors |= {"stage_kind": "sft", "mix": arm.mix, "weight": arm.weight, "start_step": arm.start_step}
         factors |= {"task": arm.task, "sft_seed": arm.sft_seed}
         return f"sft {arm.size} {arm.mix_label} → {arm.task} seed {arm.trunk_seed}.{arm.sft_seed}", factors
-    in_trunk = isinstance(phase.data, Mixture) and (arm.mix == CONTROL or not phase.data.specialists)
+    in_trunk = not isinstance(phase.data, Task) and (arm.mix == CONTROL or not phase.data.specialist_corpora)
     if in_trunk:
         factors |= {"stage_kind": "pretrain"}
         return f"pretrain {arm.size} seed {arm.trunk_seed} to step {step}", factors

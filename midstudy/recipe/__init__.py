@@ -4,11 +4,12 @@ An experiment file builds a `Study` from these names. Recipes are hashed (`canon
 placement and lives elsewhere. This package imports nothing of the rest of midstudy.
 """
 
+from midstudy.recipe.changing_mixture import interpolated, piecewise
 from midstudy.recipe.curriculum import Curriculum, Start, State
 from midstudy.recipe.data import Corpus, Source, Task, Tokenizer
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.measure import Evaluation, TokenCounts
-from midstudy.recipe.mixture import Mixture
+from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape, pythia
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.phase import Phase
@@ -42,6 +43,7 @@ __all__ = [
     "Linear",
     "LinearWarmup",
     "Mixture",
+    "MixtureRamp",
     "ModelShape",
     "Phase",
     "Power",
@@ -55,5 +57,7 @@ __all__ = [
     "TokenCounts",
     "Tokenizer",
     "WarmupStableDecay",
+    "interpolated",
+    "piecewise",
     "pythia",
 ]

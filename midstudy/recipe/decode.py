@@ -11,7 +11,7 @@ from midstudy.recipe.curve import Curve, HalfLife, Hold, PowerLaw, Ramp
 from midstudy.recipe.data import Corpus, Source, Task, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.measure import Evaluation, StateEvaluation, TokenCounts
-from midstudy.recipe.mixture import Mixture, Share
+from midstudy.recipe.mixture import Mixture, MixtureRamp, Share
 from midstudy.recipe.model import ModelShape
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.phase import Phase
@@ -33,7 +33,7 @@ _CLASSES = {
     cls.__name__: cls
     for cls in (
         *(AdamW, Anneal, Constant, Continued, Corpus, Cosine, Curriculum, Curve, Evaluation, Exponential, HalfLife, Hold),
-        *(HoldThenLinear, Linear, LinearWarmup, Mixture, ModelShape, Phase, Power, PowerLaw, Ramp, Sequential),
+        *(HoldThenLinear, Linear, LinearWarmup, Mixture, MixtureRamp, ModelShape, Phase, Power, PowerLaw, Ramp, Sequential),
         *(Share, Source, Start, State, StateEvaluation, Stretch, Task, TokenCounts, TokenizedData, Tokenizer),
         WarmupStableDecay,
     )

@@ -16,7 +16,6 @@ from midstudy.recipe.curriculum import Curriculum, State
 from midstudy.recipe.data import Dataset
 from midstudy.recipe.errors import RecipeError, require_choice
 from midstudy.recipe.measure import Evaluation, TokenCounts
-from midstudy.recipe.mixture import Mixture
 
 CONTROL = "control"
 """The mix name of the general-only arm against which every effect is measured."""
@@ -165,9 +164,6 @@ class Study:
     def _datasets_of(arm: Arm) -> Iterator[Dataset]:
         yield arm.curriculum.start.tokenizer.corpus
         for stretch in arm.curriculum.stretches:
-            if isinstance(stretch.phase.data, Mixture):
-                yield from (part.corpus for part in stretch.phase.data.parts)
-            else:
-                yield stretch.phase.data
+            yield from stretch.phase.datasets
         yield arm.task_evaluation.data
         yield arm.general_evaluation.data
