@@ -19,8 +19,8 @@ from midstudy.model.config import huggingface_config
 from midstudy.model.huggingface import to_huggingface
 from midstudy.plan.stage import stage_id
 from midstudy.recipe.curriculum import Curriculum, Start, State
+from midstudy.recipe.data import Task
 from midstudy.recipe.decode import decode
-from midstudy.recipe.mixture import Mixture
 from midstudy.recipe.weights import Average
 from midstudy.store.atomic import sync
 from midstudy.store.errors import StoreError
@@ -138,10 +138,13 @@ def _phases(curriculum: Curriculum) -> str:
     rows = ["| phase | steps | data | batch | learning rate | precision | seed |", "|---|---|---|---|---|---|---|"]
     for stretch in curriculum.stretches:
         phase = stretch.phase
-        if isinstance(phase.data, Mixture):
-            data = ", ".join(f"{float(100 * part.share):.4g} % {part.corpus.name}" for part in phase.data.parts)
-        else:
+        if isinstance(phase.data, Task):
             data = f"task {phase.data.name}"
+        else:
+            shares = {
+                one.name: phase.data.mean_share(one, stretch.stop_step - stretch.start_step) for one in phase.data.corpora
+            }
+            data = ", ".join(f"{float(100 * share):.4g} % {name}" for name, share in shares.items())
         rates = [curriculum.curve.lr(step) for step in range(stretch.start_step, stretch.stop_step)]
         rows.append(
             f"| {phase.name} | {stretch.start_step} to {stretch.stop_step} | {data} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from midstudy.data.slots import Slots
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.loss import mean_loss
 from midstudy.execute.evaluation import evaluate_state
-from midstudy.recipe import Corpus, Curriculum, Evaluation, Mixture, RecipeError, Task
+from midstudy.recipe import Constant, Corpus, Curriculum, Evaluation, Mixture, RecipeError, Task
 from midstudy.recipe.canonical import identify
 from midstudy.train.run import TrainingRun
 
@@ -142,6 +143,21 @@ def test_a_debt_paid_in_a_later_phase_keeps_the_weight_it_was_made_with() -> Non
     assert set(batch.weights[late[0] % 3].tolist()) == {0.5}
 
 
+def test_a_stretch_may_read_what_earlier_phases_still_owe() -> None:
+    """What a stage is given to read, and what its plan waits for: not only its own phase's corpora."""
+    legs = [{CODE: 0.7}, {MATH: 0.6}, {CODE: 0.7}]
+    curriculum = Curriculum.of(start())
+    for leg in legs:
+        curriculum = curriculum.then(phase(Mixture.blend(GENERAL, leg), 6, num_sequences=3, schedule=Constant(lr=1e-3)))
+    last = curriculum.stretches[-1]
+    assert set(curriculum.datasets_of(last)) == {GENERAL, CODE, MATH}
+    assert set(curriculum.datasets_of(curriculum.stretches[0])) == {GENERAL, CODE}
+    anew = curriculum.then(phase(Mixture.blend(GENERAL, {CODE: 0.7}), 6, num_sequences=3, data_positions="reset"))
+    assert set(anew.datasets_of(anew.stretches[-1])) == {GENERAL, CODE}
+    tuned = curriculum.then(sft(PYCODE, 4))
+    assert set(tuned.datasets_of(tuned.stretches[-1])) == {PYCODE}
+
+
 def pycode_batch(**changes: Any) -> Batch:
     curriculum = trunk(2).then(sft(PYCODE, 40, **changes))
     return batches(curriculum)(9)
@@ -244,3 +260,29 @@ def test_documents_are_numbered_as_their_ends_say(lengths: list[int]) -> None:
     batch = pack_blocks(whole[None], document_mask=True)
     assert batch.documents is not None
     assert batch.documents[0].tolist() == numbers.tolist()
+
+
+def test_what_a_step_reads_is_named_by_its_documents() -> None:
+    """Every row's tokens lie within the documents, or are the items, that are named."""
+    curriculum = of_lengths(16, 64)
+    reader = batches(curriculum)
+    for step in (0, 4):
+        named = reader.text_at(step)
+        batch = reader(step)
+        read = {}
+        for part in named.split("; "):
+            name, _, spans = part.partition(" train, documents ")
+            data = {"general": GENERAL, "code": CODE, "math": MATH}[name]
+            split = SPLITS[identify(data)]
+            read[name] = [
+                np.concatenate([split.document(one) for one in range(int(ends[0]), int(ends[-1]) + 1)]).tolist()
+                for ends in (span.split("–") for span in spans.split(", "))
+            ]
+        for row in batch.input_ids.tolist():
+            assert any(
+                row == text[first : first + len(row)]
+                for texts in read.values()
+                for text in texts
+                for first in range(len(text) - len(row) + 1)
+            )
+    assert re.fullmatch(r"pycode train, items \d+(, \d+)*", batches(trunk(2).then(sft(PYCODE, 4))).text_at(3))

@@ -15,13 +15,18 @@ from midstudy.plan.cost import CPU_CORE, Throughput
 from midstudy.plan.manifest import manifest_of
 from midstudy.plan.planner import KeptState, Plan, make_plan
 from midstudy.recipe import (
+    Anneal,
     Arm,
     Constant,
     Cosine,
     Curriculum,
+    Exponential,
     LinearWarmup,
     Mixture,
+    MixtureRamp,
+    Power,
     RecipeError,
+    Sequential,
     Study,
     TokenCounts,
     WarmupStableDecay,
@@ -76,10 +81,39 @@ def stable_decay(total_steps: int) -> Curriculum:
     return trunk(total_steps, schedule=schedule)
 
 
+def power(tail_step: int) -> Curriculum:
+    """A power law for ever, left for a linear tail of ten steps at `tail_step`."""
+    schedule = Sequential(
+        first=Power(peak_lr=1e-3, warmup_steps=5, exponent=-0.51),
+        at_step=tail_step,
+        then=Anneal(floor_lr=0.0, num_steps=10, shape="linear"),
+    )
+    return trunk(tail_step + 10, schedule=schedule)
+
+
+def ramped(start_step: int = 6, num_steps: int = 30) -> Curriculum:
+    """60 steps whose mixture goes to a fifth code over `num_steps`."""
+    to_code = Mixture.blend(GENERAL, {CODE: 0.2})
+    ramp = MixtureRamp(from_mixture=Mixture.only(GENERAL), to_mixture=to_code, num_steps=num_steps)
+    return trunk().branch(start_step=start_step, data=ramp, name="ramp")
+
+
+def ramp_arm(curriculum: Curriculum, weight: float = 0.2, **changes) -> Arm:
+    return arm(curriculum, **({"mix": "ramp", "weight": weight, "start_step": 6} | changes))
+
+
 GRIDS = {
     "one arm": lambda: [control()],
     "branches": lambda: [control(), code(6), code(20), code(20, 0.5), arm(trunk(), data=WORDS), code(59)],
     "stable decay": lambda: [control(), arm(stable_decay(60), size="a"), arm(stable_decay(90), size="b")],
+    "power laws": lambda: [control(), arm(power(40), size="a"), arm(power(70), size="b")],
+    "mixture ramps": lambda: [
+        control(),
+        ramp_arm(ramped()),
+        ramp_arm(ramped(num_steps=60), mix="slow ramp"),
+        ramp_arm(code_branch(ramped(), 20, 0.5), weight=0.5, start_step=20),
+        ramp_arm(code_branch(ramped(), 50, 0.5), weight=0.5, start_step=50),
+    ],
     "two seeds": lambda: [control(), arm(trunk(seed=1), trunk_seed=1)],
 }
 
@@ -101,6 +135,11 @@ schedules = st.one_of(
     st.builds(
         lambda d: WarmupStableDecay(peak_lr=1e-3, floor_lr=0.0, warmup_steps=5, decay_steps=d, total_steps=60),
         st.sampled_from([5, 10]),
+    ),
+    st.builds(
+        lambda at, tail: Sequential(first=Power(peak_lr=1e-3, warmup_steps=5, exponent=-0.5), at_step=at, then=tail),
+        st.sampled_from([15, 25]),
+        st.sampled_from([Exponential(half_life_steps=9), Anneal(floor_lr=0.0, num_steps=10, shape="1-sqrt")]),
     ),
 )
 families = st.lists(
@@ -199,6 +238,32 @@ def test_a_longer_stable_decay_run_goes_on_from_the_end_of_the_stable_part():
     ]
     longer = plan_of([arm(stable_decay(90))], published=finished.stages.keys(), kept=kept)
     assert sum(s.num_steps for s in longer.missing) == 50 + 5  # steps 40 to 90, and fine-tuning
+
+
+def test_a_longer_power_law_goes_on_from_where_the_tail_of_the_shorter_began():
+    finished = plan_of([arm(power(40))])
+    longer = plan_of([arm(power(70))], published=finished.stages.keys(), kept=kept_of(finished))
+    assert sum(s.num_steps for s in longer.missing) == 40 + 5  # steps 40 to 80, and fine-tuning
+
+
+def test_a_start_step_inside_a_mixture_ramp_recomputes_only_what_no_kept_state_covers():
+    finished = plan_of([control(), ramp_arm(ramped())])
+    branch = ramp_arm(code_branch(ramped(), 20, 0.5), weight=0.5, start_step=20)
+    more = plan_of([control(), ramp_arm(ramped()), branch], published=finished.stages.keys(), kept=kept_of(finished))
+    assert finished.stages.keys() <= more.stages.keys()
+    # From the ramp's beginning at 6 to the branch point, the branch, and its fine-tuning.
+    assert sorted(s.num_steps for s in more.missing if s.num_steps) == [5, 14, 40]
+
+
+def test_a_ramp_is_midtraining_and_reads_the_corpora_of_both_its_ends():
+    plan = plan_of([control(), ramp_arm(ramped(num_steps=60))])
+    to_the_end = plan.stages[plan.arms[1].start_state]
+    assert to_the_end.label == "midtrain nano ramp20@6 seed 0 to step 60"
+    data = [plan.stages[parent].factors["data"] for parent in to_the_end.parents if plan.stages[parent].kind != "state"]
+    assert data == ["general", "code"]
+    row = manifest_of(plan, command="")["arms"][1]
+    assert row["specialists"] == {"code": pytest.approx(0.2 * 54 / 60 / 2)}  # 54 of the ramp's 60 steps, halved
+    assert row["specialist_tokens"] == 39 * 64  # 54 · 8 · 0.09 = 38.88
 
 
 def test_an_evaluation_added_later_runs_alone():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -120,8 +121,9 @@ BRANCH = "midtrain nano code50@3 seed 0 to step 12"
 def interrupted(copy: Made, monkeypatch: pytest.MonkeyPatch) -> Made:
     """The branch from step 3 to 12 stopped at step 7, with rolling checkpoints of steps 6 and 7."""
     monkeypatch.setattr("midstudy.execute.state.ROLLING_INTERVAL_S", 0.0)
+    monkeypatch.setattr("midstudy.execute.state.ROLLING_MOST_OF_TIME", math.inf)
     unpublish(copy, BRANCH)
-    polls = iter([False] * 4 + [True])
+    polls = iter([False] * 8 + [True])  # asked twice a step
     with pytest.raises(StoppedError, match="stopped at step 7"):
         make(copy.store, copy.plan.stages[copy.one(BRANCH)], lambda: next(polls))
     return copy
@@ -327,6 +329,7 @@ def test_cleaning_beside_a_study_that_runs_changes_nothing_in_it(
 ) -> None:
     """Cleaned as often as it goes while every stage is made, stopped once, and made again."""
     monkeypatch.setattr("midstudy.execute.state.ROLLING_INTERVAL_S", 0.0)
+    monkeypatch.setattr("midstudy.execute.state.ROLLING_MOST_OF_TIME", math.inf)
     store = Store.open(tmp_path / "store", create=True)
     plan = ask(store, small_study(text, starts=(3, 7), tasks=("code_task",)))
     done, failures, rounds = threading.Event(), [], []

@@ -20,7 +20,6 @@ from midstudy.data.tokens import TokenizedSplit
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, Stretch
 from midstudy.recipe.data import Corpus, Dataset, Task
-from midstudy.recipe.mixture import Mixture
 
 BUCKET_BATCHES = 32
 """Batches of a task that are sorted by length together."""
@@ -133,9 +132,9 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         """What the update from state `step` to `step + 1` reads."""
         stretch = self._stretch_at(step)
-        if isinstance(stretch.phase.data, Mixture):
-            return self._mixture_batch(stretch, step)
-        return self._task_batch(stretch, step)
+        if isinstance(stretch.phase.data, Task):
+            return self._task_batch(stretch, step)
+        return self._mixture_batch(stretch, step)
 
     def _split_of(self, data: Dataset) -> tuple[str, TokenizedSplit]:
         if data not in self._ids:
@@ -146,20 +145,22 @@ class Batches:
         """Names what the update from state `step` reads, document by document: for a person who looks for bad text."""
         stretch = self._stretch_at(step)
         data = stretch.phase.data
-        if isinstance(data, Mixture):
-            places: dict[str, list[tuple[int, int]]] = {}
-            for corpus, split, first, stop in self._blocks(stretch, step):
-                documents = split.document_at(first), split.document_at(stop - 1)
-                places.setdefault(corpus.name, []).append(documents)
-            return "; ".join(f"{name} train, documents {_spans(spans)}" for name, spans in places.items())
-        items = self._items(stretch, step)
-        return f"{data.name} train, items {_spans([(int(item), int(item)) for item in items])}"
+        if isinstance(data, Task):
+            items = self._items(stretch, step)
+            return f"{data.name} train, items {_spans([(int(item), int(item)) for item in items])}"
+        told = []
+        for corpus, split, _, firsts in self._blocks(stretch, step):
+            spans = [(split.document_at(first), split.document_at(first + stretch.phase.seq_len)) for first in firsts]
+            told.append(f"{corpus.name} train, documents {_spans(spans)}")
+        return "; ".join(told)
 
     def _stretch_at(self, step: int) -> Stretch:
         return next(s for s in self._curriculum.stretches if s.start_step <= step < s.stop_step)
 
-    def _blocks(self, stretch: Stretch, step: int) -> Iterator[tuple[Corpus, TokenizedSplit, int, int]]:
-        """Corpus, split, first token and token past the last of each sequence of a mixture's batch."""
+    def _blocks(
+        self, stretch: Stretch, step: int
+    ) -> Iterator[tuple[Corpus, TokenizedSplit, NDArray[np.int64], NDArray[np.int64]]]:
+        """Of a mixture's batch, each corpus with its split, the rows it fills and the first token of each of them."""
         phase = stretch.phase
         if self._slots is None or self._slots[0] is not stretch:
             slots, first_slot = slots_at(self._curriculum, stretch.stop_step - 1)
@@ -167,35 +168,41 @@ class Batches:
             self._slots = (stretch, slots, at_start)
         _, slots, at_start = self._slots
         first_slot = at_start + (step - stretch.start_step) * phase.num_sequences
-        for draw in slots.draws(first_slot, phase.num_sequences):
-            name, split = self._split_of(draw.corpus)
+        rows_of: dict[Corpus, list[int]] = {}
+        positions = np.empty(phase.num_sequences, np.int64)
+        for row, draw in enumerate(slots.draws(first_slot, phase.num_sequences)):
+            rows_of.setdefault(draw.corpus, []).append(row)
+            positions[row] = draw.position
+        for corpus, rows in rows_of.items():
+            name, split = self._split_of(corpus)
             num_blocks = split.num_blocks(phase.seq_len)
             if num_blocks == 0:
-                raise ValueError(
-                    f"corpora.{draw.corpus.name}: fewer than {phase.seq_len + 1} tokens, not one block; add text."
-                )
-            epoch, place = divmod(draw.position, num_blocks)
-            key = derive_key("blocks", phase.seed, name, epoch)
-            block = int(permute(np.array([place]), num_blocks, key)[0])
-            yield draw.corpus, split, block * (phase.seq_len + 1), (block + 1) * (phase.seq_len + 1)
+                raise ValueError(f"corpora.{corpus.name}: fewer than {phase.seq_len + 1} tokens, not one block; add text.")
+            epochs, places = np.divmod(positions[rows], num_blocks)
+            blocks = np.empty(len(rows), np.int64)
+            for epoch in np.unique(epochs):
+                here = epochs == epoch
+                blocks[here] = permute(places[here], num_blocks, derive_key("blocks", phase.seed, name, int(epoch)))
+            yield corpus, split, np.array(rows), blocks * (phase.seq_len + 1)
 
     def _mixture_batch(self, stretch: Stretch, step: int) -> Batch:
         phase = stretch.phase
-        blocks = np.empty((phase.num_sequences, phase.seq_len + 1), np.int64)
+        size = phase.seq_len + 1
+        blocks = np.empty((phase.num_sequences, size), np.int64)
         weights = np.empty(phase.num_sequences, np.float32)
-        for row, (corpus, split, first, stop) in enumerate(self._blocks(stretch, step)):
-            self.drawn[corpus] = self.drawn.get(corpus, 0) + 1
-            blocks[row] = split.tokens[first:stop]
-            weights[row] = self._loss_weight(stretch, corpus)
+        for corpus, split, rows, firsts in self._blocks(stretch, step):
+            self.drawn[corpus] = self.drawn.get(corpus, 0) + len(rows)
+            weights[rows] = self._loss_weight(stretch, corpus)
+            for row, first in zip(rows, firsts, strict=True):
+                blocks[row] = split.tokens[first : first + size]
         return pack_blocks(blocks, document_mask=phase.document_mask, weights=None if np.all(weights == 1) else weights)
 
     def _loss_weight(self, stretch: Stretch, corpus: Corpus) -> float:
         """Of the phase's mixture, or of the last one that had the corpus: a draw may pay an earlier phase's debt."""
         for one in reversed(self._curriculum.stretches):
-            if one.start_step <= stretch.start_step and isinstance(one.phase.data, Mixture):
-                for part in one.phase.data.parts:
-                    if part.corpus == corpus:
-                        return float(part.loss_weight)
+            data = one.phase.data
+            if one.start_step <= stretch.start_step and not isinstance(data, Task) and corpus in data.corpora:
+                return float(data.loss_weight(corpus))
         raise AssertionError(f"{corpus.name} is in no mixture up to step {stretch.start_step}")
 
     def _items(self, stretch: Stretch, step: int) -> NDArray[np.int64]:

@@ -86,7 +86,9 @@ class TokenizedSplit:
 
     def document_at(self, token: int) -> int:
         """The document or item that token number `token` of the split belongs to."""
-        return int(np.searchsorted(self.offsets, token, side="right")) - 1
+        shard = int(np.searchsorted(self.tokens.starts, token, side="right")) - 1
+        place = np.searchsorted(self._offsets[shard], token - self.tokens.starts[shard], side="right") - 1
+        return int(self._first_documents[shard] + place)
 
     def num_blocks(self, seq_len: int) -> int:
         """Blocks of `seq_len + 1` tokens the split can be cut in (the paper's: 2,049 tokens)."""

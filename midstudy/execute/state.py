@@ -15,8 +15,7 @@ from midstudy.data.tokens import TokenizedSplit
 from midstudy.execute.stopped import StoppedError
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import State
-from midstudy.recipe.data import Dataset
-from midstudy.recipe.mixture import Mixture
+from midstudy.recipe.data import Dataset, Task
 from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, RESULT_FOLDER, Attempt, read_metrics
 from midstudy.train.placement import Placement
 from midstudy.train.ranks import ALONE, Ranks
@@ -145,9 +144,9 @@ def _run_from(checkpoint: Path | None, recipe: State, placement: Placement, rank
 
 
 def _batches(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) -> Batches:
-    data = recipe.curriculum.stretches[-1].phase.data
-    read = [part.corpus for part in data.parts] if isinstance(data, Mixture) else [data]
-    return Batches(recipe.curriculum, {identify(one): train_split(one) for one in read})
+    curriculum = recipe.curriculum
+    read = curriculum.datasets_of(curriculum.stretches[-1])
+    return Batches(curriculum, {identify(one): train_split(one) for one in read})
 
 
 def _last_step_of(attempts: list[Path]) -> int:
@@ -167,7 +166,7 @@ def _realised(recipe: State, batches: Batches, *, first_step: int, train_split: 
         ValueError: what was read since `first_step` is not what the quotas say.
     """
     phase = recipe.curriculum.stretches[-1].phase
-    if not isinstance(phase.data, Mixture):
+    if isinstance(phase.data, Task):
         return {}
     slots, begin = slots_at(recipe.curriculum, first_step)
     end = begin + (recipe.step - first_step) * phase.num_sequences
@@ -180,11 +179,10 @@ def _realised(recipe: State, batches: Batches, *, first_step: int, train_split: 
             f"mixture: sequences read since step {first_step}: {found}; the quotas say "
             f"{ ({corpus.name: number for corpus, number in owed.items()}) }. This is a bug: please report the recipe."
         )
-    base = phase.data.base.corpus if phase.data.base else None
     epochs = {}
-    for part in phase.data.parts:  # the base is read by slot number, a specialist by count
-        read = end if part.corpus == base else after.get(part.corpus, 0)
-        epochs[part.corpus.name] = round(read / max(1, train_split(part.corpus).num_blocks(phase.seq_len)), 4)
-        if epochs[part.corpus.name] > 1:
-            warnings.warn(f"{part.corpus.name} is read {epochs[part.corpus.name]:g} times over", stacklevel=2)
+    for corpus in phase.data.corpora:  # the base is read by slot number, a specialist by count
+        read = end if corpus == phase.data.base_corpus else after.get(corpus, 0)
+        epochs[corpus.name] = round(read / max(1, train_split(corpus).num_blocks(phase.seq_len)), 4)
+        if epochs[corpus.name] > 1:
+            warnings.warn(f"{corpus.name} is read {epochs[corpus.name]:g} times over", stacklevel=2)
     return {"token_shares": {corpus.name: number / end for corpus, number in after.items()}, "epochs": epochs}

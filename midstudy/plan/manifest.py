@@ -12,7 +12,6 @@ from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe.curriculum import Curriculum
 from midstudy.recipe.data import Corpus, Task
 from midstudy.recipe.decode import decode
-from midstudy.recipe.mixture import Mixture
 from midstudy.recipe.weights import Average
 
 _EXECUTION = (
@@ -126,11 +125,12 @@ def _trained(curriculum: Curriculum) -> Curriculum:
 
 
 def _specialists(curriculum: Curriculum) -> dict[Corpus, Fraction]:
-    """Shares of the mixture before fine-tuning; where an average is fine-tuned at once, the mean over its states."""
+    """Mean shares over the phase before fine-tuning; where an average is fine-tuned at once, the mean over its states."""
     weights = curriculum.start.weights
     if curriculum.stretches:
-        data = curriculum.stretches[-1].phase.data
-        return {part.corpus: part.share for part in data.specialists} if isinstance(data, Mixture) else {}
+        last = curriculum.stretches[-1]
+        data, num_steps = last.phase.data, last.stop_step - last.start_step
+        return {} if isinstance(data, Task) else {one: data.mean_share(one, num_steps) for one in data.specialist_corpora}
     shares: dict[Corpus, Fraction] = {}
     if isinstance(weights, Average):
         for state in weights.states:

@@ -1,9 +1,9 @@
 """Expands a study into stages: every shared step once, trunks milestoned where curricula part.
 
-A state is kept where a phase begins or ends, where a hold of the learning rate gives way (a longer run will leave there),
-where two curricula of the study part, where an average takes it in, and where some other study's kept state already lies.
-Each kept state is trained from the nearest kept state before it on its own past. The runs behind an average are curricula
-of the study like those of its arms.
+A state is kept where a phase begins or ends, where a segment of the learning rate that has no end gives way (a longer run
+will leave there), where two curricula of the study part, where an average takes it in, and where some other study's kept
+state already lies. Each kept state is trained from the nearest kept state before it on its own past. The runs behind an
+average are curricula of the study like those of its arms.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from midstudy.plan.first_state import average_name, behind_name, runs_alone, run
 from midstudy.plan.sharing import distinct_steps
 from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe.curriculum import Curriculum, State
-from midstudy.recipe.data import ReleasedTokenizer, TokenizedData, Tokenizer
+from midstudy.recipe.data import ReleasedTokenizer, Task, TokenizedData, Tokenizer
 from midstudy.recipe.measure import Evaluation, StateEvaluation
-from midstudy.recipe.mixture import Mixture
 from midstudy.recipe.study import CONTROL, Arm, Study
 from midstudy.recipe.weights import Average
 
@@ -164,7 +163,7 @@ class _Builder:
             self.requested.setdefault(curriculum.state_id(0), (curriculum, 0, arm))
         for stretch in curriculum.stretches:
             steps = {stretch.stop_step}
-            steps |= {s for s in curriculum.curve.ends_of_holds() if stretch.start_step < s < stretch.stop_step}
+            steps |= {s for s in curriculum.curve.ends_of_endless() if stretch.start_step < s < stretch.stop_step}
             self._request(curriculum, stretch.start_step, steps, arm)
             if stretch.start_step and stretch.phase.optimizer_state == "continue":
                 self.continued.add(curriculum.state_id(stretch.start_step))
@@ -217,12 +216,9 @@ class _Builder:
         if ancestor is not None and ancestor in self.requested:
             self.state(ancestor, kept_ids)
         phase, model = stretch.phase, curriculum.start.model
-        if isinstance(phase.data, Mixture):
-            data = [self.tokens_of(curriculum, part.corpus) for part in phase.data.parts]
-        else:
-            data = [self.tokens_of(curriculum, phase.data)]
+        data = [self.tokens_of(curriculum, one) for one in curriculum.datasets_of(stretch)]
         line = self.steps_on_line[curriculum.state_id(stretch.start_step)]
-        keeps_optimizer = isinstance(phase.data, Mixture) or identity in self.continued or any(s > step for s in line)
+        keeps_optimizer = not isinstance(phase.data, Task) or identity in self.continued or any(s > step for s in line)
         num_tokens = (step - ancestor_step) * phase.tokens_per_step
         if not self.throughput.measured(model, phase.precision):
             self.unmeasured.add(model.name)
@@ -320,7 +316,7 @@ def _describe(arm: Arm, curriculum: Curriculum, step: int, index: int) -> tuple[
         factors |= {"stage_kind": "sft", "mix": arm.mix, "weight": arm.weight, "start_step": arm.start_step}
         factors |= {"task": arm.task, "sft_seed": arm.sft_seed}
         return f"sft {arm.size} {arm.mix_label} → {arm.task} seed {arm.trunk_seed}.{arm.sft_seed}", factors
-    in_trunk = isinstance(phase.data, Mixture) and (arm.mix == CONTROL or not phase.data.specialists)
+    in_trunk = not isinstance(phase.data, Task) and (arm.mix == CONTROL or not phase.data.specialist_corpora)
     if in_trunk:
         factors |= {"stage_kind": "pretrain"}
         return f"pretrain {arm.size} seed {arm.trunk_seed} to step {step}", factors

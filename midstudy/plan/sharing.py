@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from midstudy.recipe.curriculum import Curriculum
-from midstudy.recipe.schedule import Hold
 
 
 def distinct_steps(curricula: Iterable[Curriculum]) -> int:
@@ -24,9 +23,6 @@ def distinct_steps(curricula: Iterable[Curriculum]) -> int:
             for index, segment in enumerate(segments):
                 first = max(segment.start_step, stretch.start_step)
                 last = segments[index + 1].start_step if index + 1 < len(segments) else stretch.stop_step
-                past = tuple(
-                    (s.start_step, s.lr) if isinstance(s, Hold) else (s.start_step, s) for s in segments[: index + 1]
-                )
-                key = (*line, past)
+                key = (*line, segments[: index + 1])
                 longest[key] = max(longest.get(key, 0), last - first)
     return sum(longest.values())

@@ -4,34 +4,55 @@ An experiment file builds a `Study` from these names. Recipes are hashed (`canon
 placement and lives elsewhere. This package imports nothing of the rest of midstudy.
 """
 
+from midstudy.recipe.changing_mixture import interpolated, piecewise
 from midstudy.recipe.curriculum import Curriculum, Start, State
 from midstudy.recipe.data import Corpus, ReleasedTokenizer, Source, Task, Tokenizer
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.measure import Evaluation, TokenCounts
-from midstudy.recipe.mixture import Mixture
+from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape, pythia
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.phase import Phase
-from midstudy.recipe.schedule import Constant, Cosine, LinearWarmup, WarmupStableDecay
+from midstudy.recipe.schedule import (
+    Anneal,
+    Constant,
+    Continued,
+    Cosine,
+    Exponential,
+    HoldThenLinear,
+    Linear,
+    LinearWarmup,
+    Power,
+    Sequential,
+    WarmupStableDecay,
+)
 from midstudy.recipe.study import Arm, Study
 from midstudy.recipe.weights import Average, Release
 
 __all__ = [
     "AdamW",
+    "Anneal",
     "Arm",
     "Average",
     "Constant",
+    "Continued",
     "Corpus",
     "Cosine",
     "Curriculum",
     "Evaluation",
+    "Exponential",
+    "HoldThenLinear",
+    "Linear",
     "LinearWarmup",
     "Mixture",
+    "MixtureRamp",
     "ModelShape",
     "Phase",
+    "Power",
     "RecipeError",
     "Release",
     "ReleasedTokenizer",
+    "Sequential",
     "Source",
     "Start",
     "State",
@@ -40,5 +61,7 @@ __all__ = [
     "TokenCounts",
     "Tokenizer",
     "WarmupStableDecay",
+    "interpolated",
+    "piecewise",
     "pythia",
 ]

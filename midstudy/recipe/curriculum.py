@@ -1,7 +1,8 @@
 """Curricula and their states: the paper's training sequence, and an identity that only the past can change.
 
-A curriculum is kept in normal form: phases of no steps are gone, equal neighbours are one stretch, and the learning rate
-is one curve over the curriculum's steps. The id of the state after s steps is
+A curriculum is kept in normal form: phases of no steps are gone, equal neighbours are one stretch, a mixture that has come
+to the end of its ramp is constant from there, and the learning rate is one curve over the curriculum's steps. The id of
+the state after s steps is
 
     id(s) = H(id at the start of its stretch; the stretch's phase without its end; the LR curve over the stretch, < s; s)
 
@@ -16,12 +17,12 @@ from functools import cached_property
 from typing import Any
 
 from midstudy.recipe.canonical import added_field, canonical, canonical_text, expanded, identify
-from midstudy.recipe.data import ReleasedTokenizer, Tokenizer
-from midstudy.recipe.errors import RecipeError
-from midstudy.recipe.mixture import Mixture
+from midstudy.recipe.curve import Curve
+from midstudy.recipe.data import Dataset, ReleasedTokenizer, Task, Tokenizer
+from midstudy.recipe.errors import RecipeError, inside
+from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape
 from midstudy.recipe.phase import Phase
-from midstudy.recipe.schedule import Curve
 from midstudy.recipe.weights import Average, Release
 
 
@@ -110,6 +111,8 @@ def _phase_digest(phase: Phase, *, first: bool) -> str:
 def _same_but_length(before: Phase, after: Phase, *, first: bool) -> bool:
     if after.optimizer_state != "continue" or after.data_positions != "continue":
         return False
+    if isinstance(after.data, MixtureRamp):  # it begins anew
+        return False
     if first:
         return _phase_digest(before, first=True) == _phase_digest(after, first=True)
     taken_over = dataclasses.replace(before, optimizer_state="continue", data_positions="continue")
@@ -121,7 +124,7 @@ def _check_takes_over(before: Stretch, after: Phase, stretches: tuple[Stretch, .
     if after.data_positions == "reset":
         return
     old = before.phase
-    if not isinstance(old.data, Mixture) or not isinstance(after.data, Mixture):
+    if isinstance(old.data, Task) or isinstance(after.data, Task):
         raise RecipeError(f"{path}.data_positions", found="continue", allowed="reset after a task")
     for field in ("seq_len", "seed"):
         if getattr(old, field) != getattr(after, field):
@@ -131,23 +134,38 @@ def _check_takes_over(before: Stretch, after: Phase, stretches: tuple[Stretch, .
                 allowed=f"{getattr(old, field)}, that of the phase before, while data positions continue",
                 fix='Set data_positions="reset" to begin a new order.',
             )
-    bases, specialists = set(), set()
+    bases, specialists = {after.data.base_corpus}, {*after.data.specialist_corpora}
     for stretch in reversed(stretches):
-        assert isinstance(stretch.phase.data, Mixture)
-        bases |= {stretch.phase.data.base.corpus} if stretch.phase.data.base else set()
-        specialists |= {part.corpus for part in stretch.phase.data.specialists}
+        assert not isinstance(stretch.phase.data, Task)
+        bases.add(stretch.phase.data.base_corpus)
+        specialists |= {*stretch.phase.data.specialist_corpora}
         if stretch.phase.data_positions == "reset":
             break
-    bases |= {after.data.base.corpus} if after.data.base else set()
-    specialists |= {part.corpus for part in after.data.specialists}
     if both := bases & specialists:
-        name = sorted(corpus.name for corpus in both)[0]
+        name = sorted(corpus.name for corpus in both if corpus)[0]
         raise RecipeError(
             f"{path}.data",
             found=f"corpus {name} as the base in one phase and as a specialist in another",
             allowed="one role a corpus while data positions continue",
             fix='Set data_positions="reset", or keep the role.',
         )
+
+
+def _in_normal_form(phase: Phase) -> tuple[Phase, ...]:
+    """The phase, cut where its mixture's ramp is over; a ramp that goes nowhere is its mixture."""
+    ramp = phase.data
+    if not isinstance(ramp, MixtureRamp):
+        return (phase,)
+    if ramp.goes_nowhere:
+        return (dataclasses.replace(phase, data=ramp.to_mixture),)
+    rest = dataclasses.replace(
+        phase,
+        data=ramp.to_mixture,
+        num_steps=max(0, phase.num_steps - ramp.num_steps),
+        optimizer_state="continue",
+        data_positions="continue",
+    )
+    return (dataclasses.replace(phase, num_steps=phase.num_steps - rest.num_steps), *((rest,) if rest.num_steps else ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,25 +198,32 @@ class Curriculum:
                 found=phase.seq_len,
                 allowed=f"at most the model's {self.start.model.max_seq_len} tokens",
             )
-        here = self.num_steps
         curve = self.curve
         if phase.schedule is not None:
-            curve = self.curve.then(phase.schedule.curve(), step=here)
+            with inside(f"phases.{phase.name}"):
+                curve = phase.schedule.after(self.curve, step=self.num_steps)
         elif not self.stretches:
             raise RecipeError(
                 f"phases.{phase.name}.schedule", found=None, allowed="a schedule: the first phase has none to continue"
             )
-        stretches = self.stretches
-        if not stretches:  # nothing to take over: one way to say so, hence one recipe for one id
-            phase = dataclasses.replace(phase, optimizer_state="reset", data_positions="reset")
-        if stretches:
-            _check_takes_over(stretches[-1], phase, stretches)
-        if stretches and _same_but_length(stretches[-1].phase, phase, first=len(stretches) == 1):
-            last = stretches[-1]
-            stretches = (*stretches[:-1], dataclasses.replace(last, stop_step=here + phase.num_steps))
-        else:
-            stretches = (*stretches, Stretch(phase=phase, start_step=here, stop_step=here + phase.num_steps))
-        return self._sharing_ids(Curriculum(start=self.start, stretches=stretches, curve=curve))
+        return self._followed_by(phase, curve)
+
+    def _followed_by(self, phase: Phase, curve: Curve) -> Curriculum:
+        """This curriculum and `phase` in normal form, under `curve`."""
+        longer = self
+        for part in _in_normal_form(phase):
+            here, stretches = longer.num_steps, longer.stretches
+            if not stretches:  # nothing to take over: one way to say so, hence one recipe for one id
+                part = dataclasses.replace(part, optimizer_state="reset", data_positions="reset")
+            else:
+                _check_takes_over(stretches[-1], part, stretches)
+            if stretches and _same_but_length(stretches[-1].phase, part, first=len(stretches) == 1):
+                last = stretches[-1]
+                stretches = (*stretches[:-1], dataclasses.replace(last, stop_step=here + part.num_steps))
+            else:
+                stretches = (*stretches, Stretch(phase=part, start_step=here, stop_step=here + part.num_steps))
+            longer = longer._sharing_ids(Curriculum(start=self.start, stretches=stretches, curve=curve))
+        return longer
 
     def until(self, step: int) -> Curriculum:
         """The first `step` steps; the learning-rate curve keeps its horizon.
@@ -213,7 +238,7 @@ class Curriculum:
             kept = (*kept[:-1], dataclasses.replace(kept[-1], stop_step=step))
         return Curriculum(start=self.start, stretches=kept, curve=self.curve)
 
-    def branch(self, *, start_step: int, data: Mixture, name: str) -> Curriculum:
+    def branch(self, *, start_step: int, data: Mixture | MixtureRamp, name: str) -> Curriculum:
         """Leave at `start_step` with a new mixture and go on to the same end: midtraining.
 
         The optimizer's state, the learning-rate curve and the data positions continue; batch, precision and seed are those
@@ -240,9 +265,7 @@ class Curriculum:
         )
         head = self.until(start_step)
         if not head.stretches:  # from the very start: the trunk's schedule is this phase's own
-            phase = dataclasses.replace(phase, optimizer_state="reset", data_positions="reset")
-            first = Stretch(phase=phase, start_step=0, stop_step=self.num_steps)
-            return Curriculum(start=self.start, stretches=(first,), curve=self.curve)
+            return head._followed_by(phase, self.curve)
         return head.then(phase)
 
     @property
@@ -276,6 +299,19 @@ class Curriculum:
         """`longer`, knowing the ids of its past: a grid grows thousands of arms from one trunk."""
         longer.__dict__["_ids"] = {**self._ids, self.num_steps: self.state_id(self.num_steps)}
         return longer
+
+    def datasets_of(self, stretch: Stretch) -> tuple[Dataset, ...]:
+        """What the updates of a stretch may read: its own data, and specialists of the phases whose data positions it
+        continues, since its first draws may still be owed to them."""
+        found = dict.fromkeys(stretch.phase.datasets)
+        following = stretch
+        for earlier in reversed([one for one in self.stretches if one.start_step < stretch.start_step]):
+            if following.phase.data_positions == "reset":
+                break
+            assert not isinstance(earlier.phase.data, Task)
+            found |= dict.fromkeys(earlier.phase.data.specialist_corpora)
+            following = earlier
+        return tuple(found)
 
     def phase_id(self, stretch: Stretch) -> str:
         """Digest of a stretch's phase as the states in it see it: without its end and its schedule."""

@@ -7,35 +7,36 @@ from fractions import Fraction
 from typing import Any
 
 from midstudy.recipe.curriculum import Curriculum, Start, State, Stretch
+from midstudy.recipe.curve import Curve, HalfLife, Hold, PowerLaw, Ramp
 from midstudy.recipe.data import Corpus, ReleasedTokenizer, Source, Task, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.measure import Evaluation, StateEvaluation, TokenCounts
-from midstudy.recipe.mixture import Mixture, Share
+from midstudy.recipe.mixture import Mixture, MixtureRamp, Share
 from midstudy.recipe.model import ModelShape
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.phase import Phase
-from midstudy.recipe.schedule import Constant, Cosine, Curve, Hold, LinearWarmup, Ramp, WarmupStableDecay
+from midstudy.recipe.schedule import (
+    Anneal,
+    Constant,
+    Continued,
+    Cosine,
+    Exponential,
+    HoldThenLinear,
+    Linear,
+    LinearWarmup,
+    Power,
+    Sequential,
+    WarmupStableDecay,
+)
 from midstudy.recipe.weights import Average, Release
 
 _CLASSES = {
     cls.__name__: cls
     for cls in (
-        *(
-            AdamW,
-            Constant,
-            Corpus,
-            Cosine,
-            Curriculum,
-            Curve,
-            Evaluation,
-            Hold,
-            LinearWarmup,
-            Mixture,
-            ModelShape,
-            Phase,
-        ),
-        *(Ramp, Share, Source, Start, State, StateEvaluation, Stretch, Task, TokenCounts, TokenizedData, Tokenizer),
-        *(WarmupStableDecay, Average, Release, ReleasedTokenizer),
+        *(AdamW, Anneal, Average, Constant, Continued, Corpus, Cosine, Curriculum, Curve, Evaluation, Exponential, HalfLife),
+        *(Hold, HoldThenLinear, Linear, LinearWarmup, Mixture, MixtureRamp, ModelShape, Phase, Power, PowerLaw, Ramp),
+        *(Release, ReleasedTokenizer, Sequential, Share, Source, Start, State, StateEvaluation, Stretch, Task, TokenCounts),
+        *(TokenizedData, Tokenizer, WarmupStableDecay),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Mixtures: exact token shares over corpora.
+"""Mixtures: exact token shares over corpora, constant or going linearly from one to another.
 
 One corpus may be the base: it is read by slot position, so every arm that keeps a slot reads the same text there. The
 others are specialists: a specialist draw replaces the base's slot and advances its own corpus by count. Shares are exact
@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 from midstudy.recipe.canonical import added_field, canonical_text
 from midstudy.recipe.data import Corpus
-from midstudy.recipe.errors import RecipeError
+from midstudy.recipe.errors import RecipeError, require_positive
 
 
 def exact_share(path: str, value: float | int | str | Fraction) -> Fraction:
@@ -126,3 +127,103 @@ class Mixture:
     @property
     def parts(self) -> tuple[Share, ...]:
         return ((self.base,) if self.base else ()) + self.specialists
+
+    @property
+    def base_corpus(self) -> Corpus | None:
+        """The corpus that is read by slot position, if there is one."""
+        return self.base.corpus if self.base else None
+
+    @property
+    def specialist_corpora(self) -> tuple[Corpus, ...]:
+        return tuple(part.corpus for part in self.specialists)
+
+    @property
+    def corpora(self) -> tuple[Corpus, ...]:
+        """Every corpus that is read, the base first."""
+        return tuple(part.corpus for part in self.parts)
+
+    def mean_share(self, corpus: Corpus, num_steps: int) -> Fraction:
+        """The corpus's share over the first `num_steps` steps; 0 where it is not read."""
+        return self._shares.get(corpus, Fraction(0))
+
+    def loss_weight(self, corpus: Corpus) -> Fraction:
+        """What a token of a corpus of this mixture weighs in the loss."""
+        return self._loss_weights[corpus]
+
+    @cached_property
+    def _shares(self) -> dict[Corpus, Fraction]:
+        return {part.corpus: part.share for part in self.parts}
+
+    @cached_property
+    def _loss_weights(self) -> dict[Corpus, Fraction]:
+        return {part.corpus: part.loss_weight for part in self.parts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureRamp:
+    """Shares that go linearly from one mixture to another over `num_steps` steps, beginning at the phase's first.
+
+    The share in force during update j is its mean over that update, so that the whole ramp draws exactly the mean of its
+    ends. A phase that is longer than its ramp stays at `to_mixture`. The length sets the slope and is identity.
+    """
+
+    from_mixture: Mixture
+    to_mixture: Mixture
+    num_steps: int
+
+    def __post_init__(self) -> None:
+        require_positive("mixture.num_steps", self.num_steps, unit="steps")
+        before, after = self.from_mixture.base_corpus, self.to_mixture.base_corpus
+        if before and after and before != after:
+            raise RecipeError(
+                "mixture.to_mixture.base",
+                found=f"{after.name}, with {before.name} in from_mixture",
+                allowed="one base for both ends of a ramp",
+                fix="Make one of the two a specialist.",
+            )
+        if self.base_corpus in self.specialist_corpora:
+            raise RecipeError(
+                "mixture.to_mixture",
+                found=f"{self.corpora[0].name} as the base at one end and as a specialist at the other",
+                allowed="one role a corpus",
+            )
+        for corpus in self.from_mixture.corpora:
+            if corpus in self.to_mixture.corpora:
+                weights = [float(end.loss_weight(corpus)) for end in (self.from_mixture, self.to_mixture)]
+                if weights[0] != weights[1]:
+                    raise RecipeError(
+                        f"mixture.to_mixture.loss_weights.{corpus.name}",
+                        found=f"{weights[1]:g}, with {weights[0]:g} in from_mixture",
+                        allowed="one loss weight a corpus along a ramp",
+                        fix="The heaviest corpus of a mixture weighs 1: give both ends the same heaviest corpus.",
+                    )
+
+    @property
+    def base_corpus(self) -> Corpus | None:
+        """The corpus that is read by slot position, if there is one."""
+        return self.from_mixture.base_corpus or self.to_mixture.base_corpus
+
+    @property
+    def specialist_corpora(self) -> tuple[Corpus, ...]:
+        both = {*self.from_mixture.specialist_corpora, *self.to_mixture.specialist_corpora}
+        return tuple(sorted(both, key=canonical_text))
+
+    @property
+    def corpora(self) -> tuple[Corpus, ...]:
+        """Every corpus that is read, the base first."""
+        return ((self.base_corpus,) if self.base_corpus else ()) + self.specialist_corpora
+
+    def mean_share(self, corpus: Corpus, num_steps: int) -> Fraction:
+        """The corpus's share over the first `num_steps` steps of the ramp, exactly; at 0 steps, the share it begins at."""
+        assert 0 <= num_steps <= self.num_steps
+        before, after = (mixture.mean_share(corpus, 0) for mixture in (self.from_mixture, self.to_mixture))
+        return before + (after - before) * Fraction(num_steps, 2 * self.num_steps)
+
+    def loss_weight(self, corpus: Corpus) -> Fraction:
+        """What a token of a corpus of either end weighs in the loss, all along the ramp."""
+        return (self.from_mixture if corpus in self.from_mixture.corpora else self.to_mixture).loss_weight(corpus)
+
+    @property
+    def goes_nowhere(self) -> bool:
+        """Both ends are one mixture."""
+        return canonical_text(self.from_mixture) == canonical_text(self.to_mixture)

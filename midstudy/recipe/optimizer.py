@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from midstudy.recipe.canonical import added_field
-from midstudy.recipe.errors import RecipeError
+from midstudy.recipe.errors import RecipeError, require_choice
+
+DECAYED = ("all", "matrices")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """AdamW with decoupled weight decay on every parameter, as the paper trains (one parameter group).
+    """AdamW with decoupled weight decay.
 
-    `clip_norm` is the largest global gradient norm; 0 turns clipping off.
+    `clip_norm` is the largest global gradient norm; 0 turns clipping off. `decayed` says which parameters decay: `all`, as
+    the paper trains (one parameter group), or `matrices`, those of two or more dimensions, not biases and norms.
     """
 
     beta1: float
@@ -29,3 +32,4 @@ class AdamW:
         for field in ("weight_decay", "clip_norm", "epsilon"):
             if getattr(self, field) < 0:
                 raise RecipeError(f"optimizer.{field}", found=getattr(self, field), allowed="a number of at least 0")
+        require_choice("optimizer.decayed", self.decayed, DECAYED)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import added_field, label_field
-from midstudy.recipe.data import Task
+from midstudy.recipe.data import Dataset, Task
 from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_positive
-from midstudy.recipe.mixture import Mixture
+from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.schedule import Schedule
 
@@ -37,7 +37,7 @@ class Phase:
     """
 
     name: str = label_field()
-    data: Mixture | Task
+    data: Mixture | MixtureRamp | Task
     loss: str
     num_steps: int
     num_sequences: int
@@ -55,8 +55,8 @@ class Phase:
 
     def __post_init__(self) -> None:
         path = f"phases.{self.name}"
-        if not isinstance(self.data, Mixture | Task):
-            raise RecipeError(f"{path}.data", found=self.data, allowed="a Mixture of corpora or a Task")
+        if not isinstance(self.data, Mixture | MixtureRamp | Task):
+            raise RecipeError(f"{path}.data", found=self.data, allowed="a Mixture of corpora, a MixtureRamp or a Task")
         if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 0:
             raise RecipeError(f"{path}.num_steps", found=self.num_steps, allowed="a whole number of steps, at least 0")
         require_positive(f"{path}.num_sequences", self.num_sequences, unit="sequences")
@@ -65,7 +65,7 @@ class Phase:
         require_choice(f"{path}.precision", self.precision, PRECISIONS)
         require_choice(f"{path}.optimizer_state", self.optimizer_state, TAKE_OVER)
         require_choice(f"{path}.data_positions", self.data_positions, TAKE_OVER)
-        if isinstance(self.data, Mixture) and self.loss != "all_tokens":
+        if not isinstance(self.data, Task) and self.loss != "all_tokens":
             raise RecipeError(f"{path}.loss", found=self.loss, allowed="all_tokens for a mixture of corpora")
         require_flag(f"{path}.document_mask", self.document_mask)
         if isinstance(self.data, Task) and self.document_mask:
@@ -97,3 +97,8 @@ class Phase:
     def tokens_per_step(self) -> int:
         """Tokens of the global batch, padding included."""
         return self.num_sequences * self.seq_len
+
+    @property
+    def datasets(self) -> tuple[Dataset, ...]:
+        """What is read: the mixture's corpora, or the task."""
+        return (self.data,) if isinstance(self.data, Task) else self.data.corpora

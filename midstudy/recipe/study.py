@@ -16,7 +16,6 @@ from midstudy.recipe.curriculum import Curriculum, State
 from midstudy.recipe.data import Dataset, Tokenizer
 from midstudy.recipe.errors import RecipeError, require_choice
 from midstudy.recipe.measure import Evaluation, TokenCounts
-from midstudy.recipe.mixture import Mixture
 from midstudy.recipe.weights import Average
 
 CONTROL = "control"
@@ -178,7 +177,4 @@ def _datasets_of(curriculum: Curriculum) -> Iterator[Dataset]:
         for state in start.weights.states:
             yield from _datasets_of(state.curriculum)
     for stretch in curriculum.stretches:
-        if isinstance(stretch.phase.data, Mixture):
-            yield from (part.corpus for part in stretch.phase.data.parts)
-        else:
-            yield stretch.phase.data
+        yield from stretch.phase.datasets
