@@ -3,14 +3,15 @@
 Hypothesis. A code mix on top of a released checkpoint lowers the loss after fine-tuning on code, against as many steps of
 general text from the same checkpoint; the earlier the checkpoint, the more, as earlier start steps do in the paper
 ("Midtraining Bridges Pretraining and Posttraining Distributions", arXiv 2510.14865). The mean of the last states of the
-midtraining is no worse than its end (OLMo-core's `ModelMergeCallback` averages last states, OLMo 2 the seeds of an anneal).
+midtraining is no worse than its end (OLMo-core's `ModelMergeCallback` averages last states, outside the decay; OLMo 2
+averages the seeds of an anneal). Here the last states lie within the decay, which leaves averaging least to do.
 
 Mirrors. The paper's code mix and its timing ablation, with a released Pythia as the trunk: one study a step of the release.
 General text here is not what the release was trained on. The control reads the same general text for as many steps, so
 that midtraining is told from mere further training.
 
-Expected cost. With an exported micro model as the release, 170 CPU-seconds. With pythia-70m at batch 16 × 128, an hour of
-one CPU core; raise `num_sequences` and `seq_len` on a GPU.
+Expected cost. With an exported micro model as the release, 210 CPU-seconds; with pythia-70m, about an hour of one CPU core.
+Raise `num_sequences` and `seq_len` on a GPU.
 
     midstudy export "pretrain micro seed 0 to step 157" --to hf --output trunk157
     midstudy run experiments/released_start.py --set release=trunk157 --set release_step=157 --set peak_lr=1e-3

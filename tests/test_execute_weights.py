@@ -197,16 +197,19 @@ def test_fine_tuning_alone_needs_weights_to_begin_from(text):
 
 
 def averaging(text: Path, **changes) -> Study:
-    """The small study, with the last three states of its control and the ends of two branches averaged and fine-tuned."""
+    """The small study, with the last states of its control, the ends of its two branches and the last states of one of them
+    averaged and fine-tuned."""
     study = small_study(text, starts=(3, 6), **changes)
     control, early, late = study.arms
     last = Average.last(control.curriculum.until(12), num_states=3, every_steps=2)
+    branch = Average.last(early.curriculum.until(12), num_states=2, every_steps=1)
     ends = Average.of(early.curriculum.state(12), late.curriculum.state(12))
     return replaced(
         study,
         *study.arms,
         restarted(control, Start.averaged(last), sft_seed=8),
-        dataclasses.replace(restarted(early, Start.averaged(ends), sft_seed=8), start_step=3),
+        restarted(early, Start.averaged(ends), sft_seed=8),
+        restarted(early, Start.averaged(branch), sft_seed=8, mix="code_averaged"),
     )
 
 
@@ -219,13 +222,14 @@ def averaged(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stor
 def test_averages_share_the_runs_that_they_average(averaged):
     store, plan = averaged
     assert store.published(plan.stages) == set(plan.stages)
-    # One trunk of 12 steps with its milestones, two branches of 9 and 6, five times fine-tuning: nothing twice.
-    assert plan.total_steps == plan.lower_bound_steps == 12 + 9 + 6 + 5 * 4
-    assert plan.unshared_steps == 3 * 16 + (12 + 4) + (12 + 12 + 4)
+    # One trunk of 12 steps with its milestones, two branches of 9 and 6, six times fine-tuning: nothing twice.
+    assert plan.total_steps == plan.lower_bound_steps == 12 + 9 + 6 + 6 * 4
+    assert plan.unshared_steps == 3 * 16 + (12 + 4) + (12 + 12 + 4) + (12 + 4)
     labels = {stage.label for stage in plan.stages.values() if stage.factors["stage_kind"] == "average"}
     assert labels == {
         "average of 3 states: pretrain nano seed 0 to step 8, 10, 12",
         "average of 2 states: midtrain nano code50@3 seed 0 to step 12; midtrain nano code50@6 seed 0 to step 12",
+        "average of 2 states: midtrain nano code50@3 seed 0 to step 11, 12",
     }
     assert [s.factors["step"] for s in plan.stages.values() if s.label.startswith("pretrain")] == [3, 6, 8, 10, 12]
 
@@ -245,7 +249,7 @@ def test_an_average_is_the_mean_of_the_published_weights(averaged):
 
 def test_the_row_of_an_averaged_arm_says_what_its_states_were_trained_on(averaged):
     rows = manifest_of(averaged[1], command="")["arms"]
-    control, ends = rows[3], rows[4]
+    control, ends, _ = rows[3:]
     assert (control["pretrain_tokens"], control["specialists"]) == (12 * 4 * 32, {})
     assert (ends["specialists"], ends["start_fraction"]) == ({"code": 0.5}, 0.25)
     assert ends["specialist_tokens"] == 18 * 32
@@ -256,8 +260,8 @@ def test_an_average_added_to_a_finished_study_trains_only_what_no_kept_state_cov
     first = run_missing(store, small_study(text, starts=(3, 6)))
     second = run_missing(store, averaging(text))
     assert first.stages.keys() <= second.stages.keys()
-    # States 8 and 10 of the trunk from the kept one at 6, and fine-tuning twice.
-    assert sum(stage.num_steps for stage in second.missing) == 4 + 2 * 4
+    # States 8 and 10 of the trunk from the kept one at 6, 11 of the branch from its first, and fine-tuning three times.
+    assert sum(stage.num_steps for stage in second.missing) == 4 + 8 + 3 * 4
 
 
 def test_training_goes_on_from_an_average_and_an_average_may_take_it_in(text, tmp_path):

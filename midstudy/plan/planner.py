@@ -168,6 +168,24 @@ class _Builder:
             if stretch.start_step and stretch.phase.optimizer_state == "continue":
                 self.continued.add(curriculum.state_id(stretch.start_step))
 
+    def request_behind(self) -> None:
+        """Ask for the states that averages take in: as those of an arm that passes there, which names them, or else as those
+        of a run that no arm has."""
+        behind = {run.state_id(run.num_steps): (run, arm) for arm in self.study.arms for run in runs_behind(arm.curriculum)}
+        passing: dict[str, dict[str, Arm]] = {}
+        for arm in self.study.arms if behind else ():
+            for stretch in arm.curriculum.stretches:
+                line, end = arm.curriculum.state_id(stretch.start_step), arm.curriculum.state_id(stretch.stop_step)
+                passing.setdefault(line, {}).setdefault(end, arm)
+        for identity, (run, arm) in behind.items():
+            step, line_step = run.num_steps, run.stretches[-1].start_step if run.stretches else 0
+            for owner in passing.get(run.state_id(line_step), {}).values() if step else ():
+                if step <= owner.curriculum.num_steps and owner.curriculum.state_id(step) == identity:
+                    self._request(owner.curriculum, line_step, {step}, owner)
+                    break
+            else:
+                self.request_states(arm, run)
+
     def request_partings(self) -> None:
         """Ask for the states, inside a stretch, after which the study's learning-rate curves part."""
         starts: dict[str, set[int]] = {}
@@ -345,12 +363,7 @@ def make_plan(
     builder = _Builder(study=study, throughput=throughput, kept=kept)
     for arm in study.arms:
         builder.request_states(arm, arm.curriculum)
-    behind: dict[str, tuple[Arm, Curriculum]] = {}
-    for arm in study.arms:
-        for run in runs_behind(arm.curriculum):
-            behind.setdefault(run.state_id(run.num_steps), (arm, run))
-    for arm, run in behind.values():
-        builder.request_states(arm, run)
+    builder.request_behind()
     builder.request_partings()
     builder.published = published(builder.requested)
     arms = []
