@@ -77,7 +77,7 @@ def test_model() -> None:
     loss = model.scaled_loss(ids[:, :-1], ids[:, 1:], scale=1 / 62)
     loss.backward()
     assert loss.item() == pytest.approx(6.5942335, rel=1e-5)
-    gradient = model.blocks[0].qkv.weight.grad
+    gradient = dict(model.named_parameters())["blocks.0.qkv.weight"].grad
     assert gradient is not None
     assert gradient.norm().item() == pytest.approx(0.27019563, rel=1e-4)
 
