@@ -426,14 +426,14 @@ def _items_table(title: str, items: Sequence[Item]) -> str:
     sizes: Counter[str] = Counter()
     for item in items:
         sizes[item.reason] += item.num_bytes
-    lines = [f"{title}: {_megabytes(sizes.total())}"]
+    lines = [f"{title}: {_size(sizes.total())}"]
     for reason, num_bytes in sizes.most_common():
-        lines.append(f"  {_megabytes(num_bytes):>12}  {numbers[reason]:>6,}  {reason}")
+        lines.append(f"  {_size(num_bytes):>12}  {numbers[reason]:>6,}  {reason}")
     return "\n".join(lines)
 
 
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.1f} MB"
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
 
 
 def _resume_point(attempts: Sequence[Path]) -> Path | None:

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ from midstudy.plan.planner import Plan
 from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe import Curriculum
 from midstudy.recipe.canonical import identify
+from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import TokenizedData
 from midstudy.store.attempt import read_metrics
 from midstudy.store.store import Store
@@ -132,98 +134,120 @@ def test_any_pieces_and_any_micro_batches_read_the_same_batches(
 # -- killed -----------------------------------------------------------------------------------------------------------
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGKILL)
-SOON_S = 60.0
+SOON_S = 120.0
 
 
-@dataclass
-class Killed:
-    """Makes stages in real job processes, as the local launcher starts them, and interrupts them on the way."""
+def submit(store: Store, launcher: LocalLauncher, *stages: Stage) -> Job:
+    """Start a job that makes these stages."""
+    for stage in stages:
+        store.request(stage)
+    job = Job(
+        name=job_name(stages[0].id),
+        study="small",
+        stages=tuple(JobStage(id=one.id, start_from=one.start_from, keeps_optimizer=one.keeps_optimizer) for one in stages),
+        backend="local",
+        placement=Placement(),
+        entry=launcher.entry,
+        driver=this_process(),
+    )
+    write_job(store, job)
+    launcher.submit(job)
+    return job
 
-    store: Store
-    plan: Plan
-    random: random.Random
-    interruptions: dict[str, int] = field(default_factory=dict)
 
-    def start(self, launcher: LocalLauncher, stage: Stage) -> Job:
-        self.store.request(stage)
-        job = Job(
-            name=job_name(stage.id),
-            study="small",
-            stages=(JobStage(id=stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer),),
-            backend="local",
-            placement=Placement(),
-            entry=launcher.entry,
-            driver=this_process(),
-        )
-        write_job(self.store, job)
-        launcher.submit(job)
-        return job
+def wait(store: Store, launcher: LocalLauncher, job: Job) -> None:
+    """Wait until a job has ended, and write down for it how, as its driver would."""
+    until = time.monotonic() + SOON_S
+    while not launcher.poll([job]):
+        assert time.monotonic() < until, "the job does not end"
+        time.sleep(0.003)
+    if job_end(store, job.name) is None:
+        write_end(store, job.name, "gone")
 
-    def wait(self, launcher: LocalLauncher, job: Job) -> None:
-        until = time.monotonic() + SOON_S
-        while not launcher.poll([job]):
-            assert time.monotonic() < until, "the job does not end"
-            time.sleep(0.002)
-        if job_end(self.store, job.name) is None:
-            write_end(self.store, job.name, "gone")
 
-    def finish(self, launcher: LocalLauncher, stage: Stage) -> None:
-        job = self.start(launcher, stage)
-        self.wait(launcher, job)
-        assert self.store.has(stage.id), self.store.failure(stage.id)
+class Victim:
+    """A stage that is made by real job processes, as the local launcher starts them, and interrupted on the way.
 
-    def attempt(self, launcher: LocalLauncher, stage: Stage, job: Job) -> Path | None:
-        """The folder of the job's attempt, once it is there; none where the job ended before."""
+    Args:
+        entry: function of `interruptible_execute`.
+    """
+
+    def __init__(self, store: Store, stage: Stage, *, entry: str, seed: int) -> None:
+        self.store, self.stage, self.random = store, stage, random.Random(seed)
+        self.launcher = LocalLauncher(store, entry=f"interruptible_execute:{entry}", grace_s=1.0)
+        self.saves_every_step = entry == "every_step"
+        self.interruptions: Counter[str] = Counter()
+
+    def make(self, num_interruptions: int) -> Counter[str]:
+        """Interrupt the stage so often, and let it go to its end; returns how often each signal ended an attempt."""
+        try:
+            if isinstance(self.stage.recipe, State):
+                self.interrupt_training(self.stage.recipe.step, num_interruptions)
+            else:
+                self.interrupt_evaluation(num_interruptions)
+            if not self.store.has(self.stage.id):
+                wait(self.store, self.launcher, submit(self.store, self.launcher, self.stage))
+            assert self.store.has(self.stage.id), self.store.failure(self.stage.id)
+        finally:
+            mine = [job for job in unended_jobs(self.store) if self.stage.id in job.stage_ids]
+            self.launcher.cancel([job for job in mine if is_live(self.store, job)])
+        return self.interruptions
+
+    def interrupt_training(self, last: int, num_interruptions: int) -> None:
+        """Once in every piece of the stage, so that each attempt goes on a little; some at their begin, one at the end."""
+        first = last - self.stage.num_steps
+        for number in range(num_interruptions - 1):
+            step = first + int((number + self.random.random()) * 0.95 * self.stage.num_steps / num_interruptions)
+            at_once = number % 5 == 4
+            self.interrupt(SIGNALS[number % 3], at_step=None if at_once else step, within_s=0.1 if at_once else 0.03)
+        self.interrupt(signal.SIGKILL, at_step=last, within_s=0.02)
+
+    def interrupt_evaluation(self, num_interruptions: int) -> None:
+        """Nothing of an evaluation is saved, so it begins anew each time."""
+        for number in range(num_interruptions):
+            if not self.store.has(self.stage.id):
+                self.interrupt(SIGNALS[number % 3], at_step=None, within_s=0.5)
+
+    def interrupt(self, number: signal.Signals, *, at_step: int | None, within_s: float) -> None:
+        """Start the stage; once it has logged `at_step`, or has begun, send a signal at a random moment of `within_s`."""
+        job = submit(self.store, self.launcher, self.stage)
         process = job_process(self.store, job.name)
         assert process is not None
-        while not launcher.poll([job]):
-            for folder in self.store.former_attempts(stage.id):
-                if f"-{process.pid}-" in folder.name:
-                    return folder
-            time.sleep(0.003)
-        return None
-
-    def interrupt(
-        self, launcher: LocalLauncher, stage: Stage, number: signal.Signals, *, at_step: int | None, within_s: float
-    ) -> None:
-        """Start the stage, and send a signal soon after it logged `at_step`, or after it began; then look at what is left.
-
-        Soon: at a random moment of the next `within_s` seconds.
-        """
-        job = self.start(launcher, stage)
-        folder = self.attempt(launcher, stage, job)
-        while folder is not None and at_step is not None and last_step(folder) < at_step and not launcher.poll([job]):
+        attempt = None
+        while not self.launcher.poll([job]):
+            attempt = attempt or self.attempt_of(process.pid)
+            if attempt is not None and (at_step is None or last_logged(attempt) >= at_step):
+                break
             time.sleep(0.003)
         time.sleep(self.random.uniform(0, within_s))
-        process = job_process(self.store, job.name)
-        assert process is not None
         process.signal_session(number)
-        self.wait(launcher, job)
-        assert self.store.failure(stage.id) is None
-        if self.store.has(stage.id):  # it was quicker
+        wait(self.store, self.launcher, job)
+        assert self.store.failure(self.stage.id) is None
+        if self.store.has(self.stage.id):  # it was quicker
             return
-        self.interruptions[number.name] = self.interruptions.get(number.name, 0) + 1
+        self.interruptions[number.name] += 1
         assert job_end(self.store, job.name) == ("gone" if number == signal.SIGKILL else "stopped")
-        if stage.kind == "state":
-            self.look_at_what_is_lost(stage, number, every_step=launcher.entry.endswith("every_step"))
+        if isinstance(self.stage.recipe, State):
+            self.check_what_is_lost(number, first=self.stage.recipe.step - self.stage.num_steps)
 
-    def look_at_what_is_lost(self, stage: Stage, number: signal.Signals, *, every_step: bool) -> None:
-        attempts = self.store.former_attempts(stage.id)
+    def attempt_of(self, pid: int) -> Path | None:
+        return next((one for one in self.store.former_attempts(self.stage.id) if f"-{pid}-" in one.name), None)
+
+    def check_what_is_lost(self, number: signal.Signals, *, first: int) -> None:
+        """What the next attempt computes again: at most one checkpoint interval after SIGKILL, no whole step otherwise."""
+        attempts = self.store.former_attempts(self.stage.id)
         latest = latest_valid(*(attempt / "checkpoints" for attempt in attempts))
-        start = stage.recipe.step - stage.num_steps  # type: ignore[union-attr]
-        saved = int(latest.name.removeprefix("step-")) if latest else start
-        lost = sorted(
-            line["step"] for line in read_metrics(attempts[0] / "result" / "metrics.jsonl") if line["step"] > saved
-        )
-        if number != signal.SIGKILL:  # the step in progress is not logged
+        saved = int(latest.name.removeprefix("step-")) if latest else first
+        lost = [line["step"] for line in read_metrics(attempts[0] / "result" / "metrics.jsonl") if line["step"] > saved]
+        if number != signal.SIGKILL:
             assert lost == []
-        elif every_step:  # a step is logged, saved, and only then the next begun
+        elif self.saves_every_step:  # a step is logged, saved, and only then the next begun
             assert len(lost) <= 1
         else:  # between reports, every tenth step, a line is logged only where a checkpoint is about to be written
             assert len([step for step in lost if step % 10]) <= 1
 
 
-def last_step(attempt: Path) -> int:
+def last_logged(attempt: Path) -> int:
     return max((line["step"] for line in read_metrics(attempt / "result" / "metrics.jsonl")), default=-1)
 
 
@@ -233,99 +257,48 @@ def long_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("long text")
     write_text(folder)
     draw = random.Random(1)
-    rows = ({"text": " ".join(draw.choices(WORDS, k=60)) + "."} for _ in range(8000))
+    rows = ({"text": " ".join(draw.choices(WORDS, k=60)) + "."} for _ in range(4000))
     write_split(folder / "general", "test", rows)
     return folder
 
 
-@pytest.fixture
-def tests_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the jobs find `interruptible_execute`, and this very tree."""
-    tests = Path(__file__).parent
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tests), str(tests.parent)]))
-
-
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # three minutes on two idle cores; most of it is the import of torch, once a job
 def test_killed_at_random_moments_every_stage_ends_as_if_it_had_been_left_alone(
-    long_text: Path, tmp_path: Path, tests_on_path: None
+    long_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = small_study(long_text, total_steps=700, starts=(100,), sft_steps=400, test_items=20_000)
-    calm = Store.open(tmp_path / "calm" / "store", create=True)
-    plan = plan_in(calm, study)
-    undisturbed = Killed(calm, plan, random.Random())
-    wanted = wanted_stages(plan)
+    tests = Path(__file__).parent  # where the jobs find `interruptible_execute`, and this very tree
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tests), str(tests.parent)]))
+    calm, store = (Store.open(tmp_path / name / "store", create=True) for name in ("calm", "killed"))
+    plan = plan_in(calm, small_study(long_text, total_steps=700, starts=(100,), sft_steps=400, test_items=20_000))
+    stages = chosen_stages(plan)
     data = [stage for stage in plan.missing if stage.kind in ("tokenizer", "tokens")]
+    launcher = LocalLauncher(calm)
+    wait(calm, launcher, submit(calm, launcher, *data, *stages.values()))
+    assert len(calm.published(stage.id for stage in stages.values())) == len(stages)
 
-    def launcher(store: Store, how: str) -> LocalLauncher:
-        return LocalLauncher(store, entry=f"interruptible_execute:{how}", grace_s=1.0)
-
-    everything = Job(
-        name=job_name(data[0].id),
-        study="small",
-        stages=tuple(
-            JobStage(id=one.id, start_from=one.start_from, keeps_optimizer=one.keeps_optimizer)
-            for one in (*data, *wanted.values())
-        ),
-        backend="local",
-        placement=Placement(),
-        entry="midstudy.execute.stage:execute_stage",
-        driver=this_process(),
-    )
-    for stage in (*data, *wanted.values()):
-        calm.request(stage)
-    write_job(calm, everything)
-    real = LocalLauncher(calm)
-    real.submit(everything)
-    undisturbed.wait(real, everything)
-    assert calm.published(one.id for one in wanted.values()) == {one.id for one in wanted.values()}
-
-    store = Store.open(tmp_path / "killed" / "store", create=True)
     for stage in data:
         shutil.copytree(calm.paths.stage(stage.id), store.paths.stage(stage.id))
-
-    def make(name: str, how: str, number_of_kills: int, seed: int) -> dict[str, int]:
-        stage, killed, draw = wanted[name], Killed(store, plan, random.Random(seed)), random.Random(seed)
-        mine = launcher(store, how)
-        try:
-            if stage.kind == "state":
-                start = stage.recipe.step - stage.num_steps  # type: ignore[union-attr]
-                for kill in range(number_of_kills):
-                    # One in every piece of the stage, so that each goes on a little; some as soon as it begins.
-                    step = start + int((kill + draw.random()) * 0.95 * stage.num_steps / number_of_kills)
-                    signal_ = SIGNALS[kill % 3]
-                    if kill % 5 == 4:
-                        killed.interrupt(mine, stage, signal_, at_step=None, within_s=0.1)
-                    else:
-                        killed.interrupt(mine, stage, signal_, at_step=step, within_s=0.03)
-                killed.interrupt(mine, stage, signal.SIGKILL, at_step=stage.recipe.step, within_s=0.02)  # type: ignore[union-attr]
-            else:
-                for kill in range(number_of_kills):
-                    killed.interrupt(mine, stage, SIGNALS[kill % 3], at_step=None, within_s=1.0)
-            if not store.has(stage.id):
-                killed.finish(mine, stage)
-        finally:
-            mine.cancel([job for job in unended_jobs(store) if stage.id in job.stage_ids and is_live(store, job)])
-        return killed.interruptions
-
-    waves: list[list[tuple[str, str, int]]] = [
-        [("trunk", "every_step", 11)],
-        [("trunk's end", "every_50_ms", 13), ("branch", "every_50_ms", 13)],
-        [("sft", "every_step", 12), ("evaluation", "every_step", 8)],
-    ]
-    counts: dict[str, int] = {}
-    for wave in waves:
-        with ThreadPoolExecutor(len(wave)) as side_by_side:
-            futures = [side_by_side.submit(make, *one, seed=number) for number, one in enumerate(wave)]
-            for future in futures:
-                for name, number in future.result().items():
-                    counts[name] = counts.get(name, 0) + number
-    assert sum(counts.values()) >= 50, counts
-    assert min(counts[name.name] for name in SIGNALS) >= 12, counts
-    for name, stage in wanted.items():
+    counts: Counter[str] = Counter()
+    for side_by_side in (
+        [("trunk", "every_step", 12)],
+        [("trunk's end", "every_50_ms", 14), ("branch", "every_50_ms", 14)],
+        [("sft", "every_step", 14), ("evaluation", "every_step", 8)],
+    ):
+        with ThreadPoolExecutor() as threads:
+            victims = [
+                threads.submit(Victim(store, stages[name], entry=entry, seed=seed).make, number)
+                for seed, (name, entry, number) in enumerate(side_by_side)
+            ]
+            for victim in victims:
+                counts.update(victim.result())
+    assert counts.total() >= 50, counts
+    assert min(counts[number.name] for number in SIGNALS) >= 12, counts
+    for name, stage in stages.items():
         assert_same(store, calm, stage, name)
 
 
-def wanted_stages(plan: Plan) -> dict[str, Stage]:
+def chosen_stages(plan: Plan) -> dict[str, Stage]:
     """A trunk up to its branch point, its rest, the branch, fine-tuning from the branch, and an evaluation of the branch."""
     entry = next(one for one in plan.arms if one.arm.mix == "code")
     control = next(one for one in plan.arms if one.arm.mix == "control")

@@ -297,6 +297,17 @@ def test_a_study_that_begins_to_ask_for_a_stage_keeps_it(copy: Made, text: Path)
     assert free(copy.store, found.free) == []
 
 
+def test_what_a_running_job_is_made_from_stays_though_its_study_was_made_smaller(copy: Made, text: Path) -> None:
+    unpublish(copy, "sft nano code50@7 → word_task seed 0.7")
+    ask(copy.store, small_study(text, starts=(), tasks=("code_task",)))
+    branch = copy.one("midtrain nano code50@7 seed 0 to step 12")
+    assert branch in {item.stage for item in survey(copy.store, unreferenced=True).free}
+    live = (copy.one("sft nano code50@7 → word_task seed 0.7"),)
+    assert branch not in {item.stage for item in survey(copy.store, live=live, unreferenced=True).free}
+    free(copy.store, survey(copy.store, unreferenced=True).free, live=live)
+    assert copy.store.has(branch)
+
+
 def test_two_cleanings_at_once_share_the_work(interrupted: Made) -> None:
     store, identity = interrupted.store, interrupted.one(BRANCH)
     (attempt,) = store.former_attempts(identity)

@@ -73,7 +73,7 @@ def survey(
     """
     found = Retention()
     uses = _uses(store)
-    needed = _needed(store, uses)
+    needed = _needed(store, uses, live_stages)
     for identity in store.stage_ids():
         folder = store.paths.stage(identity)
         if identity in live_stages:
@@ -111,7 +111,8 @@ def free(store: Store, items: Iterable[Item], *, live_stages: Callable[[], Colle
     Whatever a job or an attempt has taken up since the survey is left alone, and so is a finished stage that a study has
     begun to ask for.
     """
-    in_use, needed = live_stages(), _needed(store, _uses(store))
+    in_use = live_stages()
+    needed = _needed(store, _uses(store), in_use)
     freed = []
     for item in items:
         if item.stage in in_use or (item.attempt is not None and is_alive(item.attempt)):
@@ -231,10 +232,10 @@ def _uses(store: Store) -> dict[str, _Uses]:
     return found
 
 
-def _needed(store: Store, uses: dict[str, _Uses]) -> set[str]:
-    """What the studies ask for, with all that it is made from, though an earlier study may have made that."""
+def _needed(store: Store, uses: dict[str, _Uses], live_stages: Collection[str]) -> set[str]:
+    """What the studies ask for and what running jobs make, with all that it is made from, whoever made that."""
     needed: set[str] = set()
-    waiting = list(uses)
+    waiting = [*uses, *live_stages]
     while waiting:
         identity = waiting.pop()
         if identity in needed:
@@ -244,6 +245,8 @@ def _needed(store: Store, uses: dict[str, _Uses]) -> set[str]:
             waiting.extend(uses[identity].parents)
         elif (record := _record(store, identity)) is not None:
             waiting.extend(record.parents)
+        elif identity in live_stages:
+            waiting.extend(store.requested(identity)["parents"])
     return needed
 
 
