@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from small_study import write_text
 
 from midstudy.cli import main
@@ -112,6 +113,12 @@ def test_a_dearer_plan_is_refused_and_nothing_is_started(experiment, text, tmp_p
         (["logs", "nothing", "--store", "{store}"], "no stage 'nothing'"),
         (["explain", "evaluate", "tokenizer", "--store", "{store}"], "names 8 stages; give more of its id or name"),
         (["retry", "small", "tokenizer", "--store", "{store}"], "has not failed; failed are: none"),
+        (["run", "{experiment}", "--set", "text={text}", "--backend", "debug", "--ranks", "2"], "one process"),
+        pytest.param(
+            ["run", "{experiment}", "--set", "text={text}", "--device", "cuda"],
+            "--device: found cuda, but PyTorch sees no CUDA device here; allowed: cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_bad_input_gives_one_message_and_status_two(arguments, message, experiment, text, tmp_path, finished, capsys):
@@ -152,6 +159,24 @@ def test_a_failed_stage_is_told_with_what_runs_it_again(finished, capsys, tmp_pa
     assert facts["skipped"] == 2
     assert main(["status", "--store", str(copy)]) == 0
     assert "midstudy retry small" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_where_a_study_is_computed_is_recorded_and_changes_no_id(experiment, text, tmp_path, finished, capfd):
+    store = tmp_path / "store"
+    where = ["--micro-batch", "2", "--threads", "1", "--jobs", "1"]
+    assert main(["run", str(experiment), "--store", str(store), "--set", f"text={text}", *where]) == 0
+    assert "0 failed" in capfd.readouterr().out
+    made = Store.open(store)
+    manifest = json.loads(made.paths.manifest("small").read_text())
+    assert set(manifest["stages"]) == set(json.loads(finished.paths.manifest("small").read_text())["stages"])
+    for arm in manifest["arms"]:
+        record = made.record(arm["final_state"])
+        assert record.environment["placement"]["micro_batch"] == 2
+        assert "noise_scale_sequences" in record.metrics
+        evaluation = arm["task_evaluation"]
+        expected = finished.record(evaluation).metrics["loss_nats"]
+        assert made.record(evaluation).metrics["loss_nats"] == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.slow
