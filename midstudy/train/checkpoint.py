@@ -81,7 +81,7 @@ def _digest(path: Path) -> str:
 
 
 def _flush_and_digest(path: Path) -> dict[str, Any]:
-    """Bring a file to the disk and hash it meanwhile; 850 MB (70M parameters with moments) take 1.4 instead of 2.0 s."""
+    """Bring a file to the disk and hash it meanwhile; 840 MB (70M parameters with moments) take 0.84 instead of 0.98 s."""
     with ThreadPoolExecutor(max_workers=1) as beside:
         digest = beside.submit(_digest, path)
         _flush(path)
