@@ -12,17 +12,15 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from midstudy.data.batch import Batch
+from midstudy.data.batch import IGNORED, Batch
 from midstudy.data.order import derive_key, permute
 from midstudy.data.slots import Slots, slots_at
+from midstudy.data.tokenizer import END_OF_TEXT_ID
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, Stretch
 from midstudy.recipe.data import Corpus, Dataset, Task
 from midstudy.recipe.mixture import Mixture
-
-IGNORED = -100
-"""Target of a position that carries no loss: padding, or a masked prompt."""
 
 BUCKET_BATCHES = 32
 """Batches of a task that are sorted by length together."""
@@ -31,20 +29,51 @@ PAD_MULTIPLE = 8
 """Padded lengths are multiples of this: fewer shapes, aligned rows."""
 
 
-def pad_items(split: TokenizedSplit, items: NDArray[np.int64], *, seq_len: int, target_only: bool) -> Batch:
-    """The items as one right-padded batch, truncated at `seq_len` inputs; without loss on padding (and prompts)."""
+def pack_blocks(blocks: NDArray[np.int64], *, document_mask: bool, weights: NDArray[np.float32] | None = None) -> Batch:
+    """Blocks of packed documents, (num_sequences, length + 1) token ids, as a batch.
+
+    Args:
+        document_mask: number the documents, each ended by its end-of-text token. A block begins inside one as a rule.
+        weights: (num_sequences,), what the tokens of each block weigh in the loss; none is 1 for all.
+    """
+    input_ids, targets = np.ascontiguousarray(blocks[:, :-1]), np.ascontiguousarray(blocks[:, 1:])
+    documents = None
+    if document_mask:
+        documents = np.zeros(input_ids.shape, np.int32)
+        np.cumsum(input_ids[:, :-1] == END_OF_TEXT_ID, axis=1, dtype=np.int32, out=documents[:, 1:])
+    return Batch(
+        input_ids=input_ids,
+        targets=targets,
+        weights=None if weights is None else np.repeat(weights[:, None], input_ids.shape[1], axis=1),
+        documents=documents,
+    )
+
+
+def pad_items(
+    split: TokenizedSplit, items: NDArray[np.int64], *, seq_len: int, target_only: bool, prompt_weight: float = 0.0
+) -> Batch:
+    """The items as one right-padded batch, truncated at `seq_len` inputs; without loss on padding.
+
+    With `target_only`, the tokens of prompts have `prompt_weight` in the loss and those of targets 1; 0 masks them.
+    """
     rows = [np.asarray(split.document(int(item))[: seq_len + 1], dtype=np.int64) for item in items]
     longest = max(len(row) for row in rows) - 1
     width = min(seq_len, -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE)
     input_ids = np.zeros((len(rows), width), np.int64)
     targets = np.full((len(rows), width), IGNORED, np.int64)
+    weights = np.zeros((len(rows), width), np.float32) if target_only and prompt_weight else None
     for index, (row, item) in enumerate(zip(rows, items, strict=True)):
         input_ids[index, : len(row) - 1] = row[:-1]
         targets[index, : len(row) - 1] = row[1:]
         if target_only:
             assert split.prompt_lengths is not None
-            targets[index, : max(0, int(split.prompt_lengths[item]) - 1)] = IGNORED
-    return Batch(input_ids=input_ids, targets=targets)
+            of_prompt = slice(0, max(0, int(split.prompt_lengths[item]) - 1))
+            if weights is None:
+                targets[index, of_prompt] = IGNORED
+            else:
+                weights[index, : len(row) - 1] = 1.0
+                weights[index, of_prompt] = prompt_weight
+    return Batch(input_ids=input_ids, targets=targets, weights=weights)
 
 
 def usable_items(split: TokenizedSplit, *, seq_len: int, target_only: bool) -> NDArray[np.int64]:
@@ -122,6 +151,7 @@ class Batches:
         _, slots, at_start = self._slots
         first_slot = at_start + (step - stretch.start_step) * phase.num_sequences
         blocks = np.empty((phase.num_sequences, phase.seq_len + 1), np.int64)
+        weights = np.empty(phase.num_sequences, np.float32)
         for row, draw in enumerate(slots.draws(first_slot, phase.num_sequences)):
             name, split = self._split_of(draw.corpus)
             num_blocks = split.num_blocks(phase.seq_len)
@@ -134,7 +164,17 @@ class Batches:
             block = int(permute(np.array([place]), num_blocks, key)[0])
             self.drawn[draw.corpus] = self.drawn.get(draw.corpus, 0) + 1
             blocks[row] = split.tokens[block * (phase.seq_len + 1) : (block + 1) * (phase.seq_len + 1)]
-        return Batch(input_ids=blocks[:, :-1], targets=blocks[:, 1:])
+            weights[row] = self._loss_weight(stretch, draw.corpus)
+        return pack_blocks(blocks, document_mask=phase.document_mask, weights=None if np.all(weights == 1) else weights)
+
+    def _loss_weight(self, stretch: Stretch, corpus: Corpus) -> float:
+        """Of the phase's mixture, or of the last one that had the corpus: a draw may pay an earlier phase's debt."""
+        for one in reversed(self._curriculum.stretches):
+            if one.start_step <= stretch.start_step and isinstance(one.phase.data, Mixture):
+                for part in one.phase.data.parts:
+                    if part.corpus == corpus:
+                        return float(part.loss_weight)
+        raise AssertionError(f"{corpus.name} is in no mixture up to step {stretch.start_step}")
 
     def _task_batch(self, stretch: Stretch, step: int) -> Batch:
         phase = stretch.phase
@@ -144,4 +184,10 @@ class Batches:
         if order is None:
             order = self._tasks[stretch.start_step] = _TaskOrder(stretch, split)
         items = order.items(step - stretch.start_step)
-        return pad_items(split, items, seq_len=phase.seq_len, target_only=phase.loss == "target_tokens")
+        return pad_items(
+            split,
+            items,
+            seq_len=phase.seq_len,
+            target_only=phase.loss == "target_tokens",
+            prompt_weight=phase.prompt_weight,
+        )

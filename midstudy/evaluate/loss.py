@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from midstudy.data.batch import Batch
-from midstudy.model.cross_entropy import IGNORED
 from midstudy.model.pythia import Pythia
 
 
@@ -38,9 +37,13 @@ def mean_loss(model: Pythia, batches: Iterable[Batch]) -> Loss:
     total = torch.zeros((), dtype=torch.float64, device=device)
     num_tokens = 0
     for batch in batches:
-        losses = model.token_losses(torch.from_numpy(batch.input_ids).to(device), torch.from_numpy(batch.targets).to(device))
+        assert batch.weights is None, "what is measured weighs every target token the same"
+        documents = None if batch.documents is None else torch.from_numpy(batch.documents).to(device)
+        losses = model.token_losses(
+            torch.from_numpy(batch.input_ids).to(device), torch.from_numpy(batch.targets).to(device), documents
+        )
         total += losses.sum(dtype=torch.float64)
-        num_tokens += int((batch.targets != IGNORED).sum())
+        num_tokens += batch.num_targets
     if num_tokens == 0:
         raise ValueError("no target token to evaluate on; look at the split, and at seq_len where prompts are masked.")
     return Loss(loss_nats=total.item() / num_tokens, num_tokens=num_tokens)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from midstudy.data.batch import Batch
-from midstudy.data.batches import pad_items, usable_items
+from midstudy.data.batches import pack_blocks, pad_items, usable_items
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.load import load_model
 from midstudy.evaluate.loss import mean_loss
@@ -32,8 +32,7 @@ def _batches(evaluation: Evaluation, split: TokenizedSplit) -> Iterator[Batch]:
         num_blocks = min(evaluation.max_sequences, split.num_blocks(evaluation.seq_len))
         blocks = np.asarray(split.tokens[: num_blocks * size], dtype=np.int64).reshape(num_blocks, size)
         for first in range(0, num_blocks, SEQUENCES_PER_BATCH):
-            rows = blocks[first : first + SEQUENCES_PER_BATCH]
-            yield Batch(input_ids=np.ascontiguousarray(rows[:, :-1]), targets=np.ascontiguousarray(rows[:, 1:]))
+            yield pack_blocks(blocks[first : first + SEQUENCES_PER_BATCH], document_mask=evaluation.document_mask)
         return
     target_only = evaluation.loss == "target_tokens"
     items = usable_items(split, seq_len=evaluation.seq_len, target_only=target_only)[: evaluation.max_sequences]

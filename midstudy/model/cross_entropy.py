@@ -30,7 +30,9 @@ def _log_sum_exp_and_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, token_weights: Tensor | None
+    ) -> Tensor:
         logits = hidden @ weight.T
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         rows = _chunk_rows(len(weight), hidden.device)
@@ -39,38 +41,49 @@ class _HeadCrossEntropy(torch.autograd.Function):
             target = targets[first : first + rows, None]
             values = chunk.float()
             log_sum_exp, probabilities = _log_sum_exp_and_softmax(values)
-            total += (log_sum_exp - values.gather(1, target)[:, 0]).sum(dtype=torch.float64)
-            gradient = probabilities.scatter_add_(1, target, probabilities.new_full(target.shape, -1.0)).mul_(scale)
+            losses = log_sum_exp - values.gather(1, target)[:, 0]
+            factor: Tensor | float = scale
+            if token_weights is not None:
+                weights = token_weights[first : first + rows]
+                losses, factor = losses * weights, scale * weights[:, None]
+            total += losses.sum(dtype=torch.float64)
+            gradient = probabilities.scatter_add_(1, target, probabilities.new_full(target.shape, -1.0)).mul_(factor)
             chunk.copy_(gradient)
         ctx.save_for_backward(hidden, weight, logits)
         return (total * scale).float()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden, weight, logits_gradient = ctx.saved_tensors
         (upstream,) = gradients
         factor = upstream.to(hidden.dtype)
-        return (logits_gradient @ weight) * factor, (logits_gradient.T @ hidden) * factor, None, None
+        return (logits_gradient @ weight) * factor, (logits_gradient.T @ hidden) * factor, None, None, None
 
 
-def scaled_head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, *, scale: float) -> Tensor:
-    """`scale` times the summed cross entropy in nats over the positions that have a target, a differentiable scalar.
+def scaled_head_loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, scale: float, token_weights: Tensor | None = None
+) -> Tensor:
+    """`scale` times the weighted sum of cross entropy in nats over the positions with a target, a differentiable scalar.
 
-    With `scale` = 1 / (targets of the whole batch), micro-batches add up to the batch's mean loss and its gradient.
+    With `scale` = 1 / (summed weights of the whole batch), micro-batches add up to the batch's mean loss and its gradient.
 
     Args:
         hidden: (num_tokens, width), in the precision of the computation.
         weight: (vocab_size, width), the head, in the same precision.
         targets: (num_tokens,) int64, `IGNORED` where there is none.
         scale: factor on loss and gradient.
+        token_weights: (num_tokens,) fp32, what each target counts for; none is 1 for all. No gradient flows into them.
     """
     if hidden.device.type != "cpu":
         logits = (hidden @ weight.T).float()
-        return scale * F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+        if token_weights is None:
+            return scale * F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+        return scale * (token_weights * F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")).sum()
     kept = targets != IGNORED  # on other devices this data-dependent shape would make the host wait
     if not bool(kept.all()):
         hidden, targets = hidden[kept], targets[kept]
-    loss: Tensor = _HeadCrossEntropy.apply(hidden, weight, targets, scale)
+        token_weights = None if token_weights is None else token_weights[kept]
+    loss: Tensor = _HeadCrossEntropy.apply(hidden, weight, targets, scale, token_weights)
     return loss
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from midstudy.model.attention import causal_attention
+from midstudy.model.attention import causal_attention, document_mask
 from midstudy.model.cross_entropy import head_token_losses, scaled_head_loss
 from midstudy.model.rotary import rotary_tables, split_heads
 from midstudy.recipe.model import ModelShape
@@ -32,10 +32,10 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(width, 4 * width)
         self.mlp_out = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """(batch, length, width) to the same; `cos` and `sin` are the rotary tables of this length."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(batch, length, width) to the same; `cos` and `sin` are this length's rotary tables, `mask` the documents'."""
         query, key, value = split_heads(self.qkv(self.attention_norm(x)), num_heads=self.num_heads, cos=cos, sin=sin)
-        mixed = causal_attention(query, key, value).transpose(1, 2).reshape(x.shape)
+        mixed = causal_attention(query, key, value, mask).transpose(1, 2).reshape(x.shape)
         return x + self.attention_out(mixed) + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
 
 
@@ -61,11 +61,13 @@ class Pythia(nn.Module):
             model = cls(shape)
         return model.to_empty(device=device)
 
-    def hidden(self, input_ids: Tensor) -> Tensor:
+    def hidden(self, input_ids: Tensor, documents: Tensor | None = None) -> Tensor:
         """Final hidden states after the last LayerNorm.
 
         Args:
             input_ids: (batch, length) int64, length at most `shape.max_seq_len`.
+            documents: (batch, length) integers, the document of each position; attention stays inside a document. None is
+                one document a row. Rotary embedding is relative, so positions go on from document to document.
 
         Returns:
             (batch, length, width).
@@ -78,26 +80,38 @@ class Pythia(nn.Module):
             raise ValueError(f"sequences of {length} tokens; the model's context holds {self.shape.max_seq_len}.")
         cos, sin = rotary_tables(length, self.shape.rotary_dims, self.shape.rotary_base, input_ids.device)
         x = self.embedding(input_ids).to(self.head.weight.dtype)
+        mask = None if documents is None else document_mask(documents, x.dtype)
         for block in self.blocks:
-            x = block(x, cos, sin)
+            x = block(x, cos, sin, mask)
         return self.final_norm(x)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, documents: Tensor | None = None) -> Tensor:
         """Logits (batch, length, vocab_size) of (batch, length) token ids."""
-        return self.head(self.hidden(input_ids))
+        return self.head(self.hidden(input_ids, documents))
 
-    def scaled_loss(self, input_ids: Tensor, targets: Tensor, *, scale: float) -> Tensor:
-        """`scale` times the summed cross entropy in nats over targets that are not -100: a differentiable fp32 scalar.
+    def scaled_loss(
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        *,
+        scale: float,
+        weights: Tensor | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
+        """`scale` times the weighted sum of cross entropy in nats over targets that are not -100, a differentiable scalar.
 
         Args:
             input_ids: (batch, length) int64.
             targets: (batch, length) int64, what each position has to predict; -100 carries no loss.
-            scale: factor on loss and gradient; 1 / (number of targets) gives the token-weighted mean.
+            scale: factor on loss and gradient; 1 / (sum of the targets' weights) gives the weighted mean.
+            weights: (batch, length) fp32, what each target counts for; none is 1 for all.
+            documents: as in `hidden`.
         """
-        hidden = self.hidden(input_ids).flatten(0, 1)
-        return scaled_head_loss(hidden, self.head.weight, targets.flatten(), scale=scale)
+        hidden = self.hidden(input_ids, documents).flatten(0, 1)
+        token_weights = None if weights is None else weights.flatten()
+        return scaled_head_loss(hidden, self.head.weight, targets.flatten(), scale=scale, token_weights=token_weights)
 
-    def token_losses(self, input_ids: Tensor, targets: Tensor) -> Tensor:
+    def token_losses(self, input_ids: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
         """Cross entropy in nats of each position, fp32 (batch, length); 0 where the target is -100."""
-        hidden = self.hidden(input_ids).flatten(0, 1)
+        hidden = self.hidden(input_ids, documents).flatten(0, 1)
         return head_token_losses(hidden, self.head.weight, targets.flatten()).view(targets.shape)

@@ -63,7 +63,8 @@ def decode(form: Any, path: str = "recipe") -> Any:
             fix="The recipe was written by a newer midstudy: update, or use another store.",
         )
     if cls is Share:
-        fields["share"] = Fraction(str(fields["share"]))
+        for key in fields.keys() & {"share", "loss_weight"}:
+            fields[key] = Fraction(str(fields[key]))
     try:
         return cls(**fields)
     except TypeError as error:

@@ -41,6 +41,12 @@ def require_positive(path: str, value: object, *, unit: str) -> None:
         raise RecipeError(path, found=value, allowed=f"a whole number of {unit}, at least 1")
 
 
+def require_flag(path: str, value: object) -> None:
+    """Raise `RecipeError` unless `value` is true or false."""
+    if not isinstance(value, bool):
+        raise RecipeError(path, found=value, allowed="true or false")
+
+
 def require_choice(path: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise `RecipeError` unless `value` is one of `choices`."""
     if value not in choices:

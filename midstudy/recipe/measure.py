@@ -6,9 +6,9 @@ import functools
 from dataclasses import dataclass
 
 from midstudy.recipe import versions
-from midstudy.recipe.canonical import identify
+from midstudy.recipe.canonical import added_field, identify
 from midstudy.recipe.data import SPLITS, Corpus, Dataset, TokenizedData, Tokenizer
-from midstudy.recipe.errors import RecipeError, require_choice, require_positive
+from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_positive
 from midstudy.recipe.phase import LOSSES
 
 
@@ -16,7 +16,8 @@ from midstudy.recipe.phase import LOSSES
 class Evaluation:
     """Token-weighted mean loss, in nats, over the first `max_sequences` sequences of a split.
 
-    A sequence is an item of a task (truncated at `seq_len`) or a block of `seq_len` tokens of a corpus.
+    A sequence is an item of a task (truncated at `seq_len`) or a block of `seq_len` tokens of a corpus. `document_mask`
+    keeps attention inside each document of a block: how a model that was trained so is measured.
     """
 
     data: Dataset
@@ -25,6 +26,7 @@ class Evaluation:
     seq_len: int
     max_sequences: int
     version: int = versions.EVALUATION
+    document_mask: bool = added_field(omit_at=False)
 
     def __post_init__(self) -> None:
         path = f"evaluation.{self.data.name}"
@@ -34,6 +36,11 @@ class Evaluation:
         require_positive(f"{path}.max_sequences", self.max_sequences, unit="sequences")
         if isinstance(self.data, Corpus) and self.loss != "all_tokens":
             raise RecipeError(f"{path}.loss", found=self.loss, allowed="all_tokens for a corpus")
+        require_flag(f"{path}.document_mask", self.document_mask)
+        if not isinstance(self.data, Corpus) and self.document_mask:
+            raise RecipeError(
+                f"{path}.document_mask", found=True, allowed="false for a task: a sequence is one item, none is packed"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from midstudy.recipe import versions
-from midstudy.recipe.canonical import label_field
+from midstudy.recipe.canonical import added_field, label_field
 from midstudy.recipe.data import Task
-from midstudy.recipe.errors import RecipeError, require_choice, require_positive
+from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_positive
 from midstudy.recipe.mixture import Mixture
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.schedule import Schedule
@@ -28,7 +28,12 @@ class Phase:
     `num_steps` is the phase's length and no part of a state's identity. `schedule` is the rate over the phase's own steps;
     `None` continues the curve of the phase before. `num_sequences` and `seq_len` are the global batch. `bf16_mixed`
     computes in bfloat16 with fp32 master weights; `bf16_true` keeps weights and Adam moments in bfloat16, as the paper's
-    authors did. With a `Task`, a sequence is one item, padded, truncated at `seq_len`; `target_tokens` masks the prompt.
+    authors did. With a `Task`, a sequence is one item, padded, truncated at `seq_len`; `target_tokens` masks the prompt, or
+    gives its tokens `prompt_weight` in the loss where those of the target have 1 (prompt-loss weighting).
+
+    With a `Mixture`, a sequence is a block of packed documents. `document_mask` keeps attention inside a document, which
+    ends with its end-of-text token. That token still has the next document's first token to predict, as in litgpt and
+    OLMo: the mask changes what a token sees and not which tokens carry loss, so token counts stay equal between arms.
     """
 
     name: str = label_field()
@@ -45,6 +50,8 @@ class Phase:
     data_positions: str
     order_version: int = versions.ORDER
     training_version: int = versions.TRAINING
+    document_mask: bool = added_field(omit_at=False)
+    prompt_weight: float = added_field(omit_at=0)
 
     def __post_init__(self) -> None:
         path = f"phases.{self.name}"
@@ -60,12 +67,31 @@ class Phase:
         require_choice(f"{path}.data_positions", self.data_positions, TAKE_OVER)
         if isinstance(self.data, Mixture) and self.loss != "all_tokens":
             raise RecipeError(f"{path}.loss", found=self.loss, allowed="all_tokens for a mixture of corpora")
+        require_flag(f"{path}.document_mask", self.document_mask)
+        if isinstance(self.data, Task) and self.document_mask:
+            raise RecipeError(
+                f"{path}.document_mask", found=True, allowed="false for a task: a sequence is one item, none is packed"
+            )
+        self._check_prompt_weight(f"{path}.prompt_weight")
         if isinstance(self.data, Task) and self.data_positions != "reset":
             raise RecipeError(
                 f"{path}.data_positions", found=self.data_positions, allowed="reset for a task: its items start anew"
             )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise RecipeError(f"{path}.seed", found=self.seed, allowed="a whole number in [0, 2^63)")
+
+    def _check_prompt_weight(self, path: str) -> None:
+        value = self.prompt_weight
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            fix = 'Prompts that weigh what targets do are loss="all_tokens".' if value == 1 else ""
+            raise RecipeError(path, found=value, allowed="a number in [0, 1)", fix=fix)
+        if value and self.loss != "target_tokens":
+            raise RecipeError(
+                path,
+                found=value,
+                allowed=f"0 with loss {self.loss}, which weighs every token the same",
+                fix='It takes effect with a task and loss="target_tokens".',
+            )
 
     @property
     def tokens_per_step(self) -> int:
