@@ -11,7 +11,7 @@ import numpy as np
 from midstudy.data.batch import Batch
 from midstudy.data.batches import pack_blocks, pad_items, usable_items
 from midstudy.data.tokens import TokenizedSplit
-from midstudy.evaluate.load import load_model
+from midstudy.evaluate.load import lent_model
 from midstudy.evaluate.loss import mean_loss
 from midstudy.recipe.data import Corpus
 from midstudy.recipe.measure import Evaluation
@@ -21,7 +21,8 @@ SEQUENCES_PER_BATCH = 32
 
 def evaluate_state(evaluation: Evaluation, *, checkpoint: Path, split: TokenizedSplit) -> dict[str, Any]:
     """The token-weighted loss, in nats, and the target tokens it is the mean of."""
-    loss = mean_loss(load_model(checkpoint), _batches(evaluation, split))
+    with lent_model(checkpoint) as model:
+        loss = mean_loss(model, _batches(evaluation, split))
     return {"loss_nats": loss.loss_nats, "target_tokens": loss.num_tokens}
 
 
