@@ -2,24 +2,27 @@
 
     make benchmark                                              # small and 70m on the CPU, uncompiled
     make benchmark ARGS="--compile --workload small --precision bf16_true"
-    make benchmark ARGS="--device cuda --compile --precision bf16_true --record H200"
+    make benchmark ARGS="--device cuda --compile --precision bf16_true --record h200"
 
 midstudy's engine, transformers and litgpt train the same model from the same weights on the same batches, in one process,
 taking turns: a round lets each make some steps, and the next round begins with another. Ratios are taken within a round,
 which a busy machine disturbs less than rates. midstudy reads its batches from token files; the others are handed theirs.
 The allocator settings of a stage hold for all: the script starts itself anew with them, because glibc reads them when a
-process starts.
+process starts. A contender that cannot be compiled is told as such.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import os
+import shlex
 import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +31,8 @@ import workload as workloads
 from peers import PEERS, Peer
 from workload import Workload, batches, curriculum, product_rate, synchronise
 
+from midstudy.model.compiled import compile_model
+from midstudy.plan.device import CPU_CORE, DEVICES, RATES, Rate
 from midstudy.recipe.phase import PRECISIONS
 from midstudy.train.environment import ALLOCATOR, configure_threads
 from midstudy.train.run import Metrics, TrainingRun
@@ -51,9 +56,11 @@ class Ours:
 
     name = OURS
 
-    def __init__(self, workload: Workload, precision: str, folder: Path, *, device: torch.device) -> None:
+    def __init__(self, workload: Workload, precision: str, folder: Path, *, compiled: bool, device: torch.device) -> None:
         self.curriculum = curriculum(workload, precision)
         self.run = TrainingRun.begin(self.curriculum.start, precision=precision, device=device)
+        if compiled:
+            compile_model(self.run.model)
         self.batch_at = batches(self.curriculum, folder)
         self.waited_s = self.first_loss = 0.0
 
@@ -85,12 +92,15 @@ def measure(workload: Workload, precision: str, options: argparse.Namespace) -> 
     """Time one workload in one precision; returns rows of the table."""
     device = torch.device(options.device)
     with tempfile.TemporaryDirectory() as folder:
-        ours = Ours(workload, precision, Path(folder), device=device)
-        contenders: list[Contender] = [ours, *_peers(ours, workload, precision, options)]
-        timings = {one.name: Timing(_seconds(one, WARMUP_STEPS, device)) for one in contenders}
-        for one in contenders:
-            if abs(one.first_loss - ours.first_loss) > 0.01 * ours.first_loss:
-                sys.exit(f"{one.name}: first loss {one.first_loss:.4f}; midstudy's {ours.first_loss:.4f}. Not the same model.")
+        ours = Ours(workload, precision, Path(folder), compiled=options.compile, device=device)
+        contenders: list[Contender] = []
+        timings: dict[str, Timing | None] = {}
+        for one in (ours, *_peers(ours, workload, precision, options)):
+            timings[one.name] = _warm_up(one, device)
+            if timings[one.name] is not None:
+                contenders.append(one)
+                if abs(one.first_loss - ours.first_loss) > 0.01 * ours.first_loss:
+                    sys.exit(f"{one.name}: first loss {one.first_loss}, midstudy's {ours.first_loss}: not the same model")
         ours.waited_s, ours_s, ceilings = 0.0, 0.0, []
         for number in range(options.rounds):
             first = number % len(contenders)
@@ -98,11 +108,52 @@ def measure(workload: Workload, precision: str, options: argparse.Namespace) -> 
                 cpu_started = time.process_time()
                 took_s = _seconds(one, options.steps, device)
                 num_tokens = options.steps * workload.tokens_per_step
-                timings[one.name].tokens_per_s.append(num_tokens / took_s)
-                timings[one.name].tokens_per_cpu_s.append(num_tokens / (time.process_time() - cpu_started))
+                timing = timings[one.name]
+                assert timing is not None
+                timing.tokens_per_s.append(num_tokens / took_s)
+                timing.tokens_per_cpu_s.append(num_tokens / (time.process_time() - cpu_started))
                 ours_s += took_s if one is ours else 0.0
             ceilings.append(product_rate(torch.float32 if precision == "fp32" else torch.bfloat16, device))
+    if options.record:
+        timing = timings[OURS]
+        assert timing is not None
+        _record(workload, precision, options, tokens_per_s=statistics.median(timing.tokens_per_s))
     return _rows(workload, precision, timings, ceiling=max(ceilings), waited_share=ours.waited_s / ours_s)
+
+
+def _warm_up(contender: Contender, device: torch.device) -> Timing | None:
+    """None if the contender's compiled code cannot be built."""
+    from torch._inductor.exc import InductorError
+
+    try:
+        return Timing(warmup_s=_seconds(contender, WARMUP_STEPS, device))
+    except InductorError as error:
+        print(f"{contender.name} cannot be compiled: {_first_error(str(error))}", file=sys.stderr)
+        return None
+
+
+def _first_error(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if " error: " in line), text.strip().splitlines()[0])
+
+
+def _record(workload: Workload, precision: str, options: argparse.Namespace, *, tokens_per_s: float) -> None:
+    """Write midstudy's rate where plans look for it, in place of an older one of the same kind."""
+    new = Rate(
+        device=options.record,
+        shape=workload.model.name,
+        precision=precision,
+        vocab_size=workload.model.vocab_size,
+        seq_len=workload.seq_len,
+        flops_per_token=workload.model.flops_per_token(seq_len=workload.seq_len),
+        compiled=options.compile,
+        tokens_per_s=round(tokens_per_s),
+        date=datetime.date.today().isoformat(),
+        command=shlex.join(["benchmarks/train_step.py", *sys.argv[1:]]),
+    )
+    kind = ("device", "shape", "precision", "vocab_size", "seq_len", "compiled")
+    rows = [row for row in json.loads(RATES.read_text("utf-8")) if any(row[key] != getattr(new, key) for key in kind)]
+    lines = ",\n".join(json.dumps(row) for row in [*rows, asdict(new)])
+    RATES.write_text(f"[\n{lines}\n]\n", "utf-8")
 
 
 def _peers(ours: Ours, workload: Workload, precision: str, options: argparse.Namespace) -> list[Peer]:
@@ -136,42 +187,38 @@ def _seconds(contender: Contender, num_steps: int, device: torch.device) -> floa
     return time.perf_counter() - started
 
 
-def _quartiles(values: list[float]) -> tuple[float, float, float]:
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high
-
-
 def _rows(
-    workload: Workload, precision: str, timings: dict[str, Timing], *, ceiling: float, waited_share: float
+    workload: Workload, precision: str, timings: dict[str, Timing | None], *, ceiling: float, waited_share: float
 ) -> list[str]:
     """A row a contender; the last columns divide midstudy's rate by the row's, round by round: median (quartiles)."""
     ours = timings[OURS]
+    assert ours is not None, "midstudy's own model compiles"
     flops = workload.model.flops_per_token(seq_len=workload.seq_len)
+    batch = f"{workload.name} {workload.num_sequences} × {workload.seq_len}"
     rows = []
     for name, timing in timings.items():
-        rate = statistics.median(timing.tokens_per_s)
-        cells = [
-            f"{workload.name} {workload.num_sequences} × {workload.seq_len}",
-            precision,
-            name,
-            f"{rate:,.0f}",
-            f"{statistics.median(timing.tokens_per_cpu_s):,.0f}",
-            f"{rate * flops / ceiling:.0%}",
-            f"{timing.warmup_s:.1f}",
-        ]
-        if name == OURS:
-            cells += ["", "", f"{waited_share:.2%}"]
+        if timing is None:
+            cells = ["does not compile", "", "", "", "", "", ""]
         else:
-            pairs = (
-                (ours.tokens_per_s, timing.tokens_per_s),
-                (ours.tokens_per_cpu_s, timing.tokens_per_cpu_s),
-            )
-            for mine, theirs in pairs:
-                low, middle, high = _quartiles([a / b for a, b in zip(mine, theirs, strict=True)])
-                cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
-            cells.append("")
-        rows.append("| " + " | ".join(cells) + " |")
+            rate = statistics.median(timing.tokens_per_s)
+            cells = [
+                f"{rate:,.0f}",
+                f"{statistics.median(timing.tokens_per_cpu_s):,.0f}",
+                f"{rate * flops / ceiling:.0%}",
+                f"{timing.warmup_s:.1f}",
+                _ratio(ours.tokens_per_s, timing.tokens_per_s) if name != OURS else "",
+                _ratio(ours.tokens_per_cpu_s, timing.tokens_per_cpu_s) if name != OURS else "",
+                f"{waited_share:.2%}" if name == OURS else "",
+            ]
+        rows.append("| " + " | ".join([batch, precision, name, *cells]) + " |")
     return rows
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> str:
+    """Median and quartiles of the ratios within rounds."""
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 COLUMNS = (
@@ -191,14 +238,21 @@ COLUMNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--workload", action="append", help="small, 70m (CPU); 70m, 160m, 410m (CUDA); default: all; repeatable")
+    parser.add_argument(
+        "--workload", action="append", help="small, 70m (CPU); 70m, 160m, 410m (CUDA); default: all; repeatable"
+    )
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="default: all; repeatable")
     parser.add_argument("--peer", action="append", dest="peers", choices=[*PEERS, "none"], help="default: all; repeatable")
     parser.add_argument("--compile", action="store_true", help="compile every contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="at least 2")
     parser.add_argument("--steps", type=int, default=8, help="steps of each contender a round")
+    parser.add_argument("--record", choices=DEVICES, help="write midstudy's rates to the table that prices plans")
     options = parser.parse_args()
+    if options.record == CPU_CORE.name and options.threads != 1:
+        parser.error(f"--record {CPU_CORE.name}: found --threads {options.threads}; allowed: 1, since plans count cores")
+    if (options.record or CPU_CORE.name) != CPU_CORE.name and options.device != "cuda":
+        parser.error(f"--record {options.record}: found --device {options.device}; allowed: cuda")
     options.peers = [name for name in options.peers or PEERS if name != "none"]
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)

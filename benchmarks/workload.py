@@ -46,7 +46,9 @@ CUDA = {name: _workload(name, name, rows, 2_048) for name, rows in {"70m": 32, "
 
 def curriculum(workload: Workload, precision: str) -> Curriculum:
     """One phase on general text with a fifth of code: a mixture as studies train on."""
-    general, code = (Corpus(name=name, source=Source(kind="wheels", part=name, revision="1")) for name in ("general", "code"))
+    general, code = (
+        Corpus(name=name, source=Source(kind="wheels", part=name, revision="1")) for name in ("general", "code")
+    )
     start = Start(
         model=workload.model,
         tokenizer=Tokenizer(corpus=general, vocab_size=workload.model.vocab_size, max_bytes=1),

@@ -67,7 +67,9 @@ def lent_model(
 def _build(state: Checkpoint, kind: _Kind) -> Weights:
     shape, precision, device, compiled = kind
     model = Pythia.empty(shape, device="meta")
-    weights = Weights(model, {name: tensor.to(device, copy=True) for name, tensor in state.weights.items()}, precision=precision)
+    weights = Weights(
+        model, {name: tensor.to(device, copy=True) for name, tensor in state.weights.items()}, precision=precision
+    )
     if compiled:
         compile_model(model)
     return weights

@@ -23,8 +23,6 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
-import torch
-
 from midstudy.model.pythia import Block, Pythia
 
 _COMPILED_PARTS = ("attend", "feed_forward")

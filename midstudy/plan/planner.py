@@ -55,7 +55,8 @@ class Plan:
     unshared_steps: int
     unshared_s: float
     throughput: Throughput
-    unmeasured: tuple[str, ...]
+    priced_by: Mapping[str, tuple[str, ...]]
+    """Names of the model shapes by the source of their rate, as in `Throughput.source`."""
 
     @property
     def missing(self) -> list[Stage]:
@@ -90,7 +91,7 @@ class _Builder:
     stages: dict[str, Stage] = field(default_factory=dict)
     requested: dict[str, tuple[Curriculum, int, Arm]] = field(default_factory=dict)
     steps_on_line: dict[str, set[int]] = field(default_factory=dict)
-    unmeasured: set[str] = field(default_factory=set)
+    priced_by: dict[str, set[str]] = field(default_factory=dict)
     published: set[str] = field(default_factory=set)
     continued: set[str] = field(default_factory=set)
 
@@ -214,8 +215,8 @@ class _Builder:
         line = self.steps_on_line[curriculum.state_id(stretch.start_step)]
         keeps_optimizer = isinstance(phase.data, Mixture) or identity in self.continued or any(s > step for s in line)
         num_tokens = (step - ancestor_step) * phase.tokens_per_step
-        if not self.throughput.measured(model, phase.precision):
-            self.unmeasured.add(model.name)
+        source = self.throughput.source(model, phase.precision, seq_len=phase.seq_len)
+        self.priced_by.setdefault(source, set()).add(model.name)
         label, factors = _describe(arm, curriculum, step, index)
         self.add(
             Stage(
@@ -339,7 +340,7 @@ def make_plan(
         unshared_steps=sum(curriculum.num_steps for curriculum in curricula),
         unshared_s=sum(_unshared_s(curriculum, throughput) for curriculum in curricula),
         throughput=throughput,
-        unmeasured=tuple(sorted(builder.unmeasured)),
+        priced_by={source: tuple(sorted(names)) for source, names in builder.priced_by.items()},
     )
 
 
