@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from midstudy.plan.cost import CPU_CORE, Throughput
+from midstudy.plan.cost import Throughput
+from midstudy.plan.device import CPU_CORE
 from midstudy.plan.experiment import load_study
 from midstudy.plan.planner import make_plan
 

@@ -1,118 +1,273 @@
-"""Tokens per second of a full optimizer step: forward, loss, backward, clipping, AdamW.
+"""Tokens per second of a full optimizer step (forward, loss, backward, clipping, fused AdamW) against other implementations.
 
-    python benchmarks/train_step.py [--size micro] [--num-sequences 16] [--seq-len 128] [--threads 1] [--no-allocator]
+    make benchmark                                              # small and 70m on the CPU, uncompiled
+    make benchmark ARGS="--compile --workload small --precision bf16_true"
+    make benchmark ARGS="--device cuda --compile --precision bf16_true --record h200"
 
-Each precision is timed in turn, several rounds in rotation, and the medians over rounds are printed: per second, per
-CPU-second (which a busy machine disturbs less), and as a share of this machine's measured matrix-product rate in the same
-number type. The allocator settings of a stage are applied by starting the script anew, because glibc reads them when a
-process starts.
+midstudy's engine, transformers and litgpt train the same model from the same weights on the same batches, in one process,
+taking turns: a round lets each make some steps, and the next round begins with another. Ratios are taken within a round,
+which a busy machine disturbs less than rates. midstudy reads its batches from token files; the others are handed theirs.
+The allocator settings of a stage hold for all: the script starts itself anew with them, because glibc reads them when a
+process starts. A contender that cannot be compiled is told as such.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import os
+import shlex
 import statistics
 import sys
+import tempfile
 import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import torch
+import workload as workloads
+from peers import PEERS, Peer
+from workload import Workload, batches, curriculum, product_rate, synchronise
 
-from midstudy.data.batch import Batch
-from midstudy.recipe import AdamW, Corpus, Cosine, Curriculum, Mixture, Phase, Source, Start, Tokenizer, pythia
+from midstudy.plan.device import CPU_CORE, DEVICES, RATES, Rate
 from midstudy.recipe.phase import PRECISIONS
 from midstudy.train.environment import ALLOCATOR, configure_threads
-from midstudy.train.run import TrainingRun
+from midstudy.train.placement import Placement
+from midstudy.train.run import Metrics, TrainingRun
 
 WARMUP_STEPS = 3
-ROUNDS = 7
+READY_BATCHES = 64
+OURS = "midstudy"
 
 
-def matmul_rate(dtype: torch.dtype, width: int, num_tokens: int) -> float:
-    """Best rate of 10, in FLOP/s, of the product that dominates a block: (num_tokens, width) by (width, 4 width)."""
-    left, right = torch.randn(num_tokens, width).to(dtype), torch.randn(4 * width, width).to(dtype)
-    times_s = []
-    for _ in range(10):
-        started = time.perf_counter()
-        left @ right.T
-        times_s.append(time.perf_counter() - started)
-    return 2 * num_tokens * width * 4 * width / min(times_s)
+class Contender(Protocol):
+    """Something that trains. `first_loss` is the loss of its first update, in nats."""
+
+    name: str
+    first_loss: float
+
+    def advance(self, num_steps: int) -> None: ...
 
 
-def curriculum(args: argparse.Namespace, precision: str, num_steps: int) -> Curriculum:
-    corpus = Corpus(name="random tokens", source=Source(kind="wheels", part="general", revision="benchmark"))
-    start = Start(
-        model=pythia(args.size, vocab_size=args.vocab_size, max_seq_len=args.seq_len),
-        tokenizer=Tokenizer(corpus=corpus, vocab_size=min(args.vocab_size, 65_536), max_bytes=1),
-        seed=0,
-    )
-    phase = Phase(
-        name="benchmark",
-        data=Mixture.only(corpus),
-        loss="all_tokens",
-        num_steps=num_steps,
-        num_sequences=args.num_sequences,
-        seq_len=args.seq_len,
-        optimizer=AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0),
-        schedule=Cosine(peak_lr=1e-3, floor_lr=1e-5, warmup_steps=1, total_steps=num_steps),
+class Ours:
+    """midstudy's engine on the batches of a curriculum, which it reads from token files."""
+
+    name = OURS
+
+    def __init__(self, workload: Workload, precision: str, folder: Path, *, compiled: bool, device: torch.device) -> None:
+        self.curriculum = curriculum(workload, precision)
+        placement = Placement(device=device.type, compiled=compiled)
+        self.run = TrainingRun.begin(self.curriculum.start, precision=precision, placement=placement)
+        self.batch_at = batches(self.curriculum, folder)
+        self.waited_s = self.first_loss = 0.0
+
+    def advance(self, num_steps: int) -> None:
+        self.run.advance(
+            self.curriculum,
+            to_step=self.run.step + num_steps,
+            batch_at=self.batch_at,
+            on_metrics=self._note,
+            log_every=1 if self.run.step == 0 else num_steps,
+        )
+
+    def _note(self, metrics: Metrics) -> None:
+        self.waited_s += metrics["data_wait_s"]
+        if metrics["step"] == 1:
+            self.first_loss = metrics["loss_nats"]
+
+
+@dataclass
+class Timing:
+    """What was measured of one contender, a value a round."""
+
+    warmup_s: float
+    tokens_per_s: list[float] = field(default_factory=list)
+    tokens_per_cpu_s: list[float] = field(default_factory=list)
+
+
+def measure(workload: Workload, precision: str, options: argparse.Namespace) -> list[str]:
+    """Time one workload in one precision; returns rows of the table."""
+    device = torch.device(options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Ours(workload, precision, Path(folder), compiled=options.compile, device=device)
+        contenders: list[Contender] = []
+        timings: dict[str, Timing | None] = {}
+        for one in (ours, *_peers(ours, workload, precision, options)):
+            timings[one.name] = _warm_up(one, device)
+            if timings[one.name] is not None:
+                contenders.append(one)
+                if abs(one.first_loss - ours.first_loss) > 0.01 * ours.first_loss:
+                    sys.exit(f"{one.name}: first loss {one.first_loss}, midstudy's {ours.first_loss}: not the same model")
+        ours.waited_s, ours_s, ceilings = 0.0, 0.0, []
+        for number in range(options.rounds):
+            first = number % len(contenders)
+            for one in contenders[first:] + contenders[:first]:
+                cpu_started = time.process_time()
+                took_s = _seconds(one, options.steps, device)
+                num_tokens = options.steps * workload.tokens_per_step
+                timing = timings[one.name]
+                assert timing is not None
+                timing.tokens_per_s.append(num_tokens / took_s)
+                timing.tokens_per_cpu_s.append(num_tokens / (time.process_time() - cpu_started))
+                ours_s += took_s if one is ours else 0.0
+            ceilings.append(product_rate(torch.float32 if precision == "fp32" else torch.bfloat16, device))
+    if options.record:
+        timing = timings[OURS]
+        assert timing is not None
+        _record(workload, precision, options, tokens_per_s=statistics.median(timing.tokens_per_s))
+    return _rows(workload, precision, timings, ceiling=max(ceilings), waited_share=ours.waited_s / ours_s)
+
+
+def _warm_up(contender: Contender, device: torch.device) -> Timing | None:
+    """None if the contender's compiled code cannot be built."""
+    from torch._inductor.exc import InductorError
+
+    try:
+        return Timing(warmup_s=_seconds(contender, WARMUP_STEPS, device))
+    except InductorError as error:
+        print(f"{contender.name} cannot be compiled: {_first_error(str(error))}", file=sys.stderr)
+        return None
+
+
+def _first_error(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if " error: " in line), text.strip().splitlines()[0])
+
+
+def _record(workload: Workload, precision: str, options: argparse.Namespace, *, tokens_per_s: float) -> None:
+    """Write midstudy's rate where plans look for it, in place of an older one of the same kind."""
+    new = Rate(
+        device=options.record,
+        shape=workload.model.name,
         precision=precision,
-        seed=0,
-        optimizer_state="reset",
-        data_positions="reset",
+        vocab_size=workload.model.vocab_size,
+        seq_len=workload.seq_len,
+        flops_per_token=workload.model.flops_per_token(seq_len=workload.seq_len),
+        compiled=options.compile,
+        tokens_per_s=round(tokens_per_s),
+        date=datetime.date.today().isoformat(),
+        command=shlex.join(["benchmarks/train_step.py", *sys.argv[1:]]),
     )
-    return Curriculum.of(start, phase)
+    kind = ("device", "shape", "precision", "vocab_size", "seq_len", "compiled")
+    rows = [row for row in json.loads(RATES.read_text("utf-8")) if any(row[key] != getattr(new, key) for key in kind)]
+    lines = ",\n".join(json.dumps(row) for row in [*rows, asdict(new)])
+    RATES.write_text(f"[\n{lines}\n]\n", "utf-8")
+
+
+def _peers(ours: Ours, workload: Workload, precision: str, options: argparse.Namespace) -> list[Peer]:
+    """The peers with midstudy's first weights and batches."""
+    device = torch.device(options.device)
+    if not options.peers:
+        return []
+    ready = []
+    for step in range(READY_BATCHES):
+        batch = ours.batch_at(step)
+        ready.append(tuple(torch.from_numpy(array).contiguous().to(device) for array in (batch.input_ids, batch.targets)))
+    return [
+        Peer(
+            name,
+            workload.model,
+            {key: weight.detach().float().cpu() for key, weight in ours.run.model.named_parameters()},
+            ready,
+            precision=precision,
+            optimizer=ours.curriculum.stretches[0].phase.optimizer,
+            compiled=options.compile,
+        )
+        for name in options.peers
+    ]
+
+
+def _seconds(contender: Contender, num_steps: int, device: torch.device) -> float:
+    synchronise(device)
+    started = time.perf_counter()
+    contender.advance(num_steps)
+    synchronise(device)
+    return time.perf_counter() - started
+
+
+def _rows(
+    workload: Workload, precision: str, timings: dict[str, Timing | None], *, ceiling: float, waited_share: float
+) -> list[str]:
+    """A row a contender; the last columns divide midstudy's rate by the row's, round by round: median (quartiles)."""
+    ours = timings[OURS]
+    assert ours is not None, "midstudy's own model compiles"
+    flops = workload.model.flops_per_token(seq_len=workload.seq_len)
+    batch = f"{workload.name} {workload.num_sequences} × {workload.seq_len}"
+    rows = []
+    for name, timing in timings.items():
+        if timing is None:
+            cells = ["does not compile", "", "", "", "", "", ""]
+        else:
+            rate = statistics.median(timing.tokens_per_s)
+            cells = [
+                f"{rate:,.0f}",
+                f"{statistics.median(timing.tokens_per_cpu_s):,.0f}",
+                f"{rate * flops / ceiling:.0%}",
+                f"{timing.warmup_s:.1f}",
+                _ratio(ours.tokens_per_s, timing.tokens_per_s) if name != OURS else "",
+                _ratio(ours.tokens_per_cpu_s, timing.tokens_per_cpu_s) if name != OURS else "",
+                f"{waited_share:.2%}" if name == OURS else "",
+            ]
+        rows.append("| " + " | ".join([batch, precision, name, *cells]) + " |")
+    return rows
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> str:
+    """Median and quartiles of the ratios within rounds."""
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+COLUMNS = (
+    "batch",
+    "precision",
+    "",
+    "tokens/s",
+    "tokens/CPU-s",
+    "of product rate",
+    "warm-up s",
+    "midstudy is × as fast",
+    "the same by CPU time",
+    "waited for data",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--size", default="micro", help="model shape (default: micro, 4 layers of width 128)")
-    parser.add_argument("--vocab-size", type=int, default=2_048)
-    parser.add_argument("--num-sequences", type=int, default=16)
-    parser.add_argument("--seq-len", type=int, default=128, help="tokens")
-    parser.add_argument("--steps", type=int, default=8, help="timed steps a round and precision")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--no-allocator", action="store_true", help="leave glibc's allocator as it is")
-    args = parser.parse_args()
-    if not args.no_allocator and any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--workload", action="append", help="small, 70m (CPU); 70m, 160m, 410m (CUDA); default: all; repeatable"
+    )
+    parser.add_argument("--precision", action="append", choices=PRECISIONS, help="default: all; repeatable")
+    parser.add_argument("--peer", action="append", dest="peers", choices=[*PEERS, "none"], help="default: all; repeatable")
+    parser.add_argument("--compile", action="store_true", help="compile every contender")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
+    parser.add_argument("--rounds", type=int, default=9, help="at least 2")
+    parser.add_argument("--steps", type=int, default=8, help="steps of each contender a round")
+    parser.add_argument("--record", choices=DEVICES, help="write midstudy's rates to the table that prices plans")
+    options = parser.parse_args()
+    if options.record == CPU_CORE.name and options.threads != 1:
+        parser.error(f"--record {CPU_CORE.name}: found --threads {options.threads}; allowed: 1, since plans count cores")
+    if (options.record or CPU_CORE.name) != CPU_CORE.name and options.device != "cuda":
+        parser.error(f"--record {options.record}: found --device {options.device}; allowed: cuda")
+    options.peers = [name for name in options.peers or PEERS if name != "none"]
+    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
-    configure_threads(args.threads)
+    configure_threads(options.threads)
+    known = workloads.CUDA if options.device == "cuda" else workloads.CPU
+    for name in options.workload or known:
+        if name not in known:
+            parser.error(f"--workload: found {name}; allowed on {options.device}: {', '.join(known)}")
 
-    tokens = np.random.default_rng(0).integers(args.vocab_size, size=(args.num_sequences, args.seq_len + 1))
-    batch = Batch(input_ids=tokens[:, :-1], targets=tokens[:, 1:])
-    num_steps = WARMUP_STEPS + ROUNDS * args.steps
-    curricula = {precision: curriculum(args, precision, num_steps) for precision in PRECISIONS}
-    runs = {p: TrainingRun.begin(c.start, precision=p) for p, c in curricula.items()}
-
-    def advance(precision: str, steps: int) -> None:
-        run = runs[precision]
-        run.advance(
-            curricula[precision], to_step=run.step + steps, batch_at=lambda step: batch, on_metrics=lambda metrics: None
-        )
-
-    num_tokens = args.steps * args.num_sequences * args.seq_len
-    per_second: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
-    per_cpu_second: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
-    ceilings: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
-    shape = curricula["fp32"].start.model
-    for precision in PRECISIONS:
-        advance(precision, WARMUP_STEPS)
-    for _ in range(ROUNDS):
-        for precision in PRECISIONS:
-            started, cpu_started = time.perf_counter(), time.process_time()
-            advance(precision, args.steps)
-            per_second[precision].append(num_tokens / (time.perf_counter() - started))
-            per_cpu_second[precision].append(num_tokens / (time.process_time() - cpu_started))
-            dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-            ceilings[precision].append(matmul_rate(dtype, shape.width, args.num_sequences * args.seq_len))
-
-    flops = shape.flops_per_token(seq_len=args.seq_len)
-    print(f"{shape.name}: {shape.num_parameters:,} parameters, {args.num_sequences} x {args.seq_len} tokens, ", end="")
-    print(f"{args.threads} thread(s), allocator settings {'off' if args.no_allocator else 'on'}, torch {torch.__version__}")
-    print("| precision | tokens/s | tokens/CPU-second | share of matrix-product rate |\n|---|---|---|---|")
-    for precision in PRECISIONS:
-        rate, cpu_rate = statistics.median(per_second[precision]), statistics.median(per_cpu_second[precision])
-        print(f"| {precision} | {rate:,.0f} | {cpu_rate:,.0f} | {rate * flops / max(ceilings[precision]):.0%} |")
+    machine = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} thread(s)"
+    print(f"{machine}, torch {torch.__version__}, {'compiled' if options.compile else 'not compiled'}, ", end="")
+    print(f"{options.rounds} rounds of {options.steps} steps: medians, ratios round by round with quartiles")
+    print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS), flush=True)
+    for name in options.workload or known:
+        for precision in options.precision or PRECISIONS:
+            print("\n".join(measure(known[name], precision, options)), flush=True)
 
 
 if __name__ == "__main__":

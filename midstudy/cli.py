@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 
 DEFAULT_STORE = "store"
+PRICED_DEVICES = ("cpu-core", "h100", "h200")
+"""Names of `midstudy.plan.device`, which is not imported to answer `--help`."""
 
 
 def _at_least_one(text: str) -> int:
@@ -54,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
             dest="settings",
             metavar="KEYWORD=VALUE",
             help="a keyword argument of study(...), as a Python literal; repeatable",
+        )
+
+        one.add_argument(
+            "--price-on",
+            choices=PRICED_DEVICES,
+            default=PRICED_DEVICES[0],
+            help=f"device whose hours the plan counts (default: {PRICED_DEVICES[0]}); changes nothing of what runs",
         )
 
     def takes_placement(one: argparse.ArgumentParser) -> None:

@@ -50,7 +50,7 @@ def run(options: Namespace) -> int:
     device_hours = planned.missing_s / 3600
     if options.max_gpu_hours is not None and device_hours > options.max_gpu_hours:
         raise ValueError(
-            f"--max-gpu-hours: the plan needs {hours(device_hours)} of one {planned.throughput.device.name}; "
+            f"--max-gpu-hours: the plan needs {hours(device_hours)} of one {planned.throughput.device.title}; "
             f"allowed: {hours(options.max_gpu_hours)}. Raise the limit, or plan fewer arms or shorter training."
         )
     free_bytes = shutil.disk_usage(store.root).free
@@ -84,16 +84,20 @@ def retry(options: Namespace) -> int:
 
 
 def _plan(options: Namespace, store: Store | None) -> Plan:
-    from midstudy.plan.cost import CPU_CORE, Throughput, measured_throughput
+    from midstudy.plan.cost import Throughput, measured_throughput
+    from midstudy.plan.device import CPU_CORE, DEVICES
     from midstudy.plan.experiment import load_study
     from midstudy.plan.planner import make_plan
     from midstudy.store.states import PublishedStates, published_states
 
     study = load_study(Path(options.experiment), data=options.data, settings=options.settings)
     states = published_states(store) if store else PublishedStates()
+    device = DEVICES[options.price_on]
+    # Stages have run on this machine so far; what they tell of another device is nothing.
+    rates = measured_throughput(states.rates) if device is CPU_CORE else {}
     return make_plan(
         study,
-        throughput=Throughput(CPU_CORE, measured_throughput(states.rates)),
+        throughput=Throughput(device, rates),
         published=store.published if store else lambda ids: set(),
         kept_states=states.kept,
     )

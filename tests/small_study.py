@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from midstudy.data.source import resolve_source
-from midstudy.plan.cost import CPU_CORE, Throughput
+from midstudy.plan.cost import Throughput
+from midstudy.plan.device import CPU_CORE
 from midstudy.plan.planner import Plan, make_plan
 from midstudy.recipe import (
     AdamW,

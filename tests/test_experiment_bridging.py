@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from midstudy.data.choice import DataChoice
-from midstudy.plan.cost import CPU_CORE, Throughput
+from midstudy.plan.cost import Throughput
+from midstudy.plan.device import CPU_CORE
 from midstudy.plan.experiment import load_study
 from midstudy.plan.planner import Plan, make_plan
 from midstudy.recipe import Corpus, RecipeError, Source, Task

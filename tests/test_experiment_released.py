@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from releases import write_release
 
-from midstudy.plan.cost import CPU_CORE, Throughput
+from midstudy.plan.cost import Throughput
+from midstudy.plan.device import CPU_CORE
 from midstudy.plan.experiment import load_study
 from midstudy.plan.planner import make_plan
 from midstudy.recipe import RecipeError

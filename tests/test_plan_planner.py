@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, WORDS, arm, code_branch, phase, sft, trunk
 
-from midstudy.plan.cost import CPU_CORE, Throughput
+from midstudy.plan.cost import Throughput
+from midstudy.plan.device import CPU_CORE
 from midstudy.plan.manifest import manifest_of
 from midstudy.plan.planner import KeptState, Plan, make_plan
 from midstudy.recipe import (

@@ -11,7 +11,7 @@ import numpy as np
 from midstudy.data.batch import Batch
 from midstudy.data.batches import pack_blocks, pad_items, usable_items
 from midstudy.data.tokens import TokenizedSplit
-from midstudy.evaluate.load import load_model
+from midstudy.evaluate.load import lent_model
 from midstudy.evaluate.loss import mean_loss
 from midstudy.execute.stopped import StoppedError
 from midstudy.recipe.data import Corpus
@@ -34,8 +34,9 @@ def evaluate_state(
     Raises:
         StoppedError: `should_stop`, asked before every batch, said so.
     """
-    model = load_model(checkpoint, device=(placement or Placement()).device)
-    loss = mean_loss(model, _unless_told(_batches(evaluation, split), should_stop))
+    placement = placement or Placement()
+    with lent_model(checkpoint, device=placement.device, compiled=placement.compiled) as model:
+        loss = mean_loss(model, _unless_told(_batches(evaluation, split), should_stop))
     return {"loss_nats": loss.loss_nats, "target_tokens": loss.num_tokens}
 
 

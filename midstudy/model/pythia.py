@@ -31,11 +31,20 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(width, 4 * width)
         self.mlp_out = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(batch, length, width) to the same; `cos` and `sin` are this length's rotary tables, `mask` the documents'."""
+    def attend(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        """attention(norm1(x)), of shape (batch, length, width)."""
         query, key, value = split_heads(self.qkv(self.attention_norm(x)), num_heads=self.num_heads, cos=cos, sin=sin)
         mixed = causal_attention(query, key, value, mask).transpose(1, 2).reshape(x.shape)
-        return x + self.attention_out(mixed) + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
+        attended: Tensor = self.attention_out(mixed)
+        return attended
+
+    def feed_forward(self, x: Tensor, attended: Tensor) -> Tensor:
+        """x + attended + mlp(norm2(x)), of shape (batch, length, width)."""
+        return x + attended + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(batch, length, width) to the same; `cos` and `sin` are this length's rotary tables, `mask` the documents'."""
+        return self.feed_forward(x, self.attend(x, cos, sin, mask))
 
 
 class Pythia(nn.Module):

@@ -1,7 +1,7 @@
 """What a stage costs before it runs: tokens, FLOPs, seconds on one device, bytes on disk.
 
-Seconds come from the throughput of finished stages of the same shape and precision where the store has any, and otherwise
-from the device's assumed rate; `Throughput.measured` says which.
+Seconds come from the throughput of finished stages of the same shape and precision where the store has any, else from what
+was measured of the device, else from the device's assumed rate; `Throughput.source` says which.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
+from midstudy.plan.device import Device
 from midstudy.recipe.measure import Evaluation
 from midstudy.recipe.model import ModelShape
 
@@ -21,34 +22,26 @@ FILE_BYTES_PER_S = 2e8
 
 
 @dataclass(frozen=True)
-class Device:
-    """An assumed rate for shapes that were never measured, with its reason."""
-
-    name: str
-    flops_per_s: float
-    reason: str
-
-
-CPU_CORE = Device("CPU core", 1.0e11, "bf16 training of the micro shape on one core of a 2024 server CPU")
-H200 = Device("H200", 0.35 * 989e12, "35 % of 989 TFLOP/s dense bf16, the target for a 160M model at context 2,048")
-
-
-@dataclass(frozen=True)
 class Throughput:
-    """Training tokens a second on one device, by (shape name, precision)."""
+    """Training tokens a second on one device; those of the store's finished stages by (shape name, precision)."""
 
     device: Device
     measured_tokens_per_s: Mapping[tuple[str, str], float]
 
-    def measured(self, model: ModelShape, precision: str) -> bool:
-        return (model.name, precision) in self.measured_tokens_per_s
+    def source(self, model: ModelShape, precision: str, *, seq_len: int) -> str:
+        """Where the rate comes from: `store`, `recorded` or `assumed`."""
+        if (model.name, precision) in self.measured_tokens_per_s:
+            return "store"
+        return "recorded" if self.device.rate(model, precision, seq_len=seq_len) else "assumed"
 
     def training_s(self, model: ModelShape, precision: str, *, num_tokens: int, seq_len: int) -> float:
         """Seconds to train on `num_tokens` tokens."""
-        rate = self.measured_tokens_per_s.get((model.name, precision))
-        if rate is None:
-            rate = self.device.flops_per_s / model.flops_per_token(seq_len=seq_len)
-        return num_tokens / rate
+        tokens_per_s = self.measured_tokens_per_s.get((model.name, precision))
+        if tokens_per_s is None:
+            rate = self.device.rate(model, precision, seq_len=seq_len)
+            flops_per_s = rate.flops_per_s if rate else self.device.assumed_flops_per_s(model, precision)
+            tokens_per_s = flops_per_s / model.flops_per_token(seq_len=seq_len)
+        return num_tokens / tokens_per_s
 
     def evaluation_s(self, model: ModelShape, precision: str, evaluation: Evaluation) -> float:
         """Seconds of a forward pass over the evaluation's sequences, at most."""

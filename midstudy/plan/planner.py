@@ -57,7 +57,8 @@ class Plan:
     unshared_steps: int
     unshared_s: float
     throughput: Throughput
-    unmeasured: tuple[str, ...]
+    priced_by: Mapping[str, tuple[str, ...]]
+    """Names of the model shapes by the source of their rate, as in `Throughput.source`."""
 
     @property
     def missing(self) -> list[Stage]:
@@ -93,7 +94,7 @@ class _Builder:
     requested: dict[str, tuple[Curriculum, int, Arm]] = field(default_factory=dict)
     curricula: list[tuple[Curriculum, Arm]] = field(default_factory=list)
     steps_on_line: dict[str, set[int]] = field(default_factory=dict)
-    unmeasured: set[str] = field(default_factory=set)
+    priced_by: dict[str, set[str]] = field(default_factory=dict)
     published: set[str] = field(default_factory=set)
     continued: set[str] = field(default_factory=set)
 
@@ -238,8 +239,8 @@ class _Builder:
         line = self.steps_on_line[curriculum.state_id(stretch.start_step)]
         keeps_optimizer = not isinstance(phase.data, Task) or identity in self.continued or any(s > step for s in line)
         num_tokens = (step - ancestor_step) * phase.tokens_per_step
-        if not self.throughput.measured(model, phase.precision):
-            self.unmeasured.add(model.name)
+        source = self.throughput.source(model, phase.precision, seq_len=phase.seq_len)
+        self.priced_by.setdefault(source, set()).add(model.name)
         label, factors = _describe(arm, curriculum, step, index)
         self.add(
             Stage(
@@ -395,7 +396,7 @@ def make_plan(
         unshared_steps=sum(curriculum.num_steps for curriculum in alone),
         unshared_s=sum(_unshared_s(curriculum, throughput) for curriculum in alone),
         throughput=throughput,
-        unmeasured=tuple(sorted(builder.unmeasured)),
+        priced_by={source: tuple(sorted(names)) for source, names in builder.priced_by.items()},
     )
 
 

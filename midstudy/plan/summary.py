@@ -10,6 +10,11 @@ from midstudy.recipe.curriculum import State
 from midstudy.recipe.study import CONTROL
 from midstudy.recipe.weights import Release
 
+_RATE_SOURCES = {
+    "assumed": "assumed for {shapes}: {reason}",
+    "recorded": "as measured by the benchmark for {shapes}",
+    "store": "measured on this store's finished stages for {shapes}",
+}
 _KINDS = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sft", "evaluation")
 
 
@@ -36,10 +41,11 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "steps_without_sharing": plan.unshared_steps,
         "tokens_missing": sum(stage.num_tokens for stage in missing),
         "flops_missing": sum(_flops(stage.recipe, stage.num_tokens) for stage in missing if isinstance(stage.recipe, State)),
-        "device": plan.throughput.device.name,
+        "device": plan.throughput.device.title,
         "device_hours_missing": plan.missing_s / 3600,
         "device_hours_without_sharing": plan.unshared_s / 3600,
-        "rate_assumed_for": list(plan.unmeasured),
+        "rate_assumed_for": list(plan.priced_by.get("assumed", ())),
+        "rate_recorded_for": list(plan.priced_by.get("recorded", ())),
         "disk_bytes": sum(stage.disk_bytes for stage in plan.stages.values()),
         "disk_bytes_missing": plan.missing_bytes,
         "sources": {data.name: str(data.source) for data in plan.study.datasets()},
@@ -70,9 +76,10 @@ def plan_text(plan: Plan) -> str:
     )
     saved = facts["steps_without_sharing"] / max(1, facts["steps_lower_bound"])
     device = facts["device"]
-    rate = "measured on this store's finished stages"
-    if facts["rate_assumed_for"]:
-        rate = f"assumed for {', '.join(facts['rate_assumed_for'])}: {plan.throughput.device.reason}"
+    rates = [
+        _RATE_SOURCES[source].format(shapes=", ".join(shapes), reason=plan.throughput.device.reason)
+        for source, shapes in sorted(plan.priced_by.items())
+    ]
     by_source: dict[str, list[str]] = {}
     for name, source in facts["sources"].items():
         kind = source if source.startswith("/") else source.partition(":")[0]
@@ -87,7 +94,7 @@ def plan_text(plan: Plan) -> str:
         f"{facts['steps_without_sharing']:,} without sharing ({saved:.1f}×)",
         f"  tokens   {facts['tokens_missing']:,}, {facts['flops_missing']:.2g} FLOPs",
         f"  cost     {hours(facts['device_hours_missing'])} of one {device}; without sharing "
-        f"{hours(facts['device_hours_without_sharing'])} ({rate})",
+        f"{hours(facts['device_hours_without_sharing'])} ({'; '.join(rates)})",
         f"  disk     {facts['disk_bytes_missing'] / 1e9:.2f} GB of checkpoints to write, "
         f"{facts['disk_bytes'] / 1e9:.2f} GB in all",
         *(f"  data     {', '.join(names)}: {kind}" for kind, names in by_source.items()),

@@ -9,6 +9,7 @@ with the same weights bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from midstudy.data.batch import Batch
 from midstudy.data.order import derive_key
+from midstudy.model.compiled import compile_model, signals_held
 from midstudy.model.initialise import initialised
 from midstudy.model.pythia import Pythia
 from midstudy.recipe.curriculum import Curriculum, Start, Stretch
@@ -70,6 +72,10 @@ class TrainingRun:
         # A copy: tensors read from a file may lie at any address, and products depend on alignment in the last bit.
         masters = {name: tensor.to(self.device, copy=True) for name, tensor in state.weights.items()}
         self._weights = Weights(model, masters, precision=state.precision)
+        if self.placement.compiled:
+            compile_model(model)
+        # Generating kernels takes longer than anything else, and a signal must not reach the compiler that does it.
+        self._holding_signals = signals_held if self.placement.compiled else contextlib.nullcontext
         self._optimizer: Optimizer | None = None
         self._saved_moments, self._saved_updates = state.moments, state.num_updates
 
@@ -250,17 +256,18 @@ class TrainingRun:
         losses, norms, sizes, shares = [], [], [], []
         for first in firsts:
             rows = slice(first, min(first + size, num_rows))
-            loss = self.model.scaled_loss(
-                portion.input_ids[rows],
-                portion.targets[rows],
-                scale=1.0 / portion.total_weight,
-                weights=None if portion.weights is None else portion.weights[rows],
-                documents=None if portion.documents is None else portion.documents[rows],
-            )
-            # Generating kernels can take longer than a job's notice: it happens within these two calls.
+            with self._holding_signals():
+                loss = self.model.scaled_loss(
+                    portion.input_ids[rows],
+                    portion.targets[rows],
+                    scale=1.0 / portion.total_weight,
+                    weights=None if portion.weights is None else portion.weights[rows],
+                    documents=None if portion.documents is None else portion.documents[rows],
+                )
             if self._told(should_stop):
                 return None
-            loss.backward()
+            with self._holding_signals():
+                loss.backward()
             if rows.stop < num_rows and self._told(should_stop):
                 return None
             norm = self._weights.gather_gradients(self.ranks, first=first == 0, last=first == firsts[-1])
