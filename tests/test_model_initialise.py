@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from midstudy.model.initialise import initialised
-from midstudy.recipe import ModelShape, pythia
+from midstudy.recipe import ModelShape
 
 SHAPE = ModelShape(name="test", num_layers=3, width=128, num_heads=4, vocab_size=512)
 
@@ -53,13 +53,6 @@ def test_no_two_parameters_share_draws_and_another_layer_shifts_none() -> None:
     assert not torch.equal(weights["blocks.0.qkv.weight"], weights["blocks.1.qkv.weight"])
     deeper = initialised(ModelShape(num_layers=4, width=128, num_heads=4, vocab_size=512, name="deeper"), seed=0)
     assert torch.equal(weights["blocks.1.qkv.weight"], deeper.state_dict()["blocks.1.qkv.weight"])
-
-
-def test_golden_weights() -> None:
-    """Drawn numbers are part of every id: they change only with `versions.MODEL`."""
-    weights = initialised(pythia("nano", vocab_size=512), seed=0).state_dict()
-    assert weights["embedding.weight"][0, :3].tolist() == pytest.approx(GOLDEN_EMBEDDING, rel=1e-5)
-    assert weights["blocks.1.mlp_out.weight"][3, :3].tolist() == pytest.approx(GOLDEN_MLP_OUT, rel=1e-5)
 
 
 GOLDEN_EMBEDDING = [-0.084555574, 0.0060327332, -0.050387837]

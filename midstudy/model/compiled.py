@@ -80,10 +80,10 @@ def _compiled(part: str) -> Callable[..., Any]:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Let the signals that tell a job to stop wait until the end; outside the main thread this does nothing.
+    """Keep the signals that tell a job to stop from processes that are started within; does nothing outside the main thread.
 
     A scheduler signals every process of a job. A C++ compiler that is started meanwhile inherits the mask and finishes, so
-    that the step it works for does too; the signal is handled then.
+    that the step it works for does too. This process is told at the end, or at once where it has other threads.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
