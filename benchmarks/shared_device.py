@@ -53,7 +53,7 @@ class Ensemble:
             raise ValueError("precision: found bf16_mixed; allowed for an ensemble: fp32, bf16_true.")
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         models = [initialised(WORKLOAD.model, seed=seed).to(device, dtype) for seed in range(num_runs)]
-        stacked, _ = stack_module_state(models)  # type: ignore[arg-type]
+        stacked, _ = stack_module_state(models)
         self._parameters = {name: tensor.detach() for name, tensor in stacked.items()}
         self._template = _Plain(models[0])
         self._batch_at = batches(curriculum(WORKLOAD, precision), folder)
