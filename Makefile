@@ -12,6 +12,7 @@ RUNTIME := $(VENV)/.runtime
 TORCH := $(VENV)/.torch
 PROJECT := $(VENV)/.project
 DEV := $(VENV)/.dev
+PEERS := $(VENV)/.peers
 
 LOCK_VENV := .lock-venv
 # Resolved for the oldest Python and the platform supported, on whatever machine: Debian 12's 3.11.2 on x86-64. Later patch
@@ -21,7 +22,7 @@ COMPILE := $(LOCK_VENV)/bin/uv pip compile --quiet --generate-hashes --only-bina
 
 CHECKED := $(wildcard midstudy flows experiments benchmarks tests)
 
-.PHONY: help study test test-slow lint lock clean
+.PHONY: help study test test-slow lint benchmark lock clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -30,6 +31,7 @@ help:
 	@echo 'make test       set up, run the tests                            (ARGS="..." is handed to pytest)'
 	@echo 'make test-slow  set up, run the tests that take longer           (ARGS="..." is handed to pytest)'
 	@echo 'make lint       ruff, formatting, types'
+	@echo 'make benchmark  time a training step against other implementations   (ARGS="--help" lists the options)'
 	@echo 'make lock       resolve requirements*.in again, with hashes      (ARGS=--upgrade takes newer versions)'
 	@echo 'make clean      remove the environment and the caches of the tools; results stay'
 
@@ -47,6 +49,9 @@ lint: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy $(CHECKED)
+
+benchmark: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV) $(PEERS)
+	@$(PY) benchmarks/train_step.py $(ARGS)
 
 # The locks are made for Python 3.11; another version would get other dependencies than those that were tried.
 $(CREATED):
@@ -90,6 +95,10 @@ $(DEV): requirements-dev.lock | $(RUNTIME)
 	@$(PIP_INSTALL) $(LOCKED) -r requirements-dev.lock
 	@touch $@
 
+$(PEERS): requirements-benchmark.lock | $(DEV)
+	@$(PIP_INSTALL) $(LOCKED) -r requirements-benchmark.lock
+	@touch $@
+
 $(LOCK_VENV)/bin/uv: | $(CREATED)
 	@$(PY) -m venv $(LOCK_VENV)
 	@$(LOCK_VENV)/bin/python -m pip install -qq --disable-pip-version-check uv==0.13.8
@@ -97,6 +106,7 @@ $(LOCK_VENV)/bin/uv: | $(CREATED)
 lock: $(LOCK_VENV)/bin/uv
 	@$(COMPILE) --output-file requirements.lock $(ARGS) requirements.in
 	@$(COMPILE) --output-file requirements-dev.lock $(ARGS) requirements-dev.in
+	@$(COMPILE) --no-deps --output-file requirements-benchmark.lock $(ARGS) requirements-benchmark.in
 
 clean:
 	rm -rf $(VENV) $(LOCK_VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = ("requirements.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-benchmark.lock")
 
 
 def locked(name: str) -> dict[str, tuple[Version, int]]:
@@ -57,3 +57,7 @@ def test_the_locked_versions_are_what_the_project_declares() -> None:
 def test_the_lock_holds_what_torch_needs_so_that_torch_comes_alone() -> None:
     needed = {"filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy", "typing-extensions"}
     assert needed <= locked("requirements.lock").keys()
+
+
+def test_the_benchmark_lock_changes_nothing_that_the_development_lock_has() -> None:
+    assert locked("requirements-benchmark.lock").keys() & locked("requirements-dev.lock").keys() == set()
