@@ -61,8 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--price-on",
             choices=PRICED_DEVICES,
-            default=PRICED_DEVICES[0],
-            help=f"device whose hours the plan counts (default: {PRICED_DEVICES[0]}); changes nothing of what runs",
+            help=f"device whose hours the plan counts (default: {PRICED_DEVICES[0]}; h100 with --device cuda)",
         )
 
     def takes_placement(one: argparse.ArgumentParser) -> None:

@@ -85,16 +85,16 @@ def retry(options: Namespace) -> int:
 
 def _plan(options: Namespace, store: Store | None) -> Plan:
     from midstudy.plan.cost import Throughput, measured_throughput
-    from midstudy.plan.device import CPU_CORE, DEVICES
+    from midstudy.plan.device import CPU_CORE, DEVICES, H100
     from midstudy.plan.experiment import load_study
     from midstudy.plan.planner import make_plan
     from midstudy.store.states import PublishedStates, published_states
 
     study = load_study(Path(options.experiment), data=options.data, settings=options.settings)
     states = published_states(store) if store else PublishedStates()
-    device = DEVICES[options.price_on]
-    # Stages have run on this machine so far; what they tell of another device is nothing.
-    rates = measured_throughput(states.rates) if device is CPU_CORE else {}
+    usual = H100 if getattr(options, "device", "cpu") == "cuda" else CPU_CORE
+    device = DEVICES[options.price_on or usual.name]
+    rates = measured_throughput(states.rates.get(device.name, ()))
     return make_plan(
         study,
         throughput=Throughput(device, rates),
@@ -129,6 +129,10 @@ def _where(options: Namespace) -> dict[str, Any]:
         compiled=options.compiled,
     )
     gpus = visible_gpus() if placement.device == "cuda" else ()
+    if gpus and placement.num_ranks > len(gpus):
+        raise ValueError(
+            f"--ranks: found {placement.num_ranks}; allowed: at most the {len(gpus)} GPUs that are visible here."
+        )
     places = len(gpus) * options.jobs_per_gpu if gpus else (os.cpu_count() or 1) // placement.num_threads
     max_jobs = options.jobs or max(1, places // placement.num_ranks)
     return {"backend": options.backend, "placement": placement, "gpus": gpus, "max_jobs": max_jobs}

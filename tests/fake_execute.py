@@ -2,7 +2,7 @@
 
 A label is a name and then words: `sleep=0.5` and `until=NAME` (wait so long, or until NAME has started, and listen to being
 told to stop), `stubborn=0.5` (waits and does not listen), `raise`, `kill` (SIGKILL to its own process), `kill_once`, `exit`
-(the process ends without a word).
+(the process ends without a word), `boom` (of several ranks, all but the first raise).
 Every start is one line in `starts.txt` beside the store, so that a test can count what really ran.
 """
 
@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe import Corpus, Source, Tokenizer
@@ -31,9 +32,16 @@ def execute_stage(
     keeps_optimizer: bool,
     should_stop: Callable[[], bool],
     placement: Placement,
+    ranks: Any = None,
 ) -> None:
     wanted = store.requested(identity)
     name, *words = wanted["label"].split()
+    if "boom" in words and ranks is not None:
+        if ranks.is_first:
+            ranks.any(False)  # waits for the other one
+        raise ValueError(f"boom on rank {ranks.rank}")
+    if ranks is not None and not ranks.is_first:
+        return
     missing = [parent for parent in wanted["parents"] if not store.has(parent)]
     with (store.root.parent / "starts.txt").open("a") as file:
         file.write(f"{name} {os.getpid()} {','.join(missing)}\n")

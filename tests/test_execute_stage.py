@@ -19,6 +19,7 @@ from small_study import plan_in, small_study, write_split, write_text
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.plan.planner import Plan
 from midstudy.recipe import Constant, Mixture, MixtureRamp, Study, WarmupStableDecay
+from midstudy.store.attempt import Attempt
 from midstudy.store.errors import RecipeMismatchError, StoreError
 from midstudy.store.store import Store
 from midstudy.train.divergence import DivergedError
@@ -249,6 +250,81 @@ def test_a_divergence_names_the_documents_that_were_read(text, tmp_path):
         run_missing(store, study)
     named = [int(one) for one in re.findall(r"\d+", str(raised.value).split("documents ")[1].split(". ")[0])]
     assert 0 <= min(named) <= max(named) < 300
+
+
+def test_a_stage_that_diverged_diverges_again_however_often_it_is_tried(text, tmp_path, monkeypatch):
+    """Checkpoints made while it went wrong are not gone on from; the last good one is named and kept."""
+    from midstudy.execute import state
+    from midstudy.train import run as engine
+
+    monkeypatch.setattr(state, "ROLLING_INTERVAL_S", 0.0)
+    monkeypatch.setattr(state, "ROLLING_MOST_OF_TIME", math.inf)
+    update = engine.TrainingRun._update
+
+    def worse_from_step_60(self, *arguments, **options):
+        made = update(self, *arguments, **options)
+        return made if self.step < 60 else dataclasses.replace(made, loss=made.loss + 3.5)
+
+    monkeypatch.setattr(engine.TrainingRun, "_update", worse_from_step_60)
+    store = Store.open(tmp_path / "store", create=True)
+    plan = plan_in(store, small_study(text, starts=(), total_steps=120))
+    messages = []
+    for stage in plan.missing:
+        store.request(stage)
+        if stage.kind != "state":
+            execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+            continue
+        for _ in range(3):
+            with pytest.raises(DivergedError) as raised:
+                execute_stage(store, stage.id, start_from=None, keeps_optimizer=True, should_stop=lambda: False)
+            assert not store.has(stage.id)
+            messages.append(str(raised.value).split(" It read ")[0])
+            left = [int(path.name[5:]) for path in store.paths.attempts(stage.id).glob("*/checkpoints/step-*")]
+            assert all(step <= raised.value.good_step for step in left)
+        break
+    assert len(set(messages)) == 1
+
+
+def test_steps_that_are_computed_again_are_counted(text, tmp_path, monkeypatch):
+    """Told to stop in the tenth step, and killed twice at step 45, each time on the way from the state that was saved."""
+    from midstudy.train import run as engine
+
+    store = Store.open(tmp_path / "store", create=True)
+    plan = plan_in(store, small_study(text, starts=(), total_steps=60))
+    stage = next(stage for stage in plan.missing if stage.kind == "state")
+    for one in plan.missing[: plan.missing.index(stage)]:
+        store.request(one)
+        execute_stage(store, one.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+    store.request(stage)
+    steps: list[int] = []
+    update = engine.TrainingRun._update
+    ends: dict[int, BaseException] = {}
+
+    def noted(self, *arguments, **options):
+        if self.step in ends:
+            raise ends[self.step]
+        steps.append(self.step)
+        return update(self, *arguments, **options)
+
+    monkeypatch.setattr(engine.TrainingRun, "_update", noted)
+
+    def attempt(should_stop=lambda: False):
+        execute_stage(store, stage.id, start_from=None, keeps_optimizer=True, should_stop=should_stop)
+
+    with pytest.raises(StoppedError):
+        attempt(lambda: len(steps) >= 10)
+    for _ in range(2):
+        ends[45] = KeyboardInterrupt()
+        monkeypatch.setattr(Attempt, "discard", lambda self: None)  # a killed process cleans nothing up
+        with pytest.raises(KeyboardInterrupt):
+            attempt()
+    ends.clear()
+    monkeypatch.undo()
+    attempt()
+    # Of each killed attempt's 36 steps, those up to the last that was logged are known: every tenth is.
+    assert store.record(stage.id).metrics["resumed_at_step"] == 9
+    assert store.record(stage.id).metrics["recomputed_steps"] == 2 * (40 - 9)
+    assert store.record(stage.id).metrics["num_steps"] == 60
 
 
 def test_the_loss_of_an_evaluation_is_the_token_weighted_mean_of_transformers(finished):

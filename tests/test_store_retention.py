@@ -203,14 +203,14 @@ def test_what_killed_processes_left_goes_and_fresh_temporary_files_stay(interrup
     (attempt,) = store.former_attempts(identity)
     old = time.time() - 7200
     left = [attempt / "checkpoints" / ".step-00000008.1a2b.tmp", attempt / "result" / ".checkpoint.1a2b.tmp"]
-    left += [store.paths.stage(identity) / ".attempts-1a2b", store.paths.attempts(identity) / ".removed.1a2b.tmp"]
+    left += [store.paths.stage(identity) / ".attempts-1a2b3c4d", store.paths.attempts(identity) / ".removed.1a2b.tmp"]
     for folder in left:
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"\0" * 1000)
-    for name in (".recipe.json.old", ".recipe.json.new"):
+    for name in (".recipe.json.0123456789abcdef0123456789abcdef", ".recipe.json.new"):
         (store.paths.stage(identity) / name).write_text("{")
-    os.utime(store.paths.stage(identity) / ".recipe.json.old", (old, old))
-    left.append(store.paths.stage(identity) / ".recipe.json.old")
+    os.utime(store.paths.stage(identity) / ".recipe.json.0123456789abcdef0123456789abcdef", (old, old))
+    left.append(store.paths.stage(identity) / ".recipe.json.0123456789abcdef0123456789abcdef")
     found = [item for item in survey(store).free if item.reason == "half-written by killed jobs"]
     assert {item.path for item in found} == set(left)
     assert len(free(store, found)) == len(left)
@@ -448,3 +448,15 @@ def test_a_damaged_manifest_stops_the_cleaning(copy: Made, capsys: pytest.Captur
     assert main(["clean", "--store", str(copy.store.root), "--yes", "--unreferenced"]) == 2
     assert "manifest.json: damaged" in capsys.readouterr().err
     assert files(copy.store.root) == before
+
+
+def test_what_others_keep_in_the_store_is_theirs(copy: Made) -> None:
+    """Hidden folders of other tools: a repository, a notebook's checkpoints, a file system's snapshots."""
+    store = copy.store
+    theirs = [store.root / ".git", store.paths.studies / "small" / ".ipynb_checkpoints", store.root / ".snapshot"]
+    for folder in theirs:
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("mine")
+        os.utime(folder / "file", (0, 0))
+    free(store, survey(store, unreferenced=True).free)
+    assert all((folder / "file").exists() for folder in theirs)

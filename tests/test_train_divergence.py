@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -34,6 +35,29 @@ def test_a_loss_that_runs_away_is_blamed_on_its_worst_update_and_trusted_up_to_i
     assert trouble.good_step <= 100 + 45
     assert 140 < trouble.from_step < 180
     assert "more than 3 above its lowest in this phase" in trouble.what
+
+
+@given(cut=st.integers(1, 79))
+def test_an_interruption_changes_no_verdict(cut: int) -> None:
+    """Cut anywhere and gone on with from what was remembered, through JSON as in a checkpoint."""
+    losses = [6.0 - 0.1 * step for step in range(40)] + [2.0 + 0.5 * step for step in range(40)]
+    expected = look(losses)
+    first = DivergenceWatch(0, vocab_size=50_304)
+    for step, loss in enumerate(losses[:cut]):
+        if (trouble := first.trouble(from_step=step, loss_nats=loss, gradient_norm=1.0)) is not None:
+            assert trouble == expected
+            return
+    second = DivergenceWatch(0, vocab_size=50_304, memory=json.loads(json.dumps(first.memory())))
+    troubles = (second.trouble(from_step=step, loss_nats=losses[step], gradient_norm=1.0) for step in range(cut, 80))
+    assert next(trouble for trouble in troubles if trouble is not None) == expected
+
+
+def test_what_was_seen_of_another_phase_is_not_remembered() -> None:
+    before = DivergenceWatch(0, vocab_size=50_304)
+    for step in range(60):
+        before.trouble(from_step=step, loss_nats=1.0, gradient_norm=1.0)
+    after = DivergenceWatch(60, vocab_size=50_304, memory=before.memory())
+    assert all(after.trouble(from_step=s, loss_nats=9.0, gradient_norm=1.0) is None for s in range(60, 120))
 
 
 @given(st.lists(st.floats(0.0, RISE_NATS), min_size=1, max_size=200))

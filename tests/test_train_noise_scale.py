@@ -22,8 +22,12 @@ from midstudy.train.noise_scale import estimate, partial_sums
 )
 def test_equal_micro_batches_give_the_published_formulas(norms: list[float], size: int, batch_norm: float) -> None:
     number = len(norms)
-    contributions = [torch.tensor(norm / number) for norm in norms]  # of each micro-batch's mean gradient, a share counts
-    found = estimate(partial_sums(contributions, [size] * number, [1 / number] * number), torch.tensor(batch_norm))
+    contributions = [
+        torch.tensor(norm / number, dtype=torch.float64) for norm in norms
+    ]  # of each micro-batch's mean gradient, a share counts
+    found = estimate(
+        partial_sums(contributions, [size] * number, [1 / number] * number), torch.tensor(batch_norm, dtype=torch.float64)
+    )
     small_square, large_square = float(np.mean(np.square(norms))), batch_norm**2
     large = number * size
     squared = (large * large_square - size * small_square) / (large - size)

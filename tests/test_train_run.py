@@ -294,7 +294,7 @@ def test_divergence_is_noticed_between_reports() -> None:
                 run.model.final_norm.weight.fill_(math.nan)
         return batch_at(step)
 
-    with pytest.raises(DivergedError, match=r"from step 3 diverged.*No rolling checkpoint"):
+    with pytest.raises(DivergedError, match=r"from step 3 diverged.*No checkpoint lies"):
         run.advance(curriculum(), to_step=8, batch_at=poisoned, on_metrics=lambda m: None, log_every=8)
 
 

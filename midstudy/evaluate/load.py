@@ -64,6 +64,11 @@ def lent_model(
     del _idle[:-_KEPT_MODELS]
 
 
+def forget_models() -> None:
+    """Give back the memory of the models that are not in use: before training, which needs it."""
+    _idle.clear()
+
+
 def _build(state: Checkpoint, kind: _Kind) -> Weights:
     shape, precision, device, compiled = kind
     model = Pythia.empty(shape, device="meta")

@@ -54,13 +54,19 @@ def _until_told(documents: Iterator[Document], should_stop: Callable[[], bool]) 
         yield document
 
 
-def make_tokenizer(recipe: Tokenizer, folder: Path) -> dict[str, Any]:
-    """Train the tokenizer on the corpus's train split and save it into `folder`; returns its metrics."""
+def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Train the tokenizer on the corpus's train split and save it into `folder`; returns its metrics.
+
+    Raises:
+        StoppedError: `should_stop` said so while the text was read.
+    """
     train_bytes = 0
 
     def counted() -> Iterator[str]:
         nonlocal train_bytes
         for text in first_bytes(_texts(recipe.corpus, "train"), recipe.max_bytes):
+            if should_stop():
+                raise StoppedError("stopped while a tokenizer was trained; the next attempt trains it from the beginning")
             train_bytes += len(text.encode("utf-8"))
             yield text
 

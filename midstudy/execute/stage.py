@@ -113,7 +113,7 @@ def _make(
 ) -> dict[str, Any]:
     folder = attempt.result
     if isinstance(recipe, Tokenizer):
-        return make_tokenizer(recipe, folder)
+        return make_tokenizer(recipe, folder, should_stop=should_stop)
     if isinstance(recipe, ReleasedTokenizer):
         return copy_tokenizer(recipe, folder)
     if isinstance(recipe, TokenizedData):

@@ -12,14 +12,16 @@ from typing import Any
 from midstudy.data.batches import Batches
 from midstudy.data.slots import slots_at
 from midstudy.data.tokens import TokenizedSplit
+from midstudy.evaluate.load import forget_models
 from midstudy.execute.stopped import StoppedError
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset, Task
-from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, RESULT_FOLDER, Attempt, read_metrics
+from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, RESULT_FOLDER, Attempt, first_step_of, read_metrics
+from midstudy.train.divergence import DivergedError
 from midstudy.train.placement import Placement
 from midstudy.train.ranks import ALONE, Ranks
-from midstudy.train.rolling import Rolling, newest
+from midstudy.train.rolling import Rolling, forget_after, newest, newest_step
 from midstudy.train.run import TrainingRun
 
 CHECKPOINT_FOLDER = "checkpoint"
@@ -58,6 +60,7 @@ def train_state(
     curriculum, step = recipe.curriculum, recipe.step
     last = curriculum.stretches[-1]
     begun = 0 if start_from is None else _step_of(start_from)
+    forget_models()
     resumed = newest(
         lambda path: TrainingRun.load(path, placement=placement, ranks=ranks),
         *(folder / CHECKPOINTS_FOLDER for folder in former_attempts),
@@ -69,23 +72,24 @@ def train_state(
     if resumed is not None:
         attempt.take_over_metrics(resumed[0].parent.parent, until_step=run.step)
     batches = _batches(recipe, train_split)
-    logged: list[dict[str, float]] = []
-
-    def on_metrics(metrics: dict[str, float]) -> None:
-        logged.append(metrics)
-        attempt.log_metrics(metrics)
-
     first_step = run.step
+    attempt.note_first_step(first_step)
     rolling = Rolling(folder=attempt.checkpoints, every_s=ROLLING_INTERVAL_S, most_of_time=ROLLING_MOST_OF_TIME)
-    if not run.advance(
-        curriculum,
-        to_step=step,
-        batch_at=batches,
-        on_metrics=on_metrics,
-        should_stop=should_stop,
-        rolling=rolling,
-        text_at=batches.text_at,
-    ):
+    try:
+        reached = run.advance(
+            curriculum,
+            to_step=step,
+            batch_at=batches,
+            on_metrics=attempt.log_metrics,
+            should_stop=should_stop,
+            rolling=rolling,
+            text_at=batches.text_at,
+        )
+    except DivergedError as error:
+        for folder in (attempt.checkpoints, *(one / CHECKPOINTS_FOLDER for one in former_attempts)):
+            forget_after(folder, error.good_step)
+        raise
+    if not reached:
         if rolling.saved_step != run.step:  # a signal that came while this very state was saved
             rolling.save(run.step, lambda folder: run.save(folder, with_optimizer=True))
         raise StoppedError(f"stopped at step {run.step} of {step}; the next attempt goes on from there")
@@ -99,13 +103,15 @@ def train_state(
         "device": run.device_name,
         "num_steps": step - begun,
         "resumed_at_step": first_step if resumed is not None else None,
-        "recomputed_steps": max(0, _last_step_of(former_attempts) - first_step),
+        "recomputed_steps": _trained_steps(former_attempts) - (first_step - begun),
         "num_tokens": (step - begun) * last.phase.tokens_per_step,
         **_realised(recipe, batches, first_step=first_step, train_split=train_split),
     }
+    logged = list(read_metrics(attempt.result / METRICS_FILE))  # also what attempts before this one had logged
     if logged:
         metrics["train_loss_nats"] = logged[-1]["loss_nats"]
         metrics["tokens_per_s"] = statistics.median(one["tokens_per_s"] for one in logged)
+    if run.trained_s:
         metrics["data_wait_share"] = run.waited_s / run.trained_s
     if noisy := [one for one in logged if "gradient_noise_trace" in one]:
         # Numerator and denominator are averaged apart (McCandlish et al., 2018, appendix A.1).
@@ -136,9 +142,11 @@ def assist(
 
 
 def _run_from(checkpoint: Path | None, recipe: State, placement: Placement, ranks: Ranks) -> TrainingRun:
-    if checkpoint is not None:
-        return TrainingRun.load(checkpoint, placement=placement, ranks=ranks)
     curriculum = recipe.curriculum
+    if checkpoint is not None:
+        last = curriculum.stretches[-1]
+        anew = last.phase.optimizer_state == "reset" and _step_of(checkpoint) == last.start_step
+        return TrainingRun.load(checkpoint, with_optimizer=not anew, placement=placement, ranks=ranks)
     precision = curriculum.stretches[0].phase.precision
     return TrainingRun.begin(curriculum.start, precision=precision, placement=placement, ranks=ranks)
 
@@ -149,10 +157,16 @@ def _batches(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) ->
     return Batches(curriculum, {identify(one): train_split(one) for one in read})
 
 
-def _last_step_of(attempts: list[Path]) -> int:
-    """The furthest step that an interrupted attempt logged; what lies between it and a resumed one is computed again."""
-    steps = (line["step"] for folder in attempts for line in read_metrics(folder / RESULT_FOLDER / METRICS_FILE))
-    return max(steps, default=0)
+def _trained_steps(attempts: list[Path]) -> int:
+    """Steps that interrupted attempts trained, as far as they logged or saved them."""
+    total = 0
+    for folder in attempts:
+        first = first_step_of(folder)
+        logged = max((line["step"] for line in read_metrics(folder / RESULT_FOLDER / METRICS_FILE)), default=0)
+        saved = newest_step(folder / CHECKPOINTS_FOLDER)
+        if first is not None:
+            total += max(logged, saved, first) - first
+    return total
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -220,6 +220,9 @@ class Driver:
         if not one.pending:
             return
         head = one.pending[0]
+        if end == "cut short":  # the stage that failed is settled; those that were not begun are as good as new
+            self._schedule.give_back(stage for stage in one.pending if stage not in self._outcomes)
+            return
         cancelled = is_cancelled(self._store, one.job.name)
         by_signal = ended.by_signal or end == "stopped"
         if cancelled and not self._is_mine(one.job):

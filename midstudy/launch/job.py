@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import submitit
 
-from midstudy.launch.job_file import Job, JobStage, is_cancelled, read_job, write_end
+from midstudy.launch.job_file import End, Job, JobStage, is_cancelled, read_job, write_end
 from midstudy.launch.log import LAST_LINES, begin_stage, stage_log
 from midstudy.launch.stop import stop_signals
 from midstudy.store.store import Store
@@ -67,7 +67,7 @@ def run_job(store_root: str, name: str) -> None:
         elif ranks.is_first:
             _make_all(store, job, functools.partial(execute, ranks=ranks), ranks, told_to_stop)
         else:
-            _assist(store, job, functools.partial(execute, ranks=ranks), ranks)
+            _assist(store, job, functools.partial(execute, ranks=ranks), ranks, told_to_stop)
 
 
 def _make_all(
@@ -77,7 +77,7 @@ def _make_all(
         return told_to_stop() or is_cancelled(store, job.name)
 
     unmade: set[str] = set()
-    out_of_step = False
+    end: End = "done"
     for stage in job.stages:
         if should_stop():
             break
@@ -88,21 +88,28 @@ def _make_all(
             unmade.add(stage.id)
         elif not _make(store, job, stage, execute, ranks, told_to_stop, label=wanted["label"]):
             unmade.add(stage.id)
-            if ranks is not None:  # the other ranks are in the middle of something: a new job goes on
-                out_of_step = True
+            if ranks is not None:  # the other ranks may be in the middle of it: a new job goes on with the rest
+                end = "cut short" if store.failure(stage.id) else "stopped"
                 break
-    if ranks is not None and not out_of_step:
+    if ranks is not None and end == "done":
         ranks.from_first(None)
-    write_end(store, job.name, "stopped" if should_stop() or out_of_step else "done")
+    write_end(store, job.name, "stopped" if should_stop() else end)
 
 
-def _assist(store: Store, job: Job, execute: Callable[..., None], ranks: Ranks) -> None:
+def _assist(store: Store, job: Job, execute: Callable[..., None], ranks: Ranks, told_to_stop: Callable[[], bool]) -> None:
     """What every rank but the first does: take part in the stages that the first one names, until it names none."""
     stages = {stage.id: stage for stage in job.stages}
     while (identity := ranks.from_first(None)) is not None:
         begin_stage(identity, store.requested(identity)["label"])
         stage = stages[identity]
-        execute(store, identity, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer)
+        try:
+            execute(store, identity, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer)
+        except Exception as error:
+            if not told_to_stop() and not _is_rank_lost(error) and store.failure(identity) is None:
+                label = f"{store.requested(identity)['label']}, rank {ranks.rank}"
+                cause = f"{type(error).__name__}: {error}"
+                write_failure(store, job, identity, label=label, cause=cause, trace=traceback.format_exc())
+            raise
 
 
 @contextmanager

@@ -109,8 +109,9 @@ def job_process(store: Store, name: str) -> Process | None:
         raise StoreError(f"{path}: damaged ({error!r}). Remove {path.parent}; its stages will be run again.") from error
 
 
-End = Literal["done", "stopped", "gone"]
-"""Ran through its stages; ended early as it was told to; found dead without having said anything."""
+End = Literal["done", "stopped", "cut short", "gone"]
+"""Ran through its stages; ended early as it was told to, or because a rank was lost; ended early because a stage failed,
+with stages left that it had not begun; found dead without having said anything."""
 
 
 def write_end(store: Store, name: str, end: End) -> None:

@@ -82,7 +82,8 @@ class LocalLauncher:
         gpus: what CUDA_VISIBLE_DEVICES may name; each job gets as many of the least used as it has ranks. None leaves the
             variable alone.
         entry: the function that makes one stage, as MODULE:FUNCTION.
-        grace_s: how long a job that is told to stop may take to save itself before it is killed.
+        grace_s: how long a job that is told to stop may take to save itself before it is killed. Most take a second; a step
+            or a checkpoint of a large model takes longer.
     """
 
     backend = "local"
@@ -94,7 +95,7 @@ class LocalLauncher:
         placement: Placement | None = None,
         gpus: Sequence[str] = (),
         entry: str = EXECUTE_STAGE,
-        grace_s: float = 5.0,
+        grace_s: float = 60.0,
     ) -> None:
         self._store, self._grace_s, self._gpus = store, grace_s, tuple(gpus)
         self.placement, self.entry = placement or Placement(), entry

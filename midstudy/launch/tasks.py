@@ -8,6 +8,7 @@ to submitit's log files beside it. A rank that ends ends the others, after they 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from submitit.core.utils import JobPaths
 
 from midstudy.launch.stop import STOP_SIGNALS
 
+_PR_SET_PDEATHSIG = 1
 GRACE_S = 30.0
 """How long the ranks may go on once one of them has ended."""
 
@@ -60,10 +62,17 @@ def _start(rank: int, num_ranks: int, command: list[str]) -> subprocess.Popen[by
         "SUBMITIT_LOCAL_LOCALID": str(rank),
     }
     if rank == 0:
-        return subprocess.Popen(command, env=environment)
+        return subprocess.Popen(command, env=environment, preexec_fn=_die_with_leader)
     log = JobPaths(Path(command[-1]), job_id=os.environ["SUBMITIT_LOCAL_JOB_ID"], task_id=rank).stdout
     with log.open("ab") as output:
-        return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_die_with_leader
+        )
+
+
+def _die_with_leader() -> None:
+    """Let the kernel end a rank whose leader was killed: the job is then taken as gone, and started anew (prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

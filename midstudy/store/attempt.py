@@ -29,6 +29,7 @@ from midstudy.store.paths import StorePaths
 from midstudy.store.record import SCHEMA, Record, digest_file
 
 METRICS_FILE = "metrics.jsonl"
+FIRST_STEP_FILE = "first_step"
 RESULT_FOLDER = "result"
 CHECKPOINTS_FOLDER = "checkpoints"
 LOCK_FILE = "lock"
@@ -74,6 +75,10 @@ class Attempt:
             StoreError: the disk is full.
         """
         self._append({"time": time.time(), **values})
+
+    def note_first_step(self, step: int) -> None:
+        """Write down from which step this attempt trains, for the count of steps that are computed again."""
+        (self.folder / FIRST_STEP_FILE).write_text(f"{step}\n", encoding="ascii")
 
     def take_over_metrics(self, folder: Path, *, until_step: int) -> None:
         """Begin the metrics with those of the former attempt in `folder`, up to `until_step`.
@@ -178,6 +183,14 @@ def _settle_files(folder: Path) -> dict[str, dict[str, Any]]:
         if path.is_file():
             files[path.relative_to(folder).as_posix()] = digest_file(path)
     return files
+
+
+def first_step_of(attempt: Path) -> int | None:
+    """The step that an attempt trained from; none where it did not come to it."""
+    try:
+        return int((attempt / FIRST_STEP_FILE).read_text("ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
 from midstudy.store.attempt import CHECKPOINTS_FOLDER, LOCK_FILE
+
+_TEMPORARY = re.compile(r"\.(.+\.tmp|.+\.[0-9a-f]{32}|attempts-[0-9a-f]{8}|claim\..+)")
 
 NUM_KEPT = 2
 """Rolling checkpoints kept of all interrupted attempts at a stage together; two, in case that the last is damaged."""
@@ -50,7 +53,8 @@ def half_written(attempt: Path) -> list[Path]:
 
 
 def is_temporary(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")
+    """Whether this is one of the names under which this project writes or removes; `.git` and its like are not."""
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def clear_interrupted(attempts: Iterable[Path]) -> None:

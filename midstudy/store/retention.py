@@ -20,7 +20,7 @@ from midstudy.recipe.curriculum import State
 from midstudy.recipe.decode import decode
 from midstudy.recipe.schedule import Hold
 from midstudy.store.errors import StoreError
-from midstudy.store.interrupted import entries, half_written, is_alive, remove, rolling_checkpoints
+from midstudy.store.interrupted import entries, half_written, is_alive, is_temporary, remove, rolling_checkpoints
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
@@ -266,7 +266,7 @@ def _record(store: Store, identity: str) -> Record | None:
 def _left_by_killed(folder: Path, *, stage: str | None = None) -> Iterator[Item]:
     """What killed processes left in `folder` under a temporary name; removed trees at once, files once they are old."""
     for path in entries(folder):
-        if not path.name.startswith("."):
+        if not is_temporary(path):
             continue
         with contextlib.suppress(OSError):
             if path.is_dir() or time.time() - path.stat().st_mtime > STALE_AFTER_S:

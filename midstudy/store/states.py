@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from midstudy.plan.device import CPU_CORE, DEVICES
 from midstudy.plan.planner import KeptState
+from midstudy.store.record import Record
 from midstudy.store.store import Store
 
 
 @dataclass
 class PublishedStates:
-    """States with an optimizer, from which training can go on, and (shape, precision, tokens a second) of all."""
+    """States with an optimizer, from which training can go on, and what was seen of the speed of one device.
+
+    `rates` maps a device that plans are priced on (`plan/device.py`) to (shape, precision, tokens a second) of the states
+    that one such device trained alone.
+    """
 
     kept: list[KeptState] = field(default_factory=list)
-    rates: list[tuple[str, str, float]] = field(default_factory=list)
+    rates: dict[str, list[tuple[str, str, float]]] = field(default_factory=dict)
 
 
 def published_states(store: Store) -> PublishedStates:
@@ -28,6 +34,18 @@ def published_states(store: Store) -> PublishedStates:
         metrics = record.metrics
         if metrics["has_optimizer"]:
             found.kept.append(KeptState(stretch_from=metrics["stretch_from"], step=metrics["step"], id=identity))
-            if "tokens_per_s" in metrics:
-                found.rates.append((metrics["size"], metrics["precision"], metrics["tokens_per_s"]))
+            if "tokens_per_s" in metrics and (device := _device_of(record)) is not None:
+                sample = (metrics["size"], metrics["precision"], metrics["tokens_per_s"])
+                found.rates.setdefault(device, []).append(sample)
     return found
+
+
+def _device_of(record: Record) -> str | None:
+    """The device that trained a state, by the name that plans are priced under; none of several, or of an unknown one."""
+    placement = record.environment.get("placement") or {}
+    if placement.get("num_ranks", 1) != 1:
+        return None
+    product = record.metrics.get("device", "cpu").lower()
+    if product == "cpu":
+        return CPU_CORE.name if placement.get("num_threads", 1) == 1 else None
+    return next((device.name for device in DEVICES.values() if device.title.lower() in product), None)

@@ -38,8 +38,8 @@ from midstudy.recipe.model import ModelShape
 SCHEMA_VERSION = 2
 """Schema 1, which is read too, has no `random` and no digest of the manifest itself."""
 
-RANDOM = {"scheme": "counter", "function_of": ["phase seed", "step"]}
-"""What the manifest says of the random state: there is none beside these two numbers."""
+RANDOM = {"scheme": "counter", "function_of": ["phase seed", "step", "rank"]}
+"""What the manifest says of the random state: there is none beside these numbers."""
 
 MANIFEST, MODEL, OPTIMIZER = "checkpoint.json", "model.safetensors", "optimizer.safetensors"
 
@@ -64,6 +64,7 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     moments: Mapping[str, Tensor] | None
     num_updates: int
+    watch: Mapping[str, Any] | None = None
 
 
 def _flush(path: Path) -> None:
@@ -129,6 +130,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
             "model": expanded(checkpoint.shape),
             "tokens_seen": checkpoint.tokens_seen,
             "num_updates": checkpoint.num_updates,
+            "divergence_watch": checkpoint.watch,
             "random": RANDOM,
             "files": digests,
         }
@@ -210,6 +212,7 @@ def read(folder: Path, *, with_optimizer: bool = True) -> Checkpoint:
             weights=tensors[MODEL],
             moments=tensors.get(OPTIMIZER),
             num_updates=manifest["num_updates"],
+            watch=manifest.get("divergence_watch"),
         )
     except KeyError as error:
         raise CheckpointError(f"{folder / MANIFEST}: no field {error}; the file is damaged.") from None

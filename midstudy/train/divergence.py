@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 WINDOW_UPDATES = 20
 """Losses are averaged over so many updates, so that one hard batch is no divergence."""
@@ -18,7 +20,14 @@ ABOVE_UNIFORM_NATS = 1.0
 
 
 class DivergedError(RuntimeError):
-    """Training has diverged; the message says at which step, on what text, and from where to go on."""
+    """Training has diverged; the message says at which step, on what text, and from where to go on.
+
+    States past `good_step` are not to be gone on from.
+    """
+
+    def __init__(self, message: str, *, good_step: int) -> None:
+        super().__init__(message)
+        self.good_step = good_step
 
 
 @dataclass(frozen=True)
@@ -33,11 +42,26 @@ class Trouble:
 class DivergenceWatch:
     """Looks at the losses of one phase in order, from state `first_step` on."""
 
-    def __init__(self, first_step: int, *, vocab_size: int) -> None:
+    def __init__(self, first_step: int, *, vocab_size: int, memory: Mapping[str, Any] | None = None) -> None:
+        """Begin, or with what `memory` returned at some later step of the same phase go on: an interruption, or a cut of the
+        phase into stages, changes no verdict."""
         self._uniform = math.log(vocab_size)
         self._first_step = first_step
         self._best, self._best_step = math.inf, first_step
         self._recent: deque[tuple[float, int]] = deque(maxlen=WINDOW_UPDATES)
+        if memory is not None and memory["first_step"] == first_step:
+            self._recent.extend((loss, step) for loss, step in memory["recent"])
+            if memory["best"] is not None:
+                self._best, self._best_step = memory["best"], memory["best_step"]
+
+    def memory(self) -> dict[str, Any]:
+        """What a watch has to know to go on from here, as plain JSON."""
+        return {
+            "first_step": self._first_step,
+            "recent": [list(entry) for entry in self._recent],
+            "best": self._best if math.isfinite(self._best) else None,
+            "best_step": self._best_step,
+        }
 
     def trouble(self, *, from_step: int, loss_nats: float, gradient_norm: float) -> Trouble | None:
         """What is wrong with the update from state `from_step`; none while all is well."""

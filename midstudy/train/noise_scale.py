@@ -23,9 +23,7 @@ def partial_sums(gradient_norms: Sequence[Tensor], sizes: Sequence[int], shares:
         shares: share of each micro-batch in the batch's loss, w_i; its own mean gradient is contribution / w_i. One without
             targets has share 0 and is left out.
     """
-    sums = torch.zeros(4, dtype=torch.float64)
-    if gradient_norms:
-        sums = sums.to(gradient_norms[0].device)
+    sums = torch.zeros(4, dtype=torch.float64, device=gradient_norms[0].device)
     for norm, size, share in zip(gradient_norms, sizes, shares, strict=True):
         if share > 0:
             sums[0] += (norm.double() / share) ** 2

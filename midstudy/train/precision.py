@@ -6,8 +6,8 @@
 | `bf16_mixed` | fp32 | bf16 copies of the weights, made anew after each update; embedding look-up in fp32 |
 | `bf16_true` | bf16 | bf16; the paper's authors trained so |
 
-The loss is computed in fp32 in all three. `bf16_mixed` does without `torch.autocast`, which casts every weight again at each
-use: the copies are the same numbers for one pass over the weights a step.
+The loss is computed in fp32 in all three. `bf16_mixed` is mixed precision as FSDP has it: one pass over the weights a step
+instead of a cast at each use, and a residual stream in bf16, where `torch.autocast` keeps it in fp32.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class Weights:
         if first:
             torch._foreach_copy_(self._sums, arrived)
         else:
-            torch._foreach_add_(self._sums, [gradient.float() for gradient in arrived])
+            for total, gradient in zip(self._sums, arrived, strict=True):
+                total.add_(gradient)
         if last:
             ranks.add_up(self._sums)
             for master, total in zip(self.masters.values(), self._sums, strict=True):

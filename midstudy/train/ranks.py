@@ -17,8 +17,11 @@ import torch
 from torch import Tensor, distributed
 
 _TIMEOUT = timedelta(days=1)
-"""How long a rank waits for the others: they may wait for one that evaluates or writes. A rank that dies is noticed at once,
-because its connections close."""
+"""How long decisions wait for the others: they may wait for one that evaluates or writes. A rank that dies is noticed at
+once, because gloo's connections close."""
+
+_GPU_TIMEOUT = timedelta(minutes=30)
+"""How long a sum on GPUs waits: NCCL does not notice a rank that dies. All are within a step of each other, or compile."""
 
 _BUCKET_BYTES = 64 * 2**20
 """Gradients are copied together and summed in buckets of about this size: few calls, little extra memory."""
@@ -33,6 +36,8 @@ def _together() -> Iterator[None]:
     """A collective call; what it raises when a rank is gone depends on the library that carries it."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise RankLostError(f"another rank has ended: {error}") from error
 
@@ -43,6 +48,8 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+    tensors: Any = None
+    """The process group that sums tensors; none is the default one, that of the decisions."""
 
     @property
     def is_first(self) -> bool:
@@ -70,7 +77,7 @@ class Ranks:
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
             with _together():
-                distributed.all_reduce(flat)
+                distributed.all_reduce(flat, group=self.tensors)
             pieces = flat.split([tensor.numel() for tensor in bucket])
             torch._foreach_copy_(bucket, [p.view_as(t) for p, t in zip(pieces, bucket, strict=True)])
 
@@ -122,9 +129,9 @@ def joined(*, rank: int, size: int, device: str, meeting_point: str) -> Iterator
     if size == 1:
         yield ALONE
         return
-    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    distributed.init_process_group(backend, init_method=meeting_point, rank=rank, world_size=size, timeout=_TIMEOUT)
+    distributed.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=size, timeout=_TIMEOUT)
     try:
-        yield Ranks(rank, size)
+        tensors = distributed.new_group(backend="nccl", timeout=_GPU_TIMEOUT) if device == "cuda" else None
+        yield Ranks(rank, size, tensors)
     finally:
         distributed.destroy_process_group()

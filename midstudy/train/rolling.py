@@ -92,6 +92,18 @@ class Rolling:
             _remove(old)
 
 
+def newest_step(folder: Path) -> int:
+    """The highest step saved in a folder, whole or not; 0 where there is none."""
+    return max((step for step, _ in _checkpoints(folder)), default=0)
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Remove the rolling checkpoints of later steps: they were made when training had gone wrong already."""
+    for number, path in _checkpoints(folder):
+        if number > step:
+            _remove(path)
+
+
 def _remove(path: Path) -> None:
     """Remove a checkpoint under a name that nobody takes for one: a process killed on the way leaves no half of it."""
     hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")

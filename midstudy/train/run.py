@@ -10,8 +10,10 @@ with the same weights bit for bit.
 from __future__ import annotations
 
 import contextlib
+import math
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,9 @@ class TrainingRun:
         self._curriculum: Curriculum | None = None
         self.tokens_seen = state.tokens_seen
         self.trained_s = self.waited_s = 0.0
-        self.device = torch.device(self.placement.device)
+        device = torch.device(self.placement.device)
+        # With its index: the thread that feeds a GPU has a current device of its own.
+        self.device = torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
         model = Pythia.empty(state.shape, device="meta")
         # A copy: tensors read from a file may lie at any address, and products depend on alignment in the last bit.
         masters = {name: tensor.to(self.device, copy=True) for name, tensor in state.weights.items()}
@@ -78,6 +82,9 @@ class TrainingRun:
         self._holding_signals = signals_held if self.placement.compiled else contextlib.nullcontext
         self._optimizer: Optimizer | None = None
         self._saved_moments, self._saved_updates = state.moments, state.num_updates
+        self._watch_memory = state.watch
+        self.loaded_from: Path | None = None
+        self.loaded_at = state.step
 
     @classmethod
     def begin(cls, start: Start, *, precision: str, placement: Placement | None = None, ranks: Ranks = ALONE) -> TrainingRun:
@@ -97,13 +104,17 @@ class TrainingRun:
         return cls(state, placement=placement, ranks=ranks)
 
     @classmethod
-    def load(cls, folder: Path, *, placement: Placement | None = None, ranks: Ranks = ALONE) -> TrainingRun:
-        """The state that `save` wrote to `folder`.
+    def load(
+        cls, folder: Path, *, with_optimizer: bool = True, placement: Placement | None = None, ranks: Ranks = ALONE
+    ) -> TrainingRun:
+        """The state that `save` wrote to `folder`; without its optimizer where the next phase begins a new one.
 
         Raises:
             CheckpointError: the checkpoint is missing or damaged.
         """
-        return cls(checkpoint.read(folder), placement=placement, ranks=ranks)
+        run = cls(checkpoint.read(folder, with_optimizer=with_optimizer), placement=placement, ranks=ranks)
+        run.loaded_from = folder
+        return run
 
     @property
     def model(self) -> Pythia:
@@ -142,6 +153,7 @@ class TrainingRun:
             weights=self._weights.masters,
             moments=moments if with_optimizer else None,
             num_updates=num_updates,
+            watch=self._watch_memory,
         )
         checkpoint.write(state, folder)
 
@@ -191,7 +203,7 @@ class TrainingRun:
                 if stretch.stop_step <= self.step or stretch.start_step >= to_step:
                     continue
                 self._enter(stretch)
-                meter.watch = DivergenceWatch(self.step, vocab_size=self.model.shape.vocab_size)
+                meter.begin_phase(stretch.start_step, memory=self._watch_memory)
                 while self.step < min(stretch.stop_step, to_step):
                     if self.ranks.any(should_stop()):
                         meter.flush()
@@ -210,6 +222,7 @@ class TrainingRun:
                     if rolling is not None and self.ranks.is_first and self.step < to_step and rolling.due():
                         meter.flush()  # a diverged state is not worth keeping
                         rolling.save(self.step, lambda folder: self.save(folder, with_optimizer=True))
+                        meter.restart_clock()  # saving is no training
         return True
 
     def _require_state_of(self, curriculum: Curriculum, to_step: int) -> None:
@@ -221,6 +234,10 @@ class TrainingRun:
                 f"this run holds state {self.state_id} at step {self.step}; the curriculum's is {expected}. "
                 "`midstudy explain` prints the fields in which two states differ."
             )
+
+    def remember(self, watch: DivergenceWatch) -> None:
+        """Keep what a watch has seen so far, to be saved with the state."""
+        self._watch_memory = watch.memory()
 
     def _optimizer_state(self) -> tuple[Any, int]:
         if self._optimizer is not None:
@@ -306,13 +323,22 @@ class _Meter:
         text_at: Callable[[int], str] | None,
     ) -> None:
         self._run, self._on_metrics, self._rolling, self._text_at = run, on_metrics, rolling, text_at
-        self.watch = DivergenceWatch(run.step, vocab_size=run.model.shape.vocab_size)
-        self._pending: list[tuple[DivergenceWatch, Tensor]] = []
+        self._watch: DivergenceWatch | None = None
+        self._pending: list[Tensor] = []
+        self._last: tuple[float, float] | None = None
         self._noise: list[Tensor] = []
         self._lr = 0.0
         self._num_targets = 0
         self._since = time.perf_counter()
         self._waited_s = 0.0
+
+    def begin_phase(self, first_step: int, *, memory: Mapping[str, Any] | None) -> None:
+        """Judge the losses from here on as those of one phase."""
+        self.check()
+        self._watch = DivergenceWatch(first_step, vocab_size=self._run.model.shape.vocab_size, memory=memory)
+
+    def restart_clock(self) -> None:
+        self._since = time.perf_counter()
 
     def wait_for(self, feed: Feed) -> Portion:
         """The next update's portion; the time that takes is time waited for data."""
@@ -322,28 +348,41 @@ class _Meter:
         return portion
 
     def note(self, update: _Update, *, lr: float, num_targets: int) -> None:
-        self._pending.append((self.watch, torch.stack((update.loss, update.norm))))
+        self._pending.append(torch.stack((update.loss, update.norm)))
         if update.noise is not None:
             self._noise.append(update.noise)
         self._lr = lr
         self._num_targets += num_targets
 
+    def check(self) -> None:
+        """Bring the losses and norms since the last check to the host and judge them.
+
+        Raises:
+            DivergedError: training has gone wrong since.
+        """
+        if not self._pending:
+            return
+        assert self._watch is not None
+        values: list[list[float]] = torch.stack(self._pending).tolist()
+        self._pending.clear()
+        for step, (loss, norm) in enumerate(values, start=self._run.step - len(values)):
+            trouble = self._watch.trouble(from_step=step, loss_nats=loss, gradient_norm=norm)
+            if trouble is not None:
+                raise DivergedError(self._story(trouble), good_step=trouble.good_step)
+        self._run.remember(self._watch)
+        self._last = (values[-1][0], values[-1][1])
+
     def flush(self) -> None:
-        """Report the last update.
+        """Report the last update, unless it was reported.
 
         Raises:
             DivergedError: training has gone wrong since the last report.
         """
-        if not self._pending:
+        self.check()
+        if self._last is None:
             return
-        values: list[list[float]] = torch.stack([value for _, value in self._pending]).tolist()
-        first_step = self._run.step - len(values)
-        for step, ((watch, _), (loss, norm)) in enumerate(zip(self._pending, values, strict=True), start=first_step):
-            trouble = watch.trouble(from_step=step, loss_nats=loss, gradient_norm=norm)
-            if trouble is not None:
-                raise DivergedError(self._story(trouble))
         now = time.perf_counter()
-        loss, norm = values[-1]
+        loss, norm = self._last
         metrics = {
             "step": self._run.step,
             "loss_nats": loss,
@@ -354,22 +393,26 @@ class _Meter:
             "data_wait_s": self._waited_s,
         }
         if self._noise:
-            trace, squared = torch.stack(self._noise).mean(dim=0).tolist()
-            metrics |= {"gradient_noise_trace": trace, "gradient_squared_norm": squared}
-            if trace > 0 and squared > 0:
-                metrics["noise_scale_sequences"] = trace / squared
+            measured = [pair for pair in torch.stack(self._noise).tolist() if all(map(math.isfinite, pair))]
+            if measured:  # a batch of which only one micro-batch has targets measures nothing
+                trace, squared = (statistics.fmean(values) for values in zip(*measured, strict=True))
+                metrics |= {"gradient_noise_trace": trace, "gradient_squared_norm": squared}
+                if trace > 0 and squared > 0:
+                    metrics["noise_scale_sequences"] = trace / squared
         self._on_metrics(metrics)
         self._run.trained_s += now - self._since
         self._run.waited_s += self._waited_s
-        self._pending.clear()
+        self._last = None
         self._noise.clear()
         self._num_targets, self._since, self._waited_s = 0, now, 0.0
 
     def _story(self, trouble: Trouble) -> str:
         last = latest_valid(self._rolling.folder, until_step=trouble.good_step) if self._rolling is not None else None
+        if last is None and self._run.loaded_at <= trouble.good_step:
+            last = self._run.loaded_from
         return (
             f"the update from step {trouble.from_step} diverged: {trouble.what}. "
             + (f"It read {self._text_at(trouble.from_step)}. " if self._text_at is not None else "")
-            + (f"The last good checkpoint is {last}. " if last else "No rolling checkpoint of this attempt lies before it. ")
+            + (f"The last good checkpoint is {last}. " if last else "No checkpoint lies before it. ")
             + "Lower the learning rate, lengthen the warmup, or look at that step's text."
         )
