@@ -332,6 +332,10 @@ def test_explain_names_the_fields_that_differ():
         (lambda: sft(PYCODE, data_positions="continue"), "phases.sft.data_positions"),
         (lambda: trunk().then(phase(Mixture.only(CODE), 5, seq_len=32)), "phases.pretrain.seq_len"),
         (lambda: dataclasses.replace(phase(CODE_FIFTH, 1).optimizer, decayed="none"), "optimizer.decayed"),
+        (
+            lambda: dataclasses.replace(phase(CODE_FIFTH, 1).optimizer, decayed="matrices", weight_decay=0),
+            "optimizer.decayed",
+        ),
         (lambda: dataclasses.replace(phase(CODE_FIFTH, 1).optimizer, beta1="x"), "optimizer.beta1"),
         (lambda: dataclasses.replace(phase(CODE_FIFTH, 1).optimizer, beta2=math.nan), "optimizer.beta2"),
         (lambda: dataclasses.replace(phase(CODE_FIFTH, 1).optimizer, weight_decay=math.nan), "optimizer.weight_decay"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from midstudy.recipe.canonical import added_field
-from midstudy.recipe.errors import require_choice, require_number
+from midstudy.recipe.errors import RecipeError, require_choice, require_number
 
 DECAYED = ("all", "matrices")
 
@@ -31,3 +31,10 @@ class AdamW:
         for field in ("weight_decay", "clip_norm", "epsilon"):
             require_number(f"optimizer.{field}", getattr(self, field), 0)
         require_choice("optimizer.decayed", self.decayed, DECAYED)
+        if self.decayed != "all" and self.weight_decay == 0:
+            raise RecipeError(
+                "optimizer.decayed",
+                found=self.decayed,
+                allowed="all with weight_decay 0, where nothing decays",
+                fix="Another value would train the same weights again under another id.",
+            )
