@@ -128,19 +128,27 @@ def test_loss_weights_change_no_token_read() -> None:
         assert batches(plain)(step).weights is None
 
 
-def test_a_debt_paid_in_a_later_phase_keeps_the_weight_it_was_made_with() -> None:
+@pytest.mark.parametrize("of_math", [0.5, 2, 1])
+@pytest.mark.parametrize("of_code", [1, 4])
+def test_a_debt_paid_in_a_later_phase_keeps_the_weight_it_was_made_with(of_math: float, of_code: float) -> None:
+    """Relative to the base: in each mixture the heaviest corpus weighs 1, whichever that is."""
     curriculum = Curriculum.of(
         start(),
         phase(Mixture.blend(GENERAL, {CODE: 0.7}), 5, num_sequences=3),
-        phase(Mixture.blend(GENERAL, {MATH: 0.6}, loss_weights={MATH: 0.5}), 6, num_sequences=3, schedule=None),
-        phase(Mixture.blend(GENERAL, {CODE: 0.7}), 6, num_sequences=3, schedule=None),
+        phase(Mixture.blend(GENERAL, {MATH: 0.6}, loss_weights={MATH: of_math}), 6, num_sequences=3, schedule=None),
+        phase(Mixture.blend(GENERAL, {CODE: 0.7}, loss_weights={CODE: of_code}), 6, num_sequences=3, schedule=None),
     )
     draws = Slots(curriculum.stretches).draws(0, 51)
     late = [slot for slot, draw in enumerate(draws) if draw.corpus == MATH and slot >= 33]
     assert late, "no mathematics is owed to the last phase; choose other lengths"
     batch = batches(curriculum)(late[0] // 3)
-    assert batch.weights is not None
-    assert set(batch.weights[late[0] % 3].tolist()) == {0.5}
+    base = 1 / of_code
+    weights = [{GENERAL: base, CODE: 1, MATH: of_math * base}[draw.corpus] for draw in draws[late[0] // 3 * 3 :][:3]]
+    if set(weights) == {1}:
+        assert batch.weights is None
+    else:
+        assert batch.weights is not None
+        assert batch.weights.tolist() == [[weight] * 64 for weight in weights]
 
 
 def test_a_stretch_may_read_what_earlier_phases_still_owe() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from midstudy.data.rows import Example, as_example, as_text
@@ -60,3 +62,25 @@ def test_a_row_that_is_no_task_item_is_refused_with_its_place_and_fields(row: di
 def test_a_corpus_row_without_known_fields_is_refused() -> None:
     with pytest.raises(ValueError, match=r"c\.jsonl:2: fields found: body; allowed: .*text"):
         as_text({"body": "x"}, "c.jsonl:2")
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "character"),
+    [
+        (r'{"text": "fine \ud83d"}', "text", 6),
+        (r'{"question": "Q?", "answer": "\udc00", "support": null}', "answer", 1),
+        (r'{"instruction": "Do.", "input": "a\ud800b", "output": "Done"}', "input", 2),
+        (r'{"conversations": ["Hi \ud83d", "\ude00 Hello"]}', "conversations", 4),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_with_its_row_and_field(line: str, field: str, character: int) -> None:
+    read = as_text if field == "text" else as_example
+    with pytest.raises(ValueError, match=r"surrogate pair; allowed: Unicode text") as error:
+        read(json.loads(line), "data.jsonl:7")
+    assert not isinstance(error.value, UnicodeError)
+    assert str(error.value).startswith(f"data.jsonl:7: field '{field}' holds '\\ud")
+    assert f"at character {character}," in str(error.value)
+
+
+def test_a_whole_surrogate_pair_is_a_character() -> None:
+    assert as_text(json.loads(r'{"text": "fine \ud83d\ude00"}'), "f:1") == "fine \U0001f600"

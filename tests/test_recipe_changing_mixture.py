@@ -53,6 +53,36 @@ def test_a_phase_longer_than_its_ramp_stays_at_the_ramps_end():
     assert ids(from_start) == ids(Curriculum.of(start(), phase(ramp(20), 60)))
 
 
+@pytest.mark.parametrize("of_code", [Fraction(2), Fraction(1, 2), Fraction(1)])
+def test_a_corpus_of_another_weight_can_be_ramped_in_and_out(of_code: Fraction):
+    """Only ratios count, and the heaviest of both ends weighs 1: twice the base is 1 to its 1/2, half of it 1/2 to its 1."""
+    weighted = Mixture.blend(GENERAL, {CODE: 0.2}, loss_weights={CODE: of_code})
+    heaviest = max(of_code, Fraction(1))
+    for one in (ramp(5, PLAIN, weighted), ramp(5, weighted, PLAIN), ramp(5, weighted, weighted)):
+        assert [one.loss_weight(corpus) for corpus in (GENERAL, CODE)] == [1 / heaviest, of_code / heaviest]
+
+
+def test_both_ends_of_a_ramp_have_one_scale():
+    """From code at twice the base to mathematics at four times: 1/4, 1/2 and 1 all along."""
+    code, math = (Mixture.blend(GENERAL, {one: 0.5}, loss_weights={one: weight}) for one, weight in ((CODE, 2), (MATH, 4)))
+    for one in (ramp(5, code, math), ramp(5, math, code)):
+        assert [one.loss_weight(corpus) for corpus in (GENERAL, CODE, MATH)] == [Fraction(1, 4), Fraction(1, 2), 1]
+    no_base = ramp(5, Mixture.blend(GENERAL, {CODE: 1}), Mixture.blend(GENERAL, {MATH: 1}))
+    assert [no_base.loss_weight(corpus) for corpus in (CODE, MATH)] == [1, 1]
+
+
+def test_a_weight_that_changes_along_a_ramp_is_refused_and_the_advice_can_be_followed():
+    ends = CODE_FIFTH, Mixture.blend(GENERAL, {CODE: 0.4, MATH: 0.1}, loss_weights={CODE: 0.5, MATH: 3})
+    with pytest.raises(
+        RecipeError,
+        match=r"mixture\.to_mixture\.loss_weights\.code: found 0\.5 times that of general, with 1 times in from_mixture; "
+        r"allowed: .*\. Give general and code the same loss_weights at both ends\.",
+    ):
+        ramp(5, *ends)
+    mended = ramp(5, Mixture.blend(GENERAL, {CODE: 0.2}, loss_weights={CODE: 0.5}), ends[1])
+    assert [mended.loss_weight(corpus) for corpus in (GENERAL, CODE, MATH)] == [Fraction(1, 3), Fraction(1, 6), 1]
+
+
 def test_the_same_ramp_again_begins_anew():
     twice = trunk(10).then(phase(ramp(5), 5, schedule=None)).then(phase(ramp(5), 5, schedule=None))
     assert [(s.start_step, s.stop_step) for s in twice.stretches] == [(0, 10), (10, 15), (15, 20)]

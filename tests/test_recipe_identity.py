@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from typing import Any
@@ -28,6 +29,7 @@ from midstudy.recipe import (
     Sequential,
     State,
     WarmupStableDecay,
+    piecewise,
 )
 from midstudy.recipe.canonical import added_field, canonical, canonical_text, expanded, identify, label_field
 from midstudy.recipe.decode import decode
@@ -330,6 +332,18 @@ def test_explain_names_the_fields_that_differ():
         (lambda: sft(PYCODE, data_positions="continue"), "phases.sft.data_positions"),
         (lambda: trunk().then(phase(Mixture.only(CODE), 5, seq_len=32)), "phases.pretrain.seq_len"),
         (lambda: dataclasses.replace(phase(CODE_FIFTH, 1).optimizer, decayed="none"), "optimizer.decayed"),
+        (
+            lambda: dataclasses.replace(phase(CODE_FIFTH, 1).optimizer, decayed="matrices", weight_decay=0),
+            "optimizer.decayed",
+        ),
+        (lambda: dataclasses.replace(phase(CODE_FIFTH, 1).optimizer, beta1="x"), "optimizer.beta1"),
+        (lambda: dataclasses.replace(phase(CODE_FIFTH, 1).optimizer, beta2=math.nan), "optimizer.beta2"),
+        (lambda: dataclasses.replace(phase(CODE_FIFTH, 1).optimizer, weight_decay=math.nan), "optimizer.weight_decay"),
+        (lambda: dataclasses.replace(phase(CODE_FIFTH, 1).optimizer, clip_norm=math.inf), "optimizer.clip_norm"),
+        (lambda: dataclasses.replace(phase(CODE_FIFTH, 1).optimizer, epsilon=None), "optimizer.epsilon"),
+        (lambda: trunk(optimizer="adamw"), "phases.pretrain.optimizer"),
+        (lambda: sft(PYCODE, loss="target_tokens", prompt_weight="x"), "phases.sft.prompt_weight"),
+        (lambda: sft(PYCODE, loss="target_tokens", prompt_weight=math.nan), "phases.sft.prompt_weight"),
         (lambda: dataclasses.replace(TOKENIZER, vocab_size=100), "tokenizer.vocab_size"),
     ],
 )
@@ -337,6 +351,17 @@ def test_a_recipe_that_cannot_be_trained_is_refused_with_the_fields_path(build, 
     with pytest.raises(RecipeError) as raised:
         build()
     assert raised.value.path == path
+
+
+def test_data_of_a_wrong_type_is_named_by_its_type():
+    """A data set's whole text would fill the screen."""
+    for build, found in [
+        (lambda: phase(GENERAL, 5), "Corpus"),
+        (lambda: phase(trunk(), 5), "Curriculum"),
+        (lambda: piecewise(sft(PYCODE), [(0.5, CODE_FIFTH)]), "Task"),
+    ]:
+        with pytest.raises(RecipeError, match=rf"^phases\.\w+\.data: found a value of type {found}; allowed: \w"):
+            build()
 
 
 def test_another_sequence_length_needs_positions_that_start_anew():

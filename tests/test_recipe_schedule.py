@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -247,6 +248,11 @@ def test_no_state_sees_a_rate_that_comes_after_it(first: Schedule, second: Sched
     assert all(segment.start_step < cut for segment in seen.segments)
 
 
+def wrong(value: object) -> Any:
+    """What a type checker would refuse, and an experiment file can hold all the same."""
+    return value
+
+
 @pytest.mark.parametrize(
     ("build", "path"),
     [
@@ -260,6 +266,21 @@ def test_no_state_sees_a_rate_that_comes_after_it(first: Schedule, second: Sched
         (lambda: HoldThenLinear(peak_lr=0.1, floor_lr=0.0, hold_share=1.2, total_steps=5), "schedule.hold_share"),
         (lambda: Continued(schedule=PYTHIA_70M, from_step=-1), "schedule.from_step"),
         (lambda: Sequential(first=PYTHIA_70M, at_step=-1, then=PYTHIA_70M), "schedule.at_step"),
+        (lambda: Constant(lr=wrong("1e-3")), "schedule.lr"),
+        (lambda: Constant(lr=wrong(None)), "schedule.lr"),
+        (lambda: Constant(lr=math.nan), "schedule.lr"),
+        (lambda: Constant(lr=1), "schedule.lr"),
+        (lambda: Power(peak_lr=0.1, warmup_steps=1, exponent=wrong("x")), "schedule.exponent"),
+        (lambda: Power(peak_lr=0.1, warmup_steps=1, exponent=math.nan), "schedule.exponent"),
+        (
+            lambda: WarmupStableDecay(peak_lr=0.1, floor_lr=0.0, warmup_steps=0, decay_steps=5, total_steps=wrong("9")),
+            "schedule.total_steps",
+        ),
+        (lambda: Continued(schedule=wrong("cosine"), from_step=1), "schedule.schedule"),
+        (lambda: Continued(schedule=wrong(None), from_step=1), "schedule.schedule"),
+        (lambda: Sequential(first=wrong("cosine"), at_step=1, then=PYTHIA_70M), "schedule.first"),
+        (lambda: Sequential(first=PYTHIA_70M, at_step=1, then=wrong(Cosine)), "schedule.then"),
+        (lambda: trunk(schedule="cosine"), "phases.pretrain.schedule"),
         (lambda: trunk(schedule=Anneal(floor_lr=0.0, num_steps=5, shape="linear")), "phases.pretrain.schedule"),
         (lambda: trunk(schedule=Exponential(half_life_steps=5)), "phases.pretrain.schedule"),
         (

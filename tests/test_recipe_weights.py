@@ -124,6 +124,7 @@ def test_explain_names_the_state_that_differs():
         (lambda: released(seed=0), "start.seed"),
         (lambda: Start(model=start().model, tokenizer=TOKENIZER, seed=None), "start.seed"),
         (lambda: Average.of(trunk().state()), "average.states"),
+        (lambda: Average.of(trunk(), trunk(seed=1)), "average.states"),
         (lambda: Average.of(trunk().state(), trunk().state()), "average.states"),
         (lambda: Average.of(trunk(60).state(30), trunk(40).state(30)), "average.states"),
         (lambda: Average.of(trunk().state(), trunk(precision="bf16_true").state()), "average.states.precision"),

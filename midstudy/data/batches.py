@@ -33,6 +33,7 @@ def pack_blocks(blocks: NDArray[np.int64], *, document_mask: bool, weights: NDAr
 
     Args:
         document_mask: number the documents, each ended by its end-of-text token. A block begins inside one as a rule.
+            Where a text holds the characters `<|endoftext|>`, they are that token and end a document too.
         weights: (num_sequences,), what the tokens of each block weigh in the loss; none is 1 for all.
     """
     input_ids, targets = np.ascontiguousarray(blocks[:, :-1]), np.ascontiguousarray(blocks[:, 1:])
@@ -198,11 +199,20 @@ class Batches:
         return pack_blocks(blocks, document_mask=phase.document_mask, weights=None if np.all(weights == 1) else weights)
 
     def _loss_weight(self, stretch: Stretch, corpus: Corpus) -> float:
-        """Of the phase's mixture, or of the last one that had the corpus: a draw may pay an earlier phase's debt."""
+        """Of the phase's mixture, or of the last one that had the corpus: a draw may pay an earlier phase's debt.
+
+        A mixture's weights are relative to its own heaviest corpus. What carries over is the ratio to the base, where both
+        mixtures have the same one.
+        """
+        now = stretch.phase.data
+        assert not isinstance(now, Task)
         for one in reversed(self._curriculum.stretches):
             data = one.phase.data
             if one.start_step <= stretch.start_step and not isinstance(data, Task) and corpus in data.corpora:
-                return float(data.loss_weight(corpus))
+                weight = data.loss_weight(corpus)
+                if now.base_corpus and now.base_corpus == data.base_corpus:
+                    weight *= now.loss_weight(now.base_corpus) / data.loss_weight(now.base_corpus)
+                return float(weight)
         raise AssertionError(f"{corpus.name} is in no mixture up to step {stretch.start_step}")
 
     def _items(self, stretch: Stretch, step: int) -> NDArray[np.int64]:

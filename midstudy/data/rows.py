@@ -39,7 +39,7 @@ def as_text(row: Mapping[str, Any], where: str) -> str:
         where: how a message names the row, best `file:line`.
 
     Raises:
-        ValueError: a field is missing, of the wrong type, or the fields fit several layouts.
+        ValueError: a field is missing, of the wrong type or no Unicode text, or the fields fit several layouts.
     """
     layout = _layout_of(row, where, tuple(LAYOUTS))
     if layout == "text":
@@ -59,7 +59,8 @@ def as_example(row: Mapping[str, Any], where: str) -> Example:
     a separator (LIMA); instruction, space, input to output; inputs to targets.
 
     Raises:
-        ValueError: a field is missing, of the wrong type or an empty target, or the fields fit several layouts.
+        ValueError: a field is missing, of the wrong type, no Unicode text or an empty target, or the fields fit several
+            layouts.
     """
     layout = _layout_of(row, where, tuple(name for name in LAYOUTS if name != "text"))
     example = _prompt_and_target(row, layout)
@@ -96,8 +97,22 @@ def _layout_of(row: Mapping[str, Any], where: str, allowed: tuple[str, ...]) -> 
             raise ValueError(
                 f"{where}: field 'conversations' holds {turns!r:.80}; allowed: a list of at least two turns, each text."
             )
+        for turn in turns:
+            _require_unicode(turn, layout, where)
         return layout
     for field in (*required, *(name for name in optional if row.get(name) is not None)):
         if not isinstance(row[field], str):
             raise ValueError(f"{where}: field '{field}' holds {type(row[field]).__name__}; allowed: text.")
+        _require_unicode(row[field], field, where)
     return layout
+
+
+def _require_unicode(text: str, field: str, where: str) -> None:
+    """JSON can write half of a surrogate pair, which is no character: no tokenizer reads it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: field '{field}' holds {text[error.start]!a} at character {error.start + 1}, half of a surrogate "
+            "pair; allowed: Unicode text. Write the character whole, or leave it out."
+        ) from None

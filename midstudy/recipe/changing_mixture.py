@@ -51,7 +51,8 @@ def interpolated(phase: Phase, points: Points) -> tuple[Phase, ...]:
 
 def _first_mixture(phase: Phase) -> Mixture:
     if not isinstance(phase.data, Mixture):
-        raise RecipeError(f"phases.{phase.name}.data", found=phase.data, allowed="the Mixture at progress 0")
+        found = f"a value of type {type(phase.data).__name__}"
+        raise RecipeError(f"phases.{phase.name}.data", found=found, allowed="the Mixture at progress 0")
     return phase.data
 
 

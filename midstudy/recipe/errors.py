@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import UnionType
 
 
 class RecipeError(ValueError):
@@ -39,6 +41,25 @@ def require_positive(path: str, value: object, *, unit: str) -> None:
     """Raise `RecipeError` unless `value` is a whole number of at least one."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RecipeError(path, found=value, allowed=f"a whole number of {unit}, at least 1")
+
+
+def require_number(
+    path: str, value: object, low: float, high: float = math.inf, *, what: str = "a number", fix: str = ""
+) -> None:
+    """Raise `RecipeError` unless `value` is a number, not NaN, of at least `low` and less than `high`.
+
+    Args:
+        what: names the number in the message.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < high:
+        allowed = f"{what} of at least {low:g}" if high == math.inf else f"{what} in [{low:g}, {high:g})"
+        raise RecipeError(path, found=value, allowed=allowed, fix=fix)
+
+
+def require_kind(path: str, value: object, kind: type | UnionType, *, allowed: str) -> None:
+    """Raise `RecipeError`, which shows the type alone, unless `value` is of `kind`."""
+    if not isinstance(value, kind):
+        raise RecipeError(path, found=f"a value of type {type(value).__name__}", allowed=allowed)
 
 
 def require_flag(path: str, value: object) -> None:

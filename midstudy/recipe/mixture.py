@@ -165,6 +165,9 @@ class MixtureRamp:
 
     The share in force during update j is its mean over that update, so that the whole ramp draws exactly the mean of its
     ends. A phase that is longer than its ramp stays at `to_mixture`. The length sets the slope and is identity.
+
+    Loss weights stay what they are along a ramp: corpora that both ends read have one ratio to each other. A corpus that
+    only one end reads may be the heaviest.
     """
 
     from_mixture: Mixture
@@ -187,28 +190,30 @@ class MixtureRamp:
                 found=f"{self.corpora[0].name} as the base at one end and as a specialist at the other",
                 allowed="one role a corpus",
             )
-        for corpus in self.from_mixture.corpora:
-            if corpus in self.to_mixture.corpora:
-                weights = [float(end.loss_weight(corpus)) for end in (self.from_mixture, self.to_mixture)]
-                if weights[0] != weights[1]:
-                    raise RecipeError(
-                        f"mixture.to_mixture.loss_weights.{corpus.name}",
-                        found=f"{weights[1]:g}, with {weights[0]:g} in from_mixture",
-                        allowed="one loss weight a corpus along a ramp",
-                        fix="The heaviest corpus of a mixture weighs 1: give both ends the same heaviest corpus.",
-                    )
+        shared = self._shared_corpora
+        for corpus in shared[1:]:
+            one, other = (
+                float(end.loss_weight(corpus) / end.loss_weight(shared[0])) for end in (self.from_mixture, self.to_mixture)
+            )
+            if one != other:
+                raise RecipeError(
+                    f"mixture.to_mixture.loss_weights.{corpus.name}",
+                    found=f"{other:g} times that of {shared[0].name}, with {one:g} times in from_mixture",
+                    allowed="one ratio between two corpora that both ends read",
+                    fix=f"Give {shared[0].name} and {corpus.name} the same loss_weights at both ends.",
+                )
 
     @property
     def base_corpus(self) -> Corpus | None:
         """The corpus that is read by slot position, if there is one."""
         return self.from_mixture.base_corpus or self.to_mixture.base_corpus
 
-    @property
+    @cached_property
     def specialist_corpora(self) -> tuple[Corpus, ...]:
         both = {*self.from_mixture.specialist_corpora, *self.to_mixture.specialist_corpora}
         return tuple(sorted(both, key=canonical_text))
 
-    @property
+    @cached_property
     def corpora(self) -> tuple[Corpus, ...]:
         """Every corpus that is read, the base first."""
         return ((self.base_corpus,) if self.base_corpus else ()) + self.specialist_corpora
@@ -220,8 +225,22 @@ class MixtureRamp:
         return before + (after - before) * Fraction(num_steps, 2 * self.num_steps)
 
     def loss_weight(self, corpus: Corpus) -> Fraction:
-        """What a token of a corpus of either end weighs in the loss, all along the ramp."""
-        return (self.from_mixture if corpus in self.from_mixture.corpora else self.to_mixture).loss_weight(corpus)
+        """What a token of a corpus of either end weighs in the loss, all along the ramp: 1 for the heaviest of both ends."""
+        return self._loss_weights[corpus]
+
+    @property
+    def _shared_corpora(self) -> tuple[Corpus, ...]:
+        """Those of both ends, the base first."""
+        return tuple(corpus for corpus in self.from_mixture.corpora if corpus in self.to_mixture.corpora)
+
+    @cached_property
+    def _loss_weights(self) -> dict[Corpus, Fraction]:
+        """Both ends' weights in one scale, which the corpora that they share give."""
+        before, after = ({one: end.loss_weight(one) for one in end.corpora} for end in (self.from_mixture, self.to_mixture))
+        scale = next((before[one] / after[one] for one in self._shared_corpora), Fraction(1))
+        both = {one: weight * scale for one, weight in after.items()} | before
+        heaviest = max(both.values())
+        return {one: weight / heaviest for one, weight in both.items()}
 
     @property
     def goes_nowhere(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from midstudy.recipe.canonical import added_field
-from midstudy.recipe.errors import RecipeError, require_choice
+from midstudy.recipe.errors import RecipeError, require_choice, require_number
 
 DECAYED = ("all", "matrices")
 
@@ -27,9 +27,14 @@ class AdamW:
 
     def __post_init__(self) -> None:
         for field in ("beta1", "beta2"):
-            if not 0 <= getattr(self, field) < 1:
-                raise RecipeError(f"optimizer.{field}", found=getattr(self, field), allowed="a number in [0, 1)")
+            require_number(f"optimizer.{field}", getattr(self, field), 0, 1)
         for field in ("weight_decay", "clip_norm", "epsilon"):
-            if getattr(self, field) < 0:
-                raise RecipeError(f"optimizer.{field}", found=getattr(self, field), allowed="a number of at least 0")
+            require_number(f"optimizer.{field}", getattr(self, field), 0)
         require_choice("optimizer.decayed", self.decayed, DECAYED)
+        if self.decayed != "all" and self.weight_decay == 0:
+            raise RecipeError(
+                "optimizer.decayed",
+                found=self.decayed,
+                allowed="all with weight_decay 0, where nothing decays",
+                fix="Another value would train the same weights again under another id.",
+            )

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import added_field, label_field
 from midstudy.recipe.data import Dataset, Task
-from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_positive
+from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_kind, require_number, require_positive
 from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.optimizer import AdamW
-from midstudy.recipe.schedule import Schedule
+from midstudy.recipe.schedule import Schedule, require_schedule
 
 TAKE_OVER = ("continue", "reset")
 LOSSES = ("all_tokens", "target_tokens")
@@ -33,7 +33,8 @@ class Phase:
 
     With a `Mixture`, a sequence is a block of packed documents. `document_mask` keeps attention inside a document, which
     ends with its end-of-text token. That token still has the next document's first token to predict, as in litgpt and
-    OLMo: the mask changes what a token sees and not which tokens carry loss, so token counts stay equal between arms.
+    OLMo: the mask changes what a token sees and not which tokens carry loss, so token counts stay equal between arms. The
+    characters `<|endoftext|>` inside a corpus's text are read as that token too, and end a document there.
     """
 
     name: str = label_field()
@@ -55,8 +56,11 @@ class Phase:
 
     def __post_init__(self) -> None:
         path = f"phases.{self.name}"
-        if not isinstance(self.data, Mixture | MixtureRamp | Task):
-            raise RecipeError(f"{path}.data", found=self.data, allowed="a Mixture of corpora, a MixtureRamp or a Task")
+        kinds = Mixture | MixtureRamp | Task
+        require_kind(f"{path}.data", self.data, kinds, allowed="a Mixture of corpora, a MixtureRamp or a Task")
+        require_kind(f"{path}.optimizer", self.optimizer, AdamW, allowed="AdamW")
+        if self.schedule is not None:
+            require_schedule(f"{path}.schedule", self.schedule)
         if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 0:
             raise RecipeError(f"{path}.num_steps", found=self.num_steps, allowed="a whole number of steps, at least 0")
         require_positive(f"{path}.num_sequences", self.num_sequences, unit="sequences")
@@ -82,9 +86,8 @@ class Phase:
 
     def _check_prompt_weight(self, path: str) -> None:
         value = self.prompt_weight
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            fix = 'Prompts that weigh what targets do are loss="all_tokens".' if value == 1 else ""
-            raise RecipeError(path, found=value, allowed="a number in [0, 1)", fix=fix)
+        fix = 'Prompts that weigh what targets do are loss="all_tokens".' if value == 1 else ""
+        require_number(path, value, 0, 1, fix=fix)
         if value and self.loss != "target_tokens":
             raise RecipeError(
                 path,

@@ -16,20 +16,24 @@ from fractions import Fraction
 
 from midstudy.recipe.canonical import added_field
 from midstudy.recipe.curve import Curve, HalfLife, Hold, PowerLaw, Ramp
-from midstudy.recipe.errors import RecipeError, require_choice, require_positive
+from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_number, require_positive
 from midstudy.recipe.mixture import exact_share
 
 TAIL_SHAPES = ("linear", "1-sqrt")
 
 
 def _check_rate(field: str, value: float) -> None:
-    if not 0 <= value < 1 or not math.isfinite(value):
-        raise RecipeError(f"schedule.{field}", found=value, allowed="a learning rate in [0, 1)")
+    require_number(f"schedule.{field}", value, 0, 1, what="a learning rate")
 
 
 def _check_steps(field: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise RecipeError(f"schedule.{field}", found=value, allowed="a whole number of steps, at least 0")
+
+
+def require_schedule(path: str, value: object) -> None:
+    """Raise `RecipeError` unless `value` is one of the schedules below."""
+    require_kind(path, value, Schedule, allowed="a schedule, as Constant or Cosine")
 
 
 def _check_warmup_ends(warmup_steps: int, total_steps: int) -> None:
@@ -149,6 +153,7 @@ class WarmupStableDecay(AbsoluteSchedule):
         _check_rate("floor_lr", self.floor_lr)
         _check_steps("warmup_steps", self.warmup_steps)
         require_positive("schedule.decay_steps", self.decay_steps, unit="steps")
+        require_positive("schedule.total_steps", self.total_steps, unit="steps")
         require_choice("schedule.shape", self.shape, TAIL_SHAPES)
         if self.warmup_steps + self.decay_steps > self.total_steps:
             raise RecipeError(
@@ -174,8 +179,9 @@ class WarmupStableDecay(AbsoluteSchedule):
 class HoldThenLinear(AbsoluteSchedule):
     """The peak while progress = step / `total_steps` is below `hold_share`, then linear to the floor at progress 1.
 
-    No warmup. The break may lie between two steps: the rates after it lie on the line through the break itself. nanochat's
-    midtraining holds for 0.8 and goes to 0.
+    Progress is the share of steps; while the batch is one size that is the share of tokens read. No warmup. The break may
+    lie between two steps: the rates after it lie on the line through the break itself. nanochat's midtraining holds for 0.8
+    and goes to 0.
     """
 
     peak_lr: float
@@ -227,8 +233,7 @@ class Power(AbsoluteSchedule):
     def __post_init__(self) -> None:
         _check_rate("peak_lr", self.peak_lr)
         require_positive("schedule.warmup_steps", self.warmup_steps, unit="steps")
-        if not -10 <= self.exponent < 0:
-            raise RecipeError("schedule.exponent", found=self.exponent, allowed="a negative number, at least -10")
+        require_number("schedule.exponent", self.exponent, -10, 0)
 
     def curve(self) -> Curve:
         decay = PowerLaw(
@@ -248,6 +253,7 @@ class Continued(AbsoluteSchedule):
     from_step: int
 
     def __post_init__(self) -> None:
+        require_schedule("schedule.schedule", self.schedule)
         _check_steps("from_step", self.from_step)
 
     def curve(self) -> Curve:
@@ -322,6 +328,8 @@ class Sequential:
     then: Schedule
 
     def __post_init__(self) -> None:
+        require_schedule("schedule.first", self.first)
+        require_schedule("schedule.then", self.then)
         _check_steps("at_step", self.at_step)
 
     def after(self, before: Curve, *, step: int) -> Curve:

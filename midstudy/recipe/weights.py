@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import canonical_text, identify, label_field
 from midstudy.recipe.data import Source
-from midstudy.recipe.errors import RecipeError, require_choice, require_positive
+from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_positive
 
 if TYPE_CHECKING:
     from midstudy.recipe.curriculum import Curriculum, State
@@ -49,6 +49,10 @@ class Average:
     version: int = versions.AVERAGING
 
     def __post_init__(self) -> None:
+        from midstudy.recipe.curriculum import State  # a curriculum's start may itself be an average
+
+        for state in self.states:
+            require_kind("average.states", state, State, allowed="states; a curriculum's last is curriculum.state()")
         clipped = sorted((state.recipe() for state in self.states), key=canonical_text)
         object.__setattr__(self, "states", tuple(clipped))
         if len(self.states) < 2:
