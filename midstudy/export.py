@@ -21,6 +21,7 @@ from midstudy.plan.stage import stage_id
 from midstudy.recipe.curriculum import Curriculum, Start, State
 from midstudy.recipe.data import Task
 from midstudy.recipe.decode import decode
+from midstudy.recipe.phase import Phase
 from midstudy.recipe.weights import Average
 from midstudy.store.atomic import sync
 from midstudy.store.errors import StoreError
@@ -138,13 +139,7 @@ def _phases(curriculum: Curriculum) -> str:
     rows = ["| phase | steps | data | batch | learning rate | precision | seed |", "|---|---|---|---|---|---|---|"]
     for stretch in curriculum.stretches:
         phase = stretch.phase
-        if isinstance(phase.data, Task):
-            data = f"task {phase.data.name}"
-        else:
-            shares = {
-                one.name: phase.data.mean_share(one, stretch.stop_step - stretch.start_step) for one in phase.data.corpora
-            }
-            data = ", ".join(f"{float(100 * share):.4g} % {name}" for name, share in shares.items())
+        data = _data(phase, stretch.stop_step - stretch.start_step)
         rates = [curriculum.curve.lr(step) for step in range(stretch.start_step, stretch.stop_step)]
         rows.append(
             f"| {phase.name} | {stretch.start_step} to {stretch.stop_step} | {data} "
@@ -152,6 +147,21 @@ def _phases(curriculum: Curriculum) -> str:
             f"| {phase.seed} |"
         )
     return "\n".join(rows)
+
+
+def _data(phase: Phase, num_steps: int) -> str:
+    """What `num_steps` steps of a phase read, and what of it weighs less or is masked."""
+    if isinstance(phase.data, Task):
+        prompts = f" (prompts weigh {phase.prompt_weight:g})" if phase.prompt_weight else ""
+        return f"task {phase.data.name}{prompts}"
+    words = []
+    for corpus in phase.data.corpora:
+        first, mean = phase.data.mean_share(corpus, 0), phase.data.mean_share(corpus, num_steps)
+        last = 2 * mean - first  # a share changes linearly along a stretch
+        ends = [f"{float(100 * share):.4g} %" for share in dict.fromkeys((first, last))]
+        weight = phase.data.loss_weight(corpus)
+        words.append(f"{' → '.join(ends)} {corpus.name}" + (f" (loss weight {float(weight):.4g})" if weight != 1 else ""))
+    return ", ".join(words) + (", attention within documents" if phase.document_mask else "")
 
 
 def _lineage(store: Store, record: Record) -> list[str]:

@@ -131,6 +131,21 @@ def test_the_model_card_tells_recipe_lineage_and_commands(exported):
     assert (kept["id"], kept["recipe"]) == (entry.final_state, store.record(entry.final_state).recipe)
 
 
+def test_the_model_card_tells_ramps_loss_weights_and_masks():
+    ends = (Mixture.blend(GENERAL, {CODE: share}, loss_weights={CODE: 0.5}) for share in (0.1, 0.5))
+    ramp = MixtureRamp(from_mixture=next(ends), to_mixture=next(ends), num_steps=40)
+    whole = trunk(60, document_mask=True).branch(start_step=10, data=ramp, name="ramp")
+    rows = [row.split(" | ")[2] for row in _phases(whole.until(30)).splitlines()[2:]]
+    assert rows == [
+        "100 % general, attention within documents",
+        "90 % → 70 % general, 10 % → 30 % code (loss weight 0.5), attention within documents",
+    ]
+    rows = [row.split(" | ")[2] for row in _phases(whole.then(sft(PYCODE))).splitlines()[2:]]
+    assert rows[2:] == ["50 % general, 50 % code (loss weight 0.5), attention within documents", "task pycode"]
+    tuned = trunk().then(sft(PYCODE, loss="target_tokens", prompt_weight=0.1))
+    assert "| task pycode (prompts weigh 0.1) |" in _phases(tuned)
+
+
 def test_an_exported_state_is_imported_again_with_the_same_weights_and_trained_on(exported, text, tmp_path):
     store, plan, folder = exported
     start = released_pythia(str(folder))

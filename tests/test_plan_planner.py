@@ -29,6 +29,7 @@ from midstudy.recipe import (
     RecipeError,
     Sequential,
     Study,
+    Task,
     TokenCounts,
     WarmupStableDecay,
 )
@@ -99,7 +100,11 @@ def ramped(start_step: int = 6, num_steps: int = 30) -> Curriculum:
     return trunk().branch(start_step=start_step, data=ramp, name="ramp")
 
 
-def ramp_arm(curriculum: Curriculum, weight: float = 0.2, **changes) -> Arm:
+RAMP_WEIGHT = 0.2 * (30 / 2 + 24) / 54
+"""Of `ramped()`: 30 of the 54 steps from step 6 on read half of the fifth, the other 24 all of it."""
+
+
+def ramp_arm(curriculum: Curriculum, weight: float = RAMP_WEIGHT, **changes) -> Arm:
     return arm(curriculum, **({"mix": "ramp", "weight": weight, "start_step": 6} | changes))
 
 
@@ -111,7 +116,7 @@ GRIDS = {
     "mixture ramps": lambda: [
         control(),
         ramp_arm(ramped()),
-        ramp_arm(ramped(num_steps=60), mix="slow ramp"),
+        ramp_arm(ramped(num_steps=60), mix="slow ramp", weight=0.09),
         ramp_arm(code_branch(ramped(), 20, 0.5), weight=0.5, start_step=20),
         ramp_arm(code_branch(ramped(), 50, 0.5), weight=0.5, start_step=50),
     ],
@@ -142,29 +147,60 @@ schedules = st.one_of(
         st.sampled_from([15, 25]),
         st.sampled_from([Exponential(half_life_steps=9), Anneal(floor_lr=0.0, num_steps=10, shape="1-sqrt")]),
     ),
+    st.builds(
+        lambda at, lr: Sequential(first=Constant(lr=1e-3), at_step=at, then=Constant(lr=lr)),  # two without an end
+        st.sampled_from([15, 40]),
+        st.sampled_from([1e-3, 5e-4]),
+    ),
 )
+branches = st.tuples(st.integers(0, 29), st.sampled_from([0.1, 0.2]), st.sampled_from([0, 10, 60]))
 families = st.lists(
     st.tuples(
-        st.sampled_from([30, 60]), schedules, st.sets(st.tuples(st.integers(0, 29), st.sampled_from([0.1, 0.2])), max_size=3)
+        st.sampled_from([30, 60]), schedules, st.sets(branches, max_size=3), st.sampled_from(["", "continue", "reset"])
     ),
     min_size=1,
     max_size=4,
 )
 
 
+def ramp_branch(whole: Curriculum, start_step: int, weight: float, ramp_steps: int) -> tuple[Curriculum, float]:
+    """A branch whose code share rises for `ramp_steps`, which may outlast it; with its share of the tokens, by hand."""
+    if ramp_steps == 0:
+        return code_branch(whole, start_step, weight), weight
+    ends = Mixture.only(GENERAL), Mixture.blend(GENERAL, {CODE: weight})
+    ramp = MixtureRamp(from_mixture=ends[0], to_mixture=ends[1], num_steps=ramp_steps)
+    num_steps = whole.num_steps - start_step
+    rising = min(num_steps, ramp_steps)
+    read = weight * (rising * rising / (2 * ramp_steps) + num_steps - rising)
+    return whole.branch(start_step=start_step, data=ramp, name="ramp"), read / num_steps
+
+
 @settings(max_examples=50, deadline=None)
 @given(families)
 def test_the_steps_of_any_grid_are_the_distinct_ones(grid):
-    """Trunks of any length and schedule, branches anywhere: no shared update is planned twice, none is left out."""
+    """Trunks of any length and schedule, branches and ramps anywhere, fine-tuning once or twice: no shared update is planned
+    twice, none is left out, every state goes on from one that it can go on from, and no two stages have one name."""
     arms = []
-    for number, (total_steps, schedule, branches) in enumerate(grid):
+    for number, (total_steps, schedule, branches, second) in enumerate(grid):
         whole = trunk(total_steps, schedule=schedule)
         arms.append(arm(whole, size=f"size{number}"))
-        for start_step, weight in branches:
-            branch = code_branch(whole, start_step, weight)
-            arms.append(arm(branch, size=f"size{number}", mix="code", weight=weight, start_step=start_step))
+        if second:
+            twice = whole.then(sft(PYCODE)).then(sft(WORDS, optimizer_state=second, seed=1))
+            arms.append(dataclasses.replace(arm(whole, size=f"size{number}", data=WORDS), curriculum=twice))
+        for start_step, weight, ramp_steps in branches:
+            branch, share = ramp_branch(whole, start_step, weight, ramp_steps)
+            mix = f"code over {ramp_steps}"
+            arms.append(arm(branch, size=f"size{number}", mix=mix, weight=share, start_step=start_step))
     plan = plan_of(arms)
     assert plan.total_steps == plan.lower_bound_steps == brute_force_steps(plan)
+    assert len({stage.label for stage in plan.stages.values()}) == len(plan.stages)
+    for identity, state in states_of(plan).items():
+        stage, stretch = plan.stages[identity], state.curriculum.stretches[-1]
+        data = stretch.phase.data
+        kind = "sft" if isinstance(data, Task) else "midtrain" if data.specialist_corpora else "pretrain"
+        assert stage.factors["stage_kind"] == kind
+        if stage.start_from and (stage.continues_trunk or stretch.phase.optimizer_state == "continue"):
+            assert plan.stages[stage.start_from].keeps_optimizer
 
 
 def test_a_restarted_rate_shares_what_came_before_it():
@@ -179,6 +215,80 @@ def test_a_state_keeps_its_optimizer_where_the_next_phase_continues_it():
     plan = plan_of([dataclasses.replace(control(), curriculum=twice)])
     kept = {s.factors["step"]: s.keeps_optimizer for s in plan.stages.values() if s.kind == "state"}
     assert kept == {10: True, 15: True, 20: False}
+
+
+def test_a_phase_that_continues_a_state_kept_without_its_optimizer_is_refused():
+    def twice(optimizer_state: str) -> Arm:
+        second = sft(PYCODE, optimizer_state=optimizer_state, seed=1)
+        return dataclasses.replace(control(), sft_seed=1, curriculum=trunk().then(sft(PYCODE)).then(second))
+
+    once = control()
+    finished = plan_of([once])
+    done, kept = finished.stages.keys(), [one for one in kept_of(finished) if finished.stages[one.id].keeps_optimizer]
+    assert len(kept) == 1
+    with pytest.raises(
+        RecipeError, match=rf"phases\.sft\.optimizer_state: found continue, from state {once.final_state.id}.*new"
+    ):
+        plan_of([once, twice("continue")], published=done, kept=kept)
+    plan_of([once, twice("continue")])  # in a new store
+    plan_of([once, twice("reset")], published=done, kept=kept)
+    again = plan_of([once, twice("continue")])
+    plan_of([once, twice("continue")], published=again.stages.keys(), kept=kept)  # nothing is left to train
+
+
+def test_a_weight_that_is_not_the_share_of_the_tokens_is_refused():
+    with pytest.raises(
+        RecipeError, match=r"study\.arms\[1\]\.weight: found 0\.5 of nano code50@6 .*; allowed: 0\.2, .*weight=0\.2"
+    ):
+        plan_of([control(), arm(code_branch(trunk(), 6), mix="code", weight=0.5, start_step=6)])
+    with pytest.raises(RecipeError, match=r"allowed: 0\.144444444444, .*after step 6 \(code 0\.1444\)"):
+        plan_of([control(), ramp_arm(ramped(), weight=0.2)])
+    with pytest.raises(RecipeError, match=r"no specialist is read\)\. Change the mixture"):
+        plan_of([control(), arm(trunk(), mix="code", weight=0.2, start_step=6)])
+
+
+def test_a_ramp_and_what_follows_it_are_one_midtraining():
+    """The normal form cuts it in two where the ramp is over; the arm's share is over both."""
+    row = manifest_of(plan_of([control(), ramp_arm(ramped())]), command="")["arms"][1]
+    assert row["specialists"] == {"code": pytest.approx(RAMP_WEIGHT)}
+    assert row["weight"] == row["specialists"]["code"]
+    assert row["specialist_tokens"] == round(0.2 * (30 / 2 + 24) * 8) * 64
+
+
+def test_stages_that_would_have_one_name_are_told_by_their_ids():
+    """Two cosines of one length and two averages of branches that differ in weight alone, and an average of averages."""
+    from midstudy.recipe import Average, Start
+
+    def soup(*states: State) -> Curriculum:
+        return Curriculum.of(Start.averaged(Average.of(*states)))
+
+    tenth, fifth = (code_branch(trunk(), 20, weight) for weight in (0.1, 0.2))
+    averages = [soup(one.state(50), one.state(60)) for one in (tenth, fifth)]
+    whole = soup(*(one.state() for one in averages))
+    restarted = trunk(60, schedule=Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=0, total_steps=60))
+    twice = trunk().then(sft(PYCODE)).then(sft(WORDS, seed=1))
+    plan = plan_of(
+        [
+            control(),
+            arm(restarted, sft_seed=1),
+            arm(whole, mix="soup", weight=0.15, start_step=20),
+            dataclasses.replace(arm(trunk(), data=WORDS), curriculum=twice),
+        ]
+    )
+    labels = [stage.label for stage in plan.stages.values()]
+    assert len(set(labels)) == len(labels)
+    named = {stage.id: stage.label for stage in plan.stages.values()}
+    for one in (trunk(), restarted):
+        assert named[one.state_id(60)] == f"pretrain nano seed 0 to step 60 {one.state_id(60)[:6]}"
+    assert named[fifth.state_id(60)] == "midtrain code code 20 % nano seed 0 from step 20 to step 60"
+    assert named[averages[0].state_id(0)] == (
+        "average of 2 states: midtrain code code 10 % nano seed 0 from step 20 to step 50, 60"
+    )
+    assert named[whole.state_id(0)] == (
+        f"average of 2 states: {named[averages[0].state_id(0)]}; {named[averages[1].state_id(0)]}"
+    )
+    assert plan.stages[twice.state_id(65)].factors["stage_kind"] == "sft"
+    assert named[twice.state_id(70)] == "sft nano control → word_problems seed 0.0"
 
 
 def test_a_published_state_without_its_optimizer_is_not_gone_on_from():
@@ -257,9 +367,9 @@ def test_a_start_step_inside_a_mixture_ramp_recomputes_only_what_no_kept_state_c
 
 
 def test_a_ramp_is_midtraining_and_reads_the_corpora_of_both_its_ends():
-    plan = plan_of([control(), ramp_arm(ramped(num_steps=60))])
+    plan = plan_of([control(), ramp_arm(ramped(num_steps=60), weight=0.09)])
     to_the_end = plan.stages[plan.arms[1].start_state]
-    assert to_the_end.label == "midtrain nano ramp20@6 seed 0 to step 60"
+    assert to_the_end.label == "midtrain nano ramp9@6 seed 0 to step 60"
     data = [plan.stages[parent].factors["data"] for parent in to_the_end.parents if plan.stages[parent].kind != "state"]
     assert data == ["general", "code"]
     row = manifest_of(plan, command="")["arms"][1]
@@ -316,7 +426,7 @@ def test_ten_thousand_stages_are_planned_in_seconds():
     arms = []
     for seed in range(10):
         whole = trunk(seed=seed)
-        for mix, weight, curriculum in _branches(whole):
+        for mix, weight, start_step, curriculum in _branches(whole):
             for data in (PYCODE, WORDS):
                 for sft_seed in range(16):
                     arms.append(
@@ -325,6 +435,7 @@ def test_ten_thousand_stages_are_planned_in_seconds():
                             data=data,
                             mix=mix,
                             weight=weight,
+                            start_step=start_step,
                             trunk_seed=seed,
                             sft_seed=sft_seed,
                         )
@@ -335,8 +446,8 @@ def test_ten_thousand_stages_are_planned_in_seconds():
 
 
 def _branches(whole: Curriculum):
-    yield "control", 0.0, whole
+    yield "control", 0.0, 0, whole
     for percent in range(1, 11):
-        yield f"code{percent}", percent / 100, code_branch(whole, 6, percent / 100)
+        yield f"code{percent}", percent / 100, 6, code_branch(whole, 6, percent / 100)
     mixture = Mixture.blend(GENERAL, {MATH: 0.1, CODE: 0.1})
-    yield "both", 0.2, whole.branch(start_step=10, data=mixture, name="both")
+    yield "both", 0.2, 10, whole.branch(start_step=10, data=mixture, name="both")

@@ -50,6 +50,24 @@ def test_a_branch_with_a_zero_weight_is_the_control():
     assert ids(code_branch(trunk(), 6, weight=0.0)) == ids(trunk())
 
 
+@pytest.mark.parametrize("field", ["optimizer_state", "data_positions"])
+def test_a_branch_where_a_phase_begins_takes_over_what_the_trunk_does_there(field: str):
+    """Left with its own data where its second phase begins, which begins something anew, the trunk stays what it is."""
+    second = phase(Mixture.only(GENERAL), 40, schedule=None, **{field: "reset"})
+    whole = trunk(20).then(second)
+    assert ids(whole.branch(start_step=20, data=Mixture.only(GENERAL), name="same")) == ids(whole)
+    assert ids(whole.branch(start_step=30, data=Mixture.only(GENERAL), name="same")) == ids(whole)
+    other = whole.branch(start_step=20, data=Mixture.blend(GENERAL, {CODE: 0.2}), name="code")
+    assert getattr(other.stretches[1].phase, field) == "reset"
+
+
+@pytest.mark.parametrize("start_step", [6, 60, 62])
+def test_a_fine_tuned_trunk_is_not_left_before_its_fine_tuning_is_over(start_step: int):
+    tuned = trunk().then(sft(PYCODE))
+    with pytest.raises(RecipeError, match=rf"start_step: found {start_step}, before the end of phase sft on task pycode"):
+        code_branch(tuned, start_step)
+
+
 def test_equal_neighbours_are_one_phase():
     first = phase(Mixture.only(GENERAL), 20)
     second = phase(Mixture.only(GENERAL), 40, schedule=None)

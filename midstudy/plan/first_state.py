@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from midstudy.recipe.curriculum import Curriculum, Start
-from midstudy.recipe.mixture import Mixture
+from midstudy.recipe.data import Task
+from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.weights import Average
 
 _RUNS_SHOWN = 3
-_STEP = " to step "
 
 
 def runs_behind(curriculum: Curriculum) -> list[Curriculum]:
@@ -37,14 +37,23 @@ def _on_the_way(run: Curriculum, other: Curriculum) -> bool:
     return step < other.num_steps and run.state_id(step) == other.state_id(step)
 
 
-def behind_name(curriculum: Curriculum, step: int, index: int) -> tuple[str, str]:
-    """Kind and name of a state that only an average needs, in the words of its own recipe: no arm describes it."""
+def behind_name(curriculum: Curriculum, index: int) -> tuple[str, str]:
+    """Kind and name of a run that only an average needs, in the words of its own recipe: no arm describes it."""
     stretch = curriculum.stretches[index]
-    kind = "sft"
-    if isinstance(stretch.phase.data, Mixture):
-        kind = "midtrain" if stretch.phase.data.specialists else "pretrain"
+    data = stretch.phase.data
+    kind = "sft" if isinstance(data, Task) else "midtrain" if data.specialist_corpora else "pretrain"
     since = f" from step {stretch.start_step}" if stretch.start_step else ""
-    return kind, f"{stretch.phase.name} {_origin(curriculum.start)} seed {_seeds(curriculum, index)}{since}{_STEP}{step}"
+    words = [stretch.phase.name, *_mix(data), _origin(curriculum.start), f"seed {_seeds(curriculum, index)}{since}"]
+    return kind, " ".join(words)
+
+
+def _mix(data: Mixture | MixtureRamp | Task) -> list[str]:
+    """Specialists with their shares, as in `code 20 %` or `code 10 → 50 %`."""
+    if isinstance(data, Task):
+        return []
+    ends = (data.from_mixture, data.to_mixture) if isinstance(data, MixtureRamp) else (data,)
+    shares = {one.name: [f"{float(100 * end.mean_share(one, 0)):.4g}" for end in ends] for one in data.specialist_corpora}
+    return [f"{name} {' → '.join(percents)} %" for name, percents in shares.items()]
 
 
 def _origin(start: Start) -> str:
@@ -60,13 +69,16 @@ def _seeds(curriculum: Curriculum, index: int) -> str:
     return ".".join(str(seed) for place, seed in enumerate(seeds) if place == 0 or seed != seeds[place - 1])
 
 
-def average_name(labels: Sequence[str]) -> str:
-    """`average of 3 states: pretrain nano seed 0 to step 6, 9, 12`, from the labels of the states, each run once."""
-    steps: dict[str, list[str]] = {}
-    for label in labels:
-        run, _, step = label.rpartition(_STEP)
-        steps.setdefault(run or label, []).append(step if run else "")
-    runs = [run + (_STEP + ", ".join(sorted(found, key=int)) if found[0] else "") for run, found in sorted(steps.items())]
+def average_name(states: Sequence[tuple[str, int]]) -> str:
+    """`average of 3 states: pretrain nano seed 0 to step 6, 9, 12`, from the name of each state's run and its step, 0 where
+    the state is itself a release or an average."""
+    steps: dict[str, list[int]] = {}
+    for run, step in states:
+        steps.setdefault(run, []).append(step)
+    runs = [
+        run + (f" to step {', '.join(str(step) for step in sorted(found))}" if any(found) else "")
+        for run, found in sorted(steps.items())
+    ]
     if len(runs) > _RUNS_SHOWN:
         runs = [*runs[: _RUNS_SHOWN - 1], f"{len(runs) - _RUNS_SHOWN + 1} more runs"]
-    return f"average of {len(labels)} states: {'; '.join(runs)}"
+    return f"average of {len(states)} states: {'; '.join(runs)}"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
 from midstudy.data.slots import drawn_tokens
 from midstudy.plan.planner import ArmStages, Plan
+from midstudy.plan.shares import specialist_shares, trained_before
 from midstudy.plan.stage import Stage, stage_id
-from midstudy.recipe.curriculum import Curriculum
 from midstudy.recipe.data import Corpus, Task
 from midstudy.recipe.decode import decode
-from midstudy.recipe.weights import Average
+from midstudy.recipe.study import CONTROL
 
 _EXECUTION = (
     "start_from",
@@ -89,15 +88,15 @@ def _arm_rows(plan: Plan) -> list[dict[str, Any]]:
 
 def _arm_row(plan: Plan, entry: ArmStages, drawn: dict[str, dict[Corpus, int]]) -> dict[str, Any]:
     arm = entry.arm
-    trained = _trained(arm.curriculum.until(arm.pretrain_steps))
+    trained = trained_before(arm.curriculum.until(arm.pretrain_steps))
     if entry.start_state not in drawn:
         drawn[entry.start_state] = drawn_tokens(trained)
     tokens = drawn[entry.start_state]
-    specialists = _specialists(arm.curriculum.until(arm.pretrain_steps))
+    specialists = specialist_shares(arm.curriculum.until(arm.pretrain_steps), arm.start_step)
     return {
         "size": arm.size,
         "mix": arm.mix,
-        "weight": float(arm.weight),
+        "weight": 0.0 if arm.mix == CONTROL else float(sum(specialists.values())),  # the arm's own, to the last digit
         "start_step": arm.start_step,
         "start_fraction": arm.start_step / trained.num_steps if trained.num_steps else 0.0,
         "task": arm.task,
@@ -114,26 +113,3 @@ def _arm_row(plan: Plan, entry: ArmStages, drawn: dict[str, dict[Corpus, int]]) 
         "task_evaluation_before": entry.task_evaluation_before,
         "general_evaluation_before": entry.general_evaluation_before,
     }
-
-
-def _trained(curriculum: Curriculum) -> Curriculum:
-    """The training before fine-tuning; where an average is fine-tuned at once, that of its furthest state."""
-    weights = curriculum.start.weights
-    if curriculum.stretches or not isinstance(weights, Average):
-        return curriculum
-    return _trained(max(weights.states, key=lambda state: state.step).curriculum)
-
-
-def _specialists(curriculum: Curriculum) -> dict[Corpus, Fraction]:
-    """Mean shares over the phase before fine-tuning; where an average is fine-tuned at once, the mean over its states."""
-    weights = curriculum.start.weights
-    if curriculum.stretches:
-        last = curriculum.stretches[-1]
-        data, num_steps = last.phase.data, last.stop_step - last.start_step
-        return {} if isinstance(data, Task) else {one: data.mean_share(one, num_steps) for one in data.specialist_corpora}
-    shares: dict[Corpus, Fraction] = {}
-    if isinstance(weights, Average):
-        for state in weights.states:
-            for corpus, share in _specialists(state.curriculum).items():
-                shares[corpus] = shares.get(corpus, Fraction(0)) + share / len(weights.states)
-    return shares

@@ -8,16 +8,19 @@ average are curricula of the study like those of its arms.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from midstudy.plan.cost import FILE_BYTES_PER_S, Throughput, checkpoint_bytes
 from midstudy.plan.first_state import average_name, behind_name, runs_alone, runs_behind
+from midstudy.plan.shares import check_weights
 from midstudy.plan.sharing import distinct_steps
 from midstudy.plan.stage import Stage, stage_id
-from midstudy.recipe.curriculum import Curriculum, State
+from midstudy.recipe.curriculum import Curriculum, State, Stretch
 from midstudy.recipe.data import ReleasedTokenizer, Task, TokenizedData, Tokenizer
+from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.measure import Evaluation, StateEvaluation
 from midstudy.recipe.study import CONTROL, Arm, Study
 from midstudy.recipe.weights import Average
@@ -97,6 +100,8 @@ class _Builder:
     priced_by: dict[str, set[str]] = field(default_factory=dict)
     published: set[str] = field(default_factory=set)
     continued: set[str] = field(default_factory=set)
+    runs: dict[str, str] = field(default_factory=dict)
+    """Name of the run that each planned state is of: its label without its step."""
 
     def add(self, stage: Stage) -> str:
         self.stages.setdefault(stage.id, stage)
@@ -232,6 +237,8 @@ class _Builder:
                     break
         if ancestor is None and (stretch.start_step > 0 or curriculum.start.weights is not None):
             ancestor, ancestor_step = curriculum.state_id(stretch.start_step), stretch.start_step
+            if ancestor in self.published - kept_ids and identity not in self.published:
+                _check_goes_on(stretch, ancestor)
         if ancestor is not None and ancestor in self.requested:
             self.state(ancestor, kept_ids)
         phase, model = stretch.phase, curriculum.start.model
@@ -241,7 +248,7 @@ class _Builder:
         num_tokens = (step - ancestor_step) * phase.tokens_per_step
         source = self.throughput.source(model, phase.precision, seq_len=phase.seq_len)
         self.priced_by.setdefault(source, set()).add(model.name)
-        label, factors = _describe(arm, curriculum, step, index)
+        self.runs[identity], label, factors = _describe(arm, curriculum, step, index)
         self.add(
             Stage(
                 id=identity,
@@ -276,9 +283,10 @@ class _Builder:
         parents: tuple[str, ...] = ()
         if isinstance(start.weights, Average):
             parents = tuple(self.state(one.id, kept_ids) for one in start.weights.states)
-            kind, label = "average", average_name([self.stages[one].label for one in parents])
+            kind, label = "average", average_name([(self.runs[one.id], one.step) for one in start.weights.states])
         else:
             kind, label = "import", f"import {start.weights}"
+        self.runs[state.id] = label
         return self.add(
             Stage(
                 id=state.id,
@@ -323,24 +331,48 @@ def _segment_starts(curriculum: Curriculum) -> Iterable[tuple[str, int, int]]:
                 yield curriculum.state_id(stretch.start_step), stretch.start_step, segment.start_step
 
 
-def _describe(arm: Arm, curriculum: Curriculum, step: int, index: int) -> tuple[str, dict[str, Any]]:
-    """A state's name and factors; a state of the shared trunk knows nothing of the arms that leave it."""
+def _check_goes_on(stretch: Stretch, from_state: str) -> None:
+    """A phase that continues the optimizer needs a state that kept it."""
+    phase = stretch.phase
+    if phase.optimizer_state == "continue":
+        raise RecipeError(
+            f"phases.{phase.name}.optimizer_state",
+            found=f"continue, from state {from_state} (step {stretch.start_step}) that the store has without its optimizer",
+            allowed="reset, or a state that was published with its optimizer",
+            fix='Set optimizer_state="reset", or run this study in a new store, where the state will be made with it.',
+        )
+
+
+def _describe(arm: Arm, curriculum: Curriculum, step: int, index: int) -> tuple[str, str, dict[str, Any]]:
+    """A state's run, label and factors; a state of the shared trunk knows nothing of the arms that leave it."""
     if curriculum is not arm.curriculum:
-        kind, label = behind_name(curriculum, step, index)
-        return label, {"stage_kind": kind, "size": curriculum.start.model.name, "step": step}
-    last = index == len(arm.curriculum.stretches) - 1
+        kind, run = behind_name(curriculum, index)
+        return run, f"{run} to step {step}", {"stage_kind": kind, "size": curriculum.start.model.name, "step": step}
     phase = curriculum.stretches[index].phase
     factors: dict[str, Any] = {"size": arm.size, "trunk_seed": arm.trunk_seed, "step": step}
-    if last:
-        factors |= {"stage_kind": "sft", "mix": arm.mix, "weight": arm.weight, "start_step": arm.start_step}
-        factors |= {"task": arm.task, "sft_seed": arm.sft_seed}
-        return f"sft {arm.size} {arm.mix_label} → {arm.task} seed {arm.trunk_seed}.{arm.sft_seed}", factors
-    in_trunk = not isinstance(phase.data, Task) and (arm.mix == CONTROL or not phase.data.specialist_corpora)
-    if in_trunk:
-        factors |= {"stage_kind": "pretrain"}
-        return f"pretrain {arm.size} seed {arm.trunk_seed} to step {step}", factors
-    factors |= {"stage_kind": "midtrain", "mix": arm.mix, "weight": arm.weight, "start_step": arm.start_step}
-    return f"midtrain {arm.size} {arm.mix_label} seed {arm.trunk_seed} to step {step}", factors
+    of_arm = {"mix": arm.mix, "weight": arm.weight, "start_step": arm.start_step}
+    if isinstance(phase.data, Task):
+        last = index == len(curriculum.stretches) - 1
+        task, seed = (arm.task, arm.sft_seed) if last else (phase.data.name, phase.seed)
+        factors |= {"stage_kind": "sft", **of_arm, "task": task, "sft_seed": seed}
+        run = f"sft {arm.size} {arm.mix_label} → {task} seed {arm.trunk_seed}.{seed}"
+        return run, run if step == curriculum.num_steps else f"{run} to step {step}", factors
+    if arm.mix == CONTROL or not phase.data.specialist_corpora:
+        factors |= {"stage_kind": "midtrain" if phase.data.specialist_corpora else "pretrain"}
+        run = f"pretrain {arm.size} seed {arm.trunk_seed}"
+    else:
+        factors |= {"stage_kind": "midtrain", **of_arm}
+        run = f"midtrain {arm.size} {arm.mix_label} seed {arm.trunk_seed}"
+    return run, f"{run} to step {step}", factors
+
+
+def _with_labels_of_their_own(stages: Mapping[str, Stage]) -> dict[str, Stage]:
+    """The stages, with the beginning of its id in the label of each whose label another has too."""
+    times = Counter(stage.label for stage in stages.values())
+    return {
+        identity: stage if times[stage.label] == 1 else replace(stage, label=f"{stage.label} {identity[:6]}")
+        for identity, stage in stages.items()
+    }
 
 
 def make_plan(
@@ -356,7 +388,12 @@ def make_plan(
         throughput: what a token costs.
         published: of these stage ids, those that have a record.
         kept_states: published states of any study in the store, which training may go on from.
+
+    Raises:
+        RecipeError: an arm's weight is not what its mixture says, or a phase continues the optimizer of a state that was
+            published without it.
     """
+    check_weights(study.arms)
     kept: dict[str, list[KeptState]] = {}
     for state in kept_states:
         kept.setdefault(state.stretch_from, []).append(state)
@@ -386,11 +423,12 @@ def make_plan(
     for curriculum, _ in builder.curricula[len(arms) :]:
         builder.states_on(curriculum, kept_ids)
     builder.counts()
+    stages = _with_labels_of_their_own(builder.stages)
     alone = [run for arm in study.arms for run in runs_alone(arm.curriculum)]
     return Plan(
         study=study,
-        stages=builder.stages,
-        published=frozenset(published(builder.stages)),
+        stages=stages,
+        published=frozenset(published(stages)),
         arms=tuple(arms),
         lower_bound_steps=distinct_steps(curriculum for curriculum, _ in builder.curricula),
         unshared_steps=sum(curriculum.num_steps for curriculum in alone),

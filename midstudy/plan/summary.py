@@ -49,7 +49,7 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "disk_bytes": sum(stage.disk_bytes for stage in plan.stages.values()),
         "disk_bytes_missing": plan.missing_bytes,
         "sources": {data.name: str(data.source) for data in plan.study.datasets()},
-        "releases": {str(one): str(one.source) for one in _releases(plan)},
+        "releases": _releases(plan),
         "notes": list(plan.study.notes),
     }
 
@@ -61,10 +61,15 @@ def _flops(state: State, num_tokens: int) -> float:
     return num_tokens * curriculum.start.model.flops_per_token(seq_len=curriculum.stretches[-1].phase.seq_len)
 
 
-def _releases(plan: Plan) -> list[Release]:
-    """The released checkpoints whose weights the plan imports."""
+def _releases(plan: Plan) -> dict[str, str]:
+    """The released checkpoints whose weights the plan imports, by name; two of one name are told by their revisions."""
     starts = (stage.recipe.curriculum.start for stage in plan.stages.values() if isinstance(stage.recipe, State))
-    return [start.weights for start in starts if isinstance(start.weights, Release)]
+    found = {start.id: start.weights for start in starts if isinstance(start.weights, Release)}
+    times = Counter(str(one) for one in found.values())
+    return {
+        str(one) if times[str(one)] == 1 else f"{one} ({one.source.revision[:12]})": str(one.source)
+        for one in found.values()
+    }
 
 
 def plan_text(plan: Plan) -> str:

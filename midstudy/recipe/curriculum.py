@@ -242,10 +242,11 @@ class Curriculum:
         """Leave at `start_step` with a new mixture and go on to the same end: midtraining.
 
         The optimizer's state, the learning-rate curve and the data positions continue; batch, precision and seed are those
-        of the stretch that is left.
+        of the stretch that is left. Where that stretch itself begins at `start_step`, the branch takes over from the stretch
+        before what the trunk does there: a branch with the trunk's own data is the trunk.
 
         Raises:
-            RecipeError: `start_step` is negative or not before the end.
+            RecipeError: `start_step` is negative or not before the end, or the trunk is fine-tuned after it.
         """
         if isinstance(start_step, bool) or not isinstance(start_step, int) or not 0 <= start_step < self.num_steps:
             raise RecipeError(
@@ -253,16 +254,18 @@ class Curriculum:
                 found=start_step,
                 allowed=f"a whole step in [0, {self.num_steps}), before the end of the trunk",
             )
+        for stretch in self.stretches:
+            if stretch.stop_step > start_step and isinstance(stretch.phase.data, Task):
+                raise RecipeError(
+                    "start_step",
+                    found=f"{start_step}, before the end of phase {stretch.phase.name} on task {stretch.phase.data.name}",
+                    allowed="a trunk that is not fine-tuned after it: the mixture would take the task's place",
+                    fix="Branch the trunk first, then add the fine-tuning with `then`.",
+                )
         left = next(s for s in self.stretches if s.start_step <= start_step < s.stop_step)
-        phase = dataclasses.replace(
-            left.phase,
-            name=name,
-            data=data,
-            num_steps=self.num_steps - start_step,
-            schedule=None,
-            optimizer_state="continue",
-            data_positions="continue",
-        )
+        phase = dataclasses.replace(left.phase, name=name, data=data, num_steps=self.num_steps - start_step, schedule=None)
+        if start_step > left.start_step:
+            phase = dataclasses.replace(phase, optimizer_state="continue", data_positions="continue")
         head = self.until(start_step)
         if not head.stretches:  # from the very start: the trunk's schedule is this phase's own
             return head._followed_by(phase, self.curve)
