@@ -146,7 +146,7 @@ def submit(store: Store, launcher: LocalLauncher, *stages: Stage) -> Job:
         study="small",
         stages=tuple(JobStage(id=one.id, start_from=one.start_from, keeps_optimizer=one.keeps_optimizer) for one in stages),
         backend="local",
-        placement=Placement(),
+        placement=launcher.placement,
         entry=launcher.entry,
         driver=this_process(),
     )
@@ -296,6 +296,58 @@ def test_killed_at_random_moments_every_stage_ends_as_if_it_had_been_left_alone(
     assert min(counts[number.name] for number in SIGNALS) >= 12, counts
     for name, stage in stages.items():
         assert_same(store, calm, stage, name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_a_signal_while_kernels_are_compiled_stops_the_stage_at_a_saved_step(
+    long_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole session is told, as a scheduler does it; the compiler finishes, and the stage stops before another step."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    store = Store.open(tmp_path / "store", create=True)
+    plan = plan_in(store, small_study(long_text, total_steps=20, starts=()))
+    data = [stage for stage in plan.missing if stage.kind in ("tokenizer", "tokens")]
+    launcher = LocalLauncher(store, placement=Placement(compiled=True))
+    wait(store, launcher, submit(store, launcher, *data))
+    stage = next(stage for stage in plan.missing if stage.kind == "state")
+    job = submit(store, launcher, stage)
+    process = job_process(store, job.name)
+    assert process is not None
+    until = time.monotonic() + SOON_S
+    while not any(_command(pid).startswith(b"cc1plus") for pid in session_of(process.pid)):
+        assert time.monotonic() < until, "nothing is compiled"
+        time.sleep(0.01)
+    process.signal_session(signal.SIGTERM)
+    wait(store, launcher, job)
+    assert job_end(store, job.name) == "stopped"
+    assert store.failure(stage.id) is None
+    assert not store.has(stage.id)
+    wait(store, launcher, submit(store, launcher, stage))
+    assert store.has(stage.id), store.failure(stage.id)
+    record = store.record(stage.id)
+    assert record.environment["placement"]["compiled"] is True
+    assert record.metrics["recomputed_steps"] == 0
+
+
+def session_of(leader: int) -> list[int]:
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if _sid(pid) == leader]
+
+
+def _sid(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/comm").read_bytes()
+    except OSError:
+        return b""
 
 
 def chosen_stages(plan: Plan) -> dict[str, Stage]:
