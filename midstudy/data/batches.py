@@ -33,6 +33,7 @@ def pack_blocks(blocks: NDArray[np.int64], *, document_mask: bool, weights: NDAr
 
     Args:
         document_mask: number the documents, each ended by its end-of-text token. A block begins inside one as a rule.
+            Where a text holds the characters `<|endoftext|>`, they are that token and end a document too.
         weights: (num_sequences,), what the tokens of each block weigh in the loss; none is 1 for all.
     """
     input_ids, targets = np.ascontiguousarray(blocks[:, :-1]), np.ascontiguousarray(blocks[:, 1:])

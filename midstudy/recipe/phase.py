@@ -33,7 +33,8 @@ class Phase:
 
     With a `Mixture`, a sequence is a block of packed documents. `document_mask` keeps attention inside a document, which
     ends with its end-of-text token. That token still has the next document's first token to predict, as in litgpt and
-    OLMo: the mask changes what a token sees and not which tokens carry loss, so token counts stay equal between arms.
+    OLMo: the mask changes what a token sees and not which tokens carry loss, so token counts stay equal between arms. The
+    characters `<|endoftext|>` inside a corpus's text are read as that token too, and end a document there.
     """
 
     name: str = label_field()

@@ -179,8 +179,9 @@ class WarmupStableDecay(AbsoluteSchedule):
 class HoldThenLinear(AbsoluteSchedule):
     """The peak while progress = step / `total_steps` is below `hold_share`, then linear to the floor at progress 1.
 
-    No warmup. The break may lie between two steps: the rates after it lie on the line through the break itself. nanochat's
-    midtraining holds for 0.8 and goes to 0.
+    Progress is the share of steps; while the batch is one size that is the share of tokens read. No warmup. The break may
+    lie between two steps: the rates after it lie on the line through the break itself. nanochat's midtraining holds for 0.8
+    and goes to 0.
     """
 
     peak_lr: float
