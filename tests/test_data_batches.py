@@ -19,7 +19,7 @@ from midstudy.data.slots import Slots
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.loss import mean_loss
 from midstudy.execute.evaluation import evaluate_state
-from midstudy.recipe import Constant, Corpus, Curriculum, Evaluation, Mixture, RecipeError, Task
+from midstudy.recipe import Constant, Corpus, Curriculum, Evaluation, Mixture, MixtureRamp, RecipeError, Task
 from midstudy.recipe.canonical import identify
 from midstudy.train.run import TrainingRun
 
@@ -117,6 +117,18 @@ def test_a_corpus_weighs_what_the_mixture_says() -> None:
             seen.add(corpus)
     assert seen == {GENERAL, CODE, MATH}
     assert batches(curriculum)(3).weights is None
+
+
+def test_a_heavier_corpus_is_ramped_in_at_one_weight() -> None:
+    """Twice the base from its first block on: along the ramp, past its end, and where it is ramped out again."""
+    plain, weighted = Mixture.only(GENERAL), Mixture.blend(GENERAL, {CODE: 0.5}, loss_weights={CODE: 2})
+    up = MixtureRamp(from_mixture=plain, to_mixture=weighted, num_steps=8)
+    down = MixtureRamp(from_mixture=weighted, to_mixture=plain, num_steps=8)
+    curriculum = Curriculum.of(start(), phase(up, 12), phase(down, 8, schedule=None))
+    for step in range(20):
+        weights = batches(curriculum)(step).weights
+        assert weights is not None
+        assert weights[:, 0].tolist() == [1.0 if corpus == CODE else 0.5 for corpus in corpora_of(curriculum, step)]
 
 
 def test_loss_weights_change_no_token_read() -> None:

@@ -134,8 +134,8 @@ def write_split(
 ) -> ShardIndex:
     """Tokenise the documents of a split into shards in `folder`; memory does not grow with their number.
 
-    It grows with the longest of them: a document is encoded whole, and while the tokenizer has one huge text in hand it takes
-    about 130 times its memory, 13 GB for 100 MB. Divide such documents beforehand.
+    It grows with the longest of them: a document is encoded whole, and while the tokenizer has one huge text in hand it
+    takes about 130 times its memory, 13 GB for 100 MB. Divide such documents beforehand.
 
     Args:
         documents: all of the split, in order. What reading them raises ends the writing; finished shards stay.
