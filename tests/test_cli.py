@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from small_study import write_text
 
 from midstudy.cli import main
 from midstudy.execute.stage import execute_stage
+from midstudy.recipe import Corpus, Mixture, MixtureRamp, Study
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
 
@@ -44,12 +46,18 @@ def experiment(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store with the small study in it, made without driver and views."""
-    from small_study import plan_in, small_study
+    from small_study import small_study
+
+    return made(Store.open(tmp_path_factory.mktemp("cli") / "store", create=True), small_study(text))
+
+
+def made(store: Store, study: Study) -> Store:
+    """Freeze the study and make its stages, without driver and views."""
+    from small_study import plan_in
 
     from midstudy.plan.manifest import manifest_of
 
-    store = Store.open(tmp_path_factory.mktemp("cli") / "store", create=True)
-    plan = plan_in(store, small_study(text))
+    plan = plan_in(store, study)
     freeze(store, manifest_of(plan, command="midstudy run small.py"))
     for stage in plan.stages.values():
         store.request(stage)
@@ -140,6 +148,24 @@ def test_status_and_explain_read_the_store(finished, capsys):
     explained = json.loads(capsys.readouterr().out)
     paths = [one["path"] for one in explained["differences"]]
     assert any(path.startswith("curriculum.stretches[1]") for path in paths)
+
+
+def test_a_study_of_a_ramped_mixture_reaches_its_report(text, tmp_path):
+    """A tenth code to a half over 4 of the 9 steps after step 3, a half from there: the weight is the mean of all nine."""
+    from small_study import small_study
+
+    study = small_study(text)
+    control, code = study.arms
+    corpora = {one.name: one for one in study.datasets() if isinstance(one, Corpus)}
+    before, after = (Mixture.blend(corpora["general"], {corpora["code"]: share}) for share in (0.1, 0.5))
+    ramp = MixtureRamp(from_mixture=before, to_mixture=after, num_steps=4)
+    trunk, sft = control.curriculum.until(12), control.curriculum.stretches[-1].phase
+    curriculum = trunk.branch(start_step=3, data=ramp, name="ramp to code").then(sft)
+    assert len(curriculum.stretches) == 4
+    ramped = dataclasses.replace(code, curriculum=curriculum, weight=(4 * 0.3 + 5 * 0.5) / 9)
+    store = made(Store.open(tmp_path / "store", create=True), dataclasses.replace(study, arms=(control, ramped)))
+    assert main(["report", "small", "--store", str(store.root)]) == 0
+    assert "code 41.1 %" in (store.paths.study("small") / "report" / "report.html").read_text()
 
 
 def test_a_failed_stage_is_told_with_what_runs_it_again(finished, capsys, tmp_path):

@@ -19,7 +19,7 @@ from midstudy.plan.manifest import manifest_of, stages_of
 from midstudy.plan.planner import Plan
 from midstudy.plan.stage import Stage
 from midstudy.plan.summary import plan_facts, plan_text
-from midstudy.recipe import Arm, Average, Curriculum, RecipeError, Start, Study
+from midstudy.recipe import Arm, Average, Curriculum, RecipeError, Release, Start, Study
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.model import pythia
 from midstudy.store.store import Store
@@ -147,6 +147,20 @@ def test_the_manifest_of_a_study_of_releases_reads_back_and_counts_its_own_token
     facts = {one.name: one for one in study_facts(store, manifest)}
     model = plan.arms[0].arm.curriculum.start.model
     assert facts["import tiny-neox@step71000"].metrics["num_parameters"] == model.num_parameters
+
+
+def test_two_releases_of_one_name_are_shown_apart(text, tmp_path):
+    folders = [write_release(tmp_path / name / "tiny-neox", dtype=name) for name in ("float32", "float16")]
+    starts = [released_pythia(str(folder), step=71_000) for folder in folders]
+    first, second = (small_study(text, start=start, starts=()).arms[0] for start in starts)
+    plan = plan_in(
+        Store.open(tmp_path / "store", create=True),
+        replaced(small_study(text, start=starts[0]), first, dataclasses.replace(second, sft_seed=8)),
+    )
+    sources = [start.weights.source for start in starts if isinstance(start.weights, Release)]
+    shown = {f"tiny-neox@step71000 ({source.revision[:12]})": str(source) for source in sources}
+    assert len(shown) == 2
+    assert plan_facts(plan)["releases"] == shown
 
 
 def test_a_release_whose_weights_are_of_another_model_or_damaged_fails_by_name(text, release, tmp_path):

@@ -9,15 +9,17 @@ import pytest
 import torch
 from releases import write_release
 from safetensors.torch import load_file
+from small_recipes import CODE, GENERAL, PYCODE, sft, trunk
 from small_study import SYMBOLS, WORDS, plan_in, small_study, write_text
 
 from midstudy.cli import main
 from midstudy.data.release import released_pythia
 from midstudy.evaluate.load import load_model
 from midstudy.execute.stage import execute_stage
+from midstudy.export import _phases
 from midstudy.plan.manifest import manifest_of
 from midstudy.plan.planner import Plan
-from midstudy.recipe import Study
+from midstudy.recipe import Mixture, MixtureRamp, Study
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
 

@@ -243,6 +243,10 @@ def test_a_weight_that_is_not_the_share_of_the_tokens_is_refused():
         plan_of([control(), arm(code_branch(trunk(), 6), mix="code", weight=0.5, start_step=6)])
     with pytest.raises(RecipeError, match=r"allowed: 0\.144444444444, .*after step 6 \(code 0\.1444\)"):
         plan_of([control(), ramp_arm(ramped(), weight=0.2)])
+    with pytest.raises(
+        RecipeError, match=r"allowed: 0\.180769230769, "
+    ):  # (15 · 0.15 + 24 · 0.2) / 39, from within the ramp
+        plan_of([control(), ramp_arm(ramped(), start_step=21)])
     with pytest.raises(RecipeError, match=r"no specialist is read\)\. Change the mixture"):
         plan_of([control(), arm(trunk(), mix="code", weight=0.2, start_step=6)])
 
