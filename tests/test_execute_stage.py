@@ -138,7 +138,7 @@ def with_ramp(study: Study, *branch_steps: int) -> Study:
     ramp = MixtureRamp(from_mixture=Mixture.only(mixture.corpora[0]), to_mixture=mixture, num_steps=8)
     ramped = curriculum.branch(start_step=2, data=ramp, name="ramp")
     only_code = Mixture.blend(mixture.corpora[0], {mixture.corpora[1]: 1})
-    arms = [control, dataclasses.replace(code, mix="ramp", start_step=2, curriculum=ramped.then(sft))]
+    arms = [control, dataclasses.replace(code, mix="ramp", weight=0.3, start_step=2, curriculum=ramped.then(sft))]
     for step in branch_steps:
         branch = ramped.branch(start_step=step, data=only_code, name="code")
         arms.append(dataclasses.replace(code, weight=1.0, start_step=step, curriculum=branch.then(sft)))

@@ -358,7 +358,7 @@ def _describe(arm: Arm, curriculum: Curriculum, step: int, index: int) -> tuple[
         run = f"sft {arm.size} {arm.mix_label} → {task} seed {arm.trunk_seed}.{seed}"
         return run, run if step == curriculum.num_steps else f"{run} to step {step}", factors
     if arm.mix == CONTROL or not phase.data.specialist_corpora:
-        factors |= {"stage_kind": "midtrain" if phase.data.specialist_corpora else "pretrain"}
+        factors |= {"stage_kind": "pretrain"}
         run = f"pretrain {arm.size} seed {arm.trunk_seed}"
     else:
         factors |= {"stage_kind": "midtrain", **of_arm}

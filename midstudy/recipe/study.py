@@ -30,7 +30,8 @@ class Arm:
     """One cell of the grid.
 
     `curriculum` ends with the fine-tuning phase on `task`; its last phase boundary is the state that fine-tuning starts
-    from. Fine-tuning may be all of it where the weights are a release or an average.
+    from. Fine-tuning may be all of it where the weights are a release or an average. `weight` is the specialist share of the
+    tokens from `start_step` to fine-tuning, the mean where the mixture changes; a plan refuses another.
 
     `task_evaluation` and `general_evaluation` are made before and after fine-tuning. `groups` says in which
     comparisons the arm takes part.
