@@ -263,6 +263,7 @@ def test_a_stage_that_diverged_diverges_again_however_often_it_is_tried(text, tm
 
     def worse_from_step_60(self, *arguments, **options):
         made = update(self, *arguments, **options)
+        assert made is not None
         return made if self.step < 60 else dataclasses.replace(made, loss=made.loss + 3.5)
 
     monkeypatch.setattr(engine.TrainingRun, "_update", worse_from_step_60)
