@@ -11,10 +11,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -317,22 +316,16 @@ def test_two_cleanings_at_once_share_the_work(interrupted: Made) -> None:
         (folder / "model.safetensors").write_bytes(b"\0")
     found = survey(store).free
     assert len(found) == 301
-    context = multiprocessing.get_context("fork")
-    barrier, counts = context.Barrier(2), context.SimpleQueue()
-    cleaners = [context.Process(target=_free_all, args=(store.root, found, barrier, counts)) for _ in range(2)]
-    for cleaner in cleaners:
-        cleaner.start()
-    numbers = [counts.get() for _ in cleaners]
-    for cleaner in cleaners:
-        cleaner.join()
-        assert cleaner.exitcode == 0
-    assert sum(numbers) == len(found)
+    barrier = threading.Barrier(2)
+
+    def free_all() -> int:
+        barrier.wait()
+        return len(free(Store(store.root), found))
+
+    with ThreadPoolExecutor(2) as threads:
+        cleaners = [threads.submit(free_all) for _ in range(2)]
+        assert sum(cleaner.result() for cleaner in cleaners) == len(found)
     assert sorted(path.name for path in (attempt / "checkpoints").iterdir()) == ["step-00000007"]
-
-
-def _free_all(root: Path, items: list[Item], barrier: Barrier, counts: Any) -> None:
-    barrier.wait()
-    counts.put(len(free(Store(root), items)))
 
 
 def test_cleaning_beside_a_study_that_runs_changes_nothing_in_it(

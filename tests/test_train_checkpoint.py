@@ -85,7 +85,7 @@ def test_a_damaged_manifest_is_found(saved: Path) -> None:
 
 def test_the_manifest_says_what_the_random_state_is_a_function_of(saved: Path) -> None:
     text = (saved / "checkpoint.json").read_text()
-    assert json.loads(text)["random"] == {"scheme": "counter", "function_of": ["phase seed", "step"]}
+    assert json.loads(text)["random"] == {"scheme": "counter", "function_of": ["phase seed", "step", "rank"]}
     as_first_schema(saved, random={"scheme": "Mersenne Twister"})
     with pytest.raises(CheckpointError, match=r"random: found .*Mersenne Twister.*this version knows .*counter"):
         TrainingRun.load(saved)
