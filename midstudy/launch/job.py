@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import submitit
 
+from midstudy.execute.stopped import StoppedError
 from midstudy.launch.job_file import End, Job, JobStage, is_cancelled, read_job, write_end
 from midstudy.launch.log import LAST_LINES, begin_stage, stage_log
 from midstudy.launch.stop import stop_signals
@@ -159,7 +160,7 @@ def _make(
         print(text, end="", flush=True)
         if store.has(stage.id):  # another attempt published it meanwhile and took this one's folder away
             return True
-        if told_to_stop():
+        if told_to_stop() or isinstance(error, StoppedError):  # of several ranks, another one may have been told first
             print(f"stopped after {time.perf_counter() - began:.1f} s", flush=True)
             return False
         if ranks is not None and _is_rank_lost(error):

@@ -175,11 +175,12 @@ class TrainingRun:
             curriculum: what this run's state is a state of.
             to_step: state to reach, at most the curriculum's last.
             batch_at: the whole batch that the update from state `step` reads.
-            on_metrics: called with the metrics of every `log_every`-th update and of the last. Keys: `step` (the state
-                reached), `loss_nats` (weighted mean over the batch's targets, before the update), `lr`, `grad_norm` (before
-                clipping), `tokens_seen`, `tokens_per_s` and `data_wait_s` (both since the metrics before). Where the batch
-                was cut into several pieces also `gradient_noise_trace` and `gradient_squared_norm` (means since the metrics
-                before, see `noise_scale.py`) and, where both are positive, their ratio `noise_scale_sequences`.
+            on_metrics: called with the metrics of every `log_every`-th update, of the last, and of one after which this run
+                is saved or stopped. Keys: `step` (the state reached), `loss_nats` (weighted mean over the batch's targets,
+                before the update), `lr`, `grad_norm` (before clipping), `tokens_seen`, `tokens_per_s` and `data_wait_s` (both
+                since the metrics before). Where the batch was cut into several pieces also `gradient_noise_trace` and
+                `gradient_squared_norm` (means since the metrics before, see `noise_scale.py`) and, where both are positive,
+                their ratio `noise_scale_sequences`.
             should_stop: asked before every update and between its micro-batches; true ends the call, and an update that is
                 not complete leaves no trace. Of several ranks each finishes the update it is in, so that all stop at one.
             rolling: where the first rank saves this run as it goes.
