@@ -177,8 +177,8 @@ class TrainingRun:
             batch_at: the whole batch that the update from state `step` reads.
             on_metrics: called with the metrics of every `log_every`-th update, of the last, and of one after which this run
                 is saved or stopped. Keys: `step` (the state reached), `loss_nats` (weighted mean over the batch's targets,
-                before the update), `lr`, `grad_norm` (before clipping), `tokens_seen`, `tokens_per_s` and `data_wait_s` (both
-                since the metrics before). Where the batch was cut into several pieces also `gradient_noise_trace` and
+                before the update), `lr`, `grad_norm` (before clipping), `tokens_seen`, and `tokens_per_s` and `data_wait_s`,
+                both since the metrics before. Where the batch was cut into several pieces also `gradient_noise_trace` and
                 `gradient_squared_norm` (means since the metrics before, see `noise_scale.py`) and, where both are positive,
                 their ratio `noise_scale_sequences`.
             should_stop: asked before every update and between its micro-batches; true ends the call, and an update that is
