@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
             help="sequences of a rank that pass through the model at a time (default: all of its share)",
         )
         one.add_argument("--compile", action="store_true", dest="compiled", help="let torch.compile generate the kernels")
+        one.add_argument("--chunked-loss", action="store_true", help="a GPU's loss in chunks: less memory, more time")
         one.add_argument(
             "--jobs-per-gpu", type=_at_least_one, default=1, metavar="N", help="small jobs that share a GPU (default: 1)"
         )

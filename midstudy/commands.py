@@ -127,6 +127,7 @@ def _where(options: Namespace) -> dict[str, Any]:
         num_ranks=options.ranks,
         micro_batch=options.micro_batch,
         compiled=options.compiled,
+        chunked_loss=options.chunked_loss,
     )
     gpus = visible_gpus() if placement.device == "cuda" else ()
     if gpus and placement.num_ranks > len(gpus):

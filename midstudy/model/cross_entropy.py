@@ -1,7 +1,8 @@
 """Cross entropy of the output head in fp32, whatever the precision of the rest.
 
-The training loss fuses the head's product with the loss and writes the logits' gradient where the logits were: one
-(num_tokens, vocab_size) array lives at a time instead of four. Rows without a target are left out of the head.
+On a CPU, and elsewhere where memory counts more than time, the training loss fuses the head's product with the loss and
+writes the logits' gradient where the logits were: one (num_tokens, vocab_size) array lives at a time instead of four, and
+rows without a target are left out of the head.
 """
 
 from __future__ import annotations
@@ -63,7 +64,13 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
 
 def scaled_head_loss(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, scale: float, token_weights: Tensor | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    scale: float,
+    token_weights: Tensor | None = None,
+    chunked: bool = False,
 ) -> Tensor:
     """`scale` times the weighted sum of cross entropy in nats over the positions with a target, a differentiable scalar.
 
@@ -75,8 +82,9 @@ def scaled_head_loss(
         targets: (num_tokens,) int64, `IGNORED` where there is none.
         scale: factor on loss and gradient.
         token_weights: (num_tokens,) fp32, what each target counts for; none is 1 for all. No gradient flows into them.
+        chunked: save memory on a GPU too, at some cost in time (the host waits to see which positions have targets).
     """
-    if hidden.device.type != "cpu":
+    if hidden.device.type != "cpu" and not chunked:
         logits = (hidden @ weight.T).float()
         if token_weights is None:
             return scale * F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from midstudy.recipe.errors import RecipeError, require_choice, require_positive
+from midstudy.recipe.errors import require_choice, require_flag, require_positive
 
 DEVICES = ("cpu", "cuda")
 
@@ -18,7 +18,8 @@ class Placement:
 
     `num_ranks` processes share a training step, each with `num_threads` threads and, on CUDA, a device of its own; each
     passes at most `micro_batch` sequences through the model at a time (none: all of its share). `compiled` lets
-    `torch.compile` generate the kernels.
+    `torch.compile` generate the kernels. `chunked_loss` saves memory on a GPU: the logits of large vocabularies in fp32 are
+    most of it. On a CPU the loss is always chunked.
     """
 
     device: str = "cpu"
@@ -26,6 +27,7 @@ class Placement:
     num_ranks: int = 1
     micro_batch: int | None = None
     compiled: bool = False
+    chunked_loss: bool = False
 
     def __post_init__(self) -> None:
         require_choice("placement.device", self.device, DEVICES)
@@ -33,5 +35,5 @@ class Placement:
         require_positive("placement.num_ranks", self.num_ranks, unit="ranks")
         if self.micro_batch is not None:
             require_positive("placement.micro_batch", self.micro_batch, unit="sequences")
-        if not isinstance(self.compiled, bool):
-            raise RecipeError("placement.compiled", found=self.compiled, allowed="true or false")
+        require_flag("placement.compiled", self.compiled)
+        require_flag("placement.chunked_loss", self.chunked_loss)

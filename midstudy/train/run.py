@@ -73,6 +73,7 @@ class TrainingRun:
         # With its index: the thread that feeds a GPU has a current device of its own.
         self.device = torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
         model = Pythia.empty(state.shape, device="meta")
+        model.chunked_loss = self.placement.chunked_loss
         # A copy: tensors read from a file may lie at any address, and products depend on alignment in the last bit.
         masters = {name: tensor.to(self.device, copy=True) for name, tensor in state.weights.items()}
         self._weights = Weights(model, masters, precision=state.precision)
