@@ -366,11 +366,12 @@ def export(options: Namespace) -> int:
     name = re.sub(r"[^A-Za-z0-9.@]+", "-", states[identity]["label"]).strip("-.")
     folder = Path(options.output) if options.output else Path(f"{name}-{identity[:8]}")
     command = shlex.join(["midstudy", "export", identity, "--to", "hf", "--study", manifest["name"]])
-    losses = {
-        f"{stages[one]['factors']['data']} {stages[one]['factors']['split']}": store.record(one).metrics["loss_nats"]
-        for one in stages
-        if stages[one]["kind"] == "evaluation" and identity in stages[one]["parents"] and store.has(one)
-    }
+    losses: dict[str, float] = {}
+    for one in stages:
+        if stages[one]["kind"] == "evaluation" and identity in stages[one]["parents"] and store.has(one):
+            what = f"{stages[one]['factors']['data']} {stages[one]['factors']['split']}"
+            # A split may be measured twice, with other tokens counted or documents masked: the id tells which.
+            losses[f"{what} ({one[:8]})" if what in losses else what] = store.record(one).metrics["loss_nats"]
     export_huggingface(store, identity, folder, commands=(manifest["command"], command), losses=losses)
     if options.json:
         print(json.dumps({"stage": identity, "label": states[identity]["label"], "folder": str(folder)}))

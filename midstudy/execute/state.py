@@ -74,7 +74,12 @@ def train_state(
     batches = _batches(recipe, train_split)
     first_step = run.step
     attempt.note_first_step(first_step)
-    rolling = Rolling(folder=attempt.checkpoints, every_s=ROLLING_INTERVAL_S, most_of_time=ROLLING_MOST_OF_TIME)
+    rolling = Rolling(
+        folder=attempt.checkpoints,
+        every_s=ROLLING_INTERVAL_S,
+        most_of_time=ROLLING_MOST_OF_TIME,
+        before=attempt.sync_metrics,
+    )
     try:
         reached = run.advance(
             curriculum,

@@ -76,6 +76,10 @@ class Attempt:
         """
         self._append({"time": time.time(), **values})
 
+    def sync_metrics(self) -> None:
+        """Bring what was logged to the disk."""
+        os.fsync(self._metrics.fileno())
+
     def note_first_step(self, step: int) -> None:
         """Write down from which step this attempt trains, for the count of steps that are computed again."""
         (self.folder / FIRST_STEP_FILE).write_text(f"{step}\n", encoding="ascii")

@@ -63,13 +63,15 @@ def latest_valid(*folders: Path, until_step: int | None = None) -> Path | None:
 class Rolling:
     """Where and how often a run saves itself: every `every_s` seconds, at the next step boundary, keeping the last `keep`.
 
-    Where writing takes long, it is done less often: it gets at most the share `most_of_time` of the run's time.
+    Where writing takes long, it is done less often: it gets at most the share `most_of_time` of the run's time. `before` is
+    called before each: what was reported up to a state must be on the disk before the state is.
     Two are kept, so that the one before is there if the last one turns out damaged.
     """
 
     folder: Path
     every_s: float
     most_of_time: float = 0.05
+    before: Callable[[], None] = lambda: None
     keep: int = 2
     saved_step: int | None = field(default=None, init=False)
     """The step of the last checkpoint that was saved here by this object."""
@@ -85,6 +87,7 @@ class Rolling:
         if path.exists():  # this attempt passed here before and fell back to an older one: this one was damaged
             _remove(path)
         began = time.monotonic()
+        self.before()
         write(path)
         self._last_save, self.saved_step = time.monotonic(), step
         self._write_s = self._last_save - began
