@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -188,11 +189,19 @@ def test_a_failed_stage_is_told_with_what_runs_it_again(finished, capsys, tmp_pa
 
 
 @pytest.mark.slow
-def test_where_a_study_is_computed_is_recorded_and_changes_no_id(experiment, text, tmp_path, finished, capfd):
+def test_where_a_study_is_computed_is_recorded_and_changes_no_id(experiment, text, tmp_path, finished):
     store = tmp_path / "store"
     where = ["--micro-batch", "2", "--threads", "1", "--jobs", "1"]
-    assert main(["run", str(experiment), "--store", str(store), "--set", f"text={text}", *where]) == 0
-    assert "0 failed" in capfd.readouterr().out
+    command = ["run", str(experiment), "--store", str(store), "--set", f"text={text}", *where]
+    done = subprocess.run(
+        [sys.executable, "-m", "midstudy.cli", *command],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "tests")},  # where the experiment finds the small study
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0 failed" in done.stdout
     made = Store.open(store)
     manifest = json.loads(made.paths.manifest("small").read_text())
     assert set(manifest["stages"]) == set(json.loads(finished.paths.manifest("small").read_text())["stages"])

@@ -307,7 +307,7 @@ def test_a_signal_while_kernels_are_compiled_stops_the_stage_at_a_saved_step(
     """The whole session is told, as a scheduler does it; the compiler finishes, and the stage stops before another step."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
     store = Store.open(tmp_path / "store", create=True)
-    plan = plan_in(store, small_study(long_text, total_steps=20, starts=()))
+    plan = plan_in(store, small_study(long_text, total_steps=20, starts=(), precision="bf16_mixed"))
     data = [stage for stage in plan.missing if stage.kind in ("tokenizer", "tokens")]
     launcher = LocalLauncher(store, placement=Placement(compiled=True))
     wait(store, launcher, submit(store, launcher, *data))
