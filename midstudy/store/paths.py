@@ -31,6 +31,7 @@ class StorePaths:
     stages/ID/attempts/ATTEMPT/             result/ (metrics.jsonl and what else will be published), checkpoints/, lock
     stages/ID/published/                    record.json and the stage's files; appears at once, never changes
     stages/ID/failure.json                  why the last attempt failed
+    stages/ID/interruptions.json            jobs that ended in the middle of it, for which it was run again
     stages/ID/claim.json                    the job that is making it, or was the last to try
     studies/NAME/                           manifest.json, history/, tables, report/
     jobs/JOB/                               job.json, process.json, end.json, cancelled, meeting (of several ranks)
@@ -65,6 +66,9 @@ class StorePaths:
 
     def failure(self, stage_id: str) -> Path:
         return self.stage(stage_id) / "failure.json"
+
+    def interruptions(self, stage_id: str) -> Path:
+        return self.stage(stage_id) / "interruptions.json"
 
     def claim(self, stage_id: str) -> Path:
         return self.stage(stage_id) / "claim.json"
