@@ -71,7 +71,7 @@ def retry(options: Namespace) -> int:
     from midstudy.plan.manifest import stages_of
 
     where = _where(options)
-    store = Store.open(Path(options.store))
+    store = _open_to_write(options)
     manifest = _manifest(store, options.study)
     failed = [one for one in manifest["stages"] if not store.has(one) and store.failure(one) is not None]
     chosen = [_find_stage(store, manifest["stages"], name) for name in options.stages] or failed
@@ -218,7 +218,7 @@ def _python_tool(name: str) -> str:
 
 def report(options: Namespace) -> int:
     """Write the tables and the report of a study from what is finished."""
-    store = Store.open(Path(options.store))
+    store = _open_to_write(options)
     manifest = _manifest(store, options.study)
     page = _write_report(store, manifest)
     if options.json:
@@ -286,7 +286,7 @@ def status(options: Namespace) -> int:
     for one in running:
         print(f"  running  {one}  {stages[one]['label']}")
     for one, failure in failures.items():
-        print(f"  failed   {one}  {stages[one]['label']}: {failure['cause']}\n           {failure['retry']}")
+        print(f"  failed   {one}  {stages[one]['label']}: {failure['cause']}\n           {failure.get('retry', '')}")
     return 0
 
 
@@ -316,7 +316,7 @@ def logs(options: Namespace) -> int:
     else:
         print("\n".join(lines))
         if failure:
-            print(f"failed: {failure['cause']}\nretry with: {failure['retry']}")
+            print(f"failed: {failure['cause']}\nretry with: {failure.get('retry', '')}")
     return 0
 
 
@@ -388,7 +388,7 @@ def cancel(options: Namespace) -> int:
     from midstudy.launch.cancel import cancel_study
     from midstudy.launch.local import LocalLauncher
 
-    store = Store.open(Path(options.store))
+    store = _open_to_write(options)
     name = _manifest(store, options.study)["name"]
     jobs = cancel_study(store, LocalLauncher(store), name)
     print(f"{name}: {len(jobs)} jobs cancelled; finished stages stay, the others go on when the study is run again")
@@ -407,7 +407,7 @@ def clean(options: Namespace) -> int:
     def live_stages() -> set[str]:
         return {stage for job in unended_jobs(store) if is_live(store, job) for stage in job.stage_ids}
 
-    store = Store.open(Path(options.store))
+    store = _open_to_write(options) if options.yes else Store.open(Path(options.store))
     found = survey(store, live_stages=live_stages(), resume_point=_resume_point, unreferenced=options.unreferenced)
     freed = free(store, found.free, live_stages=live_stages) if options.yes else []
     if options.json:
@@ -451,6 +451,13 @@ def _resume_point(attempts: Sequence[Path]) -> Path | None:
     from midstudy.train.rolling import latest_valid
 
     return latest_valid(*(attempt / CHECKPOINTS_FOLDER for attempt in attempts))
+
+
+def _open_to_write(options: Namespace) -> Store:
+    """A store that is there, in which the command writes."""
+    store = Store.open(Path(options.store))
+    store.require_writable()
+    return store
 
 
 # -- finding ----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from midstudy.store.atomic import sync, write_json
+from midstudy.store.atomic import sync, write_bytes
 from midstudy.store.environment import describe_environment
 from midstudy.store.errors import StoreError, unwritable
 from midstudy.store.paths import StorePaths
@@ -143,7 +143,7 @@ class Attempt:
                 },
                 attempt=self.name,
             )
-            write_json(self.result / "record.json", record.as_json())
+            write_bytes(self.result / "record.json", record.as_bytes())
             os.rename(self.result, published)
         except (OSError, StoreError) as error:
             # The winner of a race removes what its rivals left, so a loser may also find its own folder gone.
