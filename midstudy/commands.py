@@ -33,7 +33,7 @@ def plan(options: Namespace) -> int:
     from midstudy.plan.summary import plan_facts, plan_text
 
     root = Path(options.store)
-    planned = _plan(options, Store.open(root) if (root / "store.json").exists() else None)
+    planned = _plan(options, Store.open(root) if os.path.lexists(root / "store.json") else None)
     print(json.dumps(plan_facts(planned), indent=1) if options.json else plan_text(planned))
     return 0
 
@@ -325,7 +325,7 @@ def explain(options: Namespace) -> int:
     from midstudy.recipe.explain import differences
 
     store = Store.open(Path(options.store))
-    known = {one: store.requested(one) for one in store.stage_ids()}
+    known = {one: store.requested(one) for one in store.stage_ids() if os.path.lexists(store.paths.recipe(one))}
     left, right = (known[_find_stage(store, known, name)] for name in (options.left, options.right))
     found = differences(left["canonical"], right["canonical"])
     if options.json:

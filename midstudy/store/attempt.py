@@ -46,7 +46,7 @@ class Attempt:
     It holds a lock until it ends, so that nobody takes what it is at work on for something left behind.
 
     Raises:
-        StoreError: the store cannot be written.
+        StoreError: the store cannot be written, or its place leads out of it.
     """
 
     def __init__(self, paths: StorePaths, stage_id: str) -> None:
@@ -57,6 +57,9 @@ class Attempt:
         self.folder = paths.attempts(stage_id) / self.name
         self.result = self.folder / RESULT_FOLDER
         self.checkpoints = self.folder / CHECKPOINTS_FOLDER
+        place = self.folder.parent
+        if place.is_symlink():
+            raise StoreError(f"{place}: a symbolic link to {os.readlink(place)}, which is no place for attempts. Remove it.")
         try:
             self.folder.mkdir(parents=True)
             self._lock = (self.folder / LOCK_FILE).open("w")

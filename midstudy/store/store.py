@@ -43,7 +43,7 @@ class Store:
         path = store.paths.schema
         if root.exists() and not root.is_dir():
             raise StoreError(f"{root}: a file. Name a folder with --store.")
-        if not path.exists():
+        if not os.path.lexists(path):
             if not create:
                 raise StoreError(f"{root}: no store here. Run a study first, or name its store with --store.")
             if root.exists() and any(root.iterdir()):
