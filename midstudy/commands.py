@@ -162,7 +162,8 @@ def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Map
     )
     print(_answer(store, name))
     print(f"report: {page}")
-    print(f"MLflow: {_python_tool('mlflow')} ui --backend-store-uri sqlite:///{store.paths.mlflow / 'mlflow.db'}")
+    database = f"sqlite:///{store.paths.mlflow / 'mlflow.db'}"
+    print(f"MLflow: {shlex.join([_python_tool('mlflow'), 'ui', '--backend-store-uri', database])}")
     return 1 if failed else 0
 
 
@@ -363,7 +364,7 @@ def export(options: Namespace) -> int:
     identity = _find_stage(store, states, options.stage)
     if not store.has(identity):
         raise ValueError(f"{identity}: {states[identity]['label']} is not finished; run the study first.")
-    name = re.sub(r"[^A-Za-z0-9.@]+", "-", states[identity]["label"]).strip("-.")
+    name = re.sub(r"[^A-Za-z0-9.@]+", "-", states[identity]["label"])[:100].strip("-.")
     folder = Path(options.output) if options.output else Path(f"{name}-{identity[:8]}")
     command = shlex.join(["midstudy", "export", identity, "--to", "hf", "--study", manifest["name"]])
     losses: dict[str, float] = {}

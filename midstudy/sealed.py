@@ -1,4 +1,4 @@
-"""JSON objects that end with the SHA-256 of their own text: one that was edited or damaged is told from one that was written.
+"""JSON objects that end with the SHA-256 of their own text, by which one that was edited or damaged is known.
 
 It keeps honest people from mistakes; whoever can write the file can also seal it again.
 """

@@ -1,4 +1,4 @@
-"""A store that was edited, cut, exchanged or locked: every verb refuses it or does without, in one message, and loses nothing.
+"""A store that was edited, cut, exchanged or locked: every verb refuses it or does without, and loses nothing.
 
 Each state below is made in a copy of a finished study, and every verb is run on it.
 """

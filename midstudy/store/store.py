@@ -19,7 +19,6 @@ from midstudy.store.paths import StorePaths, checked_root, is_name
 from midstudy.store.reading import read_object
 from midstudy.store.record import SCHEMA, Record, read_record
 
-
 _REQUEST = {"id": str, "kind": str, "label": str, "parents": list, "canonical": dict, "recipe": dict}
 
 

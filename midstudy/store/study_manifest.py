@@ -10,7 +10,7 @@ from typing import Any
 from midstudy.store.atomic import write_json
 from midstudy.store.errors import StoreError
 from midstudy.store.paths import is_name
-from midstudy.store.reading import require_fields, read_object
+from midstudy.store.reading import read_object, require_fields
 from midstudy.store.store import Store
 
 
