@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -135,6 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     from midstudy import commands
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a name's letters shows their numbers
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return getattr(commands, options.verb)(options)
     except KeyboardInterrupt:

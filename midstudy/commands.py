@@ -33,7 +33,7 @@ def plan(options: Namespace) -> int:
     from midstudy.plan.summary import plan_facts, plan_text
 
     root = Path(options.store)
-    planned = _plan(options, Store.open(root) if (root / "store.json").exists() else None)
+    planned = _plan(options, Store.open(root) if os.path.lexists(root / "store.json") else None)
     print(json.dumps(plan_facts(planned), indent=1) if options.json else plan_text(planned))
     return 0
 
@@ -71,7 +71,7 @@ def retry(options: Namespace) -> int:
     from midstudy.plan.manifest import stages_of
 
     where = _where(options)
-    store = Store.open(Path(options.store))
+    store = _open_to_write(options)
     manifest = _manifest(store, options.study)
     failed = [one for one in manifest["stages"] if not store.has(one) and store.failure(one) is not None]
     chosen = [_find_stage(store, manifest["stages"], name) for name in options.stages] or failed
@@ -162,7 +162,8 @@ def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Map
     )
     print(_answer(store, name))
     print(f"report: {page}")
-    print(f"MLflow: {_python_tool('mlflow')} ui --backend-store-uri sqlite:///{store.paths.mlflow / 'mlflow.db'}")
+    database = f"sqlite:///{store.paths.mlflow / 'mlflow.db'}"
+    print(f"MLflow: {shlex.join([_python_tool('mlflow'), 'ui', '--backend-store-uri', database])}")
     return 1 if failed else 0
 
 
@@ -219,7 +220,7 @@ def _python_tool(name: str) -> str:
 
 def report(options: Namespace) -> int:
     """Write the tables and the report of a study from what is finished."""
-    store = Store.open(Path(options.store))
+    store = _open_to_write(options)
     manifest = _manifest(store, options.study)
     page = _write_report(store, manifest)
     if options.json:
@@ -290,7 +291,7 @@ def status(options: Namespace) -> int:
     for one, known in facts["interrupted"].items():
         print(f"  run again {one}  {stages[one]['label']}: {'; '.join(run['text'] for run in known)}")
     for one, failure in failures.items():
-        print(f"  failed   {one}  {stages[one]['label']}: {failure['cause']}\n           {failure['retry']}")
+        print(f"  failed   {one}  {stages[one]['label']}: {failure['cause']}\n           {failure.get('retry', '')}")
     return 0
 
 
@@ -320,7 +321,7 @@ def logs(options: Namespace) -> int:
     else:
         print("\n".join(lines))
         if failure:
-            print(f"failed: {failure['cause']}\nretry with: {failure['retry']}")
+            print(f"failed: {failure['cause']}\nretry with: {failure.get('retry', '')}")
     return 0
 
 
@@ -329,7 +330,7 @@ def explain(options: Namespace) -> int:
     from midstudy.recipe.explain import differences
 
     store = Store.open(Path(options.store))
-    known = {one: store.requested(one) for one in store.stage_ids()}
+    known = {one: store.requested(one) for one in store.stage_ids() if os.path.lexists(store.paths.recipe(one))}
     left, right = (known[_find_stage(store, known, name)] for name in (options.left, options.right))
     found = differences(left["canonical"], right["canonical"])
     if options.json:
@@ -367,7 +368,7 @@ def export(options: Namespace) -> int:
     identity = _find_stage(store, states, options.stage)
     if not store.has(identity):
         raise ValueError(f"{identity}: {states[identity]['label']} is not finished; run the study first.")
-    name = re.sub(r"[^A-Za-z0-9.@]+", "-", states[identity]["label"]).strip("-.")
+    name = re.sub(r"[^A-Za-z0-9.@]+", "-", states[identity]["label"])[:100].strip("-.")
     folder = Path(options.output) if options.output else Path(f"{name}-{identity[:8]}")
     command = shlex.join(["midstudy", "export", identity, "--to", "hf", "--study", manifest["name"]])
     losses: dict[str, float] = {}
@@ -391,7 +392,7 @@ def cancel(options: Namespace) -> int:
     """Cancel the running jobs of a study."""
     from midstudy.launch.cancel import cancel_study
 
-    store = Store.open(Path(options.store))
+    store = _open_to_write(options)
     name = _manifest(store, options.study)["name"]
     jobs = cancel_study(store, name)
     print(f"{name}: {len(jobs)} jobs cancelled; finished stages stay, the others go on when the study is run again")
@@ -410,7 +411,7 @@ def clean(options: Namespace) -> int:
     def live_stages() -> set[str]:
         return {stage for job in live_jobs(store) for stage in job.stage_ids}
 
-    store = Store.open(Path(options.store))
+    store = _open_to_write(options) if options.yes else Store.open(Path(options.store))
     found = survey(store, live_stages=live_stages(), resume_point=_resume_point, unreferenced=options.unreferenced)
     freed = free(store, found.free, live_stages=live_stages) if options.yes else []
     if options.json:
@@ -454,6 +455,13 @@ def _resume_point(attempts: Sequence[Path]) -> Path | None:
     from midstudy.train.rolling import latest_valid
 
     return latest_valid(*(attempt / CHECKPOINTS_FOLDER for attempt in attempts))
+
+
+def _open_to_write(options: Namespace) -> Store:
+    """A store that is there, in which the command writes."""
+    store = Store.open(Path(options.store))
+    store.require_writable()
+    return store
 
 
 # -- finding ----------------------------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ _FILE_INTERVAL_S = 30.0
 class ProgressLine:
     """Call it with each `Progress`; `close` ends the line."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self._stream = stream
-        self._is_terminal = stream.isatty()
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._is_terminal = self._stream.isatty()
         self._last_s = -_FILE_INTERVAL_S
 
     def __call__(self, progress: Progress) -> None:

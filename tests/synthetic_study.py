@@ -72,6 +72,9 @@ class _Builder:
             "parents": parents,
             "factors": factors,
             "start_from": None,
+            "continues_trunk": False,
+            "keeps_optimizer": False,
+            "disk_bytes": 0,
             "num_steps": num_steps,
             "num_tokens": num_steps * 2048,
             "cost_s": 0.01 * num_steps + 0.1,
@@ -94,7 +97,18 @@ def synthetic_study(name: str = "synthetic", *, trunk_seeds: int = 1, sft_seeds:
     }
     arms = [row for seed in range(trunk_seeds) for row in _trunk(builder, tokens, seed, sft_seeds)]
     return SyntheticStudy(
-        {"name": name, "question": "Does code help code?", "arms": arms, "stages": builder.stages, "general": "general"}
+        {
+            "name": name,
+            "question": "Does code help code?",
+            "notes": [],
+            "command": "midstudy run synthetic.py",
+            "arms": arms,
+            "stages": builder.stages,
+            "counts": [],
+            "general": "general",
+            "sources": {},
+            "steps": {"planned": 0, "lower_bound": 0, "without_sharing": 0},
+        }
     )
 
 
@@ -135,6 +149,10 @@ def _trunk(builder: _Builder, tokens: Mapping[str, str], seed: int, sft_seeds: i
                 )  # fmt: skip
                 yield {
                     **arm,
+                    "specialists": {mix: weight} if weight else {},
+                    "start_fraction": start_step / STEPS,
+                    "pretrain_tokens": STEPS * 2048,
+                    "specialist_tokens": int(weight * (STEPS - start_step) * 2048),
                     "groups": "main",
                     "start_state": start,
                     "final_state": final,

@@ -320,6 +320,8 @@ def _request(store: Store, stages: list[Stage]) -> dict[str, Stage]:
     """Ask for the stages and freeze a study of them."""
     for stage in stages:
         store.request(stage)
+    placed = {"start_from": None, "continues_trunk": False, "keeps_optimizer": False}
+    costs = {"num_steps": 0, "num_tokens": 0, "disk_bytes": 0}
     listed = {
         stage.id: {
             "kind": stage.kind,
@@ -327,10 +329,12 @@ def _request(store: Store, stages: list[Stage]) -> dict[str, Stage]:
             "parents": list(stage.parents),
             "factors": {"stage_kind": "data"},
             "cost_s": stage.cost_s,
+            **placed,
+            **costs,
         }
         for stage in stages
     }
-    freeze(store, {"name": "real", "question": "Does it run?", "arms": [], "stages": listed})
+    freeze(store, {**synthetic_study("real").manifest, "arms": [], "stages": listed})
     return {stage.id: stage for stage in stages}
 
 

@@ -16,6 +16,7 @@ from fake_execute import fake_stage
 from small_recipes import code_branch, trunk
 
 from midstudy.plan.stage import Stage, stage_id
+from midstudy.sealed import sealed
 from midstudy.store.attempt import read_metrics
 from midstudy.store.errors import RecipeMismatchError, StoreError
 from midstudy.store.store import Store
@@ -130,9 +131,16 @@ def test_a_record_of_another_recipe_is_an_error_that_names_the_field(store: Stor
     publish(store, STAGE)
     store.verify(STAGE)
     path = store.paths.record(STAGE.id)
-    path.write_text(path.read_text().replace('"vocab_size": 512', '"vocab_size": 513'))
+    path.write_bytes(resealed(path.read_text().replace('"vocab_size": 512', '"vocab_size": 513')))
     with pytest.raises(RecipeMismatchError, match="vocab_size: found 513, asked for 512"):
         store.verify(STAGE)
+
+
+def resealed(text: str) -> bytes:
+    """An edited record that says of itself that it was published like this."""
+    fields = json.loads(text)
+    del fields["sha256"]
+    return sealed(fields)
 
 
 # -- publishing -------------------------------------------------------------------------------------------------------
@@ -220,12 +228,15 @@ def test_a_full_disk_publishes_nothing_and_leaves_finished_stages_alone(store: S
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda text: text[:-20], "not a record"),
+        (lambda text: text[:-20], "damaged"),
         (lambda text: text.replace(STAGE.id, "0" * 16), "record of stage 0000000000000000"),
         (lambda text: text.replace('"metrics":', '"numbers":'), "missing or unknown fields: metrics, numbers"),
         (lambda text: text.replace('"schema": 1', '"schema": 2'), "record of schema 2"),
-        (lambda text: text.replace('"bytes": 4', '"bytes": 5'), r"checkpoint/weights: found 4 bytes.*lists 5"),
-        (lambda text: "\x00\xff", "not a record"),
+        (lambda text: text.replace('"loss_nats": 5.0', '"loss_nats": 4.0'), "not the text that was published"),
+        (lambda text: text.replace('"metrics": {', '"metrics": [{').replace("},", "}],", 1), "damaged"),
+        (lambda text: text.replace('"loss_nats": 5.0', '"loss_nats": NaN'), "NaN is no JSON"),
+        (lambda text: "\x00\xff", "damaged"),
+        (lambda text: "[" * 1_000_000, "nested too deeply"),
     ],
 )
 def test_a_record_edited_by_hand_is_refused_by_name(store: Store, edit: object, message: str) -> None:
@@ -235,6 +246,46 @@ def test_a_record_edited_by_hand_is_refused_by_name(store: Store, edit: object, 
     with pytest.raises(StoreError, match=message) as caught:
         store.record(STAGE.id)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../recipe.json", "/etc/passwd", "checkpoint/../../recipe.json", "a//b", ""])
+def test_a_record_lists_files_of_its_own_folder_alone(store: Store, name: str) -> None:
+    publish(store, STAGE)
+    path = store.paths.record(STAGE.id)
+    path.write_bytes(resealed(path.read_text().replace("checkpoint/weights", name)))
+    with pytest.raises(StoreError, match="allowed are paths inside"):
+        store.record(STAGE.id)
+
+
+def test_a_record_from_before_records_were_sealed_is_read(store: Store) -> None:
+    publish(store, STAGE)
+    path = store.paths.record(STAGE.id)
+    fields = json.loads(path.read_text())
+    del fields["sha256"]
+    path.write_text(json.dumps(fields))
+    assert store.record(STAGE.id).metrics == {"loss_nats": 5.0}
+    path.write_text(path.read_text().replace('"bytes": 4', '"bytes": 5'))
+    with pytest.raises(StoreError, match=r"checkpoint/weights: found 4 bytes.*lists 5"):
+        store.record(STAGE.id)
+
+
+@pytest.mark.parametrize("place", ["published/checkpoint/weights", "published/checkpoint", "published", ""])
+def test_a_link_out_of_the_store_is_no_published_file(store: Store, tmp_path: Path, place: str) -> None:
+    publish(store, STAGE)
+    inside = store.paths.stage(STAGE.id) / place
+    outside = tmp_path / "outside"
+    inside.rename(outside)
+    inside.symlink_to(outside)
+    with pytest.raises(StoreError, match=r"a symbolic link to .*outside, which is outside of .*stages"):
+        store.record(STAGE.id)
+
+
+def test_all_stages_may_lie_on_another_disk(store: Store, tmp_path: Path) -> None:
+    publish(store, STAGE)
+    store.paths.stages.rename(tmp_path / "disk")
+    store.paths.stages.symlink_to(tmp_path / "disk")
+    assert list(store.stage_ids()) == [STAGE.id]
+    assert store.record(STAGE.id).metrics == {"loss_nats": 5.0}
 
 
 def test_a_published_file_that_is_gone_is_noticed(store: Store) -> None:
@@ -247,7 +298,7 @@ def test_a_published_file_that_is_gone_is_noticed(store: Store) -> None:
 def test_a_damaged_recipe_says_what_to_do(store: Store) -> None:
     store.request(STAGE)
     store.paths.recipe(STAGE.id).write_text("{")
-    with pytest.raises(StoreError, match=r"recipe.json: damaged.*plan the study again"):
+    with pytest.raises(StoreError, match=r"recipe.json: damaged.*run the study again"):
         store.requested(STAGE.id)
     with pytest.raises(StoreError, match="never asked for"):
         store.requested(fake_stage("other").id)
@@ -302,10 +353,10 @@ def test_ten_thousand_records_are_read_within_a_second(store: Store) -> None:
     text = store.paths.record(STAGE.id).read_text()
     folder = store.published_folder(STAGE.id)
     for identity in ids:
-        store.paths.published(identity).mkdir(parents=True)
-        store.paths.record(identity).write_text(text.replace(STAGE.id, identity))
-        (store.paths.published(identity) / "checkpoint").symlink_to(folder / "checkpoint")
-        os.link(folder / "metrics.jsonl", store.paths.published(identity) / "metrics.jsonl")
+        (store.paths.published(identity) / "checkpoint").mkdir(parents=True)
+        store.paths.record(identity).write_bytes(resealed(text.replace(STAGE.id, identity)))
+        for name in ("checkpoint/weights", "metrics.jsonl"):
+            os.link(folder / name, store.paths.published(identity) / name)
     began = time.process_time()
     assert len(store.published(ids)) == 10_000
     has_s = time.process_time() - began

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator
 from midstudy.launch import clock
 from midstudy.launch.job_file import Job, job_end, read_job
 from midstudy.store.errors import StoreError, unwritable
+from midstudy.store.reading import read_object
 from midstudy.store.store import Store
 
 
@@ -52,11 +53,9 @@ def claimed_by(store: Store, stage_id: str) -> str | None:
     """Name of the job that is making a stage, or was the last to try."""
     path = store.paths.claim(stage_id)
     try:
-        return json.loads(path.read_text("utf-8"))["job"]
+        return read_object(path, fields={"job": str}, remedy="Remove it if no job is making the stage.")["job"]
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: damaged ({error!r}). Remove it if no job is making the stage.") from error
 
 
 def holder_of(store: Store, stage_id: str) -> Job | None:

@@ -9,7 +9,6 @@ end.json        how it ended; written by the job, or for it where it was found d
 from __future__ import annotations
 
 import dataclasses
-import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,9 @@ from midstudy.launch import clock
 from midstudy.launch.process import Process, find_by_argument
 from midstudy.store.atomic import write_json
 from midstudy.store.errors import StoreError
+from midstudy.store.interrupted import entries
+from midstudy.store.paths import is_name
+from midstudy.store.reading import read_object, require_fields
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 
@@ -77,16 +79,27 @@ def read_job(store: Store, name: str) -> Job:
         StoreError: there is none, or its file was damaged.
     """
     path = store.paths.job_spec(name)
+    remedy = _remedy(path)
     try:
-        fields = json.loads(path.read_text("utf-8"))
+        fields = read_object(path, fields=_JOB, remedy=remedy)
+        for number, stage in enumerate(fields["stages"]):
+            require_fields(path, stage, {"id": str}, where=f"stages[{number}]", remedy=remedy)
         fields["stages"] = tuple(JobStage(**stage) for stage in fields["stages"])
         fields["driver"] = Process(**fields["driver"])
         fields["placement"] = Placement(**fields["placement"])
         return Job(**fields)
     except FileNotFoundError:
         raise StoreError(f"{path}: no such job.") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(f"{path}: damaged ({error!r}). Remove {path.parent}; its stages will be run again.") from error
+    except TypeError as error:  # fields that are missing, or that nobody knows
+        raise StoreError(f"{path}: damaged ({error}). {remedy}") from error
+
+
+_JOB = {**dict.fromkeys(("name", "study", "backend", "entry"), str), "stages": list, "placement": dict, "driver": dict}
+_PROCESS = {"pid": int, "start_ticks": int, "host": str, "boot_id": str}
+
+
+def _remedy(path: Path) -> str:
+    return f"Remove {path.parent}; its stages will be run again."
 
 
 def write_process(store: Store, name: str, process: Process) -> None:
@@ -102,11 +115,10 @@ def job_process(store: Store, name: str) -> Process | None:
     """
     path = store.paths.job_process(name)
     try:
-        return Process(**json.loads(path.read_text("utf-8")))
+        found = read_object(path, fields=_PROCESS, remedy=_remedy(path))
     except FileNotFoundError:
         return find_by_argument(str(store.paths.job_submitit(name)))
-    except (ValueError, TypeError) as error:
-        raise StoreError(f"{path}: damaged ({error!r}). Remove {path.parent}; its stages will be run again.") from error
+    return Process(**{name: found[name] for name in _PROCESS})
 
 
 End = Literal["done", "stopped", "cut short", "gone"]
@@ -119,9 +131,14 @@ def write_end(store: Store, name: str, end: End) -> None:
 
 
 def job_end(store: Store, name: str) -> End | None:
-    """How a job ended; none while it runs, and after it was killed."""
+    """How a job ended; none while it runs, and after it was killed.
+
+    Raises:
+        StoreError: the file was damaged.
+    """
+    path = store.paths.job_end(name)
     try:
-        return json.loads(store.paths.job_end(name).read_text("utf-8"))["end"]
+        return read_object(path, fields={"end": str}, remedy=_remedy(path))["end"]
     except FileNotFoundError:
         return None
 
@@ -144,9 +161,7 @@ def unended_jobs(store: Store) -> Iterator[Job]:
 
 def job_names(store: Store) -> list[str]:
     """Every job the store knows of."""
-    if not store.paths.jobs.exists():
-        return []
-    return sorted(path.name for path in store.paths.jobs.iterdir() if not path.name.startswith("."))
+    return [path.name for path in entries(store.paths.jobs.resolve()) if is_name(path.name)]
 
 
 def job_log(store: Store, name: str) -> Path | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import importlib.util
 import inspect
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +30,16 @@ def load_study(path: Path, *, data: Sequence[str] = (), settings: Sequence[str] 
         RecipeError: no such file, no `study` function, an unknown keyword, or whatever field of the study is wrong.
         ValueError: the experiment file itself raises; the message quotes the line.
     """
-    build = _study_function(path)
-    keywords = _keywords(build, path, settings)
-    choice = DataChoice(data)
-    try:
-        study = build(data=choice, **keywords)
-    except RecipeError:
-        raise
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError, NameError, ZeroDivisionError) as error:
-        raise _inside_experiment(path, error) from error
+    with contextlib.redirect_stdout(sys.stderr):  # what it prints is no part of what `plan --json` says
+        build = _study_function(path)
+        keywords = _keywords(build, path, settings)
+        choice = DataChoice(data)
+        try:
+            study = build(data=choice, **keywords)
+        except RecipeError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise _inside_experiment(path, error) from error
     if not isinstance(study, Study):
         raise RecipeError(f"{path.name}.study", found=type(study).__name__, allowed="a function that returns a Study")
     choice.notes()  # refuses a --data name that the experiment does not have
@@ -46,16 +49,16 @@ def load_study(path: Path, *, data: Sequence[str] = (), settings: Sequence[str] 
 def _study_function(path: Path) -> Callable[..., Study]:
     if not path.is_file():
         raise RecipeError("experiment", found=str(path), allowed="an existing Python file that defines study(...)")
-    spec = importlib.util.spec_from_file_location(f"midstudy_experiment_{path.stem}", path)
+    loader = SourceFileLoader(f"midstudy_experiment_{path.stem}", str(path))  # whatever the file's name ends with
+    spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # dataclasses look their module up
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except RecipeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _inside_experiment(path, error) from error
     build = getattr(module, "study", None)
     if not callable(build):
@@ -82,7 +85,7 @@ def _keywords(build: Callable[..., Study], path: Path, settings: Sequence[str]) 
             )
         try:
             keywords[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two: nested too deeply
             keywords[name] = text
         default = inspect.signature(build).parameters[name].default
         if isinstance(default, bool | int | float) and isinstance(keywords[name], str):
@@ -98,8 +101,12 @@ def _keywords(build: Callable[..., Study], path: Path, settings: Sequence[str]) 
 
 def _inside_experiment(path: Path, error: BaseException) -> ValueError:
     """The error with the experiment's own line, which a traceback through library code would bury."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
-    where = f"{path}:{frames[-1].lineno}" if frames else str(path)
-    line = f"\n    {frames[-1].line}" if frames and frames[-1].line else ""
+    frames = [(one.lineno, one.line) for one in traceback.extract_tb(error.__traceback__) if Path(one.filename) == path]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        frames.append((error.lineno, (error.text or "").strip()))
+    number, line = frames[-1] if frames else (None, None)
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    if isinstance(error, SystemExit):
+        text = f"it ends the program with status {error.code!r}; allowed: to return a study or to raise an error"
     kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-    return ValueError(f"{where}: {kind}{error}{line}")
+    return ValueError(f"{path}{f':{number}' if number else ''}: {kind}{text}" + (f"\n    {line}" if line else ""))

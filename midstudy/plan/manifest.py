@@ -73,7 +73,7 @@ def stages_of(manifest: dict[str, Any], recipes: Callable[[str], Any]) -> dict[s
         identity: Stage(
             id=identity,
             label=entry["label"],
-            recipe=decode(recipes(identity)),
+            recipe=decode(recipes(identity), f"stages.{identity}.recipe"),
             parents=tuple(entry["parents"]),
             **{name: entry[name] for name in _EXECUTION},
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import added_field, label_field
-from midstudy.recipe.errors import RecipeError, require_choice, require_positive
+from midstudy.recipe.errors import RecipeError, require_choice, require_name, require_positive
 
 SOURCE_KINDS = ("wheels", "files", "hub")
 SPLITS = ("train", "dev", "test")
@@ -61,6 +61,7 @@ class Corpus:
     max_bytes: int | None = added_field(omit_at=None)
 
     def __post_init__(self) -> None:
+        require_name("corpus.name", self.name)
         if self.max_bytes is not None:
             require_positive(f"corpora.{self.name}.max_bytes", self.max_bytes, unit="bytes")
 
@@ -77,6 +78,7 @@ class Task:
     max_items: int | None = added_field(omit_at=None)
 
     def __post_init__(self) -> None:
+        require_name("task.name", self.name)
         if self.max_items is not None:
             require_positive(f"tasks.{self.name}.max_items", self.max_items, unit="items")
 
@@ -118,6 +120,7 @@ class ReleasedTokenizer:
     version: int = versions.TOKENIZER
 
     def __post_init__(self) -> None:
+        require_name("tokenizer.name", self.name)
         if not 1 <= self.vocab_size <= 65_536:
             raise RecipeError(
                 "tokenizer.vocab_size", found=self.vocab_size, allowed="at most 65,536: ids are stored in 16 bits"

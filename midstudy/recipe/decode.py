@@ -45,17 +45,24 @@ def decode(form: Any, path: str = "recipe") -> Any:
     """The recipe that `canonical.expanded` wrote out.
 
     Raises:
-        RecipeError: an unknown class, or a field that the class does not have or that is missing.
+        RecipeError: an unknown class, or a field that the class does not have, that is missing or of another type.
     """
+    try:
+        return _decode(form, path)
+    except RecursionError:
+        raise RecipeError(path, found="a recipe nested too deeply", allowed="what midstudy wrote") from None
+
+
+def _decode(form: Any, path: str) -> Any:
     if isinstance(form, list):
-        return tuple(decode(item, f"{path}[{index}]") for index, item in enumerate(form))
+        return tuple(_decode(item, f"{path}[{index}]") for index, item in enumerate(form))
     if not isinstance(form, dict):
         return form
     name = form.get("is")
     cls = _CLASSES.get(name) if isinstance(name, str) else None
     if cls is None:
         raise RecipeError(f"{path}.is", found=name, allowed=", ".join(sorted(_CLASSES)))
-    fields = {key: decode(item, f"{path}.{key}") for key, item in form.items() if key != "is"}
+    fields = {key: _decode(item, f"{path}.{key}") for key, item in form.items() if key != "is"}
     known = {field.name: field for field in dataclasses.fields(cls)}
     if unknown := sorted(fields.keys() - known.keys()):
         raise RecipeError(
@@ -66,8 +73,11 @@ def decode(form: Any, path: str = "recipe") -> Any:
         )
     if cls is Share:
         for key in fields.keys() & {"share", "loss_weight"}:
-            fields[key] = Fraction(str(fields[key]))
+            try:
+                fields[key] = Fraction(str(fields[key]))
+            except (ValueError, ZeroDivisionError):
+                raise RecipeError(f"{path}.{key}", found=repr(fields[key]), allowed="a fraction, such as '1/5'") from None
     try:
         return cls(**fields)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:  # another field, or one of another type
         raise RecipeError(path, found=str(error), allowed=f"the fields of {name}: {', '.join(known)}") from None

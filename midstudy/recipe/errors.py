@@ -68,6 +68,19 @@ def require_flag(path: str, value: object) -> None:
         raise RecipeError(path, found=value, allowed="true or false")
 
 
+MAX_NAME_LENGTH = 100
+"""Names of corpora, tasks and mixes are joined to labels, which are shown in one line and are part of files' names."""
+
+
+def require_name(path: str, value: object) -> None:
+    """Raise `RecipeError` unless `value` can stand in a line of text: letters of any language, digits, signs, spaces."""
+    allowed = f"1 to {MAX_NAME_LENGTH} printable characters, without a space at either end"
+    if not isinstance(value, str) or not value.isprintable() or value != value.strip() or not value:
+        raise RecipeError(path, found=repr(value), allowed=allowed)
+    if len(value) > MAX_NAME_LENGTH:
+        raise RecipeError(path, found=f"{value[:MAX_NAME_LENGTH]!r}… of {len(value)} characters", allowed=allowed)
+
+
 def require_choice(path: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise `RecipeError` unless `value` is one of `choices`."""
     if value not in choices:

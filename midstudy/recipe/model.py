@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import label_field
-from midstudy.recipe.errors import RecipeError, require_positive
+from midstudy.recipe.errors import RecipeError, require_name, require_positive
 
 PYTHIA_VOCABULARY = 50_304
 """Pythia's 50,254 entries padded to a multiple of 128, the same for all sizes."""
@@ -30,6 +30,7 @@ class ModelShape:
     version: int = versions.MODEL
 
     def __post_init__(self) -> None:
+        require_name("model.name", self.name)
         for field in ("num_layers", "width", "num_heads", "vocab_size", "max_seq_len"):
             require_positive(f"model.{field}", getattr(self, field), unit="units")
         if self.width % self.num_heads or (self.width // self.num_heads) % 2:

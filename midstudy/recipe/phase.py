@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import added_field, label_field
 from midstudy.recipe.data import Dataset, Task
-from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_kind, require_number, require_positive
+from midstudy.recipe.errors import (
+    RecipeError,
+    require_choice,
+    require_flag,
+    require_kind,
+    require_name,
+    require_number,
+    require_positive,
+)
 from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.schedule import Schedule, require_schedule
@@ -55,6 +63,7 @@ class Phase:
     prompt_weight: float = added_field(omit_at=0)
 
     def __post_init__(self) -> None:
+        require_name("phase.name", self.name)
         path = f"phases.{self.name}"
         kinds = Mixture | MixtureRamp | Task
         require_kind(f"{path}.data", self.data, kinds, allowed="a Mixture of corpora, a MixtureRamp or a Task")

@@ -7,6 +7,7 @@ past share its stages.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,14 @@ from typing import Any
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, State
 from midstudy.recipe.data import Dataset, Tokenizer
-from midstudy.recipe.errors import RecipeError, require_choice
+from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_name
 from midstudy.recipe.measure import Evaluation, TokenCounts
 from midstudy.recipe.weights import Average
 
 CONTROL = "control"
 """The mix name of the general-only arm against which every effect is measured."""
+
+_STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
 
 GROUPS = ("main", "continued", "timing", "weight")
 """The comparisons an arm takes part in: midtraining mixes, continued pretraining, start step, weight."""
@@ -50,6 +53,8 @@ class Arm:
     general_evaluation: Evaluation
 
     def __post_init__(self) -> None:
+        for name in ("size", "mix", "task"):
+            require_name(f"arm.{name}", getattr(self, name))
         for group in self.groups:
             require_choice("arm.groups", group, GROUPS)
         if len(self.curriculum.stretches) < (2 if self.curriculum.start.weights is None else 1):
@@ -106,8 +111,13 @@ class Study:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.name or any(not (c.isascii() and (c.isalnum() or c in "-_")) for c in self.name):
-            raise RecipeError("study.name", found=self.name, allowed="letters, digits, - and _")
+        if not isinstance(self.name, str) or not _STUDY_NAME.fullmatch(self.name):
+            found = repr(self.name) if len(repr(self.name)) < 100 else f"{repr(self.name)[:100]}…"
+            allowed = "1 to 60 letters, digits, - and _, the first of them a letter or digit"  # a folder's name, too
+            raise RecipeError("study.name", found=found, allowed=allowed)
+        for name, texts in (("question", (self.question,)), ("notes", self.notes)):
+            for text in texts:
+                require_kind(f"study.{name}", text, str, allowed="text")
         if not self.arms:
             raise RecipeError("study.arms", found="no arm", allowed="at least one")
         seen: dict[tuple[Any, ...], int] = {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import canonical_text, identify, label_field
 from midstudy.recipe.data import Source
-from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_positive
+from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_name, require_positive
 
 if TYPE_CHECKING:
     from midstudy.recipe.curriculum import Curriculum, State
@@ -30,6 +30,7 @@ class Release:
     step: int | None = label_field(default=None)
 
     def __post_init__(self) -> None:
+        require_name("release.name", self.name)
         require_choice("release.source.kind", self.source.kind, ("files", "hub"))
 
     def __str__(self) -> str:

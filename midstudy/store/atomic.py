@@ -22,7 +22,13 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Write JSON atomically, making the folders it needs; not `durable` where it could be written again at any time.
+    """Write JSON as `write_bytes` does; raises as it does."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, text.encode("utf-8"), durable=durable)
+
+
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file atomically, making the folders it needs; not `durable` where it could be written again at any time.
 
     Raises:
         StoreError: the disk is full or the folder cannot be written.
@@ -30,8 +36,8 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             if durable:
                 os.fsync(file.fileno())

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from midstudy.store.atomic import sync, write_json
+from midstudy.store.atomic import sync, write_bytes
 from midstudy.store.environment import describe_environment
 from midstudy.store.errors import StoreError, unwritable
 from midstudy.store.paths import StorePaths
@@ -46,7 +46,7 @@ class Attempt:
     It holds a lock until it ends, so that nobody takes what it is at work on for something left behind.
 
     Raises:
-        StoreError: the store cannot be written.
+        StoreError: the store cannot be written, or its place leads out of it.
     """
 
     def __init__(self, paths: StorePaths, stage_id: str) -> None:
@@ -57,6 +57,9 @@ class Attempt:
         self.folder = paths.attempts(stage_id) / self.name
         self.result = self.folder / RESULT_FOLDER
         self.checkpoints = self.folder / CHECKPOINTS_FOLDER
+        place = self.folder.parent
+        if place.is_symlink():
+            raise StoreError(f"{place}: a symbolic link to {os.readlink(place)}, which is no place for attempts. Remove it.")
         try:
             self.folder.mkdir(parents=True)
             self._lock = (self.folder / LOCK_FILE).open("w")
@@ -143,7 +146,7 @@ class Attempt:
                 },
                 attempt=self.name,
             )
-            write_json(self.result / "record.json", record.as_json())
+            write_bytes(self.result / "record.json", record.as_bytes())
             os.rename(self.result, published)
         except (OSError, StoreError) as error:
             # The winner of a race removes what its rivals left, so a loser may also find its own folder gone.

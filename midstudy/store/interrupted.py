@@ -34,9 +34,12 @@ def is_alive(attempt: Path) -> bool:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What is in a folder, by name; nothing where the folder is not there, or goes away just now."""
+    """What is in a folder, by name; nothing where the folder is not there, or goes away just now.
+
+    A symbolic link is not followed: what it leads to is not the store's, and must not be taken for something left behind.
+    """
     try:
-        return sorted(folder.iterdir())
+        return [] if folder.is_symlink() else sorted(folder.iterdir())
     except OSError:
         return []
 

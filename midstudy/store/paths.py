@@ -8,6 +8,9 @@ from pathlib import Path
 
 from midstudy.store.errors import StoreError
 
+_LONGEST_NAME = 120
+"""A file's name has at most 255 bytes, and names of temporary files are longer than the name itself."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -17,9 +20,34 @@ def checked_name(name: str) -> str:
     Raises:
         StoreError: it is empty, has a separator, `..` or other odd characters.
     """
-    if not _NAME.fullmatch(name) or ".." in name:
-        raise StoreError(f"name {name!r}: allowed are letters, digits, '_', '-' and '.', beginning with a letter or digit")
+    if not is_name(name):
+        shown = name if len(name) <= 100 else f"{name[:100]}… ({len(name)} characters)"
+        raise StoreError(
+            f"name {shown!r}: allowed are letters, digits, '_', '-' and '.', beginning with a letter or digit, "
+            f"at most {_LONGEST_NAME} of them."
+        )
     return name
+
+
+def is_name(name: str) -> bool:
+    """Whether `checked_name` takes it."""
+    return len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) is not None and ".." not in name
+
+
+def checked_root(root: str) -> str:
+    """`root`, if everything that works in a store can name it: submitit puts values for `%j` and its like into paths, and
+    MLflow and Prefect reach their databases by URL.
+
+    Raises:
+        StoreError: it has a character that one of them reads as something else, or that cannot be shown.
+    """
+    odd = sorted({one for one in root if one in "%?#" or not one.isprintable()})
+    if odd:
+        raise StoreError(
+            f"{root!r}: a store's path with {', '.join(map(repr, odd))}, which submitit, MLflow or Prefect would read as "
+            "something else. Name another folder with --store; spaces, quotes and letters of any language are allowed."
+        )
+    return root
 
 
 @dataclass(frozen=True)

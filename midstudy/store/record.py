@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+import os
+import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from midstudy.sealed import seal_of, sealed
 from midstudy.store.errors import StoreError
+from midstudy.store.reading import parse_object, read_bytes, require_fields
 
 SCHEMA = 1
 
@@ -36,44 +40,85 @@ class Record:
     timing: dict[str, float]
     attempt: str
 
-    def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+    def as_bytes(self) -> bytes:
+        """The text of record.json, which ends with its own digest."""
+        return sealed(dataclasses.asdict(self))
+
+
+_NUMBER = (int, float)
+_FIELDS = {
+    "schema": int,
+    "id": str,
+    "kind": str,
+    "label": str,
+    "parents": list,
+    "metrics": dict,
+    "files": dict,
+    "environment": dict,
+    "timing": dict,
+    "attempt": str,
+}
+_TIMING = dict.fromkeys(("started_at", "finished_at", "wall_s", "cpu_s"), _NUMBER)
 
 
 def read_record(path: Path, stage_id: str) -> Record:
     """The record at `path`, checked to be that of `stage_id` and to lie beside the files it lists.
 
     Raises:
-        StoreError: the file was damaged or edited: no JSON, another id, unknown or missing fields, another schema; or a
-            file it lists is missing or of another size.
+        StoreError: the file was damaged or edited: no JSON, another id, unknown or missing fields, another schema, another
+            text than was published; or a file it lists is missing, of another size, or lies elsewhere.
     """
     remedy = f"Remove {path.parent} to make the stage again."
-    try:
-        fields = json.loads(path.read_text("utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: not a record ({error}). {remedy}") from error
+    text = read_bytes(path, remedy=remedy)
+    fields = parse_object(path, text, remedy=remedy)
     known = {field.name for field in dataclasses.fields(Record)}
-    if not isinstance(fields, dict) or fields.keys() != known:
-        odd = sorted(fields.keys() ^ known) if isinstance(fields, dict) else [type(fields).__name__]
-        raise StoreError(f"{path}: missing or unknown fields: {', '.join(odd)}. {remedy}")
+    if odd := (fields.keys() - {"sha256"}) ^ known:
+        raise StoreError(f"{path}: missing or unknown fields: {', '.join(sorted(odd))}. {remedy}")
+    require_fields(path, fields, _FIELDS, remedy=remedy)
     if fields["schema"] != SCHEMA:
         raise StoreError(f"{path}: record of schema {fields['schema']}; this midstudy reads {SCHEMA}.")
     if fields["id"] != stage_id:
         raise StoreError(f"{path}: record of stage {fields['id']}, found under {stage_id}. {remedy}")
+    if fields.pop("sha256", None) is not None and seal_of(text) != "whole":  # the first records had none
+        raise StoreError(f"{path}: not the text that was published: it was edited or damaged. {remedy}")
+    require_fields(path, fields["timing"], _TIMING, where="timing", remedy=remedy)
     for name, facts in fields["files"].items():
-        _check_size(path, path.parent / name, facts["bytes"], remedy)
+        require_fields(path, facts, {"bytes": int}, where=f"files.{name}", remedy=remedy)
+    _check_files(path, {name: facts["bytes"] for name, facts in fields["files"].items()}, remedy)
     fields["parents"] = tuple(fields["parents"])
     return Record(**fields)
 
 
-def _check_size(record: Path, file: Path, num_bytes: int, remedy: str) -> None:
+def _check_files(record: Path, sizes: Mapping[str, int], remedy: str) -> None:
+    """Check that the files a record lists lie below its own folder and have their sizes, in bytes."""
     # Sizes only: hashing every file again would cost a reading command minutes. Checkpoints check their own digests.
-    try:
-        found = f"{file.stat().st_size} bytes"
-    except FileNotFoundError:
-        found = "no file"
-    if found != f"{num_bytes} bytes":
-        raise StoreError(f"{file}: found {found}, where {record} lists {num_bytes} bytes. {remedy}")
+    folder, stages = str(record.parent), str(record.parents[2])
+    folders = {folder, os.path.dirname(folder)}
+    for name in sizes:
+        if any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name:
+            raise StoreError(f"{record}: files: found {name!r}, allowed are paths inside {folder}. {remedy}")
+        folders.update(f"{folder}/{name[:end]}" for end, sign in enumerate(name) if sign == "/")
+    for place in folders:
+        if os.path.islink(place):
+            _require_inside(stages, place, remedy)
+    for name, num_bytes in sizes.items():
+        file = f"{folder}/{name}"
+        try:
+            facts = os.lstat(file)
+            if stat.S_ISLNK(facts.st_mode):
+                _require_inside(stages, file, remedy)
+                facts = os.stat(file)
+            found = f"{facts.st_size} bytes"
+        except (FileNotFoundError, NotADirectoryError):
+            found = "no file"
+        if found != f"{num_bytes} bytes":
+            raise StoreError(f"{file}: found {found}, where {record} lists {num_bytes} bytes. {remedy}")
+
+
+def _require_inside(stages: str, link: str, remedy: str) -> None:
+    """Refuse a symbolic link that leads out of the folder of all stages: what it shows can change at any time."""
+    if not os.path.realpath(link).startswith(f"{os.path.realpath(stages)}{os.sep}"):
+        raise StoreError(f"{link}: a symbolic link to {os.readlink(link)}, which is outside of {stages}. {remedy}")
 
 
 def digest_file(path: Path) -> dict[str, Any]:

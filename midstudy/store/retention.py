@@ -279,8 +279,8 @@ def _item(reason: str, path: Path, **details: Any) -> Item:
 
 def _num_bytes(path: Path) -> int:
     """Bytes of a file, or of all files below a folder."""
-    if not path.is_dir():
-        return path.lstat().st_size if path.exists() else 0
+    if path.is_symlink() or not path.is_dir():
+        return path.lstat().st_size if os.path.lexists(path) else 0
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:

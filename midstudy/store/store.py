@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,11 @@ from midstudy.store.atomic import write_json
 from midstudy.store.attempt import Attempt, read_interruptions
 from midstudy.store.errors import RecipeMismatchError, StoreError, unwritable
 from midstudy.store.interrupted import clear_interrupted, entries
-from midstudy.store.paths import StorePaths
+from midstudy.store.paths import StorePaths, checked_root, is_name
+from midstudy.store.reading import read_object
 from midstudy.store.record import SCHEMA, Record, read_record
+
+_REQUEST = {"id": str, "kind": str, "label": str, "parents": list, "canonical": dict, "recipe": dict}
 
 
 class Store:
@@ -33,28 +38,31 @@ class Store:
         Raises:
             StoreError: there is none, it is of another schema, or it was to be written and cannot.
         """
-        store = cls(root.absolute())
+        store = cls(Path(checked_root(os.path.abspath(root))))
         path = store.paths.schema
-        if not path.exists():
+        if root.exists() and not root.is_dir():
+            raise StoreError(f"{root}: a file. Name a folder with --store.")
+        if not os.path.lexists(path):
             if not create:
                 raise StoreError(f"{root}: no store here. Run a study first, or name its store with --store.")
-            if root.exists() and root.is_dir() and any(root.iterdir()):
+            if root.exists() and any(root.iterdir()):
                 raise StoreError(f"{root}: a folder with other files. Name an empty or new folder with --store.")
             write_json(path, {"schema": SCHEMA})
-        try:
-            schema = json.loads(path.read_text("utf-8"))["schema"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{path}: damaged ({error!r}). Restore it: its whole text is {json.dumps({'schema': SCHEMA})}."
-            ) from error
+        remedy = f"Restore it: its whole text is {json.dumps({'schema': SCHEMA})}."
+        schema = read_object(path, fields={"schema": int}, remedy=remedy)["schema"]
         if schema != SCHEMA:
             raise StoreError(f"{path}: store of schema {schema}; this midstudy reads {SCHEMA}.")
         if create:
-            store._check_writable()
+            store.require_writable()
         return store
 
-    def _check_writable(self) -> None:
-        probe = self.root / ".writable"
+    def require_writable(self) -> None:
+        """For commands that write in a store that is there.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        probe = self.root / f".writable.{uuid.uuid4().hex}"
         try:
             probe.write_text("")
             probe.unlink()
@@ -92,16 +100,13 @@ class Store:
             StoreError: nothing was, or the file was damaged.
         """
         path = self.paths.recipe(stage_id)
+        remedy = "Remove it and run the study again, which writes it anew."
         try:
-            wanted = json.loads(path.read_text("utf-8"))
-            if wanted["id"] != stage_id:
-                raise StoreError(f"{path}: the recipe of stage {wanted['id']}. Plan the study again.")
+            wanted = read_object(path, fields=_REQUEST, remedy=remedy)
         except FileNotFoundError:
-            raise StoreError(f"stage {stage_id}: never asked for in {self.root}.") from None
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, StoreError):
-                raise
-            raise StoreError(f"{path}: damaged ({error!r}). Remove it and plan the study again.") from error
+            raise StoreError(f"stage {stage_id}: never asked for in {self.root}; run its study again.") from None
+        if wanted["id"] != stage_id:
+            raise StoreError(f"{path}: the recipe of stage {wanted['id']}. {remedy}")
         return wanted
 
     def has(self, stage_id: str) -> bool:
@@ -142,8 +147,9 @@ class Store:
 
     def stage_ids(self) -> Iterator[str]:
         """Every stage that was asked for or is finished."""
-        if self.paths.stages.exists():
-            yield from sorted(path.name for path in self.paths.stages.iterdir() if not path.name.startswith("."))
+        for path in entries(self.paths.stages.resolve()):
+            if path.is_dir() and is_name(path.name):  # nothing here has made the others
+                yield path.name
 
     def attempt(self, stage_id: str) -> Attempt:
         """Begin an attempt at a stage; what no attempt reads of interrupted ones before it is removed."""
@@ -170,14 +176,21 @@ class Store:
         """
         path = self.paths.failure(stage_id)
         try:
-            return json.loads(path.read_text("utf-8"))
+            return read_object(path, fields={"cause": str}, remedy="Remove it; the stage can then be run again.")
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise StoreError(f"{path}: damaged ({error}). Remove it; the stage can then be run again.") from error
 
     def clear_failure(self, stage_id: str) -> None:
-        self.paths.failure(stage_id).unlink(missing_ok=True)
+        """Forget why the last attempt failed.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        path = self.paths.failure(stage_id)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(path, error) from error
 
     def interruptions(self, stage_id: str) -> list[dict[str, Any]]:
         """The jobs that ended in the middle of a stage since it was last begun anew: job, cause, text, time.
@@ -197,9 +210,8 @@ class Store:
 
     def studies(self) -> list[str]:
         """Names of the studies that were run."""
-        if not self.paths.studies.exists():
-            return []
-        return sorted(path.name for path in self.paths.studies.iterdir() if (path / "manifest.json").exists())
+        found = entries(self.paths.studies.resolve())
+        return [path.name for path in found if is_name(path.name) and (path / "manifest.json").exists()]
 
 
 def _require_same(path: Path, found: Any, wanted: Any) -> None:

@@ -34,6 +34,7 @@ from midstudy.recipe.canonical import expanded
 from midstudy.recipe.decode import decode
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.model import ModelShape
+from midstudy.sealed import seal_of, sealed
 
 SCHEMA_VERSION = 2
 """Schema 1, which is read too, has no `random` and no digest of the manifest itself."""
@@ -89,19 +90,6 @@ def _flush_and_digest(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": digest.result()}
 
 
-_OWN_DIGEST = b',\n "sha256": "'
-"""What stands between a manifest's fields and the digest of all bytes before it, which is its last field."""
-
-
-def _manifest_text(fields: Mapping[str, Any]) -> bytes:
-    body = json.dumps(fields, indent=1).removesuffix("\n}").encode("utf-8")
-    return body + _OWN_DIGEST + _own_digest_end(body)
-
-
-def _own_digest_end(body: bytes) -> bytes:
-    return hashlib.sha256(body).hexdigest().encode("ascii") + b'"\n}\n'
-
-
 def write(checkpoint: Checkpoint, folder: Path) -> None:
     """Write a checkpoint to `folder`, which must not exist yet; it appears complete or not at all.
 
@@ -134,7 +122,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
             "random": RANDOM,
             "files": digests,
         }
-        (temporary / MANIFEST).write_bytes(_manifest_text(manifest))
+        (temporary / MANIFEST).write_bytes(sealed(manifest))
         _flush(temporary / MANIFEST)
         _flush(temporary)
         temporary.rename(folder)
@@ -159,14 +147,14 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}); the file is damaged.") from None
     schema = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
-    body, separator, end = text.rpartition(_OWN_DIGEST)
-    if separator and end != _own_digest_end(body):
+    seal = seal_of(text)
+    if seal == "broken":
         raise CheckpointError(f"{path}: its SHA-256 is not the one in its last line; the file is damaged.")
     if schema not in (1, SCHEMA_VERSION):
         raise CheckpointError(
             f"{path}: schema {schema!r}; this version reads 1 to {SCHEMA_VERSION}. Use the midstudy that wrote it."
         )
-    if not separator and schema != 1:
+    if seal == "none" and schema != 1:
         raise CheckpointError(f"{path}: its last line holds no SHA-256; the file is damaged.")
     if manifest.get("random", RANDOM) != RANDOM:
         raise CheckpointError(f"{path}: random: found {manifest['random']!r}; this version knows {RANDOM!r}.")
