@@ -36,6 +36,7 @@ class StorePaths:
     studies/NAME/                           manifest.json, history/, tables, report/
     jobs/JOB/                               job.json, process.json, end.json, cancelled, meeting (of several ranks)
     jobs/JOB/submitit/                      submitit's own folder: its pickles, which nothing here reads, and the log
+    drivers/DRIVER/                         heartbeat, ended, cancel-STUDY
     mlflow/, prefect/                       views
     """
 
@@ -107,6 +108,19 @@ class StorePaths:
 
     def job_meeting(self, name: str) -> Path:
         return self.job(name) / "meeting"
+
+    @property
+    def drivers(self) -> Path:
+        return self.root / "drivers"
+
+    def driver(self, key: str) -> Path:
+        return self.drivers / checked_name(key)
+
+    def driver_heartbeat(self, key: str) -> Path:
+        return self.driver(key) / "heartbeat"
+
+    def driver_cancel(self, key: str, study: str) -> Path:
+        return self.driver(key) / f"cancel-{checked_name(study)}"
 
     @property
     def claims_lock(self) -> Path:
