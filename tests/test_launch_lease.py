@@ -189,7 +189,7 @@ def test_a_driver_that_was_held_up_leaves_jobs_alone_that_another_has_taken_over
     assert starts(store, "stage") == ["stage"]
 
 
-def test_a_job_that_starts_late_leaves_out_what_another_job_has_taken_over(store: Store) -> None:
+def test_a_job_that_starts_late_leaves_what_another_job_has_taken_over(store: Store) -> None:
     """The last fence: a driver that is stopped between its last look and the submission submits what is not its own."""
     first, second = fake_stage("first"), fake_stage("second")
     launcher = HeldUp(store)
@@ -206,7 +206,7 @@ def test_a_job_that_starts_late_leaves_out_what_another_job_has_taken_over(store
     write_job(store, newer)
     assert claim(store, first.id, newer, dead={late.name}) is None
     run_job(str(store.root), late.name)
-    assert starts(store) == ["second"]
+    assert starts(store) == []
     assert job_end(store, late.name) == "cut short"
 
 
