@@ -11,7 +11,8 @@ import tempfile
 from types import TracebackType
 
 from midstudy.store.store import Store
-from midstudy.track.sync import SyncReport, TrackingError
+from midstudy.track.client import TrackingError
+from midstudy.track.sync import SyncReport
 
 
 class Follower:
@@ -40,12 +41,12 @@ class Follower:
         )
         return self
 
-    def begin_last_sync(self) -> None:
-        """Let the process begin its last sync now, while the caller does something else before `finish`."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-            self._process.stdin = None
+    def sync_soon(self) -> None:
+        """Let the process sync now, while the caller does something else: `finish` is the quicker for it."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it is gone: `finish` tells why
+            self._process.stdin.write("now\n")
+            self._process.stdin.flush()
 
     def finish(self, *, timeout_s: float = 120.0) -> SyncReport:
         """End with a last sync of everything the store holds now.
