@@ -20,8 +20,8 @@ from midstudy.launch.launcher import Launcher
 from midstudy.plan.stage import Stage
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
-from midstudy.track.follow import Follower
 from midstudy.track.client import TrackingError, tracking_uri_of
+from midstudy.track.follow import Follower
 from midstudy.train.placement import Placement
 
 _TICK_S = 0.5

@@ -32,8 +32,8 @@ from midstudy.launch.local import LocalLauncher
 from midstudy.plan.stage import Stage
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
-from midstudy.track.follow import Follower
 from midstudy.track.client import default_tracking_uri
+from midstudy.track.follow import Follower
 
 
 class FakeDriver:

@@ -17,7 +17,7 @@ from synthetic_study import SFT_STEPS, STEPS, SyntheticStudy, frozen, synthetic_
 
 from midstudy.store.store import Store
 from midstudy.track.client import TrackingError, default_tracking_uri
-from midstudy.track.facts import CONTENT_TAG, STAGE_ID_TAG
+from midstudy.track.facts import STAGE_ID_TAG
 from midstudy.track.follow import Follower
 from midstudy.track.points import CURVE_PREFIX, curve_points
 from midstudy.track.sync import sync

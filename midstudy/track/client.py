@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _SQLITE = "sqlite:///"
-_PATIENCE = {
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; MLflow waits 120
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow tries 7 times more, and for minutes
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -47,15 +49,18 @@ def database_file(tracking_uri: str) -> tuple[int, int] | None:
 
 def connect(tracking_uri: str) -> MlflowClient:
     """A client of MLflow at this address; a SQLite file is made where there is none."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    for name, value in _PATIENCE.items():
-        os.environ.setdefault(name, value)
+    _prepare()
     from mlflow.tracking import MlflowClient
 
     if tracking_uri.startswith(_SQLITE):
         Path(tracking_uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri)
+
+
+def _prepare() -> None:
+    """MLflow's settings, which it reads when it is imported."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
 
 
 @contextmanager
@@ -65,6 +70,7 @@ def told_as_tracking_errors(store: Store, tracking_uri: str) -> Iterator[None]:
     Raises:
         TrackingError: any of it.
     """
+    _prepare()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -242,7 +242,7 @@ def _study(store: Store, manifest: Mapping[str, Any], stages: list[RunFacts]) ->
     }
     report = folder / "report"
     kept = {folder / "arms.csv": None, report / "report.html": "report", report / "report.ipynb": "report"}
-    kept |= {figure: "report/figures" for figure in sorted((report / "figures").glob("*.png"))}
+    kept |= dict.fromkeys(sorted((report / "figures").glob("*.png")), "report/figures")
     return RunFacts(
         key=STUDY,
         under=None,

@@ -25,6 +25,7 @@ class Follower:
     def __init__(self, store: Store, study_name: str, *, tracking_uri: str | None = None, every_s: float = 60.0) -> None:
         self._command = [sys.executable, "-m", "midstudy.track", str(store.root), study_name]
         self._command += ["--follow", f"{every_s:g}"]
+        self._later = f"midstudy track sync {study_name} --store {store.root}"
         if tracking_uri is not None:
             self._command += ["--tracking-uri", tracking_uri]
 
@@ -58,7 +59,10 @@ class Follower:
             output, _ = self._process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            raise TrackingError(f"MLflow: the last sync took more than {timeout_s:g} s and was stopped.") from None
+            raise TrackingError(
+                f"MLflow: the last sync took more than {timeout_s:g} s and was stopped. The results are in the store; "
+                f"later: {self._later}"
+            ) from None
         if self._process.returncode != 0:
             self._errors.seek(0)
             lines = self._errors.read().strip().splitlines()
