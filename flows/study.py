@@ -22,8 +22,8 @@ from midstudy.launch.driver import Driver, Outcome, StudyCancelledError
 from midstudy.plan.stage import Stage
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
+from midstudy.track.client import TrackingError, tracking_uri_of
 from midstudy.track.follow import Follower
-from midstudy.track.sync import TrackingError, default_tracking_uri
 from midstudy.train.placement import Placement
 
 _TICK_S = 0.5
@@ -97,7 +97,7 @@ def run_study(
         on_progress: called in this thread about twice a second.
         on_notice: called in this thread with a line for people: a stage is run again, a job could not be submitted.
         when_done: called in this thread when every stage has ended, while the views are brought up to date.
-        tracking_uri: MLflow's address; by default its SQLite file in the store.
+        tracking_uri: MLflow's address; by default MLFLOW_TRACKING_URI, else its SQLite file in the store.
 
     Raises:
         StoreError: the store cannot be written, or a record in it is damaged.
@@ -113,7 +113,7 @@ def run_study(
         backend=backend,
         max_jobs=max_jobs,
         on_progress=on_progress,
-        tracking_uri=tracking_uri or default_tracking_uri(store),
+        tracking_uri=tracking_uri_of(store, tracking_uri),
         when_done=when_done,
     )
 
@@ -139,7 +139,7 @@ def conduct(
         view.start()
         try:
             asyncio.run(_drive(driver, store, watch, on_progress))
-            follower.begin_last_sync()
+            follower.sync_soon()
             when_done()
             try:
                 follower.finish()

@@ -83,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
             "--jobs-per-gpu", type=_at_least_one, default=1, metavar="N", help="small jobs that share a GPU (default: 1)"
         )
 
+    def takes_tracking(one: argparse.ArgumentParser) -> None:
+        one.add_argument(
+            "--tracking-uri",
+            metavar="URI",
+            help="MLflow's address (default: $MLFLOW_TRACKING_URI, else a SQLite file in the store)",
+        )
+
     def takes_study(one: argparse.ArgumentParser) -> None:
         one.add_argument("study", metavar="STUDY", nargs="?", help="name of a study in the store (default: the only one)")
 
@@ -92,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     run = verb("run", "Run a study: train, evaluate, compare, report. Finished stages are reused.", reads=False)
     takes_experiment(run)
     takes_placement(run)
+    takes_tracking(run)
     run.add_argument("--max-gpu-hours", type=float, metavar="H", help="refuse a plan that needs more device hours")
 
     status = verb("status", "Show which stages of a study are finished, running, failed or waiting.", reads=True)
@@ -105,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     retry = verb("retry", "Clear failed stages of a study and run what is missing.", reads=False)
     takes_study(retry)
     takes_placement(retry)
+    takes_tracking(retry)
     retry.add_argument("stages", metavar="STAGE", nargs="*", help="failed stages to run again (default: all of them)")
 
     cancel = verb("cancel", "Cancel the running jobs of a study; finished stages stay.", reads=False)
@@ -112,6 +121,14 @@ def _parser() -> argparse.ArgumentParser:
 
     report = verb("report", "Write the report of a study from what is finished.", reads=True)
     takes_study(report)
+
+    track = verb("track", "Bring MLflow up to what the store says; an emptied one is filled again.", reads=True)
+    track.add_argument("action", choices=("sync",), help="sync: make and complete the runs of a study")
+    takes_study(track)
+    takes_tracking(track)
+
+    ui = verb("ui", "Show the store in MLflow and Prefect, on this machine only, until Ctrl-C.", reads=False)
+    takes_tracking(ui)
 
     clean = verb("clean", "Show what could be freed in the store, and why the rest stays; --yes frees it.", reads=True)
     clean.add_argument("--yes", action="store_true", help="free it (default: only show)")
@@ -141,7 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return getattr(commands, options.verb)(options)
     except KeyboardInterrupt:
-        print("interrupted: running jobs are cancelled, finished stages stay; the same command goes on.", file=sys.stderr)
+        if options.verb in ("run", "retry"):
+            print(
+                "interrupted: running jobs are cancelled, finished stages stay; the same command goes on.", file=sys.stderr
+            )
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough

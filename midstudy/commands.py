@@ -63,7 +63,7 @@ def run(options: Namespace) -> int:
     for stage in planned.missing:
         store.request(stage)
     freeze(store, manifest_of(planned, command=_command_line(options)))
-    return _run_stages(store, planned.study.name, planned.stages, where)
+    return _run_stages(store, planned.study.name, planned.stages, where, options.tracking_uri)
 
 
 def retry(options: Namespace) -> int:
@@ -81,7 +81,7 @@ def retry(options: Namespace) -> int:
         store.write_interruptions(identity, [])  # it has all its runs again
         store.clear_failure(identity)
     stages = stages_of(manifest, lambda one: store.requested(one)["recipe"])
-    return _run_stages(store, manifest["name"], stages, where)
+    return _run_stages(store, manifest["name"], stages, where, options.tracking_uri)
 
 
 def _plan(options: Namespace, store: Store | None) -> Plan:
@@ -140,18 +140,23 @@ def _where(options: Namespace) -> dict[str, Any]:
     return {"backend": options.backend, "placement": placement, "gpus": gpus, "max_jobs": max_jobs}
 
 
-def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Mapping[str, Any]) -> int:
+def _run_stages(
+    store: Store, name: str, stages: Mapping[str, Stage], where: Mapping[str, Any], tracking_uri: str | None
+) -> int:
     """Make what is missing, write the report, print how it went; returns the exit status."""
+    from midstudy.track.client import tracking_uri_of
+
     began = time.perf_counter()
+    tracking_uri = tracking_uri_of(store, tracking_uri)
     manifest = _manifest(store, name)
     missing = len(stages) - len(store.published(stages))
     if missing:
-        failed, skipped, warnings, page = _conduct(store, manifest, stages, where)
+        failed, skipped, warnings, page = _conduct(store, manifest, stages, {**where, "tracking_uri": tracking_uri})
     else:  # nothing to show Prefect: a flow of cached tasks would cost more than all the rest
         for stage in stages.values():
             store.verify(stage)
         page = _write_report(store, manifest)
-        failed, skipped, warnings = {}, {}, _sync(store, name)
+        failed, skipped, warnings = {}, {}, _sync(store, name, tracking_uri)
     for identity, cause in failed.items():
         print(f"failed: {manifest['stages'][identity]['label']} ({identity}): {cause}", file=sys.stderr)
         print(f"        midstudy logs {identity} --study {name} --store {shlex.quote(str(store.root))}", file=sys.stderr)
@@ -163,8 +168,7 @@ def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Map
     )
     print(_answer(store, name))
     print(f"report: {page}")
-    database = f"sqlite:///{store.paths.mlflow / 'mlflow.db'}"
-    print(f"MLflow: {shlex.join([_python_tool('mlflow'), 'ui', '--backend-store-uri', database])}")
+    print(f"MLflow and Prefect: {_python_tool('midstudy')} ui --store {shlex.quote(os.path.relpath(store.root))}")
     return 1 if failed else 0
 
 
@@ -195,12 +199,13 @@ def _conduct(
     return summary.failed, summary.skipped, summary.warnings, pages[0]
 
 
-def _sync(store: Store, name: str) -> list[str]:
+def _sync(store: Store, name: str, tracking_uri: str) -> list[str]:
     """Bring MLflow up to date; returns what went wrong, which costs no result."""
-    from midstudy.track.sync import TrackingError, default_tracking_uri, sync
+    from midstudy.track.client import TrackingError
+    from midstudy.track.sync import sync
 
     try:
-        sync(store, name, tracking_uri=default_tracking_uri(store))
+        sync(store, name, tracking_uri=tracking_uri)
     except TrackingError as error:
         return [str(error)]
     return []
@@ -387,6 +392,34 @@ def export(options: Namespace) -> int:
     else:
         print(f"{folder}: {states[identity]['label']}; AutoModelForCausalLM and AutoTokenizer load it")
     return 0
+
+
+# -- views ------------------------------------------------------------------------------------------------------------
+
+
+def track(options: Namespace) -> int:
+    """Bring MLflow up to what the store says of a study."""
+    from midstudy.track.client import tracking_uri_of
+    from midstudy.track.sync import sync
+
+    store = Store.open(Path(options.store))
+    name = _manifest(store, options.study)["name"]
+    report = sync(store, name, tracking_uri=tracking_uri_of(store, options.tracking_uri))
+    if options.json:
+        print(json.dumps(report.as_json()))
+    else:
+        print(
+            f"{name}: {report.created} runs made, {report.updated} completed, {report.unchanged} were current, in "
+            f"{report.wall_s:.1f} s; MLflow at {report.tracking_uri}"
+        )
+    return 0
+
+
+def ui(options: Namespace) -> int:
+    """Serve MLflow and Prefect on the store until interrupted."""
+    from flows.ui import serve
+
+    return serve(Store.open(Path(options.store)), tracking_uri=options.tracking_uri)
 
 
 # -- ending -----------------------------------------------------------------------------------------------------------

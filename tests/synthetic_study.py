@@ -36,6 +36,10 @@ class SyntheticStudy:
                 loss = 5 + 2 * math.exp(-step / 20) - (0.5 if stage["factors"].get("mix") == "code" else 0)
                 attempt.log_metrics({"step": step, "loss_nats": loss, "lr": 1e-3, "grad_norm": 1.0 + 1 / step})
             metrics = {"step": last, "epochs": {"general": 0.5}, "train_loss_nats": loss}
+        elif stage["kind"] == "tokens":
+            for split in ("train", "dev", "test"):
+                (attempt.result / f"{split}-00000.tokens").write_text(f"{stage['label']} {split}")
+                metrics |= {f"{split}_tokens": 4096, f"{split}_documents": 16}
         elif stage["kind"] == "evaluation":
             metrics = {"loss_nats": _loss_nats(stage["factors"]), "target_tokens": 4096}
         attempt.publish(
@@ -101,12 +105,12 @@ def synthetic_study(name: str = "synthetic", *, trunk_seeds: int = 1, sft_seeds:
             "name": name,
             "question": "Does code help code?",
             "notes": [],
-            "command": "midstudy run synthetic.py",
+            "command": f"midstudy run {name}.py",
             "arms": arms,
             "stages": builder.stages,
             "counts": [],
             "general": "general",
-            "sources": {},
+            "sources": {data: f"wheels:{data}" for data in tokens},
             "steps": {"planned": 0, "lower_bound": 0, "without_sharing": 0},
         }
     )

@@ -74,7 +74,9 @@ def test_the_verbs_are_these():
         [sys.executable, "-m", "midstudy.cli", "--help"], capture_output=True, text=True, check=True, cwd=REPOSITORY
     ).stdout
     verbs = [line.split()[0] for line in printed.splitlines() if line.startswith("    ") and line[4] != " "]
-    assert verbs == ["plan", "run", "status", "logs", "retry", "cancel", "report", "clean", "explain", "export"]
+    assert verbs == [
+        "plan", "run", "status", "logs", "retry", "cancel", "report", "track", "ui", "clean", "explain", "export",
+    ]  # fmt: skip
 
 
 def test_help_imports_nothing_heavy():

@@ -33,8 +33,8 @@ from midstudy.launch.local import LocalLauncher
 from midstudy.plan.stage import Stage
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
+from midstudy.track.client import default_tracking_uri
 from midstudy.track.follow import Follower
-from midstudy.track.sync import default_tracking_uri
 
 
 class FakeDriver:
@@ -232,7 +232,7 @@ def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def __exit__(self, *exception: object) -> None: ...
 
-        def begin_last_sync(self) -> None: ...
+        def sync_soon(self) -> None: ...
 
     monkeypatch.setattr(Nothing, "finish", lambda self: None)
     monkeypatch.setattr("flows.study.Follower", Nothing)

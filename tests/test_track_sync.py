@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Collection
@@ -12,29 +12,45 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow_database import forget_connections, mlflow_rows, query
 from synthetic_study import SFT_STEPS, STEPS, SyntheticStudy, frozen, synthetic_study
 
 from midstudy.store.store import Store
-from midstudy.track.facts import CURVE_PREFIX, STAGE_ID_TAG, curve_points
+from midstudy.track.client import TrackingError, default_tracking_uri
+from midstudy.track.facts import STAGE_ID_TAG
 from midstudy.track.follow import Follower
-from midstudy.track.sync import TrackingError, default_tracking_uri, sync
+from midstudy.track.points import CURVE_PREFIX, curve_points
+from midstudy.track.sync import sync
 
 STUDY = "synthetic"
 
 
 @pytest.fixture(scope="module")
 def synced_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished study, synced once; MLflow's database is slow to create, so tests copy this one."""
+    """A finished study, synced once, and a copy of it beside it; MLflow's database is slow to create."""
     store = Store.open(tmp_path_factory.mktemp("synced") / "store", create=True)
     frozen(store, synthetic_study(STUDY)).publish_all(store)
+    write_report(store)
     report = sync(store, STUDY, tracking_uri=default_tracking_uri(store))
-    assert (report.created, report.unchanged, report.failed_stages) == (len(synthetic_study().stages), 0, 0)
+    assert (report.created, report.unchanged, report.failed_stages) == (1 + len(synthetic_study().stages), 0, 0)
+    shutil.copytree(store.root, store.root.with_name("copy"))
     return store.root
 
 
 @pytest.fixture
-def store(synced_store: Path, tmp_path: Path) -> Store:
-    return Store.open(Path(shutil.copytree(synced_store, tmp_path / "store")))
+def store(synced_store: Path) -> Store:
+    """The synced study as it was, where it was: runs name its folders."""
+    shutil.rmtree(synced_store)
+    forget_connections()
+    return Store.open(Path(shutil.copytree(synced_store.with_name("copy"), synced_store)))
+
+
+def write_report(store: Store, text: str = "Code helps code.") -> None:
+    folder = store.paths.study(STUDY)
+    (folder / "report" / "figures").mkdir(parents=True, exist_ok=True)
+    (folder / "arms.csv").write_text("mix,task\n")
+    (folder / "report" / "report.html").write_text(text)
+    (folder / "report" / "figures" / "effects.png").write_bytes(b"a picture")
 
 
 @pytest.fixture
@@ -43,25 +59,11 @@ def study() -> SyntheticStudy:
 
 
 def _query(store: Store, sql: str) -> list[tuple[Any, ...]]:
-    connection = sqlite3.connect(f"file:{store.paths.mlflow / 'mlflow.db'}?mode=ro", uri=True)
-    try:
-        return connection.execute(sql).fetchall()
-    finally:
-        connection.close()
+    return query(store.paths.mlflow / "mlflow.db", sql)
 
 
 def _rows(store: Store) -> dict[str, list[tuple[Any, ...]]]:
-    """Everything MLflow knows of active runs, keyed by stage instead of MLflow's own random ids."""
-    stage = f"(SELECT t.value FROM tags t WHERE t.run_uuid = r.run_uuid AND t.key = '{STAGE_ID_TAG}')"
-    active = "r.lifecycle_stage = 'active'"
-    joined = "JOIN runs r ON r.run_uuid = x.run_uuid WHERE " + active
-    return {
-        "runs": sorted(_query(store, f"SELECT {stage}, name, status, start_time, end_time FROM runs r WHERE {active}")),
-        "metrics": sorted(_query(store, f"SELECT {stage}, x.key, x.value, timestamp, x.step FROM metrics x {joined}")),
-        "latest": sorted(_query(store, f"SELECT {stage}, x.key, x.value, x.step FROM latest_metrics x {joined}")),
-        "params": sorted(_query(store, f"SELECT {stage}, x.key, x.value FROM params x {joined}")),
-        "tags": sorted(_query(store, f"SELECT {stage}, x.key, x.value FROM tags x {joined}")),
-    }
+    return mlflow_rows(store.paths.mlflow / "mlflow.db")
 
 
 def _run(store: Store, stage_id: str) -> Any:
@@ -80,20 +82,39 @@ def _delete_runs(store: Store, stage_ids: Collection[str] = ()) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(default_tracking_uri(store))
-    tagged = _query(store, f"SELECT run_uuid, value FROM tags WHERE key = '{STAGE_ID_TAG}'")
-    for run_id, stage_id in tagged:
+    stage = f"(SELECT value FROM tags t WHERE t.run_uuid = r.run_uuid AND key = '{STAGE_ID_TAG}')"
+    for run_id, stage_id in _query(store, f"SELECT run_uuid, {stage} FROM runs r"):
         if not stage_ids or stage_id in stage_ids:
             client.delete_run(run_id)
+
+
+def _study_artifacts(store: Store) -> Path:
+    [(uri,)] = _query(store, f"SELECT artifact_uri FROM runs WHERE name = '{STUDY}' AND lifecycle_stage = 'active'")
+    return Path(uri.removeprefix("file://"))
 
 
 def _first_sft(study: SyntheticStudy) -> dict[str, Any]:
     return next(arm for arm in study.manifest["arms"] if arm["mix"] == "code" and arm["task"] == "pycode")
 
 
-def test_one_run_per_stage_named_as_the_stage(store: Store, study: SyntheticStudy) -> None:
+def test_one_run_for_the_study_and_one_per_stage_named_by_what_tells_it_from_others(
+    store: Store, study: SyntheticStudy
+) -> None:
     runs = {stage: name for stage, name, *_ in _rows(store)["runs"]}
-    assert runs == {stage_id: stage["label"] for stage_id, stage in study.stages.items()}
+    assert runs.keys() == {f"study {STUDY}", *study.stages}
+    arm = _first_sft(study)
+    assert runs[arm["final_state"]] == "code20@30 → pycode seed 0.0"
+    assert runs[arm["start_state"]] == "code20@30 seed 0 to step 60"
+    assert runs[arm["task_evaluation"]] == "code20@30 → pycode seed 0.0 on pycode test"
+    assert all(runs[stage_id] in stage["label"] for stage_id, stage in study.stages.items()), "midstudy logs finds them"
     assert _query(store, f"SELECT COUNT(*) FROM experiments WHERE name = '{STUDY}'") == [(1,)]
+
+
+def test_stages_are_nested_below_the_study_and_evaluations_below_their_state(store: Store, study: SyntheticStudy) -> None:
+    for stage_id, parent in _rows(store)["nesting"]:
+        stage = study.stages[stage_id]
+        assert parent == (stage["parents"][0] if stage["kind"] == "evaluation" else f"study {STUDY}")
+    assert len(_rows(store)["nesting"]) == len(study.stages)
 
 
 def test_sft_runs_have_factors_as_parameters_and_losses_as_metrics(store: Store, study: SyntheticStudy) -> None:
@@ -104,12 +125,74 @@ def test_sft_runs_have_factors_as_parameters_and_losses_as_metrics(store: Store,
         "sft_seed": "0", "step": "80",
     }  # fmt: skip
     for name, evaluation in (
-        ("sft_loss_test", "task_evaluation"),
-        ("general_loss_test", "general_evaluation"),
-        ("sft_loss_test_before", "task_evaluation_before"),
-        ("general_loss_test_before", "general_evaluation_before"),
+        ("loss/sft_test", "task_evaluation"),
+        ("loss/general_test", "general_evaluation"),
+        ("loss/sft_test_before", "task_evaluation_before"),
+        ("loss/general_test_before", "general_evaluation_before"),
     ):
         assert run.data.metrics[name] == store.record(arm[evaluation]).metrics["loss_nats"], name
+    assert sorted(run.data.metrics)[0] == "loss/general_test", "the first section of charts is of losses"
+    assert run.data.metrics["mix/epochs/general"] == 0.5
+    assert run.data.metrics["work/wall_s"] == store.record(arm["final_state"]).timing["wall_s"]
+
+
+def test_tags_say_where_a_run_comes_from(store: Store, study: SyntheticStudy) -> None:
+    arm = _first_sft(study)
+    record = store.record(arm["final_state"])
+    tags = _run(store, arm["final_state"]).data.tags
+    assert tags["midstudy.parent_state"] == arm["start_state"]
+    assert tags["midstudy.folder"] == str(store.published_folder(arm["final_state"]))
+    for name in ("host", "torch", "git_commit", "git_dirty"):
+        assert tags.get(f"environment.{name}", "None") == str(record.environment[name]), name
+    assert tags.get("mlflow.source.git.commit") == record.environment["git_commit"]
+    assert _run(store, arm["task_evaluation"]).data.tags["midstudy.parent_state"] == arm["final_state"]
+
+
+def test_what_was_read_is_a_dataset_of_the_run(store: Store, study: SyntheticStudy) -> None:
+    """The digest is that of the split's files, so that one on other text, or of another split, is another data set."""
+    arm = _first_sft(study)
+    tokens = study.stages[arm["final_state"]]["parents"][1]
+    trained, evaluated = (_run(store, arm[one]).inputs.dataset_inputs[0] for one in ("final_state", "task_evaluation"))
+    for found, split in ((trained, "train"), (evaluated, "test")):
+        sha256 = hashlib.sha256(f"tokens pycode {split}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{split}-00000.tokens {sha256}\n".encode()).hexdigest()[:16]
+        assert (found.dataset.name, found.dataset.digest) == ("pycode", digest)
+        assert json.loads(found.dataset.source) == {"uri": store.published_folder(tokens).as_uri()}
+        assert {tag.key: tag.value for tag in found.tags} == {"mlflow.data.context": split}
+        assert json.loads(found.dataset.profile) == {
+            "split": split,
+            "tokens": 4096,
+            "documents": 16,
+            "text": "wheels:pycode",
+        }
+    assert _run(store, arm["final_state"]).data.tags["midstudy.data.pycode"] == trained.dataset.digest
+
+
+def test_the_last_states_of_arms_are_models_whose_weights_stay_in_the_store(store: Store, study: SyntheticStudy) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(default_tracking_uri(store))
+    models = client.search_logged_models([_run(store, _first_sft(study)["final_state"]).info.experiment_id])
+    by_stage = {model.tags[STAGE_ID_TAG]: model for model in models}
+    assert by_stage.keys() == {arm["final_state"] for arm in study.manifest["arms"]}
+    arm = _first_sft(study)
+    model, run = by_stage[arm["final_state"]], _run(store, arm["final_state"])
+    assert model.tags["midstudy.checkpoint"] == (store.published_folder(arm["final_state"]) / "checkpoint").as_uri()
+    assert (model.source_run_id, model.params["mix"], str(model.status)) == (run.info.run_id, "code", "READY")
+    assert run.outputs.model_outputs[0].model_id == model.model_id
+    losses = {metric.key: metric.value for metric in model.metrics}
+    assert losses["loss/sft_test"] == store.record(arm["task_evaluation"]).metrics["loss_nats"]
+
+
+def test_the_report_is_an_artifact_of_the_study_and_a_new_one_replaces_it(store: Store) -> None:
+    folder = _study_artifacts(store)
+    assert (folder / "report" / "report.html").read_text() == "Code helps code."
+    assert (folder / "report" / "figures" / "effects.png").read_bytes() == b"a picture"
+    assert (folder / "arms.csv").exists()
+    write_report(store, "Code helps code, a little.")
+    report = sync(store, STUDY, tracking_uri=default_tracking_uri(store))
+    assert (report.created, report.updated) == (0, 1)
+    assert (folder / "report" / "report.html").read_text() == "Code helps code, a little."
 
 
 def test_runs_can_be_filtered_by_kind_and_name_their_parents(store: Store, study: SyntheticStudy) -> None:
@@ -145,6 +228,7 @@ def test_a_second_sync_changes_nothing(store: Store) -> None:
 def test_an_emptied_mlflow_is_rebuilt_run_for_run(store: Store) -> None:
     before = _rows(store)
     shutil.rmtree(store.paths.mlflow)
+    forget_connections()
     sync(store, STUDY, tracking_uri=default_tracking_uri(store))
     assert _rows(store) == before
 
@@ -190,7 +274,7 @@ def test_a_sync_that_died_between_two_writes_is_completed(
     with pytest.raises(KeyboardInterrupt):
         sync(store, STUDY, tracking_uri=default_tracking_uri(store))
     monkeypatch.undo()
-    assert len(_rows(store)["runs"]) == 9
+    assert len(_rows(store)["runs"]) == 9, "which the next sync completes"
     sync(store, STUDY, tracking_uri=default_tracking_uri(store))
     assert _rows(store) == whole
 
@@ -225,10 +309,10 @@ def test_losses_that_come_later_are_added_to_the_sft_run(store: Store, study: Sy
     _delete_runs(store, [arm["final_state"], arm["general_evaluation"]])
     store.paths.published(arm["general_evaluation"]).rename(store.root / "aside")
     sync(store, STUDY, tracking_uri=default_tracking_uri(store))
-    assert "general_loss_test" not in _run(store, arm["final_state"]).data.metrics
+    assert "loss/general_test" not in _run(store, arm["final_state"]).data.metrics
     (store.root / "aside").rename(store.paths.published(arm["general_evaluation"]))
     report = sync(store, STUDY, tracking_uri=default_tracking_uri(store))
-    assert (report.created, report.updated) == (1, 1)
+    assert (report.created, report.updated) == (1, 2), "the evaluation; its state and the study"
     assert _rows(store) == whole
 
 

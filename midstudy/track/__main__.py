@@ -1,7 +1,8 @@
 """`python -m midstudy.track STORE STUDY`: one sync; with `--follow`, again and again until standard input ends.
 
 The following process is what `run` keeps beside a study: at low priority, in no one's way, and gone with its parent,
-since the pipe that is its standard input closes then. It ends with a last sync and prints its report as JSON.
+since the pipe that is its standard input closes then. A line on it asks for a sync at once. It ends with a last sync and
+prints its report as JSON.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import sys
 from pathlib import Path
 
 from midstudy.store.store import Store
-from midstudy.track.sync import default_tracking_uri, sync
+from midstudy.track.client import database_file, tracking_uri_of
+from midstudy.track.sync import sync
 
-_LOW_PRIORITY = 15
+_NICE_VALUE = 15
 
 
 def main() -> int:
@@ -27,21 +29,37 @@ def main() -> int:
     parser.add_argument("--follow", type=float, metavar="SECONDS", help="sync this often until standard input ends")
     options = parser.parse_args()
     store = Store.open(options.store)
-    tracking_uri = options.tracking_uri or default_tracking_uri(store)
+    tracking_uri = tracking_uri_of(store, options.tracking_uri)
     if options.follow:
-        os.nice(_LOW_PRIORITY)
-        while not select.select([sys.stdin], [], [], options.follow)[0]:
-            try:
-                sync(store, options.study, tracking_uri=tracking_uri)
-            except Exception as error:  # a view that cannot be reached now may be there at the next turn
-                print(f"MLflow: {error}", file=sys.stderr)
+        _follow(store, options.study, tracking_uri, every_s=options.follow)
     try:
         report = sync(store, options.study, tracking_uri=tracking_uri)
     except ValueError as error:
-        print(f"MLflow: {error}", file=sys.stderr)
+        print(f"{error}", file=sys.stderr)
         return 1
     print(json.dumps(report.as_json()))
     return 0
+
+
+def _follow(store: Store, study: str, tracking_uri: str, *, every_s: float) -> None:
+    """Sync every so often, and when a line comes, until standard input ends."""
+    os.setpriority(os.PRIO_PROCESS, 0, max(_NICE_VALUE, os.getpriority(os.PRIO_PROCESS, 0)))
+    synced = database_file(tracking_uri)
+    while not select.select([0], [], [], every_s)[0] or os.read(0, 4096):
+        _begin_anew_if_replaced(tracking_uri, synced)
+        try:
+            sync(store, study, tracking_uri=tracking_uri)
+        except Exception as error:  # a view that cannot be reached now may be there at the next turn
+            print(f"{error}", file=sys.stderr)
+        synced = synced or database_file(tracking_uri)
+    _begin_anew_if_replaced(tracking_uri, synced)
+
+
+def _begin_anew_if_replaced(tracking_uri: str, synced: tuple[int, int] | None) -> None:
+    """Become a new process where MLflow's database file is no longer the one that was synced to: MLflow keeps a file open
+    for as long as a process lives, also when it was removed."""
+    if synced is not None and database_file(tracking_uri) != synced:
+        os.execv(sys.executable, [sys.executable, "-m", "midstudy.track", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

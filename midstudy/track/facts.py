@@ -1,92 +1,113 @@
-"""What MLflow is told of each stage of a study: name, parameters, tags, metrics, curve. Pure; knows nothing of MLflow.
+"""What MLflow is told of a study and of each of its stages: name, parameters, tags, metrics, curve, data, checkpoint.
 
-Every time stamp comes from the records, so telling it again tells the same.
+Pure; knows nothing of MLflow. Every time stamp comes from the store, so telling it again tells the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from midstudy.store.attempt import METRICS_FILE, read_metrics
+from midstudy.store.attempt import METRICS_FILE, RESULT_FOLDER
+from midstudy.store.interrupted import is_alive
 from midstudy.store.record import Record
 from midstudy.store.store import Store
+from midstudy.track.lineage import DataFacts, data_facts, environment_tags, state_behind
+from midstudy.track.points import Point, curve_points, final_metrics
 
 STAGE_ID_TAG = "midstudy.stage_id"
+STUDY_TAG = "midstudy.study"
 PARENTS_TAG = "midstudy.parents"
+ATTEMPT_TAG = "midstudy.attempt"
 CONTENT_TAG = "midstudy.content"
 """Digest of everything a run was told; a run whose digest is current needs nothing."""
+CURVE_STEP_TAG = "midstudy.curve_step"
+"""The last step of the curve that a run was told: what is told later goes on from there."""
+LAYOUT_TAG = "midstudy.layout"
+_LAYOUT = "1"
+"""Which names parameters and metrics have; runs told with others are made anew. A change of names takes the next."""
 
-CURVE_PREFIX = "train/"
+FINISHED, FAILED, RUNNING, WAITING = "FINISHED", "FAILED", "RUNNING", "SCHEDULED"
 
-FINISHED, FAILED = "FINISHED", "FAILED"
+STUDY = ""
+"""Key of the study's own run, where the keys of the others are stage ids."""
 
-_ODD_IN_METRIC_NAME = re.compile(r"[^\w\-./ ]")
+CHECKPOINT_FOLDER = "checkpoint"
+"""Where a state's published folder has its weights."""
+
 _TEXT_LENGTH = 5000
-
-
-@dataclass(frozen=True)
-class Point:
-    """One value of one metric; `time_ms` is Unix time in milliseconds."""
-
-    name: str
-    value: float
-    time_ms: int
-    step: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """One stage as an MLflow run; times in Unix milliseconds."""
+    """A study or one of its stages as an MLflow run; times in Unix milliseconds.
 
-    stage_id: str
+    `key` is the stage's id, or `STUDY`; `under` the key of the run it is nested below, none for the study's own.
+    `checkpoint` is the folder of a state that is an arm's last, `artifacts` what the study's run keeps of its report, by
+    the folder it is shown in.
+    """
+
+    key: str
+    under: str | None
     name: str
     status: str
     started_ms: int
-    ended_ms: int
+    ended_ms: int | None
     params: Mapping[str, str]
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
-    curve: Path | None
-    content: str
+    curve: Path | None = None
+    data: tuple[DataFacts, ...] = ()
+    checkpoint: Path | None = None
+    artifacts: Mapping[Path, str | None] | None = None
+    content: str = ""
 
-    def points(self) -> Iterator[Point]:
+    def points(self, *, after_step: int = -1) -> Iterator[Point]:
         """The final metrics, at step 0, since the UI draws bars of those and not lines of one point; then the curve.
 
         In that order because the page that compares runs begins with the metric that was written first.
         """
         for name, value in self.metrics.items():
-            yield Point(name, value, self.ended_ms, 0)
+            yield Point(name, value, self.ended_ms or self.started_ms, 0)
         if self.curve is not None:
-            yield from curve_points(self.curve)
+            yield from curve_points(self.curve, after_step=after_step)
 
-
-def curve_points(path: Path) -> Iterator[Point]:
-    """The numbers of a metrics file; of a step that was computed twice, the later line."""
-    lines = {int(line["step"]): line for line in read_metrics(path) if "step" in line}
-    for step, line in lines.items():
-        for name, value in line.items():
-            if name not in ("step", "time") and _is_number(value):
-                yield Point(metric_name(CURVE_PREFIX + name), float(value), _milliseconds(line["time"]), step)
+    def digested(self) -> RunFacts:
+        """With `content`, which changes whenever anything of it does."""
+        told: list[Any] = [self.name, self.status, self.started_ms, self.ended_ms, self.params, self.tags, self.metrics]
+        told += [[one.as_json() for one in self.data], str(self.checkpoint)]
+        told += [self.curve.stat().st_size if self.curve is not None and self.curve.exists() else None]
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode("utf-8"))
+        for path in self.artifacts or ():
+            digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+        return replace(self, content=digest.hexdigest()[:16])
 
 
 def study_facts(store: Store, manifest: Mapping[str, Any]) -> list[RunFacts]:
-    """The finished and the failed stages of a study, in the manifest's order."""
+    """The study's run, then those of its stages that are finished, failed or begun; parents before their children.
+
+    Nothing while no stage is begun.
+    """
     records = store.records(manifest["stages"])
     losses = sft_losses(manifest, records)
+    final_states = {arm["final_state"] for arm in manifest["arms"]}
     facts = []
     for stage_id, stage in manifest["stages"].items():
+        told = _Told(store, manifest, records, stage_id, stage)
         if stage_id in records:
-            facts.append(_finished(store, stage, records[stage_id], losses.get(stage_id, {})))
+            facts.append(told.finished(losses.get(stage_id, {}), is_final=stage_id in final_states))
         elif failure := store.failure(stage_id):
-            facts.append(_failed(stage_id, stage, failure))
-    return facts
+            facts.append(told.failed(failure))
+        elif begun := told.begun():
+            facts.append(begun)
+    if not facts:
+        return []
+    return [one.digested() for one in (_study(store, manifest, facts), *facts)]
 
 
 def sft_losses(manifest: Mapping[str, Any], records: Mapping[str, Record]) -> dict[str, dict[str, float]]:
@@ -110,91 +131,136 @@ def sft_losses(manifest: Mapping[str, Any], records: Mapping[str, Record]) -> di
     return losses
 
 
-def _finished(store: Store, stage: Mapping[str, Any], record: Record, losses: Mapping[str, float]) -> RunFacts:
-    metrics = dict(losses)
-    metrics |= {name: value for name, value in _flat_numbers(record.metrics) if name not in stage["factors"]}
-    metrics |= {"wall_s": record.timing["wall_s"], "cpu_s": record.timing["cpu_s"]}
-    tags = {"midstudy.attempt": record.attempt, "midstudy.kind": record.kind}
-    for name in ("host", "cpu", "python", "torch", "midstudy", "git_dirty"):
-        if (value := record.environment.get(name)) is not None:
-            tags[f"environment.{name}"] = str(value)
-    for name, value in (record.environment.get("placement") or {}).items():
-        tags[f"placement.{name}"] = str(value)
-    if commit := record.environment.get("git_commit"):
-        tags["mlflow.source.git.commit"] = commit
-    curve = store.published_folder(record.id) / METRICS_FILE if METRICS_FILE in record.files else None
-    return _facts(
-        record.id,
-        stage,
-        status=FINISHED,
-        started_ms=_milliseconds(record.timing["started_at"]),
-        ended_ms=_milliseconds(record.timing["finished_at"]),
-        tags=tags,
-        metrics=metrics,
-        curve=curve,
-    )
+def shown_loss(name: str) -> str:
+    """`sft_loss_test_before` as the metric `loss/sft_test_before`."""
+    return f"loss/{name.replace('_loss', '', 1)}"
 
 
-def _failed(stage_id: str, stage: Mapping[str, Any], failure: Mapping[str, Any]) -> RunFacts:
-    ended_ms = _milliseconds(failure["time"])
-    log = "\n".join(failure["log"])[-_TEXT_LENGTH:]
-    note = f"**{failure['cause']}**\n\nRetry with `{failure['retry']}`\n\n```\n{log}\n```"
-    tags = {"midstudy.kind": stage["kind"], "mlflow.note.content": note}
-    return _facts(stage_id, stage, status=FAILED, started_ms=ended_ms, ended_ms=ended_ms, tags=tags, metrics={}, curve=None)
+@dataclass(frozen=True)
+class _Told:
+    """One stage of a study, to be told in one of three states."""
+
+    store: Store
+    manifest: Mapping[str, Any]
+    records: Mapping[str, Record]
+    stage_id: str
+    stage: Mapping[str, Any]
+
+    def finished(self, losses: Mapping[str, float], *, is_final: bool) -> RunFacts:
+        record, folder = self.records[self.stage_id], self.store.published_folder(self.stage_id)
+        of_record = {name: value for name, value in record.metrics.items() if name not in self.stage["factors"]}
+        spent = {name: record.timing[name] for name in ("wall_s", "cpu_s")}
+        metrics = {shown_loss(name): loss for name, loss in losses.items()} | dict(final_metrics({**of_record, **spent}))
+        tags = {ATTEMPT_TAG: record.attempt, "midstudy.folder": str(folder), **environment_tags(record.environment)}
+        return self._facts(
+            status=FINISHED,
+            started_ms=milliseconds(record.timing["started_at"]),
+            ended_ms=milliseconds(record.timing["finished_at"]),
+            tags=tags,
+            metrics=metrics,
+            curve=folder / METRICS_FILE if METRICS_FILE in record.files else None,
+            checkpoint=folder / CHECKPOINT_FOLDER if is_final else None,
+        )
+
+    def failed(self, failure: Mapping[str, Any]) -> RunFacts:
+        ended_ms = milliseconds(failure["time"])
+        log = "\n".join(failure["log"])[-_TEXT_LENGTH:]
+        note = f"**{failure['cause']}**\n\nRetry with `{failure['retry']}`\n\n```\n{log}\n```"
+        return self._facts(status=FAILED, started_ms=ended_ms, ended_ms=ended_ms, tags={"mlflow.note.content": note})
+
+    def begun(self) -> RunFacts | None:
+        """Of the newest attempt, its curve so far; none where there is none, or it goes away just now."""
+        attempt = next(iter(self.store.former_attempts(self.stage_id)), None)
+        if attempt is None or not (attempt / RESULT_FOLDER).exists():
+            return None
+        return self._facts(
+            status=RUNNING if is_alive(attempt) else WAITING,
+            started_ms=_began_ms(attempt.name),
+            tags={ATTEMPT_TAG: attempt.name},
+            curve=attempt / RESULT_FOLDER / METRICS_FILE,
+        )
+
+    def _facts(self, *, tags: Mapping[str, str], metrics: Mapping[str, float] | None = None, **facts: Any) -> RunFacts:
+        factors = dict(self.stage["factors"])
+        state = state_behind(self.manifest, self.stage)
+        data = data_facts(self.store, self.manifest, self.records, self.stage)
+        told = {
+            STAGE_ID_TAG: self.stage_id,
+            LAYOUT_TAG: _LAYOUT,
+            PARENTS_TAG: ",".join(self.stage["parents"])[:_TEXT_LENGTH],
+            "midstudy.kind": self.stage["kind"],
+            "stage_kind": str(factors.pop("stage_kind")),
+            "mlflow.source.name": "midstudy",
+            "mlflow.source.type": "JOB",
+            **{f"midstudy.data.{one.name}": one.digest for one in data},
+            **tags,
+        }
+        if state is not None:
+            told["midstudy.parent_state"] = state
+        nested = self.stage["kind"] == "evaluation" and state in self.records
+        return RunFacts(
+            key=self.stage_id,
+            under=state if nested else STUDY,
+            name=run_name(self.manifest, self.stage),
+            ended_ms=facts.pop("ended_ms", None),
+            params={name: _text(value) for name, value in factors.items()},
+            tags=told,
+            metrics=metrics or {},
+            data=data,
+            **facts,
+        )
 
 
-def _facts(
-    stage_id: str,
-    stage: Mapping[str, Any],
-    *,
-    status: str,
-    started_ms: int,
-    ended_ms: int,
-    tags: dict[str, str],
-    metrics: dict[str, float],
-    curve: Path | None,
-) -> RunFacts:
-    factors = dict(stage["factors"])
-    tags |= {
-        STAGE_ID_TAG: stage_id,
-        PARENTS_TAG: ",".join(stage["parents"])[:_TEXT_LENGTH],
-        "stage_kind": str(factors.pop("stage_kind")),
+def run_name(manifest: Mapping[str, Any], stage: Mapping[str, Any]) -> str:
+    """A stage's label without the words that all its neighbours begin with, since MLflow's columns and legends show some
+    twenty letters: `code20@24 → pycode seed 0.1337`. Still a part of the label, by which `midstudy logs` finds the stage."""
+    sizes = {arm["size"] for arm in manifest["arms"]}
+    name: str = stage["label"]
+    for word in ("evaluate", "sft", "midtrain"):
+        name = name.removeprefix(f"{word} ")
+    return name.removeprefix(f"{next(iter(sizes))} ") if len(sizes) == 1 else name
+
+
+def _study(store: Store, manifest: Mapping[str, Any], stages: list[RunFacts]) -> RunFacts:
+    """The study's run: what it asks, how far it is, and its report, if there is one."""
+    folder = store.paths.study(manifest["name"])
+    statuses = [one.status for one in stages]
+    num_finished, num_failed = statuses.count(FINISHED), statuses.count(FAILED)
+    if num_finished == len(manifest["stages"]):
+        status = FINISHED
+    else:
+        status = RUNNING if RUNNING in statuses else FAILED if num_failed else WAITING
+    note = f"{manifest['question']}\n\n`{manifest.get('command', '')}`\n\nReport: under Artifacts, and in `{folder / 'report'}`."
+    tags = {
+        STUDY_TAG: manifest["name"],
+        LAYOUT_TAG: _LAYOUT,
+        "stage_kind": "study",
+        "midstudy.stages": f"{num_finished} of {len(manifest['stages'])} finished, {num_failed} failed",
+        "mlflow.note.content": note,
         "mlflow.source.name": "midstudy",
         "mlflow.source.type": "JOB",
     }
-    params = {name: _text(value) for name, value in factors.items()}
-    told = [stage["label"], status, started_ms, ended_ms, params, tags, metrics, str(curve is not None)]
-    content = hashlib.sha256(json.dumps(told, sort_keys=True).encode("utf-8")).hexdigest()[:16]
+    report = folder / "report"
+    kept = {folder / "arms.csv": None, report / "report.html": "report", report / "report.ipynb": "report"}
+    kept |= dict.fromkeys(sorted((report / "figures").glob("*.png")), "report/figures")
     return RunFacts(
-        stage_id=stage_id,
-        name=stage["label"],
+        key=STUDY,
+        under=None,
+        name=manifest["name"],
         status=status,
-        started_ms=started_ms,
-        ended_ms=ended_ms,
-        params=params,
+        started_ms=min(one.started_ms for one in stages),
+        ended_ms=max((one.ended_ms for one in stages if one.ended_ms is not None), default=None),
+        params={},
         tags=tags,
-        metrics=metrics,
-        curve=curve,
-        content=content,
+        metrics={},
+        artifacts={path: shown_in for path, shown_in in kept.items() if path.exists()},
     )
 
 
-def metric_name(name: str) -> str:
-    """`name` with the characters that MLflow refuses replaced by `_`."""
-    return _ODD_IN_METRIC_NAME.sub("_", name)
-
-
-def _flat_numbers(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a record's metrics; nested ones are named by their path, as in `epochs/code`."""
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            yield from _flat_numbers(value, f"{prefix}{name}/")
-        elif _is_number(value):
-            yield metric_name(prefix + name), float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+def _began_ms(attempt: str) -> int:
+    """When an attempt began, from its name: to the microsecond what its record will say."""
+    began = datetime.strptime(attempt.partition("-")[0], "%Y%m%dT%H%M%S.%f")
+    return milliseconds(began.replace(tzinfo=UTC).timestamp())
 
 
 def _text(value: Any) -> str:
@@ -202,5 +268,6 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _milliseconds(time_s: float) -> int:
+def milliseconds(time_s: float) -> int:
+    """Unix time as MLflow takes it."""
     return round(time_s * 1000)

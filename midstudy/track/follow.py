@@ -11,7 +11,8 @@ import tempfile
 from types import TracebackType
 
 from midstudy.store.store import Store
-from midstudy.track.sync import SyncReport, TrackingError
+from midstudy.track.client import TrackingError
+from midstudy.track.sync import SyncReport
 
 
 class Follower:
@@ -24,6 +25,7 @@ class Follower:
     def __init__(self, store: Store, study_name: str, *, tracking_uri: str | None = None, every_s: float = 60.0) -> None:
         self._command = [sys.executable, "-m", "midstudy.track", str(store.root), study_name]
         self._command += ["--follow", f"{every_s:g}"]
+        self._later = f"midstudy track sync {study_name} --store {store.root}"
         if tracking_uri is not None:
             self._command += ["--tracking-uri", tracking_uri]
 
@@ -40,12 +42,12 @@ class Follower:
         )
         return self
 
-    def begin_last_sync(self) -> None:
-        """Let the process begin its last sync now, while the caller does something else before `finish`."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-            self._process.stdin = None
+    def sync_soon(self) -> None:
+        """Let the process sync now, while the caller does something else: `finish` is the quicker for it."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it is gone: `finish` tells why
+            self._process.stdin.write("now\n")
+            self._process.stdin.flush()
 
     def finish(self, *, timeout_s: float = 120.0) -> SyncReport:
         """End with a last sync of everything the store holds now.
@@ -57,7 +59,10 @@ class Follower:
             output, _ = self._process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            raise TrackingError(f"MLflow: the last sync took more than {timeout_s:g} s and was stopped.") from None
+            raise TrackingError(
+                f"MLflow: the last sync took more than {timeout_s:g} s and was stopped. The results are in the store; "
+                f"later: {self._later}"
+            ) from None
         if self._process.returncode != 0:
             self._errors.seek(0)
             lines = self._errors.read().strip().splitlines()

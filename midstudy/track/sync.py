@@ -7,37 +7,33 @@ database of MLflow's that was emptied, or is another one, is simply filled.
 from __future__ import annotations
 
 import fcntl
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midstudy.store.errors import unwritable
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
-from midstudy.track.facts import CONTENT_TAG, STAGE_ID_TAG, RunFacts, study_facts
+from midstudy.track.client import TrackingError, connect, default_tracking_uri, told_as_tracking_errors
+from midstudy.track.facts import CONTENT_TAG, FAILED, STAGE_ID_TAG, STUDY, STUDY_TAG, RunFacts, study_facts
+from midstudy.track.tell import PARENT_RUN_TAG, Teller, is_another
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-BATCH_SIZE = 1000
-"""Metrics that MLflow takes in one call (its REST API's limit)."""
 _PAGE_SIZE = 1000
 _LOCK_POLL_S = 0.1
 
 
-class TrackingError(ValueError):
-    """MLflow cannot be brought up to date; the store and its results are untouched."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class SyncReport:
-    """What one sync did: runs created, updated, already current; how many are failed stages; metric points sent."""
+    """What one sync did: runs created, updated, already current; how many are failed stages; metric points sent.
+
+    The study itself is one of the runs.
+    """
 
     tracking_uri: str
     experiment_id: str
@@ -52,16 +48,11 @@ class SyncReport:
         return asdict(self)
 
 
-def default_tracking_uri(store: Store) -> str:
-    """MLflow's SQLite file inside the store."""
-    return f"sqlite:///{store.paths.mlflow / 'mlflow.db'}"
-
-
 def sync(store: Store, study_name: str, *, tracking_uri: str, lock_timeout_s: float = 300.0) -> SyncReport:
-    """Make the runs of a study's finished and failed stages in MLflow, and complete those that are behind.
+    """Make the runs of a study and of its finished, failed and running stages in MLflow, and complete those that are behind.
 
     Args:
-        tracking_uri: MLflow's address; `default_tracking_uri` for the store's own.
+        tracking_uri: MLflow's address, as `midstudy.track.client.tracking_uri_of` gives it.
         lock_timeout_s: how long to wait for another sync of the same study.
 
     Raises:
@@ -70,36 +61,31 @@ def sync(store: Store, study_name: str, *, tracking_uri: str, lock_timeout_s: fl
     """
     began = time.perf_counter()
     manifest = load(store, study_name)
-    with _study_lock(store, manifest["name"], timeout_s=lock_timeout_s):
+    with _study_lock(store, manifest["name"], timeout_s=lock_timeout_s), told_as_tracking_errors(store, tracking_uri):
         facts = study_facts(store, manifest)
-        client = _client(tracking_uri)
-        from mlflow.exceptions import MlflowException
-
-        try:
-            experiment_id = _experiment(client, store, manifest, tracking_uri)
-            known = _runs_by_stage(client, experiment_id)
-            created = updated = points = 0
-            for one in facts:
-                run = known.get(one.stage_id)
-                if run is not None and run.data.tags.get(CONTENT_TAG) == one.content and run.info.status == one.status:
-                    continue
-                if run is not None and _is_another(run, one):
-                    client.delete_run(run.info.run_id)
-                    run = None
-                created, updated = created + (run is None), updated + (run is not None)
-                points += _tell(client, experiment_id, run, one)
-        except MlflowException as error:
-            raise TrackingError(
-                f"MLflow at {tracking_uri}: {error}. The results are in {store.root}; sync again."
-            ) from error
+        client = connect(tracking_uri)
+        experiment_id = _experiment(client, store, manifest, tracking_uri)
+        known = _known_runs(client, experiment_id)
+        teller = Teller(client, experiment_id)
+        created = updated = 0
+        for one in facts:
+            run = known.get(one.key)
+            parent = None if one.under is None else known[one.under].info.run_id
+            if run is not None and _is_current(run, one, parent):
+                continue
+            if run is not None and is_another(run, one):
+                client.delete_run(run.info.run_id)
+                run = None
+            created, updated = created + (run is None), updated + (run is not None)
+            known[one.key] = teller.tell(one, run, parent)
     return SyncReport(
         tracking_uri=tracking_uri,
         experiment_id=experiment_id,
         created=created,
         updated=updated,
         unchanged=len(facts) - created - updated,
-        failed_stages=sum(one.status == "FAILED" for one in facts),
-        points=points,
+        failed_stages=sum(one.status == FAILED and one.key != STUDY for one in facts),
+        points=teller.num_points,
         wall_s=time.perf_counter() - began,
     )
 
@@ -128,26 +114,28 @@ def _study_lock(store: Store, study: str, *, timeout_s: float) -> Iterator[None]
         yield
 
 
-def _client(tracking_uri: str) -> MlflowClient:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a server that is down is told of in seconds
-    from mlflow.tracking import MlflowClient
-
-    if tracking_uri.startswith("sqlite:///"):
-        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri)
-
-
 def _experiment(client: MlflowClient, store: Store, manifest: dict[str, Any], tracking_uri: str) -> str:
     """The study's experiment; one that was deleted in MLflow is restored, because the study is still in the store."""
-    name = manifest["name"]
+    name, root = manifest["name"], str(store.root)
+    own = tracking_uri == default_tracking_uri(store)
     found = client.get_experiment_by_name(name)
+    if found is not None and found.tags.get("midstudy.store", root) != root:
+        if not own:
+            raise TrackingError(
+                f"MLflow at {tracking_uri}: its experiment {name} shows the study of that name in "
+                f"{found.tags['midstudy.store']}, not in {root}. Give the study another name; or, if the store was moved, "
+                f"set the experiment's tag midstudy.store to {root}."
+            )
+        # The store was moved, and the experiment's folder of artifacts is still the old one, which nothing can change.
+        client.rename_experiment(found.experiment_id, f"{name} in {found.tags['midstudy.store']}"[:500])
+        client.delete_experiment(found.experiment_id)
+        found = None
     if found is None:
-        own = tracking_uri == default_tracking_uri(store)
-        location = (store.paths.mlflow / "artifacts" / name).as_uri() if own else None
+        # A server knows where it keeps artifacts; without one MLflow would take a folder where this process was started.
+        served = tracking_uri.startswith(("http://", "https://"))
+        location = None if served else (store.paths.mlflow / "artifacts" / name).as_uri()
         tags = {
-            "midstudy.store": str(store.root),
+            "midstudy.store": root,
             "mlflow.note.content": manifest["question"],
             "mlflow.experimentKind": "custom_model_development",  # else the UI opens as for prompts and traces
         }
@@ -157,46 +145,32 @@ def _experiment(client: MlflowClient, store: Store, manifest: dict[str, Any], tr
     return found.experiment_id
 
 
-def _runs_by_stage(client: MlflowClient, experiment_id: str) -> dict[str, Run]:
+def _known_runs(client: MlflowClient, experiment_id: str) -> dict[str, Run]:
+    """The runs that syncs made, by stage id; the study's own under `STUDY`.
+
+    Where locks do not reach (two hosts, a file system without them) two syncs may have made one twice: the first stays.
+    """
     found: dict[str, Run] = {}
     token = None
     while True:
         page = client.search_runs([experiment_id], max_results=_PAGE_SIZE, page_token=token)
-        found |= {run.data.tags[STAGE_ID_TAG]: run for run in page if STAGE_ID_TAG in run.data.tags}
+        for run in page:
+            key = STUDY if STUDY_TAG in run.data.tags else run.data.tags.get(STAGE_ID_TAG)
+            if key in found:
+                first, double = sorted((found[key], run), key=lambda one: one.info.run_id)
+                client.delete_run(double.info.run_id)
+                found[key] = first
+            elif key is not None:
+                found[key] = run
         token = page.token
         if not token:
             return found
 
 
-def _is_another(run: Run, facts: RunFacts) -> bool:
-    """Whether the run cannot be completed but must be made anew: MLflow changes neither parameters nor start times."""
-    renamed = any(run.data.params.get(name, value) != value for name, value in facts.params.items())
-    return renamed or run.info.start_time != facts.started_ms
-
-
-def _tell(client: MlflowClient, experiment_id: str, run: Run | None, facts: RunFacts) -> int:
-    """Create or complete one run; returns the number of points sent. The digest is set with the last batch."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    tags: Sequence[Any] = ()
-    if run is None:
-        run = client.create_run(experiment_id, start_time=facts.started_ms, tags=dict(facts.tags), run_name=facts.name)
-    else:
-        tags = [RunTag(name, value) for name, value in (*facts.tags.items(), ("mlflow.runName", facts.name))]
-    run_id = run.info.run_id
-    params: Sequence[Any] = [Param(name, value) for name, value in facts.params.items()]
-    metrics = (Metric(p.name, p.value, p.time_ms, p.step) for p in facts.points())
-    sent = 0
-    batch = list(islice(metrics, BATCH_SIZE))
-    while True:
-        following = list(islice(metrics, BATCH_SIZE))
-        if not following:
-            tags = [*tags, RunTag(CONTENT_TAG, facts.content)]
-        client.log_batch(run_id, metrics=batch, params=params, tags=tags)
-        sent += len(batch)
-        tags = params = ()
-        if not following:
-            break
-        batch = following
-    client.set_terminated(run_id, status=facts.status, end_time=facts.ended_ms)
-    return sent
+def _is_current(run: Run, facts: RunFacts, parent_run_id: str | None) -> bool:
+    tags = run.data.tags
+    return (tags.get(CONTENT_TAG), run.info.status, tags.get(PARENT_RUN_TAG)) == (
+        facts.content,
+        facts.status,
+        parent_run_id,
+    )

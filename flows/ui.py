@@ -1,0 +1,65 @@
+"""`midstudy ui`: MLflow's and Prefect's pages on the views in a store, for this machine only, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+from flows.server import PrefectServer
+from midstudy.store.store import Store
+from midstudy.track.client import connect, tracking_uri_of
+from midstudy.track.links import sft_page
+from midstudy.track.server import MlflowServer
+
+_POLL_S = 0.5
+
+
+def serve(store: Store, *, tracking_uri: str | None) -> int:
+    """Start what is not served elsewhere, print the addresses, and stop it all at Ctrl-C or SIGTERM; returns the exit status.
+
+    A configured server (MLflow's by `tracking_uri` or MLFLOW_TRACKING_URI, Prefect's by PREFECT_API_URL) is named, not
+    started.
+
+    Raises:
+        OSError: a server did not come up, or ended; the message names its log.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    uri = tracking_uri_of(store, tracking_uri)
+    prefect_url = os.environ.get("PREFECT_API_URL")
+    with contextlib.ExitStack() as servers, contextlib.suppress(KeyboardInterrupt):
+        mlflow = prefect = None
+        if not uri.startswith(("http://", "https://")):
+            mlflow = MlflowServer(uri, store.paths.mlflow)
+            servers.callback(mlflow.stop)
+        if prefect_url is None:
+            prefect = PrefectServer(store.paths.prefect)
+            servers.callback(prefect.stop)
+            prefect.start()
+        mlflow_url = uri if mlflow is None else mlflow.url
+        if mlflow is not None:
+            mlflow.wait_until_healthy()
+        print(f"MLflow   {mlflow_url}")
+        for name in store.studies():
+            if experiment := connect(uri).get_experiment_by_name(name):
+                print(f"         {name}, fine-tuned: {sft_page(mlflow_url, experiment.experiment_id)}")
+            else:
+                print(f"         {name} is not there yet: midstudy track sync {name} --store {store.root}")
+        if prefect is not None:
+            prefect.wait_until_healthy()
+            prefect_url = prefect.api_url
+        assert prefect_url is not None
+        print(f"Prefect  {prefect_url.removesuffix('/api')}")
+        print("Ctrl-C ends them.", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        while mlflow is None or mlflow.is_running:
+            time.sleep(_POLL_S)
+        raise OSError(f"MLflow's server ended; its log is {mlflow.log}")
+    return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
