@@ -1,20 +1,26 @@
 """Runs a study: the driver does the work, Prefect and MLflow are shown it.
 
-Driver, Prefect and MLflow's sync live in the main thread, a thread and a process. Only what the driver raises ends a run;
-what goes wrong with a view becomes a warning.
+Driver, Prefect and MLflow's sync live in the main thread, a thread and a process. Only what the driver raises ends a run,
+or somebody who wants it ended; what goes wrong with a view becomes a warning.
+
+Ctrl-C and Prefect's cancel button cancel: the jobs are ended. SIGTERM and SIGHUP, which a closed laptop, a logout or a
+restarted service send, detach: the jobs go on, and the next run follows them. A Prefect worker passes its cancel button on
+as SIGTERM, too; which of the two was meant, the server knows.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from flows.view import PrefectView
-from flows.watch import FAILED, FINISHED, REUSED, SKIPPED, End, Progress, Watch
+from flows.watch import DETACHED, FAILED, FINISHED, REUSED, SKIPPED, End, Progress, Watch
 from midstudy.launch.driver import Driver, Outcome
 from midstudy.launch.launcher import Launcher
 from midstudy.plan.stage import Stage
@@ -27,6 +33,7 @@ from midstudy.train.placement import Placement
 _TICK_S = 0.5
 _CLOSE_TIMEOUT_S = 60.0
 _INTERRUPTED_TIMEOUT_S = 15.0
+_ASK_TIMEOUT_S = 5.0
 _HOW = {"published": FINISHED, "reused": REUSED, "failed": FAILED, "skipped": SKIPPED}
 
 
@@ -45,11 +52,16 @@ class RunSummary:
     warnings: tuple[str, ...]
 
 
+class Detached(Exception):
+    """The run was told to leave its jobs running; another run of the study follows them and goes on."""
+
+
 class StageDriver(Protocol):
     """What a run needs of `midstudy.launch.driver.Driver`."""
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
+    async def detach(self) -> None: ...
     async def finished(self, stage_id: str) -> Outcome: ...
     @property
     def in_jobs(self) -> list[str]: ...
@@ -67,6 +79,7 @@ def run_study(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     when_done: Callable[[], None] = lambda: None,
     tracking_uri: str | None = None,
+    in_flow_run: bool = False,
 ) -> RunSummary:
     """Make every stage of a study that is missing; returns when the last has ended and the views are up to date.
 
@@ -82,10 +95,12 @@ def run_study(
         on_progress: called in this thread about twice a second.
         when_done: called in this thread when every stage has ended, while the views are brought up to date.
         tracking_uri: MLflow's address; by default its SQLite file in the store.
+        in_flow_run: the caller is a Prefect flow, and the study is shown in its flow run instead of one of its own.
 
     Raises:
         StoreError: the store cannot be written, or a record in it is damaged.
-        KeyboardInterrupt: after Ctrl-C, when the jobs are gone; finished stages stay.
+        KeyboardInterrupt: after Ctrl-C or Prefect's cancel button, when the jobs are gone; finished stages stay.
+        Detached: after SIGTERM or SIGHUP; the jobs go on.
     """
     launcher = _launcher(backend, store, placement, gpus)
     driver = Driver(store, stages, launcher, study=study_name, max_jobs=max_jobs)
@@ -98,6 +113,7 @@ def run_study(
         on_progress=on_progress,
         tracking_uri=tracking_uri or default_tracking_uri(store),
         when_done=when_done,
+        in_flow_run=in_flow_run,
     )
 
 
@@ -123,17 +139,26 @@ def conduct(
     on_progress: Callable[[Progress], None],
     tracking_uri: str,
     when_done: Callable[[], None] = lambda: None,
+    in_flow_run: bool = False,
 ) -> RunSummary:
     """`run_study` with a driver that is made already."""
     began = time.perf_counter()
     manifest = load(store, study_name)
     watch = Watch(manifest["stages"], max_jobs=max_jobs)
-    view = PrefectView(store, manifest, watch, backend=backend, max_jobs=max_jobs, tracking_uri=tracking_uri)
+    view = PrefectView(
+        store,
+        manifest,
+        watch,
+        backend=backend,
+        max_jobs=max_jobs,
+        tracking_uri=tracking_uri,
+        in_flow_run=in_flow_run,
+    )
     warnings = []
     with Follower(store, study_name, tracking_uri=tracking_uri) as follower:
         view.start()
         try:
-            asyncio.run(_drive(driver, store, watch, on_progress))
+            asyncio.run(_drive(driver, store, watch, view, on_progress))
             follower.begin_last_sync()
             when_done()
             try:
@@ -141,6 +166,10 @@ def conduct(
             except TrackingError as error:
                 warnings.append(str(error))
             view.close(_CLOSE_TIMEOUT_S)
+        except Detached:
+            watch.interrupt(DETACHED)
+            view.close(_INTERRUPTED_TIMEOUT_S)
+            raise
         except BaseException:
             watch.interrupt()
             view.close(_INTERRUPTED_TIMEOUT_S)
@@ -158,7 +187,15 @@ def conduct(
     )
 
 
-async def _drive(driver: StageDriver, store: Store, watch: Watch, on_progress: Callable[[Progress], None]) -> None:
+async def _drive(
+    driver: StageDriver, store: Store, watch: Watch, view: PrefectView, on_progress: Callable[[Progress], None]
+) -> None:
+    """Follow every stage to its end.
+
+    Raises:
+        KeyboardInterrupt, Detached: somebody wanted it ended before.
+    """
+
     async def follow(stage_id: str) -> None:
         outcome = await driver.finished(stage_id)
         watch.end(stage_id, End(_HOW[outcome.status], outcome.cause))
@@ -171,15 +208,63 @@ async def _drive(driver: StageDriver, store: Store, watch: Watch, on_progress: C
             on_progress(watch.progress())
             await asyncio.sleep(_TICK_S)
 
+    async def all_stages() -> None:
+        await asyncio.gather(*(follow(stage_id) for stage_id in watch.stages))
+
+    detached = False
     try:
         await driver.start()
         ticking = asyncio.create_task(tick())
+        following = asyncio.create_task(all_stages())
+        wanted_ended = asyncio.create_task(_wanted_ended(view))
         try:
-            await asyncio.gather(*(follow(stage_id) for stage_id in watch.stages))
+            await asyncio.wait([following, wanted_ended], return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                following.result()
+            elif wanted_ended.result() == "detach":
+                detached = True
+                await driver.detach()
+                raise Detached
+            else:
+                raise KeyboardInterrupt
         finally:
-            ticking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await ticking
+            for one in (ticking, following, wanted_ended):
+                one.cancel()
+            await asyncio.gather(ticking, following, wanted_ended, return_exceptions=True)
     finally:
-        await driver.stop()
+        if not detached:
+            await driver.stop()
     on_progress(watch.progress())
+
+
+async def _wanted_ended(view: PrefectView) -> str:
+    """Wait until somebody wants the run ended; returns "cancel" or "detach"."""
+    loop = asyncio.get_running_loop()
+    signalled = asyncio.Event()
+    with _signals(lambda: loop.call_soon_threadsafe(signalled.set)):
+        button = asyncio.create_task(view.cancelled())
+        told = asyncio.create_task(signalled.wait())
+        try:
+            await asyncio.wait([button, told], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            button.cancel()
+            told.cancel()
+        if button.done() and not button.cancelled():
+            return "cancel"
+        is_cancelling = await asyncio.to_thread(view.is_cancelling, _ASK_TIMEOUT_S)
+        return "cancel" if is_cancelling else "detach"
+
+
+@contextlib.contextmanager
+def _signals(tell: Callable[[], Any]) -> Iterator[None]:
+    """Have SIGTERM and SIGHUP call `tell`, unless somebody (nohup) wants them ignored or this is not the main thread."""
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, lambda *_: tell())
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

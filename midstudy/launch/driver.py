@@ -143,18 +143,26 @@ class Driver:
 
         After the last stage there are none. What they had done is kept: a later run goes on from there.
         """
-        if self._loop is not None:
-            self._loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loop
-        for future in self._waiting.values():
-            future.cancel()
+        await self._end_loop()
         # Not awaited in a thread: when an event loop is being torn down, an await may not come back.
         if mine := [one.job for one in self._followed.values() if self._is_mine(one.job)]:
             self._launcher.cancel(mine)
             for job in mine:
                 if job_end(self._store, job.name) is None:
                     write_end(self._store, job.name, "stopped")
+
+    async def detach(self) -> None:
+        """End the driver and leave its jobs running; the next driver finds them in the store and follows them."""
+        await self._end_loop()
+        self._followed.clear()
+
+    async def _end_loop(self) -> None:
+        if self._loop is not None:
+            self._loop.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._loop
+        for future in self._waiting.values():
+            future.cancel()
 
     async def __aenter__(self) -> Driver:
         await self.start()
