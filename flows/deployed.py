@@ -9,6 +9,7 @@ them is handed on, so that a study has the same command however it was started.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -222,7 +223,7 @@ def _run(experiment: str, data: tuple[str, ...], machine: Machine, *, similarity
     shown = os.path.relpath(path)
     sources = () if data == (DEFAULT,) else data
     try:
-        settings = _settings(path)
+        settings = _settings(path, runtime.flow_run.parameters)
         where = place(**machine.model_dump(exclude={"store", "max_gpu_hours"}))
         store = Store.open(_store(machine.store), create=True)
         plan = plan_experiment(
@@ -263,9 +264,8 @@ def _be_quiet(console: Console) -> None:
     console.quiet = True
 
 
-def _settings(path: Path) -> list[str]:
-    """`--set` arguments for those of this flow run's parameters that are not what the experiment would take anyway."""
-    parameters = runtime.flow_run.parameters
+def _settings(path: Path, parameters: Mapping[str, Any]) -> list[str]:
+    """`--set` arguments for those parameters of a flow run that are not what the experiment would take anyway."""
     return [
         f"{name}={parameters[name]!r}"
         for name, default in study_defaults(path).items()
