@@ -15,6 +15,8 @@ import time
 from types import TracebackType
 from uuid import UUID
 
+from flows.watch import DETACHED, NOT_DONE
+
 WAITING = "told to leave, as by a worker that ends; the jobs go on, and the next worker follows them"
 _WORKER_FIRST_S = 5.0
 """A worker that is there says itself that a process of its crashed; begun again, that would crash again."""
@@ -54,17 +56,29 @@ def _speak(flow_run_id: str) -> None:
     if sys.stdin.buffer.read():
         return
     time.sleep(_WORKER_FIRST_S)
-    from prefect.client.orchestration import get_client
-    from prefect.states import AwaitingRetry
-
     deadline = time.monotonic() + _GIVE_UP_AFTER_S
     while time.monotonic() < deadline:
-        with contextlib.suppress(Exception), get_client(sync_client=True) as client:  # a server that is away
-            run = client.read_flow_run(UUID(flow_run_id))
-            if run.state is not None and run.state.is_running():
-                client.set_flow_run_state(run.id, AwaitingRetry(message=WAITING), force=True)
+        with contextlib.suppress(Exception):  # a server that is away
+            _wait_for_worker(UUID(flow_run_id))
             return
         time.sleep(_TRY_EVERY_S)
+
+
+def _wait_for_worker(flow_run_id: UUID) -> None:
+    """Set a flow run that nobody has ended to AwaitingRetry; its open task runs, of which nobody tells more, to Detached."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+    from prefect.states import AwaitingRetry, Cancelled
+
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(flow_run_id)
+        if run.state is None or not run.state.is_running():
+            return
+        of_run = FlowRunFilter.model_validate({"id": {"any_": [flow_run_id]}})
+        open_ones = TaskRunFilter.model_validate({"state": {"type": {"any_": ["PENDING", "RUNNING"]}}})
+        for one in client.read_task_runs(flow_run_filter=of_run, task_run_filter=open_ones):
+            client.set_task_run_state(one.id, Cancelled(name="Detached", message=NOT_DONE[DETACHED]), force=True)
+        client.set_flow_run_state(flow_run_id, AwaitingRetry(message=WAITING), force=True)
 
 
 if __name__ == "__main__":

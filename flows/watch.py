@@ -14,7 +14,7 @@ from typing import Any
 
 REUSED, FINISHED, FAILED, SKIPPED = "reused", "finished", "failed", "skipped"
 INTERRUPTED, DETACHED = "interrupted", "detached"
-_NOT_DONE = {
+NOT_DONE = {
     INTERRUPTED: "the run was interrupted; the same command goes on from here",
     DETACHED: "the run was told to leave; the job goes on, and the next run follows it",
 }
@@ -79,7 +79,7 @@ class Watch:
             return
         self._running.pop(stage_id, None)
         self._counts[end.how] += 1
-        if end.how not in _NOT_DONE:
+        if end.how not in NOT_DONE:
             self._settled_s += self.stages[stage_id]["cost_s"]
         if end.how == FINISHED:
             self._worked_s += self.stages[stage_id]["cost_s"]
@@ -93,7 +93,7 @@ class Watch:
     def interrupt(self, how: str = INTERRUPTED) -> None:
         """End every stage that has not ended, as INTERRUPTED or DETACHED."""
         for stage_id in self.stages:
-            self.end(stage_id, End(how, _NOT_DONE[how]))
+            self.end(stage_id, End(how, NOT_DONE[how]))
 
     async def begun(self, stage_id: str) -> None:
         """Return when the stage is being made, or has ended without that."""
