@@ -23,7 +23,7 @@ from rich.console import Console
 
 from flows.artifacts import artifact_key
 from flows.last_word import WAITING, LastWord
-from flows.study import Detached, run_study
+from flows.study import DetachedError, run_study
 from flows.study_flow import ended_state
 from midstudy.data.choice import DEFAULT
 from midstudy.plan.experiment import study_defaults
@@ -242,6 +242,7 @@ def _run(experiment: str, data: tuple[str, ...], machine: Machine, *, similarity
                 max_jobs=where.max_jobs,
                 placement=where.placement,
                 gpus=where.gpus,
+                on_notice=logger.warning,
                 when_done=lambda: logger.info("report: %s", write_report(store, manifest)),
                 in_flow_run=True,
             )
@@ -249,7 +250,7 @@ def _run(experiment: str, data: tuple[str, ...], machine: Machine, *, similarity
         _end(Failed(message=str(error)))
     except KeyboardInterrupt:
         _end(Cancelled(message="its jobs are cancelled, finished stages stay; run it again to go on"))
-    except Detached:
+    except DetachedError:
         _end(AwaitingRetry(message=WAITING))
     for warning in summary.warnings:
         logger.warning(warning)

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 
 from flows.view import PrefectView
 from flows.watch import DETACHED, FAILED, FINISHED, REUSED, SKIPPED, End, Progress, Watch
-from midstudy.launch.driver import Driver, Outcome
-from midstudy.launch.launcher import Launcher
+from midstudy.launch.backends import launcher_of
+from midstudy.launch.driver import Driver, Outcome, StudyCancelledError
 from midstudy.plan.stage import Stage
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
@@ -52,8 +52,15 @@ class RunSummary:
     warnings: tuple[str, ...]
 
 
-class Detached(Exception):
-    """The run was told to leave its jobs running; another run of the study follows them and goes on."""
+class DetachedError(Exception):
+    """The driver was told to leave by SIGTERM or SIGHUP: its jobs go on. `signal` is the number."""
+
+    def __init__(self, number: int, num_jobs: int) -> None:
+        super().__init__(
+            f"told to leave ({signal.Signals(number).name}): {num_jobs} jobs go on by themselves. The same command follows "
+            "them again; `midstudy status` shows them and `midstudy cancel` ends them."
+        )
+        self.signal = number
 
 
 class StageDriver(Protocol):
@@ -61,7 +68,7 @@ class StageDriver(Protocol):
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
-    async def detach(self) -> None: ...
+    async def detach(self) -> int: ...
     async def finished(self, stage_id: str) -> Outcome: ...
     @property
     def in_jobs(self) -> list[str]: ...
@@ -77,6 +84,7 @@ def run_study(
     placement: Placement | None = None,
     gpus: Sequence[str] = (),
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_notice: Callable[[str], None] = lambda line: None,
     when_done: Callable[[], None] = lambda: None,
     tracking_uri: str | None = None,
     in_flow_run: bool = False,
@@ -93,17 +101,18 @@ def run_study(
         placement: how each job computes; by default on one thread of the processor.
         gpus: what CUDA_VISIBLE_DEVICES may name, shared out among the jobs.
         on_progress: called in this thread about twice a second.
+        on_notice: called in this thread with a line for people: a stage is run again, a job could not be submitted.
         when_done: called in this thread when every stage has ended, while the views are brought up to date.
         tracking_uri: MLflow's address; by default its SQLite file in the store.
         in_flow_run: the caller is a Prefect flow, and the study is shown in its flow run instead of one of its own.
 
     Raises:
         StoreError: the store cannot be written, or a record in it is damaged.
-        KeyboardInterrupt: after Ctrl-C or Prefect's cancel button, when the jobs are gone; finished stages stay.
-        Detached: after SIGTERM or SIGHUP; the jobs go on.
+        KeyboardInterrupt: after Ctrl-C, `midstudy cancel` or Prefect's cancel button, when the jobs are gone.
+        DetachedError: after SIGTERM or SIGHUP; the jobs go on.
     """
-    launcher = _launcher(backend, store, placement, gpus)
-    driver = Driver(store, stages, launcher, study=study_name, max_jobs=max_jobs)
+    launcher = launcher_of(backend, store, placement=placement, gpus=gpus)
+    driver = Driver(store, stages, launcher, study=study_name, max_jobs=max_jobs, on_notice=on_notice)
     return conduct(
         driver,
         store,
@@ -115,18 +124,6 @@ def run_study(
         when_done=when_done,
         in_flow_run=in_flow_run,
     )
-
-
-def _launcher(backend: str, store: Store, placement: Placement | None, gpus: Sequence[str]) -> Launcher:
-    if backend == "local":
-        from midstudy.launch.local import LocalLauncher
-
-        return LocalLauncher(store, placement=placement, gpus=gpus)
-    if backend == "debug":
-        from midstudy.launch.debug import DebugLauncher
-
-        return DebugLauncher(store, placement=placement, gpus=gpus)
-    raise ValueError(f"backend {backend!r}; allowed are local and debug")
 
 
 def conduct(
@@ -166,7 +163,7 @@ def conduct(
             except TrackingError as error:
                 warnings.append(str(error))
             view.close(_CLOSE_TIMEOUT_S)
-        except Detached:
+        except DetachedError:
             watch.interrupt(DETACHED)
             view.close(_INTERRUPTED_TIMEOUT_S)
             raise
@@ -193,7 +190,7 @@ async def _drive(
     """Follow every stage to its end.
 
     Raises:
-        KeyboardInterrupt, Detached: somebody wanted it ended before.
+        KeyboardInterrupt, DetachedError: somebody wanted it ended before.
     """
 
     async def follow(stage_id: str) -> None:
@@ -208,63 +205,51 @@ async def _drive(
             on_progress(watch.progress())
             await asyncio.sleep(_TICK_S)
 
-    async def all_stages() -> None:
-        await asyncio.gather(*(follow(stage_id) for stage_id in watch.stages))
-
-    detached = False
     try:
         await driver.start()
         ticking = asyncio.create_task(tick())
-        following = asyncio.create_task(all_stages())
-        wanted_ended = asyncio.create_task(_wanted_ended(view))
+        following = asyncio.gather(*(follow(stage_id) for stage_id in watch.stages))
+        button = asyncio.create_task(view.cancelled())
         try:
-            await asyncio.wait([following, wanted_ended], return_when=asyncio.FIRST_COMPLETED)
-            if following.done():
-                following.result()
-            elif wanted_ended.result() == "detach":
-                detached = True
-                await driver.detach()
-                raise Detached
-            else:
-                raise KeyboardInterrupt
+            with _told_to_leave() as told:
+                ends: list[asyncio.Future[Any]] = [following, told, button]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                if not following.done():
+                    if button.done() or await asyncio.to_thread(view.is_cancelling, _ASK_TIMEOUT_S):
+                        raise KeyboardInterrupt
+                    raise DetachedError(told.result(), await driver.detach())
+            following.result()
+        except StudyCancelledError as error:
+            raise KeyboardInterrupt from error
         finally:
-            for one in (ticking, following, wanted_ended):
-                one.cancel()
-            await asyncio.gather(ticking, following, wanted_ended, return_exceptions=True)
+            for task in (ticking, following, button):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
     finally:
-        if not detached:
-            await driver.stop()
+        await driver.stop()
     on_progress(watch.progress())
 
 
-async def _wanted_ended(view: PrefectView) -> str:
-    """Wait until somebody wants the run ended; returns "cancel" or "detach"."""
-    loop = asyncio.get_running_loop()
-    signalled = asyncio.Event()
-    with _signals(lambda: loop.call_soon_threadsafe(signalled.set)):
-        button = asyncio.create_task(view.cancelled())
-        told = asyncio.create_task(signalled.wait())
-        try:
-            await asyncio.wait([button, told], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            button.cancel()
-            told.cancel()
-        if button.done() and not button.cancelled():
-            return "cancel"
-        is_cancelling = await asyncio.to_thread(view.is_cancelling, _ASK_TIMEOUT_S)
-        return "cancel" if is_cancelling else "detach"
-
-
 @contextlib.contextmanager
-def _signals(tell: Callable[[], Any]) -> Iterator[None]:
-    """Have SIGTERM and SIGHUP call `tell`, unless somebody (nohup) wants them ignored or this is not the main thread."""
-    before: dict[signal.Signals, Any] = {}
+def _told_to_leave() -> Iterator[asyncio.Future[int]]:
+    """Within: a future that has the signal's number once SIGTERM or SIGHUP has come; not where they are ignored (nohup)."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[int] = loop.create_future()
+    numbers = []
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, lambda *_: tell())
+        numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
+
+    def note(number: int) -> None:
+        if not told.done():
+            told.set_result(number)
+
+    former = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        loop.add_signal_handler(number, note, number)
     try:
-        yield
+        yield told
     finally:
-        for number, handler in before.items():
+        for number, handler in former.items():
+            loop.remove_signal_handler(number)
             signal.signal(number, handler)

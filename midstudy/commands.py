@@ -66,6 +66,7 @@ def retry(options: Namespace) -> int:
     for identity in chosen:
         if identity not in failed:
             raise ValueError(f"stage {identity}: has not failed; failed are: {', '.join(failed) or 'none'}.")
+        store.write_interruptions(identity, [])  # it has all its runs again
         store.clear_failure(identity)
     stages = stages_of(manifest, lambda one: store.requested(one)["recipe"])
     return _run_stages(store, manifest["name"], stages, where)
@@ -134,7 +135,7 @@ def _conduct(
     store: Store, manifest: dict[str, Any], stages: Mapping[str, Stage], where: Place
 ) -> tuple[Mapping[str, str], Mapping[str, str], Sequence[str], Path]:
     """Run the flow; returns failed and skipped stages with their causes, warnings, and the report."""
-    from flows.study import run_study
+    from flows.study import DetachedError, run_study
     from midstudy.progress import ProgressLine
     from midstudy.run import write_report
 
@@ -150,8 +151,12 @@ def _conduct(
             placement=where.placement,
             gpus=where.gpus,
             on_progress=line,
+            on_notice=line.notice,
             when_done=lambda: pages.append(write_report(store, manifest)),
         )
+    except DetachedError as error:
+        print(f"midstudy: {error}", file=sys.stderr)
+        raise SystemExit(128 + error.signal) from None
     finally:
         line.close()
     return summary.failed, summary.skipped, summary.warnings, pages[0]
@@ -204,7 +209,7 @@ def report(options: Namespace) -> int:
 
 def status(options: Namespace) -> int:
     """Show how far a study is."""
-    from midstudy.launch.job_file import live_jobs
+    from midstudy.launch.backends import live_jobs
 
     store = Store.open(Path(options.store))
     manifest = _manifest(store, options.study)
@@ -221,6 +226,7 @@ def status(options: Namespace) -> int:
         "running": [{"id": one, "label": stages[one]["label"]} for one in running],
         "failed": [{"id": one, "label": stages[one]["label"], "cause": f["cause"]} for one, f in failures.items()],
         "skipped": len(skipped),
+        "interrupted": {one: known for one in stages if one not in finished and (known := store.interruptions(one))},
         "waiting": len(stages) - len(finished) - len(failures) - len(running) - len(skipped),
         "jobs": [job.name for job in jobs],
     }
@@ -237,6 +243,8 @@ def status(options: Namespace) -> int:
         print(f"  {kind:12} {done[kind]:>5} of {number}")
     for one in running:
         print(f"  running  {one}  {stages[one]['label']}")
+    for one, known in facts["interrupted"].items():
+        print(f"  run again {one}  {stages[one]['label']}: {'; '.join(run['text'] for run in known)}")
     for one, failure in failures.items():
         print(f"  failed   {one}  {stages[one]['label']}: {failure['cause']}\n           {failure['retry']}")
     return 0
@@ -338,11 +346,10 @@ def export(options: Namespace) -> int:
 def cancel(options: Namespace) -> int:
     """Cancel the running jobs of a study."""
     from midstudy.launch.cancel import cancel_study
-    from midstudy.launch.local import LocalLauncher
 
     store = Store.open(Path(options.store))
     name = _manifest(store, options.study)["name"]
-    jobs = cancel_study(store, LocalLauncher(store), name)
+    jobs = cancel_study(store, name)
     print(f"{name}: {len(jobs)} jobs cancelled; finished stages stay, the others go on when the study is run again")
     return 0
 
@@ -352,12 +359,12 @@ def cancel(options: Namespace) -> int:
 
 def clean(options: Namespace) -> int:
     """Show, or with --yes free, what no stage of a study needs, and say why the rest stays."""
-    from midstudy.launch.job_file import is_live, unended_jobs
+    from midstudy.launch.backends import live_jobs
     from midstudy.plan.summary import hours
     from midstudy.store.retention import free, survey
 
     def live_stages() -> set[str]:
-        return {stage for job in unended_jobs(store) if is_live(store, job) for stage in job.stage_ids}
+        return {stage for job in live_jobs(store) for stage in job.stage_ids}
 
     store = Store.open(Path(options.store))
     found = survey(store, live_stages=live_stages(), resume_point=_resume_point, unreferenced=options.unreferenced)

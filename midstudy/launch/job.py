@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 import submitit
 
 from midstudy.execute.stopped import StoppedError
+from midstudy.launch.claim import is_taken_over
 from midstudy.launch.job_file import End, Job, JobStage, is_cancelled, read_job, write_end
 from midstudy.launch.log import LAST_LINES, begin_stage, stage_log
 from midstudy.launch.stop import stop_signals
@@ -87,6 +88,10 @@ def _make_all(
         if unmade.intersection(wanted["parents"]):
             print("skipped: a stage that it needs has failed", flush=True)
             unmade.add(stage.id)
+        elif is_taken_over(store, stage.id, job.name):  # its driver had given no sign of life for long
+            print("left out: another job has taken it over", flush=True)
+            unmade.add(stage.id)
+            end = "cut short"
         elif not _make(store, job, stage, execute, ranks, told_to_stop, label=wanted["label"]):
             unmade.add(stage.id)
             if ranks is not None:  # the other ranks may be in the middle of it: a new job goes on with the rest

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from midstudy.launch import clock
 from midstudy.launch.process import Process, find_by_argument
 from midstudy.store.atomic import write_json
 from midstudy.store.errors import StoreError
@@ -40,7 +40,8 @@ class JobStage:
 class Job:
     """A job: stages that one process, or the ranks of one training run, make one after the other.
 
-    `driver` submitted it; `entry` is the function that makes a stage.
+    `driver` answers for it: it submitted the job, or took it over from the last of its `former_drivers`. `entry` is the
+    function that makes a stage.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Job:
     placement: Placement
     entry: str
     driver: Process
+    former_drivers: tuple[Process, ...] = ()
 
     @property
     def stage_ids(self) -> tuple[str, ...]:
@@ -81,6 +83,7 @@ def read_job(store: Store, name: str) -> Job:
         fields = json.loads(path.read_text("utf-8"))
         fields["stages"] = tuple(JobStage(**stage) for stage in fields["stages"])
         fields["driver"] = Process(**fields["driver"])
+        fields["former_drivers"] = tuple(Process(**driver) for driver in fields.get("former_drivers", ()))
         fields["placement"] = Placement(**fields["placement"])
         return Job(**fields)
     except FileNotFoundError:
@@ -110,12 +113,12 @@ def job_process(store: Store, name: str) -> Process | None:
 
 
 End = Literal["done", "stopped", "cut short", "gone"]
-"""Ran through its stages; ended early as it was told to, or because a rank was lost; ended early because a stage failed,
-with stages left that it had not begun; found dead without having said anything."""
+"""Ran through its stages; ended early as it was told to, or because a rank was lost; left stages that it had not begun,
+because one failed or because another job has taken them over; found dead without having said anything."""
 
 
 def write_end(store: Store, name: str, end: End) -> None:
-    write_json(store.paths.job_end(name), {"end": end, "time": time.time()})
+    write_json(store.paths.job_end(name), {"end": end, "time": clock.now()})
 
 
 def job_end(store: Store, name: str) -> End | None:
@@ -135,25 +138,11 @@ def mark_cancelled(store: Store, name: str) -> None:
     store.paths.job_cancelled(name).touch()
 
 
-def is_live(store: Store, job: Job) -> bool:
-    """Whether a job runs, or is about to be started by a driver that is alive."""
-    if job_end(store, job.name) is not None:
-        return False
-    process = job_process(store, job.name)
-    return job.driver.is_alive() if process is None else process.is_alive()
-
-
 def unended_jobs(store: Store) -> Iterator[Job]:
     """Jobs that did not say how they ended: running ones, and killed ones nobody has noticed yet."""
     for name in job_names(store):
         if not store.paths.job_end(name).exists() and store.paths.job_spec(name).exists():
             yield read_job(store, name)
-
-
-def live_jobs(store: Store, stage_ids: Iterable[str]) -> list[Job]:
-    """The running jobs that carry any of these stages."""
-    wanted = frozenset(stage_ids)
-    return [job for job in unended_jobs(store) if wanted.intersection(job.stage_ids) and is_live(store, job)]
 
 
 def job_names(store: Store) -> list[str]:

@@ -31,10 +31,12 @@ class StorePaths:
     stages/ID/attempts/ATTEMPT/             result/ (metrics.jsonl and what else will be published), checkpoints/, lock
     stages/ID/published/                    record.json and the stage's files; appears at once, never changes
     stages/ID/failure.json                  why the last attempt failed
+    stages/ID/interruptions.json            jobs that ended in the middle of it, for which it was run again
     stages/ID/claim.json                    the job that is making it, or was the last to try
     studies/NAME/                           manifest.json, history/, tables, report/
     jobs/JOB/                               job.json, process.json, end.json, cancelled, meeting (of several ranks)
     jobs/JOB/submitit/                      submitit's own folder: its pickles, which nothing here reads, and the log
+    drivers/DRIVER/                         heartbeat, ended, cancel-STUDY
     mlflow/, prefect/                       views
     """
 
@@ -65,6 +67,9 @@ class StorePaths:
 
     def failure(self, stage_id: str) -> Path:
         return self.stage(stage_id) / "failure.json"
+
+    def interruptions(self, stage_id: str) -> Path:
+        return self.stage(stage_id) / "interruptions.json"
 
     def claim(self, stage_id: str) -> Path:
         return self.stage(stage_id) / "claim.json"
@@ -103,6 +108,19 @@ class StorePaths:
 
     def job_meeting(self, name: str) -> Path:
         return self.job(name) / "meeting"
+
+    @property
+    def drivers(self) -> Path:
+        return self.root / "drivers"
+
+    def driver(self, key: str) -> Path:
+        return self.drivers / checked_name(key)
+
+    def driver_heartbeat(self, key: str) -> Path:
+        return self.driver(key) / "heartbeat"
+
+    def driver_cancel(self, key: str, study: str) -> Path:
+        return self.driver(key) / f"cancel-{checked_name(study)}"
 
     @property
     def claims_lock(self) -> Path:
