@@ -184,12 +184,12 @@ def test_a_deployed_run_does_what_the_command_line_does(prefect: Prefect, tmp_pa
     worker = prefect.start_worker()
     run = prefect.begin_run("timing-weight/micro", TINY)
     _until(lambda: _ended(prefect, run), 240)
-    assert prefect.state(run) == ("Completed", "28 stages, of which 0 reused")
-    assert prefect.task_states(run) == ["Completed"] * 28
+    assert prefect.state(run) == ("Completed", "20 stages, of which 0 reused")
+    assert prefect.task_states(run) == ["Completed"] * 20
     again = prefect.begin_run("timing-weight/micro", TINY)
     _until(lambda: _ended(prefect, again), 120)
-    assert prefect.state(again)[1] == "28 stages, of which 28 reused"
-    assert prefect.task_states(again) == ["Cached"] * 28
+    assert prefect.state(again)[1] == "20 stages, of which 20 reused"
+    assert prefect.task_states(again) == ["Cached"] * 20
     _end(worker)
 
     settings = [f"{name}={tuple(value) if isinstance(value, list) else value}" for name, value in TINY.items()]
