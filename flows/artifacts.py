@@ -24,6 +24,11 @@ def results_table(store: Store, manifest: Mapping[str, Any]) -> list[dict[str, A
     return sorted(rows, key=lambda row: [str(row[name]) for name in ("size", "task", "mix", *FACTORS)])
 
 
+def artifact_key(study: str, what: str) -> str:
+    """Prefect's name of an artifact of a study: lower case, digits and dashes."""
+    return f"{study}-{what}".lower().replace("_", "-").replace(".", "-")
+
+
 def progress_text(progress: Progress) -> str:
     """What is done and how long the rest may take."""
     parts = [f"{progress.ended} of {progress.num_stages} stages"]

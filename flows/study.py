@@ -1,7 +1,11 @@
 """Runs a study: the driver does the work, Prefect and MLflow are shown it.
 
-Driver, Prefect and MLflow's sync live in the main thread, a thread and a process. Only what the driver raises ends a run;
-what goes wrong with a view becomes a warning.
+Driver, Prefect and MLflow's sync live in the main thread, a thread and a process. Only what the driver raises ends a run,
+or somebody who wants it ended; what goes wrong with a view becomes a warning.
+
+Ctrl-C and Prefect's cancel button cancel: the jobs are ended. SIGTERM and SIGHUP, which a closed laptop, a logout or a
+restarted service send, detach: the jobs go on, and the next run follows them. A Prefect worker passes its cancel button on
+as SIGTERM, too; which of the two was meant, the server knows.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flows.view import PrefectView
-from flows.watch import FAILED, FINISHED, REUSED, SKIPPED, End, Progress, Watch
+from flows.watch import DETACHED, FAILED, FINISHED, REUSED, SKIPPED, End, Progress, Watch
 from midstudy.launch.backends import launcher_of
 from midstudy.launch.driver import Driver, Outcome, StudyCancelledError
 from midstudy.plan.stage import Stage
@@ -29,6 +33,7 @@ from midstudy.train.placement import Placement
 _TICK_S = 0.5
 _CLOSE_TIMEOUT_S = 60.0
 _INTERRUPTED_TIMEOUT_S = 15.0
+_ASK_TIMEOUT_S = 5.0
 _HOW = {"published": FINISHED, "reused": REUSED, "failed": FAILED, "skipped": SKIPPED}
 
 
@@ -82,6 +87,7 @@ def run_study(
     on_notice: Callable[[str], None] = lambda line: None,
     when_done: Callable[[], None] = lambda: None,
     tracking_uri: str | None = None,
+    in_flow_run: bool = False,
 ) -> RunSummary:
     """Make every stage of a study that is missing; returns when the last has ended and the views are up to date.
 
@@ -98,10 +104,11 @@ def run_study(
         on_notice: called in this thread with a line for people: a stage is run again, a job could not be submitted.
         when_done: called in this thread when every stage has ended, while the views are brought up to date.
         tracking_uri: MLflow's address; by default MLFLOW_TRACKING_URI, else its SQLite file in the store.
+        in_flow_run: the caller is a Prefect flow, and the study is shown in its flow run instead of one of its own.
 
     Raises:
         StoreError: the store cannot be written, or a record in it is damaged.
-        KeyboardInterrupt: after Ctrl-C or `midstudy cancel`, when the jobs are gone; finished stages stay.
+        KeyboardInterrupt: after Ctrl-C, `midstudy cancel` or Prefect's cancel button, when the jobs are gone.
         DetachedError: after SIGTERM or SIGHUP; the jobs go on.
     """
     launcher = launcher_of(backend, store, placement=placement, gpus=gpus)
@@ -115,6 +122,7 @@ def run_study(
         on_progress=on_progress,
         tracking_uri=tracking_uri_of(store, tracking_uri),
         when_done=when_done,
+        in_flow_run=in_flow_run,
     )
 
 
@@ -128,17 +136,26 @@ def conduct(
     on_progress: Callable[[Progress], None],
     tracking_uri: str,
     when_done: Callable[[], None] = lambda: None,
+    in_flow_run: bool = False,
 ) -> RunSummary:
     """`run_study` with a driver that is made already."""
     began = time.perf_counter()
     manifest = load(store, study_name)
     watch = Watch(manifest["stages"], max_jobs=max_jobs)
-    view = PrefectView(store, manifest, watch, backend=backend, max_jobs=max_jobs, tracking_uri=tracking_uri)
+    view = PrefectView(
+        store,
+        manifest,
+        watch,
+        backend=backend,
+        max_jobs=max_jobs,
+        tracking_uri=tracking_uri,
+        in_flow_run=in_flow_run,
+    )
     warnings = []
     with Follower(store, study_name, tracking_uri=tracking_uri) as follower:
         view.start()
         try:
-            asyncio.run(_drive(driver, store, watch, on_progress))
+            asyncio.run(_drive(driver, store, watch, view, on_progress))
             follower.sync_soon()
             when_done()
             try:
@@ -146,6 +163,10 @@ def conduct(
             except TrackingError as error:
                 warnings.append(str(error))
             view.close(_CLOSE_TIMEOUT_S)
+        except DetachedError:
+            watch.interrupt(DETACHED)
+            view.close(_INTERRUPTED_TIMEOUT_S)
+            raise
         except BaseException:
             watch.interrupt()
             view.close(_INTERRUPTED_TIMEOUT_S)
@@ -163,7 +184,15 @@ def conduct(
     )
 
 
-async def _drive(driver: StageDriver, store: Store, watch: Watch, on_progress: Callable[[Progress], None]) -> None:
+async def _drive(
+    driver: StageDriver, store: Store, watch: Watch, view: PrefectView, on_progress: Callable[[Progress], None]
+) -> None:
+    """Follow every stage to its end.
+
+    Raises:
+        KeyboardInterrupt, DetachedError: somebody wanted it ended before.
+    """
+
     async def follow(stage_id: str) -> None:
         outcome = await driver.finished(stage_id)
         watch.end(stage_id, End(_HOW[outcome.status], outcome.cause))
@@ -180,17 +209,20 @@ async def _drive(driver: StageDriver, store: Store, watch: Watch, on_progress: C
         await driver.start()
         ticking = asyncio.create_task(tick())
         following = asyncio.gather(*(follow(stage_id) for stage_id in watch.stages))
+        button = asyncio.create_task(view.cancelled())
         try:
             with _told_to_leave() as told:
-                ends: list[asyncio.Future[Any]] = [following, told]
+                ends: list[asyncio.Future[Any]] = [following, told, button]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 if not following.done():
+                    if button.done() or await asyncio.to_thread(view.is_cancelling, _ASK_TIMEOUT_S):
+                        raise KeyboardInterrupt
                     raise DetachedError(told.result(), await driver.detach())
             following.result()
         except StudyCancelledError as error:
             raise KeyboardInterrupt from error
         finally:
-            for task in (ticking, following):
+            for task in (ticking, following, button):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task

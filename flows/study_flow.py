@@ -7,8 +7,11 @@ store is the truth, and the driver decides.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
+from uuid import UUID
 
 from prefect import Flow, flow, task
 from prefect.artifacts import (
@@ -18,16 +21,18 @@ from prefect.artifacts import (
     aupdate_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.artifacts import one_line, progress_text, results_table, study_text
-from flows.watch import FAILED, INTERRUPTED, REUSED, SKIPPED, End, Watch
+from flows.artifacts import artifact_key, one_line, progress_text, results_table, study_text
+from flows.watch import DETACHED, FAILED, INTERRUPTED, REUSED, SKIPPED, End, Watch
 from midstudy.store.store import Store
 
 ARTIFACTS_EVERY_S = 20.0
 _CALL_TIMEOUT_S = 20.0
+_CANCEL_EVERY_S = 2.0
 _TAGS = ("stage_kind", "size", "mix", "task", "data")
 
 
@@ -43,11 +48,20 @@ class StudyFlow:
     """Shows what a `Watch` is told, as one flow run.
 
     `run_id` is the flow run's id once it has begun, `num_task_runs` how many task runs it has made, and `missed` says
-    which artifact could not be written.
+    which artifact could not be written. `on_cancel` is called when somebody has pressed the flow run's cancel button.
     """
 
-    def __init__(self, store: Store, manifest: Mapping[str, Any], watch: Watch, *, tracking_uri: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        manifest: Mapping[str, Any],
+        watch: Watch,
+        *,
+        tracking_uri: str,
+        on_cancel: Callable[[], None] = lambda: None,
+    ) -> None:
         self._store, self._manifest, self._watch, self._tracking_uri = store, manifest, watch, tracking_uri
+        self._on_cancel = on_cancel
         self.run_id: str | None = None
         self.num_task_runs = 0
         self.missed: str | None = None
@@ -71,6 +85,26 @@ class StudyFlow:
         return await shown(str(self._store.root), study, backend, max_jobs, return_state=True)
 
     async def _body(self, store: str, study: str, backend: str, max_jobs: int) -> State[Any]:
+        await self.tell()
+        return flow_state(self._manifest["stages"], self._watch.ends)
+
+    async def is_cancelling(self) -> bool:
+        """Whether the server says that the flow run is being cancelled.
+
+        Raises:
+            Exception: the server does not answer, or has forgotten the run.
+        """
+        async with get_client() as client:
+            return await self._is_cancelling(client)
+
+    async def _is_cancelling(self, client: PrefectClient) -> bool:
+        if self.run_id is None:
+            return False
+        run = await client.read_flow_run(UUID(self.run_id))
+        return run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled())
+
+    async def tell(self) -> None:
+        """Keep the flow run that this is called in current until every stage has ended."""
         context = FlowRunContext.get()
         assert context is not None
         assert context.flow_run is not None
@@ -80,12 +114,24 @@ class StudyFlow:
             parents = [runs[parent] for parent in stage["parents"] if parent in runs]
             runs[stage_id] = asyncio.create_task(self._show_stage(stage_id, stage, parents))
         artifacts = asyncio.create_task(self._keep_artifacts())
+        cancelling = asyncio.create_task(self._look_for_cancel())
         await asyncio.gather(*runs.values())
+        cancelling.cancel()
         try:
             await artifacts
         except Exception as error:  # such as a record that cannot be read: the driver says so, this is a view
             self.missed = f"the artifacts were not kept up ({type(error).__name__}: {error})"
-        return flow_state(self._manifest["stages"], self._watch.ends)
+
+    async def _look_for_cancel(self) -> None:
+        """Look every few seconds whether somebody has pressed the cancel button, until it is so."""
+        while True:
+            await asyncio.sleep(_CANCEL_EVERY_S)
+            with contextlib.suppress(Exception):  # a server that is away: it is asked again
+                async with get_client() as client:
+                    while not await asyncio.wait_for(self._is_cancelling(client), _CALL_TIMEOUT_S):
+                        await asyncio.sleep(_CANCEL_EVERY_S)
+                self._on_cancel()
+                return
 
     async def _show_stage(
         self, stage_id: str, stage: Mapping[str, Any], parents: list[asyncio.Task[_Result | None]]
@@ -93,7 +139,7 @@ class StudyFlow:
         """A stage's task run, from when the stage is begun; none where the run was interrupted before that."""
         upstream = [result for result in [await parent for parent in parents] if result is not None]
         await self._watch.begun(stage_id)
-        if self._watch.ends.get(stage_id, End("")).how == INTERRUPTED:
+        if self._watch.ends.get(stage_id, End("")).how in (INTERRUPTED, DETACHED):
             return None
         result = _Result()
 
@@ -116,26 +162,30 @@ class StudyFlow:
 
     async def _keep_artifacts(self) -> None:
         """Keep the progress bar and the table of results current; the study's page at the end."""
-        key = self._manifest["name"].lower().replace("_", "-").replace(".", "-")
+        study = self._manifest["name"]
         bar, shown = None, 0
         while True:
             ended = self._watch.all_ended
             progress = self._watch.progress()
-            done = 100 * progress.share_done
+            done = min(100.0, 100 * progress.share_done)  # a sum of floats
             if bar is None:
-                bar = await self._told(acreate_progress_artifact(done, f"{key}-progress", progress_text(progress)))
+                bar = await self._told(
+                    acreate_progress_artifact(done, artifact_key(study, "progress"), progress_text(progress))
+                )
             else:
                 await self._told(aupdate_progress_artifact(bar, done, progress_text(progress)))
             rows = await asyncio.to_thread(results_table, self._store, self._manifest)
             if len(rows) > shown:
                 shown = len(rows)
                 about = "Losses in nats per token, after fine-tuning and before it"
-                await self._told(acreate_table_artifact(rows, f"{key}-results", about))
+                await self._told(acreate_table_artifact(rows, artifact_key(study, "results"), about))
             if ended:
                 break
             await self._watch.all_ended_within(ARTIFACTS_EVERY_S)
         text = study_text(self._store, self._manifest, self._watch, tracking_uri=self._tracking_uri)
-        await self._told(acreate_markdown_artifact(text, f"{key}-study", "What was run, and where everything is"))
+        await self._told(
+            acreate_markdown_artifact(text, artifact_key(study, "study"), "What was run, and where everything is")
+        )
 
     async def _told(self, call: Any) -> Any:
         """What a call to the server returns; none where it failed or took too long."""
@@ -154,6 +204,8 @@ def stage_state(end: End, result: _Result) -> State[Any]:
         return Cancelled(name="Skipped", message=end.cause, data=result)
     if end.how == INTERRUPTED:
         return Cancelled(message=end.cause, data=result)
+    if end.how == DETACHED:
+        return Cancelled(name="Detached", message=end.cause, data=result)
     if end.how == REUSED:
         return Completed(name="Cached", message="finished by an earlier run; reused from the store", data=result)
     return Completed(message="published in the store", data=result)
@@ -161,12 +213,25 @@ def stage_state(end: End, result: _Result) -> State[Any]:
 
 def flow_state(stages: Mapping[str, Mapping[str, Any]], ends: Mapping[str, End]) -> State[Any]:
     """The flow run's last state, listing what failed and why."""
-    failed = [f"{stages[stage_id]['label']}: {one_line(end.cause)}" for stage_id, end in ends.items() if end.how == FAILED]
-    interrupted = sum(end.how == INTERRUPTED for end in ends.values())
-    if interrupted:
-        return Cancelled(message=f"interrupted with {interrupted} of {len(stages)} stages to go; the same command goes on")
+    numbers = Counter(end.how for end in ends.values())
+    if numbers[DETACHED]:
+        return Cancelled(
+            name="Detached", message="told to leave; the jobs go on, and the next run of the study follows them"
+        )
+    if numbers[INTERRUPTED]:
+        left = f"{numbers[INTERRUPTED]} of {len(stages)} stages"
+        return Cancelled(message=f"interrupted with {left} to go; the same command goes on")
+    failed = {stage_id: end.cause for stage_id, end in ends.items() if end.how == FAILED}
+    return ended_state(stages, failed=failed, num_skipped=numbers[SKIPPED], num_reused=numbers[REUSED])
+
+
+def ended_state(
+    stages: Mapping[str, Mapping[str, Any]], *, failed: Mapping[str, str], num_skipped: int, num_reused: int
+) -> State[Any]:
+    """The last state of a flow run in which every stage has come out; `failed` maps stages to causes."""
     if failed:
-        skipped = sum(end.how == SKIPPED for end in ends.values())
-        return Failed(message="\n".join([f"{len(failed)} failed and {skipped} skipped of {len(stages)} stages:", *failed]))
-    reused = sum(end.how == REUSED for end in ends.values())
-    return Completed(message=f"{len(stages)} stages, of which {reused} reused")
+        listed = [f"{stages[stage_id]['label']}: {one_line(cause)}" for stage_id, cause in failed.items()]
+        return Failed(
+            message="\n".join([f"{len(failed)} failed and {num_skipped} skipped of {len(stages)} stages:", *listed])
+        )
+    return Completed(message=f"{len(stages)} stages, of which {num_reused} reused")

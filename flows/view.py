@@ -7,27 +7,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
 from flows.server import PrefectServer
 from flows.watch import Watch
 from midstudy.store.store import Store
 
+if TYPE_CHECKING:
+    from flows.study_flow import StudyFlow
+
 _RECORD_TIMEOUT_S = 30.0
 _FLUSH_TIMEOUT_S = 10.0
-_LOGGERS = ("prefect", "prefect.flow_runs", "prefect.task_runs", "prefect.events", "prefect.client", "prefect._internal")
+_VIEW_LOGGERS = ("prefect.task_runs", "prefect.events", "prefect.client", "prefect._internal")
+_LOGGERS = ("prefect", "prefect.flow_runs", *_VIEW_LOGGERS)
 
 
 class PrefectView:
     """Shows a study in Prefect, from `start` until every stage has ended.
 
     Uses the configured server (PREFECT_API_URL, in the environment or in a profile), else one of its own whose database
-    is in the store. After `close`, `trouble` says what kept the view from being complete; none where all is recorded.
+    is in the store; or, with `in_flow_run`, the flow run that the caller is in. After `close`, `trouble` says what kept the
+    view from being complete; none where all is recorded.
     """
 
     def __init__(
@@ -39,17 +46,24 @@ class PrefectView:
         backend: str,
         max_jobs: int,
         tracking_uri: str,
+        in_flow_run: bool = False,
     ) -> None:
         self._store, self._manifest, self._watch = store, manifest, watch
         self._backend, self._max_jobs, self._tracking_uri = backend, max_jobs, tracking_uri
+        self._in_flow_run = in_flow_run
         self._server: PrefectServer | None = None
-        self._thread = threading.Thread(target=self._run, name="prefect-view", daemon=True)
+        # The flow run that the caller may be in is a context variable.
+        run = (contextvars.copy_context().run, self._run) if in_flow_run else (self._run,)
+        self._thread = threading.Thread(target=run[0], args=run[1:], name="prefect-view", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._shown: StudyFlow | None = None
+        self._cancelled: Future[None] = Future()
         self.trouble: str | None = None
 
     def start(self) -> None:
         """Begin to show; returns at once."""
         os.environ.setdefault("DO_NOT_TRACK", "1")  # read when Prefect is imported
-        if "PREFECT_API_URL" not in os.environ:
+        if "PREFECT_API_URL" not in os.environ and not self._in_flow_run:
             self._server = PrefectServer(self._store.paths.prefect)
             with contextlib.suppress(OSError):  # said by the thread, which finds no server
                 self._server.start()  # it comes up while Prefect is imported here
@@ -62,6 +76,23 @@ class PrefectView:
             self.trouble = f"Prefect was not done within {timeout_s:g} s"
         if self._server is not None:
             self._server.stop()
+
+    async def cancelled(self) -> None:
+        """Return when somebody has pressed the cancel button of the flow run; awaited by any loop."""
+        await asyncio.shield(asyncio.wrap_future(self._cancelled))
+
+    def is_cancelling(self, timeout_s: float) -> bool:
+        """Whether the server says, within `timeout_s`, that the flow run is being cancelled."""
+        if self._cancelled.done():
+            return True
+        if self._loop is None or self._shown is None or not self._thread.is_alive():
+            return False
+        asked = asyncio.run_coroutine_threadsafe(self._shown.is_cancelling(), self._loop)
+        try:
+            return asked.result(timeout_s)
+        except Exception:  # no server, no answer, no such run: nobody has pressed anything that we know of
+            asked.cancel()
+            return False
 
     def _run(self) -> None:
         try:
@@ -93,13 +124,17 @@ class PrefectView:
         from flows.study_flow import StudyFlow
 
         if "PREFECT_LOGGING_LEVEL" not in os.environ:
-            for name in _LOGGERS:
+            for name in _VIEW_LOGGERS if self._in_flow_run else _LOGGERS:
                 logging.getLogger(name).setLevel(logging.CRITICAL)  # the run itself says what failed
         if self._server is not None:
             await asyncio.to_thread(self._server.wait_until_healthy)
             print(f"Prefect: {self._server.api_url.removesuffix('/api')}/runs while this runs", file=sys.stderr, flush=True)
-        shown = StudyFlow(self._store, self._manifest, self._watch, tracking_uri=self._tracking_uri)
-        await shown.show(backend=self._backend, max_jobs=self._max_jobs)
+        shown = StudyFlow(self._store, self._manifest, self._watch, tracking_uri=self._tracking_uri, on_cancel=self._cancel)
+        self._loop, self._shown = asyncio.get_running_loop(), shown
+        if self._in_flow_run:
+            await shown.tell()
+        else:
+            await shown.show(backend=self._backend, max_jobs=self._max_jobs)
         flushed: Any = EventsWorker.drain_all(timeout=_FLUSH_TIMEOUT_S, at_exit=False)
         await flushed
         if self._server is not None and shown.run_id is not None:
@@ -110,6 +145,10 @@ class PrefectView:
                 shown.missed = f"fewer than the {shown.num_task_runs} task runs were recorded"
         if shown.missed is not None:
             self.trouble = f"Prefect: {shown.missed}"
+
+    def _cancel(self) -> None:
+        if not self._cancelled.done():
+            self._cancelled.set_result(None)
 
 
 def _no_proxy() -> str:

@@ -12,12 +12,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-REUSED, FINISHED, FAILED, SKIPPED, INTERRUPTED = "reused", "finished", "failed", "skipped", "interrupted"
+REUSED, FINISHED, FAILED, SKIPPED = "reused", "finished", "failed", "skipped"
+INTERRUPTED, DETACHED = "interrupted", "detached"
+NOT_DONE = {
+    INTERRUPTED: "the run was interrupted; the same command goes on from here",
+    DETACHED: "the run was told to leave; the job goes on, and the next run follows it",
+}
 
 
 @dataclass(frozen=True)
 class End:
-    """How a stage ended: REUSED, FINISHED, FAILED, SKIPPED (an ancestor failed) or INTERRUPTED; `cause` says why."""
+    """How a stage ended: REUSED, FINISHED, FAILED, SKIPPED (an ancestor failed), INTERRUPTED with its run, or DETACHED,
+    which goes on without it; `cause` says why."""
 
     how: str
     cause: str = ""
@@ -58,7 +64,7 @@ class Watch:
         self._begun: dict[str, Future[None]] = {stage_id: Future() for stage_id in stages}
         self._ended: dict[str, Future[End]] = {stage_id: Future() for stage_id in stages}
         self._all_ended: Future[None] = Future()
-        self._counts = dict.fromkeys((REUSED, FINISHED, FAILED, SKIPPED, INTERRUPTED), 0)
+        self._counts = dict.fromkeys((REUSED, FINISHED, FAILED, SKIPPED, INTERRUPTED, DETACHED), 0)
         self._settled_s = self._worked_s = 0.0
         self._total_s = sum(stage["cost_s"] for stage in stages.values())
         self._began = time.monotonic()
@@ -73,7 +79,8 @@ class Watch:
             return
         self._running.pop(stage_id, None)
         self._counts[end.how] += 1
-        self._settled_s += self.stages[stage_id]["cost_s"]
+        if end.how not in NOT_DONE:
+            self._settled_s += self.stages[stage_id]["cost_s"]
         if end.how == FINISHED:
             self._worked_s += self.stages[stage_id]["cost_s"]
         self.ends[stage_id] = end
@@ -83,10 +90,10 @@ class Watch:
         if self.all_ended:
             self._all_ended.set_result(None)
 
-    def interrupt(self) -> None:
-        """End every stage that has not ended."""
+    def interrupt(self, how: str = INTERRUPTED) -> None:
+        """End every stage that has not ended, as INTERRUPTED or DETACHED."""
         for stage_id in self.stages:
-            self.end(stage_id, End(INTERRUPTED, "the run was interrupted; the same command goes on from here"))
+            self.end(stage_id, End(how, NOT_DONE[how]))
 
     async def begun(self, stage_id: str) -> None:
         """Return when the stage is being made, or has ended without that."""

@@ -58,7 +58,11 @@ def _parser() -> argparse.ArgumentParser:
             metavar="KEYWORD=VALUE",
             help="a keyword argument of study(...), as a Python literal; repeatable",
         )
-
+        one.add_argument(
+            "--similarity-only",
+            action="store_true",
+            help="only compare the data of the study: similarities and proximity advantages, no training",
+        )
         one.add_argument(
             "--price-on",
             choices=PRICED_DEVICES,

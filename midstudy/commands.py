@@ -8,7 +8,6 @@ import os
 import re
 import resource
 import shlex
-import shutil
 import sys
 import time
 from argparse import Namespace
@@ -23,6 +22,7 @@ from midstudy.store.store import Store
 if TYPE_CHECKING:
     from midstudy.plan.planner import Plan
     from midstudy.plan.stage import Stage
+    from midstudy.run import Place
     from midstudy.store.retention import Item
 
 # -- plan and run -----------------------------------------------------------------------------------------------------
@@ -40,37 +40,25 @@ def plan(options: Namespace) -> int:
 
 def run(options: Namespace) -> int:
     """Run a study: its stages, its tables, its report."""
-    from midstudy.plan.manifest import manifest_of
-    from midstudy.plan.summary import hours, plan_text
-    from midstudy.store.study_manifest import freeze
+    from midstudy.plan.summary import plan_text
+    from midstudy.run import begin, command_line
 
-    where = _where(options)
+    where = _place(options)
     store = Store.open(Path(options.store), create=True)
     planned = _plan(options, store)
-    device_hours = planned.missing_s / 3600
-    if options.max_gpu_hours is not None and device_hours > options.max_gpu_hours:
-        raise ValueError(
-            f"--max-gpu-hours: the plan needs {hours(device_hours)} of one {planned.throughput.device.title}; "
-            f"allowed: {hours(options.max_gpu_hours)}. Raise the limit, or plan fewer arms or shorter training."
-        )
-    free_bytes = shutil.disk_usage(store.root).free
-    if planned.missing_bytes > free_bytes:
-        raise ValueError(
-            f"{store.root}: {free_bytes / 1e9:.2f} GB are free; the plan writes {planned.missing_bytes / 1e9:.2f} GB of "
-            "checkpoints. Free space, name another folder with --store, or plan fewer arms."
-        )
+    command = command_line(
+        options.experiment, data=options.data, settings=options.settings, similarity_only=options.similarity_only
+    )
+    stages = begin(store, planned, command=command, max_gpu_hours=options.max_gpu_hours)
     print(plan_text(planned), flush=True)
-    for stage in planned.missing:
-        store.request(stage)
-    freeze(store, manifest_of(planned, command=_command_line(options)))
-    return _run_stages(store, planned.study.name, planned.stages, where, options.tracking_uri)
+    return _run_stages(store, planned.study.name, stages, where, options.tracking_uri)
 
 
 def retry(options: Namespace) -> int:
     """Forget the failures of a study and run what is missing, from the frozen study."""
     from midstudy.plan.manifest import stages_of
 
-    where = _where(options)
+    where = _place(options)
     store = _open_to_write(options)
     manifest = _manifest(store, options.study)
     failed = [one for one in manifest["stages"] if not store.has(one) and store.failure(one) is not None]
@@ -85,65 +73,38 @@ def retry(options: Namespace) -> int:
 
 
 def _plan(options: Namespace, store: Store | None) -> Plan:
-    from midstudy.plan.cost import Throughput, measured_throughput
-    from midstudy.plan.device import CPU_CORE, DEVICES, H100
-    from midstudy.plan.experiment import load_study
-    from midstudy.plan.planner import make_plan
-    from midstudy.store.states import PublishedStates, published_states
+    from midstudy.run import plan_experiment
 
-    study = load_study(Path(options.experiment), data=options.data, settings=options.settings)
-    states = published_states(store) if store else PublishedStates()
-    usual = H100 if getattr(options, "device", "cpu") == "cuda" else CPU_CORE
-    device = DEVICES[options.price_on or usual.name]
-    rates = measured_throughput(states.rates.get(device.name, ()))
-    return make_plan(
-        study,
-        throughput=Throughput(device, rates),
-        published=store.published if store else lambda ids: set(),
-        kept_states=states.kept,
+    return plan_experiment(
+        options.experiment,
+        store,
+        data=options.data,
+        settings=options.settings,
+        device=getattr(options, "device", "cpu"),
+        price_on=options.price_on,
+        similarity_only=options.similarity_only,
     )
 
 
-def _command_line(options: Namespace) -> str:
-    parts = ["midstudy", "run", options.experiment]
-    parts += [part for one in options.data for part in ("--data", one)]
-    parts += [part for one in options.settings for part in ("--set", one)]
-    return shlex.join(parts)
+def _place(options: Namespace) -> Place:
+    from midstudy.run import place
 
-
-def _where(options: Namespace) -> dict[str, Any]:
-    """Where and how stages are computed, as `run_study` takes it.
-
-    Raises:
-        ValueError: there is no such device, or the backend cannot do it.
-    """
-    from midstudy.train.environment import visible_gpus
-    from midstudy.train.placement import Placement
-
-    if options.backend == "debug" and options.ranks > 1:
-        raise ValueError(f"--ranks: found {options.ranks} with --backend debug, which is one process; use --backend local.")
-    placement = Placement(
+    return place(
+        backend=options.backend,
         device=options.device,
-        num_threads=options.threads,
-        num_ranks=options.ranks,
+        jobs=options.jobs,
+        threads=options.threads,
+        ranks=options.ranks,
         micro_batch=options.micro_batch,
         compiled=options.compiled,
         chunked_loss=options.chunked_loss,
+        jobs_per_gpu=options.jobs_per_gpu,
     )
-    gpus = visible_gpus() if placement.device == "cuda" else ()
-    if gpus and placement.num_ranks > len(gpus):
-        raise ValueError(
-            f"--ranks: found {placement.num_ranks}; allowed: at most the {len(gpus)} GPUs that are visible here."
-        )
-    places = len(gpus) * options.jobs_per_gpu if gpus else (os.cpu_count() or 1) // placement.num_threads
-    max_jobs = options.jobs or max(1, places // placement.num_ranks)
-    return {"backend": options.backend, "placement": placement, "gpus": gpus, "max_jobs": max_jobs}
 
 
-def _run_stages(
-    store: Store, name: str, stages: Mapping[str, Stage], where: Mapping[str, Any], tracking_uri: str | None
-) -> int:
+def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Place, tracking_uri: str | None) -> int:
     """Make what is missing, write the report, print how it went; returns the exit status."""
+    from midstudy.run import answer, write_report
     from midstudy.track.client import tracking_uri_of
 
     began = time.perf_counter()
@@ -151,11 +112,11 @@ def _run_stages(
     manifest = _manifest(store, name)
     missing = len(stages) - len(store.published(stages))
     if missing:
-        failed, skipped, warnings, page = _conduct(store, manifest, stages, {**where, "tracking_uri": tracking_uri})
+        failed, skipped, warnings, page = _conduct(store, manifest, stages, where, tracking_uri)
     else:  # nothing to show Prefect: a flow of cached tasks would cost more than all the rest
         for stage in stages.values():
             store.verify(stage)
-        page = _write_report(store, manifest)
+        page = write_report(store, manifest)
         failed, skipped, warnings = {}, {}, _sync(store, name, tracking_uri)
     for identity, cause in failed.items():
         print(f"failed: {manifest['stages'][identity]['label']} ({identity}): {cause}", file=sys.stderr)
@@ -166,18 +127,19 @@ def _run_stages(
         f"{missing - len(failed) - len(skipped)} stages run, {len(stages) - missing} reused, {len(failed)} failed, "
         f"{len(skipped)} skipped in {time.perf_counter() - began:.0f} s ({_cpu_s():.0f} CPU seconds in all processes)"
     )
-    print(_answer(store, name))
+    print(answer(store, manifest))
     print(f"report: {page}")
     print(f"MLflow and Prefect: {_python_tool('midstudy')} ui --store {shlex.quote(os.path.relpath(store.root))}")
     return 1 if failed else 0
 
 
 def _conduct(
-    store: Store, manifest: dict[str, Any], stages: Mapping[str, Stage], where: Mapping[str, Any]
+    store: Store, manifest: dict[str, Any], stages: Mapping[str, Stage], where: Place, tracking_uri: str
 ) -> tuple[Mapping[str, str], Mapping[str, str], Sequence[str], Path]:
     """Run the flow; returns failed and skipped stages with their causes, warnings, and the report."""
     from flows.study import DetachedError, run_study
     from midstudy.progress import ProgressLine
+    from midstudy.run import write_report
 
     pages: list[Path] = []
     line = ProgressLine()
@@ -186,10 +148,14 @@ def _conduct(
             store,
             stages,
             manifest["name"],
-            **where,
+            backend=where.backend,
+            max_jobs=where.max_jobs,
+            placement=where.placement,
+            gpus=where.gpus,
             on_progress=line,
             on_notice=line.notice,
-            when_done=lambda: pages.append(_write_report(store, manifest)),
+            when_done=lambda: pages.append(write_report(store, manifest)),
+            tracking_uri=tracking_uri,
         )
     except DetachedError as error:
         print(f"midstudy: {error}", file=sys.stderr)
@@ -229,33 +195,17 @@ def _python_tool(name: str) -> str:
 
 def report(options: Namespace) -> int:
     """Write the tables and the report of a study from what is finished."""
+    from midstudy.run import answer, write_report
+
     store = _open_to_write(options)
     manifest = _manifest(store, options.study)
-    page = _write_report(store, manifest)
+    page = write_report(store, manifest)
     if options.json:
-        print(json.dumps({"study": manifest["name"], "report": str(page), "answer": _answer(store, manifest["name"])}))
+        print(json.dumps({"study": manifest["name"], "report": str(page), "answer": answer(store, manifest)}))
     else:
-        print(_answer(store, manifest["name"]))
+        print(answer(store, manifest))
         print(f"report: {page}")
     return 0
-
-
-def _write_report(store: Store, manifest: dict[str, Any]) -> Path:
-    from midstudy.analysis.table import write_tables
-    from midstudy.report.notebook import render
-
-    folder = store.paths.study(manifest["name"])
-    write_tables(store, manifest, folder)
-    return render(folder)
-
-
-def _answer(store: Store, name: str) -> str:
-    import pandas as pd
-
-    from midstudy.analysis.answer import answer_sentence
-
-    arms = pd.read_parquet(store.paths.study(name) / "arms.parquet")
-    return answer_sentence(arms, tasks=list(dict.fromkeys(arms["task"])))
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------

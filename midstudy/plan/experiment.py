@@ -46,6 +46,17 @@ def load_study(path: Path, *, data: Sequence[str] = (), settings: Sequence[str] 
     return study
 
 
+def study_defaults(path: Path) -> dict[str, Any]:
+    """The keywords of an experiment's `study(...)` with their defaults, `data` left out.
+
+    Raises:
+        RecipeError: no such file, or no `study` function.
+        ValueError: the experiment file itself raises.
+    """
+    parameters = inspect.signature(_study_function(path)).parameters
+    return {name: one.default for name, one in parameters.items() if name != "data"}
+
+
 def _study_function(path: Path) -> Callable[..., Study]:
     if not path.is_file():
         raise RecipeError("experiment", found=str(path), allowed="an existing Python file that defines study(...)")

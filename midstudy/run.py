@@ -1,0 +1,234 @@
+"""What running a study is, around its driver: plan against the store, check that it fits, freeze; at the end its report.
+
+The command line and the deployed flows both call these, so that they make the same stages and the same report.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from midstudy.plan.planner import Plan
+    from midstudy.plan.stage import Stage
+    from midstudy.store.store import Store
+    from midstudy.train.placement import Placement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where and how stages are computed: what `flows.study.run_study` takes beside the study."""
+
+    backend: str
+    placement: Placement
+    gpus: tuple[str, ...]
+    max_jobs: int
+
+
+def place(
+    *,
+    backend: str,
+    device: str,
+    jobs: int | None,
+    threads: int,
+    ranks: int,
+    micro_batch: int | None,
+    compiled: bool,
+    chunked_loss: bool,
+    jobs_per_gpu: int,
+) -> Place:
+    """The place that the options of a run name; without `jobs`, as many as the machine holds.
+
+    Raises:
+        ValueError: there is no such device, or the backend cannot do it.
+    """
+    from midstudy.train.environment import visible_gpus
+    from midstudy.train.placement import Placement
+
+    if backend == "debug" and ranks > 1:
+        raise ValueError(f"--ranks: found {ranks} with --backend debug, which is one process; use --backend local.")
+    placement = Placement(
+        device=device,
+        num_threads=threads,
+        num_ranks=ranks,
+        micro_batch=micro_batch,
+        compiled=compiled,
+        chunked_loss=chunked_loss,
+    )
+    gpus = visible_gpus() if placement.device == "cuda" else ()
+    if gpus and placement.num_ranks > len(gpus):
+        raise ValueError(
+            f"--ranks: found {placement.num_ranks}; allowed: at most the {len(gpus)} GPUs that are visible here."
+        )
+    places = len(gpus) * jobs_per_gpu if gpus else (os.cpu_count() or 1) // placement.num_threads
+    max_jobs = jobs or max(1, places // placement.num_ranks)
+    return Place(backend=backend, placement=placement, gpus=gpus, max_jobs=max_jobs)
+
+
+def plan_experiment(
+    experiment: str,
+    store: Store | None,
+    *,
+    data: Sequence[str],
+    settings: Sequence[str],
+    device: str = "cpu",
+    price_on: str | None = None,
+    similarity_only: bool = False,
+) -> Plan:
+    """The study of an experiment file, planned against what a store holds.
+
+    Args:
+        data: `--data` arguments; see `midstudy.data.choice.DataChoice`.
+        settings: `KEYWORD=VALUE` arguments for the experiment's `study(...)`.
+        device: "cpu" or "cuda": what will compute, whose hours the plan counts unless `price_on` names a device.
+        similarity_only: only the stages that the similarities between data sets are made of.
+
+    Raises:
+        RecipeError: a field of the study is wrong.
+        ValueError: the experiment file itself raises.
+        StoreError: the store cannot be read.
+    """
+    from midstudy.plan.cost import Throughput, measured_throughput
+    from midstudy.plan.device import CPU_CORE, DEVICES, H100
+    from midstudy.plan.experiment import load_study
+    from midstudy.plan.planner import make_plan
+    from midstudy.store.states import PublishedStates, published_states
+
+    study = load_study(Path(experiment), data=data, settings=settings)
+    states = published_states(store) if store else PublishedStates()
+    usual = H100 if device == "cuda" else CPU_CORE
+    priced = DEVICES[price_on or usual.name]
+    rates = measured_throughput(states.rates.get(priced.name, ()))
+    plan = make_plan(
+        study,
+        throughput=Throughput(priced, rates),
+        published=store.published if store else lambda ids: set(),
+        kept_states=states.kept,
+    )
+    return _similarity_only(plan) if similarity_only else plan
+
+
+def _similarity_only(plan: Plan) -> Plan:
+    """The part of a plan that counts tokens: a study of its own name and without arms, on the same stages."""
+    from midstudy.plan.stage import stage_id
+
+    needed = [stage_id(recipe) for recipe in plan.study.token_counts]
+    for identity in needed:  # grows by the parents of what is in it
+        needed += [parent for parent in plan.stages[identity].parents if parent not in needed]
+    stages = {identity: stage for identity, stage in plan.stages.items() if identity in needed}
+    return replace(
+        plan,
+        study=replace(
+            plan.study,
+            name=f"{plan.study.name}_similarity",
+            question="How close are the corpora and mixes to the tasks, as bags of tokens?",
+        ),
+        stages=stages,
+        published=plan.published & stages.keys(),
+        arms=(),
+        lower_bound_steps=0,
+        unshared_steps=0,
+        unshared_s=0.0,
+        priced_by={},
+    )
+
+
+def begin(store: Store, plan: Plan, *, command: str, max_gpu_hours: float | None) -> Mapping[str, Stage]:
+    """Ask the store for what is missing and freeze the study in it; returns its stages.
+
+    Args:
+        command: the command that runs the study, kept in its manifest.
+
+    Raises:
+        ValueError: the plan needs more device hours than `max_gpu_hours`, or more disk than is free. Nothing is written.
+        StoreError: the store cannot be written.
+    """
+    from midstudy.plan.manifest import manifest_of
+    from midstudy.plan.summary import hours
+    from midstudy.store.study_manifest import freeze
+
+    device_hours = plan.missing_s / 3600
+    if max_gpu_hours is not None and device_hours > max_gpu_hours:
+        raise ValueError(
+            f"--max-gpu-hours: the plan needs {hours(device_hours)} of one {plan.throughput.device.title}; "
+            f"allowed: {hours(max_gpu_hours)}. Raise the limit, or plan fewer arms or shorter training."
+        )
+    free_bytes = shutil.disk_usage(store.root).free
+    if plan.missing_bytes > free_bytes:
+        raise ValueError(
+            f"{store.root}: {free_bytes / 1e9:.2f} GB are free; the plan writes {plan.missing_bytes / 1e9:.2f} GB of "
+            "checkpoints. Free space, name another folder with --store, or plan fewer arms."
+        )
+    for stage in plan.missing:
+        store.request(stage)
+    manifest = manifest_of(plan, command=command)
+    if not plan.arms:
+        manifest["mixes"] = _mixes(plan)
+    freeze(store, manifest)
+    return plan.stages
+
+
+def _mixes(plan: Plan) -> list[dict[str, Any]]:
+    """What the arms mix, for a study that has none but compares their data: mix, weight, and share of each specialist."""
+    from midstudy.plan.shares import specialist_shares
+
+    found: dict[tuple[str, float], dict[str, Any]] = {}
+    for arm in plan.study.arms:
+        shares = specialist_shares(arm.curriculum.until(arm.pretrain_steps), arm.start_step)
+        specialists = {corpus.name: float(share) for corpus, share in shares.items()}
+        weight = float(sum(shares.values()))
+        found[arm.mix, weight] = {"mix": arm.mix, "weight": weight, "specialists": specialists}
+    return list(found.values())
+
+
+def command_line(experiment: str, *, data: Sequence[str], settings: Sequence[str], similarity_only: bool = False) -> str:
+    """The command that runs a study, as its manifest and report keep it."""
+    parts = ["midstudy", "run", experiment]
+    parts += [part for one in data for part in ("--data", one)]
+    parts += [part for one in settings for part in ("--set", one)]
+    parts += ["--similarity-only"] * similarity_only
+    return shlex.join(parts)
+
+
+def write_report(store: Store, manifest: Mapping[str, Any]) -> Path:
+    """Write the tables and the report of a study from what is finished; returns the report's page.
+
+    A study of similarities alone has no arms to report on: its page is the table of proximity advantages.
+    """
+    from midstudy.analysis.table import similarity_tables, write_tables
+    from midstudy.report.notebook import render
+
+    folder = store.paths.study(manifest["name"])
+    if "mixes" not in manifest:
+        write_tables(store, manifest, folder)
+        return render(folder)
+    similarity, proximity = similarity_tables(store, {**manifest, "arms": manifest["mixes"]})
+    for name, table in (("similarity", similarity), ("proximity", proximity)):
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+        table.to_csv(folder / f"{name}.csv", index=False)
+    return folder / "proximity.csv"
+
+
+def answer(store: Store, manifest: Mapping[str, Any]) -> str:
+    """The study's question answered in a few sentences, from the tables that `write_report` wrote."""
+    import pandas as pd
+
+    from midstudy.analysis.answer import answer_sentence
+
+    folder = store.paths.study(manifest["name"])
+    if "mixes" not in manifest:
+        arms = pd.read_parquet(folder / "arms.parquet")
+        return answer_sentence(arms, tasks=list(dict.fromkeys(arms["task"])))
+    proximity = pd.read_parquet(folder / "proximity.parquet")
+    if proximity.empty:
+        return "No similarity is known yet: not every data set is counted."
+    nearest = proximity.loc[proximity.groupby("task", sort=False)["pa_combined"].idxmax()]
+    return " ".join(
+        f"Nearest to {row.task} is {row.mix} at {100 * row.weight:g} %, {row.pa_combined:+.3f} against general text alone."
+        for row in nearest.itertuples()
+    )

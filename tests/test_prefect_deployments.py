@@ -1,0 +1,111 @@
+"""prefect.yaml: what it deploys, and that wrong parameters are refused when a run is created, as the server does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.utilities.schema_tools.validation import ValidationError, is_valid_schema, validate
+
+from flows.deployed import _settings
+from midstudy.plan.experiment import study_defaults
+from midstudy.recipe.model import SIZES
+from midstudy.recipe.phase import PRECISIONS
+
+ROOT = Path(__file__).parent.parent
+DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+EXPERIMENTS = {"bridging": "bridging_micro.py", "timing-weight": "timing_weight.py"}
+
+
+def _flow(deployment: dict[str, Any]) -> Flow[..., Any]:
+    path, function = deployment["entrypoint"].split(":")
+    loaded: Flow[..., Any] = load_flow_from_entrypoint(f"{ROOT / path}:{function}")
+    return loaded
+
+
+FLOWS = {f"{flow.name}/{one['name']}": flow for one in DEPLOYMENTS for flow in [_flow(one)]}
+GIVEN = {name: one.get("parameters", {}) for name, one in zip(FLOWS, DEPLOYMENTS, strict=True)}
+
+
+def test_the_flagship_sweeps_are_deployed() -> None:
+    assert list(FLOWS) == [
+        "bridging/micro",
+        "bridging/local-data",
+        "timing-weight/micro",
+        "similarity/data-only",
+        "report/from-store",
+        "track-sync/scheduled",
+    ]
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_deployment_says_what_it_is_and_every_parameter_what_it_means(name: str) -> None:
+    deployment = DEPLOYMENTS[list(FLOWS).index(name)]
+    assert deployment["description"]
+    assert deployment["tags"]
+    schema = FLOWS[name].parameters.model_dump()
+    is_valid_schema(schema)
+    for parameter, one in schema["properties"].items():
+        assert one.get("description"), parameter
+    assert all(one["description"] for one in schema["definitions"].get("Machine", {}).get("properties", {}).values())
+    assert GIVEN[name].keys() <= schema["properties"].keys()
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_deployment_runs_with_its_own_parameters_or_says_which_it_needs(name: str) -> None:
+    schema = FLOWS[name].parameters.model_dump()
+    missing = set(schema["required"]) - GIVEN[name].keys()
+    assert missing == {"bridging/local-data": {"data"}, "report/from-store": {"study"}}.get(name, set())
+
+
+@pytest.mark.parametrize("flow", EXPERIMENTS)
+def test_defaults_are_those_of_the_experiment(flow: str) -> None:
+    """Else the page would show one value and `midstudy run` take another."""
+    defaults = study_defaults(ROOT / "experiments" / EXPERIMENTS[flow])
+    parameters = FLOWS[f"{flow}/micro"].parameters.properties
+    for name in parameters.keys() - {"data", "machine"}:
+        shown = parameters[name]["default"]
+        assert (tuple(shown) if isinstance(shown, list) else shown) == defaults[name], name
+
+
+def test_choices_are_all_that_there_are() -> None:
+    properties = FLOWS["bridging/micro"].parameters.properties
+    assert tuple(properties["sizes"]["items"]["enum"]) == SIZES
+    assert tuple(properties["precision"]["enum"]) == PRECISIONS
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("bridging/micro", {"total_steps": "many"}, "'total_steps'. Failure reason: 'many' is not of type 'integer'"),
+        ("bridging/micro", {"total_steps": 3}, "'total_steps'. Failure reason: 3 is less than the minimum of 10"),
+        ("bridging/micro", {"sizes": ["7b"]}, "'sizes[0]'. Failure reason: '7b' is not one of ['nano', 'micro',"),
+        ("bridging/micro", {"trunk_seeds": []}, "'trunk_seeds'. Failure reason: [] should be non-empty"),
+        ("bridging/micro", {"sft_seeds": [1, 1]}, "'sft_seeds'. Failure reason: [1, 1] has non-unique elements"),
+        ("bridging/micro", {"name": "../x"}, "'name'. Failure reason: '../x' does not match"),
+        ("bridging/micro", {"machine": {"jobs": 0}}, "'machine.jobs'"),
+        ("bridging/micro", {"machine": {"gpus": 8}}, "('gpus' was unexpected)"),
+        ("bridging/local-data", {}, "'data' is a required property"),
+        ("timing-weight/micro", {"weights": [0.1, 1.5]}, "'weights[1]'. Failure reason: 1.5 is greater than"),
+        ("timing-weight/micro", {"mix": "poetry"}, "'poetry' is not one of ['code', 'math']"),
+        ("report/from-store", {}, "'study' is a required property"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused_when_the_run_is_created(name: str, parameters: dict[str, Any], message: str) -> None:
+    """`validate` is what the server calls before it makes a flow run (`POST /deployments/{id}/create_flow_run`)."""
+    schema = FLOWS[name].parameters.model_dump_for_openapi()
+    with pytest.raises(ValidationError) as refused:
+        validate(GIVEN[name] | parameters, schema, raise_on_error=True)
+    assert message in str(refused.value)
+
+
+def test_only_what_differs_from_the_experiment_is_handed_on() -> None:
+    path = ROOT / "experiments" / "bridging_micro.py"
+    defaults = study_defaults(path)
+    machine = object()
+    assert _settings(path, {**defaults, "data": ("wheels",), "machine": machine}) == []
+    changed = {**defaults, "sizes": ("70m", "160m"), "precision": "fp32", "full": True}
+    assert _settings(path, changed) == ["sizes=('70m', '160m')", "precision='fp32'", "full=True"]
