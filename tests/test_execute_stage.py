@@ -408,10 +408,9 @@ def test_a_record_of_another_recipe_is_an_error(text, tmp_path):
     study = small_study(text, starts=())
     plan = run_missing(store, study)
     stage = plan.stages[plan.arms[0].task_evaluation]
-    path = store.paths.record(stage.id)
-    record = json.loads(path.read_text())
-    record["canonical"]["evaluation"]["max_sequences"] = 99
-    path.write_text(json.dumps(record))
+    record = store.record(stage.id)
+    record.canonical["evaluation"]["max_sequences"] = 99
+    store.paths.record(stage.id).write_bytes(record.as_bytes())
     with pytest.raises(RecipeMismatchError, match=r"evaluation\.max_sequences: found 99, asked for 16"):
         store.verify(stage)
 
