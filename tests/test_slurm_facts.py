@@ -125,6 +125,16 @@ def test_a_plain_job_that_is_cancelled_while_it_waits_does_not_vanish(cluster: C
     assert becomes(lambda: accounted(cluster, job), [CANCELLED])
 
 
+def test_a_job_can_submit_a_job_and_both_are_found_by_name(cluster: Cluster, tmp_path: Path) -> None:
+    inner = f"sbatch --output=/dev/null --job-name=inner --wrap='echo $SLURM_JOB_NAME >{tmp_path}/said'"
+    (tmp_path / "outer").write_text(f"#!/bin/sh\n{inner}\n")
+    sbatch(cluster, "--job-name=outer", run=f"sh {tmp_path}/outer")
+    for name in ("outer", "inner"):
+        find = ("sacct", "-n", "-P", "-X", "-o", "State", "--name", name)
+        assert becomes(lambda find=find: cluster.run(*find).split(), ["COMPLETED"])  # type: ignore[misc]
+    assert (tmp_path / "said").read_text() == "inner\n"
+
+
 def test_one_unknown_job_is_an_error_for_squeue_and_one_of_several_is_not(cluster: Cluster) -> None:
     job, unknown = sbatch(cluster, "--hold"), "1"
     with pytest.raises(subprocess.CalledProcessError) as error:
