@@ -366,8 +366,7 @@ def test_every_preemption_of_a_job_of_ten_minutes_counts_as_a_timeout(tmp_path: 
 
 def test_a_cancelled_job_lives_until_it_is_killed(executor: SlurmExecutor, cluster: Cluster) -> None:
     job = executor.submit(payloads.wait, 30)
-    assert becomes(lambda: queued(cluster, job.job_id), "RUNNING")
-    time.sleep(2)  # submitit's handlers are in place
+    wait_until(lambda: "waiting" in str(job.stdout()))
     cancelled_s = time.monotonic()
     cluster.run("scancel", job.job_id)
     wait_until(lambda: not queued(cluster, job.job_id))

@@ -180,8 +180,6 @@ class Cluster:
                 self._daemons[daemon].send_signal(signal.SIGCONT)
             else:
                 self.start_daemon(daemon)
-        self.run("scancel", "--user", getpass.getuser())
-        _kill(_tasks(self.folder))  # those that do not listen would take up to KillWait and more
         self._wait_for(self._is_quiet, "an empty queue and idle nodes")
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -286,13 +284,17 @@ class Cluster:
         return True
 
     def _is_quiet(self) -> bool:
-        """Whether no job is left and every node is idle; puts back nodes that a fault left down or drained."""
+        """Whether no job is left and every node is idle; helps where that is not so."""
+        if self.run("squeue", "-h"):
+            self.run("scancel", "--user", getpass.getuser())  # again and again: a job may just be requeuing itself
+            _kill(_tasks(self.folder))  # those that do not listen would take up to KillWait and more
+            return False
         states = dict(line.split() for line in self.run("sinfo", "-h", "-N", "-p", "cpu", "-o", "%N %T").splitlines())
         for node in NODES:
-            if states.get(node, "").rstrip("*") in ("down", "drained", "draining"):
+            if states.get(node, "").rstrip("*") in ("down", "drained", "draining"):  # where a fault left it
                 with contextlib.suppress(subprocess.CalledProcessError):
                     self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
-        return all(states.get(node) == "idle" for node in NODES) and not self.run("squeue", "-h")
+        return all(states.get(node) == "idle" for node in NODES)
 
     def _wait_for(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S

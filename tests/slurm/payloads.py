@@ -16,7 +16,8 @@ def variable(name: str) -> str | None:
 
 
 def wait(num_s: float) -> str:
-    """Says which task it was, after a while."""
+    """Says that it waits, and after a while which task it was."""
+    print("waiting", flush=True)
     time.sleep(num_s)
     return f"task {os.environ['SLURM_PROCID']}"
 
