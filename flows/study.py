@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from flows.view import PrefectView
 from flows.watch import FAILED, FINISHED, REUSED, SKIPPED, End, Progress, Watch
 from midstudy.launch.backends import launcher_of
-from midstudy.launch.driver import Driver, Outcome
+from midstudy.launch.driver import Driver, Outcome, StudyCancelledError
 from midstudy.plan.stage import Stage
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
@@ -45,11 +47,23 @@ class RunSummary:
     warnings: tuple[str, ...]
 
 
+class DetachedError(Exception):
+    """The driver was told to leave by SIGTERM or SIGHUP: its jobs go on. `signal` is the number."""
+
+    def __init__(self, number: int, num_jobs: int) -> None:
+        super().__init__(
+            f"told to leave ({signal.Signals(number).name}): {num_jobs} jobs go on by themselves. The same command follows "
+            "them again; `midstudy status` shows them and `midstudy cancel` ends them."
+        )
+        self.signal = number
+
+
 class StageDriver(Protocol):
     """What a run needs of `midstudy.launch.driver.Driver`."""
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
+    async def detach(self) -> int: ...
     async def finished(self, stage_id: str) -> Outcome: ...
     @property
     def in_jobs(self) -> list[str]: ...
@@ -87,7 +101,8 @@ def run_study(
 
     Raises:
         StoreError: the store cannot be written, or a record in it is damaged.
-        KeyboardInterrupt: after Ctrl-C, when the jobs are gone; finished stages stay.
+        KeyboardInterrupt: after Ctrl-C or `midstudy cancel`, when the jobs are gone; finished stages stay.
+        DetachedError: after SIGTERM or SIGHUP; the jobs go on.
     """
     launcher = launcher_of(backend, store, placement=placement, gpus=gpus)
     driver = Driver(store, stages, launcher, study=study_name, max_jobs=max_jobs, on_notice=on_notice)
@@ -164,12 +179,45 @@ async def _drive(driver: StageDriver, store: Store, watch: Watch, on_progress: C
     try:
         await driver.start()
         ticking = asyncio.create_task(tick())
+        following = asyncio.gather(*(follow(stage_id) for stage_id in watch.stages))
         try:
-            await asyncio.gather(*(follow(stage_id) for stage_id in watch.stages))
+            with _told_to_leave() as told:
+                ends: list[asyncio.Future[Any]] = [following, told]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                if not following.done():
+                    raise DetachedError(told.result(), await driver.detach())
+            following.result()
+        except StudyCancelledError as error:
+            raise KeyboardInterrupt from error
         finally:
-            ticking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await ticking
+            for task in (ticking, following):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
     finally:
         await driver.stop()
     on_progress(watch.progress())
+
+
+@contextlib.contextmanager
+def _told_to_leave() -> Iterator[asyncio.Future[int]]:
+    """Within: a future that has the signal's number once SIGTERM or SIGHUP has come; not where they are ignored (nohup)."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[int] = loop.create_future()
+    numbers = []
+    if threading.current_thread() is threading.main_thread():
+        numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
+
+    def note(number: int) -> None:
+        if not told.done():
+            told.set_result(number)
+
+    former = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        loop.add_signal_handler(number, note, number)
+    try:
+        yield told
+    finally:
+        for number, handler in former.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)

@@ -78,6 +78,7 @@ def retry(options: Namespace) -> int:
     for identity in chosen:
         if identity not in failed:
             raise ValueError(f"stage {identity}: has not failed; failed are: {', '.join(failed) or 'none'}.")
+        store.write_interruptions(identity, [])  # it has all its runs again
         store.clear_failure(identity)
     stages = stages_of(manifest, lambda one: store.requested(one)["recipe"])
     return _run_stages(store, manifest["name"], stages, where)
@@ -170,7 +171,7 @@ def _conduct(
     store: Store, manifest: dict[str, Any], stages: Mapping[str, Stage], where: Mapping[str, Any]
 ) -> tuple[Mapping[str, str], Mapping[str, str], Sequence[str], Path]:
     """Run the flow; returns failed and skipped stages with their causes, warnings, and the report."""
-    from flows.study import run_study
+    from flows.study import DetachedError, run_study
     from midstudy.progress import ProgressLine
 
     pages: list[Path] = []
@@ -185,6 +186,9 @@ def _conduct(
             on_notice=line.notice,
             when_done=lambda: pages.append(_write_report(store, manifest)),
         )
+    except DetachedError as error:
+        print(f"midstudy: {error}", file=sys.stderr)
+        raise SystemExit(128 + error.signal) from None
     finally:
         line.close()
     return summary.failed, summary.skipped, summary.warnings, pages[0]

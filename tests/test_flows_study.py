@@ -20,13 +20,14 @@ from typing import Any
 
 import pytest
 from begun_execute import ENTRY
-from fake_execute import fake_stage
+from fake_execute import fake_stage, let_go, starts
 from synthetic_study import SyntheticStudy, frozen, synthetic_study
 
 from flows.server import PrefectServer
 from flows.study import RunSummary, conduct
 from flows.view import PrefectView
 from flows.watch import Progress
+from midstudy.launch.backends import live_jobs
 from midstudy.launch.driver import Driver, Outcome
 from midstudy.launch.local import LocalLauncher
 from midstudy.plan.stage import Stage
@@ -64,6 +65,10 @@ class FakeDriver:
         self.stopped = True
         if self._work is not None:
             self._work.cancel()
+
+    async def detach(self) -> int:
+        await self.stop()
+        return len(self.in_jobs)
 
     async def finished(self, stage_id: str) -> Outcome:
         return await asyncio.shield(self._outcomes[stage_id])
@@ -366,7 +371,7 @@ def test_real_jobs_are_shown_as_the_driver_settles_them(store: Store, monkeypatc
 _INTERRUPTED_RUN = """
 import sys
 from pathlib import Path
-from fake_execute import fake_stage
+from fake_execute import fake_stage, let_go, starts
 from test_flows_study import _conduct_real, _request
 from midstudy.store.store import Store
 store = Store.open(Path(sys.argv[1]))
@@ -391,6 +396,32 @@ def test_ctrl_c_leaves_no_process_and_a_cancelled_flow_run(store: Store) -> None
     assert not [one for one in Path("/proc").glob("[0-9]*") if _runs_in(one, store.root)], "nothing is left running"
     assert _query(store, sql) == [("CANCELLED",)]
     assert _query(store, "SELECT state_type FROM flow_run WHERE name = 'real'") == [("CANCELLED",)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_told_to_leave_lets_its_jobs_go_on(store: Store, number: signal.Signals) -> None:
+    script = "from flows.study import DetachedError" + _INTERRUPTED_RUN.replace("sleep=60", "until=go")
+    script = script.replace("KeyboardInterrupt:", "DetachedError as error:").replace('print("interrupted")', "print(error)")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", script, str(store.root)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parent.parent)
+    deadline = time.monotonic() + 60
+    while "long" not in starts(store) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    began = time.monotonic()
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=40)
+    assert time.monotonic() - began < 30
+    assert output.startswith(
+        f"told to leave ({number.name}): 1 jobs go on by themselves. The same command follows them again"
+    )
+    assert len(live_jobs(store)) == 1
+    let_go(store, "go")
+    summary = _conduct_real(
+        store, _request(store, [fake_stage("first"), fake_stage("long until=go")]), lambda progress: None
+    )
+    assert len(summary.finished) + len(summary.reused) == 2
+    assert starts(store, "long") == ["long"]
 
 
 def _runs_in(process: Path, root: Path) -> bool:

@@ -8,6 +8,7 @@ import signal
 
 from midstudy.launch import clock
 from midstudy.launch.backends import by_backend, launcher_of, live_jobs
+from midstudy.launch.heartbeat import tell_to_cancel
 from midstudy.launch.job_file import Job, write_end
 from midstudy.launch.process import Process, this_process
 from midstudy.store.store import Store
@@ -18,11 +19,12 @@ _POLL_S = 0.1
 def cancel_study(store: Store, study: str, *, driver_timeout_s: float = 15.0) -> list[Job]:
     """Cancel the running jobs of a study and return them; finished stages stay, the others can be resumed.
 
-    A driver on this machine is interrupted as by Ctrl-C, so that it submits nothing more, and given `driver_timeout_s` to
-    end its jobs. What runs then is ended from here.
+    Its drivers are asked to end, wherever they are, so that they submit nothing more. One on this machine is interrupted as
+    by Ctrl-C besides, and given `driver_timeout_s` to end its jobs. What runs then is ended from here.
     """
     jobs = _running(store, study)
     for driver in {job.driver for job in jobs}:
+        tell_to_cancel(store, driver, study)
         _interrupt(driver)
     deadline = clock.monotonic() + driver_timeout_s
     while (left := _running(store, study)) and clock.monotonic() < deadline:

@@ -59,6 +59,13 @@ def claimed_by(store: Store, stage_id: str) -> str | None:
         raise StoreError(f"{path}: damaged ({error!r}). Remove it if no job is making the stage.") from error
 
 
+def is_taken_over(store: Store, stage_id: str, job_name: str) -> bool:
+    """Whether another job has taken a stage from this one; a damaged claim is nobody's."""
+    with contextlib.suppress(StoreError):
+        return claimed_by(store, stage_id) not in (job_name, None)
+    return False
+
+
 def holder_of(store: Store, stage_id: str) -> Job | None:
     """The job that has a stage and has not ended, whether it is there or not."""
     name = claimed_by(store, stage_id)

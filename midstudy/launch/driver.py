@@ -18,7 +18,8 @@ from typing import Any, Literal, TypeVar
 
 from midstudy.launch import clock
 from midstudy.launch.backends import by_backend, launcher_of
-from midstudy.launch.claim import claim, holder_of
+from midstudy.launch.claim import claim, holder_of, is_taken_over, lock
+from midstudy.launch.heartbeat import BEAT_EVERY_S, STALE_AFTER_S, Heartbeats, forget_ended
 from midstudy.launch.interruptions import forget_interruptions, note_interruption
 from midstudy.launch.job import write_failure
 from midstudy.launch.job_file import (
@@ -27,6 +28,7 @@ from midstudy.launch.job_file import (
     is_cancelled,
     job_end,
     job_name,
+    read_job,
     unended_jobs,
     write_end,
     write_job,
@@ -35,7 +37,7 @@ from midstudy.launch.launcher import Cause, Exit, Launcher, Refusal
 from midstudy.launch.process import this_process
 from midstudy.launch.schedule import Schedule
 from midstudy.plan.stage import Stage
-from midstudy.store.errors import StoreError
+from midstudy.store.errors import StoreError, UnwritableError
 from midstudy.store.store import Store
 
 MAX_RUNS_AGAIN: Mapping[Cause, int] = {
@@ -52,6 +54,9 @@ nor what somebody cancelled."""
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 120.0
 """Before a job that was refused is submitted again: doubled each time, up to the second."""
+
+PATIENCE_S = 600.0
+"""How long a store that cannot be written, as a full disk, is waited for before what is not finished has failed."""
 
 _Result = TypeVar("_Result")
 
@@ -72,6 +77,10 @@ class Outcome:
     def is_finished(self) -> bool:
         """Whether the stage has a record."""
         return self.status in ("published", "reused")
+
+
+class StudyCancelledError(Exception):
+    """`midstudy cancel` asked this driver to end."""
 
 
 @dataclass
@@ -120,6 +129,12 @@ class Driver:
         self._followed: dict[str, _Followed] = {}
         self._submitted: set[str] = set()
         self._me = this_process()
+        self._heartbeats = Heartbeats(store, self._me)
+        self._beating: asyncio.Task[None] | None = None
+        self._beat_at = clock.now()
+        self._cannot_write_since: float | None = None
+        self._no_room: UnwritableError | None = None
+        self._detached = False
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="launcher")
         self._call: concurrent.futures.Future[Any] | None = None
         self._loop: asyncio.Task[None] | None = None
@@ -133,6 +148,7 @@ class Driver:
         Raises:
             StoreError: a record on disk is damaged or was made from another recipe; a parent outside the study is missing.
         """
+        self._heartbeats.begin(self._study)
         published = self._store.published(self._stages)
         for identity in published:
             self._store.verify(self._stages[identity])
@@ -155,6 +171,8 @@ class Driver:
                 write_end(self._store, job.name, "gone")
             else:
                 self._follow(job)
+        forget_ended(self._store, {job.driver.key for job in unended})
+        self._beating = asyncio.create_task(self._beat(), name="heartbeat")
         self._loop = asyncio.create_task(self._run(), name="driver")
 
     async def finished(self, stage_id: str) -> Outcome:
@@ -175,24 +193,41 @@ class Driver:
     async def stop(self) -> None:
         """End the driver; jobs that it submitted or adopted are cancelled and gone within seconds.
 
-        After the last stage there are none. What they had done is kept: a later run goes on from there.
+        After the last stage there are none. What they had done is kept: a later run goes on from there. After `detach`
+        nothing is done.
         """
-        if self._loop is not None:
-            self._loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loop
-        for future in self._waiting.values():
-            future.cancel()
+        if self._detached:
+            return
+        await self._leave()
+        self._recheck_owners()
         # Not awaited, nor made in a thread: when an event loop is being torn down, an await may not come back.
-        if self._call is not None:  # what is being submitted is there before it is cancelled
-            concurrent.futures.wait([self._call])
-        self._thread.shutdown()
         if mine := [one.job for one in self._followed.values() if self._is_mine(one.job)]:
             for backend, some in by_backend(mine).items():
                 self._launcher_of(backend).cancel(some)
             for job in mine:
-                if job_end(self._store, job.name) is None:
-                    write_end(self._store, job.name, "stopped")
+                with contextlib.suppress(StoreError):  # whoever finds it dead writes its end
+                    if job_end(self._store, job.name) is None:
+                        write_end(self._store, job.name, "stopped")
+        self._heartbeats.end(jobs_go_on=False)
+
+    async def detach(self) -> int:
+        """End the driver and let its jobs go on; returns how many. The next driver follows them."""
+        await self._leave()
+        self._detached = True
+        self._heartbeats.end(jobs_go_on=True)
+        return sum(self._is_mine(one.job) for one in self._followed.values())
+
+    async def _leave(self) -> None:
+        for task in (self._loop, self._beating):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        for future in self._waiting.values():
+            future.cancel()
+        if self._call is not None:  # what is being submitted is there before it is cancelled, or left
+            concurrent.futures.wait([self._call])
+        self._thread.shutdown()
 
     async def __aenter__(self) -> Driver:
         await self.start()
@@ -212,9 +247,17 @@ class Driver:
     async def _run(self) -> None:
         try:
             while self._schedule.unsettled:
-                await self._look()
-                await self._submit()
-                await asyncio.sleep(self._poll_s if self._schedule.unsettled else 0)
+                wait_s = self._poll_s
+                try:
+                    await self._look()
+                    if self._no_room is None:
+                        await self._submit()
+                        self._cannot_write_since = None
+                    else:
+                        self._fail_idle(str(self._no_room))
+                except UnwritableError as error:
+                    wait_s = self._wait_for_room(error)
+                await asyncio.sleep(wait_s if self._schedule.unsettled else 0)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -222,6 +265,45 @@ class Driver:
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(error)
+
+    async def _beat(self) -> None:
+        while True:
+            self._heartbeats.beat()
+            if abs(clock.now() - self._beat_at) > STALE_AFTER_S / 2:  # this host slept, or was held up
+                self._recheck_owners()
+            self._beat_at = clock.now()
+            await asyncio.sleep(BEAT_EVERY_S)
+
+    def _recheck_owners(self) -> None:
+        """Another driver may have taken over jobs of this one, while it gave no sign of life."""
+        for one in self._followed.values():
+            with contextlib.suppress(StoreError):
+                one.job = dataclasses.replace(one.job, driver=read_job(self._store, one.job.name).driver)
+
+    def _wait_for_room(self, error: UnwritableError) -> float:
+        """Seconds to wait for a store that cannot be written; after `PATIENCE_S` nothing more is begun."""
+        if self._cannot_write_since is None:
+            self._cannot_write_since = clock.monotonic()
+            self._notice(f"waiting: {error}")
+        waited_s = clock.monotonic() - self._cannot_write_since
+        if not error.may_pass or waited_s > PATIENCE_S:
+            self._no_room = error
+        return min(max(self._poll_s, waited_s), LONGEST_WAIT_S)
+
+    def _fail_idle(self, cause: str) -> None:
+        """What is in no job has failed; what is in one may still be finished."""
+        in_jobs = set(self.in_jobs)
+        for identity in [one for one in self._schedule.unsettled if one not in in_jobs]:
+            if identity in self._schedule.unsettled:
+                self._fail(identity, cause)
+
+    def _write_end(self, job: Job) -> None:
+        """Write down that a job is over which did not say so itself."""
+        try:
+            write_end(self._store, job.name, "gone")
+        except UnwritableError:
+            if self._no_room is None:
+                raise
 
     async def _ask(self, launcher: Launcher, call: Callable[[Sequence[Job]], _Result], jobs: Sequence[Job]) -> _Result:
         """Call a launcher; in a thread where that may take long, so that those who await stages are not held up."""
@@ -241,7 +323,7 @@ class Driver:
 
     async def _dead(self, jobs: Iterable[Job]) -> set[str]:
         """Names of those of these jobs that are not there and that no driver is about to submit."""
-        left = [job for job in jobs if not job.driver.is_alive()]
+        left = [job for job in jobs if not self._heartbeats.is_fresh(job.driver)]
         live: set[str] = set()
         for backend, some in by_backend(left).items():
             launcher = self._launcher_of(backend)
@@ -250,7 +332,9 @@ class Driver:
 
     async def _look(self) -> None:
         """Settle what has come out since the last look."""
-        for one in self._followed.values():
+        if self._heartbeats.is_told_to_cancel(self._study):
+            raise StudyCancelledError(f"{self._study}: cancelled from outside; finished stages stay, run it again to go on.")
+        for one in list(self._followed.values()):
             self._adopt(one)
         # Jobs first, records second: of a job that has ended, every record is there.
         mine = [one.job for one in self._followed.values() if self._is_mine(one.job) and not one.refusals]
@@ -262,11 +346,15 @@ class Driver:
         for name, one in list(self._followed.items()):
             self._settle_stages(one)
             if name in exits:
-                del self._followed[name]
                 self._settle_job(one, exits[name])
-            elif ends.get(name) is not None:  # its own driver says why; what is left is anybody's
-                del self._followed[name]
-                self._give_back(one)
+            elif ends.get(name) is None:  # its own driver says why it ended; what is left then is anybody's
+                continue
+            self._let_go(one)
+
+    def _let_go(self, one: _Followed) -> None:
+        """Follow a job no longer; what it has left is done in others."""
+        del self._followed[one.job.name]
+        self._schedule.give_back(stage for stage in one.pending if stage not in self._outcomes)
 
     def _settle_stages(self, one: _Followed) -> None:
         """A job makes its stages in order, so only the first that is not settled is looked at."""
@@ -277,62 +365,80 @@ class Driver:
             elif self._store.has(head):
                 self._schedule.publish(head)
                 self._settle(head, Outcome(status="published"))
-            elif (failure := self._store.failure(head)) and failure.get("job") == one.job.name:
-                self._fail(head, failure["cause"])
+            elif (cause := self._failed_in(one.job, head)) is not None:
+                self._fail(head, cause)
             else:
                 return
             del one.pending[0]
 
-    def _settle_job(self, one: _Followed, ended: Exit) -> None:
-        """A job has ended: what it did not come to goes back; a stage that it died in has failed, or is run again."""
-        end = job_end(self._store, one.job.name)
-        if one.pending and end != "cut short":  # then the stage that failed is settled, and the rest was not begun
-            cause = ended.cause
-            if cause == "exited" and end is not None:
-                cause = "preempted" if end == "stopped" else "lost"
-            self._judge(one, Exit(text=ended.text, cause=cause))
-        if end is None:
-            write_end(self._store, one.job.name, "gone")
-        self._give_back(one)
+    def _failed_in(self, job: Job, identity: str) -> str | None:
+        """Why a stage failed in a job; none where it did not."""
+        try:
+            failure = self._store.failure(identity)
+        except StoreError as error:
+            return str(error)
+        return failure["cause"] if failure is not None and failure.get("job") == job.name else None
 
-    def _judge(self, one: _Followed, ended: Exit) -> None:
-        """The stage that a job was at when it ended is run again, if that may help and was not done too often."""
-        head, label = one.pending[0], self._stages[one.pending[0]].label
-        if is_cancelled(self._store, one.job.name):
-            self._fail_in(one, head, "cancelled")
-            return
+    def _settle_job(self, one: _Followed, ended: Exit) -> None:
+        """A job has ended: a stage that it died in has failed, or is run again. It is written before it is taken as so."""
+        end = job_end(self._store, one.job.name)
+        cause = None
+        if one.pending and end != "cut short" and not is_cancelled(self._store, one.job.name):
+            # Cut short: the stage that failed is settled, and the rest was not begun. Cancelled: by a driver that left.
+            if ended.cause == "exited" and end is not None:
+                ended = dataclasses.replace(ended, cause="preempted" if end == "stopped" else "lost")
+            cause = self._judge(one, ended)
+        if cause is not None:
+            self._write_failure(one.job, one.pending[0], cause)
+        if end is None:
+            self._write_end(one.job)
+        if cause is not None:
+            self._fail(one.pending[0], cause)
+
+    def _judge(self, one: _Followed, ended: Exit) -> str | None:
+        """Why the stage that a job was at when it ended has failed; none where it is run again."""
         what, allowed = f"its job {one.job.name} {ended.text}", MAX_RUNS_AGAIN.get(ended.cause, 0)
         if allowed == 0:
-            self._fail_in(one, head, what)
-            return
-        times = note_interruption(self._store, head, one.job.name, ended)
+            return what
+        if self._no_room is not None:
+            return f"{what}; {self._no_room}"
+        times = note_interruption(self._store, one.pending[0], one.job.name, ended)
         if times > allowed:
-            self._fail_in(one, head, f"{what}; {ended.cause} {times} times, and is not run again")
-        else:
-            self._notice(f"{label}: {what}; run again ({ended.cause}: {times} of at most {allowed} times)")
+            return f"{what}; {ended.cause} {times} times, and is not run again"
+        label = self._stages[one.pending[0]].label
+        self._notice(f"{label}: {what}; run again ({ended.cause}: {times} of at most {allowed} times)")
+        return None
 
-    def _fail_in(self, one: _Followed, identity: str, cause: str) -> None:
-        """A stage failed and its job could not say so."""
-        write_failure(self._store, one.job, identity, label=self._stages[identity].label, cause=cause)
-        self._fail(identity, cause)
-
-    def _give_back(self, one: _Followed) -> None:
-        self._schedule.give_back(stage for stage in one.pending if stage not in self._outcomes)
+    def _write_failure(self, job: Job, identity: str, cause: str) -> None:
+        """Of a stage that failed and whose job could not say so."""
+        with contextlib.suppress(UnwritableError):  # it is said at the end of the run, and made again by the next
+            write_failure(self._store, job, identity, label=self._stages[identity].label, cause=cause)
 
     # -- submission ---------------------------------------------------------------------------------------------------
 
     async def _submit(self) -> None:
         again = [one for one in self._followed.values() if one.refusals and clock.monotonic() >= one.again_at]
         slots = sum(self._is_mine(one.job) for one in self._followed.values())
-        jobs = self._schedule.next_jobs(num_free=self._max_jobs - slots, num_slots=self._max_jobs)
-        asked = [await self._claimed(self._new_job(identities)) for identities in jobs]
-        new = [_Followed(job, list(job.stage_ids)) for job in asked if job is not None]
-        for one in new:
-            self._followed[one.job.name] = one
-            for identity in one.pending:
-                self._on_change(identity, "submitted")
+        new: list[_Followed] = []
+        trouble: UnwritableError | None = None
+        for identities in self._schedule.next_jobs(num_free=self._max_jobs - slots, num_slots=self._max_jobs):
+            asked = self._new_job(identities)
+            try:
+                job = await self._claimed(asked) if trouble is None else None
+            except UnwritableError as error:
+                trouble, job = error, None
+            if job is not None:
+                new.append(_Followed(job, list(job.stage_ids)))
+                self._followed[job.name] = new[-1]
+                for identity in job.stage_ids:
+                    self._on_change(identity, "submitted")
+            elif trouble is not None:  # a job that could not be written down is none
+                shutil.rmtree(self._store.paths.job(asked.name), ignore_errors=True)
+                self._schedule.give_back(one for one in identities if one not in self._outcomes)
         if new or again:
             await self._hand_over([*again, *new])
+        if trouble is not None:
+            raise trouble
 
     def _new_job(self, identities: Sequence[str]) -> Job:
         stages = [self._stages[identity] for identity in identities]
@@ -350,6 +456,10 @@ class Driver:
 
     async def _hand_over(self, jobs: Sequence[_Followed]) -> None:
         """Submit jobs. What is refused and may pass is tried again later; else its stages have failed."""
+        if taken := [one for one in jobs if not self._answers_for(one.job)]:
+            for one in taken:
+                self._drop(one)
+        jobs = [one for one in jobs if one not in taken]
         refused = await self._ask(self._launcher, self._launcher.submit, [one.job for one in jobs])
         for one in jobs:
             refusal = refused.get(one.job.name)
@@ -358,11 +468,28 @@ class Driver:
             elif refusal.may_pass:
                 self._put_off(one, refusal)
             else:
-                del self._followed[one.job.name]
+                cause = f"its job {one.job.name} was refused: {refusal.text}"
                 for identity in one.pending:
                     if identity not in self._outcomes:
-                        self._fail_in(one, identity, f"its job {one.job.name} was refused: {refusal.text}")
+                        self._write_failure(one.job, identity, cause)
+                        self._fail(identity, cause)
+                self._drop(one)
+
+    def _answers_for(self, job: Job) -> bool:
+        """Whether a job is still this driver's, and its stages the job's: others take over what gives no sign of life."""
+        try:
+            return read_job(self._store, job.name).driver == self._me and not any(
+                is_taken_over(self._store, identity, job.name) for identity in job.stage_ids
+            )
+        except StoreError:
+            return False
+
+    def _drop(self, one: _Followed) -> None:
+        """A job that will never be submitted: what it has left is done in others."""
+        with contextlib.suppress(UnwritableError):  # whoever finds it, and its driver gone, writes its end
+            if job_end(self._store, one.job.name) is None:
                 write_end(self._store, one.job.name, "gone")
+        self._let_go(one)
 
     def _put_off(self, one: _Followed, refusal: Refusal) -> None:
         wait_s = min(FIRST_WAIT_S * 2**one.refusals, LONGEST_WAIT_S)
@@ -374,22 +501,38 @@ class Driver:
     async def _claimed(self, job: Job) -> Job | None:
         """The job with those of its stages that no other driver's job has; none if none is left. The others are followed."""
         write_job(self._store, job)  # before the claims, which hold only while there is a job
-        dead = await self._dead(_distinct(holder_of(self._store, identity) for identity in job.stage_ids))
-        holders = {identity: claim(self._store, identity, job, dead=dead) for identity in job.stage_ids}
-        if any(holders.values()):
+        dead = await self._dead(_distinct(self._holder_of(identity) for identity in job.stage_ids))
+        holders: list[Job] = []
+        damaged: dict[str, str] = {}
+        for identity in job.stage_ids:
+            try:
+                holder = claim(self._store, identity, job, dead=dead)
+            except UnwritableError:
+                raise
+            except StoreError as error:
+                damaged[identity] = str(error)
+            else:
+                holders += [] if holder is None else [holder]
+        if holders or damaged:
             self._schedule.give_back(job.stage_ids)
-            for holder in holders.values():
-                if holder is not None and holder.name not in self._followed:
-                    self._follow(holder)
+            for holder in holders:
+                self._follow(holder)
+            for identity, cause in damaged.items():
+                self._fail(identity, cause)
             left = self._schedule.feasible(job.stage_ids)
             if not left:
-                shutil.rmtree(self._store.paths.job(job.name))
+                shutil.rmtree(self._store.paths.job(job.name), ignore_errors=True)
                 return None
             self._schedule.take(left)
             job = dataclasses.replace(job, stages=tuple(stage for stage in job.stages if stage.id in left))
             write_job(self._store, job)
         self._begin_anew(job.stage_ids)
         return job
+
+    def _holder_of(self, identity: str) -> Job | None:
+        with contextlib.suppress(StoreError):  # a damaged claim, which fails the stage when it is claimed
+            return holder_of(self._store, identity)
+        return None
 
     def _begin_anew(self, identities: Collection[str]) -> None:
         """A stage that failed in an earlier run, and that this one was started to try again, has all its runs again."""
@@ -401,6 +544,9 @@ class Driver:
 
     def _follow(self, job: Job) -> None:
         """Follow a job that another driver submitted, for the stages it still has to make of this study."""
+        if job.name in self._followed:
+            self._schedule.take(self._followed[job.name].pending)
+            return
         pending = [identity for identity in job.stage_ids if identity in self._schedule.unsettled]
         if pending:
             self._schedule.take(pending)
@@ -411,9 +557,22 @@ class Driver:
 
     def _adopt(self, one: _Followed) -> None:
         """Answer for a followed job whose own driver is gone: it takes a slot, and is cancelled with this driver."""
-        if not self._is_mine(one.job) and not one.job.driver.is_alive():
-            one.job = dataclasses.replace(one.job, driver=self._me)
-            write_job(self._store, one.job)
+        former = one.job.driver
+        if self._is_mine(one.job) or self._heartbeats.is_fresh(former):
+            return
+        with lock(self._store):
+            try:
+                job = read_job(self._store, one.job.name)
+            except StoreError:  # it was taken back before it was submitted
+                self._let_go(one)
+                return
+            if job.driver == former:
+                job = dataclasses.replace(job, driver=self._me, former_drivers=(*job.former_drivers, former))
+                write_job(self._store, job)
+                self._notice(
+                    f"job {job.name}: its driver, process {former.pid} of {former.host}, gives no sign of life; taken over"
+                )
+            one.job = job
 
     def _is_mine(self, job: Job) -> bool:
         return job.driver == self._me

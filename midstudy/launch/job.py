@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import submitit
 
 from midstudy.execute.stopped import StoppedError
+from midstudy.launch.claim import is_taken_over
 from midstudy.launch.job_file import End, Job, JobStage, is_cancelled, job_end, read_job, write_end
 from midstudy.launch.log import LAST_LINES, begin_stage, stage_log
 from midstudy.launch.slurm_file import read_submission
@@ -110,7 +111,7 @@ def _make_all(store: Store, job: Job, start: Start, execute: Callable[..., None]
         elif failed_in(store, job, stage.id):
             print("skipped: it has failed in an earlier start of this job", flush=True)
             unmade.add(stage.id)
-        elif _given_up(store, job, stage, label=wanted["label"]):
+        elif _is_taken_over(store, job, stage) or _given_up(store, job, stage, label=wanted["label"]):
             end = "cut short"
             if ranks is not None:
                 ranks.from_first(None)
@@ -128,6 +129,14 @@ def _make_all(store: Store, job: Job, start: Start, execute: Callable[..., None]
         print("put back into the queue", flush=True)
     else:
         write_end(store, job.name, "stopped" if stop() else end)
+
+
+def _is_taken_over(store: Store, job: Job, stage: JobStage) -> bool:
+    """Whether another job has this stage now, because this one's driver had given no sign of life for long."""
+    if is_taken_over(store, stage.id, job.name):
+        print("left: another job has taken it over", flush=True)
+        return True
+    return False
 
 
 def _given_up(store: Store, job: Job, stage: JobStage, *, label: str) -> bool:

@@ -40,7 +40,8 @@ class JobStage:
 class Job:
     """A job: stages that one process, or the ranks of one training run, make one after the other.
 
-    `driver` submitted it; `entry` is the function that makes a stage.
+    `driver` answers for it: it submitted the job, or took it over from the last of its `former_drivers`. `entry` is the
+    function that makes a stage.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Job:
     placement: Placement
     entry: str
     driver: Process
+    former_drivers: tuple[Process, ...] = ()
 
     @property
     def stage_ids(self) -> tuple[str, ...]:
@@ -81,6 +83,7 @@ def read_job(store: Store, name: str) -> Job:
         fields = json.loads(path.read_text("utf-8"))
         fields["stages"] = tuple(JobStage(**stage) for stage in fields["stages"])
         fields["driver"] = Process(**fields["driver"])
+        fields["former_drivers"] = tuple(Process(**driver) for driver in fields.get("former_drivers", ()))
         fields["placement"] = Placement(**fields["placement"])
         return Job(**fields)
     except FileNotFoundError:
@@ -110,8 +113,8 @@ def job_process(store: Store, name: str) -> Process | None:
 
 
 End = Literal["done", "stopped", "cut short", "gone"]
-"""Ran through its stages; ended early as it was told to, or because a rank was lost; ended early because a stage failed,
-with stages left that it had not begun; found dead without having said anything."""
+"""Ran through its stages; ended early as it was told to, or because a rank was lost; left stages that it had not begun,
+because one failed or because another job has taken them over; found dead without having said anything."""
 
 
 def write_end(store: Store, name: str, end: End) -> None:

@@ -8,7 +8,6 @@ so that it outlives the driver and can be ended whole, with its exit status in p
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shlex
 import signal
@@ -36,7 +35,6 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_
 _POLL_S = 0.05
 _KILLED_WITHIN_S = 5.0
 """A process that SIGKILL does not end within this time hangs in the kernel; nothing more can be done about it."""
-_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 _OF_THE_CODE = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP)
 """Signals by which a process ends itself: it would do so again."""
 
@@ -137,7 +135,8 @@ class LocalLauncher:
             executor = SessionExecutor(folder, job_id=job.name, num_ranks=num_ranks, environment=self._environment(job))
             executor.submit(run_job, str(self._store.root), job.name)
         except OSError as error:
-            return Refusal(text=str(unwritable(folder, error)), may_pass=error.errno in _MAY_PASS)
+            refused = unwritable(folder, error)
+            return Refusal(text=str(refused), may_pass=refused.may_pass)
         assert executor.process is not None
         self._children[job.name] = executor.process
         process = Process.of(executor.process.pid)
@@ -155,6 +154,9 @@ class LocalLauncher:
                     ended[job.name] = _exit_of(status)
             elif (process := job_process(self._store, job.name)) is None:
                 ended[job.name] = Exit(text="was never started", cause="lost")
+            elif not process.is_here:  # asked only after there was no sign of its driver either
+                text = f"was on {process.host}, where its driver gave no sign of life any more"
+                ended[job.name] = Exit(text=text, cause="node failed")
             elif not process.is_alive():
                 # It was not this process's child, so nobody can tell how it ended.
                 if job_end(self._store, job.name) is not None:

@@ -51,6 +51,11 @@ class Process:
         return cls(pid=pid, start_ticks=int(stat[_START_TICKS]), host=socket.gethostname(), boot_id=_boot_id())
 
     @property
+    def key(self) -> str:
+        """A name that no other process has."""
+        return f"{self.host}-{self.pid}-{self.start_ticks}-{self.boot_id[:8]}"
+
+    @property
     def is_here(self) -> bool:
         """Whether it belongs to this host, so that it can be looked at."""
         return self.host == socket.gethostname()

@@ -37,6 +37,7 @@ class StorePaths:
     jobs/JOB/                               job.json, process.json or slurm.json, starts.jsonl, end.json, cancelled,
                                             meeting-N (of the ranks of start N)
     jobs/JOB/submitit/                      submitit's own folder: its pickles, which nothing here reads, and the log
+    drivers/DRIVER/                         heartbeat, ended, cancel-STUDY
     mlflow/, prefect/                       views
     """
 
@@ -114,6 +115,19 @@ class StorePaths:
 
     def job_meeting(self, name: str, start: int) -> Path:
         return self.job(name) / f"meeting-{start}"
+
+    @property
+    def drivers(self) -> Path:
+        return self.root / "drivers"
+
+    def driver(self, key: str) -> Path:
+        return self.drivers / checked_name(key)
+
+    def driver_heartbeat(self, key: str) -> Path:
+        return self.driver(key) / "heartbeat"
+
+    def driver_cancel(self, key: str, study: str) -> Path:
+        return self.driver(key) / f"cancel-{checked_name(study)}"
 
     @property
     def claims_lock(self) -> Path:

@@ -252,6 +252,8 @@ def _needed(store: Store, uses: dict[str, _Uses], live_stages: Collection[str]) 
 
 def _record(store: Store, identity: str) -> Record | None:
     """The record of a stage; none where it is not finished, or another cleaning takes it away just now."""
+    if not store.has(identity):
+        return None
     try:
         return store.record(identity)
     except StoreError:
