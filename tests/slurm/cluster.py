@@ -110,9 +110,13 @@ class Cluster:
             subprocess.CalledProcessError: it failed; what it said is in `stderr`.
             subprocess.TimeoutExpired: it did not end in time.
         """
-        return subprocess.run(
-            command, env=self.environment, check=True, capture_output=True, text=True, timeout=timeout_s
-        ).stdout
+        try:
+            return subprocess.run(
+                command, env=self.environment, check=True, capture_output=True, text=True, timeout=timeout_s
+            ).stdout
+        except subprocess.CalledProcessError as error:
+            error.add_note(error.stderr)
+            raise
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
@@ -176,7 +180,6 @@ class Cluster:
                 self._daemons[daemon].send_signal(signal.SIGCONT)
             else:
                 self.start_daemon(daemon)
-        self.run("scancel", "--user", getpass.getuser())
         self._wait_for(self._is_quiet, "an empty queue and idle nodes")
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -281,13 +284,17 @@ class Cluster:
         return True
 
     def _is_quiet(self) -> bool:
-        """Whether no job is left and every node is idle; puts back nodes that a fault left down or drained."""
+        """Whether no job is left and every node is idle; helps where that is not so."""
+        if self.run("squeue", "-h"):
+            self.run("scancel", "--user", getpass.getuser())  # again and again: a job may just be requeuing itself
+            _kill(_tasks(self.folder))  # those that do not listen would take up to KillWait and more
+            return False
         states = dict(line.split() for line in self.run("sinfo", "-h", "-N", "-p", "cpu", "-o", "%N %T").splitlines())
         for node in NODES:
-            if states.get(node, "").rstrip("*") in ("down", "drained", "draining"):
+            if states.get(node, "").rstrip("*") in ("down", "drained", "draining"):  # where a fault left it
                 with contextlib.suppress(subprocess.CalledProcessError):
                     self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
-        return all(states.get(node) == "idle" for node in NODES) and not self.run("squeue", "-h")
+        return all(states.get(node) == "idle" for node in NODES)
 
     def _wait_for(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
@@ -306,33 +313,42 @@ class Cluster:
 
 def end_processes(folder: Path) -> None:
     """Kill every process of the cluster in `folder`: its daemons, steps and jobs, but nobody who only talks to it."""
-    while found := _processes(folder):
-        for process in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+    while found := _with_descendants(_tasks(folder) | _carrying(f"{_MARK}={folder}")):
+        _kill(found)
         time.sleep(_POLL_S)
 
 
-def _processes(folder: Path) -> set[int]:
-    """Those that carry the mark or are tasks of a job, and all their descendants."""
-    mark, conf = f"{_MARK}={folder}".encode(), f"SLURM_CONF={folder}/slurm.conf".encode()
-    parents: dict[int, int] = {}
-    found: set[int] = set()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
+def _kill(processes: set[int]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _tasks(folder: Path) -> set[int]:
+    """Processes of the cluster's jobs."""
+    return _carrying(f"SLURM_CONF={folder}/slurm.conf", "SLURM_JOB_ID=")
+
+
+def _carrying(*begins: str) -> set[int]:
+    """Processes that have, for each of `begins`, a variable that begins so in their environment."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours
-            state, parent = (entry / "stat").read_text("utf-8", errors="replace").rpartition(")")[2].split()[:2]
-            if state == "Z":
-                continue
-            parents[int(entry.name)] = int(parent)
-            environment = (entry / "environ").read_bytes().split(b"\0")
-            is_task = conf in environment and any(value.startswith(b"SLURM_JOB_ID=") for value in environment)
-            if mark in environment or is_task:
+            variables = (entry / "environ").read_bytes().split(b"\0")
+            if all(any(variable.startswith(begin.encode()) for variable in variables) for begin in begins):
                 found.add(int(entry.name))
+    return found - {os.getpid()}
+
+
+def _with_descendants(processes: set[int]) -> set[int]:
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(entry.name)] = int((entry / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[1])
+    found = set(processes)
     while children := {process for process, parent in parents.items() if parent in found} - found:
         found |= children
-    return found - {os.getpid()}
+    return found
 
 
 def _free_ports(num: int) -> int:
