@@ -1,8 +1,9 @@
 """A stand-in for `midstudy.execute.stage.execute_stage`: does what a stage's label says, in a real job process.
 
 A label is a name and then words: `sleep=0.5` and `until=NAME` (wait so long, or until NAME has started, and listen to being
-told to stop), `stubborn=0.5` (waits and does not listen), `raise`, `kill` (SIGKILL to its own process), `kill_once`, `exit`
-(the process ends without a word), `boom` (of several ranks, all but the first raise).
+told to stop), `first=60` (waits so only when it is started for the first time), `stubborn=0.5` (waits and does not listen),
+`raise`, `kill` (SIGKILL to its own process), `kill_once`, `exit` (the process ends without a word), `eat=400` (takes so many MB of
+memory and keeps them for a minute), `boom` (of several ranks, all but the first raise).
 Every start is one line in `starts.txt` beside the store, so that a test can count what really ran.
 """
 
@@ -48,7 +49,7 @@ def execute_stage(
     print(f"making {name}", flush=True)
     for word in words:
         kind, _, value = word.partition("=")
-        if kind == "sleep":
+        if kind == "sleep" or (kind == "first" and len(starts(store, name)) == 1):
             until = time.monotonic() + float(value)
             while time.monotonic() < until:
                 if should_stop():
@@ -65,6 +66,9 @@ def execute_stage(
             raise ValueError(f"{name} cannot be made")
         elif kind == "kill" or (kind == "kill_once" and len(starts(store, name)) == 1):
             os.kill(os.getpid(), signal.SIGKILL)
+        elif kind == "eat":
+            held = b"x" * (int(value) * 2**20)
+            time.sleep(60.0 if held else 0.0)
         elif kind == "exit":
             os._exit(3)
     attempt = store.attempt(identity)

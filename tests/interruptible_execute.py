@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,18 @@ def every_step(store: Store, identity: str, **options: Any) -> None:
 def every_50_ms(store: Store, identity: str, **options: Any) -> None:
     state.ROLLING_INTERVAL_S, state.ROLLING_MOST_OF_TIME = 0.05, math.inf
     stage.execute_stage(store, identity, **options)
+
+
+def slowly(store: Store, identity: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
+    """Every update takes 50 ms more, and what is saved on the way was saved because the job was told to stop."""
+    state.ROLLING_INTERVAL_S = math.inf
+    trains = store.requested(identity)["kind"] == "state"
+
+    def ask() -> bool:
+        time.sleep(0.05 if trains else 0.0)
+        return should_stop()
+
+    stage.execute_stage(store, identity, should_stop=ask, **options)
 
 
 KILLED_AT = 5

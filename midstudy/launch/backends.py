@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from midstudy.launch.job_file import Job, unended_jobs
 from midstudy.launch.launcher import Launcher
+from midstudy.launch.placement_file import PlacementFile
+from midstudy.plan.stage import Stage
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 
 
-def launcher_of(backend: str, store: Store, *, placement: Placement | None = None, gpus: Sequence[str] = ()) -> Launcher:
+def launcher_of(
+    backend: str,
+    store: Store,
+    *,
+    placement: Placement | None = None,
+    gpus: Sequence[str] = (),
+    placements: PlacementFile | None = None,
+    stages: Mapping[str, Stage] | None = None,
+    on_notice: Callable[[str], None] = lambda line: None,
+) -> Launcher:
     """The launcher of a backend; what it takes is what starts new jobs, and not needed to follow or end old ones.
 
     Raises:
@@ -24,7 +35,11 @@ def launcher_of(backend: str, store: Store, *, placement: Placement | None = Non
         from midstudy.launch.debug import DebugLauncher
 
         return DebugLauncher(store, placement=placement, gpus=gpus)
-    raise ValueError(f"backend {backend!r}; allowed are local and debug")
+    if backend == "slurm":
+        from midstudy.launch.slurm import SlurmLauncher
+
+        return SlurmLauncher(store, placements, stages, on_notice=on_notice)
+    raise ValueError(f"backend {backend!r}; allowed are local, slurm and debug")
 
 
 def by_backend(jobs: Iterable[Job]) -> dict[str, list[Job]]:

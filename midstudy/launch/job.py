@@ -97,9 +97,7 @@ def _is_wanted(store: Store, job: Job) -> bool:
     return True
 
 
-def _make_all(
-    store: Store, job: Job, start: Start, execute: Callable[..., None], ranks: Ranks | None, stop: Stop
-) -> None:
+def _make_all(store: Store, job: Job, start: Start, execute: Callable[..., None], ranks: Ranks | None, stop: Stop) -> None:
     unmade: set[str] = set()
     end: End = "done"
     for stage in job.stages:

@@ -185,15 +185,15 @@ def _parse(tables: dict[str, Any]) -> PlacementFile:
         for size, narrower in _named(f"kind.{kind}.size", own.pop("size", {}), SIZES):
             rules[kind, size] = _rule(f"kind.{kind}.size.{size}", narrower)
         rules[kind, None] = _rule(f"kind.{kind}", own)
-    for name, fields in (("jobs", [one.name for one in dataclasses.fields(Jobs)]), ("driver", _RESOURCES)):
-        _require_keys(name, tables.get(name, {}), fields)
+    _require_keys("jobs", tables.get("jobs", {}), [one.name for one in dataclasses.fields(Jobs)])
+    _require_keys("driver", tables.get("driver", {}), _RESOURCES)
     with inside("jobs"):
         jobs = Jobs(**tables.get("jobs", {}))
     driver = {**{"time_limit_min": 24 * 60, "memory_gb": 2.0}, **_plain("driver", tables.get("driver", {}))}
     with inside("driver"):
         file = PlacementFile(rules, jobs, Resources(**driver))
-    for kind, size in rules:  # all that can be wrong is said before anything runs
-        file._merged(kind, size)
+    for key in rules:  # all that can be wrong is said before anything runs
+        file._merged(*key)
     return file
 
 
@@ -233,7 +233,9 @@ def _require_keys(path: str, table: Any, allowed: Any) -> None:
     require_kind(path or "the file", table, dict, allowed="a table")
     for name in table:
         if name not in allowed:
-            raise RecipeError(f"{path}.{name}" if path else name, found="a name it does not know", allowed=", ".join(allowed))
+            raise RecipeError(
+                f"{path}.{name}" if path else name, found="a name it does not know", allowed=", ".join(allowed)
+            )
 
 
 def _path(key: tuple[str | None, str | None]) -> str:

@@ -7,15 +7,16 @@ node failed, or that was preempted, is put back into the queue a moment later.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import time
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from midstudy.launch import clock
 from midstudy.launch.job import run_job
-from midstudy.launch.job_file import EXECUTE_STAGE, Job, job_end, mark_cancelled
+from midstudy.launch.job_file import EXECUTE_STAGE, Job, job_end, job_log, mark_cancelled
 from midstudy.launch.launcher import Exit, Refusal
+from midstudy.launch.log import LAST_LINES
 from midstudy.launch.placement_file import JobPlacement, PlacementFile
 from midstudy.launch.slurm_commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
 from midstudy.launch.slurm_executor import StoreExecutor
@@ -42,7 +43,9 @@ LEAVES_WITHIN_S = 60.0
 MAX_ARRAY = 1000
 """Slurm's own default limit is 1001 (MaxArraySize)."""
 
+_DAY_S = 86_400.0
 _HOLD_S = 5.0
+_LEAVES_SOON_S = 10.0
 _CANCEL_POLL_S = 0.5
 _KILLED_WITHIN_S = 45.0
 """After scancel Slurm waits KillWait (30 s, if not set) before it kills."""
@@ -60,6 +63,9 @@ _MAY_PASS = (
     "too many jobs",
 )
 """What sbatch says of limits and of partitions that are down; all else would be refused again."""
+
+
+_OUT_OF_MEMORY = ("exceeded memory limit", "oom_kill", "oom-kill")
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class SlurmLauncher:
         placements: what jobs ask of Slurm and how they compute.
         stages: those that jobs may be submitted for; none are needed to follow and end jobs.
         entry: the function that makes one stage, as MODULE:FUNCTION.
+        on_notice: called with a line for people when Slurm does not answer, and when it does again.
         grace_s: how long a cancelled job may take to save itself before Slurm ends it.
         lost_after_s: how long a job may be unknown to Slurm.
         settle_s: how long an end must last that Slurm may take back.
@@ -107,29 +114,22 @@ class SlurmLauncher:
         *,
         commands: SlurmCommands | None = None,
         entry: str = EXECUTE_STAGE,
+        on_notice: Callable[[str], None] = lambda line: None,
         grace_s: float = 60.0,
         lost_after_s: float = LOST_AFTER_S,
         settle_s: float = SETTLE_S,
     ) -> None:
         self._store, self._stages, self.entry = store, stages or {}, entry
+        self._notice = on_notice
         self._placements, self._commands = placements or PlacementFile(), commands or SlurmCommands()
         self._grace_s, self._lost_after_s, self._settle_s = grace_s, lost_after_s, settle_s
         self._listing: _Listing | None = None
         self._asked_s = float("-inf")
         self._unclear_since: dict[str, float] = {}
         self._leaving: dict[str, float] = {}
+        self._known_since: dict[str, float] = {}
         self._released: dict[str, float] = {}
-        self._away: dict[str, tuple[float, str]] = {}
-
-    @property
-    def trouble(self) -> str | None:
-        """What does not answer, since when and why; none while all is well. Jobs go on meanwhile."""
-        if not self._away:
-            return None
-        return "; ".join(
-            f"{name} has not answered since {time.strftime('%H:%M:%S', time.localtime(since))} ({why})"
-            for name, (since, why) in sorted(self._away.items())
-        )
+        self._away: set[str] = set()
 
     # -- placing ------------------------------------------------------------------------------------------------------
 
@@ -168,15 +168,23 @@ class SlurmLauncher:
                 self._keep_id(job.name, submission, found)
             elif submission.id is not None:
                 pass  # it was submitted, and `poll` will say what became of it
-            elif listing is None or clock.now() < submission.submitted_at + self._lost_after_s:
+            elif listing is None or self._may_be_under_way(job.name, submission):
                 refused[job.name] = Refusal(
                     text=f"sbatch gave no answer; Slurm is asked for a job called {submission.name} before it is "
-                    f"submitted again. {self.trouble or ''}".rstrip(),
+                    "submitted again",
                     may_pass=True,
                 )
             else:
                 left.append(job)
         return left
+
+    def _may_be_under_way(self, name: str, submission: Submission) -> bool:
+        """Whether a job that is in no list may have been handed over so lately that it will be.
+
+        Counted from when this process knew of it: clocks are set, and those of other hosts differ, though not by days.
+        """
+        known_s = clock.monotonic() - self._known_since.setdefault(name, clock.monotonic())
+        return known_s < self._lost_after_s and clock.now() - submission.submitted_at < _DAY_S
 
     def _submit_together(self, jobs: Sequence[Job], place: JobPlacement) -> Refusal | None:
         name, now = jobs[0].name, clock.now()
@@ -185,11 +193,10 @@ class SlurmLauncher:
             Submission(name=name, index=index if len(jobs) > 1 else None, submitted_at=now) for index in range(len(jobs))
         ]
         try:
-            executor = StoreExecutor(
-                folders, place, name=name, comment=f"midstudy {jobs[0].study}", commands=self._commands
-            )
+            executor = StoreExecutor(folders, place, name=name, comment=f"midstudy {jobs[0].study}", commands=self._commands)
             for job, submission in zip(jobs, asked, strict=True):
                 write_submission(self._store, job.name, submission)
+                self._known_since[job.name] = clock.monotonic()
             made = executor.map_array(run_job, [str(self._store.root)] * len(jobs), [job.name for job in jobs])
         except SlurmAwayError as error:
             return Refusal(text=f"Slurm gave no answer: {error}", may_pass=True)
@@ -211,10 +218,8 @@ class SlurmLauncher:
         if submission.id is not None:
             return submission
         submission = replace(submission, id=found if isinstance(found, str) else found.id)
-        try:
+        with contextlib.suppress(StoreError):  # then it is found by its name again
             write_submission(self._store, job, submission)
-        except StoreError:
-            pass  # it is found by its name again
         return submission
 
     # -- following ----------------------------------------------------------------------------------------------------
@@ -236,12 +241,10 @@ class SlurmLauncher:
             return ended
         self._end_leaving(listing)
         entries = {job.name: self._listed(job, listing) for job in asked}
-        unclear = {
-            name: submission
-            for name, (submission, entry) in entries.items()
-            if submission is not None and (entry is None or entry.base_state == "FAILED")
+        unlisted = {
+            name: submission for name, (submission, entry) in entries.items() if submission is not None and entry is None
         }
-        accounts = self._sacct(unclear.values()) if unclear else None
+        accounts = self._sacct(unlisted.values()) if unlisted else None
         for job in asked:
             submission, entry = entries[job.name]
             exit = self._exit(job, submission, entry, accounts)
@@ -274,10 +277,7 @@ class SlurmLauncher:
         account = accounts.find(submission) if accounts is not None else None
         if entry is None and (account is None or not account.has_ended):
             return self._unlisted(job, submission, unclear_s, accounts)
-        if entry is None or (entry.base_state == "FAILED" and account is not None and account.has_ended):
-            entry = account
-        elif entry.base_state == "FAILED" and unclear_s < self._settle_s:
-            return None  # the database trails; it knows the signal or exit status
+        entry = entry or account
         assert entry is not None
         said = job_end(self._store, job.name) is not None
         if entry.base_state in MAY_COME_BACK and unclear_s < self._settle_s:
@@ -288,11 +288,18 @@ class SlurmLauncher:
             return Exit(text=f"ended without a word ({entry.place})", cause="exited")
         if entry.base_state == "COMPLETED":
             return Exit(text=f"stopped ({entry.place})", cause="preempted")
+        if entry.cause == "killed" and (line := self._memory_line(job)) is not None:
+            return Exit(text=f"{entry.text}: {line}", cause="out of memory")
         return Exit(text=entry.text, cause=entry.cause)
 
-    def _unlisted(
-        self, job: Job, submission: Submission, unclear_s: float, accounts: _Listing | None
-    ) -> Exit | None:
+    def _memory_line(self, job: Job) -> str | None:
+        """What Slurm wrote into a job's log when it used up its memory: not every cluster says so by the state."""
+        log = job_log(self._store, job.name)
+        lines = log.read_text("utf-8", errors="replace").splitlines()[-LAST_LINES:] if log is not None else []
+        found = [line for line in lines if line.startswith("slurmstepd") and any(sign in line for sign in _OUT_OF_MEMORY)]
+        return found[-1] if found else None
+
+    def _unlisted(self, job: Job, submission: Submission, unclear_s: float, accounts: _Listing | None) -> Exit | None:
         """Of a job that the controller does not list and the database knows no end of."""
         place = f"Slurm job {submission.id or submission.name}"
         if job_end(self._store, job.name) is not None and unclear_s > self._settle_s:
@@ -306,7 +313,7 @@ class SlurmLauncher:
         return Exit(text=f"is unknown to Slurm: neither squeue nor sacct lists it ({place})", cause="lost")
 
     def live(self, jobs: Sequence[Job]) -> set[str]:
-        submissions = {job.name: one for job in jobs if (one := read_submission(self._store, job.name)) is not None}
+        submissions = self._submissions(jobs)
         if not submissions:
             return set()
         listing = self._squeue(max_age_s=1.0)
@@ -324,7 +331,7 @@ class SlurmLauncher:
                 self._keep_id(name, submission, entry)
                 if not entry.has_ended or entry.base_state in MAY_COME_BACK:  # `poll` finds out whether it does
                     live.add(name)
-            elif accounts is None or clock.now() < submission.submitted_at + self._lost_after_s:
+            elif accounts is None or self._may_be_under_way(name, submission):
                 live.add(name)
         return live
 
@@ -347,22 +354,38 @@ class SlurmLauncher:
     # -- ending -------------------------------------------------------------------------------------------------------
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
+        # Those that have made their stages are leaving, and need not be listed as cancelled for that.
+        leaving = [job for job in jobs if len(self._store.published(job.stage_ids)) == len(job.stage_ids)]
+        cancelled = [job for job in jobs if job not in leaving]
+        for job in cancelled:
             mark_cancelled(self._store, job.name)
-        submissions = {job.name: one for job in jobs if (one := read_submission(self._store, job.name)) is not None}
-        deadline = clock.monotonic() + self._grace_s
-        while submissions and clock.monotonic() < deadline + _KILLED_WITHIN_S:
-            listing = self._squeue(max_age_s=0.0)
-            if listing is not None:
-                submissions = self._cancel_listed(submissions, listing, force=clock.monotonic() > deadline)
-            if submissions:
+        left = self._submissions(cancelled)
+        began = clock.monotonic()
+        while left and clock.monotonic() < began + self._grace_s + _KILLED_WITHIN_S:
+            if (listing := self._squeue(max_age_s=0.0)) is not None:
+                left = self._cancel_listed(left, listing, force=clock.monotonic() > began + self._grace_s)
+            if left:
                 clock.sleep(_CANCEL_POLL_S)
+        left = self._submissions(leaving)
+        while left and clock.monotonic() < began + _LEAVES_SOON_S:
+            if (listing := self._squeue(max_age_s=0.0)) is not None:
+                entries = {name: listing.find(submission) for name, submission in left.items()}
+                left = {name: left[name] for name, entry in entries.items() if entry is not None and not entry.has_ended}
+            if left:
+                clock.sleep(_CANCEL_POLL_S)
+        self._scancel(left.values())
+
+    def _submissions(self, jobs: Iterable[Job]) -> dict[str, Submission]:
+        found = {job.name: read_submission(self._store, job.name) for job in jobs}
+        return {name: submission for name, submission in found.items() if submission is not None}
 
     def _cancel_listed(
         self, submissions: Mapping[str, Submission], listing: _Listing, *, force: bool
     ) -> dict[str, Submission]:
         """End what waits, tell what runs; returns those that are still there."""
-        left, waiting, running = {}, [], []
+        left: dict[str, Submission] = {}
+        waiting: list[Submission] = []
+        running: list[Submission] = []
         for name, submission in submissions.items():
             entry = listing.find(submission)
             if entry is not None and entry.has_ended:
@@ -419,7 +442,7 @@ class SlurmLauncher:
         except (SlurmAwayError, SlurmRefusedError) as error:
             self._note_away("Slurm", error)
             return None
-        self._away.pop("Slurm", None)
+        self._note_back("Slurm")
         return self._listing
 
     def _sacct(self, submissions: Iterable[Submission]) -> _Listing | None:
@@ -433,9 +456,15 @@ class SlurmLauncher:
             return None
         except SlurmRefusedError:  # accounting storage is disabled
             return _Listing.of(())
-        self._away.pop("sacct", None)
+        self._note_back("sacct")
         return _Listing.of(jobs)
 
     def _note_away(self, name: str, error: Exception) -> None:
-        since, _ = self._away.get(name, (clock.now(), ""))
-        self._away[name] = (since, str(error))
+        if name not in self._away:
+            self._away.add(name)
+            self._notice(f"{name} does not answer, waiting for it; jobs go on meanwhile ({error})")
+
+    def _note_back(self, name: str) -> None:
+        if name in self._away:
+            self._away.remove(name)
+            self._notice(f"{name} answers again")

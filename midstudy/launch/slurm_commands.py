@@ -69,7 +69,7 @@ class SlurmCommands:
             SlurmAwayError: it did not answer within `timeout_s`, or said that Slurm did not.
             SlurmRefusedError: it failed for another reason.
         """
-        # The person's own formats would change what is parsed. And what a surrounding job was given is not what its child is.
+        # The person's own formats would change what is parsed, and a surrounding job's resources what is asked for.
         environment = {
             name: value
             for name, value in os.environ.items()

@@ -1,8 +1,9 @@
 """What Slurm says of jobs: one `squeue` or one `sacct` for all of them, parsed.
 
-`squeue` is the controller's word and decides whether a job is there. `sacct` is a database that trails it by seconds and may
-be down for hours; it is asked of jobs that the controller has forgotten, and for exit codes. Both are asked by name: the
-number of a job may be unknown, and numbers begin again when a cluster is set up anew, while a name is used once.
+`squeue` is the controller's word: whether a job is there, and for some minutes after its end (MinJobAge) how it ended.
+`sacct` is a database that trails it by seconds and may be down for hours; it is asked of jobs that the controller has
+forgotten. Jobs are known by name: the number may not be known, and numbers begin again when a cluster is set up anew, while
+a name is used once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from midstudy.launch.launcher import Cause
 from midstudy.launch.slurm_commands import SlurmCommands
@@ -36,8 +37,11 @@ MAY_COME_BACK = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED")
 OF_THE_CODE = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP)
 """Signals by which a process ends itself: it would do so again."""
 
-_SQUEUE = ("squeue", "--noheader", "--me", "--array", "--states=all", "--format=%i|%T|%N|%r|%j")
-_SACCT = ("sacct", "--noheader", "--parsable2", "--format=JobID,State,ExitCode,DerivedExitCode,NodeList,JobName")
+_SQUEUE = (
+    *("squeue", "--noheader", "--me", "--array", "--states=all"),
+    "--Format=JobArrayID:|,State:|,NodeList:|,exit_code:|,Reason:|,Name:|",
+)
+_SACCT = ("sacct", "--noheader", "--parsable2", "--format=JobID,State,ExitCode,NodeList,JobName")
 _ARRAY = re.compile(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]")
 _DAY_S = 86_400.0
 
@@ -46,8 +50,8 @@ _DAY_S = 86_400.0
 class SlurmJob:
     """A job, or one task of an array, as Slurm lists it.
 
-    `id` is `1234` or `1234_5`; an array's tasks share its name. `node` may be several, as in `n[1-3]`. `exit_status` and
-    `exit_signal` are the batch script's, or of its steps where those say more; zero where it has none.
+    `id` is `1234` or `1234_5`; an array's tasks share its name. `node` may be several, as in `n[1-3]`. `exit_status` is the
+    batch script's, `exit_signal` what killed it or one of its steps; zero where that is not so or not known.
     """
 
     id: str
@@ -98,8 +102,6 @@ class SlurmJob:
         how = self.state
         if self.base_state == "FAILED":
             how += f", {self.signal_name}" if self.signal_name else f", exit status {self.exit_status}"
-            if self.exit_signal == signal.SIGKILL:
-                how += " (the kernel kills so when memory runs out)"
         return f"was ended by Slurm: {how} ({self.place})"
 
     @property
@@ -120,9 +122,22 @@ def squeue(commands: SlurmCommands) -> list[SlurmJob]:
 def parse_squeue(text: str) -> list[SlurmJob]:
     jobs = []
     for line in text.splitlines():
-        if line.count("|") >= 4:
-            ids, state, node, reason, name = line.strip().split("|", 4)
-            jobs += [SlurmJob(id=one, name=name, state=state, node=_node(node), reason=reason) for one in task_ids(ids)]
+        if line.count("|") < 6:
+            continue
+        ids, state, node, exit_code, reason, name = line.removesuffix("|").split("|", 5)
+        status, number = _exit_status(*divmod(int(exit_code), 256)) if exit_code.isdigit() else (0, 0)  # as wait(2) has it
+        for one in task_ids(ids):
+            jobs.append(
+                SlurmJob(
+                    id=one,
+                    name=name,
+                    state=state,
+                    node=_node(node),
+                    reason=reason,
+                    exit_status=status,
+                    exit_signal=number,
+                )
+            )
     return jobs
 
 
@@ -141,25 +156,24 @@ def sacct(commands: SlurmCommands, names: Iterable[str], *, since: float) -> lis
 
 
 def parse_sacct(text: str) -> list[SlurmJob]:
+    """Jobs with what their steps say of the end: the batch script only hands on its last command's status."""
     jobs: dict[str, SlurmJob] = {}
-    out_of_memory = set()
     for line in text.splitlines():
-        if line.count("|") < 5:
+        if line.count("|") < 4:
             continue
-        ids, state, exit_code, derived, node, name = line.strip().split("|", 5)
+        ids, state, exit_code, node, name = line.strip().split("|", 4)
         job_id, _, step = ids.partition(".")
-        if step:
-            if state.startswith("OUT_OF_ME"):  # of the step alone, where the batch script came off
-                out_of_memory.add(job_id)
-            continue
-        status, number = _exit_code(exit_code, derived)
-        for one in task_ids(ids):
-            jobs[one] = SlurmJob(
-                id=one, name=name, state=state, node=_node(node), exit_status=status, exit_signal=number
-            )
-    for one in out_of_memory & jobs.keys():
-        if jobs[one].base_state == "FAILED":
-            jobs[one] = SlurmJob(id=one, name=jobs[one].name, state="OUT_OF_MEMORY", node=jobs[one].node)
+        status, number = _exit_status(*(int(part or 0) for part in exit_code.partition(":")[::2]))
+        if not step:
+            for one in task_ids(ids):
+                jobs[one] = SlurmJob(
+                    id=one, name=name, state=state, node=_node(node), exit_status=status, exit_signal=number
+                )
+        elif job_id in jobs and jobs[job_id].base_state == "FAILED":  # steps come after their job
+            if state.startswith("OUT_OF_ME"):
+                jobs[job_id] = replace(jobs[job_id], state="OUT_OF_MEMORY")
+            elif number:
+                jobs[job_id] = replace(jobs[job_id], exit_signal=number)
     return list(jobs.values())
 
 
@@ -179,15 +193,10 @@ def _node(text: str) -> str:
     return "" if text in ("None assigned", "(null)", "n/a") else text
 
 
-def _exit_code(exit_code: str, derived: str) -> tuple[int, int]:
-    """Status and signal of `9:0` and `0:9`, a job's and the worst of its steps'.
-
-    srun reports a task that a signal killed as that number, or as 128 more, in the job's own status; the step's says it.
-    """
-    status, number = (int(part or 0) for part in exit_code.partition(":")[::2])
-    _, step_number = (int(part or 0) for part in derived.partition(":")[::2])
-    if number == 0 and step_number and status in (step_number, 128 + step_number):
-        number = step_number
-    elif number == 0 and status > 128:
-        number = status - 128
+def _exit_status(status: int, number: int) -> tuple[int, int]:
+    """Status and signal of a batch script. Its srun says of a task that a signal killed 128 more, or 9 for SIGKILL."""
+    if number == 0 and status > 128:
+        return status, status - 128
+    if number == 0 and status == signal.SIGKILL:
+        return status, signal.SIGKILL
     return status, number

@@ -21,7 +21,7 @@ class Stop:
     """Whether this process is to stop. `signals` are those of `STOP_SIGNALS` that have come, in order.
 
     Args:
-        asked: looks for a word on disk; called every two seconds at most. A signal may get lost, or nobody be there to send it.
+        asked: looks for a word on disk, every two seconds at most: a signal may get lost.
     """
 
     def __init__(self, asked: Callable[[], bool]) -> None:
@@ -35,7 +35,7 @@ class Stop:
         return bool(self.signals) or self._was_asked
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """The handler. A forked worker inherits it: what is for the job is not for its workers, which the job ends itself."""
+        """The handler. Forked workers inherit it, and do nothing: the job ends them itself."""
         if os.getpid() == self._pid:
             self.signals.append(number)
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import torch
 from torch import Tensor, distributed
@@ -129,7 +130,12 @@ def joined(*, rank: int, size: int, device: str, meeting_point: str) -> Iterator
     if size == 1:
         yield ALONE
         return
-    distributed.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=size, timeout=_TIMEOUT)
+    where: dict[str, Any] = {"init_method": meeting_point}
+    if meeting_point.startswith("file:"):  # torch takes a URL's %20 for part of the file's name, and waits for ever
+        store = distributed.FileStore(unquote(urlparse(meeting_point).path), size)
+        store.set_timeout(_TIMEOUT)
+        where = {"store": store}
+    distributed.init_process_group("gloo", rank=rank, world_size=size, timeout=_TIMEOUT, **where)
     try:
         tensors = distributed.new_group(backend="nccl", timeout=_GPU_TIMEOUT) if device == "cuda" else None
         yield Ranks(rank, size, tensors)
