@@ -68,7 +68,7 @@ def study_text(store: Store, manifest: Mapping[str, Any], watch: Watch, *, mlflo
     if mlflow_page is not None:
         lines += [f"[The fine-tuned states in MLflow]({mlflow_page}), the lowest loss first: select some and compare.", ""]
     else:
-        lines += ["MLflow's pages, with a run for every stage, and these, where they are of a server that has ended:", ""]
+        lines += ["MLflow's pages, with a run for every stage:", ""]
         lines += _code(f"midstudy ui --store {store.root}")
     page = store.paths.study(name) / "report" / "report.html"
     lines += [f"The report is written at the end, to `{page}`; of what is finished, at any time:", ""]

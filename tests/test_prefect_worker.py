@@ -108,7 +108,15 @@ class Prefect:
         log = (self.folder / f"{arguments[0]}.log").open("ab")
         command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
         process = subprocess.Popen(
-            command, env=self.environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, stdin=subprocess.DEVNULL
+            command,
+            env=self.environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            # Shells have what they run in the background ignore SIGINT, which is what a worker makes of SIGTERM.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.processes.append(process)
         return process
