@@ -47,21 +47,32 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def study_text(store: Store, manifest: Mapping[str, Any], watch: Watch, *, tracking_uri: str) -> str:
-    """The study's page at the end of a run: question, what was done, failures with causes, where everything else is."""
+def study_text(store: Store, manifest: Mapping[str, Any], watch: Watch, *, mlflow_page: str | None) -> str:
+    """The study's page: question, how far it is, failures with causes, where everything else is.
+
+    Args:
+        mlflow_page: the fine-tuned states' page, where MLflow is a server that has the study.
+    """
     name, progress = manifest["name"], watch.progress()
     lines = [f"# {name}", "", manifest["question"], ""]
-    lines += [f"**{progress_text(progress)}** in {duration(progress.elapsed_s)}.", ""]
+    lines += [f"**{progress_text(progress)}** after {duration(progress.elapsed_s)}.", ""]
     for stage_id, end in watch.ends.items():
         if end.how == FAILED:
             retry = f"midstudy retry --store {store.root} {name} {stage_id}"
             lines += [f"**Failed: {manifest['stages'][stage_id]['label']}**", "", one_line(end.cause), "", *_code(retry)]
-    lines += [f"The report is in `{store.paths.study(name) / 'report'}`; to write it anew:", ""]
-    lines += _code(f"midstudy report --store {store.root} {name}")
-    lines += [f"MLflow's experiment `{name}` has a run per stage; filter with `tags.stage_kind = 'sft'` and compare:", ""]
-    lines += _code(f"mlflow ui --backend-store-uri {tracking_uri}")
-    lines += ["These pages, if the run had a Prefect server of its own:", ""]
-    lines += _code(f"PREFECT_HOME={store.paths.prefect} PREFECT_SERVER_ANALYTICS_ENABLED=false prefect server start")
+    lines += [
+        "A name such as `sft micro code20@24 → pycode seed 0.1337` says: the micro model, 20 % code from step 24 on, "
+        "fine-tuned on pycode; trunk seed 0, fine-tuning seed 1337.",
+        "",
+    ]
+    if mlflow_page is not None:
+        lines += [f"[The fine-tuned states in MLflow]({mlflow_page}), the lowest loss first: select some and compare.", ""]
+    else:
+        lines += ["MLflow's pages, with a run for every stage:", ""]
+        lines += _code(f"midstudy ui --store {store.root}")
+    page = store.paths.study(name) / "report" / "report.html"
+    lines += [f"The report is written at the end, to `{page}`; of what is finished, at any time:", ""]
+    lines += [*_code(f"midstudy report --store {store.root} {name}")]
     return "\n".join(lines)
 
 

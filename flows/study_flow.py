@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from uuid import UUID
 
 from prefect import Flow, flow, task
-from prefect.artifacts import (
-    acreate_markdown_artifact,
-    acreate_progress_artifact,
-    acreate_table_artifact,
-    aupdate_progress_artifact,
-)
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.artifacts import artifact_key, one_line, progress_text, results_table, study_text
+from flows.mlflow_page import sft_runs_page
 from flows.watch import DETACHED, FAILED, INTERRUPTED, REUSED, SKIPPED, End, Watch
 from midstudy.store.store import Store
 
@@ -161,39 +158,54 @@ class StudyFlow:
         return result
 
     async def _keep_artifacts(self) -> None:
-        """Keep the progress bar and the table of results current; the study's page at the end."""
-        study = self._manifest["name"]
-        bar, shown = None, 0
+        """Keep the study's page, the table of results and the progress bar current: three artifacts, written over."""
+        made: dict[str, UUID] = {}
+        shown: dict[str, Any] = {}
         while True:
             ended = self._watch.all_ended
-            progress = self._watch.progress()
-            done = min(100.0, 100 * progress.share_done)  # a sum of floats
-            if bar is None:
-                bar = await self._told(
-                    acreate_progress_artifact(done, artifact_key(study, "progress"), progress_text(progress))
-                )
-            else:
-                await self._told(aupdate_progress_artifact(bar, done, progress_text(progress)))
-            rows = await asyncio.to_thread(results_table, self._store, self._manifest)
-            if len(rows) > shown:
-                shown = len(rows)
-                about = "Losses in nats per token, after fine-tuning and before it"
-                await self._told(acreate_table_artifact(rows, artifact_key(study, "results"), about))
+            for what, content in (await self._contents()).items():
+                if content != shown.get(what) and await self._told(what, content, made):
+                    shown[what] = content
             if ended:
-                break
+                return
             await self._watch.all_ended_within(ARTIFACTS_EVERY_S)
-        text = study_text(self._store, self._manifest, self._watch, tracking_uri=self._tracking_uri)
-        await self._told(
-            acreate_markdown_artifact(text, artifact_key(study, "study"), "What was run, and where everything is")
-        )
 
-    async def _told(self, call: Any) -> Any:
-        """What a call to the server returns; none where it failed or took too long."""
+    async def _contents(self) -> dict[str, ArtifactCreate]:
+        """What the artifacts hold now."""
+        progress = self._watch.progress()
+        study = self._manifest["name"]
+        rows = await asyncio.to_thread(results_table, self._store, self._manifest)
+        page = await asyncio.to_thread(sft_runs_page, self._tracking_uri, study)
+        text = study_text(self._store, self._manifest, self._watch, mlflow_page=page)
+        contents = {
+            "study": ArtifactCreate(type="markdown", data=text, description="What is run, and where everything is"),
+            "progress": ArtifactCreate(
+                type="progress",
+                data=min(100.0, 100 * progress.share_done),  # a sum of floats
+                description=progress_text(progress),
+            ),
+        }
+        if rows:
+            about = "Losses in nats per token, after fine-tuning and before it"
+            contents["results"] = ArtifactCreate(type="table", data=json.dumps(rows), description=about)
+        return {what: one.model_copy(update={"key": artifact_key(study, what)}) for what, one in contents.items()}
+
+    async def _told(self, what: str, content: ArtifactCreate, made: dict[str, UUID]) -> bool:
+        """Write an artifact, over the one in `made` if there is one; false where the server failed or took too long."""
         try:
-            return await asyncio.wait_for(call, _CALL_TIMEOUT_S)
+            async with asyncio.timeout(_CALL_TIMEOUT_S), get_client() as client:
+                if what in made:
+                    update = ArtifactUpdate(data=content.data, description=content.description)
+                    await client.update_artifact(made[what], update)
+                else:
+                    in_run = {"flow_run_id": UUID(self.run_id)}
+                    made[what] = (await client.create_artifact(content.model_copy(update=in_run))).id
         except Exception as error:
+            made.pop(what, None)  # a server that forgot it is told it anew
             self.missed = f"an artifact was not written ({type(error).__name__}: {error})"
-            return None
+            return False
+        self.missed = None
+        return True
 
 
 def stage_state(end: End, result: _Result) -> State[Any]:

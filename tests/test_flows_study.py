@@ -195,7 +195,7 @@ def test_artifacts_show_progress_results_and_where_everything_is(
     assert len(table) == len(study.manifest["arms"])
     assert {"size", "mix", "weight", "start_step", "task", "trunk_seed", "sft_seed", "sft_loss_test"} <= table[0].keys()
     page = json.loads(latest["synthetic-study"])
-    for wanted in ("Does code help code?", "mlflow ui --backend-store-uri", "report"):
+    for wanted in ("Does code help code?", "midstudy ui --store", "report"):
         assert wanted in page
 
 

@@ -109,13 +109,16 @@ def test_the_page_of_a_study_tells_what_failed_and_how_to_run_it_again(store: St
     watch.end(failed, End(FAILED, "ValueError: no such file\nTraceback"))
     for stage_id in rest:
         watch.end(stage_id, End(SKIPPED, "needs it"))
-    page = study_text(store, study.manifest, watch, tracking_uri="sqlite:///m.db")
+    page = study_text(store, study.manifest, watch, mlflow_page=None)
     for wanted in (
         "Does code help code?",
         f"**{progress_text(watch.progress())}**",
         "**Failed: tokenizer 2,048 on general**\n\nValueError: no such file\n",
         f"midstudy retry --store {store.root} synthetic {failed}",
-        "mlflow ui --backend-store-uri sqlite:///m.db",
+        f"midstudy ui --store {store.root}",
     ):
         assert wanted in page
     assert "Traceback" not in page
+    served = study_text(store, study.manifest, watch, mlflow_page="http://mlflow/#/experiments/7")
+    assert "(http://mlflow/#/experiments/7)" in served
+    assert "midstudy ui" not in served
