@@ -183,7 +183,7 @@ def test_the_last_states_of_arms_are_models_whose_weights_stay_in_the_store(stor
     assert model.tags["midstudy.checkpoint"] == (store.published_folder(arm["final_state"]) / "checkpoint").as_uri()
     assert (model.source_run_id, model.params["mix"], str(model.status)) == (run.info.run_id, "code", "READY")
     assert run.outputs.model_outputs[0].model_id == model.model_id
-    losses = {metric.key: metric.value for metric in model.metrics}
+    losses = {metric.key: metric.value for metric in model.metrics or ()}
     assert losses["loss/sft_test"] == store.record(arm["task_evaluation"]).metrics["loss_nats"]
 
 
