@@ -19,7 +19,7 @@ _POLL_S = 0.5
 
 
 def serve(store: Store, *, tracking_uri: str | None) -> int:
-    """Start what is not served elsewhere, print the addresses, and stop it all at Ctrl-C or SIGTERM; returns the exit status.
+    """Start what is not served elsewhere, print the addresses, stop it all at Ctrl-C or SIGTERM; returns the exit status.
 
     A configured server (MLflow's by `tracking_uri` or MLFLOW_TRACKING_URI, Prefect's by PREFECT_API_URL) is named, not
     started.

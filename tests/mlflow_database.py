@@ -38,7 +38,7 @@ def mlflow_rows(database: Path) -> dict[str, list[tuple[Any, ...]]]:
         "latest": f"SELECT {stage}, x.key, x.value, x.step FROM latest_metrics x {joined}",
         "params": f"SELECT {stage}, x.key, x.value FROM params x {joined}",
         "tags": f"SELECT {stage}, x.key, x.value FROM tags x {joined} AND x.key NOT IN {_RANDOM_TAGS}",
-        "data": f"SELECT {stage}, d.name, d.digest, d.dataset_source_type, d.dataset_source, d.dataset_profile, t.name, t.value "
+        "data": f"SELECT {stage}, d.name, d.digest, d.dataset_source_type, d.dataset_source, d.dataset_profile, t.value "
         "FROM inputs i JOIN datasets d ON d.dataset_uuid = i.source_id JOIN runs r ON r.run_uuid = i.destination_id "
         f"JOIN input_tags t ON t.input_uuid = i.input_uuid WHERE {active}",
         "models": f"SELECT {source}, m.name, m.status, m.model_type FROM logged_models m WHERE {models}",

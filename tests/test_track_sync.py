@@ -7,7 +7,9 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from mlflow_database import forget_connections, mlflow_rows, query
 from synthetic_study import SFT_STEPS, STEPS, SyntheticStudy, frozen, synthetic_study
 
+from midstudy.store.attempt import Attempt
 from midstudy.store.store import Store
 from midstudy.track.client import TrackingError, default_tracking_uri
 from midstudy.track.facts import STAGE_ID_TAG
@@ -180,7 +183,7 @@ def test_the_last_states_of_arms_are_models_whose_weights_stay_in_the_store(stor
     assert model.tags["midstudy.checkpoint"] == (store.published_folder(arm["final_state"]) / "checkpoint").as_uri()
     assert (model.source_run_id, model.params["mix"], str(model.status)) == (run.info.run_id, "code", "READY")
     assert run.outputs.model_outputs[0].model_id == model.model_id
-    losses = {metric.key: metric.value for metric in model.metrics}
+    losses = {metric.key: metric.value for metric in model.metrics or ()}
     assert losses["loss/sft_test"] == store.record(arm["task_evaluation"]).metrics["loss_nats"]
 
 
@@ -324,6 +327,113 @@ def test_a_renamed_factor_makes_the_run_anew_and_leaves_no_double(store: Store, 
     freeze(store, study.manifest)
     sync(store, STUDY, tracking_uri=default_tracking_uri(store))
     assert _run(store, arm["final_state"]).data.params["mix"] == "source code"
+
+
+def _log_steps(attempt: Attempt, steps: range) -> None:
+    for step in steps:
+        attempt.log_metrics({"step": step, "loss_nats": 5.0 - 0.001 * step, "lr": 1e-3})
+
+
+def test_a_state_that_trains_is_shown_while_it_does_and_ends_as_if_it_had_been_told_at_once(
+    store: Store, study: SyntheticStudy
+) -> None:
+    """A second attempt computes steps again, at other times: what the first was told of them may not stay."""
+    stage_id = _first_sft(study)["final_state"]
+    stage = study.stages[stage_id]
+    shutil.rmtree(store.paths.published(stage_id))
+    tell = partial(sync, store, STUDY, tracking_uri=default_tracking_uri(store))
+
+    first = store.attempt(stage_id)
+    _log_steps(first, range(61, 66))
+    tell()
+    assert _run(store, stage_id).info.status == "RUNNING"
+    assert _curve_steps(store, stage_id) == [61, 62, 63, 64, 65]
+    assert _study_run(store) == ("RUNNING", f"{len(study.stages) - 1} of {len(study.stages)} finished, 0 failed")
+
+    _log_steps(first, range(66, 71))
+    assert tell().points == 2 * 5, "only what is new"
+    assert tell().points == 0
+    first._lock.close()  # as when its process ends
+    tell()
+    assert (_run(store, stage_id).info.status, _study_run(store)[0]) == ("SCHEDULED", "SCHEDULED")
+
+    second = store.attempt(stage_id)
+    _log_steps(second, range(61, 81))
+    tell()
+    assert (_run(store, stage_id).info.status, _curve_steps(store, stage_id)) == ("RUNNING", list(range(61, 81)))
+    second.publish(
+        kind="state", label=stage["label"], recipe={}, canonical={}, parents=tuple(stage["parents"]), metrics={"step": 80}
+    )
+    tell()
+    told_as_it_went = _rows(store)
+    assert _run(store, stage_id).info.status == "FINISHED"
+    _delete_runs(store)
+    tell()
+    assert _rows(store) == told_as_it_went
+
+
+def _curve_steps(store: Store, stage_id: str) -> list[int]:
+    return sorted(row[4] for row in _rows(store)["metrics"] if row[:2] == (stage_id, "train/loss_nats"))
+
+
+def _study_run(store: Store) -> tuple[str, str]:
+    """Status of the study's run, and what it says of the stages."""
+    [status] = [row[2] for row in _rows(store)["runs"] if row[0] == f"study {STUDY}"]
+    [stages] = [row[2] for row in _rows(store)["tags"] if row[1] == "midstudy.stages"]
+    return status, stages
+
+
+def test_a_curve_of_many_batches_that_broke_off_goes_on_where_it_stopped(
+    store: Store, study: SyntheticStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    stage_id = _first_sft(study)["final_state"]
+    shutil.rmtree(store.paths.published(stage_id))
+    _log_steps(store.attempt(stage_id), range(1, 2001))
+    original, calls = MlflowClient.log_batch, 0
+
+    def dies(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", dies)
+    with pytest.raises(KeyboardInterrupt):
+        sync(store, STUDY, tracking_uri=default_tracking_uri(store))
+    monkeypatch.undo()
+    assert 0 < len(_curve_steps(store, stage_id)) < 2000
+    assert sync(store, STUDY, tracking_uri=default_tracking_uri(store)).points < 2 * 2000, "not all again"
+    assert _curve_steps(store, stage_id) == list(range(1, 2001))
+
+
+def test_a_store_that_was_moved_is_shown_where_it_is(store: Store) -> None:
+    """MLflow cannot move an experiment's artifacts: the old experiment stays among the deleted ones."""
+    moved = Store.open(store.root.rename(store.root.with_name("moved")))
+    report = sync(moved, STUDY, tracking_uri=default_tracking_uri(moved))
+    assert report.unchanged == 0
+    assert (moved.paths.mlflow / "artifacts").is_dir()
+    artifacts = _study_artifacts(moved)
+    assert artifacts.is_relative_to(moved.root)
+    assert (artifacts / "report" / "report.html").exists()
+    assert not store.root.exists(), "nothing is written where it was"
+    moved.root.rename(store.root)
+
+
+def test_a_database_removed_under_a_follower_is_filled_again(store: Store) -> None:
+    """MLflow would go on writing into the removed file."""
+    whole = _rows(store)
+    lock = store.paths.mlflow / f"{STUDY}.lock"
+    lock.unlink()
+    with Follower(store, STUDY, every_s=0.2) as follower:
+        while not lock.exists():  # it has begun to sync
+            time.sleep(0.05)
+        shutil.rmtree(store.paths.mlflow)
+        report = follower.finish()
+    assert report.created in (len(whole["runs"]), 0), "by the last sync, or by one before it"
+    assert _rows(store) == whole
 
 
 def test_a_torn_last_line_is_left_out_and_a_step_computed_twice_counts_once(tmp_path: Path) -> None:

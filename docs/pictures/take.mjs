@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { chromium } from 'playwright-core';
 
+const settle_ms = Number(process.env.SETTLE_MS ?? 6000); // for charts to be drawn; more on a busy machine
 const [server, study, task, output] = process.argv.slice(2);
 
 async function api(path, body) {
@@ -32,14 +33,14 @@ const sorted = 'workflowType=machine_learning&startTime=ALL&orderByKey=metrics.%
 const curve = 'metric=%22train%2Floss_nats%22&plot_metric_keys=%5B%22train%2Floss_nats%22%5D&plot_layout=%7B%22autosize%22%3Atrue%7D'
   + '&x_axis=step&y_axis_scale=linear&line_smoothness=0&show_point=true&deselected_curves=%5B%5D&last_linear_y_axis_range=%5B%5D';
 
-// Name, page, size of the window, and what is cut out of it (all of it where there is none).
+// Name, page, size of the window, and what is clicked before the picture is taken.
 const pictures = [
-  ['mlflow-study', `experiments/${experiment}/runs?workflowType=machine_learning&startTime=ALL`, 1400, 560],
-  ['mlflow-sft-runs', `experiments/${experiment}/runs?${sorted}&searchFilter=${encodeURIComponent(tuned)}`, 1500, 700],
+  ['mlflow-study', `experiments/${experiment}/runs?workflowType=machine_learning&startTime=ALL`, 1400, 640, '.ag-row [role=button], .ag-row button'],
   ['mlflow-sft-charts', `experiments/${experiment}/runs?${sorted}&compareRunsMode=CHART&searchFilter=`
     + encodeURIComponent(`${tuned} and params.task = '${task}'`), 1400, 860],
   ['mlflow-compare', `compare-runs?${await ids(`${tuned} and params.task = '${task}'`)}&${experiments}`, 1400, 900],
-  ['mlflow-curves', `metric?${await ids(branches)}&${curve}&${experiments}`, 1400, 800],
+  ['mlflow-curves', `metric?${await ids(branches)}&${curve}&${experiments}`, 1400, 800,
+    '[data-component-id=fullscreen_button_chartcard]'],
 ];
 
 const profile = mkdtempSync(join(tmpdir(), 'pictures-'));
@@ -50,12 +51,16 @@ const browser = await chromium.launchPersistentContext(profile, {
 });
 await browser.addInitScript(() => localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true'));
 const page = await browser.newPage();
-for (const [name, address, width, height] of pictures) {
+for (const [name, address, width, height, clicked] of pictures) {
   await page.setViewportSize({ width, height });
   await page.goto('about:blank');
   await page.goto(`${server}/#/${address}`);
   await page.locator('.ag-row, .js-plotly-plot, [role=row]').first().waitFor({ timeout: 90_000 });
-  await page.waitForTimeout(Number(process.env.SETTLE_MS ?? 6000));
+  await page.waitForTimeout(settle_ms);
+  if (clicked) {
+    await page.locator(clicked).first().click();
+    await page.waitForTimeout(settle_ms);
+  }
   await page.screenshot({ path: join(output, `${name}.png`) });
   console.log(name);
 }

@@ -230,13 +230,13 @@ def _study(store: Store, manifest: Mapping[str, Any], stages: list[RunFacts]) ->
         status = FINISHED
     else:
         status = RUNNING if RUNNING in statuses else FAILED if num_failed else WAITING
-    note = f"{manifest['question']}\n\n`{manifest.get('command', '')}`\n\nReport: under Artifacts, and in `{folder / 'report'}`."
+    where = f"Its report is among the artifacts, and in `{folder / 'report'}`."
     tags = {
         STUDY_TAG: manifest["name"],
         LAYOUT_TAG: _LAYOUT,
         "stage_kind": "study",
         "midstudy.stages": f"{num_finished} of {len(manifest['stages'])} finished, {num_failed} failed",
-        "mlflow.note.content": note,
+        "mlflow.note.content": f"{manifest['question']}\n\n`{manifest['command']}`\n\n{where}",
         "mlflow.source.name": "midstudy",
         "mlflow.source.type": "JOB",
     }

@@ -49,7 +49,7 @@ def data_facts(
                 split=split,
                 digest=_split_digest(record, split),
                 folder=store.published_folder(parent),
-                source=manifest.get("sources", {}).get(name, name),
+                source=manifest["sources"][name],
                 num_tokens=record.metrics.get(f"{split}_tokens", 0),
                 num_documents=record.metrics.get(f"{split}_documents", 0),
             )
