@@ -22,7 +22,7 @@ COMPILE := $(LOCK_VENV)/bin/uv pip compile --quiet --generate-hashes --only-bina
 
 CHECKED := $(wildcard midstudy flows experiments benchmarks tests)
 
-.PHONY: help study test test-slow lint benchmark lock clean
+.PHONY: help study test test-slow test-slurm lint benchmark lock clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -30,6 +30,7 @@ help:
 	@echo 'make study      set up, run the micro study, end on its report   (ARGS="..." is handed to midstudy run)'
 	@echo 'make test       set up, run the tests                            (ARGS="..." is handed to pytest)'
 	@echo 'make test-slow  set up, run the tests that take longer           (ARGS="..." is handed to pytest)'
+	@echo 'make test-slurm the tests on a Slurm of their own                (as root, installs its Debian packages)'
 	@echo 'make lint       ruff, formatting, types'
 	@echo 'make benchmark  time a training step against other implementations   (ARGS="--help" lists the options)'
 	@echo 'make lock       resolve requirements*.in again, with hashes      (ARGS=--upgrade takes newer versions)'
@@ -44,6 +45,10 @@ test: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
 # Pytest ends with 5 where no test is marked so; that is no failure.
 test-slow: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
 	@$(PY) -m pytest -q -m slow --timeout 900 $(ARGS) || test $$? -eq 5
+
+test-slurm: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
+	@tests/slurm/packages
+	@$(PY) -m pytest -q -m 'slurm and not slow' $(ARGS)
 
 lint: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
 	@$(VENV)/bin/ruff check

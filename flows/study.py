@@ -15,8 +15,8 @@ from typing import Protocol
 
 from flows.view import PrefectView
 from flows.watch import FAILED, FINISHED, REUSED, SKIPPED, End, Progress, Watch
+from midstudy.launch.backends import launcher_of
 from midstudy.launch.driver import Driver, Outcome
-from midstudy.launch.launcher import Launcher
 from midstudy.plan.stage import Stage
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
@@ -65,6 +65,7 @@ def run_study(
     placement: Placement | None = None,
     gpus: Sequence[str] = (),
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_notice: Callable[[str], None] = lambda line: None,
     when_done: Callable[[], None] = lambda: None,
     tracking_uri: str | None = None,
 ) -> RunSummary:
@@ -80,6 +81,7 @@ def run_study(
         placement: how each job computes; by default on one thread of the processor.
         gpus: what CUDA_VISIBLE_DEVICES may name, shared out among the jobs.
         on_progress: called in this thread about twice a second.
+        on_notice: called in this thread with a line for people: a stage is run again, a job could not be submitted.
         when_done: called in this thread when every stage has ended, while the views are brought up to date.
         tracking_uri: MLflow's address; by default its SQLite file in the store.
 
@@ -87,8 +89,8 @@ def run_study(
         StoreError: the store cannot be written, or a record in it is damaged.
         KeyboardInterrupt: after Ctrl-C, when the jobs are gone; finished stages stay.
     """
-    launcher = _launcher(backend, store, placement, gpus)
-    driver = Driver(store, stages, launcher, study=study_name, max_jobs=max_jobs)
+    launcher = launcher_of(backend, store, placement=placement, gpus=gpus)
+    driver = Driver(store, stages, launcher, study=study_name, max_jobs=max_jobs, on_notice=on_notice)
     return conduct(
         driver,
         store,
@@ -99,18 +101,6 @@ def run_study(
         tracking_uri=tracking_uri or default_tracking_uri(store),
         when_done=when_done,
     )
-
-
-def _launcher(backend: str, store: Store, placement: Placement | None, gpus: Sequence[str]) -> Launcher:
-    if backend == "local":
-        from midstudy.launch.local import LocalLauncher
-
-        return LocalLauncher(store, placement=placement, gpus=gpus)
-    if backend == "debug":
-        from midstudy.launch.debug import DebugLauncher
-
-        return DebugLauncher(store, placement=placement, gpus=gpus)
-    raise ValueError(f"backend {backend!r}; allowed are local and debug")
 
 
 def conduct(

@@ -183,6 +183,7 @@ def _conduct(
             manifest["name"],
             **where,
             on_progress=line,
+            on_notice=line.notice,
             when_done=lambda: pages.append(_write_report(store, manifest)),
         )
     finally:
@@ -253,7 +254,7 @@ def _answer(store: Store, name: str) -> str:
 
 def status(options: Namespace) -> int:
     """Show how far a study is."""
-    from midstudy.launch.job_file import live_jobs
+    from midstudy.launch.backends import live_jobs
 
     store = Store.open(Path(options.store))
     manifest = _manifest(store, options.study)
@@ -270,6 +271,7 @@ def status(options: Namespace) -> int:
         "running": [{"id": one, "label": stages[one]["label"]} for one in running],
         "failed": [{"id": one, "label": stages[one]["label"], "cause": f["cause"]} for one, f in failures.items()],
         "skipped": len(skipped),
+        "interrupted": {one: known for one in stages if one not in finished and (known := store.interruptions(one))},
         "waiting": len(stages) - len(finished) - len(failures) - len(running) - len(skipped),
         "jobs": [job.name for job in jobs],
     }
@@ -286,6 +288,8 @@ def status(options: Namespace) -> int:
         print(f"  {kind:12} {done[kind]:>5} of {number}")
     for one in running:
         print(f"  running  {one}  {stages[one]['label']}")
+    for one, known in facts["interrupted"].items():
+        print(f"  run again {one}  {stages[one]['label']}: {'; '.join(run['text'] for run in known)}")
     for one, failure in failures.items():
         print(f"  failed   {one}  {stages[one]['label']}: {failure['cause']}\n           {failure.get('retry', '')}")
     return 0
@@ -387,11 +391,10 @@ def export(options: Namespace) -> int:
 def cancel(options: Namespace) -> int:
     """Cancel the running jobs of a study."""
     from midstudy.launch.cancel import cancel_study
-    from midstudy.launch.local import LocalLauncher
 
     store = _open_to_write(options)
     name = _manifest(store, options.study)["name"]
-    jobs = cancel_study(store, LocalLauncher(store), name)
+    jobs = cancel_study(store, name)
     print(f"{name}: {len(jobs)} jobs cancelled; finished stages stay, the others go on when the study is run again")
     return 0
 
@@ -401,12 +404,12 @@ def cancel(options: Namespace) -> int:
 
 def clean(options: Namespace) -> int:
     """Show, or with --yes free, what no stage of a study needs, and say why the rest stays."""
-    from midstudy.launch.job_file import is_live, unended_jobs
+    from midstudy.launch.backends import live_jobs
     from midstudy.plan.summary import hours
     from midstudy.store.retention import free, survey
 
     def live_stages() -> set[str]:
-        return {stage for job in unended_jobs(store) if is_live(store, job) for stage in job.stage_ids}
+        return {stage for job in live_jobs(store) for stage in job.stage_ids}
 
     store = _open_to_write(options) if options.yes else Store.open(Path(options.store))
     found = survey(store, live_stages=live_stages(), resume_point=_resume_point, unreferenced=options.unreferenced)

@@ -44,6 +44,12 @@ class ProgressLine:
             self._stream.write(text + "\n")
         self._stream.flush()
 
+    def notice(self, text: str) -> None:
+        """A line that stays, above the progress."""
+        width = shutil.get_terminal_size().columns - 1 if self._is_terminal else 0
+        self._stream.write(("\r" if self._is_terminal else "") + text.ljust(width) + "\n")
+        self._stream.flush()
+
     def close(self) -> None:
         if self._is_terminal:
             self._stream.write("\n")

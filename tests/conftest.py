@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hypothesis
 import pytest
+from slurm.cluster import Cluster, missing_programs
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 """Real text and reference material beside the repository. Not part of it, so tests do without where it is absent."""
@@ -27,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     home = tempfile.mkdtemp(prefix="midstudy-tests-")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     for name in list(os.environ):
-        if name.startswith(("PREFECT_", "MLFLOW_", "MIDSTUDY_STORE")):
+        if name.startswith(("PREFECT_", "MLFLOW_", "MIDSTUDY_STORE", "SLURM_", "SBATCH_")):
             del os.environ[name]
     os.environ.update(
         PREFECT_HOME=f"{home}/prefect",
@@ -42,8 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Skip, with a reason, what was asked for by its marker and cannot run here."""
-    if not shutil.which("sbatch"):
-        _skip(items, "slurm", "no Slurm here: sbatch is not on the PATH")
+    if missing := missing_programs():
+        _skip(items, "slurm", f"no Slurm here ({', '.join(missing)}): make test-slurm installs it, as root on Debian")
     if not Path("/dev/nvidiactl").exists():
         _skip(items, "gpu", "no CUDA device here")
 
@@ -61,3 +62,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the real text of ../shared/data, which is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def _slurm() -> Iterator[Cluster]:
+    """Started once, since that takes ten seconds. One that cannot be started fails the tests: what it needs is there."""
+    cluster = Cluster(Path(tempfile.mkdtemp(prefix="midstudy-slurm-")))
+    cluster.stop_with_this_process()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def cluster(_slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A real Slurm that this process and its children talk to, whole and without jobs before and after each test."""
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, _slurm.environment[name])
+    yield _slurm
+    _slurm.restore()

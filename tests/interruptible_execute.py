@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+from collections.abc import Callable
 from typing import Any
 
 from midstudy.execute import stage, state
+from midstudy.launch.driver import MAX_RUNS_AGAIN
 from midstudy.store.store import Store
 
 
@@ -17,3 +21,21 @@ def every_step(store: Store, identity: str, **options: Any) -> None:
 def every_50_ms(store: Store, identity: str, **options: Any) -> None:
     state.ROLLING_INTERVAL_S, state.ROLLING_MOST_OF_TIME = 0.05, math.inf
     stage.execute_stage(store, identity, **options)
+
+
+KILLED_AT = 5
+"""Training asks before every update whether it should stop; with the so-manieth question its process is killed."""
+
+
+def killed_as_often_as_allowed(store: Store, identity: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
+    """Every stage that trains has its job killed as often as the driver runs it again, each time some steps further."""
+    asked = 0
+
+    def ask() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == KILLED_AT and len(store.interruptions(identity)) < MAX_RUNS_AGAIN["killed"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return should_stop()
+
+    every_step(store, identity, should_stop=ask, **options)

@@ -27,7 +27,6 @@ from midstudy.execute.stage import execute_stage
 from midstudy.launch.job_file import (
     Job,
     JobStage,
-    is_live,
     job_end,
     job_name,
     job_process,
@@ -146,12 +145,12 @@ def submit(store: Store, launcher: LocalLauncher, *stages: Stage) -> Job:
         study="small",
         stages=tuple(JobStage(id=one.id, start_from=one.start_from, keeps_optimizer=one.keeps_optimizer) for one in stages),
         backend="local",
-        placement=launcher.placement,
+        placement=launcher.placement_for(stages),
         entry=launcher.entry,
         driver=this_process(),
     )
     write_job(store, job)
-    launcher.submit(job)
+    launcher.submit([job])
     return job
 
 
@@ -190,7 +189,7 @@ class Victim:
             assert self.store.has(self.stage.id), self.store.failure(self.stage.id)
         finally:
             mine = [job for job in unended_jobs(self.store) if self.stage.id in job.stage_ids]
-            self.launcher.cancel([job for job in mine if is_live(self.store, job)])
+            self.launcher.cancel(mine)
         return self.interruptions
 
     def interrupt_training(self, last: int, num_interruptions: int) -> None:

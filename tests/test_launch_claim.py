@@ -53,10 +53,6 @@ def _end(store: Store, job: Job) -> None:
     write_end(store, job.name, "done")
 
 
-def _lose_driver(store: Store, job: Job) -> None:
-    write_job(store, dataclasses.replace(job, driver=dataclasses.replace(job.driver, start_ticks=1)))
-
-
 def _remove(store: Store, job: Job) -> None:
     store.paths.job_spec(job.name).unlink()
 
@@ -65,13 +61,21 @@ def _drop_stage(store: Store, job: Job) -> None:
     write_job(store, dataclasses.replace(job, stages=()))
 
 
-@pytest.mark.parametrize("end", [_end, _lose_driver, _remove, _drop_stage])
+@pytest.mark.parametrize("end", [_end, _remove, _drop_stage])
 def test_a_claim_ends_with_its_job(store: Store, end: Callable[[Store, Job], None]) -> None:
     first, second = new_job(store), new_job(store)
     assert claim(store, STAGE.id, first) is None
     end(store, first)
     assert claim(store, STAGE.id, second) is None
     assert claimed_by(store, STAGE.id) == second.name
+
+
+def test_a_claim_of_a_job_that_said_nothing_holds_until_somebody_knows_that_it_is_dead(store: Store) -> None:
+    first, second, third = new_job(store), new_job(store), new_job(store)
+    claim(store, STAGE.id, first)
+    assert claim(store, STAGE.id, second, dead={third.name}) == first
+    assert claim(store, STAGE.id, second, dead={first.name}) is None
+    assert claim(store, STAGE.id, first, dead={first.name}) == second
 
 
 def test_a_damaged_claim_is_not_taken_over(store: Store) -> None:

@@ -10,22 +10,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_execute import ENTRY, fake_stage, let_go, starts
 
+from midstudy.launch.backends import live_jobs
 from midstudy.launch.cancel import cancel_study
 from midstudy.launch.claim import claimed_by
 from midstudy.launch.debug import DebugLauncher
-from midstudy.launch.driver import Driver, Outcome
-from midstudy.launch.job_file import Job, is_live, job_end, job_names, job_process, live_jobs, read_job, unended_jobs
+from midstudy.launch.driver import MAX_RUNS_AGAIN, Driver, Outcome
+from midstudy.launch.job_file import Job, job_end, job_names, job_process, read_job, unended_jobs
+from midstudy.launch.launcher import Cause, Exit, Refusal
 from midstudy.launch.local import LocalLauncher
 from midstudy.plan.stage import Stage
 from midstudy.store.errors import RecipeMismatchError, StoreError, unwritable
 from midstudy.store.store import Store
+from midstudy.train.placement import Placement
 
 SOON_S = 20.0
 
@@ -35,7 +38,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     store = Store.open(tmp_path / "store", create=True)
     yield store
-    LocalLauncher(store, grace_s=0.5).cancel([job for job in unended_jobs(store) if is_live(store, job)])
+    LocalLauncher(store, grace_s=0.5).cancel(list(unended_jobs(store)))
 
 
 def request(store: Store, *stages: Stage) -> Mapping[str, Stage]:
@@ -108,7 +111,7 @@ def test_no_more_jobs_run_at_a_time_than_allowed(store: Store) -> None:
         async with driver_of(store, known, max_jobs=2) as driver:
             waiting = asyncio.gather(*(driver.finished(identity) for identity in known))
             while not waiting.done():
-                most = max(most, len(driver.in_jobs), sum(is_live(store, job) for job in unended_jobs(store)))
+                most = max(most, len(driver.in_jobs), len(live_jobs(store)))
                 await asyncio.sleep(0.02)
 
     asyncio.run(drive())
@@ -177,16 +180,21 @@ def test_a_stage_whose_job_was_killed_is_run_once_more(store: Store) -> None:
     assert {name: len(starts(store, name)) for name in outcomes} == {"before": 1, "killed": 2, "after": 1}
 
 
-def test_a_stage_that_kills_its_job_twice_has_failed_and_the_others_go_on(store: Store) -> None:
+def test_a_stage_that_gets_its_job_killed_again_and_again_has_failed_and_the_others_go_on(store: Store) -> None:
     killed, after = fake_stage("killed kill"), fake_stage("after")
     child = fake_stage("child", killed)
-    outcomes = run(store, killed, child, after, max_jobs=1)
+    notices: list[str] = []
+    outcomes = run(store, killed, child, after, max_jobs=1, on_notice=notices.append)
     assert statuses(outcomes) == {"killed": "failed", "child": "skipped", "after": "published"}
     assert "killed by SIGKILL" in outcomes["killed"].cause
+    assert outcomes["killed"].cause.endswith("killed 3 times, and is not run again")
+    assert [line.partition("; run again ")[2] for line in notices] == [
+        "(killed: 1 of at most 2 times)", "(killed: 2 of at most 2 times)",
+    ]  # fmt: skip
     failure = store.failure(killed.id)
     assert failure is not None
     assert failure["log"][-1] == "making killed"
-    assert len(starts(store, "killed")) == 2
+    assert len(starts(store, "killed")) == 3
 
 
 def test_a_job_that_ends_without_a_word_fails_the_stage_it_was_in(store: Store) -> None:
@@ -196,23 +204,191 @@ def test_a_job_that_ends_without_a_word_fails_the_stage_it_was_in(store: Store) 
     assert starts(store, "gone") == ["gone"]
 
 
+class Scripted(LocalLauncher):
+    """Ends jobs, and refuses them, as a test says."""
+
+    def __init__(self, store: Store, *, exits: Sequence[Exit] = (), refusals: Sequence[Refusal] = ()) -> None:
+        super().__init__(store, entry=ENTRY)
+        self._exits, self._refusals = list(exits), list(refusals)
+        self.submitted: list[str] = []
+
+    def submit(self, jobs: Sequence[Job]) -> dict[str, Refusal]:
+        refused = {}
+        for job in jobs:
+            self.submitted.append(job.name)
+            if self._refusals:
+                refused[job.name] = self._refusals.pop(0)
+            elif not self._exits:
+                super().submit([job])
+        return refused
+
+    def poll(self, jobs: Sequence[Job]) -> dict[str, Exit]:
+        exits = super().poll(jobs)
+        return {name: self._exits.pop(0) if exit.cause == "lost" else exit for name, exit in exits.items()}
+
+
+def drive(store: Store, launcher: LocalLauncher, *stages: Stage, **options: Any) -> dict[str, Outcome]:
+    known = request(store, *stages)
+
+    async def finish() -> list[Outcome]:
+        async with Driver(store, known, launcher, study="study", max_jobs=1, poll_s=0.01, **options) as driver:
+            return await asyncio.gather(*(driver.finished(identity) for identity in known))
+
+    outcomes = asyncio.run(asyncio.wait_for(finish(), SOON_S))
+    return {stage.label.split()[0]: outcome for stage, outcome in zip(stages, outcomes, strict=True)}
+
+
+@pytest.mark.parametrize("cause", ["preempted", "timed out", "node failed", "out of memory", "killed", "lost"])
+def test_a_stage_is_run_again_so_often_as_the_cause_allows(store: Store, cause: Cause) -> None:
+    ended = Exit(text="was ended by Slurm", cause=cause)
+    allowed = MAX_RUNS_AGAIN[cause]
+    launcher = Scripted(store, exits=[ended] * allowed)
+    stage = fake_stage("stage")
+    assert statuses(drive(store, launcher, stage)) == {"stage": "published"}
+    assert len(launcher.submitted) == allowed + 1
+    assert [one["cause"] for one in store.record(stage.id).environment["interruptions"]] == [cause] * allowed
+    assert store.interruptions(stage.id) == []
+
+    other = fake_stage("other")
+    launcher = Scripted(store, exits=[ended] * (allowed + 1))
+    outcomes = drive(store, launcher, other)
+    assert statuses(outcomes) == {"other": "failed"}
+    assert len(launcher.submitted) == allowed + 1
+    assert f"{cause} {allowed + 1} times" in outcomes["other"].cause
+
+
+@pytest.mark.parametrize("cause", ["exited", "cancelled"])
+def test_what_the_code_did_or_somebody_cancelled_is_not_run_again(store: Store, cause: Cause) -> None:
+    launcher = Scripted(store, exits=[Exit(text="was ended", cause=cause)])
+    outcomes = drive(store, launcher, fake_stage("stage"))
+    assert outcomes["stage"].cause == f"its job {launcher.submitted[0]} was ended"
+    assert len(launcher.submitted) == 1
+
+
+def test_causes_are_counted_apart_and_across_drivers_until_the_stage_has_failed(store: Store) -> None:
+    stage = fake_stage("stage")
+    memory, node = Exit(text="was ended", cause="out of memory"), Exit(text="was ended", cause="node failed")
+    for known, ended in enumerate([memory, node, node, node]):  # each driver is told to stop before it runs the stage again
+
+        async def once(known: int = known, ended: Exit = ended) -> None:
+            launcher = Scripted(store, exits=[ended])
+            async with Driver(store, request(store, stage), launcher, study="study", max_jobs=1, poll_s=0.01):
+                while len(store.interruptions(stage.id)) == known:
+                    await asyncio.sleep(0.01)
+
+        asyncio.run(asyncio.wait_for(once(), SOON_S))
+    assert "node failed 4 times" in drive(store, Scripted(store, exits=[node]), stage)["stage"].cause
+    # Whoever runs the study again after that wants all of it again.
+    assert statuses(drive(store, Scripted(store, exits=[memory, node]), stage)) == {"stage": "published"}
+
+
+def test_a_job_that_was_told_to_stop_is_no_killed_one(store: Store) -> None:
+    stage = fake_stage("stage sleep=0.2")
+    known = request(store, stage)
+
+    async def disturbed() -> Outcome:
+        async with driver_of(store, known) as driver:
+            for times in range(1, MAX_RUNS_AGAIN["killed"] + 2):
+                while len(starts(store, "stage")) < times:
+                    await asyncio.sleep(0.005)
+                process = job_process(store, live_jobs(store)[0].name)
+                assert process is not None
+                os.kill(process.pid, signal.SIGUSR2)
+            return await driver.finished(stage.id)
+
+    assert asyncio.run(asyncio.wait_for(disturbed(), SOON_S)).status == "published"
+    assert {one["cause"] for one in store.record(stage.id).environment["interruptions"]} == {"preempted"}
+
+
+def test_a_refusal_that_may_pass_is_tried_again_and_costs_no_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("midstudy.launch.driver.FIRST_WAIT_S", 0.02)
+    away = Refusal(text="slurmctld does not answer", may_pass=True)
+    launcher = Scripted(store, refusals=[away] * 5)
+    stage = fake_stage("stage")
+    notices: list[str] = []
+    began = time.monotonic()
+    assert statuses(drive(store, launcher, stage, on_notice=notices.append)) == {"stage": "published"}
+    assert time.monotonic() - began > 0.02 * (1 + 2 + 4 + 8 + 16)  # the wait grows
+    assert len(set(launcher.submitted)) == 1  # always the same job, so that a lost answer can be looked up
+    assert len(launcher.submitted) == 6
+    assert notices == ["stage: not submitted yet, tried again: slurmctld does not answer"]
+    assert "interruptions" not in store.record(stage.id).environment
+
+
+def test_a_refusal_that_will_not_pass_fails_its_stages_and_nothing_else(store: Store) -> None:
+    launcher = Scripted(store, refusals=[Refusal(text="invalid partition: gpu9", may_pass=False)])
+    bad, child, other = fake_stage("bad", cost_s=100), fake_stage("child"), fake_stage("other", cost_s=50)
+    child = fake_stage("child", bad)
+    outcomes = drive(store, launcher, bad, child, other)
+    assert statuses(outcomes) == {"bad": "failed", "child": "skipped", "other": "published"}
+    assert outcomes["bad"].cause == f"its job {launcher.submitted[0]} was refused: invalid partition: gpu9"
+    failure = store.failure(bad.id)
+    assert failure is not None
+    assert "midstudy retry" in failure["retry"]
+
+
+def test_stages_of_different_places_never_share_a_job(store: Store) -> None:
+    class Places(LocalLauncher):
+        def pack_key(self, stage: Stage) -> str:
+            return stage.label[0]
+
+        def placement_for(self, stages: Sequence[Stage]) -> Placement:
+            (key,) = {stage.label[0] for stage in stages}
+            return Placement(num_threads={"a": 1, "b": 2}[key])
+
+    stages = [fake_stage(f"{place}{index}") for index in range(3) for place in "ab"]
+    drive(store, Places(store, entry=ENTRY), *stages)
+    threads = {stage.label: store.record(stage.id).environment["placement"]["num_threads"] for stage in stages}
+    assert threads == {"a0": 1, "a1": 1, "a2": 1, "b0": 2, "b1": 2, "b2": 2}
+    assert len(job_names(store)) == 2
+
+
+def test_calls_that_block_do_not_hold_up_those_who_wait(store: Store) -> None:
+    class Slow(LocalLauncher):
+        calls_block = True
+
+        def poll(self, jobs: Sequence[Job]) -> dict[str, Exit]:
+            time.sleep(0.3)
+            return super().poll(jobs)
+
+    stage = fake_stage("stage")
+    known = request(store, stage)
+    gaps: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - began)
+
+    async def finish() -> Outcome:
+        ticking = asyncio.create_task(tick())
+        async with Driver(store, known, Slow(store, entry=ENTRY), study="study", max_jobs=1, poll_s=0.02) as driver:
+            outcome = await driver.finished(stage.id)
+        ticking.cancel()
+        return outcome
+
+    assert asyncio.run(asyncio.wait_for(finish(), SOON_S)).status == "published"
+    assert max(gaps) < 0.25
+
+
 def test_what_stops_the_driver_is_raised_to_everybody_who_waits(store: Store) -> None:
-    class FullDisk(LocalLauncher):
-        def submit(self, job: Job) -> None:
-            raise unwritable(store.paths.job(job.name), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    class Broken(LocalLauncher):
+        def submit(self, jobs: Sequence[Job]) -> dict[str, Refusal]:
+            raise unwritable(store.paths.job(jobs[0].name), OSError(errno.EROFS, os.strerror(errno.EROFS)))
 
     known = request(store, fake_stage("one"), fake_stage("two"))
 
-    async def drive() -> list[Outcome | BaseException]:
-        async with Driver(store, known, FullDisk(store), study="study", max_jobs=2, poll_s=0.02) as driver:
+    async def finish() -> list[Outcome | BaseException]:
+        async with Driver(store, known, Broken(store), study="study", max_jobs=2, poll_s=0.02) as driver:
             told = await asyncio.gather(*(driver.finished(identity) for identity in known), return_exceptions=True)
-            with pytest.raises(StoreError, match="No space left"):
+            with pytest.raises(StoreError, match="Read-only"):
                 await driver.finished(min(known))  # and to those who ask later
             return told
 
-    errors = asyncio.run(asyncio.wait_for(drive(), SOON_S))
+    errors = asyncio.run(asyncio.wait_for(finish(), SOON_S))
     assert len(errors) == 2
-    assert all(isinstance(error, StoreError) and "No space left" in str(error) for error in errors)
+    assert all(isinstance(error, StoreError) and "Read-only" in str(error) for error in errors)
     assert live_jobs(store, known) == []
 
 
@@ -372,8 +548,8 @@ def test_a_study_is_cancelled_from_another_process(store: Store) -> None:
     with start_driver(store, *stages) as driver:
         wait_for_start(store, "stage-0")
         wait_for_start(store, "stage-1")
-        assert cancel_study(store, LocalLauncher(store), "another study") == []
-        assert len(cancel_study(store, LocalLauncher(store, grace_s=0.5), "study")) == 2
+        assert cancel_study(store, "another study") == []
+        assert len(cancel_study(store, "study")) == 2
         assert driver.wait(SOON_S) != 0
     assert live_jobs(store, [stage.id for stage in stages]) == []
     assert "stage-2" not in starts(store)
@@ -384,7 +560,7 @@ def test_jobs_without_a_driver_are_cancelled_too(store: Store) -> None:
     with start_driver(store, stage) as driver:
         wait_for_start(store, "stage")
         driver.send_signal(signal.SIGKILL)
-    cancel_study(store, LocalLauncher(store, grace_s=0.5), "study")
+    cancel_study(store, "study")
     assert live_jobs(store, [stage.id]) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_execute import ENTRY, fake_stage, starts
@@ -18,7 +20,6 @@ from midstudy.launch.job import run_job
 from midstudy.launch.job_file import (
     Job,
     JobStage,
-    is_live,
     job_end,
     job_log,
     job_name,
@@ -27,7 +28,7 @@ from midstudy.launch.job_file import (
     unended_jobs,
     write_job,
 )
-from midstudy.launch.launcher import Exit
+from midstudy.launch.launcher import Cause, Exit, Refusal
 from midstudy.launch.local import LocalLauncher
 from midstudy.launch.process import Process, this_process
 from midstudy.plan.stage import Stage
@@ -48,7 +49,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def launcher(store: Store) -> Iterator[LocalLauncher]:
     launcher = LocalLauncher(store, entry=ENTRY, grace_s=0.5)
     yield launcher
-    launcher.cancel([job for job in unended_jobs(store) if is_live(store, job)])
+    launcher.cancel(list(unended_jobs(store)))
 
 
 def job_of(store: Store, *stages: Stage) -> Job:
@@ -87,11 +88,11 @@ def test_a_job_makes_its_stages_in_order_in_one_process_of_its_own_session(store
     first = fake_stage("first")
     second = fake_stage("second", first)
     job = job_of(store, first, second)
-    launcher.submit(job)
+    launcher.submit([job])
     process = job_process(store, job.name)
     assert process is not None
     assert os.getsid(process.pid) == process.pid != os.getsid(0)
-    assert ended(launcher, job) == Exit(text="ended with exit status 0", by_signal=False)
+    assert ended(launcher, job) == Exit(text="ended with exit status 0", cause="exited")
     assert job_end(store, job.name) == "done"
     assert starts(store) == ["first", "second"]
     assert store.record(first.id).metrics == store.record(second.id).metrics == {"pid": process.pid, "threads": "1"}
@@ -106,7 +107,7 @@ def test_a_jobs_environment_has_the_allocators_settings(
     assert ALLOCATOR
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "17")
     job = job_of(store, fake_stage("slow sleep=5"))
-    launcher.submit(job)
+    launcher.submit([job])
     started(store, "slow")
     process = job_process(store, job.name)
     assert process is not None
@@ -123,8 +124,8 @@ def test_a_stage_that_raises_is_written_down_and_only_its_descendants_are_left_o
     child = fake_stage("child", bad)
     grandchild, other = fake_stage("grandchild", child), fake_stage("other")
     job = job_of(store, bad, child, grandchild, other)
-    launcher.submit(job)
-    assert not ended(launcher, job).by_signal
+    launcher.submit([job])
+    assert ended(launcher, job).cause == "exited"
     assert starts(store) == ["bad", "other"]
     failure = store.failure(bad.id)
     assert failure is not None
@@ -141,7 +142,7 @@ def test_a_second_run_of_a_failed_stage_forgets_the_failure(store: Store, launch
     stage = fake_stage("stage")
     store.report_failure(stage.id, {"cause": "yesterday's"})
     job = job_of(store, stage)
-    launcher.submit(job)
+    launcher.submit([job])
     ended(launcher, job)
     assert store.failure(stage.id) is None
 
@@ -149,30 +150,30 @@ def test_a_second_run_of_a_failed_stage_forgets_the_failure(store: Store, launch
 def test_a_finished_stage_is_not_made_again(store: Store, launcher: LocalLauncher) -> None:
     stage, later = fake_stage("stage"), fake_stage("later")
     for job in (job_of(store, stage), job_of(store, stage, later)):
-        launcher.submit(job)
+        launcher.submit([job])
         ended(launcher, job)
     assert starts(store) == ["stage", "later"]
 
 
 @pytest.mark.parametrize(
-    ("word", "text", "by_signal"),
+    ("word", "text", "cause"),
     [
-        ("kill", "killed by SIGKILL (the kernel does so when memory runs out)", True),
-        ("exit", "ended with exit status 3", False),
+        ("kill", "killed by SIGKILL (the kernel does so when memory runs out)", "killed"),
+        ("exit", "ended with exit status 3", "exited"),
     ],
 )
-def test_a_job_that_dies_says_how(store: Store, launcher: LocalLauncher, word: str, text: str, by_signal: bool) -> None:
+def test_a_job_that_dies_says_how(store: Store, launcher: LocalLauncher, word: str, text: str, cause: Cause) -> None:
     job = job_of(store, fake_stage(f"stage {word}"), fake_stage("later"))
-    launcher.submit(job)
-    assert ended(launcher, job) == Exit(text=text, by_signal=by_signal)
+    launcher.submit([job])
+    assert ended(launcher, job) == Exit(text=text, cause=cause)
     assert job_end(store, job.name) is None
-    assert not is_live(store, job)
+    assert launcher.live([job]) == set()
 
 
 def test_a_job_that_cannot_begin_leaves_the_reason_in_its_log(store: Store, launcher: LocalLauncher) -> None:
     job = dataclasses.replace(job_of(store, fake_stage("stage")), entry="no_such_module:execute")
     write_job(store, job)
-    launcher.submit(job)
+    launcher.submit([job])
     assert ended(launcher, job).text == "ended with exit status 1"
     log = job_log(store, job.name)
     assert log is not None
@@ -182,10 +183,10 @@ def test_a_job_that_cannot_begin_leaves_the_reason_in_its_log(store: Store, laun
 def test_cancelling_lets_a_stage_save_itself(store: Store, launcher: LocalLauncher) -> None:
     stage, later = fake_stage("stage sleep=30"), fake_stage("later")
     job = job_of(store, stage, later)
-    launcher.submit(job)
+    launcher.submit([job])
     started(store, "stage")
     launcher.cancel([job])
-    assert not is_live(store, job)
+    assert launcher.live([job]) == set()
     assert job_end(store, job.name) == "stopped"
     assert store.failure(stage.id) is None
     log = job_log(store, job.name)
@@ -196,22 +197,22 @@ def test_cancelling_lets_a_stage_save_itself(store: Store, launcher: LocalLaunch
 
 def test_cancelling_ends_what_does_not_listen_and_its_children_too(store: Store, launcher: LocalLauncher) -> None:
     job = job_of(store, fake_stage("stage stubborn=30"))
-    launcher.submit(job)
+    launcher.submit([job])
     started(store, "stage")
     began = time.monotonic()
     launcher.cancel([job])
     assert 0.4 < time.monotonic() - began < 5
-    assert not is_live(store, job)
-    assert ended(launcher, job).by_signal
+    assert launcher.live([job]) == set()
+    assert ended(launcher, job).cause == "killed"
 
 
 def test_cancelling_at_any_moment_of_a_jobs_start_ends_it(store: Store, launcher: LocalLauncher) -> None:
     for delay_s in (0.0, 0.1, 0.3):
         job = job_of(store, fake_stage("stage sleep=30"))
-        launcher.submit(job)
+        launcher.submit([job])
         time.sleep(delay_s)
         launcher.cancel([job])
-        assert not is_live(store, job)
+        assert launcher.live([job]) == set()
 
 
 def test_a_stranger_with_the_jobs_pid_is_neither_followed_nor_ended(store: Store, launcher: LocalLauncher) -> None:
@@ -231,18 +232,62 @@ def test_a_stranger_with_the_jobs_pid_is_neither_followed_nor_ended(store: Store
 
 def test_a_job_whose_driver_died_before_writing_its_process_down_is_found(store: Store, launcher: LocalLauncher) -> None:
     job = job_of(store, fake_stage("stage sleep=5"))
-    launcher.submit(job)
+    launcher.submit([job])
     process = job_process(store, job.name)
     store.paths.job_process(job.name).unlink()
     assert job_process(store, job.name) == process
-    assert is_live(store, job)
+    assert launcher.live([job]) == {job.name}
 
 
-def test_a_job_that_was_written_down_and_never_started_lives_as_long_as_its_driver(store: Store) -> None:
+def test_a_job_that_was_written_down_and_never_started_is_lost(store: Store, launcher: LocalLauncher) -> None:
     job = job_of(store, fake_stage("stage"))
-    assert is_live(store, job)
-    gone = dataclasses.replace(job.driver, start_ticks=1)
-    assert not is_live(store, dataclasses.replace(job, driver=gone))
+    assert launcher.live([job]) == set()
+    assert launcher.poll([job]) == {job.name: Exit(text="was never started", cause="lost")}
+
+
+def test_a_job_that_cannot_be_started_is_refused_and_a_full_disk_may_pass(
+    store: Store, launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusal(number: int) -> Refusal:
+        def fail(*arguments: object, **options: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(subprocess, "Popen", fail)
+        job = job_of(store, fake_stage("stage"))
+        return launcher.submit([job])[job.name]
+
+    assert refusal(errno.ENOSPC).may_pass
+    assert "No space left on device" in refusal(errno.ENOSPC).text
+    assert not refusal(errno.EACCES).may_pass
+
+
+def test_a_jobs_pickle_is_there_before_its_process_starts(
+    store: Store, launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that is killed right after it started the process leaves one that finds its work."""
+
+    class KilledError(BaseException):
+        pass
+
+    real = subprocess.Popen
+
+    def die(*arguments: Any, **options: Any) -> None:
+        real(*arguments, **options)
+        raise KilledError
+
+    job = job_of(store, fake_stage("stage"))
+    with monkeypatch.context() as killed:
+        killed.setattr(subprocess, "Popen", die)
+        with pytest.raises(KilledError):
+            launcher.submit([job])
+    started(store, "stage")
+    process = job_process(store, job.name)
+    assert process is not None
+    deadline = time.monotonic() + SOON_S
+    while process.is_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert job_end(store, job.name) == "done"
 
 
 def test_a_damaged_job_file_is_refused_by_name(store: Store) -> None:
@@ -256,7 +301,7 @@ def test_a_damaged_job_file_is_refused_by_name(store: Store) -> None:
 
 def test_submitit_carries_no_more_than_the_stores_path_and_the_jobs_name(store: Store, launcher: LocalLauncher) -> None:
     job = job_of(store, fake_stage("stage"))
-    launcher.submit(job)
+    launcher.submit([job])
     ended(launcher, job)
     pickled = list(store.root.rglob("*.pkl"))
     assert {path.parent for path in pickled} == {store.paths.job_submitit(job.name)}

@@ -177,7 +177,7 @@ def test_jobs_that_share_gpus_are_spread_over_them(tmp_path: Path, monkeypatch: 
             driver=this_process(),
         )
         write_job(store, job)
-        launcher.submit(job)
+        launcher.submit([job])
         process = job_process(store, job.name)
         assert process is not None
         variables = Path(f"/proc/{process.pid}/environ").read_text().split("\0")

@@ -126,6 +126,25 @@ def test_a_failure_settles_its_descendants_and_leaves_the_rest() -> None:
     assert plan.next_jobs(num_free=4, num_slots=4) == [[good.id]]
 
 
+def test_stages_of_different_keys_share_no_job_whatever_unlocks_what() -> None:
+    state = fake_stage("a-state", cost_s=2)
+    look = fake_stage("b-look", state, cost_s=0.1)
+    tuned = fake_stage("a-tuned", state, cost_s=2)
+    further = fake_stage("b-further", state, cost_s=2, trunk=True)
+    others = [fake_stage(f"{place}-other-{index}", cost_s=0.5) for index in range(3) for place in "ab"]
+    stages = {one.id: one for one in (state, look, tuned, further, *others)}
+    plan = Schedule(stages, published=(), job_budget_s=30, pack_key=lambda stage: stage.label[0])
+    done: set[str] = set()
+    while plan.unsettled:
+        for job in plan.next_jobs(num_free=2, num_slots=2):
+            assert len({stages[identity].label[0] for identity in job}) == 1
+            assert all(set(stages[identity].parents) <= done | set(job) for identity in job)
+            for identity in job:
+                plan.publish(identity)
+                done.add(identity)
+    assert done == stages.keys()
+
+
 @given(st.data())
 def test_every_stage_is_run_once_after_its_parents_whatever_the_graph(data: st.DataObject) -> None:
     stages: list[Stage] = []

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import signal
 from pathlib import Path
 
 import pytest
+from interruptible_execute import KILLED_AT
+from interruptible_execute import killed_as_often_as_allowed as killed
 from small_study import plan_in, small_study, write_text
 
-from midstudy.launch.driver import Driver
-from midstudy.launch.job_file import job_process, unended_jobs
+from midstudy.launch.driver import MAX_RUNS_AGAIN, Driver
+from midstudy.launch.job_file import EXECUTE_STAGE
 from midstudy.launch.local import LocalLauncher
 from midstudy.plan.planner import Plan
+from midstudy.recipe.curriculum import State
 from midstudy.store.store import Store
 
 pytestmark = pytest.mark.slow
+MAX_RUNS = ["killed"] * MAX_RUNS_AGAIN["killed"]
 
 
 def tensors(store: Store, plan: Plan) -> dict[str, str]:
@@ -29,43 +32,36 @@ def tensors(store: Store, plan: Plan) -> dict[str, str]:
     }
 
 
-def run(store: Store, plan: Plan, *, kill_jobs: int = 0) -> set[str]:
+def run(store: Store, plan: Plan, *, entry: str = EXECUTE_STAGE) -> set[str]:
     for stage in plan.missing:
         store.request(stage)
 
-    async def kill() -> None:
-        killed: set[str] = set()
-        while len(killed) < kill_jobs:
-            for job in unended_jobs(store):
-                process = job_process(store, job.name)
-                if process is not None and process.is_alive() and job.name not in killed:
-                    await asyncio.sleep(1.5)  # it has begun to train, or is about to
-                    if process.is_alive():
-                        os.kill(process.pid, signal.SIGKILL)
-                        killed.add(job.name)
-            await asyncio.sleep(0.05)
-
     async def drive() -> set[str]:
-        async with Driver(store, plan.stages, LocalLauncher(store), study="small", max_jobs=2) as driver:
-            killing = asyncio.create_task(kill())
+        async with Driver(store, plan.stages, LocalLauncher(store, entry=entry), study="small", max_jobs=2) as driver:
             outcomes = await asyncio.gather(*(driver.finished(identity) for identity in plan.stages))
-            killing.cancel()
             return {outcome.status for outcome in outcomes}
 
     return asyncio.run(drive())
 
 
-def test_jobs_that_are_killed_change_nothing_in_the_result(tmp_path: Path) -> None:
+def test_jobs_that_are_killed_change_nothing_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage that trains loses its job as often as a driver allows, at the same steps every time this is run."""
+    tests = Path(__file__).parent  # where the jobs find `interruptible_execute`, and this very tree
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tests), str(tests.parent)]))
     text = tmp_path / "text"
     write_text(text)
     results = []
-    for name, kill_jobs in (("quiet", 0), ("disturbed", 2)):
+    for name, entry in (("quiet", EXECUTE_STAGE), ("disturbed", f"interruptible_execute:{killed.__name__}")):
         store = Store.open(tmp_path / name, create=True)
-        plan = plan_in(store, small_study(text, total_steps=40))
-        assert run(store, plan, kill_jobs=kill_jobs) == {"published"}
+        plan = plan_in(store, small_study(text, total_steps=40, sft_steps=20))
+        assert run(store, plan, entry=entry) == {"published"}
         results.append(tensors(store, plan))
-        again = plan_in(store, small_study(text, total_steps=40))
+        again = plan_in(store, small_study(text, total_steps=40, sft_steps=20))
         assert again.missing == []
         assert run(store, again) == {"reused"}
+    long = [one for one in plan.stages.values() if isinstance(one.recipe, State) and one.num_steps > 3 * KILLED_AT]
+    assert len(long) >= 3
+    for stage in long:
+        assert [one["cause"] for one in store.record(stage.id).environment["interruptions"]] == MAX_RUNS
     assert len(results[0]) > 5
     assert results[0] == results[1]

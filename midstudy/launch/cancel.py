@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 
-from midstudy.launch.job_file import Job, is_live, unended_jobs, write_end
-from midstudy.launch.launcher import Launcher
+from midstudy.launch import clock
+from midstudy.launch.backends import by_backend, launcher_of, live_jobs
+from midstudy.launch.job_file import Job, write_end
 from midstudy.launch.process import Process, this_process
 from midstudy.store.store import Store
 
 _POLL_S = 0.1
 
 
-def cancel_study(store: Store, launcher: Launcher, study: str, *, driver_timeout_s: float = 15.0) -> list[Job]:
+def cancel_study(store: Store, study: str, *, driver_timeout_s: float = 15.0) -> list[Job]:
     """Cancel the running jobs of a study and return them; finished stages stay, the others can be resumed.
 
     A driver on this machine is interrupted as by Ctrl-C, so that it submits nothing more, and given `driver_timeout_s` to
@@ -24,19 +24,20 @@ def cancel_study(store: Store, launcher: Launcher, study: str, *, driver_timeout
     jobs = _running(store, study)
     for driver in {job.driver for job in jobs}:
         _interrupt(driver)
-    deadline = time.monotonic() + driver_timeout_s
-    while (left := _running(store, study)) and time.monotonic() < deadline:
+    deadline = clock.monotonic() + driver_timeout_s
+    while (left := _running(store, study)) and clock.monotonic() < deadline:
         if not any(job.driver.is_here and job.driver.is_alive() for job in left):
             break
-        time.sleep(_POLL_S)
-    launcher.cancel(left)
+        clock.sleep(_POLL_S)
+    for backend, some in by_backend(left).items():
+        launcher_of(backend, store).cancel(some)
     for job in left:
         write_end(store, job.name, "stopped")
     return jobs
 
 
 def _running(store: Store, study: str) -> list[Job]:
-    return [job for job in unended_jobs(store) if job.study == study and is_live(store, job)]
+    return [job for job in live_jobs(store) if job.study == study]
 
 
 def _interrupt(driver: Process) -> None:

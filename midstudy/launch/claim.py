@@ -1,8 +1,8 @@
 """Which job is making a stage: written down before the job starts, so that two drivers on one store do not both start it.
 
-A claim names a job, and holds as long as that job is alive or its driver is about to start it. It is made with an atomic
-link that fails where a claim is; one that no longer holds is taken over under a lock of the store. Records do not depend
-on claims: were both to fail, work would run twice and be published once.
+A claim names a job, and holds until that job has ended or is known to be dead. It is made with an atomic link that fails
+where a claim is; one that no longer holds is taken over under a lock of the store. Records do not depend on claims: were
+both to fail, work would run twice and be published once.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import contextlib
 import fcntl
 import json
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
-from midstudy.launch.job_file import Job, is_live, read_job
+from midstudy.launch import clock
+from midstudy.launch.job_file import Job, job_end, read_job
 from midstudy.store.errors import StoreError, unwritable
 from midstudy.store.reading import read_object
 from midstudy.store.store import Store
 
 
-def claim(store: Store, stage_id: str, job: Job) -> Job | None:
-    """Claim a stage for `job`; none where that succeeded, else the live job that has it.
+def claim(store: Store, stage_id: str, job: Job, *, dead: Collection[str] = ()) -> Job | None:
+    """Claim a stage for `job`; none where that succeeded, else the job that has it.
+
+    `dead` are names of jobs that said nothing and are gone: somebody asked. A job that is not named there has its claim.
 
     Raises:
         StoreError: the store cannot be written, or a claim was damaged.
@@ -30,14 +32,14 @@ def claim(store: Store, stage_id: str, job: Job) -> Job | None:
     mine = path.with_name(f".claim.{job.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        mine.write_text(json.dumps({"job": job.name, "time": time.time()}), "utf-8")
+        mine.write_text(json.dumps({"job": job.name, "time": clock.now()}), "utf-8")
         try:
             with contextlib.suppress(FileExistsError):
                 os.link(mine, path)
                 return None
-            with _lock(store):
-                holder = _holder(store, stage_id)
-                if holder is not None and holder.name != job.name:
+            with lock(store):
+                holder = holder_of(store, stage_id)
+                if holder is not None and holder.name != job.name and holder.name not in dead:
                     return holder
                 mine.replace(path)
                 return None
@@ -56,8 +58,8 @@ def claimed_by(store: Store, stage_id: str) -> str | None:
         return None
 
 
-def _holder(store: Store, stage_id: str) -> Job | None:
-    """The live job that has a stage."""
+def holder_of(store: Store, stage_id: str) -> Job | None:
+    """The job that has a stage and has not ended, whether it is there or not."""
     name = claimed_by(store, stage_id)
     if name is None:
         return None
@@ -65,13 +67,12 @@ def _holder(store: Store, stage_id: str) -> Job | None:
         job = read_job(store, name)
     except StoreError:
         return None  # its folder was removed or damaged: nobody could follow it
-    if stage_id not in job.stage_ids:
-        return None
-    return job if is_live(store, job) else None
+    return job if stage_id in job.stage_ids and job_end(store, name) is None else None
 
 
 @contextlib.contextmanager
-def _lock(store: Store) -> Iterator[None]:
+def lock(store: Store) -> Iterator[None]:
+    """Within: no other driver takes over a claim or counts an interruption."""
     with store.paths.claims_lock.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

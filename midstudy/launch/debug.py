@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from midstudy.launch.job import run_job
 from midstudy.launch.job_file import Job
+from midstudy.launch.launcher import Refusal
 from midstudy.launch.local import LocalLauncher
 
 
@@ -18,9 +19,10 @@ class DebugLauncher(LocalLauncher):
 
     backend = "debug"
 
-    def submit(self, job: Job) -> None:
+    def _start(self, job: Job) -> Refusal | None:
         from midstudy.train.environment import configure_threads
 
-        assert self.placement.num_ranks == 1
-        configure_threads(self.placement.num_threads)
+        assert job.placement.num_ranks == 1
+        configure_threads(job.placement.num_threads)
         run_job(str(self._store.root), job.name)
+        return None

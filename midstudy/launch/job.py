@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import shlex
 import sys
 import time
@@ -21,9 +22,12 @@ from typing import TYPE_CHECKING, Protocol
 import submitit
 
 from midstudy.execute.stopped import StoppedError
-from midstudy.launch.job_file import End, Job, JobStage, is_cancelled, read_job, write_end
+from midstudy.launch.job_file import End, Job, JobStage, is_cancelled, job_end, read_job, write_end
 from midstudy.launch.log import LAST_LINES, begin_stage, stage_log
-from midstudy.launch.stop import stop_signals
+from midstudy.launch.slurm_file import read_submission
+from midstudy.launch.slurm_job import requeue, this_slurm_job
+from midstudy.launch.starts import MOST_WITHOUT_PROGRESS, Start, begin, failed_in, num_without_progress, starts
+from midstudy.launch.stop import Stop, stop_signals
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 
@@ -56,48 +60,90 @@ class ExecuteStage(Protocol):
 def run_job(store_root: str, name: str) -> None:
     """Make the stages of the job called `name` in the store at `store_root`. Every rank of a job calls this.
 
+    A cluster may start a job again: after preemption, the time limit or the loss of its node. It then goes on where it was.
+
     Raises:
         StoreError: the job's file is missing or damaged, or the store cannot be written.
     """
     store = Store.open(Path(store_root))
     job = read_job(store, name)
-    with stop_signals() as told_to_stop, _ranks(store, job) as ranks:
-        execute = functools.partial(_entry(job.entry), placement=job.placement, should_stop=told_to_stop)
-        if ranks is None:
-            _make_all(store, job, execute, None, told_to_stop)
-        elif ranks.is_first:
-            _make_all(store, job, functools.partial(execute, ranks=ranks), ranks, told_to_stop)
-        else:
-            _assist(store, job, functools.partial(execute, ranks=ranks), ranks, told_to_stop)
+    if not _is_wanted(store, job):
+        return
+    with stop_signals(asked=lambda: is_cancelled(store, name)) as stop:
+        is_first = job.placement.num_ranks == 1 or submitit.JobEnvironment().global_rank == 0
+        start = begin(store, job, slurm_id=this_slurm_job()) if is_first else None
+        with _ranks(store, job) as ranks:
+            execute = functools.partial(_entry(job.entry), placement=job.placement, should_stop=stop)
+            if ranks is not None:
+                execute = functools.partial(execute, ranks=ranks)
+            if start is None:
+                assert ranks is not None
+                _assist(store, job, execute, ranks, stop)
+            else:
+                _make_all(store, job, start, execute, ranks, stop)
+
+
+def _is_wanted(store: Store, job: Job) -> bool:
+    """Whether this process is the one that is to make the job's stages."""
+    if (end := job_end(store, job.name)) is not None:
+        print(f"this job has ended already ({end}); its stages are made elsewhere", flush=True)
+        return False
+    if (slurm_id := this_slurm_job()) is not None:
+        known = read_submission(store, job.name)
+        if known is not None and known.id is not None and known.id != slurm_id:
+            print(f"submitted twice: {job.name} runs as Slurm job {known.id}", flush=True)
+            return False
+    return True
 
 
 def _make_all(
-    store: Store, job: Job, execute: Callable[..., None], ranks: Ranks | None, told_to_stop: Callable[[], bool]
+    store: Store, job: Job, start: Start, execute: Callable[..., None], ranks: Ranks | None, stop: Stop
 ) -> None:
-    def should_stop() -> bool:
-        return told_to_stop() or is_cancelled(store, job.name)
-
     unmade: set[str] = set()
     end: End = "done"
     for stage in job.stages:
-        if should_stop():
+        if stop():
             break
         wanted = store.requested(stage.id)
         begin_stage(stage.id, wanted["label"])
         if unmade.intersection(wanted["parents"]):
             print("skipped: a stage that it needs has failed", flush=True)
             unmade.add(stage.id)
-        elif not _make(store, job, stage, execute, ranks, told_to_stop, label=wanted["label"]):
+        elif failed_in(store, job, stage.id):
+            print("skipped: it has failed in an earlier start of this job", flush=True)
+            unmade.add(stage.id)
+        elif _given_up(store, job, stage, label=wanted["label"]):
+            end = "cut short"
+            if ranks is not None:
+                ranks.from_first(None)
+            break
+        elif not _make(store, job, stage, execute, ranks, stop, label=wanted["label"]):
             unmade.add(stage.id)
             if ranks is not None:  # the other ranks may be in the middle of it: a new job goes on with the rest
                 end = "cut short" if store.failure(stage.id) else "stopped"
                 break
     if ranks is not None and end == "done":
         ranks.from_first(None)
-    write_end(store, job.name, "stopped" if should_stop() else end)
+    if starts(store, job.name)[-1:] != [start]:
+        print("this job was started again elsewhere, where it goes on", flush=True)
+    elif stop() and not is_cancelled(store, job.name) and start.slurm_id is not None and requeue(stop.signals):
+        print("put back into the queue", flush=True)
+    else:
+        write_end(store, job.name, "stopped" if stop() else end)
 
 
-def _assist(store: Store, job: Job, execute: Callable[..., None], ranks: Ranks, told_to_stop: Callable[[], bool]) -> None:
+def _given_up(store: Store, job: Job, stage: JobStage, *, label: str) -> bool:
+    """Whether job was started again and again and never got further with this stage; its failure is then written down."""
+    found = starts(store, job.name)
+    if store.has(stage.id) or num_without_progress(found) < MOST_WITHOUT_PROGRESS:
+        return False
+    nodes = ", ".join(dict.fromkeys(one.node or one.host for one in found[-MOST_WITHOUT_PROGRESS:]))
+    cause = f"its job was started {MOST_WITHOUT_PROGRESS} times (on {nodes}) and never got further"
+    write_failure(store, job, stage.id, label=label, cause=cause)
+    return True
+
+
+def _assist(store: Store, job: Job, execute: Callable[..., None], ranks: Ranks, stop: Stop) -> None:
     """What every rank but the first does: take part in the stages that the first one names, until it names none."""
     stages = {stage.id: stage for stage in job.stages}
     while (identity := ranks.from_first(None)) is not None:
@@ -106,7 +152,7 @@ def _assist(store: Store, job: Job, execute: Callable[..., None], ranks: Ranks, 
         try:
             execute(store, identity, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer)
         except Exception as error:
-            if not told_to_stop() and not _is_rank_lost(error) and store.failure(identity) is None:
+            if not stop() and not _is_rank_lost(error) and store.failure(identity) is None:
                 label = f"{store.requested(identity)['label']}, rank {ranks.rank}"
                 cause = f"{type(error).__name__}: {error}"
                 write_failure(store, job, identity, label=label, cause=cause, trace=traceback.format_exc())
@@ -127,7 +173,8 @@ def _ranks(store: Store, job: Job) -> Iterator[Ranks | None]:
     environment = submitit.JobEnvironment()
     if placement.device == "cuda":
         torch.cuda.set_device(environment.local_rank)
-    meeting_point = store.paths.job_meeting(job.name).as_uri()
+    number = int(os.environ.get("SLURM_RESTART_COUNT", 0))  # a file of an earlier start would name ranks that are gone
+    meeting_point = store.paths.job_meeting(job.name, number).as_uri()
     rank, size = environment.global_rank, environment.num_tasks
     with joined(rank=rank, size=size, device=placement.device, meeting_point=meeting_point) as ranks:
         yield ranks
@@ -139,7 +186,7 @@ def _make(
     stage: JobStage,
     execute: Callable[..., None],
     ranks: Ranks | None,
-    told_to_stop: Callable[[], bool],
+    stop: Stop,
     *,
     label: str,
 ) -> bool:
@@ -160,7 +207,7 @@ def _make(
         print(text, end="", flush=True)
         if store.has(stage.id):  # another attempt published it meanwhile and took this one's folder away
             return True
-        if told_to_stop() or isinstance(error, StoppedError):  # of several ranks, another one may have been told first
+        if stop() or isinstance(error, StoppedError):  # of several ranks, another one may have been told first
             print(f"stopped after {time.perf_counter() - began:.1f} s", flush=True)
             return False
         if ranks is not None and _is_rank_lost(error):
@@ -187,6 +234,7 @@ def write_failure(store: Store, job: Job, stage_id: str, *, label: str, cause: s
             "stage": stage_id,
             "label": label,
             "job": job.name,
+            "where": found[-1].place if (found := starts(store, job.name)) else None,
             "time": time.time(),
             "cause": cause,
             "traceback": trace,

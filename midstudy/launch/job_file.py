@@ -9,13 +9,13 @@ end.json        how it ended; written by the job, or for it where it was found d
 from __future__ import annotations
 
 import dataclasses
-import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from midstudy.launch import clock
 from midstudy.launch.process import Process, find_by_argument
 from midstudy.store.atomic import write_json
 from midstudy.store.errors import StoreError
@@ -127,7 +127,7 @@ with stages left that it had not begun; found dead without having said anything.
 
 
 def write_end(store: Store, name: str, end: End) -> None:
-    write_json(store.paths.job_end(name), {"end": end, "time": time.time()})
+    write_json(store.paths.job_end(name), {"end": end, "time": clock.now()})
 
 
 def job_end(store: Store, name: str) -> End | None:
@@ -152,25 +152,11 @@ def mark_cancelled(store: Store, name: str) -> None:
     store.paths.job_cancelled(name).touch()
 
 
-def is_live(store: Store, job: Job) -> bool:
-    """Whether a job runs, or is about to be started by a driver that is alive."""
-    if job_end(store, job.name) is not None:
-        return False
-    process = job_process(store, job.name)
-    return job.driver.is_alive() if process is None else process.is_alive()
-
-
 def unended_jobs(store: Store) -> Iterator[Job]:
     """Jobs that did not say how they ended: running ones, and killed ones nobody has noticed yet."""
     for name in job_names(store):
         if not store.paths.job_end(name).exists() and store.paths.job_spec(name).exists():
             yield read_job(store, name)
-
-
-def live_jobs(store: Store, stage_ids: Iterable[str]) -> list[Job]:
-    """The running jobs that carry any of these stages."""
-    wanted = frozenset(stage_ids)
-    return [job for job in unended_jobs(store) if wanted.intersection(job.stage_ids) and is_live(store, job)]
 
 
 def job_names(store: Store) -> list[str]:

@@ -7,24 +7,28 @@ so that it outlives the driver and can be ended whole, with its exit status in p
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import submitit
-from submitit.core.utils import JobPaths
+from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.local.local import LocalJob
 
+from midstudy.launch import clock
 from midstudy.launch.job import run_job
-from midstudy.launch.job_file import EXECUTE_STAGE, Job, is_live, job_end, job_process, mark_cancelled, write_process
-from midstudy.launch.launcher import Exit
+from midstudy.launch.job_file import EXECUTE_STAGE, Job, job_end, job_process, mark_cancelled, write_process
+from midstudy.launch.launcher import Exit, Refusal
 from midstudy.launch.process import Process
-from midstudy.store.errors import unwritable
+from midstudy.plan.stage import Stage
+from midstudy.store.errors import StoreError, unwritable
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 
@@ -32,6 +36,9 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_
 _POLL_S = 0.05
 _KILLED_WITHIN_S = 5.0
 """A process that SIGKILL does not end within this time hangs in the kernel; nothing more can be done about it."""
+_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
+_OF_THE_CODE = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP)
+"""Signals by which a process ends itself: it would do so again."""
 
 
 class SessionExecutor(submitit.LocalExecutor):
@@ -44,6 +51,17 @@ class SessionExecutor(submitit.LocalExecutor):
         super().__init__(folder)
         self._job_id, self._num_ranks, self._environment = job_id, num_ranks, environment
         self.process: subprocess.Popen[bytes] | None = None
+
+    def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[submitit.Job[Any]]:
+        """The pickle lies where the job reads it before the process starts.
+
+        submitit moves it there afterwards: a driver that is killed in between leaves a process that waits a minute for it.
+        """
+        (delayed,) = delayed_submissions
+        paths = JobPaths(self.folder, job_id=self._job_id)
+        paths.folder.mkdir(parents=True, exist_ok=True)
+        delayed.dump(paths.submitted_pickle)
+        return [self._submit_command(self._submitit_command_str)]
 
     def _submit_command(self, command: str) -> LocalJob:
         log = JobPaths(self.folder, job_id=self._job_id).stdout
@@ -87,6 +105,7 @@ class LocalLauncher:
     """
 
     backend = "local"
+    calls_block = False
 
     def __init__(
         self,
@@ -98,23 +117,34 @@ class LocalLauncher:
         grace_s: float = 60.0,
     ) -> None:
         self._store, self._grace_s, self._gpus = store, grace_s, tuple(gpus)
-        self.placement, self.entry = placement or Placement(), entry
+        self._placement, self.entry = placement or Placement(), entry
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._gpus_of: dict[str, tuple[str, ...]] = {}
 
-    def submit(self, job: Job) -> None:
+    def placement_for(self, stages: Sequence[Stage]) -> Placement:
+        return self._placement
+
+    def pack_key(self, stage: Stage) -> Hashable:
+        return None
+
+    def submit(self, jobs: Sequence[Job]) -> dict[str, Refusal]:
+        return {job.name: refusal for job in jobs if (refusal := self._start(job)) is not None}
+
+    def _start(self, job: Job) -> Refusal | None:
         folder = self._store.paths.job_submitit(job.name)
         num_ranks = job.placement.num_ranks
         try:
             executor = SessionExecutor(folder, job_id=job.name, num_ranks=num_ranks, environment=self._environment(job))
             executor.submit(run_job, str(self._store.root), job.name)
         except OSError as error:
-            raise unwritable(folder, error) from error
+            return Refusal(text=str(unwritable(folder, error)), may_pass=error.errno in _MAY_PASS)
         assert executor.process is not None
         self._children[job.name] = executor.process
         process = Process.of(executor.process.pid)
         assert process is not None  # not waited for yet, so its entry is there even if it has ended
-        write_process(self._store, job.name, process)
+        with contextlib.suppress(StoreError):  # then a later driver finds it by its command line
+            write_process(self._store, job.name, process)
+        return None
 
     def poll(self, jobs: Sequence[Job]) -> dict[str, Exit]:
         ended = {}
@@ -123,10 +153,19 @@ class LocalLauncher:
                 status = self._children[job.name].poll()
                 if status is not None:
                     ended[job.name] = _exit_of(status)
-            elif not is_live(self._store, job):
-                said = job_end(self._store, job.name) is not None
-                ended[job.name] = Exit(text="ended" if said else "ended without a word, probably killed", by_signal=not said)
+            elif (process := job_process(self._store, job.name)) is None:
+                ended[job.name] = Exit(text="was never started", cause="lost")
+            elif not process.is_alive():
+                # It was not this process's child, so nobody can tell how it ended.
+                if job_end(self._store, job.name) is not None:
+                    ended[job.name] = Exit(text="ended", cause="exited")
+                else:
+                    ended[job.name] = Exit(text="ended without a word, probably killed", cause="killed")
         return ended
+
+    def live(self, jobs: Sequence[Job]) -> set[str]:
+        processes = {job.name: job_process(self._store, job.name) for job in jobs}
+        return {name for name, process in processes.items() if process is not None and process.is_alive()}
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         processes = {}
@@ -136,15 +175,15 @@ class LocalLauncher:
             if process is not None:
                 processes[job.name] = process
         remaining = {name for name, process in processes.items() if process.signal_session(signal.SIGTERM)}
-        deadline = time.monotonic() + self._grace_s
+        deadline = clock.monotonic() + self._grace_s
         told = signal.SIGTERM
-        while remaining and time.monotonic() < deadline + _KILLED_WITHIN_S:
-            if time.monotonic() > deadline:
+        while remaining and clock.monotonic() < deadline + _KILLED_WITHIN_S:
+            if clock.monotonic() > deadline:
                 told = signal.SIGKILL
             self._reap()
             # A signal that reaches a process before Python or submitit have set up theirs can get lost: say it again.
             remaining = {name for name in remaining if processes[name].signal_session(told)}
-            time.sleep(_POLL_S)
+            clock.sleep(_POLL_S)
 
     def _reap(self) -> None:
         for child in self._children.values():
@@ -166,7 +205,7 @@ def _exit_of(status: int) -> Exit:
     if status > 128:  # a rank's, in the manner of shells
         status = 128 - status
     if status < 0:
-        name = signal.Signals(-status).name
-        hint = " (the kernel does so when memory runs out)" if -status == signal.SIGKILL else ""
-        return Exit(text=f"killed by {name}{hint}", by_signal=True)
-    return Exit(text=f"ended with exit status {status}", by_signal=False)
+        number = signal.Signals(-status)
+        hint = " (the kernel does so when memory runs out)" if number == signal.SIGKILL else ""
+        return Exit(text=f"killed by {number.name}{hint}", cause="exited" if number in _OF_THE_CODE else "killed")
+    return Exit(text=f"ended with exit status {status}", cause="exited")

@@ -25,7 +25,8 @@ def stage_log(store: Store, stage_id: str, job_name: str) -> list[str]:
         return []
     lines = path.read_text("utf-8", errors="replace").splitlines()
     starts = [number for number, line in enumerate(lines) if line.startswith(_MARK)]
-    for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True):
+    ends = [*starts[1:], len(lines)]
+    for start, end in zip(reversed(starts), reversed(ends), strict=False):  # a job that starts again comes to it again
         if lines[start].startswith(f"{_MARK}{stage_id} "):
-            return lines[start:stop]
+            return lines[start:end]
     return lines

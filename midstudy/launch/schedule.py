@@ -4,13 +4,13 @@ Ready stages are taken by the length of the longest chain that waits behind them
 carries nothing else, so that branches can start as it passes them and nothing keeps it from ending. Other jobs are filled
 up, because starting one costs more than a small stage: first with stages that the job's own results make ready (evaluations
 of a state it has just made, fine-tuning from it), then with other ready ones, up to a budget and to a fair share of what is
-ready, so that no slot is left without work.
+ready, so that no slot is left without work. Stages that the backend gives different places never share one.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 
 from midstudy.plan.stage import Stage
 
@@ -25,12 +25,21 @@ class Schedule:
         stages: the study's stages by id.
         published: those that are finished; every parent that is not in `stages` must be among them.
         job_budget_s: expected seconds after which nothing more is put into a job.
+        pack_key: stages of different keys never share a job.
     """
 
-    def __init__(self, stages: Mapping[str, Stage], *, published: Iterable[str], job_budget_s: float) -> None:
+    def __init__(
+        self,
+        stages: Mapping[str, Stage],
+        *,
+        published: Iterable[str],
+        job_budget_s: float,
+        pack_key: Callable[[Stage], Hashable] = lambda stage: None,
+    ) -> None:
         self._job_budget_s = job_budget_s
         done = set(published)
         self._stages = {identity: stage for identity, stage in stages.items() if identity not in done}
+        self._key = {identity: pack_key(stage) for identity, stage in self._stages.items()}
         self._missing = {
             identity: {parent for parent in stage.parents if parent not in done} for identity, stage in self._stages.items()
         }
@@ -46,7 +55,7 @@ class Schedule:
             self._chain_s[identity] = self._stages[identity].cost_s + behind
         self._taken: set[str] = set()
         self._ready: set[str] = set()
-        self._queue: list[tuple[float, int, str]] = []
+        self._queues: dict[Hashable, list[tuple[float, int, str]]] = {key: [] for key in self._key.values()}
         for identity in order:
             self._offer(identity)
 
@@ -65,7 +74,7 @@ class Schedule:
         """Make a stage ready if nothing is in its way."""
         if identity in self._stages and identity not in self._taken and not self._missing[identity]:
             self._ready.add(identity)
-            heapq.heappush(self._queue, self._rank(identity))
+            heapq.heappush(self._queues[self._key[identity]], self._rank(identity))
 
     def _rank(self, identity: str) -> tuple[float, int, str]:
         return (-self._chain_s[identity], self._place[identity], identity)
@@ -137,18 +146,25 @@ class Schedule:
         ready_s = sum(self._stages[identity].cost_s for identity in self._ready)
         limit_s = min(self._job_budget_s, max(ready_s / num_slots, SMALLEST_JOB_S))
         jobs: list[list[str]] = []
-        while len(jobs) < num_free and (first := self._pop()) is not None:
+        while len(jobs) < num_free and (first := self._pop(*self._queues)) is not None:
             jobs.append(self._trunk(first) or self._fill(first, limit_s))
         return jobs
 
-    def _pop(self) -> str | None:
-        while self._queue:
-            identity = heapq.heappop(self._queue)[2]
-            if identity in self._ready:
-                self._ready.discard(identity)
-                self._taken.add(identity)
-                return identity
-        return None
+    def _pop(self, *keys: Hashable) -> str | None:
+        """Take the first ready stage that has one of these keys."""
+        queues = [queue for key in keys if (queue := self._queues[key]) and self._drop_stale(queue)]
+        if not queues:
+            return None
+        identity = heapq.heappop(min(queues, key=lambda queue: queue[0]))[2]
+        self._ready.discard(identity)
+        self._taken.add(identity)
+        return identity
+
+    def _drop_stale(self, queue: list[tuple[float, int, str]]) -> bool:
+        """Drop those in front that were taken or settled meanwhile; whether any is left."""
+        while queue and queue[0][2] not in self._ready:
+            heapq.heappop(queue)
+        return bool(queue)
 
     def _trunk(self, first: str) -> list[str]:
         """The milestones from `first` on along its line; none where the line does not go on."""
@@ -169,6 +185,7 @@ class Schedule:
             and self._stages[child].continues_trunk
             and self._stages[child].start_from == last
             and self._missing[child] <= set(line)
+            and self._key[child] == self._key[last]
         ]
         return min(further, key=self._rank, default=None)
 
@@ -188,7 +205,7 @@ class Schedule:
             expected_s += self._add(following, job, unlocked)
             following = None
             if expected_s < limit_s:
-                following = heapq.heappop(unlocked)[2] if unlocked else self._pop_for(limit_s - expected_s)
+                following = heapq.heappop(unlocked)[2] if unlocked else self._pop_for(limit_s - expected_s, self._key[first])
         return job
 
     def _add(self, identity: str, job: list[str], unlocked: list[tuple[float, int, str]]) -> float:
@@ -201,7 +218,9 @@ class Schedule:
         expected_s = self._stages[identity].cost_s
         members = set(job)
         for child in sorted(self._children[identity], key=self._rank):
-            if self._is_free(child) and self._missing[child] <= members and not self._begins_trunk(child):
+            if not self._is_free(child) or self._key[child] != self._key[identity]:
+                continue
+            if self._missing[child] <= members and not self._begins_trunk(child):
                 if any(grandchild in self._stages for grandchild in self._children[child]):
                     heapq.heappush(unlocked, self._rank(child))
                 else:
@@ -211,11 +230,11 @@ class Schedule:
                     expected_s += self._stages[child].cost_s
         return expected_s
 
-    def _pop_for(self, room_s: float) -> str | None:
+    def _pop_for(self, room_s: float, key: Hashable) -> str | None:
         """The next ready stage that fits into the room left; trunks and longer stages wait for a job of their own."""
         passed = []
         found = None
-        while found is None and (identity := self._pop()) is not None:
+        while found is None and (identity := self._pop(key)) is not None:
             if self._stages[identity].cost_s <= room_s and not self._begins_trunk(identity):
                 found = identity
             else:

@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
-"""SIGTERM: cancelled. SIGUSR2: what submitit has Slurm send before preemption and the time limit."""
+"""SIGTERM: cancelled, or preempted where the cluster sends nothing else. SIGUSR2: what submitit has Slurm send before
+preemption and the time limit."""
+
+_LOOK_EVERY_S = 2.0
+
+
+class Stop:
+    """Whether this process is to stop. `signals` are those of `STOP_SIGNALS` that have come, in order.
+
+    Args:
+        asked: looks for a word on disk; called every two seconds at most. A signal may get lost, or nobody be there to send it.
+    """
+
+    def __init__(self, asked: Callable[[], bool]) -> None:
+        self.signals: list[int] = []
+        self._asked, self._was_asked, self._looked_s = asked, False, float("-inf")
+        self._pid = os.getpid()
+
+    def __call__(self) -> bool:
+        if not self.signals and not self._was_asked and time.monotonic() - self._looked_s > _LOOK_EVERY_S:
+            self._was_asked, self._looked_s = self._asked(), time.monotonic()
+        return bool(self.signals) or self._was_asked
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """The handler. A forked worker inherits it: what is for the job is not for its workers, which the job ends itself."""
+        if os.getpid() == self._pid:
+            self.signals.append(number)
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within: a function that says whether one of `STOP_SIGNALS` has come.
+def stop_signals(asked: Callable[[], bool] = lambda: False) -> Iterator[Stop]:
+    """Within: what says whether one of `STOP_SIGNALS` has come.
 
     submitit's own handlers, which ignore SIGTERM, are put back afterwards. Python delivers signals to the main thread
-    only; elsewhere (a job run inside a test or a notebook) nothing is installed and the answer stays false.
+    only; elsewhere (a job run inside a test or a notebook) nothing is installed.
     """
+    stop = Stop(asked)
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield stop
         return
-    told: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        told.append(number)
-
-    former = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    former = {number: signal.signal(number, stop.note) for number in STOP_SIGNALS}
     try:
-        yield lambda: bool(told)
+        yield stop
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)

@@ -116,7 +116,7 @@ class Attempt:
     ) -> bool:
         """Publish `result/` with its record; false where another attempt was first, whose result then stands.
 
-        `placement` is recorded with the environment.
+        `placement` is recorded with the environment, and so are the jobs that were interrupted while they made the stage.
 
         Raises:
             StoreError: the disk is full or the store cannot be written; nothing is published.
@@ -137,7 +137,7 @@ class Attempt:
                 parents=parents,
                 metrics=metrics,
                 files=_settle_files(self.result),
-                environment={**describe_environment(), "placement": placement},
+                environment={**describe_environment(), "placement": placement, **self._interruptions()},
                 timing={
                     "started_at": self._started_at,
                     "finished_at": now,
@@ -163,12 +163,19 @@ class Attempt:
         sync(published.parent)
         with contextlib.suppress(OSError):
             self._paths.failure(self._stage_id).unlink(missing_ok=True)
+            self._paths.interruptions(self._stage_id).unlink(missing_ok=True)
             # Former attempts and their checkpoints go too; renamed first, so that a rival that still writes is out at once.
             leftovers = published.with_name(f".attempts-{uuid.uuid4().hex[:8]}")
             self._paths.attempts(self._stage_id).rename(leftovers)
             shutil.rmtree(leftovers, ignore_errors=True)  # a rival may be removing its own folder in there right now
         self._lock.close()
         return True
+
+    def _interruptions(self) -> dict[str, Any]:
+        with contextlib.suppress(StoreError):  # a damaged list costs no finished work
+            if known := read_interruptions(self._paths.interruptions(self._stage_id)):
+                return {"interruptions": known}
+        return {}
 
     def discard(self) -> None:
         """Remove the attempt's folder."""
@@ -198,6 +205,20 @@ def first_step_of(attempt: Path) -> int | None:
         return int((attempt / FIRST_STEP_FILE).read_text("ascii"))
     except (OSError, ValueError):
         return None
+
+
+def read_interruptions(path: Path) -> list[dict[str, Any]]:
+    """The jobs that were interrupted in the middle of a stage; none where there is no file.
+
+    Raises:
+        StoreError: the file was damaged.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise StoreError(f"{path}: damaged ({error}). Remove it; runs are then counted anew.") from error
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

@@ -59,9 +59,11 @@ class StorePaths:
     stages/ID/attempts/ATTEMPT/             result/ (metrics.jsonl and what else will be published), checkpoints/, lock
     stages/ID/published/                    record.json and the stage's files; appears at once, never changes
     stages/ID/failure.json                  why the last attempt failed
+    stages/ID/interruptions.json            jobs that ended in the middle of it, for which it was run again
     stages/ID/claim.json                    the job that is making it, or was the last to try
     studies/NAME/                           manifest.json, history/, tables, report/
-    jobs/JOB/                               job.json, process.json, end.json, cancelled, meeting (of several ranks)
+    jobs/JOB/                               job.json, process.json or slurm.json, starts.jsonl, end.json, cancelled,
+                                            meeting-N (of the ranks of start N)
     jobs/JOB/submitit/                      submitit's own folder: its pickles, which nothing here reads, and the log
     mlflow/, prefect/                       views
     """
@@ -93,6 +95,9 @@ class StorePaths:
 
     def failure(self, stage_id: str) -> Path:
         return self.stage(stage_id) / "failure.json"
+
+    def interruptions(self, stage_id: str) -> Path:
+        return self.stage(stage_id) / "interruptions.json"
 
     def claim(self, stage_id: str) -> Path:
         return self.stage(stage_id) / "claim.json"
@@ -129,8 +134,14 @@ class StorePaths:
     def job_submitit(self, name: str) -> Path:
         return self.job(name) / "submitit"
 
-    def job_meeting(self, name: str) -> Path:
-        return self.job(name) / "meeting"
+    def job_slurm(self, name: str) -> Path:
+        return self.job(name) / "slurm.json"
+
+    def job_starts(self, name: str) -> Path:
+        return self.job(name) / "starts.jsonl"
+
+    def job_meeting(self, name: str, start: int) -> Path:
+        return self.job(name) / f"meeting-{start}"
 
     @property
     def claims_lock(self) -> Path:

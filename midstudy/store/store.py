@@ -12,7 +12,7 @@ from typing import Any
 from midstudy.plan.stage import Stage
 from midstudy.recipe.explain import differences
 from midstudy.store.atomic import write_json
-from midstudy.store.attempt import Attempt
+from midstudy.store.attempt import Attempt, read_interruptions
 from midstudy.store.errors import RecipeMismatchError, StoreError, unwritable
 from midstudy.store.interrupted import clear_interrupted, entries
 from midstudy.store.paths import StorePaths, checked_root, is_name
@@ -191,6 +191,20 @@ class Store:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise unwritable(path, error) from error
+
+    def interruptions(self, stage_id: str) -> list[dict[str, Any]]:
+        """The jobs that ended in the middle of a stage since it was last begun anew: job, cause, text, time.
+
+        Raises:
+            StoreError: the file was damaged.
+        """
+        return read_interruptions(self.paths.interruptions(stage_id))
+
+    def write_interruptions(self, stage_id: str, interruptions: list[dict[str, Any]]) -> None:
+        if interruptions:
+            write_json(self.paths.interruptions(stage_id), interruptions)
+        else:
+            self.paths.interruptions(stage_id).unlink(missing_ok=True)
 
     # -- studies ------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,441 @@
+"""Jobs of a Slurm cluster, through submitit.
+
+The controller (`squeue`) says whether a job is there, and is asked about all jobs at once, seldom. That a job has made its
+stages is known from the store and needs no question. What Slurm says of an end is believed where it is final: a job whose
+node failed, or that was preempted, is put back into the queue a moment later.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from midstudy.launch import clock
+from midstudy.launch.job import run_job
+from midstudy.launch.job_file import EXECUTE_STAGE, Job, job_end, mark_cancelled
+from midstudy.launch.launcher import Exit, Refusal
+from midstudy.launch.placement_file import JobPlacement, PlacementFile
+from midstudy.launch.slurm_commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
+from midstudy.launch.slurm_executor import StoreExecutor
+from midstudy.launch.slurm_file import Submission, read_submission, write_submission
+from midstudy.launch.slurm_queue import MAY_COME_BACK, SlurmJob, sacct, squeue
+from midstudy.plan.stage import Stage
+from midstudy.store.errors import StoreError, unwritable
+from midstudy.store.store import Store
+from midstudy.train.placement import Placement
+
+LOST_AFTER_S = 60.0
+"""How long a job may be in neither list before it is lost: sbatch's request may be under way, and sacct trails squeue."""
+
+SETTLE_S = 20.0
+"""How long an end that Slurm may take back, or that the job's own word is missing of, must last to be believed. File systems
+that are shared show a file a few seconds late."""
+
+SACCT_AWAY_S = 600.0
+"""How long the end of a job that the controller has forgotten is waited for while the database is away."""
+
+LEAVES_WITHIN_S = 60.0
+"""How long a job that has said that it is done may take to leave."""
+
+MAX_ARRAY = 1000
+"""Slurm's own default limit is 1001 (MaxArraySize)."""
+
+_HOLD_S = 5.0
+_CANCEL_POLL_S = 0.5
+_KILLED_WITHIN_S = 45.0
+"""After scancel Slurm waits KillWait (30 s, if not set) before it kills."""
+
+_MAY_PASS = (
+    "job submit limit",  # also said of a time limit or size that is too large: indistinguishable, and tried again
+    "accounting/QOS policy",
+    "AssocMaxSubmitJobLimit",
+    "QOSMaxSubmitJobPerUserLimit",
+    "temporarily unable to accept job",
+    "temporarily unavailable",
+    "Required partition not available",
+    "Required node not available",
+    "configuration not available now",
+    "too many jobs",
+)
+"""What sbatch says of limits and of partitions that are down; all else would be refused again."""
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """One answer of squeue or sacct."""
+
+    at_s: float
+    by_id: Mapping[str, SlurmJob]
+    by_place: Mapping[tuple[str, int | None], SlurmJob]
+
+    @classmethod
+    def of(cls, jobs: Iterable[SlurmJob]) -> _Listing:
+        jobs = list(jobs)
+        return cls(clock.monotonic(), {one.id: one for one in jobs}, {(one.name, one.index): one for one in jobs})
+
+    def find(self, submission: Submission) -> SlurmJob | None:
+        """The job that a submission became. A number alone proves nothing: it may be an older cluster's."""
+        if submission.id is None:
+            return self.by_place.get((submission.name, submission.index))
+        found = self.by_id.get(submission.id)
+        return found if found is not None and found.name == submission.name else None
+
+
+class SlurmLauncher:
+    """Runs each job as a Slurm job, equal ones that are submitted together as tasks of one array.
+
+    Args:
+        store: where the jobs are written down; on a disk that the nodes share.
+        placements: what jobs ask of Slurm and how they compute.
+        stages: those that jobs may be submitted for; none are needed to follow and end jobs.
+        entry: the function that makes one stage, as MODULE:FUNCTION.
+        grace_s: how long a cancelled job may take to save itself before Slurm ends it.
+        lost_after_s: how long a job may be unknown to Slurm.
+        settle_s: how long an end must last that Slurm may take back.
+    """
+
+    backend = "slurm"
+    calls_block = True
+
+    def __init__(
+        self,
+        store: Store,
+        placements: PlacementFile | None = None,
+        stages: Mapping[str, Stage] | None = None,
+        *,
+        commands: SlurmCommands | None = None,
+        entry: str = EXECUTE_STAGE,
+        grace_s: float = 60.0,
+        lost_after_s: float = LOST_AFTER_S,
+        settle_s: float = SETTLE_S,
+    ) -> None:
+        self._store, self._stages, self.entry = store, stages or {}, entry
+        self._placements, self._commands = placements or PlacementFile(), commands or SlurmCommands()
+        self._grace_s, self._lost_after_s, self._settle_s = grace_s, lost_after_s, settle_s
+        self._listing: _Listing | None = None
+        self._asked_s = float("-inf")
+        self._unclear_since: dict[str, float] = {}
+        self._leaving: dict[str, float] = {}
+        self._released: dict[str, float] = {}
+        self._away: dict[str, tuple[float, str]] = {}
+
+    @property
+    def trouble(self) -> str | None:
+        """What does not answer, since when and why; none while all is well. Jobs go on meanwhile."""
+        if not self._away:
+            return None
+        return "; ".join(
+            f"{name} has not answered since {time.strftime('%H:%M:%S', time.localtime(since))} ({why})"
+            for name, (since, why) in sorted(self._away.items())
+        )
+
+    # -- placing ------------------------------------------------------------------------------------------------------
+
+    def placement_for(self, stages: Sequence[Stage]) -> Placement:
+        return self._placements.place(stages[0]).compute
+
+    def pack_key(self, stage: Stage) -> Hashable:
+        return self._placements.place(stage)
+
+    # -- submitting ---------------------------------------------------------------------------------------------------
+
+    def submit(self, jobs: Sequence[Job]) -> dict[str, Refusal]:
+        refused: dict[str, Refusal] = {}
+        equal: dict[tuple[JobPlacement, str], list[Job]] = {}
+        for job in self._not_submitted(jobs, refused):
+            place = self._placements.place(self._stages[job.stage_ids[0]])
+            equal.setdefault((place, job.study), []).append(job)
+        for (place, _), some in equal.items():
+            for first in range(0, len(some), MAX_ARRAY):
+                batch = some[first : first + MAX_ARRAY]
+                if (refusal := self._submit_together(batch, place)) is not None:
+                    refused |= {job.name: refusal for job in batch}
+        return refused
+
+    def _not_submitted(self, jobs: Sequence[Job], refused: dict[str, Refusal]) -> list[Job]:
+        """Those that Slurm does not have; of earlier submissions whose answer was lost it is asked first."""
+        left = []
+        for job in jobs:
+            submission = read_submission(self._store, job.name)
+            if submission is None:
+                left.append(job)
+                continue
+            listing = self._squeue(max_age_s=1.0)
+            found = listing.find(submission) if listing is not None else None
+            if found is not None:
+                self._keep_id(job.name, submission, found)
+            elif submission.id is not None:
+                pass  # it was submitted, and `poll` will say what became of it
+            elif listing is None or clock.now() < submission.submitted_at + self._lost_after_s:
+                refused[job.name] = Refusal(
+                    text=f"sbatch gave no answer; Slurm is asked for a job called {submission.name} before it is "
+                    f"submitted again. {self.trouble or ''}".rstrip(),
+                    may_pass=True,
+                )
+            else:
+                left.append(job)
+        return left
+
+    def _submit_together(self, jobs: Sequence[Job], place: JobPlacement) -> Refusal | None:
+        name, now = jobs[0].name, clock.now()
+        folders = [self._store.paths.job_submitit(job.name) for job in jobs]
+        asked = [
+            Submission(name=name, index=index if len(jobs) > 1 else None, submitted_at=now) for index in range(len(jobs))
+        ]
+        try:
+            executor = StoreExecutor(
+                folders, place, name=name, comment=f"midstudy {jobs[0].study}", commands=self._commands
+            )
+            for job, submission in zip(jobs, asked, strict=True):
+                write_submission(self._store, job.name, submission)
+            made = executor.map_array(run_job, [str(self._store.root)] * len(jobs), [job.name for job in jobs])
+        except SlurmAwayError as error:
+            return Refusal(text=f"Slurm gave no answer: {error}", may_pass=True)
+        except SlurmRefusedError as error:
+            for job in jobs:
+                self._store.paths.job_slurm(job.name).unlink(missing_ok=True)
+            return Refusal(text=f"Slurm refused it: {error}", may_pass=any(sign in str(error) for sign in _MAY_PASS))
+        except StoreError as error:
+            return Refusal(text=str(error), may_pass=True)
+        except OSError as error:
+            may_pass = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EMFILE)
+            return Refusal(text=str(unwritable(folders[0], error)), may_pass=may_pass)
+        for job, submission, slurm_job in zip(jobs, asked, made, strict=True):
+            self._keep_id(job.name, submission, slurm_job.job_id)
+        return None
+
+    def _keep_id(self, job: str, submission: Submission, found: SlurmJob | str) -> Submission:
+        """Write a job's number down where it was not known."""
+        if submission.id is not None:
+            return submission
+        submission = replace(submission, id=found if isinstance(found, str) else found.id)
+        try:
+            write_submission(self._store, job, submission)
+        except StoreError:
+            pass  # it is found by its name again
+        return submission
+
+    # -- following ----------------------------------------------------------------------------------------------------
+
+    def poll(self, jobs: Sequence[Job]) -> dict[str, Exit]:
+        ended: dict[str, Exit] = {}
+        asked: list[Job] = []
+        for job in jobs:
+            if job_end(self._store, job.name) in ("done", "cut short"):  # the job's own word: Slurm need not be asked
+                ended[job.name] = Exit(text="ended", cause="exited")
+                self._leaving.setdefault(job.name, clock.monotonic())
+            else:
+                asked.append(job)
+        if clock.monotonic() < self._asked_s + self._placements.jobs.poll_s or not (asked or self._leaving):
+            return ended
+        self._asked_s = clock.monotonic()
+        listing = self._squeue(max_age_s=0.0)
+        if listing is None:
+            return ended
+        self._end_leaving(listing)
+        entries = {job.name: self._listed(job, listing) for job in asked}
+        unclear = {
+            name: submission
+            for name, (submission, entry) in entries.items()
+            if submission is not None and (entry is None or entry.base_state == "FAILED")
+        }
+        accounts = self._sacct(unclear.values()) if unclear else None
+        for job in asked:
+            submission, entry = entries[job.name]
+            exit = self._exit(job, submission, entry, accounts)
+            if exit is not None:
+                ended[job.name] = exit
+                self._unclear_since.pop(job.name, None)
+                if submission is not None and exit.cause in ("node failed", "preempted", "lost"):
+                    self._scancel([submission])  # should Slurm bring it back after all, somebody else makes its stages
+        return ended
+
+    def _listed(self, job: Job, listing: _Listing) -> tuple[Submission | None, SlurmJob | None]:
+        submission = read_submission(self._store, job.name)
+        entry = listing.find(submission) if submission is not None else None
+        if submission is not None and entry is not None:
+            submission = self._keep_id(job.name, submission, entry)
+        return submission, entry
+
+    def _exit(
+        self, job: Job, submission: Submission | None, entry: SlurmJob | None, accounts: _Listing | None
+    ) -> Exit | None:
+        """How a job ended; none while it has not, or while that is not certain."""
+        if submission is None:
+            return Exit(text="was never submitted", cause="lost")
+        if entry is not None and not entry.has_ended:
+            self._unclear_since.pop(job.name, None)
+            if entry.is_held:
+                self._release(entry)
+            return None
+        unclear_s = clock.monotonic() - self._unclear_since.setdefault(job.name, clock.monotonic())
+        account = accounts.find(submission) if accounts is not None else None
+        if entry is None and (account is None or not account.has_ended):
+            return self._unlisted(job, submission, unclear_s, accounts)
+        if entry is None or (entry.base_state == "FAILED" and account is not None and account.has_ended):
+            entry = account
+        elif entry.base_state == "FAILED" and unclear_s < self._settle_s:
+            return None  # the database trails; it knows the signal or exit status
+        assert entry is not None
+        said = job_end(self._store, job.name) is not None
+        if entry.base_state in MAY_COME_BACK and unclear_s < self._settle_s:
+            return None
+        if entry.base_state == "COMPLETED" and not said:
+            if unclear_s < self._settle_s:
+                return None
+            return Exit(text=f"ended without a word ({entry.place})", cause="exited")
+        if entry.base_state == "COMPLETED":
+            return Exit(text=f"stopped ({entry.place})", cause="preempted")
+        return Exit(text=entry.text, cause=entry.cause)
+
+    def _unlisted(
+        self, job: Job, submission: Submission, unclear_s: float, accounts: _Listing | None
+    ) -> Exit | None:
+        """Of a job that the controller does not list and the database knows no end of."""
+        place = f"Slurm job {submission.id or submission.name}"
+        if job_end(self._store, job.name) is not None and unclear_s > self._settle_s:
+            return Exit(text=f"stopped ({place})", cause="preempted")
+        if accounts is None:
+            if unclear_s < SACCT_AWAY_S:
+                return None
+            return Exit(text=f"ended, and sacct does not say how ({place})", cause="lost")
+        if unclear_s < self._lost_after_s:
+            return None
+        return Exit(text=f"is unknown to Slurm: neither squeue nor sacct lists it ({place})", cause="lost")
+
+    def live(self, jobs: Sequence[Job]) -> set[str]:
+        submissions = {job.name: one for job in jobs if (one := read_submission(self._store, job.name)) is not None}
+        if not submissions:
+            return set()
+        listing = self._squeue(max_age_s=1.0)
+        if listing is None:
+            return set(submissions)
+        found = {name: listing.find(submission) for name, submission in submissions.items()}
+        unlisted = [submissions[name] for name, entry in found.items() if entry is None]
+        accounts = self._sacct(unlisted) if unlisted else None
+        live = set()
+        for name, entry in found.items():
+            submission = submissions[name]
+            if entry is None and accounts is not None:
+                entry = accounts.find(submission)
+            if entry is not None:
+                self._keep_id(name, submission, entry)
+                if not entry.has_ended or entry.base_state in MAY_COME_BACK:  # `poll` finds out whether it does
+                    live.add(name)
+            elif accounts is None or clock.now() < submission.submitted_at + self._lost_after_s:
+                live.add(name)
+        return live
+
+    def places(self, jobs: Sequence[Job]) -> dict[str, str]:
+        """Of these jobs, by name, what Slurm calls them and says of them, for people."""
+        listing = self._squeue(max_age_s=1.0)
+        texts = {}
+        for job in jobs:
+            submission = read_submission(self._store, job.name)
+            if submission is None:
+                continue
+            entry = listing.find(submission) if listing is not None else None
+            if entry is None:
+                texts[job.name] = f"Slurm job {submission.id or submission.name}"
+            else:
+                why = f" ({entry.reason})" if entry.reason not in ("", "None") else ""
+                texts[job.name] = f"{entry.place} {entry.state}{why}"
+        return texts
+
+    # -- ending -------------------------------------------------------------------------------------------------------
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            mark_cancelled(self._store, job.name)
+        submissions = {job.name: one for job in jobs if (one := read_submission(self._store, job.name)) is not None}
+        deadline = clock.monotonic() + self._grace_s
+        while submissions and clock.monotonic() < deadline + _KILLED_WITHIN_S:
+            listing = self._squeue(max_age_s=0.0)
+            if listing is not None:
+                submissions = self._cancel_listed(submissions, listing, force=clock.monotonic() > deadline)
+            if submissions:
+                clock.sleep(_CANCEL_POLL_S)
+
+    def _cancel_listed(
+        self, submissions: Mapping[str, Submission], listing: _Listing, *, force: bool
+    ) -> dict[str, Submission]:
+        """End what waits, tell what runs; returns those that are still there."""
+        left, waiting, running = {}, [], []
+        for name, submission in submissions.items():
+            entry = listing.find(submission)
+            if entry is not None and entry.has_ended:
+                continue
+            if entry is None:
+                if submission.id is None and not force:
+                    left[name] = submission  # its submission may be under way
+                continue
+            left[name] = submission = self._keep_id(name, submission, entry)
+            if entry.base_state != "COMPLETING":
+                (running if entry.base_state == "RUNNING" and not force else waiting).append(submission)
+        self._scancel(waiting)
+        self._scancel(running, "--signal=TERM")  # said again at every look: one that comes before Python is up gets lost
+        return left
+
+    def _end_leaving(self, listing: _Listing) -> None:
+        """Jobs that said long ago that they are done, and hang: they are ended."""
+        for name, since in list(self._leaving.items()):
+            submission = read_submission(self._store, name)
+            entry = listing.find(submission) if submission is not None else None
+            if entry is None or entry.has_ended:
+                del self._leaving[name]
+            elif clock.monotonic() - since > LEAVES_WITHIN_S and submission is not None:
+                self._scancel([submission])
+
+    def _scancel(self, submissions: Iterable[Submission], *options: str) -> None:
+        ids = [submission.id for submission in submissions if submission.id is not None]
+        if ids:
+            self._tell(("scancel", *options, *ids))
+
+    def _release(self, entry: SlurmJob) -> None:
+        """Let a job go that Slurm holds back after it could not start it, as it does when a node or the controller dies."""
+        if clock.monotonic() - self._released.get(entry.id, float("-inf")) > _HOLD_S:
+            self._released[entry.id] = clock.monotonic()
+            self._tell(("scontrol", "release", entry.id))
+
+    def _tell(self, command: Sequence[str]) -> None:
+        """Give a command whose effect the next look at the queue shows."""
+        try:
+            self._commands.run(command)
+        except SlurmAwayError as error:
+            self._note_away("Slurm", error)
+        except SlurmRefusedError:
+            pass  # such as a job that has just ended
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def _squeue(self, *, max_age_s: float) -> _Listing | None:
+        """All jobs that the controller knows; none where it does not answer."""
+        if self._listing is not None and clock.monotonic() - self._listing.at_s < max_age_s:
+            return self._listing
+        try:
+            self._listing = _Listing.of(squeue(self._commands))
+        except (SlurmAwayError, SlurmRefusedError) as error:
+            self._note_away("Slurm", error)
+            return None
+        self._away.pop("Slurm", None)
+        return self._listing
+
+    def _sacct(self, submissions: Iterable[Submission]) -> _Listing | None:
+        """These jobs in the accounting database; none where it does not answer, nothing where there is none."""
+        submissions = list(submissions)
+        names = dict.fromkeys(submission.name for submission in submissions)
+        try:
+            jobs = sacct(self._commands, names, since=min(submission.submitted_at for submission in submissions))
+        except SlurmAwayError as error:
+            self._note_away("sacct", error)
+            return None
+        except SlurmRefusedError:  # accounting storage is disabled
+            return _Listing.of(())
+        self._away.pop("sacct", None)
+        return _Listing.of(jobs)
+
+    def _note_away(self, name: str, error: Exception) -> None:
+        since, _ = self._away.get(name, (clock.now(), ""))
+        self._away[name] = (since, str(error))

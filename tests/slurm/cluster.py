@@ -1,0 +1,384 @@
+#!/usr/bin/env python3
+"""A Slurm of its own on one machine, for tests: real daemons below one folder, on loopback, gone when it is stopped.
+
+    tests/slurm/cluster.py start [FOLDER]     installs Slurm where it is missing (Debian, root), prints what to export
+    tests/slurm/cluster.py stop FOLDER        ends everything, jobs too, and removes the folder
+
+munged, mariadbd, slurmdbd, slurmctld and four slurmd run as the calling user. Several clusters can run side by side.
+Nothing is written outside the folder. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+NODES = ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4")
+"""Each node is named after its address: such a name resolves anywhere."""
+DAEMONS = ("munged", "mariadbd", "slurmdbd", "slurmctld", *NODES)
+"""In the order in which they start. A slurmd goes by its node's name."""
+
+_PROGRAMS = (
+    *("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd"),
+    *("sbatch", "srun", "squeue", "sacct", "scancel", "scontrol", "sinfo", "sacctmgr"),
+)
+_MARK = "MIDSTUDY_SLURM_FOLDER"
+"""In the environment of every daemon, and so of the processes they start: whose they are."""
+_COMMAND_TIMEOUT_S = 60.0
+_START_TIMEOUT_S = 60.0
+_POLL_S = 0.05
+
+
+class ClusterError(Exception):
+    """The cluster does not do what it should; the end of its logs is in the text."""
+
+
+def missing_programs() -> list[str]:
+    """Programs of Slurm, munge and MariaDB that are not here; `packages`, beside this file, installs them."""
+    return [program for program in _PROGRAMS if shutil.which(program, path=_path()) is None]
+
+
+class Cluster:
+    """The cluster in a folder, and what a test can do to it.
+
+    Only the process that started it can kill and restart its daemons. Faults are undone by `restore`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to talk to this cluster, and to no other that it may have been started in."""
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
+        return {**ours, "PATH": _path(), "SLURM_CONF": str(self.folder / "slurm.conf")}
+
+    def start(self) -> None:
+        """Write the configuration and start every daemon; returns when all nodes are idle and sacct answers.
+
+        Raises:
+            ClusterError: a program is missing, or a daemon did not come up.
+        """
+        if missing := missing_programs():
+            packages = Path(__file__).with_name("packages")
+            raise ClusterError(f"not installed: {', '.join(missing)}. On Debian, as root: {packages}")
+        self._configure()
+        for daemon in DAEMONS:
+            self.start_daemon(daemon)
+            if daemon == "slurmdbd":
+                self.run("sacctmgr", "-i", "-Q", "add", "cluster", "midstudy")
+        self.restore()
+        self.run("sacct", "-n", "-X")
+
+    def stop(self) -> None:
+        """End everything that belongs to the cluster, at once, and remove its folder."""
+        end_processes(self.folder)
+        for process in self._daemons.values():
+            process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def stop_with_this_process(self) -> None:
+        """Have the cluster stopped when this process ends, however it ends."""
+        subprocess.Popen(
+            [sys.executable, __file__, "stop", "--with-parent", str(os.getpid()), str(self.folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    # -- what its user does -------------------------------------------------------------------------------------------
+
+    def run(self, *command: str, timeout_s: float = _COMMAND_TIMEOUT_S) -> str:
+        """The output of a command on this cluster.
+
+        Raises:
+            subprocess.CalledProcessError: it failed; what it said is in `stderr`.
+            subprocess.TimeoutExpired: it did not end in time.
+        """
+        return subprocess.run(
+            command, env=self.environment, check=True, capture_output=True, text=True, timeout=timeout_s
+        ).stdout
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def kill_daemon(self, daemon: str) -> None:
+        """As by `kill -9`. Jobs of a slurmd go on."""
+        self._daemons[daemon].kill()
+        self._daemons[daemon].wait()
+
+    def start_daemon(self, daemon: str) -> None:
+        """Start a daemon that is not running; returns when it answers, or at once for a node."""
+        with (self.folder / "log" / f"{daemon}.log").open("ab") as log:
+            self._daemons[daemon] = subprocess.Popen(
+                self._command(daemon),
+                env={
+                    **self.environment,
+                    _MARK: str(self.folder),
+                    "MYSQL_UNIX_PORT": str(self.folder / "run" / "mariadbd.socket"),
+                },
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._wait_for(lambda: self._answers(daemon), daemon)
+
+    @contextlib.contextmanager
+    def without(self, daemon: str) -> Iterator[None]:
+        """Within: a daemon is dead. What asks it fails at once, or after tries of its own."""
+        self.kill_daemon(daemon)
+        try:
+            yield
+        finally:
+            self.start_daemon(daemon)
+
+    @contextlib.contextmanager
+    def frozen(self, daemon: str) -> Iterator[None]:
+        """Within: a daemon holds its connections and says nothing. What asks it waits."""
+        self._daemons[daemon].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._daemons[daemon].send_signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def broken_node(self, node: str) -> Iterator[None]:
+        """Within: a node's prolog fails, so that it can start no job."""
+        mark = self.folder / "broken" / node
+        mark.touch()
+        try:
+            yield
+        finally:
+            mark.unlink()
+
+    def restore(self) -> None:
+        """Back to every daemon running, no job, every node idle; returns when that is so."""
+        for mark in (self.folder / "broken").iterdir():
+            mark.unlink()
+        for daemon in DAEMONS:
+            if self._daemons[daemon].poll() is None:
+                self._daemons[daemon].send_signal(signal.SIGCONT)
+            else:
+                self.start_daemon(daemon)
+        self.run("scancel", "--user", getpass.getuser())
+        self._wait_for(self._is_quiet, "an empty queue and idle nodes")
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _configure(self) -> None:
+        if not re.fullmatch(r"/[\w./-]{1,80}", str(self.folder)):
+            raise ClusterError(f"{self.folder}: takes an absolute path of at most 80 plain characters (sockets, Slurm)")
+        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.folder.chmod(0o755)  # munged wants its socket where everybody can reach it
+        for name in ("broken", "gpu", "log", "run", "spool", "state"):
+            (self.folder / name).mkdir()
+        key = self.folder / "munge.key"
+        key.touch(mode=0o600)
+        key.write_bytes(os.urandom(128))
+        prolog = self.folder / "prolog"
+        prolog.write_text(f'#!/bin/sh\n[ ! -e "{self.folder}/broken/$SLURMD_NODENAME" ]\n', "utf-8")
+        prolog.chmod(0o755)
+        port = _free_ports(2 + len(NODES))
+        words = {
+            "FOLDER": str(self.folder),
+            "HOST": socket.gethostname().partition(".")[0],
+            "USER": getpass.getuser(),
+            "NODES": ",".join(NODES),
+            "CONTROLLER_PORT": str(port),
+            "DATABASE_PORT": str(port + 1),
+            "NODE_PORTS": f"{port + 2}-{port + 1 + len(NODES)}",
+            "FIRST_JOB": str(int(time.time() / 5) % 50_000_000 + 1),
+        }
+        template = Path(__file__).with_name("slurm.conf.in").read_text("utf-8")
+        (self.folder / "slurm.conf").write_text(re.sub(r"@(\w+)@", lambda match: words[match[1]], template), "utf-8")
+        for index in range(2):
+            (self.folder / "gpu" / str(index)).symlink_to("/dev/null")
+        (self.folder / "gres.conf").write_text(
+            f"NodeName={','.join(NODES)} Name=gpu File={self.folder}/gpu/[0-1] Flags=nvidia_gpu_env\n", "utf-8"
+        )
+        database = self.folder / "slurmdbd.conf"
+        database.touch(mode=0o600)
+        database.write_text(
+            "AuthType=auth/munge\n"
+            f"AuthInfo=socket={self.folder}/run/munged.socket\n"
+            "CommunicationParameters=NoInAddrAny\n"
+            "DbdHost=localhost\n"
+            f"DbdPort={port + 1}\n"
+            f"SlurmUser={getpass.getuser()}\n"
+            f"PidFile={self.folder}/run/slurmdbd.pid\n"
+            "StorageType=accounting_storage/mysql\n"
+            "StorageHost=localhost\n"
+            f"StorageUser={getpass.getuser()}\n"
+            "StorageLoc=slurm\n",
+            "utf-8",
+        )
+        with (self.folder / "log" / "mariadb-install-db.log").open("wb") as log:
+            installed = subprocess.run(
+                [
+                    *("mariadb-install-db", "--no-defaults", f"--datadir={self.folder}/state/mariadb", "--skip-test-db"),
+                    *(f"--user={getpass.getuser()}", "--auth-root-authentication-method=socket"),
+                    f"--auth-root-socket-user={getpass.getuser()}",
+                ],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        if installed.returncode:
+            raise ClusterError(f"mariadb-install-db failed\n{self._ends_of_logs()}")
+
+    def _command(self, daemon: str) -> list[str]:
+        if daemon == "munged":
+            return [
+                *("munged", "--foreground", f"--key-file={self.folder}/munge.key"),
+                f"--socket={self.folder}/run/munged.socket",
+                f"--pid-file={self.folder}/run/munged.pid",
+                f"--seed-file={self.folder}/run/munged.seed",
+            ]
+        if daemon == "mariadbd":
+            return [
+                *("mariadbd", "--no-defaults", f"--datadir={self.folder}/state/mariadb", f"--user={getpass.getuser()}"),
+                *("--skip-networking", f"--socket={self.folder}/run/mariadbd.socket"),
+                f"--pid-file={self.folder}/run/mariadbd.pid",
+                *("--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900"),
+                "--innodb-flush-log-at-trx-commit=0",
+            ]
+        if daemon in NODES:
+            return ["slurmd", "-D", "-N", daemon]
+        return [daemon, "-D"]
+
+    def _answers(self, daemon: str) -> bool:
+        if daemon in ("munged", "mariadbd"):
+            with socket.socket(socket.AF_UNIX) as client:
+                return client.connect_ex(str(self.folder / "run" / f"{daemon}.socket")) == 0
+        if daemon == "slurmdbd":
+            return self._succeeds("sacctmgr", "-n", "show", "cluster")
+        if daemon == "slurmctld":
+            return self._succeeds("squeue", "-h")
+        return True
+
+    def _succeeds(self, *command: str) -> bool:
+        try:
+            self.run(*command)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+            return False
+        return True
+
+    def _is_quiet(self) -> bool:
+        """Whether no job is left and every node is idle; puts back nodes that a fault left down or drained."""
+        states = dict(line.split() for line in self.run("sinfo", "-h", "-N", "-p", "cpu", "-o", "%N %T").splitlines())
+        for node in NODES:
+            if states.get(node, "").rstrip("*") in ("down", "drained", "draining"):
+                with contextlib.suppress(subprocess.CalledProcessError):
+                    self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        return all(states.get(node) == "idle" for node in NODES) and not self.run("squeue", "-h")
+
+    def _wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not condition():
+            dead = [daemon for daemon, process in self._daemons.items() if process.poll() is not None]
+            if what in dead or time.monotonic() > deadline:
+                raise ClusterError(f"waited in vain for {what}; not running: {dead}\n{self._ends_of_logs()}")
+            time.sleep(_POLL_S)
+
+    def _ends_of_logs(self) -> str:
+        logs = sorted((self.folder / "log").glob("*.log"))
+        return "\n".join(
+            "\n".join([f"--- {log}", *log.read_text("utf-8", errors="replace").splitlines()[-5:]]) for log in logs
+        )
+
+
+def end_processes(folder: Path) -> None:
+    """Kill every process of the cluster in `folder`: its daemons, steps and jobs, but nobody who only talks to it."""
+    while found := _processes(folder):
+        for process in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(_POLL_S)
+
+
+def _processes(folder: Path) -> set[int]:
+    """Those that carry the mark or are tasks of a job, and all their descendants."""
+    mark, conf = f"{_MARK}={folder}".encode(), f"SLURM_CONF={folder}/slurm.conf".encode()
+    parents: dict[int, int] = {}
+    found: set[int] = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours
+            state, parent = (entry / "stat").read_text("utf-8", errors="replace").rpartition(")")[2].split()[:2]
+            if state == "Z":
+                continue
+            parents[int(entry.name)] = int(parent)
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            is_task = conf in environment and any(value.startswith(b"SLURM_JOB_ID=") for value in environment)
+            if mark in environment or is_task:
+                found.add(int(entry.name))
+    while children := {process for process, parent in parents.items() if parent in found} - found:
+        found |= children
+    return found - {os.getpid()}
+
+
+def _free_ports(num: int) -> int:
+    """The first of `num` free ports in a row, below those that outgoing connections get, so that they stay free."""
+    for first in random.SystemRandom().sample(range(10_000, 32_000), 100):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + num):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+    raise ClusterError("found no free ports on loopback")
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns its exit status."""
+    parser = argparse.ArgumentParser(description="A Slurm of its own on one machine, for tests.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    start = verbs.add_parser("start", help="install Slurm where it is missing, start a cluster, print what to export")
+    start.add_argument("folder", nargs="?", type=Path, help="new folder for all it writes; default: a temporary one")
+    stop = verbs.add_parser("stop", help="end everything in a cluster, jobs too, and remove its folder")
+    stop.add_argument("folder", type=Path)
+    stop.add_argument("--with-parent", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.verb == "stop":
+        while options.with_parent == os.getppid():
+            time.sleep(0.5)
+        Cluster(options.folder.absolute()).stop()
+        return 0
+    if missing_programs() and subprocess.run([Path(__file__).with_name("packages")]).returncode:
+        return 1
+    cluster = Cluster(options.folder.absolute() if options.folder else Path(tempfile.mkdtemp(prefix="midstudy-slurm-")))
+    try:
+        cluster.start()
+    except BaseException as error:
+        end_processes(cluster.folder)
+        if not isinstance(error, ClusterError):
+            raise
+        print(error, file=sys.stderr)
+        return 1
+    print(f"export SLURM_CONF={cluster.folder}/slurm.conf")
+    print(f"stop it with: {__file__} stop {cluster.folder}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
