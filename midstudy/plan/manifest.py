@@ -36,15 +36,7 @@ def manifest_of(plan: Plan, *, command: str) -> dict[str, Any]:
         "notes": list(study.notes),
         "command": command,
         "arms": _arm_rows(plan),
-        "stages": {
-            stage.id: {
-                "kind": stage.kind,
-                "label": stage.label,
-                "parents": list(stage.parents),
-                **{name: getattr(stage, name) for name in _EXECUTION},
-            }
-            for stage in plan.stages.values()
-        },
+        "stages": {stage.id: stage_entry(stage) for stage in plan.stages.values()},
         "counts": [
             {
                 "data": recipe.data.name,
@@ -60,6 +52,16 @@ def manifest_of(plan: Plan, *, command: str) -> dict[str, Any]:
             "lower_bound": plan.lower_bound_steps,
             "without_sharing": plan.unshared_steps,
         },
+    }
+
+
+def stage_entry(stage: Stage) -> dict[str, Any]:
+    """What a manifest says of a stage; its recipe is in the store."""
+    return {
+        "kind": stage.kind,
+        "label": stage.label,
+        "parents": list(stage.parents),
+        **{name: getattr(stage, name) for name in _EXECUTION},
     }
 
 

@@ -31,6 +31,7 @@ POINT = 3.6  # points; a value of one trunk seed
 MEAN = 7.0  # points; a mean
 
 _RC: dict[Any, Any] = {
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
     "font.size": 9.5,
     "axes.titlesize": 10.5,
