@@ -27,7 +27,8 @@ def serve(store: Store, *, tracking_uri: str | None) -> int:
     Raises:
         OSError: a server did not come up, or ended; the message names its log.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's background made the first one be ignored
+        signal.signal(number, _interrupt)
     uri = tracking_uri_of(store, tracking_uri)
     prefect_url = os.environ.get("PREFECT_API_URL")
     with contextlib.ExitStack() as servers, contextlib.suppress(KeyboardInterrupt):

@@ -204,7 +204,7 @@ def test_mlflow_is_up_to_date_when_the_run_ends(runs: tuple[Store, SyntheticStud
     connection = sqlite3.connect(f"file:{store.paths.mlflow / 'mlflow.db'}?mode=ro", uri=True)
     try:
         sql = "SELECT status, COUNT(*) FROM runs WHERE lifecycle_stage = 'active' GROUP BY status"
-        assert connection.execute(sql).fetchall() == [("FINISHED", len(study.stages))]
+        assert connection.execute(sql).fetchall() == [("FINISHED", 1 + len(study.stages))], "the study and its stages"
     finally:
         connection.close()
 
