@@ -46,7 +46,8 @@ def run(options: Namespace) -> int:
 
     where = _where(options)
     store = Store.open(Path(options.store), create=True)
-    planned = _plan(options, store)
+    _require_slurm(store, where)
+    planned = _plan(options, store, on_gpus=_on_gpus(where))
     device_hours = planned.missing_s / 3600
     if options.max_gpu_hours is not None and device_hours > options.max_gpu_hours:
         raise ValueError(
@@ -63,6 +64,10 @@ def run(options: Namespace) -> int:
     for stage in planned.missing:
         store.request(stage)
     freeze(store, manifest_of(planned, command=_command_line(options)))
+    if options.placement:
+        shutil.copyfile(options.placement, store.paths.placement_file(planned.study.name))
+    if options.detach:
+        return _detach(store, planned.study.name, where, options)
     return _run_stages(store, planned.study.name, planned.stages, where)
 
 
@@ -70,9 +75,10 @@ def retry(options: Namespace) -> int:
     """Forget the failures of a study and run what is missing, from the frozen study."""
     from midstudy.plan.manifest import stages_of
 
-    where = _where(options)
     store = Store.open(Path(options.store))
     manifest = _manifest(store, options.study)
+    where = _where(options, placement_file=store.paths.placement_file(manifest["name"]))
+    _require_slurm(store, where)
     failed = [one for one in manifest["stages"] if not store.has(one) and store.failure(one) is not None]
     chosen = [_find_stage(store, manifest["stages"], name) for name in options.stages] or failed
     for identity in chosen:
@@ -80,11 +86,13 @@ def retry(options: Namespace) -> int:
             raise ValueError(f"stage {identity}: has not failed; failed are: {', '.join(failed) or 'none'}.")
         store.write_interruptions(identity, [])  # it has all its runs again
         store.clear_failure(identity)
+    if options.detach:
+        return _detach(store, manifest["name"], where, options)
     stages = stages_of(manifest, lambda one: store.requested(one)["recipe"])
     return _run_stages(store, manifest["name"], stages, where)
 
 
-def _plan(options: Namespace, store: Store | None) -> Plan:
+def _plan(options: Namespace, store: Store | None, *, on_gpus: bool = False) -> Plan:
     from midstudy.plan.cost import Throughput, measured_throughput
     from midstudy.plan.device import CPU_CORE, DEVICES, H100
     from midstudy.plan.experiment import load_study
@@ -93,7 +101,7 @@ def _plan(options: Namespace, store: Store | None) -> Plan:
 
     study = load_study(Path(options.experiment), data=options.data, settings=options.settings)
     states = published_states(store) if store else PublishedStates()
-    usual = H100 if getattr(options, "device", "cpu") == "cuda" else CPU_CORE
+    usual = H100 if on_gpus else CPU_CORE
     device = DEVICES[options.price_on or usual.name]
     rates = measured_throughput(states.rates.get(device.name, ()))
     return make_plan(
@@ -111,8 +119,11 @@ def _command_line(options: Namespace) -> str:
     return shlex.join(parts)
 
 
-def _where(options: Namespace) -> dict[str, Any]:
+def _where(options: Namespace, *, placement_file: Path | None = None) -> dict[str, Any]:
     """Where and how stages are computed, as `run_study` takes it.
+
+    Args:
+        placement_file: that of an earlier run of the study, for where none is named.
 
     Raises:
         ValueError: there is no such device, or the backend cannot do it.
@@ -120,6 +131,14 @@ def _where(options: Namespace) -> dict[str, Any]:
     from midstudy.train.environment import visible_gpus
     from midstudy.train.placement import Placement
 
+    if options.backend == "slurm":
+        return _where_on_slurm(options, placement_file)
+    if options.placement:
+        raise ValueError(f"--placement: found with --backend {options.backend}; allowed: with --backend slurm.")
+    if options.backend == "debug" and options.detach:
+        raise ValueError(
+            "--detach: found with --backend debug, which runs stages in this very process; use --backend local."
+        )
     if options.backend == "debug" and options.ranks > 1:
         raise ValueError(f"--ranks: found {options.ranks} with --backend debug, which is one process; use --backend local.")
     placement = Placement(
@@ -138,6 +157,60 @@ def _where(options: Namespace) -> dict[str, Any]:
     places = len(gpus) * options.jobs_per_gpu if gpus else (os.cpu_count() or 1) // placement.num_threads
     max_jobs = options.jobs or max(1, places // placement.num_ranks)
     return {"backend": options.backend, "placement": placement, "gpus": gpus, "max_jobs": max_jobs}
+
+
+def _where_on_slurm(options: Namespace, placement_file: Path | None) -> dict[str, Any]:
+    from midstudy.launch.placement_file import read_placement_file
+
+    usual = {"device": "cpu", "threads": 1, "ranks": 1, "micro_batch": None, "compiled": False, "chunked_loss": False}
+    for name, value in {**usual, "jobs_per_gpu": 1}.items():
+        if getattr(options, name) != value:
+            option = {"compiled": "compile"}.get(name, name).replace("_", "-")
+            raise ValueError(
+                f"--{option}: found with --backend slurm; allowed: in the placement file, for each kind of stage and size."
+            )
+    path = Path(options.placement) if options.placement else placement_file
+    if path is None or not path.exists():
+        raise ValueError(
+            f"--placement: found {options.placement or 'none'}; allowed with --backend slurm: a file that says what jobs "
+            "ask for. Copy experiments/placement_slurm.toml and change it to your cluster's partitions."
+        )
+    placements = read_placement_file(path)
+    return {"backend": "slurm", "placements": placements, "max_jobs": options.jobs or placements.jobs.at_a_time}
+
+
+def _require_slurm(store: Store, where: Mapping[str, Any]) -> None:
+    from midstudy.launch.slurm_commands import SlurmCommands
+
+    if where["backend"] == "slurm":
+        SlurmCommands().require(store.root)
+
+
+def _on_gpus(where: Mapping[str, Any]) -> bool:
+    if where["backend"] == "slurm":
+        return where["placements"].uses_gpus
+    return where["placement"].device == "cuda"
+
+
+def _detach(store: Store, name: str, where: Mapping[str, Any], options: Namespace) -> int:
+    """Let the same command run without `--detach`, and say how to follow it."""
+    from midstudy.launch.detach import detach_here, detach_to_slurm
+    from midstudy.launch.slurm_commands import SlurmAwayError, SlurmRefusedError
+
+    arguments = [one for one in options.arguments if not (one.startswith("--det") and "--detach".startswith(one))]
+    if where["backend"] == "slurm":
+        try:
+            driver = detach_to_slurm(store, name, arguments, where["placements"].driver)
+        except (SlurmAwayError, SlurmRefusedError) as error:
+            raise ValueError(
+                f"--detach: the driver was not submitted ({error}). The placement file's [driver]: see there."
+            ) from None
+    else:
+        driver = detach_here(store, name, arguments)
+    at = shlex.join([name, "--store", str(store.root)])
+    print(f"{name}: its driver is {driver}, and prints to {store.paths.detached_log(name)}")
+    print(f"  midstudy status {at}     how far it is\n  midstudy cancel {at}     ends it and its jobs")
+    return 0
 
 
 def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Mapping[str, Any]) -> int:
@@ -257,7 +330,7 @@ def _answer(store: Store, name: str) -> str:
 
 def status(options: Namespace) -> int:
     """Show how far a study is."""
-    from midstudy.launch.backends import live_jobs
+    from midstudy.launch.backends import live_jobs, slurm_places
 
     store = Store.open(Path(options.store))
     manifest = _manifest(store, options.study)
@@ -277,6 +350,7 @@ def status(options: Namespace) -> int:
         "interrupted": {one: known for one in stages if one not in finished and (known := store.interruptions(one))},
         "waiting": len(stages) - len(finished) - len(failures) - len(running) - len(skipped),
         "jobs": [job.name for job in jobs],
+        "slurm": slurm_places(store, jobs),
     }
     if options.json:
         print(json.dumps(facts, indent=1))
@@ -289,6 +363,8 @@ def status(options: Namespace) -> int:
     done = Counter(stages[one]["factors"]["stage_kind"] for one in finished)
     for kind, number in kinds.items():
         print(f"  {kind:12} {done[kind]:>5} of {number}")
+    for name, place in facts["slurm"].items():
+        print(f"  job      {name}  {place}")
     for one in running:
         print(f"  running  {one}  {stages[one]['label']}")
     for one, known in facts["interrupted"].items():
@@ -324,7 +400,8 @@ def logs(options: Namespace) -> int:
     else:
         print("\n".join(lines))
         if failure:
-            print(f"failed: {failure['cause']}\nretry with: {failure['retry']}")
+            where = f" ({failure['where']})" if failure.get("where") else ""
+            print(f"failed{where}: {failure['cause']}\nretry with: {failure['retry']}")
     return 0
 
 
@@ -394,9 +471,12 @@ def export(options: Namespace) -> int:
 def cancel(options: Namespace) -> int:
     """Cancel the running jobs of a study."""
     from midstudy.launch.cancel import cancel_study
+    from midstudy.launch.detach import end_detached
 
     store = Store.open(Path(options.store))
     name = _manifest(store, options.study)["name"]
+    if driver := end_detached(store, name):
+        print(f"{name}: its driver, {driver}, is ended")
     jobs = cancel_study(store, name)
     print(f"{name}: {len(jobs)} jobs cancelled; finished stages stay, the others go on when the study is run again")
     return 0

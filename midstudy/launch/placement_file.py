@@ -134,6 +134,10 @@ class PlacementFile:
     jobs: Jobs = dataclasses.field(default_factory=Jobs)
     driver: Resources = dataclasses.field(default_factory=Resources)
 
+    @property
+    def uses_gpus(self) -> bool:
+        return any(rule.get("device") == "cuda" for rule in self.rules.values())
+
     def place(self, stage: Stage) -> JobPlacement:
         """Where a stage runs.
 
