@@ -57,7 +57,7 @@ class Resources:
         for name in ("partition", "account", "qos", "constraint"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value or not value.isprintable()):
-                raise RecipeError(name, found=value, allowed="a name, in quotes")
+                raise RecipeError(name, found=repr(value), allowed="a name, in quotes")
         require_positive("nodes", self.nodes, unit="nodes")
         require_number("gpus_per_node", self.gpus_per_node, 0, what="a whole number of GPUs")
         require_kind("gpus_per_node", self.gpus_per_node, int, allowed="a whole number of GPUs")
