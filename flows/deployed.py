@@ -31,7 +31,8 @@ from midstudy.plan.summary import plan_text
 from midstudy.run import answer, begin, command_line, place, plan_experiment, write_report
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
-from midstudy.track.sync import TrackingError, default_tracking_uri, sync
+from midstudy.track.client import TrackingError, default_tracking_uri
+from midstudy.track.sync import sync
 
 _EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -54,7 +55,10 @@ class Machine(BaseModel):
     store: str | None = Field(
         default=None, description="Folder of all results; by default $MIDSTUDY_STORE of the worker, else ./store."
     )
-    backend: Literal["local", "debug"] = Field(default="local", description="Where stages run.")
+    backend: Literal["local", "slurm", "debug"] = Field(default="local", description="Where stages run.")
+    placement: str | None = Field(
+        default=None, description="With slurm: the TOML file that says what jobs ask for, on the worker's machine."
+    )
     jobs: Count | None = Field(default=None, description="Jobs at a time; by default what the machine holds.")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="What computes.")
     threads: Count = Field(default=1, description="Threads of a rank.")
@@ -224,13 +228,15 @@ def _run(experiment: str, data: tuple[str, ...], machine: Machine, *, similarity
     sources = () if data == (DEFAULT,) else data
     try:
         settings = _settings(path, runtime.flow_run.parameters)
-        where = place(**machine.model_dump(exclude={"store", "max_gpu_hours"}))
+        options = machine.model_dump(exclude={"store", "placement", "max_gpu_hours"})
+        where = place(placement_file=Path(machine.placement) if machine.placement else None, **options)
         store = Store.open(_store(machine.store), create=True)
+        where.require(store)
         plan = plan_experiment(
-            shown, store, data=sources, settings=settings, device=machine.device, similarity_only=similarity_only
+            shown, store, data=sources, settings=settings, on_gpus=where.uses_gpus, similarity_only=similarity_only
         )
         command = command_line(shown, data=sources, settings=settings, similarity_only=similarity_only)
-        stages = begin(store, plan, command=command, max_gpu_hours=machine.max_gpu_hours)
+        stages = begin(store, plan, where, command=command, max_gpu_hours=machine.max_gpu_hours)
         logger.info("%s\n%s", command, plan_text(plan))
         manifest = load(store, plan.study.name)
         with LastWord(runtime.flow_run.id):
@@ -242,6 +248,7 @@ def _run(experiment: str, data: tuple[str, ...], machine: Machine, *, similarity
                 max_jobs=where.max_jobs,
                 placement=where.placement,
                 gpus=where.gpus,
+                placements=where.placements,
                 on_notice=logger.warning,
                 when_done=lambda: logger.info("report: %s", write_report(store, manifest)),
                 in_flow_run=True,

@@ -23,6 +23,7 @@ from flows.view import PrefectView
 from flows.watch import DETACHED, FAILED, FINISHED, REUSED, SKIPPED, End, Progress, Watch
 from midstudy.launch.backends import launcher_of
 from midstudy.launch.driver import Driver, Outcome, StudyCancelledError
+from midstudy.launch.placement_file import PlacementFile
 from midstudy.plan.stage import Stage
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
@@ -83,6 +84,7 @@ def run_study(
     max_jobs: int,
     placement: Placement | None = None,
     gpus: Sequence[str] = (),
+    placements: PlacementFile | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_notice: Callable[[str], None] = lambda line: None,
     when_done: Callable[[], None] = lambda: None,
@@ -96,8 +98,9 @@ def run_study(
 
     Args:
         stages: all stages of the study's manifest, finished ones included.
-        backend: "local" or "debug".
+        backend: "local", "slurm" or "debug".
         max_jobs: jobs at a time.
+        placements: what jobs ask of Slurm and how they compute.
         placement: how each job computes; by default on one thread of the processor.
         gpus: what CUDA_VISIBLE_DEVICES may name, shared out among the jobs.
         on_progress: called in this thread about twice a second.
@@ -111,8 +114,11 @@ def run_study(
         KeyboardInterrupt: after Ctrl-C, `midstudy cancel` or Prefect's cancel button, when the jobs are gone.
         DetachedError: after SIGTERM or SIGHUP; the jobs go on.
     """
-    launcher = launcher_of(backend, store, placement=placement, gpus=gpus)
-    driver = Driver(store, stages, launcher, study=study_name, max_jobs=max_jobs, on_notice=on_notice)
+    launcher = launcher_of(
+        backend, store, placement=placement, gpus=gpus, placements=placements, stages=stages, on_notice=on_notice
+    )
+    budget: dict[str, Any] = {} if placements is None else {"job_budget_s": placements.jobs.budget_s}
+    driver = Driver(store, stages, launcher, study=study_name, max_jobs=max_jobs, on_notice=on_notice, **budget)
     return conduct(
         driver,
         store,

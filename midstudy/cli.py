@@ -70,8 +70,25 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     def takes_placement(one: argparse.ArgumentParser) -> None:
-        one.add_argument("--backend", choices=("local", "debug"), default="local", help="where stages run (default: local)")
-        one.add_argument("--jobs", type=_at_least_one, metavar="N", help="jobs at a time (default: what the machine holds)")
+        one.add_argument(
+            "--backend", choices=("local", "slurm", "debug"), default="local", help="where stages run (default: local)"
+        )
+        one.add_argument(
+            "--placement",
+            metavar="FILE",
+            help="what jobs ask of Slurm and how they compute, as in experiments/placement_slurm.toml",
+        )
+        one.add_argument(
+            "--detach",
+            action="store_true",
+            help="come back at once: the run goes on as a process, or as a Slurm job, of its own",
+        )
+        one.add_argument(
+            "--jobs",
+            type=_at_least_one,
+            metavar="N",
+            help="jobs at a time (default: what the machine holds, or the placement file says)",
+        )
         one.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what computes (default: cpu)")
         one.add_argument("--threads", type=_at_least_one, default=1, metavar="N", help="threads a rank (default: 1)")
         one.add_argument("--ranks", type=_at_least_one, default=1, metavar="N", help="processes that share a training step")
@@ -155,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 1 the study has failures, 2 the input is wrong, 130 interrupted."""
     options = _parser().parse_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     from midstudy import commands
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a name's letters shows their numbers

@@ -45,12 +45,15 @@ def run(options: Namespace) -> int:
 
     where = _place(options)
     store = Store.open(Path(options.store), create=True)
-    planned = _plan(options, store)
+    where.require(store)
+    planned = _plan(options, store, on_gpus=where.uses_gpus)
     command = command_line(
         options.experiment, data=options.data, settings=options.settings, similarity_only=options.similarity_only
     )
-    stages = begin(store, planned, command=command, max_gpu_hours=options.max_gpu_hours)
+    stages = begin(store, planned, where, command=command, max_gpu_hours=options.max_gpu_hours)
     print(plan_text(planned), flush=True)
+    if options.detach:
+        return _detach(store, planned.study.name, where, options)
     return _run_stages(store, planned.study.name, stages, where, options.tracking_uri)
 
 
@@ -58,9 +61,11 @@ def retry(options: Namespace) -> int:
     """Forget the failures of a study and run what is missing, from the frozen study."""
     from midstudy.plan.manifest import stages_of
 
-    where = _place(options)
     store = _open_to_write(options)
     manifest = _manifest(store, options.study)
+    kept = store.paths.placement_file(manifest["name"]) if options.backend == "slurm" else None
+    where = _place(options, placement_file=kept)
+    where.require(store)
     failed = [one for one in manifest["stages"] if not store.has(one) and store.failure(one) is not None]
     chosen = [_find_stage(store, manifest["stages"], name) for name in options.stages] or failed
     for identity in chosen:
@@ -68,11 +73,13 @@ def retry(options: Namespace) -> int:
             raise ValueError(f"stage {identity}: has not failed; failed are: {', '.join(failed) or 'none'}.")
         store.write_interruptions(identity, [])  # it has all its runs again
         store.clear_failure(identity)
+    if options.detach:
+        return _detach(store, manifest["name"], where, options)
     stages = stages_of(manifest, lambda one: store.requested(one)["recipe"])
     return _run_stages(store, manifest["name"], stages, where, options.tracking_uri)
 
 
-def _plan(options: Namespace, store: Store | None) -> Plan:
+def _plan(options: Namespace, store: Store | None, *, on_gpus: bool = False) -> Plan:
     from midstudy.run import plan_experiment
 
     return plan_experiment(
@@ -80,17 +87,23 @@ def _plan(options: Namespace, store: Store | None) -> Plan:
         store,
         data=options.data,
         settings=options.settings,
-        device=getattr(options, "device", "cpu"),
+        on_gpus=on_gpus,
         price_on=options.price_on,
         similarity_only=options.similarity_only,
     )
 
 
-def _place(options: Namespace) -> Place:
+def _place(options: Namespace, *, placement_file: Path | None = None) -> Place:
+    """Where and how stages are computed; `placement_file` is that of an earlier run, for where none is named."""
     from midstudy.run import place
 
+    if options.backend == "debug" and options.detach:
+        raise ValueError(
+            "--detach: found with --backend debug, which runs stages in this very process; use --backend local."
+        )
     return place(
         backend=options.backend,
+        placement_file=Path(options.placement) if options.placement else placement_file,
         device=options.device,
         jobs=options.jobs,
         threads=options.threads,
@@ -100,6 +113,27 @@ def _place(options: Namespace) -> Place:
         chunked_loss=options.chunked_loss,
         jobs_per_gpu=options.jobs_per_gpu,
     )
+
+
+def _detach(store: Store, name: str, where: Place, options: Namespace) -> int:
+    """Let the same command run without `--detach`, and say how to follow it."""
+    from midstudy.launch.detach import detach_here, detach_to_slurm
+    from midstudy.launch.slurm_commands import SlurmAwayError, SlurmRefusedError
+
+    arguments = [one for one in options.arguments if not (one.startswith("--det") and "--detach".startswith(one))]
+    if where.placements is not None:
+        try:
+            driver = detach_to_slurm(store, name, arguments, where.placements.driver)
+        except (SlurmAwayError, SlurmRefusedError) as error:
+            raise ValueError(
+                f"--detach: the driver was not submitted ({error}). The placement file's [driver]: see there."
+            ) from None
+    else:
+        driver = detach_here(store, name, arguments)
+    at = shlex.join([name, "--store", str(store.root)])
+    print(f"{name}: its driver is {driver}, and prints to {store.paths.detached_log(name)}")
+    print(f"  midstudy status {at}     how far it is\n  midstudy cancel {at}     ends it and its jobs")
+    return 0
 
 
 def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Place, tracking_uri: str | None) -> int:
@@ -152,6 +186,7 @@ def _conduct(
             max_jobs=where.max_jobs,
             placement=where.placement,
             gpus=where.gpus,
+            placements=where.placements,
             on_progress=line,
             on_notice=line.notice,
             when_done=lambda: pages.append(write_report(store, manifest)),
@@ -213,7 +248,7 @@ def report(options: Namespace) -> int:
 
 def status(options: Namespace) -> int:
     """Show how far a study is."""
-    from midstudy.launch.backends import live_jobs
+    from midstudy.launch.backends import live_jobs, slurm_places
 
     store = Store.open(Path(options.store))
     manifest = _manifest(store, options.study)
@@ -233,6 +268,7 @@ def status(options: Namespace) -> int:
         "interrupted": {one: known for one in stages if one not in finished and (known := store.interruptions(one))},
         "waiting": len(stages) - len(finished) - len(failures) - len(running) - len(skipped),
         "jobs": [job.name for job in jobs],
+        "slurm": slurm_places(store, jobs),
     }
     if options.json:
         print(json.dumps(facts, indent=1))
@@ -245,6 +281,8 @@ def status(options: Namespace) -> int:
     done = Counter(stages[one]["factors"]["stage_kind"] for one in finished)
     for kind, number in kinds.items():
         print(f"  {kind:12} {done[kind]:>5} of {number}")
+    for name, place in facts["slurm"].items():
+        print(f"  job      {name}  {place}")
     for one in running:
         print(f"  running  {one}  {stages[one]['label']}")
     for one, known in facts["interrupted"].items():
@@ -280,7 +318,8 @@ def logs(options: Namespace) -> int:
     else:
         print("\n".join(lines))
         if failure:
-            print(f"failed: {failure['cause']}\nretry with: {failure.get('retry', '')}")
+            where = f" ({failure['where']})" if failure.get("where") else ""
+            print(f"failed{where}: {failure['cause']}\nretry with: {failure.get('retry', '')}")
     return 0
 
 
@@ -378,9 +417,12 @@ def ui(options: Namespace) -> int:
 def cancel(options: Namespace) -> int:
     """Cancel the running jobs of a study."""
     from midstudy.launch.cancel import cancel_study
+    from midstudy.launch.detach import end_detached
 
     store = _open_to_write(options)
     name = _manifest(store, options.study)["name"]
+    if driver := end_detached(store, name):
+        print(f"{name}: its driver, {driver}, is ended")
     jobs = cancel_study(store, name)
     print(f"{name}: {len(jobs)} jobs cancelled; finished stages stay, the others go on when the study is run again")
     return 0

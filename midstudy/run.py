@@ -9,11 +9,12 @@ import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from midstudy.launch.placement_file import PlacementFile
     from midstudy.plan.planner import Plan
     from midstudy.plan.stage import Stage
     from midstudy.store.store import Store
@@ -22,17 +23,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where and how stages are computed: what `flows.study.run_study` takes beside the study."""
+    """Where and how stages are computed: what `flows.study.run_study` takes beside the study.
+
+    On Slurm that is `placements`, for each kind of stage and size; elsewhere one `placement` and the GPUs to share out.
+    """
 
     backend: str
-    placement: Placement
-    gpus: tuple[str, ...]
     max_jobs: int
+    placement: Placement | None = None
+    gpus: tuple[str, ...] = ()
+    placements: PlacementFile | None = None
+    placement_file: Path | None = None
+
+    def require(self, store: Store) -> None:
+        """Check that the backend can be used from here.
+
+        Raises:
+            ValueError: Slurm's commands are missing, or its nodes cannot see the store.
+        """
+        if self.backend == "slurm":
+            from midstudy.launch.slurm_commands import SlurmCommands
+
+            SlurmCommands().require(store.root)
+
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether stages are priced as those of a GPU."""
+        if self.placements is not None:
+            return self.placements.uses_gpus
+        return self.placement is not None and self.placement.device == "cuda"
 
 
 def place(
     *,
     backend: str,
+    placement_file: Path | None,
     device: str,
     jobs: int | None,
     threads: int,
@@ -42,16 +67,14 @@ def place(
     chunked_loss: bool,
     jobs_per_gpu: int,
 ) -> Place:
-    """The place that the options of a run name; without `jobs`, as many as the machine holds.
+    """The place that the options of a run name; without `jobs`, as many as the machine holds or the placement file says.
 
     Raises:
-        ValueError: there is no such device, or the backend cannot do it.
+        ValueError: there is no such device, Slurm is not here, or the backend cannot do it.
     """
     from midstudy.train.environment import visible_gpus
     from midstudy.train.placement import Placement
 
-    if backend == "debug" and ranks > 1:
-        raise ValueError(f"--ranks: found {ranks} with --backend debug, which is one process; use --backend local.")
     placement = Placement(
         device=device,
         num_threads=threads,
@@ -60,6 +83,12 @@ def place(
         compiled=compiled,
         chunked_loss=chunked_loss,
     )
+    if backend == "slurm":
+        return _on_slurm(placement_file, placement, jobs=jobs, jobs_per_gpu=jobs_per_gpu)
+    if placement_file is not None:
+        raise ValueError(f"--placement: found with --backend {backend}; allowed: with --backend slurm.")
+    if backend == "debug" and ranks > 1:
+        raise ValueError(f"--ranks: found {ranks} with --backend debug, which is one process; use --backend local.")
     gpus = visible_gpus() if placement.device == "cuda" else ()
     if gpus and placement.num_ranks > len(gpus):
         raise ValueError(
@@ -70,13 +99,34 @@ def place(
     return Place(backend=backend, placement=placement, gpus=gpus, max_jobs=max_jobs)
 
 
+def _on_slurm(placement_file: Path | None, given: Placement, *, jobs: int | None, jobs_per_gpu: int) -> Place:
+    from midstudy.launch.placement_file import read_placement_file
+    from midstudy.train.placement import Placement
+
+    options = {"num_threads": "threads", "num_ranks": "ranks", "compiled": "compile"}
+    for field in fields(Placement):
+        if getattr(given, field.name) != field.default or jobs_per_gpu != 1:
+            option = "jobs-per-gpu" if jobs_per_gpu != 1 else options.get(field.name, field.name).replace("_", "-")
+            raise ValueError(
+                f"--{option}: found with --backend slurm; allowed: in the placement file, for each kind of stage and size."
+            )
+    if placement_file is None or not placement_file.exists():
+        raise ValueError(
+            f"--placement: found {placement_file or 'none'}; allowed with --backend slurm: a file that says what jobs ask "
+            "for. Copy experiments/placement_slurm.toml and change it to your cluster's partitions."
+        )
+    placements = read_placement_file(placement_file)
+    max_jobs = jobs or placements.jobs.at_a_time
+    return Place(backend="slurm", placements=placements, placement_file=placement_file, max_jobs=max_jobs)
+
+
 def plan_experiment(
     experiment: str,
     store: Store | None,
     *,
     data: Sequence[str],
     settings: Sequence[str],
-    device: str = "cpu",
+    on_gpus: bool = False,
     price_on: str | None = None,
     similarity_only: bool = False,
 ) -> Plan:
@@ -85,7 +135,7 @@ def plan_experiment(
     Args:
         data: `--data` arguments; see `midstudy.data.choice.DataChoice`.
         settings: `KEYWORD=VALUE` arguments for the experiment's `study(...)`.
-        device: "cpu" or "cuda": what will compute, whose hours the plan counts unless `price_on` names a device.
+        on_gpus: whether GPUs will compute, whose hours the plan counts unless `price_on` names a device.
         similarity_only: only the stages that the similarities between data sets are made of.
 
     Raises:
@@ -101,7 +151,7 @@ def plan_experiment(
 
     study = load_study(Path(experiment), data=data, settings=settings)
     states = published_states(store) if store else PublishedStates()
-    usual = H100 if device == "cuda" else CPU_CORE
+    usual = H100 if on_gpus else CPU_CORE
     priced = DEVICES[price_on or usual.name]
     rates = measured_throughput(states.rates.get(priced.name, ()))
     plan = make_plan(
@@ -138,10 +188,11 @@ def _similarity_only(plan: Plan) -> Plan:
     )
 
 
-def begin(store: Store, plan: Plan, *, command: str, max_gpu_hours: float | None) -> Mapping[str, Stage]:
+def begin(store: Store, plan: Plan, where: Place, *, command: str, max_gpu_hours: float | None) -> Mapping[str, Stage]:
     """Ask the store for what is missing and freeze the study in it; returns its stages.
 
     Args:
+        where: its placement file is kept with the study, for `retry`.
         command: the command that runs the study, kept in its manifest.
 
     Raises:
@@ -170,6 +221,8 @@ def begin(store: Store, plan: Plan, *, command: str, max_gpu_hours: float | None
     if not plan.arms:
         manifest["mixes"] = _mixes(plan)
     freeze(store, manifest)
+    if where.placement_file is not None:
+        shutil.copyfile(where.placement_file, store.paths.placement_file(plan.study.name))
     return plan.stages
 
 

@@ -2,8 +2,8 @@
 
 A label is a name and then words: `sleep=0.5` and `until=NAME` (wait so long, or until NAME has started, and listen to being
 told to stop), `first=60` (waits so only when it is started for the first time), `stubborn=0.5` (waits and does not listen),
-`raise`, `kill` (SIGKILL to its own process), `kill_once`, `exit` (the process ends without a word), `eat=400` (takes so many MB of
-memory and keeps them for a minute), `boom` (of several ranks, all but the first raise).
+`raise`, `kill` (SIGKILL to its own process), `kill_once`, `exit` (the process ends without a word), `eat=400` (takes so many
+MB of memory and keeps them for a minute), `boom` (of several ranks, all but the first raise).
 Every start is one line in `starts.txt` beside the store, so that a test can count what really ran.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from fake_execute import ENTRY, fake_stage, let_go, starts
 from slurm.cluster import NODES, Cluster
 from small_study import plan_in, small_study, write_text
 
+from midstudy.cli import main
 from midstudy.launch.backends import live_jobs
 from midstudy.launch.driver import Driver, Outcome
 from midstudy.launch.job_file import job_end, job_names
@@ -318,3 +320,35 @@ def test_the_ranks_of_a_job_are_tasks_of_srun(cluster: Cluster, store: Store) ->
     outcomes = study.run()
     assert statuses(outcomes) == {"pair": "published", "odd": "failed"}
     assert outcomes["odd"].cause == "ValueError: boom on rank 1"
+
+
+def test_a_detached_driver_is_a_job_that_goes_on_by_itself_until_it_is_cancelled(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
+    write_text(tmp_path / "text")
+    experiment, placement, root = tmp_path / "experiment.py", tmp_path / "placement.toml", tmp_path / "store"
+    experiment.write_text(
+        "from pathlib import Path\nfrom small_study import small_study\n\n"
+        "def study(*, data, text: str):\n    return small_study(Path(text), total_steps=100_000, starts=())\n"
+    )
+    placement.write_text("[default]\ntime_limit_min = 10\n[jobs]\npoll_s = 0.5\n[driver]\nmemory_gb = 2\n")
+    command = ["run", str(experiment), "--set", f"text={tmp_path / 'text'}", "--store", str(root), "--backend", "slurm"]
+    assert main([*command, "--placement", str(placement), "--detach"]) == 0
+    (driver,) = cluster.run("squeue", "--noheader", "--format=%i").split()
+    assert f"its driver is Slurm job {driver}" in capsys.readouterr().out
+
+    store = Store.open(root)
+    metrics = "*/attempts/*/result/metrics.jsonl"
+    wait_for(lambda: any(path.stat().st_size for path in store.paths.stages.glob(metrics)), "training", 150.0)
+    main(["status", "--store", str(root), "--json"])
+    (place,) = json.loads(capsys.readouterr().out)["slurm"].values()
+    assert place.endswith("RUNNING")
+    began = time.monotonic()
+    assert main(["cancel", "--store", str(root)]) == 0
+    assert time.monotonic() - began < 20.0
+    said = capsys.readouterr().out
+    assert f"its driver, Slurm job {driver}, is ended" in said
+    assert "1 jobs cancelled" in said
+    assert cluster.run("squeue", "--noheader") == ""
+    assert list(store.paths.stages.glob("*/attempts/*/checkpoints/step-*"))

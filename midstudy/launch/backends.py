@@ -49,6 +49,14 @@ def by_backend(jobs: Iterable[Job]) -> dict[str, list[Job]]:
     return found
 
 
+def slurm_places(store: Store, jobs: Iterable[Job]) -> dict[str, str]:
+    """Of these jobs those on Slurm, by name: what Slurm calls them and says of them, for people."""
+    from midstudy.launch.slurm import SlurmLauncher
+
+    on_slurm = by_backend(jobs).get("slurm")
+    return SlurmLauncher(store).places(on_slurm) if on_slurm else {}
+
+
 def live_jobs(store: Store, stage_ids: Iterable[str] | None = None) -> list[Job]:
     """The jobs that run or wait in a queue, or that a driver is about to submit; of these stages, if some are given."""
     wanted = None if stage_ids is None else frozenset(stage_ids)

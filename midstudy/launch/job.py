@@ -235,6 +235,7 @@ def _is_rank_lost(error: Exception) -> bool:
 def write_failure(store: Store, job: Job, stage_id: str, *, label: str, cause: str, trace: str = "") -> None:
     """Write down why a stage failed, with what helps to understand it and the command that runs it again."""
     sys.stdout.flush()
+    backend = ["--backend", job.backend] if job.backend == "slurm" else []
     store.report_failure(
         stage_id,
         {
@@ -246,7 +247,7 @@ def write_failure(store: Store, job: Job, stage_id: str, *, label: str, cause: s
             "cause": cause,
             "traceback": trace,
             "log": stage_log(store, stage_id, job.name)[-LAST_LINES:],
-            "retry": shlex.join(["midstudy", "retry", "--store", str(store.root), job.study, stage_id]),
+            "retry": shlex.join(["midstudy", "retry", *backend, "--store", str(store.root), job.study, stage_id]),
         },
     )
 

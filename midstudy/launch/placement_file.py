@@ -57,7 +57,7 @@ class Resources:
         for name in ("partition", "account", "qos", "constraint"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value or not value.isprintable()):
-                raise RecipeError(name, found=value, allowed="a name, in quotes")
+                raise RecipeError(name, found=repr(value), allowed="a name, in quotes")
         require_positive("nodes", self.nodes, unit="nodes")
         require_number("gpus_per_node", self.gpus_per_node, 0, what="a whole number of GPUs")
         require_kind("gpus_per_node", self.gpus_per_node, int, allowed="a whole number of GPUs")
@@ -133,6 +133,10 @@ class PlacementFile:
     rules: Mapping[tuple[str | None, str | None], Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     jobs: Jobs = dataclasses.field(default_factory=Jobs)
     driver: Resources = dataclasses.field(default_factory=Resources)
+
+    @property
+    def uses_gpus(self) -> bool:
+        return any(rule.get("device") == "cuda" for rule in self.rules.values())
 
     def place(self, stage: Stage) -> JobPlacement:
         """Where a stage runs.

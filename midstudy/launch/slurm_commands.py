@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 NEEDED = ("sbatch", "squeue", "scancel", "scontrol")
 """Without these there is no Slurm. `sacct` is asked as well, but a cluster may do without accounting."""
@@ -49,12 +50,14 @@ class SlurmRefusedError(RuntimeError):
 class SlurmCommands:
     """Runs Slurm's commands on this machine."""
 
-    def require(self) -> None:
-        """Check that Slurm can be used from here.
+    def require(self, store_root: Path) -> None:
+        """Check that Slurm can be used from here, with a store at `store_root`.
 
         Raises:
-            ValueError: a command is missing.
+            ValueError: a command is missing, or Slurm and submitit would read the store's path as something else.
         """
+        if odd := [sign for sign in ("%", "\\", "\n") if sign in str(store_root)]:
+            raise ValueError(f"--store: found {str(store_root)!r}; allowed with Slurm: a path without {odd[0]!r}.")
         missing = [name for name in NEEDED if shutil.which(name) is None]
         if missing:
             raise ValueError(

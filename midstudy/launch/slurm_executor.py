@@ -16,7 +16,7 @@ import submitit
 from submitit.core.utils import DelayedSubmission
 
 from midstudy.launch.local import THREADS
-from midstudy.launch.placement_file import JobPlacement
+from midstudy.launch.placement_file import JobPlacement, Resources
 from midstudy.launch.slurm_commands import SlurmAwayError, SlurmCommands
 
 PICKLE = "submitted.pkl"
@@ -26,6 +26,38 @@ SIGNAL_S = 90
 
 _WAIT_S = 30
 """How long the ranks may go on once one of them has ended: time to notice it and to say so."""
+
+
+def sbatch_parameters(resources: Resources) -> dict[str, Any]:
+    """What submitit is told of a job's resources, in its words."""
+    wanted = {
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "constraint": resources.constraint,
+        "nodes": resources.nodes,
+        "cpus_per_task": resources.cpus_per_task,
+        "gpus_per_node": resources.gpus_per_node or None,
+        "mem": None if resources.memory_gb is None else f"{round(resources.memory_gb * 1024)}M",
+        "time": resources.time_limit_min,
+        "signal_delay_s": min(SIGNAL_S, 20 * resources.time_limit_min),
+        "use_srun": False,  # the commands name srun themselves: submitit would quote the variables in its arguments
+        "stderr_to_stdout": True,
+        "additional_parameters": {"requeue": True, **dict(resources.sbatch)},
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def job_number(answer: str) -> str:
+    """What `sbatch --parsable` answered: a number; a cluster's name may follow.
+
+    Raises:
+        SlurmAwayError: the answer cannot be read, so that nobody knows whether there is a job.
+    """
+    number = answer.strip().partition(";")[0]
+    if not number.isdigit():
+        raise SlurmAwayError(f"sbatch: answered {answer.strip()!r}")
+    return number
 
 
 class StoreExecutor(submitit.SlurmExecutor):
@@ -42,28 +74,12 @@ class StoreExecutor(submitit.SlurmExecutor):
     ) -> None:
         super().__init__(folders[0])
         self._folders, self._place, self._commands = tuple(folders), place, commands
-        resources = place.resources
-        wanted = {
-            "job_name": name,
-            "comment": comment,
-            "partition": resources.partition,
-            "account": resources.account,
-            "qos": resources.qos,
-            "constraint": resources.constraint,
-            "nodes": resources.nodes,
-            "ntasks_per_node": place.ranks_per_node,
-            "cpus_per_task": resources.cpus_per_task,
-            "gpus_per_node": resources.gpus_per_node or None,
-            "mem": None if resources.memory_gb is None else f"{round(resources.memory_gb * 1024)}M",
-            "time": resources.time_limit_min,
-            "signal_delay_s": min(SIGNAL_S, 20 * resources.time_limit_min),
-            "setup": self._setup(),
-            "use_srun": False,  # the command names srun itself: submitit would quote the variables in its arguments
-            "stderr_to_stdout": True,
-            # The script sends its output to the job's log itself, because an array's tasks have folders of their own.
-            "additional_parameters": {"requeue": True, **dict(resources.sbatch), "output": "/dev/null"},
-        }
-        self.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
+        parameters = sbatch_parameters(place.resources)
+        # The script sends its output to the job's log itself, because an array's tasks have folders of their own.
+        parameters["additional_parameters"]["output"] = "/dev/null"
+        self.update_parameters(
+            **parameters, job_name=name, comment=comment, ntasks_per_node=place.ranks_per_node, setup=self._setup()
+        )
         if len(folders) > 1:
             self.parameters |= {"map_count": len(folders), "array_parallelism": len(folders)}
 
@@ -108,10 +124,7 @@ class StoreExecutor(submitit.SlurmExecutor):
             delayed.dump(folder / PICKLE)
         script = self._folders[0] / SCRIPT
         script.write_text(self._make_submission_file_text(self._submitit_command_str, ""), "utf-8")
-        answer = self._commands.run(("sbatch", "--parsable", str(script)))
-        number = answer.strip().partition(";")[0]  # a cluster's name may follow
-        if not number.isdigit():
-            raise SlurmAwayError(f"sbatch: answered {answer.strip()!r}")
+        number = job_number(self._commands.run(("sbatch", "--parsable", str(script))))
         ids = [number] if len(self._folders) == 1 else [f"{number}_{index}" for index in range(len(self._folders))]
         tasks = list(range(self._num_tasks()))
         return [

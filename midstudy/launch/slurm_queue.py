@@ -71,7 +71,7 @@ class SlurmJob:
     @property
     def base_state(self) -> str:
         """`CANCELLED by 0` says who did it."""
-        return self.state.split()[0].rstrip("+")
+        return self.state.split()[0]
 
     @property
     def has_ended(self) -> bool:
@@ -156,7 +156,7 @@ def sacct(commands: SlurmCommands, names: Iterable[str], *, since: float) -> lis
 
 
 def parse_sacct(text: str) -> list[SlurmJob]:
-    """Jobs with what their steps say of the end: the batch script only hands on its last command's status."""
+    """Jobs, with what their steps say of the end: a batch script's status comes without the 128 that tells of a signal."""
     jobs: dict[str, SlurmJob] = {}
     for line in text.splitlines():
         if line.count("|") < 4:
@@ -194,9 +194,5 @@ def _node(text: str) -> str:
 
 
 def _exit_status(status: int, number: int) -> tuple[int, int]:
-    """Status and signal of a batch script. Its srun says of a task that a signal killed 128 more, or 9 for SIGKILL."""
-    if number == 0 and status > 128:
-        return status, status - 128
-    if number == 0 and status == signal.SIGKILL:
-        return status, signal.SIGKILL
-    return status, number
+    """Status and signal of a batch script; srun gives 128 more for a task that a signal killed, as shells do."""
+    return (status, status - 128) if number == 0 and status > 128 else (status, number)

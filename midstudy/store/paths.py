@@ -61,7 +61,8 @@ class StorePaths:
     stages/ID/failure.json                  why the last attempt failed
     stages/ID/interruptions.json            jobs that ended in the middle of it, for which it was run again
     stages/ID/claim.json                    the job that is making it, or was the last to try
-    studies/NAME/                           manifest.json, history/, tables, report/
+    studies/NAME/                           manifest.json, history/, tables, report/, placement.toml (as last run with),
+                                            driver.json and driver.log (of a driver that was detached)
     jobs/JOB/                               job.json, process.json or slurm.json, starts.jsonl, end.json, cancelled,
                                             meeting-N (of the ranks of start N)
     jobs/JOB/submitit/                      submitit's own folder: its pickles, which nothing here reads, and the log
@@ -112,6 +113,15 @@ class StorePaths:
 
     def manifest(self, name: str) -> Path:
         return self.study(name) / "manifest.json"
+
+    def placement_file(self, name: str) -> Path:
+        return self.study(name) / "placement.toml"
+
+    def detached(self, name: str) -> Path:
+        return self.study(name) / "driver.json"
+
+    def detached_log(self, name: str) -> Path:
+        return self.study(name) / "driver.log"
 
     @property
     def jobs(self) -> Path:

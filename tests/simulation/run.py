@@ -1,0 +1,444 @@
+"""One seed, one history: faults drawn from the seed, the run brought to its end, and what must hold checked.
+
+    cd tests
+    PYTHONHASHSEED=0 PYTHONPATH=.. python -m simulation.run 1234          one seed, with what happened
+    PYTHONHASHSEED=0 PYTHONPATH=.. python -m simulation.run 1000 2000     many; prints what replays each that fails
+
+The hash seed is part of the history: sets of names are walked in its order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from midstudy.launch import clock, job, slurm_job, starts
+from midstudy.launch import driver as driver_module
+from midstudy.launch.driver import Driver, Outcome
+from midstudy.launch.placement_file import Jobs, PlacementFile
+from midstudy.launch.process import Process
+from midstudy.launch.slurm import SlurmLauncher
+from midstudy.launch.stop import Stop
+from midstudy.plan.stage import Stage
+from midstudy.store import attempt as attempt_module
+from midstudy.store.environment import describe_environment
+from midstudy.store.errors import UnwritableError
+from midstudy.store.store import Store
+from simulation import study
+from simulation.cluster import Cluster, Habits, SimulatedCommands
+from simulation.disk import Disk, simulated_disk
+from simulation.world import Actor, CrashedError, Host, SimulatedLoop, World
+
+CHAOS_S = 300.0
+"""For so long faults happen; then all is well, and what runs has to come to its end."""
+ENDS_WITHIN_S = 20_000.0
+BOOT = "11111111-2222-3333-4444-555555555555"
+FAULTS = (
+    "kill job", "preempt", "time out", "out of memory", "lose node", "lie about node", "vanish", "slurm away",
+    "sacct away", "lose answer", "lose request", "refuse", "full disk", "jump clock", "kill driver", "driver loses power",
+    "detach", "cancel",
+)  # fmt: skip
+_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+class InvariantError(AssertionError):
+    """Something that must always hold did not."""
+
+
+class Simulation:
+    """One history."""
+
+    def __init__(self, seed: int, root: Path) -> None:
+        self.seed = seed
+        draw = random.Random(seed)
+        self.draw = draw
+        self.world = World(
+            seed,
+            switch_rate=draw.choice((0.02, 0.1, 0.3)),
+            stall_rate=draw.choice((0.0, 0.001, 0.01)),
+            longest_stall_s=draw.choice((5.0, 400.0)),
+        )
+        self.stages: Mapping[str, Stage] = study.drawn_study(draw)
+        self.store = Store.open(root / "store", create=True)
+        for stage in self.stages.values():
+            self.store.request(stage)
+        self.hosts = [Host("login1"), Host("login2")]
+        self.faults = [kind for kind in FAULTS if draw.random() < 0.3]
+        self.deaths_of_jobs = draw.choice((0.0, 0.0, 0.2)) if "kill job" in self.faults else 0.0
+        self.happened: Counter[str] = Counter()
+        self.max_jobs = draw.randint(1, 4)
+        self.is_calm = False
+        self.drivers: dict[Actor, Driver | None] = {}
+        self.processes: dict[Process, Actor] = {}
+        self.outcomes: dict[str, Outcome] | None = None
+        self.wrong: list[str] = []
+        study.Making.now = self.making = study.Making(self.world)
+
+    def begin(self, disk: Disk) -> None:
+        habits = Habits(
+            sacct_lag_s=self.draw.choice((1.0, 3.0, 30.0)),
+            forgets_after_s=self.draw.choice((3.0, 300.0)),
+            requeues_lost_nodes=self.draw.random() < 0.7,
+            comes_back_after_s=self.draw.choice((0.5, 5.0, 15.0)),
+        )
+        self.disk = disk
+        self.cluster = Cluster(self.world, disk, habits, self._run_job, self._on_job_start)
+        self.making.lied_about = lambda: self.cluster.lied_about
+        self.start_driver(self.hosts[0])
+        if self.draw.random() < 0.5:
+            self.world.after(self.draw.uniform(0, CHAOS_S / 2), lambda: self.start_driver(self.hosts[1]))
+        for _ in range(self.draw.randint(0, 12) if self.faults else 0):
+            kind = self.draw.choice(self.faults)
+            self.world.after(self.draw.uniform(0, CHAOS_S), lambda kind=kind: self.befall(kind))
+        self.world.after(CHAOS_S, self.calm)
+
+    # -- processes ----------------------------------------------------------------------------------------------------
+
+    def _run_job(self, name: str) -> None:
+        job.run_job(str(self.store.root), name)
+
+    def _on_job_start(self, actor: Actor) -> None:
+        if not self.is_calm and self.draw.random() < self.deaths_of_jobs:
+            self.happened["kill job"] += 1
+            actor.points_to_live = self.draw.randint(0, 200)
+
+    def start_driver(self, host: Host) -> None:
+        """The person's command: it runs the study."""
+        actor = self.world.start("driver", host, self._drive)
+        self.drivers[actor] = None
+        self.processes[Process(pid=actor.pid, start_ticks=actor.pid, host=host.name, boot_id=BOOT)] = actor
+        actor.when_ended.append(lambda: self._driver_ended(actor))
+
+    def _driver_ended(self, actor: Actor) -> None:
+        del self.drivers[actor]
+        is_said = isinstance(actor.error, UnwritableError) and self.happened["full disk"]  # it could not even begin
+        if actor.error is not None and not is_said:
+            self.wrong.append("a driver ended with " + "".join(traceback.format_exception(actor.error)))
+        self.world.say(f"driver {actor.pid} of {actor.host.name} has ended")
+        if not self.is_calm and self.draw.random() < 0.7:  # the person starts it again, there or elsewhere
+            host = self.draw.choice(self.hosts)
+            self.world.after(self.draw.uniform(1, 200), lambda: self.start_driver(host))
+
+    def _drive(self) -> None:
+        me = self.world.current
+        assert me is not None
+        launcher = SlurmLauncher(
+            self.store, PlacementFile(jobs=Jobs(poll_s=5.0)), self.stages, commands=SimulatedCommands(self.cluster),
+            entry=study.ENTRY,
+        )  # fmt: skip
+        launcher.calls_block = False
+        driver = Driver(
+            self.store, self.stages, launcher, study="study", max_jobs=self.max_jobs, poll_s=10.0,
+            job_budget_s=self.draw.choice((5.0, 60.0)), on_notice=self.world.say,
+        )  # fmt: skip
+        self.drivers[me] = driver
+
+        async def run() -> None:
+            await driver.start()
+            following = asyncio.gather(*(driver.finished(identity) for identity in self.stages))
+            try:
+                while not following.done():
+                    await asyncio.wait([following], timeout=5.0)
+                    if "detach" in me.environment:
+                        following.cancel()
+                        await driver.detach()
+                        return
+                    if "cancel" in me.environment:
+                        following.cancel()
+                        return
+                self.outcomes = dict(zip(self.stages, following.result(), strict=True))
+            finally:
+                await driver.stop()
+
+        loop = SimulatedLoop(self.world)
+        try:
+            loop.run_until_complete(run())
+        except CrashedError:
+            for task in asyncio.all_tasks(loop):  # while this process is dead: left to the garbage collector, they would
+                with contextlib.suppress(BaseException):  # run their `finally` as somebody else
+                    task.get_coro().close()
+            raise
+        loop.close()
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def befall(self, kind: str) -> None:
+        """Something goes wrong now."""
+        if self.is_calm:
+            return
+        self.happened[kind] += 1
+        world, cluster, draw = self.world, self.cluster, self.draw
+        task = draw.choice(cluster.running) if cluster.running else None
+        driver = draw.choice(list(self.drivers)) if self.drivers else None
+        if task is not None and kind in ("kill job", "preempt", "time out", "out of memory", "vanish"):
+            {
+                "kill job": lambda: cluster.kill(task, "FAILED"),
+                "out of memory": lambda: cluster.kill(task, "OUT_OF_MEMORY"),
+                "preempt": lambda: cluster.preempt(task),
+                "time out": lambda: cluster.time_out(task),
+                "vanish": lambda: cluster.forget(task),
+            }[kind]()
+        elif kind in ("lose node", "lie about node"):
+            cluster.lose_node(draw.choice(cluster.nodes), really=kind == "lose node")
+        elif kind in ("slurm away", "sacct away", "full disk"):
+            place: Any = world if kind == "full disk" else cluster
+            name = {"slurm away": "is_away", "sacct away": "is_sacct_away", "full disk": "is_disk_full"}[kind]
+            world.say(f"fault: {kind}")
+            setattr(place, name, True)
+            world.after(draw.uniform(5, 300), lambda: setattr(place, name, False))
+        elif kind in ("lose answer", "lose request", "refuse"):
+            name = {"lose answer": "loses_answers", "lose request": "loses_requests", "refuse": "refusals"}[kind]
+            setattr(cluster, name, getattr(cluster, name) + draw.randint(1, 2))
+        elif kind == "jump clock":
+            draw.choice([*self.hosts, *cluster.nodes]).skew_s = draw.choice((-86_000.0, -100.0, 100.0, 3_600.0))
+        elif driver is not None and kind == "kill driver":
+            driver.points_to_live = draw.randint(0, 150)
+        elif driver is not None and kind == "driver loses power":
+            world.say(f"fault: {driver.host.name} loses its power")
+            for one in list(self.drivers):
+                if one.host is driver.host:
+                    one.kill()
+            self.disk.lose_power(driver.host.name)
+        elif driver is not None and kind in ("detach", "cancel"):
+            driver.environment[kind] = "yes"
+
+    def calm(self) -> None:
+        """From here on all is well."""
+        self.world.say("all is well from here on")
+        self.is_calm = True
+        self.world.calm()
+        self.world.is_disk_full = self.cluster.is_away = self.cluster.is_sacct_away = False
+        self.cluster.loses_answers = self.cluster.loses_requests = self.cluster.refusals = 0
+
+    # -- what must hold -----------------------------------------------------------------------------------------------
+
+    def play(self) -> None:
+        """Let it all happen, and check it.
+
+        Raises:
+            InvariantError: something that must hold did not.
+        """
+        try:
+            self.world.run(lambda: self.is_calm and not self.drivers, limit_s=ENDS_WITHIN_S)
+            if self.outcomes is not None:
+                self._check_outcomes(self.outcomes, after_chaos=True)
+            # The person runs the study once more; and again, if something of the chaos was still to be found.
+            for is_last in (False, True):
+                self.outcomes = None
+                self.start_driver(self.hosts[0])
+                self.world.run(lambda: not self.drivers, limit_s=self.world.now + ENDS_WITHIN_S)
+                self.world.run(self._is_quiet, limit_s=self.world.now + ENDS_WITHIN_S)
+                if self.outcomes is None:
+                    raise InvariantError(f"the run gave no outcome: {'; '.join(self.wrong)}")
+                self._check_outcomes(self.outcomes, after_chaos=not is_last)
+                if all(outcome.is_finished for outcome in self.outcomes.values()):
+                    break
+        except TimeoutError as error:
+            raise InvariantError(f"the run does not end: {error}") from None
+        self._check_store()
+        if self.wrong or self.making.wrong:
+            raise InvariantError("; ".join([*self.wrong, *self.making.wrong]))
+
+    def _is_quiet(self) -> bool:
+        waiting = [task for task in self.cluster.tasks if task.state in ("PENDING", "COMPLETING") and not task.has_vanished]
+        return not self.world.actors and not waiting
+
+    def _check_outcomes(self, outcomes: Mapping[str, Outcome], *, after_chaos: bool) -> None:
+        bad: set[str] = set()
+        for identity, stage in self.stages.items():
+            outcome, words = outcomes[identity], stage.label.split()[2:]
+            needs = bad.intersection(stage.parents)
+            if outcome.is_finished:
+                there = self.store.has(identity)
+                self._require(there, f"{stage.label} is said to be {outcome.status} and is not there")
+            elif outcome.status == "skipped":
+                bad.add(identity)
+                self._require(bool(needs), f"{stage.label} is skipped and needs nothing that failed: {outcome.cause}")
+            else:
+                bad.add(identity)
+                self._require(not needs, f"{stage.label} was tried although {needs} failed")
+                explained = self._explains(words, outcome.cause, after_chaos=after_chaos)
+                self._require(explained, f"{stage.label} failed, and nothing that happened explains it: {outcome.cause}")
+            if not after_chaos and not needs and not words:
+                self._require(outcome.is_finished, f"{stage.label} is {outcome.status} though all was well: {outcome.cause}")
+
+    def _explains(self, words: list[str], cause: str, *, after_chaos: bool) -> bool:
+        """Whether a stage could fail so, of its own or by what happened."""
+        if "raise" in words and "cannot be made" in cause:
+            return True
+        if "kill" in words and ("not run again" in cause or "never got further" in cause):
+            return True
+        faults = {
+            "No space left": ("full disk",),
+            "ended with exit status": ("full disk",),
+            "FAILED, exit status": ("full disk",),
+            "OUT_OF_MEMORY": ("out of memory",),
+            "TIMEOUT": ("time out",),
+            "CANCELLED": ("cancel",),
+            "never got further": ("lose node", "lie about node", "preempt", "time out", "kill job"),
+            "not run again": ("kill job", "vanish", "lose node", "lie about node", "lose answer", "preempt"),
+        }
+        return after_chaos and any(
+            sign in cause and any(self.happened[kind] for kind in kinds) for sign, kinds in faults.items()
+        )
+
+    def _check_store(self) -> None:
+        for identity, stage in self.stages.items():
+            folder = str(self.store.paths.published(identity))
+            times = self.disk.publications.get(folder, 0)
+            self._require(times == self.store.has(identity), f"{stage.label} was published {times} times")
+            if times:
+                self.store.verify(stage)
+                for name, facts in self.store.record(identity).files.items():
+                    digest = hashlib.sha256((self.store.published_folder(identity) / name).read_bytes()).hexdigest()
+                    self._require(digest == facts["sha256"], f"{stage.label}: {name} is not what its record says")
+            if "kill" in stage.label.split():
+                most = 4 * (3 + 6) * (1 + self.happened.total())
+                self._require(self.making.num_starts.get(identity, 0) < most, f"{stage.label} was run again without end")
+
+    def _require(self, holds: bool, text: str) -> None:
+        if not holds:
+            raise InvariantError(text)
+
+
+# -- putting the world in the place of the real one ---------------------------------------------------------------------
+
+
+class _Environment(Mapping[str, str]):
+    """os.environ of the current process."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __getitem__(self, name: str) -> str:
+        assert self._world.current is not None
+        return self._world.current.environment[name]
+
+    def __iter__(self) -> Iterator[str]:
+        assert self._world.current is not None
+        return iter(self._world.current.environment)
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+class _Os:
+    """The module os, as the current process sees it."""
+
+    def __init__(self, world: World) -> None:
+        self.environ = _Environment(world)
+        self._world = world
+
+    def getpid(self) -> int:
+        return self._world.current.pid if self._world.current else os.getpid()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+
+@contextlib.contextmanager
+def _in_place(simulation: Simulation) -> Iterator[None]:
+    world = simulation.world
+    ids = random.Random(simulation.seed + 1)
+    shown = _Os(world)
+
+    class Now(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.fromtimestamp(world.wall_clock() + len(world.history) * 1e-6, UTC)
+
+    @contextlib.contextmanager
+    def stop_signals(asked: Callable[[], bool] = lambda: False) -> Iterator[Stop]:
+        assert world.current is not None
+        world.current.stop = Stop(asked)
+        yield world.current.stop
+
+    def this_process() -> Process:
+        return next(process for process, actor in simulation.processes.items() if actor is world.current)
+
+    def is_alive(process: Process) -> bool:
+        actor = simulation.processes.get(process)
+        return actor is not None and not actor.has_ended and not actor.is_doomed
+
+    def requeue(told: Any) -> bool:
+        return slurm_job.requeue(told, SimulatedCommands(simulation.cluster))
+
+    with contextlib.ExitStack() as stack:
+        for place, name, value in (
+            (clock, "now", world.wall_clock),
+            (clock, "monotonic", lambda: world.now),
+            (clock, "sleep", world.sleep),
+            (time, "time", world.wall_clock),
+            (time, "monotonic", lambda: world.now),
+            (uuid, "uuid4", lambda: uuid.UUID(int=ids.getrandbits(128))),
+            (attempt_module, "datetime", Now),
+            (attempt_module, "os", shown),
+            (starts, "os", shown),
+            (slurm_job, "os", shown),
+            (job, "stop_signals", stop_signals),
+            (job, "requeue", requeue),
+            (driver_module, "this_process", this_process),
+            (Process, "is_alive", is_alive),
+            (Process, "is_here", property(lambda process: world.current is None or process.host == world.current.host.name)),
+        ):
+            stack.enter_context(mock.patch.object(place, name, value))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        yield
+
+
+def run_seed(seed: int, *, tell: Callable[[str], None] = lambda line: None) -> str | None:
+    """Play a seed; what did not hold, or none. `tell` is given the whole history at the end."""
+    root = Path(tempfile.mkdtemp(prefix=f"midstudy-seed-{seed}-", dir=_MEMORY))
+    simulation = Simulation(seed, root)
+    try:
+        with _in_place(simulation), simulated_disk(simulation.world) as disk:
+            try:
+                simulation.begin(disk)
+                simulation.play()
+            finally:
+                simulation.world.end()
+    except InvariantError as error:
+        return str(error)
+    finally:
+        for line in simulation.world.history:
+            tell(line)
+        shutil.rmtree(root, ignore_errors=True)
+    return None
+
+
+def replay_command(seed: int) -> str:
+    return f"cd tests && PYTHONHASHSEED=0 PYTHONPATH=.. python -m simulation.run {seed}"
+
+
+def main(arguments: list[str]) -> int:
+    describe_environment()  # asks git once, in real time
+    if len(arguments) == 1:
+        found = run_seed(int(arguments[0]), tell=print)
+        print(found or "all holds")
+        return 1 if found else 0
+    failed = 0
+    for seed in range(int(arguments[0]), int(arguments[1])):
+        if (found := run_seed(seed)) is not None:
+            failed += 1
+            print(f"seed {seed}: {found}\n    {replay_command(seed)}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
