@@ -192,7 +192,8 @@ def table(results: dict[str, list[dict[str, float]]], num_stages: int, payload_s
     plain_s = statistics.median(one["wall_s"] for one in results["submitit"])
     for variant, runs in results.items():
         wall_s, driver_s, children_s, driver_mb = (
-            statistics.median(one[name] for one in runs) for name in ("wall_s", "driver_cpu_s", "children_cpu_s", "driver_mb")
+            statistics.median(one[name] for one in runs)
+            for name in ("wall_s", "driver_cpu_s", "children_cpu_s", "driver_mb")
         )
         beyond_s = (driver_s + children_s) / num_stages - payload_s
         beyond = f"{beyond_s:.3f}" if backend == "local" else "(the cluster's)"

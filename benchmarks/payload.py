@@ -1,4 +1,4 @@
-"""What the jobs of `orchestration.py` do: so many seconds of CPU time, as a stage of midstudy or as a function for submitit."""
+"""What the jobs of `orchestration.py` do: so many CPU-seconds, as a stage of midstudy or as a function for submitit."""
 
 from __future__ import annotations
 

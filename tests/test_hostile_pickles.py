@@ -15,7 +15,9 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +99,7 @@ runpy.run_module("midstudy.cli", run_name="__main__")
 
 def test_the_payloads_tell_when_they_are_unpickled(tmp_path: Path) -> None:
     """Else the tests below could not fail."""
-    read = {
+    read: dict[str, Callable[[io.BytesIO], Any]] = {
         "data.pkl": pickle.load,
         "counts.npy": functools.partial(np.load, allow_pickle=True),
         "model.pth": functools.partial(torch.load, weights_only=False),
@@ -193,7 +195,7 @@ def submitted(store: Store) -> tuple[Job, Path]:
     )
     write_job(store, job)
     launcher = LocalLauncher(store, entry=ENTRY)
-    launcher.submit(job) if not hasattr(launcher, "pack_key") else launcher.submit([job])
+    assert launcher.submit([job]) == {}
     deadline = time.monotonic() + 60
     while not launcher.poll([job]) and time.monotonic() < deadline:
         time.sleep(0.05)

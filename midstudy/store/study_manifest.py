@@ -10,7 +10,7 @@ from typing import Any
 from midstudy.store.atomic import write_json
 from midstudy.store.errors import StoreError
 from midstudy.store.paths import is_name
-from midstudy.store.reading import read_object, require_fields
+from midstudy.store.reading import Kind, read_object, require_fields
 from midstudy.store.store import Store
 
 
@@ -53,13 +53,13 @@ _FIELDS = {
 }
 _STEPS = dict.fromkeys(("lower_bound", "without_sharing"), int)
 _COUNT = dict.fromkeys(("data", "kind", "stage"), str)
-_STAGE = {
+_STAGE: dict[str, Kind] = {
     **dict.fromkeys(("kind", "label"), str),
     **dict.fromkeys(("num_steps", "num_tokens", "cost_s", "disk_bytes"), _NUMBER),
     **dict.fromkeys(("continues_trunk", "keeps_optimizer"), bool),
     **{"parents": list, "factors": dict, "start_from": (str, type(None))},
 }
-_ARM = {
+_ARM: dict[str, Kind] = {
     **dict.fromkeys(("size", "mix", "task", "groups", "start_state", "final_state"), str),
     **dict.fromkeys(("weight", "start_step", "start_fraction", "trunk_seed", "sft_seed"), _NUMBER),
     **dict.fromkeys(("pretrain_tokens", "specialist_tokens"), _NUMBER),
