@@ -24,7 +24,7 @@ from fake_execute import fake_stage, let_go, starts
 from synthetic_study import SyntheticStudy, frozen, synthetic_study
 
 from flows.server import PrefectServer
-from flows.study import RunSummary, conduct
+from flows.study import DetachedError, RunSummary, conduct
 from flows.view import PrefectView
 from flows.watch import Progress
 from midstudy.launch.backends import live_jobs
@@ -307,6 +307,49 @@ def test_a_configured_server_that_is_down_costs_a_warning(
     summary = _conduct(FakeDriver(store, study), store)
     assert set(summary.finished) == set(study.stages)
     assert len(summary.warnings) == 1
+
+
+@pytest.mark.usefixtures("no_mlflow")
+@pytest.mark.parametrize(
+    ("pressed", "signalled", "raised", "state"),
+    [
+        pytest.param(True, False, KeyboardInterrupt, "Cancelled", id="the cancel button"),
+        pytest.param(True, True, KeyboardInterrupt, "Cancelled", id="a worker passes the cancel button on as SIGTERM"),
+        pytest.param(False, True, DetachedError, "Detached", id="SIGTERM alone"),
+    ],
+)
+def test_the_cancel_button_cancels_and_a_signal_alone_detaches(
+    store: Store,
+    study: SyntheticStudy,
+    monkeypatch: pytest.MonkeyPatch,
+    pressed: bool,
+    signalled: bool,
+    raised: type[BaseException],
+    state: str,
+) -> None:
+    servers = _started_servers(monkeypatch)
+    last = list(study.stages)[-1]
+
+    def end(stage_id: str) -> None:
+        if stage_id != last:
+            return
+        driver._stage_s = 120.0
+        servers[0].wait_until_healthy()
+        running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+        while not (runs := servers[0]._request("/flow_runs/filter", running, timeout_s=10)):
+            time.sleep(0.2)
+        if pressed:
+            cancelling = {"state": {"type": "CANCELLING"}}
+            servers[0]._request(f"/flow_runs/{runs[0]['id']}/set_state", cancelling, timeout_s=10)
+        if signalled:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    driver = FakeDriver(store, study, before=end)
+    with pytest.raises(raised):
+        _conduct(driver, store)
+    assert driver.stopped
+    latest = "SELECT s.name FROM flow_run r JOIN flow_run_state s ON s.id = r.state_id ORDER BY r.created DESC LIMIT 1"
+    assert _query(store, latest) == [(state,)]
 
 
 def test_an_mlflow_that_cannot_be_written_costs_a_warning(store: Store, study: SyntheticStudy) -> None:
