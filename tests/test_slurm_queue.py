@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -116,8 +117,8 @@ class Told(SlurmCommands):
     def __init__(self, text: str) -> None:
         self.text, self.asked = text, [""]
 
-    def run(self, command: object, *, timeout_s: float = 0.0) -> str:
-        self.asked.append(" ".join(command))  # type: ignore[call-overload]
+    def run(self, command: Sequence[str], *, timeout_s: float = 0.0) -> str:
+        self.asked.append(" ".join(command))
         return self.text
 
 

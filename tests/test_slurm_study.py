@@ -352,3 +352,11 @@ def test_a_detached_driver_is_a_job_that_goes_on_by_itself_until_it_is_cancelled
     assert "1 jobs cancelled" in said
     assert cluster.run("squeue", "--noheader") == ""
     assert list(store.paths.stages.glob("*/attempts/*/checkpoints/step-*"))
+
+
+def test_branches_start_while_the_job_of_their_trunk_goes_on(cluster: Cluster, store: Store) -> None:
+    first = fake_stage("first")
+    second = fake_stage("second until=branch", first, trunk=True)
+    study = Study(store, first, second, fake_stage("branch", first))
+    assert set(statuses(study.run()).values()) == {"published"}
+    assert len(job_names(store)) == 2

@@ -367,10 +367,12 @@ class SlurmLauncher:
             if left:
                 clock.sleep(_CANCEL_POLL_S)
         left = self._submissions(leaving)
-        while left and clock.monotonic() < began + _LEAVES_SOON_S:
+        while left:
             if (listing := self._squeue(max_age_s=0.0)) is not None:
                 entries = {name: listing.find(submission) for name, submission in left.items()}
                 left = {name: left[name] for name, entry in entries.items() if entry is not None and not entry.has_ended}
+            if clock.monotonic() > began + _LEAVES_SOON_S:
+                break
             if left:
                 clock.sleep(_CANCEL_POLL_S)
         self._scancel(left.values())
