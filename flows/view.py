@@ -56,6 +56,7 @@ class PrefectView:
         run = (contextvars.copy_context().run, self._run) if in_flow_run else (self._run,)
         self._thread = threading.Thread(target=run[0], args=run[1:], name="prefect-view", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._context: contextvars.Context | None = None
         self._shown: StudyFlow | None = None
         self._cancelled: Future[None] = Future()
         self.trouble: str | None = None
@@ -85,9 +86,14 @@ class PrefectView:
         """Whether the server says, within `timeout_s`, that the flow run is being cancelled."""
         if self._cancelled.done():
             return True
-        if self._loop is None or self._shown is None or not self._thread.is_alive():
+        loop, shown = self._loop, self._shown
+        if loop is None or shown is None or not self._thread.is_alive():
             return False
-        asked = asyncio.run_coroutine_threadsafe(self._shown.is_cancelling(), self._loop)
+
+        async def ask() -> bool:  # which server it is that is asked, says the context of the view's thread
+            return await loop.create_task(shown.is_cancelling(), context=self._context)
+
+        asked = asyncio.run_coroutine_threadsafe(ask(), loop)
         try:
             return asked.result(timeout_s)
         except Exception:  # no server, no answer, no such run: nobody has pressed anything that we know of
@@ -130,7 +136,7 @@ class PrefectView:
             await asyncio.to_thread(self._server.wait_until_healthy)
             print(f"Prefect: {self._server.api_url.removesuffix('/api')}/runs while this runs", file=sys.stderr, flush=True)
         shown = StudyFlow(self._store, self._manifest, self._watch, tracking_uri=self._tracking_uri, on_cancel=self._cancel)
-        self._loop, self._shown = asyncio.get_running_loop(), shown
+        self._loop, self._context, self._shown = asyncio.get_running_loop(), contextvars.copy_context(), shown
         if self._in_flow_run:
             await shown.tell()
         else:

@@ -209,7 +209,6 @@ def test_duplicates_are_refused_and_the_control_is_one_arm_whatever_its_start_st
         ({"sft_loss": math.inf}, "sft_loss of .* is inf"),
         ({"sft_loss": -1.0}, "sft_loss of .* is -1"),
         ({"groups": "main,extra"}, "groups 'main,extra'; allowed are"),
-        ({"groups": ""}, "groups ''; allowed are"),
     ],
 )
 def test_a_broken_row_is_named(change: dict, message: str) -> None:

@@ -69,8 +69,8 @@ def require_arms(arms: pd.DataFrame) -> None:
         )
     for row_groups in arms["groups"].unique():
         unknown = sorted(_split_groups(row_groups) - set(GROUPS))
-        if unknown or not _split_groups(row_groups):
-            raise ValueError(f"table of arms: groups '{row_groups}'; allowed are one or more of {', '.join(GROUPS)}")
+        if unknown:
+            raise ValueError(f"table of arms: groups '{row_groups}'; allowed are none or more of {', '.join(GROUPS)}")
     variants = arms[is_member(arms, "main") & ~is_control].drop_duplicates(ARM_KEY)
     repeated = variants.duplicated(["size", "mix", "task"], keep=False)
     if repeated.any():
