@@ -8,7 +8,8 @@ midstudy's engine, transformers and litgpt train the same model from the same we
 taking turns: a round lets each make some steps, and the next round begins with another. Ratios are taken within a round,
 which a busy machine disturbs less than rates. midstudy reads its batches from token files; the others are handed theirs.
 The allocator settings of a stage hold for all: the script starts itself anew with them, because glibc reads them when a
-process starts. A contender that cannot be compiled is told as such.
+process starts. A contender that cannot be compiled is told as such. One contender makes a step's matrix products and its
+AdamW and nothing else (`floor.py`): its rate over another's is how much faster than that one anybody could be.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Protocol
 
 import torch
 import workload as workloads
+from floor import Floor
 from peers import PEERS, Peer
 from workload import Workload, batches, curriculum, product_rate, synchronise
 
@@ -43,10 +45,12 @@ OURS = "midstudy"
 
 
 class Contender(Protocol):
-    """Something that trains. `first_loss` is the loss of its first update, in nats."""
+    """Something that trains. `first_loss` is the loss of its first update, in nats; none of what computes no loss."""
 
     name: str
-    first_loss: float
+
+    @property
+    def first_loss(self) -> float | None: ...
 
     def advance(self, num_steps: int) -> None: ...
 
@@ -94,11 +98,12 @@ def measure(workload: Workload, precision: str, options: argparse.Namespace) -> 
         ours = Ours(workload, precision, Path(folder), compiled=options.compile, device=device)
         contenders: list[Contender] = []
         timings: dict[str, Timing | None] = {}
-        for one in (ours, *_peers(ours, workload, precision, options)):
+        floor = Floor(workload, precision=precision, optimizer=ours.curriculum.stretches[0].phase.optimizer, device=device)
+        for one in (ours, *_peers(ours, workload, precision, options), floor):
             timings[one.name] = _warm_up(one, device)
             if timings[one.name] is not None:
                 contenders.append(one)
-                if abs(one.first_loss - ours.first_loss) > 0.01 * ours.first_loss:
+                if one.first_loss is not None and abs(one.first_loss - ours.first_loss) > 0.01 * ours.first_loss:
                     sys.exit(f"{one.name}: first loss {one.first_loss}, midstudy's {ours.first_loss}: not the same model")
         ours.waited_s, ours_s, ceilings = 0.0, 0.0, []
         for number in range(options.rounds):

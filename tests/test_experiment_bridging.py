@@ -72,14 +72,14 @@ def test_the_papers_arms_start_where_the_paper_says():
 
 
 PINNED = {
-    "control → pycode": "476b110c3851e0d9",
-    "code20@6000 → pycode": "68585122c1de1f6d",
-    "math12@20000 → word_problems": "e7dbb72bb6d99ceb",
-    "instruction5@40000 → long_form": "4882a59d8ec680f8",
-    "qa20@40000 → science_qa": "29c7a764053a66e3",
-    "hqweb20@40000 → pycode": "e73c9019c0cb7fc4",
-    "code100@40000 → pycode": "f39a19e7b5ae4de1",
-    "math100@56000 → word_problems": "e9c43f7277c1d699",
+    "control → pycode": "f63f99a97a11f0b5",
+    "code20@6000 → pycode": "18d10a78969f7a39",
+    "math12@20000 → word_problems": "72310d52bd832096",
+    "instruction5@40000 → long_form": "ca59c9e54db95869",
+    "qa20@40000 → science_qa": "70dccca272b92ca9",
+    "hqweb20@40000 → pycode": "55ec851f4fbe2793",
+    "code100@40000 → pycode": "d8b4e4bd5b5f8f79",
+    "math100@56000 → word_problems": "980996710ecf8718",
 }
 
 

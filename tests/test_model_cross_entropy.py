@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from midstudy.model.cross_entropy import IGNORED, scaled_head_loss
 
-NUM_TOKENS, WIDTH, VOCAB_SIZE = 1_200, 32, 512  # more rows than are worked on at a time
+NUM_TOKENS, WIDTH, VOCAB_SIZE = 1_600, 32, 512  # more rows than are worked on at a time
 
 
 def head_inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from midstudy.model.pythia import Pythia
+from midstudy.train.optimizer import global_norm
 from midstudy.train.ranks import Ranks
 
 _MASTER_TYPES = {"fp32": torch.float32, "bf16_mixed": torch.float32, "bf16_true": torch.bfloat16}
@@ -84,7 +85,7 @@ class Weights:
             worker.grad = None
         norm = None
         if not (first and last and ranks.size == 1):
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(arrived, 2, dtype=torch.float32)))
+            norm = global_norm(arrived)
         if not self._sums:
             self._sums = [torch.empty_like(master, dtype=torch.float32) for master in self.masters.values()]
         if first:

@@ -1,0 +1,77 @@
+"""What no implementation of a training step can do without: the matrix products of the model, and AdamW.
+
+The products are those of the linear layers and of attention, forward and backward, each made once, and of attention's only
+those that the causal mask leaves. Softmax, GELU, norms, rotary embedding, the loss, clipping and every copy are left out:
+the time is a lower bound for anybody who calls the same kernels, and tells how much faster than others one could be.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from workload import Workload
+
+from midstudy.model.pythia import Pythia
+from midstudy.recipe.optimizer import AdamW
+
+_QUERIES = 128
+"""Queries that attention's products take together; they meet no key after the last of them."""
+
+
+class Floor:
+    """A step's products and its AdamW on tensors of the right shapes and types."""
+
+    name = "products and AdamW alone"
+    first_loss = None
+
+    def __init__(self, workload: Workload, *, precision: str, optimizer: AdamW, device: torch.device) -> None:
+        model = Pythia.empty(workload.model, device="meta")
+        computed_in = torch.float32 if precision == "fp32" else torch.bfloat16
+
+        def drawn(*size: int) -> Tensor:
+            return torch.randn(*size, device=device).to(computed_in)
+
+        self._linear: list[tuple[Tensor, Tensor, Tensor]] = []
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                inputs, gradient = (drawn(workload.tokens_per_step, n) for n in (layer.in_features, layer.out_features))
+                self._linear.append((inputs, drawn(*layer.weight.shape), gradient))
+        shape = workload.model
+        heads = (workload.num_sequences * shape.num_heads, workload.seq_len, shape.head_size)
+        self._num_layers = shape.num_layers
+        self._query, self._key, self._value, self._gradient = (drawn(*heads) for _ in range(4))
+        self._scores = [
+            drawn(heads[0], min(_QUERIES, workload.seq_len - first), min(first + _QUERIES, workload.seq_len))
+            for first in range(0, workload.seq_len, _QUERIES)
+        ]
+        kept_in = torch.bfloat16 if precision == "bf16_true" else torch.float32
+        parameters = [torch.zeros_like(one, dtype=kept_in, device=device) for one in model.parameters()]
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, 1e-3)
+        self._adamw = torch.optim.AdamW(
+            parameters,
+            lr=1e-3,
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.epsilon,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+
+    @torch.no_grad()
+    def advance(self, num_steps: int) -> None:
+        """Make the products and the update of so many steps."""
+        for _ in range(num_steps):
+            for inputs, weight, gradient in self._linear:
+                torch.mm(inputs, weight.T)
+                torch.mm(gradient, weight)
+                torch.mm(gradient.T, inputs)
+            for _ in range(self._num_layers):
+                for number, scores in enumerate(self._scores):
+                    rows, seen = slice(number * _QUERIES, scores.shape[2]), slice(scores.shape[2])
+                    for left in (self._query, self._gradient):  # the scores, and their gradient
+                        torch.bmm(left[:, rows], self._key[:, seen].transpose(1, 2))
+                    for right in (self._value, self._key):  # what is mixed, and the queries' gradient
+                        torch.bmm(scores, right[:, seen])
+                    for right in (self._gradient, self._query):  # the values' gradient and the keys'
+                        torch.bmm(scores.transpose(1, 2), right[:, rows])
+            self._adamw.step()
