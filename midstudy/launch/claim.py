@@ -31,7 +31,10 @@ def claim(store: Store, stage_id: str, job: Job, *, dead: Collection[str] = ()) 
     mine = path.with_name(f".claim.{job.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        mine.write_text(json.dumps({"job": job.name, "time": clock.now()}), "utf-8")
+        with mine.open("w", encoding="utf-8") as file:
+            json.dump({"job": job.name, "time": clock.now()}, file)
+            file.flush()
+            os.fsync(file.fileno())  # a claim without its text, after a loss of power, would be nobody's for ever
         try:
             with contextlib.suppress(FileExistsError):
                 os.link(mine, path)
