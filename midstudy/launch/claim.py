@@ -83,7 +83,16 @@ def holder_of(store: Store, stage_id: str) -> Job | None:
 
 @contextlib.contextmanager
 def lock(store: Store) -> Iterator[None]:
-    """Within: no other driver takes over a claim or counts an interruption."""
-    with store.paths.claims_lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Within: no other driver takes over a claim or counts an interruption.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    path = store.paths.claims_lock
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise unwritable(path, error) from error
         yield
