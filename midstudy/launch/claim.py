@@ -32,7 +32,10 @@ def claim(store: Store, stage_id: str, job: Job, *, dead: Collection[str] = ()) 
     mine = path.with_name(f".claim.{job.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        mine.write_text(json.dumps({"job": job.name, "time": clock.now()}), "utf-8")
+        with mine.open("w", encoding="utf-8") as file:
+            json.dump({"job": job.name, "time": clock.now()}, file)
+            file.flush()
+            os.fsync(file.fileno())  # a claim without its text, after a loss of power, would be nobody's for ever
         try:
             with contextlib.suppress(FileExistsError):
                 os.link(mine, path)
@@ -79,7 +82,16 @@ def holder_of(store: Store, stage_id: str) -> Job | None:
 
 @contextlib.contextmanager
 def lock(store: Store) -> Iterator[None]:
-    """Within: no other driver takes over a claim or counts an interruption."""
-    with store.paths.claims_lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Within: no other driver takes over a claim or counts an interruption.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    path = store.paths.claims_lock
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise unwritable(path, error) from error
         yield

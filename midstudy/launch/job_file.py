@@ -8,6 +8,7 @@ end.json        how it ended; written by the job, or for it where it was found d
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import uuid
 from collections.abc import Iterator
@@ -152,7 +153,8 @@ def is_cancelled(store: Store, name: str) -> bool:
 
 def mark_cancelled(store: Store, name: str) -> None:
     """Ask for a job's end: it looks before every stage, and gets a signal for the stage it is in."""
-    store.paths.job_cancelled(name).touch()
+    with contextlib.suppress(OSError):  # a full disk keeps nobody from ending a job: the signal is sent all the same
+        store.paths.job_cancelled(name).touch()
 
 
 def unended_jobs(store: Store) -> Iterator[Job]:

@@ -51,7 +51,8 @@ def begin(store: Store, job: Job, *, slurm_id: str | None) -> Start:
         progress=_progress(store, job),
     )
     with store.paths.job_starts(job.name).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(dataclasses.asdict(start)) + "\n")
+        torn = "\n" if file.tell() else ""  # the line before may lack its end, after a loss of power
+        file.write(f"{torn}{json.dumps(dataclasses.asdict(start))}\n")
     return start
 
 
