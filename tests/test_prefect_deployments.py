@@ -71,6 +71,12 @@ def test_defaults_are_those_of_the_experiment(flow: str) -> None:
         assert (tuple(shown) if isinstance(shown, list) else shown) == defaults[name], name
 
 
+def test_no_study_depends_on_a_slot_that_a_server_may_forget() -> None:
+    """prefect 3.8 terminates a run whose deployment has a limit when the lease of its slot cannot be renewed, which is so
+    after every restart of a server, since leases are kept in memory."""
+    assert [one["name"] for one in DEPLOYMENTS if "concurrency_limit" in one] == ["scheduled"]
+
+
 def test_choices_are_all_that_there_are() -> None:
     properties = FLOWS["bridging/micro"].parameters.properties
     assert tuple(properties["sizes"]["items"]["enum"]) == SIZES
