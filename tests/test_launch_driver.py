@@ -570,3 +570,32 @@ def test_the_store_says_which_job_has_a_stage(store: Store) -> None:
     assert name is not None
     assert read_job(store, name).stage_ids == (stage.id,)
     assert job_process(store, name) is not None
+
+
+def test_what_fails_in_another_drivers_job_meanwhile_has_failed_here_too(store: Store) -> None:
+    """Two people run one study: an error of the code is not tried again by the one who was not told of it."""
+    stage = fake_stage("stage raise")
+    job = None
+
+    async def drive() -> Outcome:
+        nonlocal job
+        launcher = Scripted(store, refusals=[Refusal(text="away", may_pass=True)])
+        async with Driver(store, request(store, stage), launcher, study="study", max_jobs=1, poll_s=0.01) as driver:
+            while not launcher.submitted:
+                await asyncio.sleep(0.01)
+            job = launcher.submitted[0]
+            store.paths.job_spec(job).unlink()  # as if another driver had taken it over, and the stage had failed there
+            store.report_failure(stage.id, {"job": "another", "cause": "ValueError: no"})
+            return await driver.finished(stage.id)
+
+    assert asyncio.run(asyncio.wait_for(drive(), SOON_S)) == Outcome(status="failed", cause="ValueError: no")
+    assert starts(store) == []
+
+
+def test_a_damaged_count_fails_its_stage_and_nothing_else(store: Store) -> None:
+    killed, other = fake_stage("killed kill", cost_s=100), fake_stage("other", cost_s=50)
+    request(store, killed)
+    store.paths.interruptions(killed.id).write_text("")
+    outcomes = run(store, killed, other)
+    assert statuses(outcomes) == {"killed": "failed", "other": "published"}
+    assert "interruptions.json: damaged" in outcomes["killed"].cause

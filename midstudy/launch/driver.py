@@ -12,7 +12,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -127,7 +127,7 @@ class Driver:
         self._outcomes: dict[str, Outcome] = {}
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._followed: dict[str, _Followed] = {}
-        self._submitted: set[str] = set()
+        self._failed_before: dict[str, dict[str, Any]] = {}
         self._me = this_process()
         self._heartbeats = Heartbeats(store, self._me)
         self._beating: asyncio.Task[None] | None = None
@@ -164,6 +164,7 @@ class Driver:
         for identity in self._stages:
             if identity in published:
                 self._settle(identity, Outcome(status="reused"))
+        self._failed_before = self._failures()
         unended = list(unended_jobs(self._store))
         dead = await self._dead(unended)
         for job in unended:
@@ -174,6 +175,14 @@ class Driver:
         forget_ended(self._store, {job.driver.key for job in unended})
         self._beating = asyncio.create_task(self._beat(), name="heartbeat")
         self._loop = asyncio.create_task(self._run(), name="driver")
+
+    def _failures(self) -> dict[str, dict[str, Any]]:
+        found = {}
+        for identity in self._schedule.unsettled:
+            with contextlib.suppress(StoreError):  # a damaged one fails the stage when it is its turn
+                if (failure := self._store.failure(identity)) is not None:
+                    found[identity] = failure
+        return found
 
     async def finished(self, stage_id: str) -> Outcome:
         """Wait until a stage is settled.
@@ -402,7 +411,12 @@ class Driver:
             return what
         if self._no_room is not None:
             return f"{what}; {self._no_room}"
-        times = note_interruption(self._store, one.pending[0], one.job.name, ended)
+        try:
+            times = note_interruption(self._store, one.pending[0], one.job.name, ended)
+        except UnwritableError:
+            raise
+        except StoreError as error:  # a damaged count
+            return f"{what}; {error}"
         if times > allowed:
             return f"{what}; {ended.cause} {times} times, and is not run again"
         label = self._stages[one.pending[0]].label
@@ -503,22 +517,26 @@ class Driver:
         write_job(self._store, job)  # before the claims, which hold only while there is a job
         dead = await self._dead(_distinct(self._holder_of(identity) for identity in job.stage_ids))
         holders: list[Job] = []
-        damaged: dict[str, str] = {}
+        failed: dict[str, str] = {}
         for identity in job.stage_ids:
             try:
                 holder = claim(self._store, identity, job, dead=dead)
+                cause = self._failed_meanwhile(identity) if holder is None else None
             except UnwritableError:
                 raise
-            except StoreError as error:
-                damaged[identity] = str(error)
-            else:
-                holders += [] if holder is None else [holder]
-        if holders or damaged:
+            except StoreError as error:  # a damaged file
+                holder, cause = None, str(error)
+            if holder is not None:
+                holders.append(holder)
+            elif cause is not None:
+                failed[identity] = cause
+        if holders or failed:
             self._schedule.give_back(job.stage_ids)
             for holder in holders:
                 self._follow(holder)
-            for identity, cause in damaged.items():
-                self._fail(identity, cause)
+            for identity, cause in failed.items():
+                if identity not in self._outcomes:
+                    self._fail(identity, cause)
             left = self._schedule.feasible(job.stage_ids)
             if not left:
                 shutil.rmtree(self._store.paths.job(job.name), ignore_errors=True)
@@ -526,21 +544,26 @@ class Driver:
             self._schedule.take(left)
             job = dataclasses.replace(job, stages=tuple(stage for stage in job.stages if stage.id in left))
             write_job(self._store, job)
-        self._begin_anew(job.stage_ids)
         return job
+
+    def _failed_meanwhile(self, identity: str) -> str | None:
+        """Why a stage has failed in a job of another driver since this one started; none where it has not.
+
+        A stage that had failed before, and that this driver was started to try again, has all its runs again.
+        """
+        failure = self._store.failure(identity)
+        if failure is None:
+            return None
+        if failure != self._failed_before.pop(identity, None):
+            return failure["cause"]
+        forget_interruptions(self._store, identity)
+        self._store.clear_failure(identity)
+        return None
 
     def _holder_of(self, identity: str) -> Job | None:
         with contextlib.suppress(StoreError):  # a damaged claim, which fails the stage when it is claimed
             return holder_of(self._store, identity)
         return None
-
-    def _begin_anew(self, identities: Collection[str]) -> None:
-        """A stage that failed in an earlier run, and that this one was started to try again, has all its runs again."""
-        for identity in identities:
-            if identity not in self._submitted and self._store.failure(identity) is not None:
-                forget_interruptions(self._store, identity)
-                self._store.clear_failure(identity)
-        self._submitted.update(identities)
 
     def _follow(self, job: Job) -> None:
         """Follow a job that another driver submitted, for the stages it still has to make of this study."""
@@ -569,9 +592,8 @@ class Driver:
             if job.driver == former:
                 job = dataclasses.replace(job, driver=self._me, former_drivers=(*job.former_drivers, former))
                 write_job(self._store, job)
-                self._notice(
-                    f"job {job.name}: its driver, process {former.pid} of {former.host}, gives no sign of life; taken over"
-                )
+                why = "has left" if self._heartbeats.has_left(former) else "gives no sign of life"
+                self._notice(f"job {job.name}: its driver, process {former.pid} of {former.host}, {why}; taken over")
             one.job = job
 
     def _is_mine(self, job: Job) -> bool:

@@ -67,7 +67,7 @@ class Heartbeats:
             return True
         if driver.is_here and driver.boot_id == self._me.boot_id:
             return driver.is_alive()
-        if (self._store.paths.driver(driver.key) / "ended").exists():
+        if self.has_left(driver):
             return False
         beat = self._beat_of(driver)
         known = self._seen.get(driver.key)
@@ -75,6 +75,10 @@ class Heartbeats:
             self._seen[driver.key] = (beat, clock.monotonic())
             return True
         return clock.monotonic() - known[1] < STALE_AFTER_S
+
+    def has_left(self, driver: Process) -> bool:
+        """Whether a driver said that it is gone."""
+        return (self._store.paths.driver(driver.key) / "ended").exists()
 
     def _beat_of(self, driver: Process) -> int:
         try:
