@@ -182,6 +182,18 @@ def test_what_is_killed_or_uses_up_memory_fails_with_slurms_reason(cluster: Clus
     assert len(starts(store, "eater")) == 2
 
 
+def test_a_job_that_is_told_to_leave_before_its_python_listens_is_run_again_as_preempted(
+    cluster: Cluster, store: Store, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"  # as often as a job may be killed, and once more
+    setup = f'[ "$(cat {told} | wc -l)" -ge 3 ] || {{ echo >> {told}; kill -USR2 $$; }}'
+    told.touch()
+    study = Study(store, fake_stage("stage"), setup=(setup,))
+    assert statuses(study.run()) == {"stage": "published"}
+    (stage,) = study.stages
+    assert [one["cause"] for one in store.record(stage).environment["interruptions"]] == ["preempted"] * 3
+
+
 def test_a_time_limit_requeues_the_job(cluster: Cluster, store: Store) -> None:
     study = Study(store, fake_stage("long first=100"), time_limit_min=1)
     assert statuses(study.run()) == {"long": "published"}

@@ -85,6 +85,8 @@ class SlurmJob:
     @property
     def cause(self) -> Cause:
         """Why it ended."""
+        if self.base_state == "FAILED" and self.exit_signal == signal.SIGUSR2:
+            return "preempted"  # it was told so before its Python listened
         if self.base_state == "FAILED" and self.signal_name and self.exit_signal not in OF_THE_CODE:
             return "killed"
         return _CAUSES[self.base_state]
