@@ -319,6 +319,8 @@ def test_an_end_that_slurm_takes_back_is_none(given: Given, one: tuple[Job, Slur
     assert ended is not None
     assert ended.cause == {"NODE_FAIL": "node failed", "PREEMPTED": "preempted"}[state]
     assert given.slurm.cancelled == [["101"]]  # should it come back now, somebody else makes its stages
+    given.slurm.listed["101"] = "CANCELLED"  # and whoever drives next is told the cause, not what came of the cancelling
+    assert exits(SlurmLauncher(given.store, commands=given.slurm), job, time, POLL_S) == ended
 
 
 def test_a_job_that_is_in_no_list_is_lost_after_a_while(given: Given, one: tuple[Job, SlurmLauncher], time: Clock) -> None:

@@ -248,12 +248,21 @@ class SlurmLauncher:
         for job in asked:
             submission, entry = entries[job.name]
             exit = self._exit(job, submission, entry, accounts)
-            if exit is not None:
+            if exit is not None and (submission is None or self._is_final(job, submission, exit)):
                 ended[job.name] = exit
                 self._unclear_since.pop(job.name, None)
-                if submission is not None and exit.cause in ("node failed", "preempted", "lost"):
-                    self._scancel([submission])  # should Slurm bring it back after all, somebody else makes its stages
         return ended
+
+    def _is_final(self, job: Job, submission: Submission, exit: Exit) -> bool:
+        """Whether the job cannot come back; one that Slurm might bring back is cancelled: somebody else makes its stages."""
+        if exit.cause in ("node failed", "preempted", "lost"):
+            if submission.ended is None:
+                try:  # first: from then on Slurm only says that it was cancelled
+                    write_submission(self._store, job.name, replace(submission, ended=exit))
+                except StoreError:
+                    return False  # there will be room again
+            self._scancel([submission])
+        return True
 
     def _listed(self, job: Job, listing: _Listing) -> tuple[Submission | None, SlurmJob | None]:
         submission = read_submission(self._store, job.name)
@@ -268,6 +277,8 @@ class SlurmLauncher:
         """How a job ended; none while it has not, or while that is not certain."""
         if submission is None:
             return Exit(text="was never submitted", cause="lost")
+        if submission.ended is not None:
+            return submission.ended
         if entry is not None and not entry.has_ended:
             self._unclear_since.pop(job.name, None)
             if entry.is_held:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+from midstudy.launch.launcher import Exit
 from midstudy.store.atomic import write_json
 from midstudy.store.errors import StoreError
 from midstudy.store.store import Store
@@ -19,13 +20,15 @@ from midstudy.store.store import Store
 class Submission:
     """A job as it was given to Slurm. `index` is its place in an array, `id` is none until Slurm has answered.
 
-    `submitted_at` is in Unix seconds by the driver's clock.
+    `submitted_at` is in Unix seconds by the driver's clock. `ended` is an end that was believed: the job is cancelled then, so
+    that it cannot come back, and Slurm says no more than that it was cancelled.
     """
 
     name: str
     index: int | None
     submitted_at: float
     id: str | None = None
+    ended: Exit | None = None
 
 
 def write_submission(store: Store, job: str, submission: Submission) -> None:
@@ -45,8 +48,10 @@ def read_submission(store: Store, job: str) -> Submission | None:
     """
     path = store.paths.job_slurm(job)
     try:
-        return Submission(**json.loads(path.read_text("utf-8")))
+        fields = json.loads(path.read_text("utf-8"))
+        fields["ended"] = Exit(**fields["ended"]) if fields.get("ended") else None
+        return Submission(**fields)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise StoreError(f"{path}: damaged ({error!r}). Remove {path.parent}; its stages will be run again.") from error
