@@ -121,6 +121,7 @@ def test_told_of_preemption_or_its_time_limit_it_goes_back_into_the_queue_and_on
         ("JobId=7 JobState=RUNNING Reason=None PreemptTime=2026-11-24T12:18:37 SuspendTime=None", True),
         ("JobId=7 JobState=RUNNING Reason=None PreemptTime=None SuspendTime=None", False),
         ("JobId=7 JobState=CANCELLED Reason=None PreemptTime=None SuspendTime=None", False),
+        ("JobId=7 JobState=CANCELLED Reason=None PreemptTime=2026-11-24T12:18:37 SuspendTime=None", False),
         ("JobId=7 JobState=TIMEOUT Reason=TimeLimit PreemptTime=None SuspendTime=None", False),
     ],
 )

@@ -19,10 +19,10 @@ from slurm.cluster import NODES, Cluster
 from small_study import plan_in, small_study, write_text
 
 from midstudy.cli import main
+from midstudy.execute.stage import execute_stage
 from midstudy.launch.backends import live_jobs
 from midstudy.launch.driver import Driver, Outcome
 from midstudy.launch.job_file import job_end, job_names
-from midstudy.launch.local import LocalLauncher
 from midstudy.launch.placement_file import Jobs, PlacementFile
 from midstudy.launch.slurm import SlurmLauncher
 from midstudy.launch.slurm_file import read_submission
@@ -30,6 +30,7 @@ from midstudy.launch.starts import starts as job_starts
 from midstudy.plan.planner import Plan
 from midstudy.plan.stage import Stage
 from midstudy.store.store import Store
+from midstudy.train.placement import Placement
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 TESTS = Path(__file__).parent
@@ -115,25 +116,27 @@ def tensors(store: Store, plan: Plan) -> dict[str, str]:
     }
 
 
-def run_locally(store: Store, stages: Mapping[str, Stage]) -> None:
+def make_here(store: Store, stages: Mapping[str, Stage]) -> None:
+    """Make the stages in this process, one after the other."""
     for stage in stages.values():
         store.request(stage)
+        execute_stage(
+            store,
+            stage.id,
+            start_from=stage.start_from,
+            keeps_optimizer=stage.keeps_optimizer,
+            should_stop=lambda: False,
+            placement=Placement(),
+        )
 
-    async def drive() -> None:
-        async with Driver(store, stages, LocalLauncher(store), study="study", max_jobs=2) as driver:
-            for one in stages:
-                assert (await driver.finished(one)).is_finished
 
-    asyncio.run(drive())
-
-
-def test_a_study_gives_the_tensors_of_a_local_run_also_when_it_is_preempted(
+def test_a_study_that_is_preempted_gives_the_tensors_of_one_that_was_made_without_jobs(
     cluster: Cluster, store: Store, tmp_path: Path
 ) -> None:
     write_text(tmp_path / "text")
     local = Store.open(tmp_path / "local", create=True)
     plan = plan_in(local, small_study(tmp_path / "text", total_steps=60, starts=()))
-    run_locally(local, plan.stages)
+    make_here(local, plan.stages)
 
     def preempt() -> None:
         trunk = next(stage for stage in plan.stages.values() if stage.kind == "state")
