@@ -29,12 +29,13 @@ def played(first: int, number: int, num_processes: int) -> str:
     return "".join(process.communicate()[0] for process in running)
 
 
+@pytest.mark.timeout(600)  # ten seconds on two idle cores
 def test_what_must_hold_holds_in_300_histories() -> None:
     assert played(first=100_000, number=300, num_processes=2) == ""
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)  # five minutes on two idle cores
 def test_what_must_hold_holds_in_10_000_histories() -> None:
     assert played(first=0, number=10_000, num_processes=os.cpu_count() or 1) == ""
 
