@@ -24,10 +24,10 @@ def pause_file(store: Store) -> Path:
 
 
 def execute_stage(store: Store, identity: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
-    """The real one, with a rolling checkpoint every second and with pauses: between its updates, or before what has none."""
+    """The real one, saved on the way every few seconds, and with pauses: between its updates, or before what has none."""
     from midstudy.execute import stage, state
 
-    state.ROLLING_INTERVAL_S, state.ROLLING_MOST_OF_TIME = 1.0, math.inf
+    state.ROLLING_INTERVAL_S, state.ROLLING_MOST_OF_TIME = 5.0, math.inf
 
     def ask() -> bool:
         try:

@@ -32,6 +32,7 @@ from mlflow_database import mlflow_rows
 from slurm.cluster import NODES, Cluster
 from small_study import write_text
 
+from midstudy.store.attempt import METRICS_FILE, RESULT_FOLDER, read_metrics
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 
@@ -41,9 +42,9 @@ TESTS = Path(__file__).parent
 STUDY = "small"
 
 FAULTS = {
-    "a job is killed": 6,
+    "a job is killed": 5,
     "a job is cancelled by a stranger": 3,
-    "a job is requeued by a stranger": 4,
+    "a job is requeued by a stranger": 3,
     "a job is preempted": 4,
     "the driver is killed": 4,
     "the driver is told to leave": 3,
@@ -57,7 +58,7 @@ FAULTS = {
 """How often each comes."""
 
 WANTED_FAULTS, WANTED_KINDS = 30, 8
-PAUSES_S = (0.5, 3.5)
+PAUSES_S = (0.3, 2.5)
 """Between two faults."""
 BEHIND, BEHIND_S = 2, 20.0
 """By how many records the study may be behind the faults before they wait for it, and for how many seconds each does."""
@@ -161,6 +162,7 @@ class Chaos:
         self.num_drivers = 0
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._away: set[str] = set()
+        self._struck: set[int] = set()
         self._known: list[str] = []
         self._published = 0
         self._visitors = store.root.parent / "visitors"
@@ -293,11 +295,11 @@ class Chaos:
         return act[kind]()
 
     def _jobs(self) -> list[RunningJob]:
-        """The study's jobs that are in the middle of a stage."""
+        """The study's jobs that are in the middle of a stage, and not ending already."""
         found = []
         for one in running_jobs(self.cluster, self.store):
             head = self._stage_of(one.name)
-            if head is not None and any(self.store.former_attempts(head)):
+            if one.pid not in self._struck and head is not None and any(self.store.former_attempts(head)):
                 found.append(one)
         self.rng.shuffle(found)
         return found
@@ -309,19 +311,26 @@ class Chaos:
             return next((one for one in stages if not self.store.has(one)), None)
         return None
 
+    def _num_logged(self, job: RunningJob) -> int:
+        """Steps that a job's present attempt has logged."""
+        stage = self._stage_of(job.name)
+        newest = next(iter(self.store.former_attempts(stage)), None) if stage is not None else None
+        return sum(1 for _ in read_metrics(newest / RESULT_FOLDER / METRICS_FILE)) if newest is not None else 0
+
     def _told(self, job: RunningJob) -> str:
         stage = self._stage_of(job.name)
         label = self.store.requested(stage)["label"] if stage else "nothing more"
         return f"Slurm job {job.slurm_id} on {job.node}, at {label}"
 
     def _kill_job(self) -> str | None:
-        for job in self._jobs():
+        for job in sorted(self._jobs(), key=self._num_logged, reverse=True):  # training first: its steps are run again
             stage = self._stage_of(job.name)
             if stage is None or sum(one["cause"] == "killed" for one in self.store.interruptions(stage)) >= 2:
                 continue  # a third time the driver takes for the stage's own fault
             told = self._told(job)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(job.pid, signal.SIGKILL)
+                self._struck.add(job.pid)
                 return told
         return None
 
@@ -329,6 +338,7 @@ class Chaos:
         for job in self._jobs():
             told = self._told(job)
             if self._slurm(*command, job.slurm_id) is not None:
+                self._struck.add(job.pid)
                 return told
         return None
 
