@@ -150,14 +150,14 @@ def test_a_job_that_its_study_cancelled_does_not_come_back(store: Store, scontro
     assert job_end(store, job.name) == "stopped"
 
 
-def test_a_cancellation_reaches_a_job_that_no_signal_reaches(store: Store, scontrol: Scontrol) -> None:
+def test_a_cancellation_reaches_a_job_that_no_signal_reaches(
+    store: Store, scontrol: Scontrol, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stage, later = fake_stage("stage"), fake_stage("later")
     job = job_of(store, stage, later)
     DOES[:] = [lambda store, identity: mark_cancelled(store, job.name)]
-    job_module_look_s = pytest.MonkeyPatch()
-    job_module_look_s.setattr("midstudy.launch.stop._LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("midstudy.launch.stop._LOOK_EVERY_S", 0.0)
     run_job(str(store.root), job.name)
-    job_module_look_s.undo()
     assert job_end(store, job.name) == "stopped"
     assert not store.has(stage.id)
     assert store.failure(stage.id) is None
