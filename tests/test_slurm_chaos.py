@@ -380,7 +380,9 @@ class Chaos:
         return None
 
     def _kill_daemon(self, daemon: str, away_s: tuple[float, float]) -> str | None:
-        if daemon in self._away or (daemon in NODES and self._away.intersection(NODES)):
+        # One node at a time; and a controller that is killed early cannot start again without the database.
+        others = [group for group in (NODES, ("slurmctld", "slurmdbd")) if daemon in group]
+        if any(self._away.intersection(group) for group in others):
             return None
         self.cluster.kill_daemon(daemon)
         self._away.add(daemon)
