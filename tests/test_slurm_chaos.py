@@ -582,7 +582,8 @@ def test_whatever_is_killed_meanwhile_a_study_ends_with_the_same_table_and_tenso
     # Nothing goes on.
     status = json.loads(midstudy("status", STUDY, "--store", str(store.root), "--json"))
     assert (status["finished"], status["failed"], status["jobs"]) == (len(stages), [], [])
-    wait_until(lambda: cluster.run("squeue", "-h") == "", "an empty queue", 60)
+    listed = ("squeue", "--format=%i %j %T %r %N %P")
+    wait_until(lambda: cluster.run(*listed, "-h") == "", f"an end of these jobs:\n{cluster.run(*listed)}", 60)
     wait_until(lambda: not processes_of(store), f"an end of {processes_of(store)}", 60)
 
     # MLflow shows what it shows of a store that it is told of for the first time.
