@@ -197,6 +197,14 @@ def test_a_job_that_is_told_to_leave_before_its_python_listens_is_run_again_as_p
     assert [one["cause"] for one in store.record(stage).environment["interruptions"]] == ["preempted"] * 3
 
 
+def test_a_job_that_completed_and_made_nothing_is_run_again_as_lost(cluster: Cluster, store: Store, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    study = Study(store, fake_stage("stage"), setup=(f"[ -e {mark} ] || {{ touch {mark}; exit 0; }}",))
+    assert statuses(study.run()) == {"stage": "published"}
+    (stage,) = study.stages
+    assert [one["cause"] for one in store.record(stage).environment["interruptions"]] == ["lost"]
+
+
 def test_a_time_limit_requeues_the_job(cluster: Cluster, store: Store) -> None:
     study = Study(store, fake_stage("long first=100"), time_limit_min=1)
     assert statuses(study.run()) == {"long": "published"}

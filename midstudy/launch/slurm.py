@@ -296,7 +296,8 @@ class SlurmLauncher:
         if entry.base_state == "COMPLETED" and not said:
             if unclear_s < self._settle_s:
                 return None
-            return Exit(text=f"ended without a word ({entry.place})", cause="exited")
+            # Slurm says so, too, of a job that somebody ended just before its controller was restarted.
+            return Exit(text=f"ended without a word ({entry.place})", cause="lost")
         if entry.base_state == "COMPLETED":
             return Exit(text=f"stopped ({entry.place})", cause="preempted")
         if entry.cause == "killed" and (line := self._memory_line(job)) is not None:
