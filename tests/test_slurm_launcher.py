@@ -70,7 +70,10 @@ class FakeSlurm(SlurmCommands):
 
     @property
     def cancelled(self) -> list[list[str]]:
-        return [command[1:] for command in self.asked if command[0] == "scancel"]
+        """What each scancel was told, but for the names that the jobs must have."""
+        commands = [command[1:] for command in self.asked if command[0] == "scancel"]
+        assert all(any(word.startswith("--name=") for word in words) for words in commands)  # a number may be another job's
+        return [[word for word in words if not word.startswith("--name=")] for words in commands]
 
 
 class Clock:
@@ -446,7 +449,7 @@ def test_cancelling_ends_what_waits_tells_what_runs_and_ends_it_if_it_does_not_l
     def obey(command: Sequence[str], *, timeout_s: float = 30.0) -> str:
         text = FakeSlurm.run(given.slurm, command, timeout_s=timeout_s)
         if command[0] == "scancel" and "--signal=TERM" not in command:
-            given.slurm.listed |= dict.fromkeys(command[1:], "CANCELLED")
+            given.slurm.listed |= {word: "CANCELLED" for word in command[1:] if word[0] != "-"}
         if time.now > began + 5.0:
             given.slurm.listed["101_2"] = "COMPLETED"
         return text

@@ -426,9 +426,12 @@ class SlurmLauncher:
                 self._scancel([submission])
 
     def _scancel(self, submissions: Iterable[Submission], *options: str) -> None:
-        ids = [submission.id for submission in submissions if submission.id is not None]
-        if ids:
-            self._tell(("scancel", *options, *ids))
+        by_name: dict[str, list[str]] = {}
+        for submission in submissions:
+            if submission.id is not None:
+                by_name.setdefault(submission.name, []).append(submission.id)
+        for name, ids in by_name.items():  # a controller that was killed may have given a number away again
+            self._tell(("scancel", *options, f"--name={name}", *ids))
 
     def _release(self, entry: SlurmJob) -> None:
         """Let a job go that Slurm holds back after it could not start it, as it does when a node or the controller dies."""

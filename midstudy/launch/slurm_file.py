@@ -20,8 +20,8 @@ from midstudy.store.store import Store
 class Submission:
     """A job as it was given to Slurm. `index` is its place in an array, `id` is none until Slurm has answered.
 
-    `submitted_at` is in Unix seconds by the driver's clock. `ended` is an end that was believed: the job is cancelled then, so
-    that it cannot come back, and Slurm says no more than that it was cancelled.
+    `submitted_at` is in Unix seconds by the driver's clock. `ended` is an end that was believed: the job is cancelled
+    then, so that it cannot come back, and Slurm says no more than that it was cancelled.
     """
 
     name: str

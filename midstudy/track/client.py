@@ -71,11 +71,12 @@ def told_as_tracking_errors(store: Store, tracking_uri: str) -> Iterator[None]:
         TrackingError: any of it.
     """
     _prepare()
+    from alembic.util.exc import CommandError  # a database that is removed while it is being made
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, CommandError, OSError) as error:
         study = f"midstudy track sync --store {store.root}"
         raise TrackingError(f"MLflow at {tracking_uri}: {error}. The results are in the store; later: {study}") from error

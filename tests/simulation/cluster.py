@@ -278,8 +278,9 @@ class Cluster:
 
     def scancel(self, options: Sequence[str], ids: Sequence[str]) -> str:
         self._answer()
+        name = next(option for option in options if option.startswith("--name=")).removeprefix("--name=")
         for task in self.tasks:
-            if task.id not in ids:
+            if task.id not in ids or task.name != name:
                 continue
             if task.state == "PENDING":
                 task.state, task.changed_at = "CANCELLED by 0", self._world.now
@@ -287,7 +288,7 @@ class Cluster:
                 self._world.say(f"slurm: {task.id} cancelled while it waits")
             elif task.state == "RUNNING":
                 self._tell(task, signal.SIGTERM)
-                if not options:
+                if "--signal=TERM" not in options:
                     self._kill_later(task, KILL_WAIT_S, "CANCELLED by 0")
             elif task.state in ("PREEMPTED", "NODE_FAIL"):
                 task.state = "CANCELLED by 0"
@@ -323,7 +324,7 @@ class SimulatedCommands(SlurmCommands):
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def require(self) -> None:
+    def require(self, store_root: Path) -> None:
         pass
 
     def run(self, command: Sequence[str], *, timeout_s: float = 30.0) -> str:
