@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -393,8 +394,9 @@ def test_what_stops_the_driver_is_raised_to_everybody_who_waits(store: Store) ->
 def test_a_record_made_from_another_recipe_stops_the_run_before_it_starts(store: Store) -> None:
     stage = fake_stage("stage")
     run(store, stage)
-    path = store.paths.record(stage.id)
-    path.write_text(path.read_text().replace('"max_bytes": 1000', '"max_bytes": 1001'))
+    record = store.record(stage.id)
+    edited = json.loads(json.dumps(record.canonical).replace('"max_bytes": 1000', '"max_bytes": 1001'))
+    store.paths.record(stage.id).write_bytes(dataclasses.replace(record, canonical=edited).as_bytes())
     with pytest.raises(RecipeMismatchError, match="max_bytes: found 1001, asked for 1000"):
         run(store, stage, fake_stage("other"))
     assert starts(store) == ["stage"]

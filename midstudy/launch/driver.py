@@ -210,13 +210,13 @@ class Driver:
         await self._leave()
         self._recheck_owners()
         # Not awaited, nor made in a thread: when an event loop is being torn down, an await may not come back.
-        if mine := [one.job for one in self._followed.values() if self._is_mine(one.job)]:
-            for backend, some in by_backend(mine).items():
-                self._launcher_of(backend).cancel(some)
-            for job in mine:
-                with contextlib.suppress(StoreError):  # whoever finds it dead writes its end
-                    if job_end(self._store, job.name) is None:
-                        write_end(self._store, job.name, "stopped")
+        mine = [one.job for one in self._followed.values() if self._is_mine(one.job)]
+        for backend, some in {self._launcher.backend: [], **by_backend(mine)}.items():
+            self._launcher_of(backend).cancel(some)  # also of none: jobs that are done may not have left yet
+        for job in mine:
+            with contextlib.suppress(StoreError):  # whoever finds it dead writes its end
+                if job_end(self._store, job.name) is None:
+                    write_end(self._store, job.name, "stopped")
         self._heartbeats.end(jobs_go_on=False)
 
     async def detach(self) -> int:

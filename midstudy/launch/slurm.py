@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from midstudy.launch import clock
 from midstudy.launch.job import run_job
-from midstudy.launch.job_file import EXECUTE_STAGE, Job, job_end, job_log, mark_cancelled
+from midstudy.launch.job_file import EXECUTE_STAGE, Job, job_end, job_log, job_names, mark_cancelled
 from midstudy.launch.launcher import Exit, Refusal
 from midstudy.launch.log import LAST_LINES
 from midstudy.launch.placement_file import JobPlacement, PlacementFile
@@ -127,6 +127,7 @@ class SlurmLauncher:
         self._asked_s = float("-inf")
         self._unclear_since: dict[str, float] = {}
         self._leaving: dict[str, float] = {}
+        self._has_former = False
         self._known_since: dict[str, float] = {}
         self._released: dict[str, float] = {}
         self._away: set[str] = set()
@@ -239,6 +240,7 @@ class SlurmLauncher:
         listing = self._squeue(max_age_s=0.0)
         if listing is None:
             return ended
+        self._take_in_former(listing)
         self._end_leaving(listing)
         entries = {job.name: self._listed(job, listing) for job in asked}
         unlisted = {
@@ -262,6 +264,7 @@ class SlurmLauncher:
                 except StoreError:
                     return False  # there will be room again
             self._scancel([submission])
+            self._leaving[job.name] = float("-inf")  # told again, should Slurm not have heard
         return True
 
     def _listed(self, job: Job, listing: _Listing) -> tuple[Submission | None, SlurmJob | None]:
@@ -378,7 +381,11 @@ class SlurmLauncher:
                 left = self._cancel_listed(left, listing, force=clock.monotonic() > began + self._grace_s)
             if left:
                 clock.sleep(_CANCEL_POLL_S)
-        left = self._submissions(leaving)
+        left = {
+            name: one
+            for name in (*(job.name for job in leaving), *self._leaving)
+            if (one := read_submission(self._store, name))
+        }
         while left:
             if (listing := self._squeue(max_age_s=0.0)) is not None:
                 entries = {name: listing.find(submission) for name, submission in left.items()}
@@ -390,8 +397,7 @@ class SlurmLauncher:
         self._scancel(left.values())
 
     def _submissions(self, jobs: Iterable[Job]) -> dict[str, Submission]:
-        found = {job.name: read_submission(self._store, job.name) for job in jobs}
-        return {name: submission for name, submission in found.items() if submission is not None}
+        return {job.name: one for job in jobs if (one := read_submission(self._store, job.name))}
 
     def _cancel_listed(
         self, submissions: Mapping[str, Submission], listing: _Listing, *, force: bool
@@ -415,8 +421,19 @@ class SlurmLauncher:
         self._scancel(running, "--signal=TERM")  # said again at every look: one that comes before Python is up gets lost
         return left
 
+    def _take_in_former(self, listing: _Listing) -> None:
+        """Jobs of earlier drivers that have ended and that Slurm still lists, or lists again: looked for once."""
+        if self._has_former:
+            return
+        self._has_former = True
+        for name in job_names(self._store):
+            if job_end(self._store, name) is not None and (submission := read_submission(self._store, name)) is not None:
+                entry = listing.find(submission)
+                if entry is not None and not entry.has_ended:
+                    self._leaving.setdefault(name, clock.monotonic())
+
     def _end_leaving(self, listing: _Listing) -> None:
-        """Jobs that said long ago that they are done, and hang: they are ended."""
+        """Jobs that have ended long ago, and hang or were put back into the queue: Slurm is told."""
         for name, since in list(self._leaving.items()):
             submission = read_submission(self._store, name)
             entry = listing.find(submission) if submission is not None else None
