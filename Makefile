@@ -22,7 +22,7 @@ COMPILE := $(LOCK_VENV)/bin/uv pip compile --quiet --generate-hashes --only-bina
 
 CHECKED := $(wildcard midstudy flows experiments benchmarks tests)
 
-.PHONY: help study test test-slow test-slurm lint benchmark lock clean
+.PHONY: help study test test-slow test-slurm test-chaos lint benchmark lock clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -31,6 +31,7 @@ help:
 	@echo 'make test       set up, run the tests                            (ARGS="..." is handed to pytest)'
 	@echo 'make test-slow  set up, run the tests that take longer           (ARGS="..." is handed to pytest)'
 	@echo 'make test-slurm the tests on a Slurm of their own                (as root, installs its Debian packages)'
+	@echo 'make test-chaos  a study on that Slurm while everything is killed at random; CHAOS_SEED=N plays one again'
 	@echo 'make lint       ruff, formatting, types'
 	@echo 'make benchmark  time a training step against other implementations   (ARGS="--help" lists the options)'
 	@echo 'make lock       resolve requirements*.in again, with hashes      (ARGS=--upgrade takes newer versions)'
@@ -49,6 +50,10 @@ test-slow: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
 test-slurm: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
 	@tests/slurm/packages
 	@$(PY) -m pytest -q -m 'slurm and not slow' $(ARGS)
+
+test-chaos: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
+	@tests/slurm/packages
+	@$(PY) -m pytest -q -s -m chaos --timeout 1800 $(ARGS)
 
 lint: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
 	@$(VENV)/bin/ruff check

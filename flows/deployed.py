@@ -31,7 +31,7 @@ from midstudy.plan.summary import plan_text
 from midstudy.run import answer, begin, command_line, place, plan_experiment, write_report
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
-from midstudy.track.client import TrackingError, default_tracking_uri
+from midstudy.track.client import TrackingError, tracking_uri_of
 from midstudy.track.sync import sync
 
 _EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -204,7 +204,7 @@ def track_sync(
         opened = Store.open(root)
         for name in studies or opened.studies():
             try:
-                made = sync(opened, name, tracking_uri=tracking_uri or default_tracking_uri(opened))
+                made = sync(opened, name, tracking_uri=tracking_uri_of(opened, tracking_uri))
                 told.append(f"{name}: {made.created} runs made, {made.updated} completed, {made.unchanged} current")
             except TrackingError as error:
                 failed.append(f"{name}: {error}")

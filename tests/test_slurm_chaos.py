@@ -36,7 +36,7 @@ from midstudy.store.attempt import METRICS_FILE, RESULT_FOLDER, read_metrics
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 TESTS = Path(__file__).parent
 STUDY = "small"
