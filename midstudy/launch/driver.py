@@ -87,13 +87,15 @@ class StudyCancelledError(Exception):
 class _Followed:
     """A job and those of its stages that are not settled, in the job's order.
 
-    `refusals` counts how often in a row it could not be submitted; it is tried again `again_at`.
+    `refusals` counts how often in a row it could not be submitted; it is tried again `again_at`. `exit` is how it ended,
+    once its backend has said so: asked again it may say otherwise, and what follows may have to wait for room on the disk.
     """
 
     job: Job
     pending: list[str]
     refusals: int = 0
     again_at: float = 0.0
+    exit: Exit | None = None
 
 
 class Driver:
@@ -346,16 +348,17 @@ class Driver:
         for one in list(self._followed.values()):
             self._adopt(one)
         # Jobs first, records second: of a job that has ended, every record is there.
-        mine = [one.job for one in self._followed.values() if self._is_mine(one.job) and not one.refusals]
-        exits: dict[str, Exit] = {}
+        asked = [one for one in self._followed.values() if not one.refusals and one.exit is None]
+        mine = [one.job for one in asked if self._is_mine(one.job)]
         for backend, some in by_backend(mine).items():
             launcher = self._launcher_of(backend)
-            exits |= await self._ask(launcher, launcher.poll, some)
+            for name, ended in (await self._ask(launcher, launcher.poll, some)).items():
+                self._followed[name].exit = ended
         ends = {name: job_end(self._store, name) for name, one in self._followed.items() if not self._is_mine(one.job)}
         for name, one in list(self._followed.items()):
             self._settle_stages(one)
-            if name in exits:
-                self._settle_job(one, exits[name])
+            if one.exit is not None:
+                self._settle_job(one, one.exit)
             elif ends.get(name) is None:  # its own driver says why it ended; what is left then is anybody's
                 continue
             self._let_go(one)

@@ -208,6 +208,7 @@ class Cluster:
                 else:
                     self.lied_about.add(task.job)
                     task.actor.when_ended.clear()
+                    self._hang(task.actor)
                     task.actor = None
                     self._settle(task, "NODE_FAIL")
         if really:
@@ -224,6 +225,13 @@ class Cluster:
             task.actor.kill()
         else:
             self.lied_about.add(task.job)
+            if task.actor is not None:
+                self._hang(task.actor)
+
+    def _hang(self, actor: Actor) -> None:
+        """What goes on where Slurm does not see it may hang for a while, and come back when another has its work."""
+        draw = self._world.random
+        actor.stall(after_points=draw.randint(0, 120), duration_s=draw.uniform(10, 200))
 
     # -- what its commands print --------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ BOOT = "11111111-2222-3333-4444-555555555555"
 FAULTS = (
     "kill job", "preempt", "time out", "out of memory", "lose node", "lie about node", "vanish", "slurm away",
     "sacct away", "lose answer", "lose request", "refuse", "full disk", "jump clock", "kill driver", "driver loses power",
-    "detach", "cancel",
+    "stop driver", "detach", "cancel",
 )  # fmt: skip
 _MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
@@ -103,7 +103,7 @@ class Simulation:
         self.start_driver(self.hosts[0])
         if self.draw.random() < 0.5:
             self.world.after(self.draw.uniform(0, CHAOS_S / 2), lambda: self.start_driver(self.hosts[1]))
-        for _ in range(self.draw.randint(0, 12) if self.faults else 0):
+        for _ in range(self.draw.randint(0, 25) if self.faults else 0):
             kind = self.draw.choice(self.faults)
             self.world.after(self.draw.uniform(0, CHAOS_S), lambda kind=kind: self.befall(kind))
         self.world.after(CHAOS_S, self.calm)
@@ -127,13 +127,13 @@ class Simulation:
 
     def _driver_ended(self, actor: Actor) -> None:
         del self.drivers[actor]
-        is_said = isinstance(actor.error, UnwritableError) and self.happened["full disk"]  # it could not even begin
+        is_said = isinstance(actor.error, UnwritableError) and "began" not in actor.environment
         if actor.error is not None and not is_said:
             self.wrong.append("a driver ended with " + "".join(traceback.format_exception(actor.error)))
         self.world.say(f"driver {actor.pid} of {actor.host.name} has ended")
         if not self.is_calm and self.draw.random() < 0.7:  # the person starts it again, there or elsewhere
             host = self.draw.choice(self.hosts)
-            self.world.after(self.draw.uniform(1, 200), lambda: self.start_driver(host))
+            self.world.after(self.draw.uniform(1, 90), lambda: self.start_driver(host))
 
     def _drive(self) -> None:
         me = self.world.current
@@ -151,6 +151,7 @@ class Simulation:
 
         async def run() -> None:
             await driver.start()
+            me.environment["began"] = "yes"
             following = asyncio.gather(*(driver.finished(identity) for identity in self.stages))
             try:
                 while not following.done():
@@ -209,6 +210,8 @@ class Simulation:
             draw.choice([*self.hosts, *cluster.nodes]).skew_s = draw.choice((-86_000.0, -100.0, 100.0, 3_600.0))
         elif driver is not None and kind == "kill driver":
             driver.points_to_live = draw.randint(0, 150)
+        elif driver is not None and kind == "stop driver":
+            driver.stall(after_points=draw.randint(0, 150), duration_s=draw.choice((30.0, 200.0, 400.0)))
         elif driver is not None and kind == "driver loses power":
             world.say(f"fault: {driver.host.name} loses its power")
             for one in list(self.drivers):

@@ -39,7 +39,8 @@ class Actor:
         self.stop: Any = None
         self.files: list[Any] = []
         self.wake_at = world.now
-        self.points_to_live = math.inf
+        self.points_to_live = self.points_to_stall = math.inf
+        self.stalls_for_s = 0.0
         self.is_doomed = False
         self.has_ended = False
         self.error: BaseException | None = None
@@ -70,6 +71,10 @@ class Actor:
         self.world.greenlet.switch()
         asyncio._set_running_loop(loop)
         self.check()
+
+    def stall(self, *, after_points: int, duration_s: float) -> None:
+        """Let it stop for a while, that many points from here: between any two of its writes."""
+        self.points_to_stall, self.stalls_for_s = after_points, duration_s
 
     def kill(self) -> None:
         """It does nothing any more from here on."""
@@ -121,7 +126,7 @@ class World:
         """No stalls and no planned deaths from here on."""
         self._stall_rate = 0.0
         for actor in self.actors:
-            actor.points_to_live = math.inf
+            actor.points_to_live = actor.points_to_stall = math.inf
 
     def point(self) -> None:
         """A place where the current process may be interrupted; nothing for who is none."""
@@ -135,6 +140,11 @@ class World:
             self.say("killed")
             actor.kill()
             actor.check()
+        actor.points_to_stall -= 1
+        if actor.points_to_stall < 0:
+            actor.points_to_stall = math.inf
+            self.say(f"stopped for {actor.stalls_for_s:.0f} s")
+            actor.pause(self.now + actor.stalls_for_s)
         draw = self.random.random()
         if draw < self._stall_rate:
             actor.pause(self.now + self.random.random() ** 3 * self._longest_stall_s)
