@@ -170,13 +170,18 @@ class Study:
                 )
 
     def datasets(self) -> Iterator[Dataset]:
-        """Every corpus and task that some arm reads or is measured on, each once."""
+        """Every corpus and task that some arm reads or is measured on, or whose tokens are counted, each once."""
         seen: set[int] = set()
+        for data in self._all_datasets():
+            if id(data) not in seen:
+                seen.add(id(data))
+                yield data
+
+    def _all_datasets(self) -> Iterator[Dataset]:
         for arm in self.arms:
-            for data in (*_datasets_of(arm.curriculum), arm.task_evaluation.data, arm.general_evaluation.data):
-                if id(data) not in seen:
-                    seen.add(id(data))
-                    yield data
+            yield from (*_datasets_of(arm.curriculum), arm.task_evaluation.data, arm.general_evaluation.data)
+        for counts in self.token_counts:
+            yield counts.data
 
 
 def _datasets_of(curriculum: Curriculum) -> Iterator[Dataset]:
