@@ -354,14 +354,18 @@ class Driver:
             launcher = self._launcher_of(backend)
             for name, ended in (await self._ask(launcher, launcher.poll, some)).items():
                 self._followed[name].exit = ended
-        ends = {name: job_end(self._store, name) for name, one in self._followed.items() if not self._is_mine(one.job)}
+        others = {name: self._is_over(one.job) for name, one in self._followed.items() if not self._is_mine(one.job)}
         for name, one in list(self._followed.items()):
             self._settle_stages(one)
             if one.exit is not None:
                 self._settle_job(one, one.exit)
-            elif ends.get(name) is None:  # its own driver says why it ended; what is left then is anybody's
+            elif not others.get(name):  # its own driver says why it ended; what is left then is anybody's
                 continue
             self._let_go(one)
+
+    def _is_over(self, job: Job) -> bool:
+        """Whether another driver's job has ended, or was taken back before it was submitted."""
+        return job_end(self._store, job.name) is not None or not self._store.paths.job_spec(job.name).exists()
 
     def _let_go(self, one: _Followed) -> None:
         """Follow a job no longer; what it has left is done in others."""
@@ -573,7 +577,12 @@ class Driver:
         if job.name in self._followed:
             self._schedule.take(self._followed[job.name].pending)
             return
-        pending = [identity for identity in job.stage_ids if identity in self._schedule.unsettled]
+        # Only what it has claimed: two drivers that are at the same stages at once would wait for each other's jobs.
+        pending = [
+            identity
+            for identity in job.stage_ids
+            if identity in self._schedule.unsettled and not is_taken_over(self._store, identity, job.name)
+        ]
         if pending:
             self._schedule.take(pending)
             self._followed[job.name] = _Followed(job, pending)
