@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from midstudy.launch import clock
@@ -89,6 +89,7 @@ class _Followed:
 
     `refusals` counts how often in a row it could not be submitted; it is tried again `again_at`. `exit` is how it ended,
     once its backend has said so: asked again it may say otherwise, and what follows may have to wait for room on the disk.
+    `failed_before` had failed in it when this driver began: they are tried again once the job is over.
     """
 
     job: Job
@@ -96,6 +97,7 @@ class _Followed:
     refusals: int = 0
     again_at: float = 0.0
     exit: Exit | None = None
+    failed_before: list[str] = field(default_factory=list)
 
 
 class Driver:
@@ -370,7 +372,7 @@ class Driver:
     def _let_go(self, one: _Followed) -> None:
         """Follow a job no longer; what it has left is done in others."""
         del self._followed[one.job.name]
-        self._schedule.give_back(stage for stage in one.pending if stage not in self._outcomes)
+        self._schedule.give_back(stage for stage in [*one.failed_before, *one.pending] if stage not in self._outcomes)
 
     def _settle_stages(self, one: _Followed) -> None:
         """A job makes its stages in order, so only the first that is not settled is looked at."""
@@ -381,19 +383,22 @@ class Driver:
             elif self._store.has(head):
                 self._schedule.publish(head)
                 self._settle(head, Outcome(status="published"))
-            elif (cause := self._failed_in(one.job, head)) is not None:
-                self._fail(head, cause)
+            elif (failure := self._failure_in(one.job, head)) is not None:
+                if failure == self._failed_before.get(head):
+                    one.failed_before.append(head)
+                else:
+                    self._fail(head, failure["cause"])
             else:
                 return
             del one.pending[0]
 
-    def _failed_in(self, job: Job, identity: str) -> str | None:
-        """Why a stage failed in a job; none where it did not."""
+    def _failure_in(self, job: Job, identity: str) -> dict[str, Any] | None:
+        """How a stage failed in a job; none where it did not."""
         try:
             failure = self._store.failure(identity)
         except StoreError as error:
-            return str(error)
-        return failure["cause"] if failure is not None and failure.get("job") == job.name else None
+            return {"cause": str(error)}
+        return failure if failure is not None and failure.get("job") == job.name else None
 
     def _settle_job(self, one: _Followed, ended: Exit) -> None:
         """A job has ended: a stage that it died in has failed, or is run again. It is written before it is taken as so."""
