@@ -404,7 +404,8 @@ class Driver:
         """A job has ended: a stage that it died in has failed, or is run again. It is written before it is taken as so."""
         end = job_end(self._store, one.job.name)
         cause = None
-        if one.pending and end != "cut short" and not is_cancelled(self._store, one.job.name):
+        in_a_stage = one.pending and end != "cut short" and not one.failed_before
+        if in_a_stage and not is_cancelled(self._store, one.job.name):
             # Cut short: the stage that failed is settled, and the rest was not begun. Cancelled: by a driver that left.
             if ended.cause == "exited" and end is not None:
                 ended = dataclasses.replace(ended, cause="preempted" if end == "stopped" else "lost")
