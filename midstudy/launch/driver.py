@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from midstudy.launch import clock
@@ -89,6 +89,7 @@ class _Followed:
 
     `refusals` counts how often in a row it could not be submitted; it is tried again `again_at`. `exit` is how it ended,
     once its backend has said so: asked again it may say otherwise, and what follows may have to wait for room on the disk.
+    `failed_before` had failed in it when this driver began: they are tried again once the job is over.
     """
 
     job: Job
@@ -96,6 +97,7 @@ class _Followed:
     refusals: int = 0
     again_at: float = 0.0
     exit: Exit | None = None
+    failed_before: list[str] = field(default_factory=list)
 
 
 class Driver:
@@ -354,19 +356,23 @@ class Driver:
             launcher = self._launcher_of(backend)
             for name, ended in (await self._ask(launcher, launcher.poll, some)).items():
                 self._followed[name].exit = ended
-        ends = {name: job_end(self._store, name) for name, one in self._followed.items() if not self._is_mine(one.job)}
+        others = {name: self._is_over(one.job) for name, one in self._followed.items() if not self._is_mine(one.job)}
         for name, one in list(self._followed.items()):
             self._settle_stages(one)
             if one.exit is not None:
                 self._settle_job(one, one.exit)
-            elif ends.get(name) is None:  # its own driver says why it ended; what is left then is anybody's
+            elif not others.get(name):  # its own driver says why it ended; what is left then is anybody's
                 continue
             self._let_go(one)
+
+    def _is_over(self, job: Job) -> bool:
+        """Whether another driver's job has ended, or was taken back before it was submitted."""
+        return job_end(self._store, job.name) is not None or not self._store.paths.job_spec(job.name).exists()
 
     def _let_go(self, one: _Followed) -> None:
         """Follow a job no longer; what it has left is done in others."""
         del self._followed[one.job.name]
-        self._schedule.give_back(stage for stage in one.pending if stage not in self._outcomes)
+        self._schedule.give_back(stage for stage in [*one.failed_before, *one.pending] if stage not in self._outcomes)
 
     def _settle_stages(self, one: _Followed) -> None:
         """A job makes its stages in order, so only the first that is not settled is looked at."""
@@ -377,25 +383,29 @@ class Driver:
             elif self._store.has(head):
                 self._schedule.publish(head)
                 self._settle(head, Outcome(status="published"))
-            elif (cause := self._failed_in(one.job, head)) is not None:
-                self._fail(head, cause)
+            elif (failure := self._failure_in(one.job, head)) is not None:
+                if failure == self._failed_before.get(head):
+                    one.failed_before.append(head)
+                else:
+                    self._fail(head, failure["cause"])
             else:
                 return
             del one.pending[0]
 
-    def _failed_in(self, job: Job, identity: str) -> str | None:
-        """Why a stage failed in a job; none where it did not."""
+    def _failure_in(self, job: Job, identity: str) -> dict[str, Any] | None:
+        """How a stage failed in a job; none where it did not."""
         try:
             failure = self._store.failure(identity)
         except StoreError as error:
-            return str(error)
-        return failure["cause"] if failure is not None and failure.get("job") == job.name else None
+            return {"cause": str(error)}
+        return failure if failure is not None and failure.get("job") == job.name else None
 
     def _settle_job(self, one: _Followed, ended: Exit) -> None:
         """A job has ended: a stage that it died in has failed, or is run again. It is written before it is taken as so."""
         end = job_end(self._store, one.job.name)
         cause = None
-        if one.pending and end != "cut short" and not is_cancelled(self._store, one.job.name):
+        in_a_stage = one.pending and end != "cut short" and not one.failed_before
+        if in_a_stage and not is_cancelled(self._store, one.job.name):
             # Cut short: the stage that failed is settled, and the rest was not begun. Cancelled: by a driver that left.
             if ended.cause == "exited" and end is not None:
                 ended = dataclasses.replace(ended, cause="preempted" if end == "stopped" else "lost")
@@ -573,7 +583,12 @@ class Driver:
         if job.name in self._followed:
             self._schedule.take(self._followed[job.name].pending)
             return
-        pending = [identity for identity in job.stage_ids if identity in self._schedule.unsettled]
+        # Only what it has claimed: two drivers that are at the same stages at once would wait for each other's jobs.
+        pending = [
+            identity
+            for identity in job.stage_ids
+            if identity in self._schedule.unsettled and not is_taken_over(self._store, identity, job.name)
+        ]
         if pending:
             self._schedule.take(pending)
             self._followed[job.name] = _Followed(job, pending)
