@@ -31,7 +31,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(store: Store, text: Path, num_ranks: int, disturb: Callable[[Store], None] = lambda store: None) -> Plan:
     """A small study; `disturb` is called every 20 ms."""
-    plan = plan_in(store, small_study(text, starts=(), total_steps=60))
+    plan = plan_in(store, small_study(text, starts=(), total_steps=60, sft_steps=60))
     for stage in plan.missing:
         store.request(stage)
     launcher = LocalLauncher(store, placement=Placement(num_ranks=num_ranks))

@@ -14,6 +14,7 @@ from fake_execute import fake_stage
 from midstudy.launch import job as job_module
 from midstudy.launch.job import run_job
 from midstudy.launch.job_file import Job, JobStage, is_cancelled, job_end, job_name, mark_cancelled, write_end, write_job
+from midstudy.launch.launcher import Exit
 from midstudy.launch.process import this_process
 from midstudy.launch.slurm_commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
 from midstudy.launch.slurm_file import Submission, write_submission
@@ -226,6 +227,9 @@ def test_a_job_that_was_given_up_or_submitted_twice_makes_nothing(store: Store, 
     job = job_of(store, stage)
     DOES[:] = [nothing]
     write_submission(store, job.name, Submission(name=job.name, index=None, submitted_at=0.0, id="8"))
+    run_job(str(store.root), job.name)
+    lost = Exit(text="is unknown to Slurm", cause="lost")
+    write_submission(store, job.name, Submission(name=job.name, index=None, submitted_at=0.0, id="7", ended=lost))
     run_job(str(store.root), job.name)
     write_submission(store, job.name, Submission(name=job.name, index=None, submitted_at=0.0, id="7"))
     write_end(store, job.name, "gone")

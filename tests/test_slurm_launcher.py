@@ -260,8 +260,9 @@ def test_a_number_that_a_new_cluster_gives_to_another_job_is_not_taken_for_ours(
     given.slurm.listed = {"101": "RUNNING"}
     given.slurm.names = {"101": "somebody-elses"}
     assert launcher.poll([job]) == {}
-    time.pass_by(LOST_AFTER_S + 1.0)
-    assert launcher.poll([job])[job.name].cause == "lost"
+    ended = exits(launcher, job, time, LOST_AFTER_S + 2 * POLL_S)
+    assert ended is not None
+    assert ended.cause == "lost"
 
 
 # -- following --------------------------------------------------------------------------------------------------------
@@ -334,6 +335,22 @@ def test_a_job_that_is_in_no_list_is_lost_after_a_while(given: Given, one: tuple
     assert ended == Exit(text="is unknown to Slurm: neither squeue nor sacct lists it (Slurm job 101)", cause="lost")
 
 
+def test_a_job_that_slurm_starts_just_when_it_was_given_up_is_ended_before_another_makes_its_stages(
+    given: Given, one: tuple[Job, SlurmLauncher], time: Clock
+) -> None:
+    job, launcher = one
+    given.slurm.listed.clear()
+    while (known := read_submission(given.store, job.name)) is not None and known.ended is None:
+        assert exits(launcher, job, time, 0.0) is None
+    given.slurm.listed["101"] = "RUNNING"  # it came up before it could read that it is taken for ended
+    assert exits(launcher, job, time, 3 * POLL_S) is None
+    assert given.slurm.cancelled[0] == ["101"]
+    given.slurm.listed["101"] = "CANCELLED"
+    ended = exits(launcher, job, time, POLL_S)
+    assert ended is not None
+    assert ended.cause == "lost"
+
+
 def test_a_job_that_the_controller_has_forgotten_is_asked_of_the_database(
     given: Given, one: tuple[Job, SlurmLauncher], time: Clock
 ) -> None:
@@ -403,8 +420,8 @@ def test_a_job_that_completed_without_a_word_is_given_time_for_the_word_to_show(
     given.slurm.listed["101"] = "COMPLETED"
     assert exits(launcher, job, time, SETTLE_S / 2) is None
     write_end(given.store, job.name, "stopped")
-    time.pass_by(POLL_S)
-    assert launcher.poll([job]) == {job.name: Exit(text="stopped (Slurm job 101 on node n1)", cause="preempted")}
+    ended = Exit(text="stopped (Slurm job 101 on node n1)", cause="preempted")
+    assert exits(launcher, job, time, 2 * POLL_S) == ended
 
 
 def test_a_job_that_slurm_holds_after_it_could_not_start_it_is_released(

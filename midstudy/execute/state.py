@@ -17,7 +17,7 @@ from midstudy.execute.stopped import StoppedError
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset, Task
-from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, RESULT_FOLDER, Attempt, first_step_of, read_metrics
+from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, Attempt, read_metrics, steps_of
 from midstudy.train.divergence import DivergedError
 from midstudy.train.placement import Placement
 from midstudy.train.ranks import ALONE, Ranks
@@ -73,7 +73,7 @@ def train_state(
         attempt.take_over_metrics(resumed[0].parent.parent, until_step=run.step)
     batches = _batches(recipe, train_split)
     first_step = run.step
-    attempt.note_first_step(first_step)
+    attempt.begin_steps(first_step)
     rolling = Rolling(
         folder=attempt.checkpoints,
         every_s=ROLLING_INTERVAL_S,
@@ -86,6 +86,7 @@ def train_state(
             to_step=step,
             batch_at=batches,
             on_metrics=attempt.log_metrics,
+            on_step=attempt.note_step,
             should_stop=should_stop,
             rolling=rolling,
             text_at=batches.text_at,
@@ -163,14 +164,12 @@ def _batches(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) ->
 
 
 def _trained_steps(attempts: list[Path]) -> int:
-    """Steps that interrupted attempts trained, as far as they logged or saved them."""
+    """Steps that interrupted attempts trained."""
     total = 0
     for folder in attempts:
-        first = first_step_of(folder)
-        logged = max((line["step"] for line in read_metrics(folder / RESULT_FOLDER / METRICS_FILE)), default=0)
-        saved = newest_step(folder / CHECKPOINTS_FOLDER)
-        if first is not None:
-            total += max(logged, saved, first) - first
+        if (steps := steps_of(folder)) is not None:
+            first, last = steps
+            total += max(last, newest_step(folder / CHECKPOINTS_FOLDER), first) - first
     return total
 
 

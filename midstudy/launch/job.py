@@ -91,6 +91,9 @@ def _is_wanted(store: Store, job: Job) -> bool:
         return False
     if (slurm_id := this_slurm_job()) is not None:
         known = read_submission(store, job.name)
+        if known is not None and known.ended is not None:
+            print(f"taken for ended ({known.ended.text}); its stages are made elsewhere", flush=True)
+            return False
         if known is not None and known.id is not None and known.id != slurm_id:
             print(f"submitted twice: {job.name} runs as Slurm job {known.id}", flush=True)
             return False

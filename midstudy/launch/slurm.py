@@ -256,13 +256,16 @@ class SlurmLauncher:
         return ended
 
     def _is_final(self, job: Job, submission: Submission, exit: Exit) -> bool:
-        """Whether the job cannot come back; one that Slurm might bring back is cancelled: somebody else makes its stages."""
+        """Whether the job cannot come back; one that Slurm might bring back is cancelled: somebody else makes its stages.
+
+        That it has ended is written down first, and believed at the next look: a job that Slurm starts in between is seen
+        there, and one that it starts later reads that it has ended.
+        """
         if exit.cause in ("node failed", "preempted", "lost"):
             if submission.ended is None:
-                try:  # first: from then on Slurm only says that it was cancelled
+                with contextlib.suppress(StoreError):  # there will be room again
                     write_submission(self._store, job.name, replace(submission, ended=exit))
-                except StoreError:
-                    return False  # there will be room again
+                return False
             self._scancel([submission])
             self._leaving[job.name] = float("-inf")  # told again, should Slurm not have heard
         return True
@@ -281,7 +284,10 @@ class SlurmLauncher:
         if submission is None:
             return Exit(text="was never submitted", cause="lost")
         if submission.ended is not None:
-            return submission.ended
+            if entry is None or entry.base_state != "RUNNING":
+                return submission.ended
+            self._scancel([submission])
+            return None
         if entry is not None and not entry.has_ended:
             self._unclear_since.pop(job.name, None)
             if entry.is_held:

@@ -29,7 +29,7 @@ from midstudy.store.paths import StorePaths
 from midstudy.store.record import SCHEMA, Record, digest_file
 
 METRICS_FILE = "metrics.jsonl"
-FIRST_STEP_FILE = "first_step"
+STEPS_FILE = "steps"
 RESULT_FOLDER = "result"
 CHECKPOINTS_FOLDER = "checkpoints"
 LOCK_FILE = "lock"
@@ -83,9 +83,23 @@ class Attempt:
         """Bring what was logged to the disk."""
         os.fsync(self._metrics.fileno())
 
-    def note_first_step(self, step: int) -> None:
-        """Write down from which step this attempt trains, for the count of steps that are computed again."""
-        (self.folder / FIRST_STEP_FILE).write_text(f"{step}\n", encoding="ascii")
+    def begin_steps(self, step: int) -> None:
+        """Write down from which step this attempt trains, for the count of steps that are computed again.
+
+        Raises:
+            StoreError: the disk is full.
+        """
+        path = self.folder / STEPS_FILE
+        try:
+            self._steps = path.open("wb", buffering=0)
+            self._steps.write(f"{step:20d}{step:20d}".encode("ascii"))
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    def note_step(self, step: int) -> None:
+        """Write down how far it has come: two microseconds, and not lost with the process, though with the host's power."""
+        with contextlib.suppress(OSError):
+            os.pwrite(self._steps.fileno(), f"{step:20d}".encode("ascii"), 20)
 
     def take_over_metrics(self, folder: Path, *, until_step: int) -> None:
         """Begin the metrics with those of the former attempt in `folder`, up to `until_step`.
@@ -199,10 +213,11 @@ def _settle_files(folder: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def first_step_of(attempt: Path) -> int | None:
-    """The step that an attempt trained from; none where it did not come to it."""
+def steps_of(attempt: Path) -> tuple[int, int] | None:
+    """The steps that an attempt trained from and came to; none where it did not train."""
     try:
-        return int((attempt / FIRST_STEP_FILE).read_text("ascii"))
+        text = (attempt / STEPS_FILE).read_text("ascii")
+        return int(text[:20]), int(text[20:])
     except (OSError, ValueError):
         return None
 

@@ -41,6 +41,10 @@ from midstudy.train.rolling import Rolling, latest_valid
 Metrics = dict[str, float]
 
 
+def _ignore(step: int) -> None:
+    pass
+
+
 def _never() -> bool:
     return False
 
@@ -166,6 +170,7 @@ class TrainingRun:
         batch_at: Callable[[int], Batch],
         on_metrics: Callable[[Metrics], None],
         log_every: int = 10,
+        on_step: Callable[[int], None] = _ignore,
         should_stop: Callable[[], bool] = _never,
         rolling: Rolling | None = None,
         text_at: Callable[[int], str] | None = None,
@@ -182,6 +187,7 @@ class TrainingRun:
                 both since the metrics before. Where the batch was cut into several pieces also `gradient_noise_trace` and
                 `gradient_squared_norm` (means since the metrics before, see `noise_scale.py`) and, where both are positive,
                 their ratio `noise_scale_sequences`.
+            on_step: called after every update with the state that it reached.
             should_stop: asked before every update and between its micro-batches; true ends the call, and an update that is
                 not complete leaves no trace. Of several ranks each finishes the update it is in, so that all stop at one.
             rolling: where the first rank saves this run as it goes.
@@ -217,6 +223,7 @@ class TrainingRun:
                         meter.flush()
                         return False
                     self.step += 1
+                    on_step(self.step)
                     self.tokens_seen += portion.num_targets
                     meter.note(update, lr=lr, num_targets=portion.num_targets)
                     if self.step % log_every == 0 or self.step == to_step:
