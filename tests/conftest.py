@@ -44,8 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Skip, with a reason, what was asked for by its marker and cannot run here."""
     if missing := missing_programs():
-        for marker in ("slurm", "chaos"):
-            _skip(items, marker, f"no Slurm here ({', '.join(missing)}): make test-slurm installs it, as root on Debian")
+        _skip(items, "slurm", f"no Slurm here ({', '.join(missing)}): make test-slurm installs it, as root on Debian")
     if not Path("/dev/nvidiactl").exists():
         _skip(items, "gpu", "no CUDA device here")
 

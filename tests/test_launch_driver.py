@@ -482,6 +482,7 @@ def test_jobs_that_died_with_their_driver_are_run_again(store: Store) -> None:
         driver.kill()
     assert statuses(run(store, stage)) == {"stage": "published"}
     assert len(starts(store)) == 2
+    assert [one["cause"] for one in store.record(stage.id).environment["interruptions"]] == ["killed"]
 
 
 def test_two_drivers_on_one_store_start_no_stage_twice(store: Store) -> None:

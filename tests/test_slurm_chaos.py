@@ -32,11 +32,12 @@ from mlflow_database import mlflow_rows
 from slurm.cluster import NODES, Cluster
 from small_study import write_text
 
-from midstudy.store.attempt import METRICS_FILE, RESULT_FOLDER, read_metrics
+from midstudy.store.attempt import CHECKPOINTS_FOLDER, steps_of
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
+from midstudy.train.rolling import newest_step
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.timeout(1800)]
 
 TESTS = Path(__file__).parent
 STUDY = "small"
@@ -165,6 +166,7 @@ class Chaos:
         self._struck: set[int] = set()
         self._known: list[str] = []
         self._published = 0
+        self._wanted_share = 0.0
         self._visitors = store.root.parent / "visitors"
         self._visitors.mkdir()
         self._others: list[subprocess.Popen[bytes]] = []
@@ -176,10 +178,13 @@ class Chaos:
         """Every fault of the schedule, then nothing more until the study is done."""
         kinds = [kind for kind, number in FAULTS.items() for _ in range(number)]
         self.rng.shuffle(kinds)
+        first = kinds.index("a job is killed")  # while there is training to interrupt
+        kinds.insert(self.rng.randrange(len(kinds) // 3), kinds.pop(first))
         schedule = [(round(self.rng.uniform(*PAUSES_S), 1), kind) for kind in kinds]
         print("schedule:", *(f"  after {pause_s} s {kind}" for pause_s, kind in schedule), sep="\n", flush=True)
         for number, (pause_s, kind) in enumerate(schedule):
-            self._keep_step(number / len(schedule))
+            self._wanted_share = number / len(schedule)
+            self._wait_for_stages()
             self._wait(pause_s)
             deadline = time.monotonic() + NOTHING_TO_HIT_S
             what = None
@@ -188,20 +193,26 @@ class Chaos:
                 self._wait(0.0 if what is not None else 0.3)
             self._say(f"{kind}: {what or 'nothing to hit'}")
             self.hits[kind] += what is not None
-        pause_file(self.store).unlink()
+        self._wanted_share = 1.0
         while self._later or not self.is_done:
             self._wait(0.2)
         for other in self._others:
             other.wait(60)
 
-    def _keep_step(self, share: float) -> None:
-        """Hold the stages back where they are ahead of the faults, and these, for a while, where they are."""
-        wanted = int(share * len(self._stages()))
+    def _keep_step(self) -> None:
+        """Hold the stages back where they are ahead of the faults."""
+        ahead = self._published - self._wanted()
         new = pause_file(self.store).with_suffix(".new")
-        new.write_text("0.5" if self._published > wanted else "0.05", "utf-8")
+        new.write_text("0.05" if ahead <= 0 else "0.5" if ahead <= BEHIND else "2.0", "utf-8")
         new.replace(pause_file(self.store))
+
+    def _wanted(self) -> int:
+        return int(self._wanted_share * len(self._stages()))
+
+    def _wait_for_stages(self) -> None:
+        """Hold the next fault back, for a while, where the stages are behind."""
         deadline = time.monotonic() + BEHIND_S
-        while self._published < wanted - BEHIND and time.monotonic() < deadline:
+        while self._published < self._wanted() - BEHIND and time.monotonic() < deadline:
             self._wait(0.2)
 
     def _wait(self, seconds: float) -> None:
@@ -213,6 +224,7 @@ class Chaos:
                 self._later.remove(one)
                 one[1]()
             self._look_after_driver()
+            self._keep_step()
             if (published := len(self.store.published(self._stages()))) != self._published:
                 self._published, self.changed = published, now
             assert now < self.began + DEADLINE_S, f"not done within {DEADLINE_S:g} s\n{self._what_hangs()}"
@@ -311,11 +323,15 @@ class Chaos:
             return next((one for one in stages if not self.store.has(one)), None)
         return None
 
-    def _num_logged(self, job: RunningJob) -> int:
-        """Steps that a job's present attempt has logged."""
+    def _num_unsaved(self, job: RunningJob) -> int:
+        """Steps that a job has trained since it last saved, and that whoever kills it makes it train again."""
         stage = self._stage_of(job.name)
         newest = next(iter(self.store.former_attempts(stage)), None) if stage is not None else None
-        return sum(1 for _ in read_metrics(newest / RESULT_FOLDER / METRICS_FILE)) if newest is not None else 0
+        steps = steps_of(newest) if newest is not None else None
+        if newest is None or steps is None:
+            return 0
+        first, last = steps
+        return last - max(first, newest_step(newest / CHECKPOINTS_FOLDER))
 
     def _told(self, job: RunningJob) -> str:
         stage = self._stage_of(job.name)
@@ -323,8 +339,10 @@ class Chaos:
         return f"Slurm job {job.slurm_id} on {job.node}, at {label}"
 
     def _kill_job(self) -> str | None:
-        for job in sorted(self._jobs(), key=self._num_logged, reverse=True):  # training first: its steps are run again
+        for job in sorted(self._jobs(), key=self._num_unsaved, reverse=True):
             stage = self._stage_of(job.name)
+            if self._num_unsaved(job) == 0 and not self.hits["a job is killed"]:
+                return None  # the first one is to cost steps
             if stage is None or sum(one["cause"] == "killed" for one in self.store.interruptions(stage)) >= 2:
                 continue  # a third time the driver takes for the stage's own fault
             told = self._told(job)

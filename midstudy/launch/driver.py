@@ -36,6 +36,7 @@ from midstudy.launch.job_file import (
 from midstudy.launch.launcher import Cause, Exit, Launcher, Refusal
 from midstudy.launch.process import this_process
 from midstudy.launch.schedule import Schedule
+from midstudy.launch.starts import starts
 from midstudy.plan.stage import Stage
 from midstudy.store.errors import StoreError, UnwritableError
 from midstudy.store.store import Store
@@ -172,9 +173,9 @@ class Driver:
         unended = list(unended_jobs(self._store))
         dead = await self._dead(unended)
         for job in unended:
-            if job.name in dead:
+            if job.name in dead and not starts(self._store, job.name):
                 write_end(self._store, job.name, "gone")
-            else:
+            else:  # of one that has ended meanwhile its backend says why
                 self._follow(job)
         forget_ended(self._store, {job.driver.key for job in unended})
         self._beating = asyncio.create_task(self._beat(), name="heartbeat")

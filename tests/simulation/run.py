@@ -31,6 +31,7 @@ from unittest import mock
 from midstudy.launch import clock, job, slurm_job, starts
 from midstudy.launch import driver as driver_module
 from midstudy.launch.driver import Driver, Outcome
+from midstudy.launch.launcher import Exit
 from midstudy.launch.placement_file import Jobs, PlacementFile
 from midstudy.launch.process import Process
 from midstudy.launch.slurm import SlurmLauncher
@@ -382,8 +383,16 @@ def _in_place(simulation: Simulation) -> Iterator[None]:
     def requeue(told: Any) -> bool:
         return slurm_job.requeue(told, SimulatedCommands(simulation.cluster))
 
+    real_note = driver_module.note_interruption
+
+    def note_interruption(store: Store, stage_id: str, job_name: str, ended: Exit) -> int:
+        if store.has(stage_id) and not simulation.cluster.lied_about:
+            simulation.wrong.append(f"{job_name} is said to have been interrupted at {stage_id}, whose record is there")
+        return real_note(store, stage_id, job_name, ended)
+
     with contextlib.ExitStack() as stack:
         for place, name, value in (
+            (driver_module, "note_interruption", note_interruption),
             (clock, "now", world.wall_clock),
             (clock, "monotonic", lambda: world.now),
             (clock, "sleep", world.sleep),
