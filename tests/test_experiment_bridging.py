@@ -73,13 +73,13 @@ def test_the_papers_arms_start_where_the_paper_says():
 
 PINNED = {
     "control → pycode": "f63f99a97a11f0b5",
-    "code20@6000 → pycode": "18d10a78969f7a39",
-    "math12@20000 → word_problems": "72310d52bd832096",
-    "instruction5@40000 → long_form": "ca59c9e54db95869",
-    "qa20@40000 → science_qa": "70dccca272b92ca9",
-    "hqweb20@40000 → pycode": "55ec851f4fbe2793",
-    "code100@40000 → pycode": "d8b4e4bd5b5f8f79",
-    "math100@56000 → word_problems": "980996710ecf8718",
+    "code20@6k → pycode": "18d10a78969f7a39",
+    "math12@20k → word_problems": "72310d52bd832096",
+    "instruction5@40k → long_form": "ca59c9e54db95869",
+    "qa20@40k → science_qa": "70dccca272b92ca9",
+    "hqweb20@40k → pycode": "55ec851f4fbe2793",
+    "code100@40k → pycode": "d8b4e4bd5b5f8f79",
+    "math100@56k → word_problems": "980996710ecf8718",
 }
 
 

@@ -90,8 +90,12 @@ class Arm:
 
     @property
     def mix_label(self) -> str:
-        """`control`, or mix, weight and start step as in `code20@30`."""
-        return self.mix if self.mix == CONTROL else f"{self.mix}{100 * self.weight:g}@{self.start_step}"
+        """`control`, or mix, weight and start step as in `code20@6k` or `code20@6500`."""
+        if self.mix == CONTROL:
+            return self.mix
+        step = self.start_step
+        short = f"{step // 1000}k" if step and step % 1000 == 0 else f"{step}"
+        return f"{self.mix}{100 * self.weight:g}@{short}"
 
     def __str__(self) -> str:
         return f"{self.size} {self.mix_label} → {self.task} (trunk seed {self.trunk_seed}, SFT seed {self.sft_seed})"
