@@ -36,6 +36,27 @@ def slowly(store: Store, identity: str, *, should_stop: Callable[[], bool], **op
     stage.execute_stage(store, identity, should_stop=ask, **options)
 
 
+TOLD_AT = 20
+"""Training asks twice an update whether it should stop; with the so-manieth question it waits, in its tenth update."""
+
+
+def until_told(store: Store, identity: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
+    """Pretraining, when it is tried for the first time, waits in its middle until it is told to stop."""
+    pretrains = store.requested(identity)["label"].startswith("pretrain")
+    asked = 0
+
+    def ask() -> bool:
+        nonlocal asked
+        asked += 1
+        if pretrains and asked == TOLD_AT and len(store.former_attempts(identity)) == 1:
+            deadline = time.monotonic() + 150.0
+            while not should_stop() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        return should_stop()
+
+    stage.execute_stage(store, identity, should_stop=ask, **options)
+
+
 KILLED_AT = 5
 """Training asks before every update whether it should stop; with the so-manieth question its process is killed."""
 

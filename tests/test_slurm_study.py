@@ -205,12 +205,22 @@ def test_a_job_that_completed_and_made_nothing_is_run_again_as_lost(cluster: Clu
     assert [one["cause"] for one in store.record(stage).environment["interruptions"]] == ["lost"]
 
 
-def test_a_time_limit_requeues_the_job(cluster: Cluster, store: Store) -> None:
-    study = Study(store, fake_stage("long first=100"), time_limit_min=1)
-    assert statuses(study.run()) == {"long": "published"}
-    assert study.notices == []
-    (job,) = job_names(store)
-    assert len(job_starts(store, job)) == 2
+def test_a_study_that_comes_to_its_time_limit_gives_the_tensors_of_one_that_was_made_without_jobs(
+    cluster: Cluster, store: Store, tmp_path: Path
+) -> None:
+    write_text(tmp_path / "text")
+    local = Store.open(tmp_path / "local", create=True)
+    plan = plan_in(local, small_study(tmp_path / "text", total_steps=60, starts=()))
+    make_here(local, plan.stages)
+    study = Study(store, *plan.stages.values(), entry="interruptible_execute:until_told", time_limit_min=1)
+    outcomes = study.run(budget_s=60.0, max_jobs=2)
+    assert {outcome.status for outcome in outcomes.values()} == {"published"}
+    assert tensors(store, plan) == tensors(local, plan)
+    assert [job for job in job_names(store) if len(job_starts(store, job)) == 2]
+    trunk = next(stage for stage in plan.stages.values() if stage.kind == "state")
+    metrics = store.record(trunk.id).metrics
+    assert (metrics["resumed_at_step"], metrics["recomputed_steps"]) == (9, 0)
+    assert study.notices == []  # no driver was needed for it
 
 
 def test_a_node_that_fails_while_its_processes_go_on_costs_no_record(cluster: Cluster, store: Store) -> None:
