@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
 import resource
@@ -69,6 +70,7 @@ class Attempt:
             self._metrics = (self.result / METRICS_FILE).open("a", encoding="utf-8")
         except OSError as error:
             raise unwritable(self.folder, error) from error
+        self._steps: io.FileIO | None = None
         self._started_at, self._cpu_before_s = began.timestamp(), _cpu_s()
 
     def log_metrics(self, values: dict[str, Any]) -> None:
@@ -98,6 +100,7 @@ class Attempt:
 
     def note_step(self, step: int) -> None:
         """Write down how far it has come: two microseconds, and not lost with the process, though with the host's power."""
+        assert self._steps is not None
         with contextlib.suppress(OSError):
             os.pwrite(self._steps.fileno(), f"{step:20d}".encode("ascii"), 20)
 
@@ -135,7 +138,7 @@ class Attempt:
         Raises:
             StoreError: the disk is full or the store cannot be written; nothing is published.
         """
-        self._metrics.close()
+        self._close_files()
         published = self._paths.published(self._stage_id)
         now = time.time()
         try:
@@ -193,14 +196,19 @@ class Attempt:
 
     def discard(self) -> None:
         """Remove the attempt's folder."""
-        self._metrics.close()
+        self._close_files()
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
 
     def close(self) -> None:
         """Leave the attempt as it is, for a later one to go on from its checkpoints."""
-        self._metrics.close()
+        self._close_files()
         self._lock.close()
+
+    def _close_files(self) -> None:
+        self._metrics.close()
+        if self._steps is not None:
+            self._steps.close()
 
 
 def _settle_files(folder: Path) -> dict[str, dict[str, Any]]:
