@@ -59,7 +59,8 @@ class PrefectView:
         self._context: contextvars.Context | None = None
         self._shown: StudyFlow | None = None
         self._cancelled: Future[None] = Future()
-        self.trouble: str | None = None
+        self._trouble: str | None = None  # the thread's
+        self._given_up: str | None = None
 
     def start(self) -> None:
         """Begin to show; returns at once."""
@@ -74,9 +75,14 @@ class PrefectView:
         """Wait until all is recorded, at most `timeout_s`, and stop the server if it is our own."""
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            self.trouble = f"Prefect was not done within {timeout_s:g} s"
+            self._given_up = f"Prefect was not done within {timeout_s:g} s"
         if self._server is not None:
             self._server.stop()
+
+    @property
+    def trouble(self) -> str | None:
+        """What went wrong, for people; after the view was given up, that, whatever its thread makes of its end."""
+        return self._given_up or self._trouble
 
     async def cancelled(self) -> None:
         """Return when somebody has pressed the cancel button of the flow run; awaited by any loop."""
@@ -105,7 +111,7 @@ class PrefectView:
             with self._settings():
                 asyncio.run(self._show())
         except BaseException as error:  # Prefect has some that are no Exceptions; none is the study's business
-            self.trouble = f"Prefect: {type(error).__name__}: {error}"
+            self._trouble = f"Prefect: {type(error).__name__}: {error}"
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
@@ -150,7 +156,7 @@ class PrefectView:
             if not recorded:
                 shown.missed = f"fewer than the {shown.num_task_runs} task runs were recorded"
         if shown.missed is not None:
-            self.trouble = f"Prefect: {shown.missed}"
+            self._trouble = f"Prefect: {shown.missed}"
 
     def _cancel(self) -> None:
         if not self._cancelled.done():
