@@ -63,7 +63,7 @@ PAUSES_S = (0.3, 2.5)
 """Between two faults."""
 BEHIND, BEHIND_S = 2, 20.0
 """By how many records the study may be behind the faults before they wait for it, and for how many seconds each does."""
-NOTHING_TO_HIT_S = 60.0
+NOTHING_TO_HIT_S = 30.0
 """How long a fault waits for something to hit before the next one comes."""
 DEADLINE_S = 1500.0
 HANGS_AFTER_S = 300.0
@@ -203,7 +203,8 @@ class Chaos:
         """Hold the stages back where they are ahead of the faults."""
         ahead = self._published - self._wanted()
         new = pause_file(self.store).with_suffix(".new")
-        new.write_text("0.05" if ahead <= 0 else "0.5" if ahead <= BEHIND else "2.0", "utf-8")
+        pause_s = 0.05 if ahead <= 0 else 0.5 if ahead <= BEHIND else 2.0 if ahead <= 2 * BEHIND else 6.0
+        new.write_text(f"{pause_s}", "utf-8")
         new.replace(pause_file(self.store))
 
     def _wanted(self) -> int:

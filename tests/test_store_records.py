@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -364,3 +365,11 @@ def test_ten_thousand_records_are_read_within_a_second(store: Store) -> None:
     assert has_s < 0.5
     assert time.process_time() - began - has_s < 1.5  # 0.9 s on a quiet machine
     assert json.loads(text)["id"] == STAGE.id
+
+
+def test_many_first_commands_at_once_make_one_store(tmp_path: Path) -> None:
+    for number in range(20):
+        root = tmp_path / f"store-{number}"
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda _, root=root: Store.open(root, create=True), range(8)))
+        assert {one.root for one in made} == {root}

@@ -45,7 +45,8 @@ class Store:
         if not os.path.lexists(path):
             if not create:
                 raise StoreError(f"{root}: no store here. Run a study first, or name its store with --store.")
-            if root.exists() and any(root.iterdir()):
+            others = [one for one in root.iterdir() if not one.name.startswith(f".{path.name}.")] if root.exists() else []
+            if others and not os.path.lexists(path):  # else another command is just making it
                 raise StoreError(f"{root}: a folder with other files. Name an empty or new folder with --store.")
             write_json(path, {"schema": SCHEMA})
         remedy = f"Restore it: its whole text is {json.dumps({'schema': SCHEMA})}."
