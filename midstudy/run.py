@@ -183,7 +183,7 @@ def _similarity_only(plan: Plan) -> Plan:
         arms=(),
         lower_bound_steps=0,
         unshared_steps=0,
-        unshared_s=0.0,
+        unshared_s=sum(stage.cost_s for stage in stages.values()),
         priced_by={},
     )
 

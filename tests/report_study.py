@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from analysis_tables import run
 
-from midstudy.similarity.halves import SplitSample, mix_samples, similarity_matrix
-from midstudy.similarity.proximity import SpecialistShare, proximity_rows
+from midstudy.similarity.halves import SplitSample, similarity_matrix
+from midstudy.similarity.proximity import Mix, proximity_rows
 
 STEPS = 240
 MIXES = {"code": (0.20, 24), "math": (0.12, 79), "instruction": (0.05, 157), "qa": (0.20, 157), "hqweb": (0.20, 157)}
@@ -94,14 +94,8 @@ def similarity_tables(arms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     corpora = {name: sample(shape) for name, shape in shapes.items()}
     targets = {name: sample(shape * random.lognormal(0, 0.4, zipf.size)) for name, shape in tasks.items()}
     keys = arms.loc[arms["mix"] != "control", ["mix", "weight"]].drop_duplicates().itertuples(index=False)
-    shares = [SpecialistShare(mix=mix, corpus=mix, weight=weight) for mix, weight in keys]
-    mixtures = {
-        f"{one.mix} {100 * one.weight:g} %": mix_samples(
-            [(corpora[one.corpus], one.weight), (corpora["general"], 1 - one.weight)]
-        )
-        for one in shares
-        if one.weight < 1
-    }
+    mixes = [Mix(mix, weight, {mix: weight}) for mix, weight in keys]
+    mixtures = {f"{one.name} {100 * one.weight:g} %": one.of(corpora, general="general") for one in mixes if one.weight < 1}
     kinds = dict.fromkeys(corpora, "corpus") | dict.fromkeys(mixtures, "mixture") | dict.fromkeys(targets, "task")
     rows = [
         {
@@ -116,7 +110,7 @@ def similarity_tables(arms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         }
         for (left, right), value in similarity_matrix({**corpora, **mixtures, **targets}).items()
     ]
-    return pd.DataFrame(rows), pd.DataFrame(proximity_rows(general="general", corpora=corpora, tasks=targets, mixes=shares))
+    return pd.DataFrame(rows), pd.DataFrame(proximity_rows(general="general", corpora=corpora, tasks=targets, mixes=mixes))
 
 
 def write_study(folder: Path, *, arms: pd.DataFrame | None = None, counted: bool = True, **cost: Any) -> Path:

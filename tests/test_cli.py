@@ -98,7 +98,20 @@ def test_a_plan_is_printed_before_anything_is_spent(experiment, text, tmp_path, 
     assert facts["stages_finished"] == 0
     assert not (tmp_path / "store").exists()
     assert main(["plan", str(experiment), "--set", f"text={text}"]) == 0
-    assert "lower bound 29; 32 without sharing" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "arms     2 (1 of them the control) from 1 trunk and 1 branch\n" in told
+    assert "lower bound 29; 32 without sharing" in told
+    # Data and evaluations are in both prices, and three steps of the trunk in one: at most as much again for these.
+    assert facts["device_hours_missing"] < facts["device_hours_without_sharing"] < 32 / 29 * facts["device_hours_missing"]
+
+
+def test_a_plan_that_only_compares_data_speaks_of_no_training(experiment, text, capsys):
+    assert main(["plan", str(experiment), "--similarity-only", "--set", f"text={text}"]) == 0
+    told = capsys.readouterr().out
+    assert [line.split()[0] for line in told.splitlines()[1:4]] == ["stages", "data", "cost"]
+    assert "arms" not in told
+    assert "trunk" not in told
+    assert "without sharing" not in told
 
 
 def test_a_dearer_plan_is_refused_and_nothing_is_started(experiment, text, tmp_path, capsys):

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from midstudy.similarity.distribution import Similarity, TokenDistribution, similarity
 from midstudy.similarity.halves import SplitSample, compare_samples, mix_samples, similarity_matrix
-from midstudy.similarity.proximity import SpecialistShare, proximity_advantage, proximity_rows
+from midstudy.similarity.proximity import Mix, proximity_advantage, proximity_rows
 
 VOCAB = 10
 samples = (
@@ -55,7 +55,7 @@ def test_a_zero_weight_mix_has_no_advantage_at_all(general: SplitSample, code: S
         general="general",
         corpora={"general": general, "code": code},
         tasks={"pycode": task},
-        mixes=[SpecialistShare("code", "code", 0.0)],
+        mixes=[Mix("code", 0.0, {"code": 0.0})],
     )
     assert [row[f"pa_{measure}"] for measure in ("combined", "cosine", "jaccard", "js")] == [0, 0, 0, 0]
 
@@ -84,7 +84,7 @@ def test_more_code_lies_closer_to_the_code_task() -> None:
         general="general",
         corpora={"general": GENERAL, "code": CODE},
         tasks={"pycode": CODE_TASK},
-        mixes=[SpecialistShare("code", "code", weight) for weight in (0.1, 0.2, 0.5, 1.0)],
+        mixes=[Mix("code", weight, {"code": weight}) for weight in (0.1, 0.2, 0.5, 1.0)],
     )
     advantages: list[Any] = [row["pa_js"] for row in rows]
     assert advantages == sorted(advantages)
@@ -97,7 +97,7 @@ def test_the_mix_in_a_row_is_weighted_by_tokens() -> None:
         general="general",
         corpora={"general": GENERAL, "code": CODE},
         tasks={"pycode": CODE_TASK},
-        mixes=[SpecialistShare("code", "code", 0.2)],
+        mixes=[Mix("code", 0.2, {"code": 0.2})],
     )
     by_hand = [
         similarity(TokenDistribution(0.2 * code.probability + 0.8 * general.probability), task)
@@ -107,6 +107,28 @@ def test_the_mix_in_a_row_is_weighted_by_tokens() -> None:
         )
     ]
     assert row["mix_jsd_nats"] == pytest.approx(np.mean([part.jsd_nats for part in by_hand]))
+
+
+def test_a_mix_of_several_specialists_holds_each_at_its_share() -> None:
+    math = SplitSample.from_counts([[5, 5, 80, 5, 5], [4, 6, 82, 4, 4]])
+    (row,) = proximity_rows(
+        general="general",
+        corpora={"general": GENERAL, "code": CODE, "math": math},
+        tasks={"pycode": CODE_TASK},
+        mixes=[Mix("stem", 0.5, {"code": 0.2, "math": 0.3})],
+    )
+    halves = [
+        TokenDistribution(0.2 * code.probability + 0.3 * maths.probability + 0.5 * general.probability)
+        for code, maths, general in ((CODE.first, math.first, GENERAL.first), (CODE.second, math.second, GENERAL.second))
+    ]
+    crossed = [similarity(halves[0], CODE_TASK.second), similarity(halves[1], CODE_TASK.first)]
+    assert (row["mix"], row["weight"]) == ("stem", 0.5)
+    assert row["mix_cosine"] == pytest.approx(np.mean([part.cosine for part in crossed]))
+
+
+def test_shares_that_do_not_add_up_to_the_weight_are_refused() -> None:
+    with pytest.raises(ValueError, match="sum to 1"):
+        Mix("code", 0.5, {"code": 0.2}).of({"general": GENERAL, "code": CODE}, general="general")
 
 
 def test_unsplit_counts_are_refused() -> None:
@@ -120,11 +142,11 @@ def test_a_corpus_that_was_not_sampled_is_named() -> None:
             general="general",
             corpora={"general": GENERAL},
             tasks={"pycode": CODE_TASK},
-            mixes=[SpecialistShare("math", "math", 0.12)],
+            mixes=[Mix("math", 0.12, {"math": 0.12})],
         )
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.2, float("nan")])
 def test_a_weight_that_is_no_share_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
-        SpecialistShare("code", "code", weight)
+        Mix("code", weight, {"code": weight})

@@ -11,8 +11,8 @@ import pandas as pd
 from safetensors.numpy import load_file
 
 from midstudy.analysis.arms import ARM_COLUMNS
-from midstudy.similarity.halves import SplitSample, mix_samples, similarity_matrix
-from midstudy.similarity.proximity import SpecialistShare, proximity_rows
+from midstudy.similarity.halves import SplitSample, similarity_matrix
+from midstudy.similarity.proximity import Mix, proximity_rows
 from midstudy.store.atomic import write_json
 from midstudy.store.store import Store
 
@@ -49,14 +49,11 @@ def similarity_tables(store: Store, manifest: Mapping[str, Any]) -> tuple[pd.Dat
         counts = load_file(store.published_folder(one["stage"]) / "counts.safetensors")["counts"]
         samples[one["kind"]][one["data"]] = SplitSample.from_counts(counts)
     corpora, tasks = samples["corpus"], samples["task"]
-    shares = _specialist_shares(manifest)
-    general = manifest["general"]
+    mixes, general = _mixes(manifest), manifest["general"]
     mixtures = {
-        f"{share.mix} {100 * share.weight:g} %": mix_samples(
-            [(corpora[share.corpus], share.weight), (corpora[general], 1 - share.weight)]
-        )
-        for share in shares
-        if share.weight < 1
+        f"{one.name} {100 * one.weight:g} %": one.of(corpora, general=general)
+        for one in mixes
+        if one.weight < 1 or len(one.specialists) > 1
     }
     kinds = {**dict.fromkeys(corpora, "corpus"), **dict.fromkeys(mixtures, "mixture"), **dict.fromkeys(tasks, "task")}
     matrix = similarity_matrix({**corpora, **mixtures, **tasks})
@@ -73,23 +70,19 @@ def similarity_tables(store: Store, manifest: Mapping[str, Any]) -> tuple[pd.Dat
         }
         for (left, right), value in matrix.items()
     )
-    proximity = proximity_rows(general=general, corpora=corpora, tasks=tasks, mixes=shares)
+    proximity = proximity_rows(general=general, corpora=corpora, tasks=tasks, mixes=mixes)
     return long, pd.DataFrame(proximity)
 
 
-def _specialist_shares(manifest: Mapping[str, Any]) -> list[SpecialistShare]:
-    shares: dict[tuple[str, float], SpecialistShare] = {}
-    for arm in manifest["arms"]:
-        if not arm["specialists"]:
-            continue
-        if len(arm["specialists"]) > 1:
-            raise ValueError(
-                f"mix {arm['mix']}: {len(arm['specialists'])} specialists; proximity advantage is defined for one. "
-                "Give each specialist a mix of its own."
-            )
-        ((corpus, weight),) = arm["specialists"].items()
-        shares[arm["mix"], weight] = SpecialistShare(mix=arm["mix"], corpus=corpus, weight=weight)
-    return list(shares.values())
+def _mixes(manifest: Mapping[str, Any]) -> list[Mix]:
+    """The mixes that the arms train on; those of one name and weight are one, though their arms start at other steps."""
+    return list(
+        {
+            (arm["mix"], arm["weight"]): Mix(name=arm["mix"], weight=arm["weight"], specialists=arm["specialists"])
+            for arm in manifest["arms"]
+            if arm["specialists"]
+        }.values()
+    )
 
 
 def cost_summary(store: Store, manifest: Mapping[str, Any]) -> dict[str, Any]:

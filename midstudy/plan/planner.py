@@ -59,6 +59,7 @@ class Plan:
     lower_bound_steps: int
     unshared_steps: int
     unshared_s: float
+    """Expected seconds of one device for the whole study with every arm trained on its own, data and evaluations once."""
     throughput: Throughput
     priced_by: Mapping[str, tuple[str, ...]]
     """Names of the model shapes by the source of their rate, as in `Throughput.source`."""
@@ -432,13 +433,14 @@ def make_plan(
         arms=tuple(arms),
         lower_bound_steps=distinct_steps(curriculum for curriculum, _ in builder.curricula),
         unshared_steps=sum(curriculum.num_steps for curriculum in alone),
-        unshared_s=sum(_unshared_s(curriculum, throughput) for curriculum in alone),
+        unshared_s=sum(_training_s(curriculum, throughput) for curriculum in alone)
+        + sum(stage.cost_s for stage in stages.values() if not stage.num_steps),
         throughput=throughput,
         priced_by={source: tuple(sorted(names)) for source, names in builder.priced_by.items()},
     )
 
 
-def _unshared_s(curriculum: Curriculum, throughput: Throughput) -> float:
+def _training_s(curriculum: Curriculum, throughput: Throughput) -> float:
     return sum(
         throughput.training_s(
             curriculum.start.model,

@@ -73,40 +73,56 @@ def _releases(plan: Plan) -> dict[str, str]:
 
 
 def plan_text(plan: Plan) -> str:
-    """The plan for a person."""
+    """The plan for a person; of a plan without arms, that is without training, only what it has."""
     facts = plan_facts(plan)
     kinds = ", ".join(
         f"{kind} {n['all']}" + (f" ({n['missing']} to run)" if 0 < n["missing"] < n["all"] else "")
         for kind, n in facts["stages_by_kind"].items()
     )
-    saved = facts["steps_without_sharing"] / max(1, facts["steps_lower_bound"])
-    device = facts["device"]
-    rates = [
-        _RATE_SOURCES[source].format(shapes=", ".join(shapes), reason=plan.throughput.device.reason)
-        for source, shapes in sorted(plan.priced_by.items())
-    ]
     by_source: dict[str, list[str]] = {}
     for name, source in facts["sources"].items():
         kind = source if source.startswith("/") else source.partition(":")[0]
         by_source.setdefault(kind, []).append(name)
+    cost = f"  cost     {hours(facts['device_hours_missing'])} of one {facts['device']}"
     lines = [
         f"{facts['study']}: {facts['question']}",
-        f"  arms     {facts['arms']} ({facts['control_arms']} of them the control) from {facts['trunks']} trunks "
-        f"and {facts['branches']} branches",
+        *_arm_lines(facts),
         f"  stages   {facts['stages']}: {facts['stages_finished']} finished, {facts['stages_missing']} to run",
         f"           {kinds}",
-        f"  steps    {facts['steps_missing']:,} to train of {facts['steps']:,}; lower bound {facts['steps_lower_bound']:,}; "
-        f"{facts['steps_without_sharing']:,} without sharing ({saved:.1f}×)",
-        f"  tokens   {facts['tokens_missing']:,}, {facts['flops_missing']:.2g} FLOPs",
-        f"  cost     {hours(facts['device_hours_missing'])} of one {device}; without sharing "
-        f"{hours(facts['device_hours_without_sharing'])} ({'; '.join(rates)})",
-        f"  disk     {facts['disk_bytes_missing'] / 1e9:.2f} GB of checkpoints to write, "
-        f"{facts['disk_bytes'] / 1e9:.2f} GB in all",
+        *(_training_lines(plan, facts, cost) if plan.arms else [cost]),
         *(f"  data     {', '.join(names)}: {kind}" for kind, names in by_source.items()),
         *(f"  release  {name}: {source}" for name, source in facts["releases"].items()),
         *(f"  note     {note}" for note in facts["notes"]),
     ]
     return "\n".join(lines)
+
+
+def _arm_lines(facts: dict[str, Any]) -> list[str]:
+    if not facts["arms"]:
+        return []
+    trunks, branches = _counted(facts["trunks"], "trunk"), _counted(facts["branches"], "branch", "branches")
+    return [f"  arms     {facts['arms']} ({facts['control_arms']} of them the control) from {trunks} and {branches}"]
+
+
+def _counted(number: int, one: str, several: str | None = None) -> str:
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
+def _training_lines(plan: Plan, facts: dict[str, Any], cost: str) -> list[str]:
+    """Steps, tokens, cost and disk."""
+    saved = facts["steps_without_sharing"] / max(1, facts["steps_lower_bound"])
+    rates = [
+        _RATE_SOURCES[source].format(shapes=", ".join(shapes), reason=plan.throughput.device.reason)
+        for source, shapes in sorted(plan.priced_by.items())
+    ]
+    return [
+        f"  steps    {facts['steps_missing']:,} to train of {facts['steps']:,}; lower bound {facts['steps_lower_bound']:,}; "
+        f"{facts['steps_without_sharing']:,} without sharing ({saved:.1f}×)",
+        f"  tokens   {facts['tokens_missing']:,}, {facts['flops_missing']:.2g} FLOPs",
+        f"{cost}; without sharing {hours(facts['device_hours_without_sharing'])} ({'; '.join(rates)})",
+        f"  disk     {facts['disk_bytes_missing'] / 1e9:.2f} GB of checkpoints to write, "
+        f"{facts['disk_bytes'] / 1e9:.2f} GB in all",
+    ]
 
 
 def hours(value: float) -> str:
