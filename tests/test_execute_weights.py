@@ -14,7 +14,7 @@ from small_study import plan_in, small_study, write_text
 
 from midstudy.data.release import released_pythia
 from midstudy.evaluate.load import load_model
-from midstudy.execute.stage import execute_stage
+from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.plan.manifest import manifest_of, stages_of
 from midstudy.plan.planner import Plan
 from midstudy.plan.stage import Stage
@@ -231,6 +231,24 @@ def averaging(text: Path, **changes) -> Study:
 def averaged(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Plan]:
     store = Store.open(tmp_path_factory.mktemp("averaged") / "store", create=True)
     return store, run_missing(store, averaging(text))
+
+
+def test_a_stage_of_any_kind_that_is_told_to_stop_stops_and_is_made_the_next_time(text, release, averaged, tmp_path):
+    store = Store.open(tmp_path / "store", create=True)
+    whole = plan_in(store, averaging(text))
+    stages = [*whole.stages.values(), import_stage(store, small_study(text, start=released_pythia(str(release))))]
+    stopped = set()
+    for stage in stages:
+        store.request(stage)
+        kept = {"start_from": stage.start_from, "keeps_optimizer": stage.keeps_optimizer}
+        with pytest.raises(StoppedError, match="stopped "):
+            execute_stage(store, stage.id, should_stop=lambda: True, **kept)
+        assert not store.has(stage.id)
+        execute_stage(store, stage.id, should_stop=lambda: False, **kept)
+        stopped.add(stage.factors["stage_kind"])
+    assert stopped == {"data", "similarity", "pretrain", "midtrain", "average", "import", "sft", "evaluation"}
+    last = whole.arms[-1].final_state
+    assert all(torch.equal(one, weights(store, last)[name]) for name, one in weights(averaged[0], last).items())
 
 
 def test_averages_share_the_runs_that_they_average(averaged):

@@ -19,7 +19,7 @@ from midstudy.data.source import load_rows
 from midstudy.data.tokenizer import FILE_NAME, first_bytes, load_tokenizer, save_tokenizer, train_tokenizer
 from midstudy.data.tokens import read_split
 from midstudy.execute.progress import TokenisingProgress
-from midstudy.execute.stopped import StoppedError
+from midstudy.execute.stopped import until_told
 from midstudy.recipe.data import SPLITS, Corpus, Dataset, ReleasedTokenizer, Task, TokenizedData, Tokenizer
 from midstudy.recipe.measure import TokenCounts
 from midstudy.similarity.counts import token_counts
@@ -47,13 +47,6 @@ def _documents(data: Dataset, split: str, on_read: Callable[[float], None]) -> I
     return ((item.prompt, item.target) for item in _examples(data, split, on_read))
 
 
-def _until_told(documents: Iterator[Document], should_stop: Callable[[], bool]) -> Iterator[Document]:
-    for document in documents:
-        if should_stop():
-            raise StoppedError("stopped while tokenising; the next attempt takes over the shards that are finished")
-        yield document
-
-
 def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
     """Train the tokenizer on the corpus's train split and save it into `folder`; returns its metrics.
 
@@ -64,9 +57,8 @@ def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[],
 
     def counted() -> Iterator[str]:
         nonlocal train_bytes
-        for text in first_bytes(_texts(recipe.corpus, "train"), recipe.max_bytes):
-            if should_stop():
-                raise StoppedError("stopped while a tokenizer was trained; the next attempt trains it from the beginning")
+        texts = first_bytes(_texts(recipe.corpus, "train"), recipe.max_bytes)
+        for text in until_told(texts, should_stop, doing="a tokenizer was trained", then="trains it from the beginning"):
             train_bytes += len(text.encode("utf-8"))
             yield text
 
@@ -105,9 +97,15 @@ def make_tokens(
     metrics: dict[str, Any] = {}
     for split in SPLITS:
         progress.begin(split)
+        documents = until_told(
+            _documents(recipe.data, split, progress.on_read),
+            should_stop,
+            doing="tokenising",
+            then="takes over the shards that are finished",
+        )
         written = write_split(
             tokenizer,
-            _until_told(_documents(recipe.data, split, progress.on_read), should_stop),
+            documents,
             folder,
             split,
             former=former,
@@ -123,17 +121,22 @@ def make_tokens(
     return metrics
 
 
-def make_counts(recipe: TokenCounts, tokens_folder: Path, folder: Path) -> dict[str, Any]:
+def make_counts(
+    recipe: TokenCounts, tokens_folder: Path, folder: Path, *, should_stop: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
     """Count tokens in a seeded sample of the train split, in two disjoint halves; returns the sample's size.
 
     The first 512 tokens of a document lie within the paper's first 10,000 characters, so the text is not cut again.
+
+    Raises:
+        StoppedError: `should_stop`, asked at every document, said so.
     """
     split = read_split(tokens_folder, "train")
     size = min(recipe.num_documents, split.num_documents)
     order = permute(np.arange(size), split.num_documents, derive_key("counts", recipe.seed))
-    documents = [split.document(int(index))[:-1] for index in order]  # without the end of text
+    documents = (split.document(int(index))[:-1] for index in order)  # without the end of text
     counts = token_counts(
-        documents,
+        until_told(documents, should_stop, doing="counting tokens", then="counts from the beginning"),
         recipe.tokenizer.vocab_size,
         max_tokens_per_document=recipe.tokens_per_document,
         max_documents=recipe.num_documents,

@@ -13,7 +13,7 @@ from midstudy.data.batches import pack_blocks, pad_items, usable_items
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.load import lent_model
 from midstudy.evaluate.loss import mean_loss
-from midstudy.execute.stopped import StoppedError
+from midstudy.execute.stopped import until_told
 from midstudy.recipe.data import Corpus
 from midstudy.recipe.measure import Evaluation
 from midstudy.train.placement import Placement
@@ -36,15 +36,11 @@ def evaluate_state(
     """
     placement = placement or Placement()
     with lent_model(checkpoint, device=placement.device, compiled=placement.compiled) as model:
-        loss = mean_loss(model, _unless_told(_batches(evaluation, split), should_stop))
+        batches = until_told(
+            _batches(evaluation, split), should_stop, doing="evaluating", then="evaluates from the beginning"
+        )
+        loss = mean_loss(model, batches)
     return {"loss_nats": loss.loss_nats, "target_tokens": loss.num_tokens}
-
-
-def _unless_told(batches: Iterator[Batch], should_stop: Callable[[], bool]) -> Iterator[Batch]:
-    for batch in batches:
-        if should_stop():
-            raise StoppedError("stopped while evaluating; the next attempt evaluates from the beginning")
-        yield batch
 
 
 def _batches(evaluation: Evaluation, split: TokenizedSplit) -> Iterator[Batch]:

@@ -48,7 +48,7 @@ def execute_stage(
     Args:
         start_from: id of the kept state that training goes on from.
         keeps_optimizer: publish the optimizer's state with the weights.
-        should_stop: polled while training and evaluating.
+        should_stop: polled all the while.
         placement: how the numbers are computed; by default on one thread of the processor.
         ranks: the processes that make the stage together, each with this same call. The first does everything but its
             share of training alone.
@@ -121,11 +121,14 @@ def _make(
         results = [one / RESULT_FOLDER for one in former]
         return make_tokens(recipe, tokenizer_folder, folder, former=results, should_stop=should_stop)
     if isinstance(recipe, TokenCounts):
-        return make_counts(recipe, _finished(store, stage_id(recipe.tokenized)), folder)
+        return make_counts(recipe, _finished(store, stage_id(recipe.tokenized)), folder, should_stop=should_stop)
     if isinstance(recipe, State) and recipe.step == 0:
         checkpoint = folder / CHECKPOINT_FOLDER
         return make_first_state(
-            recipe, checkpoint_of=lambda one: _finished(store, one) / CHECKPOINT_FOLDER, folder=checkpoint
+            recipe,
+            checkpoint_of=lambda one: _finished(store, one) / CHECKPOINT_FOLDER,
+            folder=checkpoint,
+            should_stop=should_stop,
         )
     if isinstance(recipe, State):
         tokenizer = recipe.curriculum.start.tokenizer

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from midstudy.data.release import release_files
+from midstudy.execute.stopped import until_told
 from midstudy.model.huggingface import from_huggingface
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.model import ModelShape
@@ -23,25 +24,34 @@ from midstudy.train.checkpoint import Checkpoint
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def make_first_state(recipe: State, *, checkpoint_of: Callable[[str], Path], folder: Path) -> dict[str, Any]:
+def make_first_state(
+    recipe: State,
+    *,
+    checkpoint_of: Callable[[str], Path],
+    folder: Path,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
     """Write the checkpoint of a start's weights to `folder`; returns the stage's metrics.
 
     It has no optimizer: the first phase begins one.
 
     Args:
         checkpoint_of: the checkpoint of a kept state, by its id.
+        should_stop: asked before every file of a release and every checkpoint of an average.
 
     Raises:
+        StoppedError: `should_stop` said so.
         ValueError: the release changed since the plan or is not of its model, or a checkpoint is damaged.
     """
     start = recipe.curriculum.start
     metrics: dict[str, Any] = {}
     if isinstance(start.weights, Average):
-        weights = mean_weights([checkpoint_of(state.id) for state in start.weights.states])
+        kept = (checkpoint_of(state.id) for state in start.weights.states)
+        weights = mean_weights(until_told(kept, should_stop, doing="averaging", then="averages from the beginning"))
         metrics["num_states"] = len(start.weights.states)
     else:
         assert start.weights is not None
-        weights = _imported(start.weights, start.model)
+        weights = _imported(start.weights, start.model, should_stop)
         metrics["num_parameters"] = sum(tensor.numel() for tensor in weights.values())
     state = Checkpoint(
         step=0,
@@ -66,10 +76,11 @@ def make_first_state(recipe: State, *, checkpoint_of: Callable[[str], Path], fol
     }
 
 
-def _imported(release: Release, shape: ModelShape) -> dict[str, Tensor]:
+def _imported(release: Release, shape: ModelShape, should_stop: Callable[[], bool]) -> dict[str, Tensor]:
     """The weights of a release in fp32, which holds those of Pythia (fp16) and any bf16 ones exactly."""
     found: dict[str, Tensor] = {}
-    for path in release_files(release):
+    files = release_files(release)
+    for path in until_told(files, should_stop, doing="importing", then="imports from the beginning"):
         try:
             shard = load_file(path)
         except SafetensorError as error:

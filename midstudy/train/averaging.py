@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from midstudy.train.checkpoint import CheckpointError
 
 
 @torch.no_grad()
-def mean_weights(folders: Sequence[Path]) -> dict[str, Tensor]:
+def mean_weights(folders: Iterable[Path]) -> dict[str, Tensor]:
     """The uniform mean of the weights of these checkpoints, tensor by tensor, in their own type.
 
     Added up in fp64, in the given order, and rounded once: of bf16 weights too, which a running mean in bf16 would lose in
@@ -25,7 +25,9 @@ def mean_weights(folders: Sequence[Path]) -> dict[str, Tensor]:
     """
     sums: dict[str, Tensor] = {}
     types: dict[str, torch.dtype] = {}
+    read: list[Path] = []
     for folder in folders:
+        read.append(folder)
         weights = checkpoint.read(folder, with_optimizer=False).weights
         if not sums:
             types = {name: tensor.dtype for name, tensor in weights.items()}
@@ -37,6 +39,6 @@ def mean_weights(folders: Sequence[Path]) -> dict[str, Tensor]:
                 or weights[name].shape != sums[name].shape
                 or weights[name].dtype != types[name]
             ):
-                raise CheckpointError(f"{folder}: its {name} is not that of {folders[0]}; only like can be averaged.")
+                raise CheckpointError(f"{folder}: its {name} is not that of {read[0]}; only like can be averaged.")
             sums[name] += weights[name]
-    return {name: total.div_(len(folders)).to(types[name]) for name, total in sums.items()}
+    return {name: total.div_(len(read)).to(types[name]) for name, total in sums.items()}
