@@ -65,6 +65,16 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The text of the small study; no test changes it."""
+    from small_study import write_text  # imports torch
+
+    folder = tmp_path_factory.mktemp("text")
+    write_text(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def _slurm() -> Iterator[Cluster]:
     """Started once, since that takes ten seconds. One that cannot be started fails the tests: what it needs is there."""
     cluster = Cluster(Path(tempfile.mkdtemp(prefix="midstudy-slurm-")))

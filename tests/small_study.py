@@ -11,6 +11,7 @@ from typing import Any
 from midstudy.data.source import resolve_source
 from midstudy.plan.cost import Throughput
 from midstudy.plan.device import CPU_CORE
+from midstudy.plan.manifest import manifest_of
 from midstudy.plan.planner import Plan, make_plan
 from midstudy.recipe import (
     AdamW,
@@ -30,6 +31,7 @@ from midstudy.recipe import (
 )
 from midstudy.store.states import published_states
 from midstudy.store.store import Store
+from midstudy.store.study_manifest import freeze
 
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state")
 SYMBOLS = ("def", "return", "self", "None", "import", "class", "for", "in", "print", "(", ")", "[", "]", ":", "=", "+", "x")
@@ -146,3 +148,20 @@ def plan_in(store: Store, study: Study) -> Plan:
         published=store.published,
         kept_states=published_states(store).kept,
     )
+
+
+def make_study(store: Store, study: Study, *, until: str | None = None) -> Plan:
+    """Freeze the study and make what is missing in the plan's order, up to the stage called `until`, without driver and
+    views."""
+    from midstudy.execute.stage import execute_stage  # imports torch, which the commands of an experiment do without
+
+    plan = plan_in(store, study)
+    freeze(store, manifest_of(plan, command="midstudy run small.py"))
+    for stage in plan.missing:
+        store.request(stage)
+        execute_stage(
+            store, stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer, should_stop=lambda: False
+        )
+        if stage.label == until:
+            break
+    return plan

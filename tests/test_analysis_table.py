@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from small_study import plan_in, small_study, write_text
+from small_study import plan_in, small_study
 
 from midstudy.analysis.table import arms_table, similarity_tables
 from midstudy.execute.stage import execute_stage
@@ -16,12 +17,10 @@ from midstudy.store.store import Store
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Mapping[str, Any]]:
+def made(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Mapping[str, Any]]:
     """Everything of the small study but the evaluations of its code arm."""
-    folder = tmp_path_factory.mktemp("table")
-    write_text(folder / "text")
-    store = Store.open(folder / "store", create=True)
-    plan = plan_in(store, small_study(folder / "text"))
+    store = Store.open(tmp_path_factory.mktemp("table") / "store", create=True)
+    plan = plan_in(store, small_study(text))
     manifest = manifest_of(plan, command="midstudy run small.py")
     (code,) = (arm for arm in manifest["arms"] if arm["mix"] == "code")
     left_out = {code["task_evaluation"], code["general_evaluation"]}

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_study import write_text
+from small_study import make_study, small_study
 
 from midstudy.cli import main
-from midstudy.execute.stage import execute_stage
-from midstudy.recipe import Corpus, Mixture, MixtureRamp, Study
+from midstudy.recipe import Corpus, Mixture, MixtureRamp
 from midstudy.store.store import Store
-from midstudy.store.study_manifest import freeze
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -30,13 +28,6 @@ def study(*, data, text: str, total_steps: int = 12):
 """
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    write_text(folder)
-    return folder
-
-
 @pytest.fixture
 def experiment(tmp_path: Path) -> Path:
     path = tmp_path / "experiment.py"
@@ -47,24 +38,8 @@ def experiment(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store with the small study in it, made without driver and views."""
-    from small_study import small_study
-
-    return made(Store.open(tmp_path_factory.mktemp("cli") / "store", create=True), small_study(text))
-
-
-def made(store: Store, study: Study) -> Store:
-    """Freeze the study and make its stages, without driver and views."""
-    from small_study import plan_in
-
-    from midstudy.plan.manifest import manifest_of
-
-    plan = plan_in(store, study)
-    freeze(store, manifest_of(plan, command="midstudy run small.py"))
-    for stage in plan.stages.values():
-        store.request(stage)
-        execute_stage(
-            store, stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer, should_stop=lambda: False
-        )
+    store = Store.open(tmp_path_factory.mktemp("cli") / "store", create=True)
+    make_study(store, small_study(text))
     return store
 
 
@@ -168,8 +143,6 @@ def test_status_and_explain_read_the_store(finished, capsys):
 
 def test_a_study_of_a_ramped_mixture_reaches_its_report(text, tmp_path):
     """A tenth code to a half over 4 of the 9 steps after step 3, a half from there: the weight is the mean of all nine."""
-    from small_study import small_study
-
     study = small_study(text)
     control, code = study.arms
     corpora = {one.name: one for one in study.datasets() if isinstance(one, Corpus)}
@@ -179,7 +152,8 @@ def test_a_study_of_a_ramped_mixture_reaches_its_report(text, tmp_path):
     curriculum = trunk.branch(start_step=3, data=ramp, name="ramp to code").then(sft)
     assert len(curriculum.stretches) == 4
     ramped = dataclasses.replace(code, curriculum=curriculum, weight=(4 * 0.3 + 5 * 0.5) / 9)
-    store = made(Store.open(tmp_path / "store", create=True), dataclasses.replace(study, arms=(control, ramped)))
+    store = Store.open(tmp_path / "store", create=True)
+    make_study(store, dataclasses.replace(study, arms=(control, ramped)))
     assert main(["report", "small", "--store", str(store.root)]) == 0
     assert "code 41.1 %" in (store.paths.study("small") / "report" / "report.html").read_text()
 

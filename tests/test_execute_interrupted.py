@@ -8,7 +8,6 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,13 +78,9 @@ class Course:
 
 
 @pytest.fixture(scope="module")
-def course(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Course]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("course")
-    write_text(folder / "text")
-    store = Store.open(folder / "store", create=True)
-    plan = plan_in(store, small_study(folder / "text"))
+def course(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Course:
+    store = Store.open(tmp_path_factory.mktemp("course") / "store", create=True)
+    plan = plan_in(store, small_study(text))
     curriculum = plan.arms[1].arm.curriculum
     assert [stretch.phase.name for stretch in curriculum.stretches] == ["pretrain", "midtrain code", "sft code_task"]
     splits = {}
@@ -99,8 +94,7 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Course]:
     run = course.begin()
     course.read, course.metrics = course.advance(run, curriculum.num_steps)
     course.final = {name: one.detach().clone() for name, one in run.model.named_parameters()}
-    yield course
-    torch.set_num_threads(before)
+    return course
 
 
 @given(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.numpy import load_file
-from small_study import plan_in, small_study, write_split, write_text
+from small_study import make_study, plan_in, small_study, write_split, write_text
 
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.plan.planner import Plan
@@ -25,40 +25,10 @@ from midstudy.store.store import Store
 from midstudy.train.divergence import DivergedError
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    write_text(folder)
-    return folder
-
-
-def run_missing(store: Store, study: Study) -> Plan:
-    """Make what is missing, in the plan's order."""
-    plan = plan_in(store, study)
-    for stage in plan.missing:
-        store.request(stage)
-        execute_stage(
-            store,
-            stage.id,
-            start_from=stage.start_from,
-            keeps_optimizer=stage.keeps_optimizer,
-            should_stop=lambda: False,
-        )
-    return plan
-
-
 @pytest.fixture(scope="module")
 def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Plan]:
     store = Store.open(tmp_path_factory.mktemp("finished") / "store", create=True)
-    return store, run_missing(store, small_study(text))
+    return store, make_study(store, small_study(text))
 
 
 def published_bytes(store: Store) -> dict[str, str]:
@@ -102,9 +72,9 @@ def test_a_study_is_made_and_its_records_say_what_happened(finished: tuple[Store
 )
 def test_adding_to_a_finished_study_runs_only_what_is_missing(text, tmp_path, changes):
     store = Store.open(tmp_path / "store", create=True)
-    first = run_missing(store, small_study(text))
+    first = make_study(store, small_study(text))
     before = published_bytes(store)
-    second = run_missing(store, small_study(text, **changes))
+    second = make_study(store, small_study(text, **changes))
     assert {stage.id for stage in second.missing}.isdisjoint(first.stages)
     after = published_bytes(store)
     assert {name: after[name] for name in before} == before
@@ -116,15 +86,15 @@ def test_a_longer_run_under_stable_decay_goes_on_from_the_stable_part(text, tmp_
         return WarmupStableDecay(peak_lr=3e-3, floor_lr=0.0, warmup_steps=2, decay_steps=4, total_steps=total_steps)
 
     store = Store.open(tmp_path / "store", create=True)
-    run_missing(store, small_study(text, starts=(), schedule=schedule(12)))
+    make_study(store, small_study(text, starts=(), schedule=schedule(12)))
     before = published_bytes(store)
-    longer = run_missing(store, small_study(text, starts=(), total_steps=16, schedule=schedule(16)))
+    longer = make_study(store, small_study(text, starts=(), total_steps=16, schedule=schedule(16)))
     assert sum(stage.num_steps for stage in longer.missing) == (16 - 8) + 4
     after = published_bytes(store)
     assert {name: after[name] for name in before} == before
 
     straight = Store.open(tmp_path / "straight", create=True)
-    plan = run_missing(straight, small_study(text, starts=(), total_steps=16, schedule=schedule(16)))
+    plan = make_study(straight, small_study(text, starts=(), total_steps=16, schedule=schedule(16)))
     final = plan.arms[0].final_state
     assert weights(store, final) == weights(straight, final)
 
@@ -147,8 +117,8 @@ def with_ramp(study: Study, *branch_steps: int) -> Study:
 
 def test_a_mixture_ramp_is_trained_and_cut_where_a_branch_leaves_without_changing_a_bit(text, tmp_path):
     cut, whole = (Store.open(tmp_path / name, create=True) for name in ("cut", "whole"))
-    run_missing(cut, with_ramp(small_study(text), 5))
-    plan = run_missing(whole, with_ramp(small_study(text)))
+    make_study(cut, with_ramp(small_study(text), 5))
+    plan = make_study(whole, with_ramp(small_study(text)))
     state = plan.arms[1].start_state
     # From none to half of 4 sequences over 8 steps are 8, and half of them in the 2 steps after it are 4.
     assert whole.record(state).metrics["token_shares"] == {"general": 36 / 48, "code": 12 / 48}
@@ -159,8 +129,8 @@ def test_a_mixture_ramp_is_trained_and_cut_where_a_branch_leaves_without_changin
 def test_milestones_on_the_way_change_no_bit(text, tmp_path, precision):
     """A trunk cut where branches leave ends with the weights of one that was never cut."""
     cut, whole = (Store.open(tmp_path / name, create=True) for name in ("cut", "whole"))
-    many = run_missing(cut, small_study(text, starts=(3, 7, 9), precision=precision))
-    few = run_missing(whole, small_study(text, starts=(), precision=precision))
+    many = make_study(cut, small_study(text, starts=(3, 7, 9), precision=precision))
+    few = make_study(whole, small_study(text, starts=(), precision=precision))
     final = few.arms[0].final_state
     assert final in many.stages
     assert weights(cut, final) == weights(whole, final)
@@ -197,7 +167,7 @@ def test_a_signal_that_comes_while_a_state_is_saved_ends_the_stage_there(text, t
     from midstudy.train import checkpoint
 
     store = Store.open(tmp_path / "store", create=True)
-    plan = run_missing(store, small_study(text, starts=()))
+    plan = make_study(store, small_study(text, starts=()))
     longer = plan_in(store, small_study(text, starts=(), total_steps=40))
     stage = next(stage for stage in longer.missing if stage.kind == "state")
     store.request(stage)
@@ -247,7 +217,7 @@ def test_a_divergence_names_the_documents_that_were_read(text, tmp_path):
     with pytest.raises(
         DivergedError, match=r"It read general train, documents [\d–, ]+\. .*Lower the learning rate"
     ) as raised:
-        run_missing(store, study)
+        make_study(store, study)
     named = [int(one) for one in re.findall(r"\d+", str(raised.value).split("documents ")[1].split(". ")[0])]
     assert 0 <= min(named) <= max(named) < 300
 
@@ -405,7 +375,7 @@ def test_a_recipe_edited_by_hand_is_refused(text, tmp_path):
 def test_a_record_of_another_recipe_is_an_error(text, tmp_path):
     store = Store.open(tmp_path / "store", create=True)
     study = small_study(text, starts=())
-    plan = run_missing(store, study)
+    plan = make_study(store, study)
     stage = plan.stages[plan.arms[0].task_evaluation]
     record = store.record(stage.id)
     record.canonical["evaluation"]["max_sequences"] = 99
@@ -430,12 +400,12 @@ def test_a_full_disk_loses_no_finished_stage_and_the_run_goes_on_once_there_is_r
     store = Store.open(small_disk / "store", create=True)
     study = small_study(text, starts=())
     with pytest.raises(StoreError, match=r"No space left on device.*Free space"):
-        run_missing(store, study)
+        make_study(store, study)
     before = published_bytes(store)
     assert before
     assert store.published(plan_in(store, study).stages) < set(plan_in(store, study).stages)
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
-    plan = run_missing(store, study)
+    plan = make_study(store, study)
     after = published_bytes(store)
     assert {name: after[name] for name in before} == before
     assert store.published(plan.stages) == set(plan.stages)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from releases import write_release
 from safetensors.torch import load_file, save_file
-from small_study import plan_in, small_study, write_text
+from small_study import make_study, plan_in, small_study
 
 from midstudy.data.release import released_pythia
 from midstudy.evaluate.load import load_model
@@ -29,34 +29,9 @@ from midstudy.train.averaging import mean_weights
 from midstudy.train.checkpoint import Checkpoint, CheckpointError
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    write_text(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_release(tmp_path_factory.mktemp("releases") / "tiny-neox")
-
-
-def run_missing(store: Store, study: Study) -> Plan:
-    plan = plan_in(store, study)
-    for stage in plan.missing:
-        store.request(stage)
-        execute_stage(
-            store, stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer, should_stop=lambda: False
-        )
-    return plan
 
 
 def weights(store: Store, stage: str) -> dict[str, torch.Tensor]:
@@ -86,7 +61,7 @@ def midtrained(text: Path, release: Path, tmp_path_factory: pytest.TempPathFacto
     control = study.arms[0]
     direct = restarted(control, control.curriculum.start, sft_seed=8)
     store = Store.open(tmp_path_factory.mktemp("midtrained") / "store", create=True)
-    return store, run_missing(store, replaced(study, *study.arms, direct))
+    return store, make_study(store, replaced(study, *study.arms, direct))
 
 
 def test_a_release_is_imported_once_midtrained_fine_tuned_and_evaluated(midtrained):
@@ -230,7 +205,7 @@ def averaging(text: Path, **changes) -> Study:
 @pytest.fixture(scope="module")
 def averaged(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Plan]:
     store = Store.open(tmp_path_factory.mktemp("averaged") / "store", create=True)
-    return store, run_missing(store, averaging(text))
+    return store, make_study(store, averaging(text))
 
 
 def test_a_stage_of_any_kind_that_is_told_to_stop_stops_and_is_made_the_next_time(text, release, averaged, tmp_path):
@@ -289,8 +264,8 @@ def test_the_row_of_an_averaged_arm_says_what_its_states_were_trained_on(average
 
 def test_an_average_added_to_a_finished_study_trains_only_what_no_kept_state_covers(text, tmp_path):
     store = Store.open(tmp_path / "store", create=True)
-    first = run_missing(store, small_study(text, starts=(3, 6)))
-    second = run_missing(store, averaging(text))
+    first = make_study(store, small_study(text, starts=(3, 6)))
+    second = make_study(store, averaging(text))
     assert first.stages.keys() <= second.stages.keys()
     # States 8 and 10 of the trunk from the kept one at 6, 11 of the branch from its first, and fine-tuning three times.
     assert sum(stage.num_steps for stage in second.missing) == 4 + 8 + 3 * 4
@@ -309,7 +284,7 @@ def test_training_goes_on_from_an_average_and_an_average_may_take_it_in(text, tm
     )
     nested = replaced(study, *study.arms[:1], restarted(study.arms[0], twice, sft_seed=9), longer)
     store = Store.open(tmp_path / "store", create=True)
-    plan = run_missing(store, nested)
+    plan = make_study(store, nested)
     assert store.published(plan.stages) == set(plan.stages)
     assert plan.total_steps == plan.lower_bound_steps == 12 + 4 + 4 + 4 + 4
     assert isinstance(plan.stages[plan.arms[1].start_state].recipe, State)

@@ -10,49 +10,17 @@ import torch
 from releases import write_release
 from safetensors.torch import load_file
 from small_recipes import CODE, GENERAL, PYCODE, sft, trunk
-from small_study import SYMBOLS, WORDS, plan_in, small_study, write_text
+from small_study import SYMBOLS, WORDS, make_study, small_study
 
 from midstudy.cli import main
 from midstudy.data.release import released_pythia
 from midstudy.evaluate.load import load_model
-from midstudy.execute.stage import execute_stage
 from midstudy.export import _phases
-from midstudy.plan.manifest import manifest_of
 from midstudy.plan.planner import Plan
-from midstudy.recipe import Mixture, MixtureRamp, Study
+from midstudy.recipe import Mixture, MixtureRamp
 from midstudy.store.store import Store
-from midstudy.store.study_manifest import freeze
 
 transformers = pytest.importorskip("transformers")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    write_text(folder)
-    return folder
-
-
-def made(store: Store, study: Study, *, until: str | None = None) -> Plan:
-    """Freeze the study and make its stages, in order, up to the one called `until`."""
-    plan = plan_in(store, study)
-    freeze(store, manifest_of(plan, command="midstudy run small.py"))
-    for stage in plan.stages.values():
-        store.request(stage)
-        execute_stage(
-            store, stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer, should_stop=lambda: False
-        )
-        if stage.label == until:
-            break
-    return plan
 
 
 FINAL = "sft nano code50@3 → code_task seed 0.7"
@@ -63,7 +31,7 @@ def exported(request, text: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     """The last state of the code arm, trained in each precision."""
     place = tmp_path_factory.mktemp(request.param)
     store = Store.open(place / "store", create=True)
-    plan = made(store, small_study(text, precision=request.param))
+    plan = make_study(store, small_study(text, precision=request.param))
     arguments = ["export", FINAL, "--to", "hf", "--output", str(place / "model"), "--store", str(store.root)]
     assert main(arguments) == 0
     return store, plan, place / "model"
@@ -153,7 +121,7 @@ def test_an_exported_state_is_imported_again_with_the_same_weights_and_trained_o
     start = released_pythia(str(folder))
     assert start.model.name == "nano"
     other = Store.open(tmp_path / "store", create=True)
-    again = made(other, small_study(text, start=start, starts=()), until="pretrain nano seed 0 to step 12")
+    again = make_study(other, small_study(text, start=start, starts=()), until="pretrain nano seed 0 to step 12")
     before = load_file(store.published_folder(plan.arms[1].final_state) / "checkpoint" / "model.safetensors")
     imported = load_file(other.published_folder(again.arms[0].arm.curriculum.start.id) / "checkpoint" / "model.safetensors")
     assert before.keys() == imported.keys()
@@ -173,7 +141,7 @@ def test_another_rotary_embedding_survives_the_way_there_and_back(text, tmp_path
     """Rotated fraction 0.5 and base 20,000, which are nobody's defaults."""
     release = write_release(tmp_path / "tiny-neox", dtype="float32")
     store = Store.open(tmp_path / "store", create=True)
-    made(store, small_study(text, start=released_pythia(str(release))), until="tokens general")
+    make_study(store, small_study(text, start=released_pythia(str(release))), until="tokens general")
     assert main(["export", "import", "--to", "hf", "--output", str(tmp_path / "out"), "--store", str(store.root)]) == 0
     ids = torch.randint(512, (2, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -192,7 +160,7 @@ def test_generation_ends_at_the_end_of_text(exported):
 @pytest.fixture(scope="module")
 def begun(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store.open(tmp_path_factory.mktemp("begun") / "store", create=True)
-    made(store, small_study(text), until="pretrain nano seed 0 to step 3")
+    make_study(store, small_study(text), until="pretrain nano seed 0 to step 3")
     return store
 
 

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 import torch
 from fake_execute import ENTRY, fake_stage
-from small_study import small_study, write_text
-from test_cli import EXPERIMENT, REPOSITORY, made
+from small_study import make_study, small_study
+from test_cli import EXPERIMENT, REPOSITORY
 
 from midstudy.analysis.table import write_tables
 from midstudy.data.release import released_pythia
@@ -74,16 +74,11 @@ def planted_everywhere(store: Store, told: Path) -> int:
     return number
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    write_text(folder)
-    return folder
-
-
 @pytest.fixture
 def store(text: Path, tmp_path: Path) -> Store:
-    return made(Store.open(tmp_path / "store", create=True), small_study(text))
+    store = Store.open(tmp_path / "store", create=True)
+    make_study(store, small_study(text))
+    return store
 
 
 AUDITED = """

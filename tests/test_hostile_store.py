@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_study import small_study, write_text
-from test_cli import EXPERIMENT, REPOSITORY, made
+from small_study import make_study, small_study
+from test_cli import EXPERIMENT, REPOSITORY
 
 from flows.study import RunSummary
 from midstudy.cli import main
@@ -32,15 +32,10 @@ from midstudy.train.placement import Placement
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    write_text(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(Store.open(tmp_path_factory.mktemp("hostile") / "store", create=True), small_study(text)).root
+    store = Store.open(tmp_path_factory.mktemp("hostile") / "store", create=True)
+    make_study(store, small_study(text))
+    return store.root
 
 
 @pytest.fixture

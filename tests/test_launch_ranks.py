@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fake_execute import ENTRY, fake_stage
 from safetensors.numpy import load_file
-from small_study import plan_in, small_study, write_text
+from small_study import plan_in, small_study
 
 from midstudy.launch.driver import Driver, Outcome
 from midstudy.launch.job_file import Job, JobStage, job_name, job_process, unended_jobs, write_job
@@ -20,13 +20,6 @@ from midstudy.launch.process import this_process
 from midstudy.plan.planner import Plan
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    write_text(folder)
-    return folder
 
 
 def run(store: Store, text: Path, num_ranks: int, disturb: Callable[[Store], None] = lambda store: None) -> Plan:

@@ -10,14 +10,13 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
-from small_study import plan_in, small_study, write_text
+from small_study import plan_in, small_study
 
 from midstudy.cli import main
 from midstudy.execute.stage import StoppedError, execute_stage
@@ -31,21 +30,6 @@ from midstudy.store.retention import Item, Retention
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
 from midstudy.train.rolling import latest_valid
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    write_text(folder)
-    return folder
 
 
 def ask(store: Store, study: Study) -> Plan:
