@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--price-on",
             choices=PRICED_DEVICES,
-            help=f"device whose hours the plan counts (default: {PRICED_DEVICES[0]}; h100 with --device cuda)",
+            help=f"device whose hours the plan counts (default: {PRICED_DEVICES[0]}; of a run on GPUs h100)",
         )
 
     def takes_placement(one: argparse.ArgumentParser) -> None:
@@ -89,18 +89,19 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help="jobs at a time (default: what the machine holds, or the placement file says)",
         )
-        one.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what computes (default: cpu)")
-        one.add_argument("--threads", type=_at_least_one, default=1, metavar="N", help="threads a rank (default: 1)")
-        one.add_argument("--ranks", type=_at_least_one, default=1, metavar="N", help="processes that share a training step")
-        one.add_argument(
+        how = one.add_argument_group("how a stage is computed", "With --backend slurm the placement file says it instead.")
+        how.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what computes (default: cpu)")
+        how.add_argument("--threads", type=_at_least_one, default=1, metavar="N", help="threads a rank (default: 1)")
+        how.add_argument("--ranks", type=_at_least_one, default=1, metavar="N", help="processes that share a training step")
+        how.add_argument(
             "--micro-batch",
             type=_at_least_one,
             metavar="N",
             help="sequences of a rank that pass through the model at a time (default: all of its share)",
         )
-        one.add_argument("--compile", action="store_true", dest="compiled", help="let torch.compile generate the kernels")
-        one.add_argument("--chunked-loss", action="store_true", help="a GPU's loss in chunks: less memory, more time")
-        one.add_argument(
+        how.add_argument("--compile", action="store_true", dest="compiled", help="let torch.compile generate the kernels")
+        how.add_argument("--chunked-loss", action="store_true", help="a GPU's loss in chunks: less memory, more time")
+        how.add_argument(
             "--jobs-per-gpu", type=_at_least_one, default=1, metavar="N", help="small jobs that share a GPU (default: 1)"
         )
 
@@ -127,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     takes_study(status)
 
     logs = verb("logs", "Print the log of a stage.", reads=True)
-    logs.add_argument("stage", metavar="STAGE", help="id of a stage, or part of its name")
+    logs.add_argument("stage", metavar="STAGE", help="id of a stage, or part of its name; a part of several lists them")
     logs.add_argument("--study", metavar="STUDY", help="name of a study in the store (default: the only one)")
     logs.add_argument("--lines", type=int, default=40, metavar="N", help="last lines to print (default: 40)")
 
@@ -162,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("right", metavar="B", help="the other stage")
 
     export = verb("export", "Write a trained state as a folder that other software loads.", reads=True)
-    export.add_argument("stage", metavar="STAGE", help="id of a state, or part of its name")
+    export.add_argument("stage", metavar="STAGE", help="id of a state, or part of its name; a part of several lists them")
     export.add_argument("--to", choices=("hf",), required=True, help="hf: Hugging Face transformers, model and tokenizer")
     export.add_argument("--output", metavar="DIR", help="folder to make (default: ./NAME-ID)")
     export.add_argument("--study", metavar="STUDY", help="name of a study in the store (default: the only one)")

@@ -258,6 +258,9 @@ def status(options: Namespace) -> int:
     jobs = live_jobs(store, stages)
     running = [one for job in jobs for one in job.stage_ids if one not in finished and store.paths.attempts(one).exists()]
     skipped = _descendants(stages, failures) - finished - failures.keys()
+    waiting = stages.keys() - finished - failures.keys() - {*running} - skipped
+    said = {"finished": finished, "running": running, "failed": failures, "skipped": skipped, "waiting": waiting}
+    of_stage = {one: word for word, some in said.items() for one in some}
     facts = {
         "study": manifest["name"],
         "stages": len(stages),
@@ -266,9 +269,10 @@ def status(options: Namespace) -> int:
         "failed": [{"id": one, "label": stages[one]["label"], "cause": f["cause"]} for one, f in failures.items()],
         "skipped": len(skipped),
         "interrupted": {one: known for one in stages if one not in finished and (known := store.interruptions(one))},
-        "waiting": len(stages) - len(finished) - len(failures) - len(running) - len(skipped),
+        "waiting": len(waiting),
         "jobs": [job.name for job in jobs],
         "slurm": slurm_places(store, jobs),
+        "by_stage": [{"id": one, "label": stage["label"], "is": of_stage[one]} for one, stage in stages.items()],
     }
     if options.json:
         print(json.dumps(facts, indent=1))
@@ -493,6 +497,9 @@ def _open_to_write(options: Namespace) -> Store:
     return store
 
 
+_SHOWN = 20
+
+
 # -- finding ----------------------------------------------------------------------------------------------------------
 
 
@@ -504,12 +511,13 @@ def _manifest(store: Store, name: str | None) -> dict[str, Any]:
 
 def _find_stage(store: Store, stages: Mapping[str, Mapping[str, Any]], name: str) -> str:
     """The stage whose id begins with `name`, or whose label is `name` or, alone, contains it."""
-    matches = [one for one in stages if one.startswith(name)]
+    matches = [one for one in stages if one.startswith(name)] if name else []
     matches = matches or [one for one, stage in stages.items() if stage["label"] == name]
     matches = matches or [one for one, stage in stages.items() if name in stage["label"]]
     if len(matches) == 1:
         return matches[0]
     if not matches:
-        raise StoreError(f"{store.root}: no stage {name!r}; `midstudy status --json` and the report name them.")
-    shown = "\n".join(f"  {one}  {stages[one]['label']}" for one in matches[:10])
+        raise StoreError(f"{store.root}: no stage {name!r}; `midstudy status --json` names them all.")
+    shown = "\n".join(f"  {one}  {stages[one]['label']}" for one in matches[:_SHOWN])
+    shown += f"\n  and {len(matches) - _SHOWN} more" * (len(matches) > _SHOWN)
     raise StoreError(f"{name!r} names {len(matches)} stages; give more of its id or name:\n{shown}")

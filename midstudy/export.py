@@ -45,7 +45,7 @@ def export_huggingface(
 
     Raises:
         ValueError: there is something at `folder` already, it cannot be written, or the checkpoint is damaged.
-        StoreError: the stage or its tokenizer is not finished.
+        StoreError: the stage or its tokenizer is not finished, or the tokenizer was exchanged on disk.
     """
     if folder.exists() or folder.is_symlink():
         raise ValueError(f"{folder}: exists already; allowed: a new folder. Name another with --output.")
@@ -55,6 +55,7 @@ def export_huggingface(
     tokenizer = stage_id(start.tokenizer)
     if not store.has(tokenizer):
         raise StoreError(f"stage {tokenizer}: the tokenizer of this state is not finished; run the study first.")
+    store.require_unchanged(tokenizer)
     state = checkpoint.read(store.published_folder(stage) / CHECKPOINT_FOLDER, with_optimizer=False)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:

@@ -82,9 +82,10 @@ def place(
         micro_batch=micro_batch,
         compiled=compiled,
         chunked_loss=chunked_loss,
+        jobs_per_gpu=jobs_per_gpu,
     )
     if backend == "slurm":
-        return _on_slurm(placement_file, placement, jobs=jobs, jobs_per_gpu=jobs_per_gpu)
+        return _on_slurm(placement_file, placement, jobs=jobs)
     if placement_file is not None:
         raise ValueError(f"--placement: found with --backend {backend}; allowed: with --backend slurm.")
     if backend == "debug" and ranks > 1:
@@ -94,19 +95,19 @@ def place(
         raise ValueError(
             f"--ranks: found {placement.num_ranks}; allowed: at most the {len(gpus)} GPUs that are visible here."
         )
-    places = len(gpus) * jobs_per_gpu if gpus else (os.cpu_count() or 1) // placement.num_threads
+    places = len(gpus) * placement.jobs_per_gpu if gpus else (os.cpu_count() or 1) // placement.num_threads
     max_jobs = jobs or max(1, places // placement.num_ranks)
     return Place(backend=backend, placement=placement, gpus=gpus, max_jobs=max_jobs)
 
 
-def _on_slurm(placement_file: Path | None, given: Placement, *, jobs: int | None, jobs_per_gpu: int) -> Place:
+def _on_slurm(placement_file: Path | None, given: Placement, *, jobs: int | None) -> Place:
     from midstudy.launch.placement_file import read_placement_file
     from midstudy.train.placement import Placement
 
     options = {"num_threads": "threads", "num_ranks": "ranks", "compiled": "compile"}
     for field in fields(Placement):
-        if getattr(given, field.name) != field.default or jobs_per_gpu != 1:
-            option = "jobs-per-gpu" if jobs_per_gpu != 1 else options.get(field.name, field.name).replace("_", "-")
+        if getattr(given, field.name) != field.default:
+            option = options.get(field.name, field.name).replace("_", "-")
             raise ValueError(
                 f"--{option}: found with --backend slurm; allowed: in the placement file, for each kind of stage and size."
             )
@@ -165,6 +166,7 @@ def plan_experiment(
 
 def _similarity_only(plan: Plan) -> Plan:
     """The part of a plan that counts tokens: a study of its own name and without arms, on the same stages."""
+    from midstudy.plan.planner import device_s
     from midstudy.plan.stage import stage_id
 
     needed = [stage_id(recipe) for recipe in plan.study.token_counts]
@@ -183,7 +185,7 @@ def _similarity_only(plan: Plan) -> Plan:
         arms=(),
         lower_bound_steps=0,
         unshared_steps=0,
-        unshared_s=sum(stage.cost_s for stage in stages.values()),
+        unshared_s=device_s(plan.throughput.device, stages.values()),
         priced_by={},
     )
 

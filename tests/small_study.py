@@ -61,6 +61,16 @@ def write_split(folder: Path, split: str, rows: Iterable[dict[str, Any]]) -> Non
     (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+def exchange_two_ids(tokenizer: Path) -> None:
+    """Let two tokens of a tokenizer.json change places; its size stays."""
+    fields = json.loads(tokenizer.read_text("utf-8"))
+    vocab = fields["model"]["vocab"]
+    one, other = (token for token, number in vocab.items() if number in (258, 259))
+    vocab[one], vocab[other] = vocab[other], vocab[one]
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    tokenizer.write_bytes(text.ljust(tokenizer.stat().st_size))
+
+
 def small_study(
     folder: Path,
     *,

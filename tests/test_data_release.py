@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from releases import COMMIT, cached_snapshot, write_release, write_tokenizer
@@ -126,7 +127,12 @@ def test_what_changed_since_the_plan_is_refused(release: Path):
         ({"intermediate_size": 128}, "intermediate_size"),
         ({"num_hidden_layers": None}, "num_hidden_layers"),
         ({"rope_parameters": None}, "rotary_pct"),
-        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling.rope_type"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_parameters.rope_type"),
+        ({"rope_parameters": ["default"]}, "rope_parameters"),
+        # Two spellings of one number, of which versions of transformers believe one or the other.
+        ({"rotary_pct": 1.0}, "rope_parameters.partial_rotary_factor"),
+        ({"rotary_emb_base": 500}, "rope_parameters.rope_theta"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, "rope_scaling.rope_type"),
         ({"quantization_config": {"bits": 8}}, "quantization_config"),
     ],
 )
@@ -135,6 +141,26 @@ def test_an_architecture_that_is_not_computed_exactly_is_refused_by_its_field(re
     with pytest.raises(RecipeError) as raised:
         released_pythia(str(release))
     assert raised.value.path == f"release.tiny-neox.config.{field}"
+
+
+def test_two_spellings_that_agree_are_one(release: Path):
+    shape = released_pythia(str(release)).model
+    edit(release, rotary_pct=0.5, rotary_emb_base=20_000)
+    assert released_pythia(str(release)).model == shape
+
+
+@pytest.mark.parametrize("step", [-5, "main", True, 1.5])
+def test_a_step_that_is_none_is_refused(release: Path, step: Any):
+    with pytest.raises(RecipeError, match=r"step: found .*; allowed: a whole number of at least 0.*commit after @ chooses"):
+        released_pythia(str(release), step=step)
+
+
+@pytest.mark.parametrize("weight_map", [["model.safetensors"], {"a": ["model.safetensors"]}, {}, None])
+def test_an_index_that_names_no_files_is_told(tmp_path: Path, weight_map: Any):
+    folder = write_release(tmp_path / "sharded", shard="100KB")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ValueError, match="weight_map names no files beside it"):
+        released_pythia(str(folder))
 
 
 def test_a_tokenizer_whose_end_of_text_is_not_id_0_is_refused(release: Path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.numpy import load_file
-from small_study import make_study, plan_in, small_study, write_split, write_text
+from small_study import exchange_two_ids, make_study, plan_in, small_study, write_split, write_text
 
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.plan.planner import Plan
@@ -357,6 +357,17 @@ def test_token_files_that_were_exchanged_on_disk_are_not_trained_on(text, tmp_pa
     tokens.write_bytes(b"\x07" * tokens.stat().st_size)
     with pytest.raises(StoreError, match=r"train-00000\.tokens: not what was published"):
         execute_stage(store, stage.id, start_from=None, keeps_optimizer=True, should_stop=lambda: False)
+
+
+def test_a_tokenizer_that_was_exchanged_on_disk_encodes_nothing(text, tmp_path):
+    store = Store.open(tmp_path / "store", create=True)
+    tokenizer, tokens = plan_in(store, small_study(text, starts=())).missing[:2]
+    for stage in (tokenizer, tokens):
+        store.request(stage)
+    execute_stage(store, tokenizer.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+    exchange_two_ids(store.published_folder(tokenizer.id) / "tokenizer.json")
+    with pytest.raises(StoreError, match=r"tokenizer\.json: not what was published"):
+        execute_stage(store, tokens.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
 
 
 def test_a_recipe_edited_by_hand_is_refused(text, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -162,6 +163,54 @@ def test_every_type_of_released_weights_is_imported_exactly(text, tmp_path, dtyp
     assert {one.dtype for one in found.values()} == {torch.float32}
     assert torch.equal(found["blocks.1.qkv.weight"], theirs["gpt_neox.layers.1.attention.query_key_value.weight"].float())
     assert sum(one.numel() for one in found.values()) == sum(one.numel() for one in theirs.values())
+
+
+def imported(release: Path, text: Path, root: Path, change: Any) -> dict[str, torch.Tensor]:
+    """What is imported of a release whose tensors `change` has changed."""
+    tensors = load_file(release / "model.safetensors")
+    change(tensors)
+    save_file(tensors, release / "model.safetensors", metadata={"format": "pt"})
+    store = Store.open(root, create=True)
+    stage = import_stage(store, small_study(text, start=released_pythia(str(release))))
+    store.request(stage)
+    execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+    return weights(store, stage.id)
+
+
+def test_tables_that_older_checkpoints_carry_beside_the_weights_change_nothing(text, tmp_path):
+    def tables(tensors: dict[str, torch.Tensor]) -> None:
+        for layer in (0, 1):
+            inside = f"gpt_neox.layers.{layer}.attention"
+            tensors[f"{inside}.bias"] = torch.ones(1, 1, 64, 64, dtype=torch.bool)
+            tensors[f"{inside}.masked_bias"] = torch.tensor(-1e9)
+            tensors[f"{inside}.rotary_emb.inv_freq"] = torch.ones(4)
+
+    plain = imported(write_release(tmp_path / "plain"), text, tmp_path / "a", lambda tensors: None)
+    older = imported(write_release(tmp_path / "older"), text, tmp_path / "b", tables)
+    assert plain.keys() == older.keys()
+    assert all(torch.equal(one, older[name]) for name, one in plain.items())
+
+
+def test_the_head_under_its_newer_name_is_the_head_and_two_heads_are_refused(text, tmp_path):
+    def renamed(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] = tensors.pop("embed_out.weight")
+
+    def doubled(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] = tensors["embed_out.weight"] + 1
+
+    plain = imported(write_release(tmp_path / "plain"), text, tmp_path / "a", lambda tensors: None)
+    newer = imported(write_release(tmp_path / "newer"), text, tmp_path / "b", renamed)
+    assert torch.equal(newer["head.weight"], plain["head.weight"])
+    with pytest.raises(ValueError, match=r"lm_head\.weight: beside embed_out\.weight; allowed: one of them"):
+        imported(write_release(tmp_path / "two"), text, tmp_path / "c", doubled)
+
+
+def test_weights_that_are_not_finite_are_refused(text, tmp_path):
+    def damaged(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["gpt_neox.layers.1.mlp.dense_4h_to_h.weight"][3, 5] = float("nan")
+
+    with pytest.raises(ValueError, match=r"blocks\.1\.mlp_out\.weight holds numbers that are not finite"):
+        imported(write_release(tmp_path / "release"), text, tmp_path / "store", damaged)
 
 
 def test_integer_weights_are_refused(text, tmp_path):

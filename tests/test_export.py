@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from releases import write_release
 from safetensors.torch import load_file
 from small_recipes import CODE, GENERAL, PYCODE, sft, trunk
-from small_study import SYMBOLS, WORDS, make_study, small_study
+from small_study import SYMBOLS, WORDS, exchange_two_ids, make_study, small_study
 
 from midstudy.cli import main
 from midstudy.data.release import released_pythia
@@ -149,6 +150,22 @@ def test_another_rotary_embedding_survives_the_way_there_and_back(text, tmp_path
             transformers.AutoModelForCausalLM.from_pretrained(one).eval()(ids).logits for one in (release, tmp_path / "out")
         )
     assert torch.equal(first, second)
+
+
+def test_text_comes_back_from_its_tokens_as_it_was(exported):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported[2])
+    text = "do n't , they say : it 's so ! \n  def f ( x ) :"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_a_tokenizer_that_was_exchanged_on_disk_is_not_exported(begun, tmp_path, capsys):
+    store = Store.open(Path(shutil.copytree(begun.root, tmp_path / "store")))
+    (tokenizer,) = store.paths.stages.glob("*/published/tokenizer.json")
+    exchange_two_ids(tokenizer)
+    command = ["export", "pretrain nano seed 0 to step 3", "--to", "hf", "--output", str(tmp_path / "model")]
+    assert main([*command, "--store", str(store.root)]) != 0
+    assert "tokenizer.json: not what was published" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
 
 
 def test_generation_ends_at_the_end_of_text(exported):

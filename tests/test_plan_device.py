@@ -62,9 +62,13 @@ def test_the_nearest_length_counts_and_other_lengths_cost_what_their_operations_
 
 def test_finished_stages_of_the_store_count_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "recorded_rates", lambda: (rate(device="cpu-core"),))
-    throughput = Throughput(CPU_CORE, {("160m", "bf16_true"): 7.0})
+    throughput = Throughput(CPU_CORE, {("160m", "bf16_true"): 7.0 * pythia("160m").flops_per_token(seq_len=2_048)})
     assert tokens_per_s(throughput, "160m") == pytest.approx(7)
     assert throughput.source(pythia("160m"), "bf16_true", seq_len=2_048) == "store"
+    # Another vocabulary and length of the same size cost what their operations do.
+    other = pythia("160m", vocab_size=512)
+    expected = 7.0 * pythia("160m").flops_per_token(seq_len=2_048) / other.flops_per_token(seq_len=128)
+    assert 1 / throughput.training_s(other, "bf16_true", num_tokens=1, seq_len=128) == pytest.approx(expected)
 
 
 def plan_on(device: devices.Device) -> Plan:
@@ -93,6 +97,17 @@ def test_the_plan_says_what_its_price_rests_on(monkeypatch: pytest.MonkeyPatch) 
     assert plan_facts(measured)["rate_recorded_for"] == ["nano"]
     assert "as measured by the benchmark for nano" in plan_text(measured)
     assert list(measured.stages) == list(assumed.stages), "the price is no part of what runs"
+
+
+def test_a_gpus_hours_are_those_of_models_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "recorded_rates", lambda: ())
+    plan = plan_on(H200)
+    models = [stage for stage in plan.missing if stage.factors["stage_kind"] not in ("data", "similarity")]
+    assert 0 < plan.missing_s == pytest.approx(sum(stage.cost_s for stage in models))
+    assert plan.unshared_s == pytest.approx(plan.missing_s)  # one arm shares nothing
+    on_cpu = plan_on(CPU_CORE)
+    assert on_cpu.missing_s == pytest.approx(sum(stage.cost_s for stage in on_cpu.missing))
+    assert on_cpu.unshared_s == pytest.approx(on_cpu.missing_s)
 
 
 def test_the_command_line_offers_the_devices_there_are() -> None:

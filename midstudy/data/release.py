@@ -33,13 +33,20 @@ def released_pythia(argument: str, *, step: int | None = None) -> Start:
     Args:
         argument: a folder, or `hub:OWNER/NAME@COMMIT`. Each step of a Pythia on the hub is a branch; its page gives the
             branch's commit.
-        step: the step of the training that made it, for people to read.
+        step: the step of the training that made it, for people to read. It chooses nothing: the commit, or the folder, does.
 
     Raises:
-        RecipeError: a model that is not Pythia's architecture, or a tokenizer that cannot be used; the message names the
-            field.
+        RecipeError: `step` is no step, the model is not of Pythia's architecture, or its tokenizer cannot be used; the
+            message names the field.
         ValueError: a file is missing or damaged, the weights are pickled, or the hub cannot be reached.
     """
+    if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
+        raise RecipeError(
+            "step",
+            found=step,
+            allowed="a whole number of at least 0, for people to read",
+            fix="The commit after @ chooses the weights: on the hub, each step of a Pythia is a branch.",
+        )
     if argument.startswith("hub:"):
         part, at, revision = argument.removeprefix("hub:").rpartition("@")
         if not at or not part:
@@ -117,10 +124,11 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]
     if (folder / _INDEX).is_file():
-        names = set(_json(folder / _INDEX).get("weight_map", {}).values())
+        named = _json(folder / _INDEX).get("weight_map")
+        names = list(named.values()) if isinstance(named, dict) else []
         if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
             raise ValueError(f"{folder / _INDEX}: its weight_map names no files beside it. Fetch the file again.")
-        return [_present(folder, name) for name in sorted(names)]
+        return [_present(folder, name) for name in sorted(set(names))]
     for pattern in _PICKLES:
         for pickled in sorted(folder.glob(pattern)):
             raise ValueError(

@@ -23,7 +23,6 @@ from midstudy.recipe.decode import decode
 from midstudy.recipe.measure import StateEvaluation, TokenCounts
 from midstudy.store.attempt import RESULT_FOLDER, Attempt
 from midstudy.store.errors import StoreError, unwritable
-from midstudy.store.record import digest_file
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 from midstudy.train.ranks import ALONE, Ranks
@@ -117,11 +116,11 @@ def _make(
     if isinstance(recipe, ReleasedTokenizer):
         return copy_tokenizer(recipe, folder)
     if isinstance(recipe, TokenizedData):
-        tokenizer_folder = _finished(store, stage_id(recipe.tokenizer))
+        tokenizer_folder = _unchanged(store, stage_id(recipe.tokenizer))
         results = [one / RESULT_FOLDER for one in former]
         return make_tokens(recipe, tokenizer_folder, folder, former=results, should_stop=should_stop)
     if isinstance(recipe, TokenCounts):
-        return make_counts(recipe, _finished(store, stage_id(recipe.tokenized)), folder, should_stop=should_stop)
+        return make_counts(recipe, _unchanged(store, stage_id(recipe.tokenized)), folder, should_stop=should_stop)
     if isinstance(recipe, State) and recipe.step == 0:
         checkpoint = folder / CHECKPOINT_FOLDER
         return make_first_state(
@@ -155,20 +154,19 @@ def _make(
 
 
 def _split(store: Store, data: Dataset, tokenizer: Tokenizer | ReleasedTokenizer, split: str) -> TokenizedSplit:
-    identity = stage_id(TokenizedData(data=data, tokenizer=tokenizer))
+    return read_split(_unchanged(store, stage_id(TokenizedData(data=data, tokenizer=tokenizer))), split)
+
+
+def _unchanged(store: Store, identity: str) -> Path:
+    """The files of a finished data stage, read through once a job: what was damaged or exchanged on disk is never used."""
     folder = _finished(store, identity)
     _check_files(store.root, identity)
-    return read_split(folder, split)
+    return folder
 
 
 @functools.cache
 def _check_files(root: Path, identity: str) -> None:
-    """Read token files through once a job: text that was damaged or exchanged on disk is never trained on."""
-    store = Store(root)
-    for name, noted in store.record(identity).files.items():
-        path = store.published_folder(identity) / name
-        if digest_file(path) != noted:
-            raise StoreError(f"{path}: not what was published. Remove {path.parent} to make the stage again.")
+    Store(root).require_unchanged(identity)
 
 
 def _finished(store: Store, identity: str) -> Path:

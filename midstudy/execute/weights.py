@@ -92,4 +92,6 @@ def _imported(release: Release, shape: ModelShape, should_stop: Callable[[], boo
     for name, tensor in weights.items():
         if tensor.dtype not in _FLOATS:
             raise ValueError(f"{release}: {name} is {tensor.dtype}; allowed: {', '.join(map(str, _FLOATS))}.")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{release}: {name} holds numbers that are not finite. Fetch the file again, or name another.")
     return {name: tensor.float() for name, tensor in weights.items()}

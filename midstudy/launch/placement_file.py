@@ -28,6 +28,9 @@ from midstudy.train.placement import Placement
 KINDS = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sft", "evaluation")
 """What stages are in the words of a plan and of `midstudy status`."""
 
+_PARTS_OF_A_GPU = ("gres", "tres-per-task", "tres-per-job")
+"""sbatch's parameters that can ask for a part of a GPU: a shard, MPS, a MIG device."""
+
 _OURS = ("array", "error", "job-name", "open-mode", "output", "parsable", "requeue", "no-requeue", "signal", "wait")
 """sbatch's parameters that the launcher itself needs."""
 
@@ -91,12 +94,26 @@ class JobPlacement:
                 found=self.compute.num_threads,
                 allowed=f"at most cpus_per_task, which is {self.resources.cpus_per_task}",
             )
-        if self.compute.device == "cuda" and self.resources.gpus_per_node < self.ranks_per_node:
+        if self.compute.jobs_per_gpu > 1:
+            self._require_part_of_a_gpu()
+        elif self.compute.device == "cuda" and self.resources.gpus_per_node < self.ranks_per_node:
             raise RecipeError(
                 "gpus_per_node",
                 found=self.resources.gpus_per_node,
                 allowed=f"at least {self.ranks_per_node}, one a rank",
                 fix='Or set device = "cpu".',
+            )
+
+    def _require_part_of_a_gpu(self) -> None:
+        """Slurm shares GPUs in parts that the cluster defines: a job asks for one of them instead of a GPU."""
+        asked = dict(self.resources.sbatch)
+        if self.resources.gpus_per_node or not any(name in asked for name in _PARTS_OF_A_GPU):
+            raise RecipeError(
+                "jobs_per_gpu",
+                found=f"{self.compute.jobs_per_gpu} with gpus_per_node = {self.resources.gpus_per_node} and "
+                f"sbatch = {asked or 'none'}",
+                allowed="gpus_per_node = 0 and a part of a GPU among sbatch's parameters",
+                fix='Such as sbatch = { gres = "shard:1" } or { gres = "mps:25" }; `scontrol show node` says what there is.',
             )
 
     @property

@@ -45,10 +45,12 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
     """The shape of the model that a `config.json` describes, named after the Pythia size that it is, if it is one.
 
     Both spellings of the rotary embedding are read: `rotary_pct` and `rotary_emb_base`, as the published Pythias have
-    them, and `rope_parameters`, as transformers 5 writes.
+    them, and `rope_parameters`, as transformers 5 writes. Where a file has both, they must agree: which of them counts
+    differs between versions of transformers.
 
     Raises:
-        RecipeError: a field is missing, or its value is none that this project computes exactly; the message names it.
+        RecipeError: a field is missing, its value is none that this project computes exactly, or the two spellings of one
+            disagree; the message names it.
     """
     if config.get("model_type") != "gpt_neox":
         raise _refused("model_type", config.get("model_type"), "'gpt_neox'")
@@ -59,18 +61,16 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
             raise _refused(name, found, repr(value))
     if config.get("quantization_config"):
         raise _refused("quantization_config", config["quantization_config"], "none: weights of 16 or 32 bits")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type != "default":
-        raise _refused("rope_scaling.rope_type", rope_type, "'default'")
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = _table(config, name)
+        rope_type = rope.get("rope_type", rope.get("type", "default"))
+        if rope_type != "default":
+            raise _refused(f"{name}.rope_type", rope_type, "'default'")
     num_layers, width = _whole(config, "num_hidden_layers"), _whole(config, "hidden_size")
     num_heads = _whole(config, "num_attention_heads")
     vocab_size, max_seq_len = _whole(config, "vocab_size"), _whole(config, "max_position_embeddings")
-    fraction = config.get("rotary_pct", rope.get("partial_rotary_factor"))
-    base = config.get("rotary_emb_base", rope.get("rope_theta"))
-    for name, value in (("rotary_pct", fraction), ("rotary_emb_base", base)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise _refused(name, value, "a number above 0")
+    fraction = _rotary(config, "rotary_pct", "partial_rotary_factor")
+    base = _rotary(config, "rotary_emb_base", "rope_theta")
     sizes = {(one.num_layers, one.width, one.num_heads): one.name for one in map(pythia, SIZES)}
     return ModelShape(
         name=sizes.get((num_layers, width, num_heads), f"{num_layers}x{width}"),
@@ -78,10 +78,37 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
         width=width,
         num_heads=num_heads,
         vocab_size=vocab_size,
-        rotary_fraction=float(fraction),
-        rotary_base=float(base),
+        rotary_fraction=fraction,
+        rotary_base=base,
         max_seq_len=max_seq_len,
     )
+
+
+def _table(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = config.get(name) or {}
+    if not isinstance(value, Mapping):
+        raise _refused(name, value, "a table")
+    return value
+
+
+def _rotary(config: Mapping[str, Any], old: str, new: str) -> float:
+    """The number that a file calls `old`, or `new` among its `rope_parameters` or `rope_scaling`."""
+    said = {old: config.get(old)}
+    said |= {f"{table}.{new}": _table(config, table).get(new) for table in ("rope_parameters", "rope_scaling")}
+    found: dict[str, float] = {}
+    for name, value in said.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise _refused(name, value, "a number above 0")
+        found[name] = float(value)
+    if not found:
+        raise _refused(old, None, "a number above 0")
+    (first, number), *others = found.items()
+    for name, other in others:
+        if other != number:
+            raise _refused(name, other, f"{number}, which {first} says")
+    return number
 
 
 def _whole(config: Mapping[str, Any], name: str) -> int:

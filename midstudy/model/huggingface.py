@@ -50,8 +50,11 @@ def from_huggingface(weights: Mapping[str, Tensor], shape: ModelShape) -> dict[s
         ValueError: a weight is missing, is not one of GPT-NeoX's, or has another shape; the message names it.
     """
     rest = {name: tensor for name, tensor in weights.items() if not _TABLES.fullmatch(name)}
+    head = huggingface_name("head.weight")
     if _NEW_HEAD in rest:
-        rest[huggingface_name("head.weight")] = rest.pop(_NEW_HEAD)
+        if head in rest:
+            raise ValueError(f"{_NEW_HEAD}: beside {head}; allowed: one of them, which is the model's output head.")
+        rest[head] = rest.pop(_NEW_HEAD)
     found: dict[str, Tensor] = {}
     for name, parameter in Pythia.empty(shape, device="meta").named_parameters():
         theirs = huggingface_name(name)

@@ -1,7 +1,8 @@
 """What a stage costs before it runs: tokens, FLOPs, seconds on one device, bytes on disk.
 
 Seconds come from the throughput of finished stages of the same shape and precision where the store has any, else from what
-was measured of the device, else from the device's assumed rate; `Throughput.source` says which.
+was measured of the device, else from the device's assumed rate; `Throughput.source` says which. A rate of one vocabulary or
+sequence length stands for others by the floating-point operations a token takes.
 """
 
 from __future__ import annotations
@@ -23,25 +24,24 @@ FILE_BYTES_PER_S = 2e8
 
 @dataclass(frozen=True)
 class Throughput:
-    """Training tokens a second on one device; those of the store's finished stages by (shape name, precision)."""
+    """Training rates of one device; those of the store's finished stages in FLOP/s, by (shape name, precision)."""
 
     device: Device
-    measured_tokens_per_s: Mapping[tuple[str, str], float]
+    measured_flops_per_s: Mapping[tuple[str, str], float]
 
     def source(self, model: ModelShape, precision: str, *, seq_len: int) -> str:
         """Where the rate comes from: `store`, `recorded` or `assumed`."""
-        if (model.name, precision) in self.measured_tokens_per_s:
+        if (model.name, precision) in self.measured_flops_per_s:
             return "store"
         return "recorded" if self.device.rate(model, precision, seq_len=seq_len) else "assumed"
 
     def training_s(self, model: ModelShape, precision: str, *, num_tokens: int, seq_len: int) -> float:
         """Seconds to train on `num_tokens` tokens."""
-        tokens_per_s = self.measured_tokens_per_s.get((model.name, precision))
-        if tokens_per_s is None:
+        flops_per_s = self.measured_flops_per_s.get((model.name, precision))
+        if flops_per_s is None:
             rate = self.device.rate(model, precision, seq_len=seq_len)
             flops_per_s = rate.flops_per_s if rate else self.device.assumed_flops_per_s(model, precision)
-            tokens_per_s = flops_per_s / model.flops_per_token(seq_len=seq_len)
-        return num_tokens / tokens_per_s
+        return num_tokens * model.flops_per_token(seq_len=seq_len) / flops_per_s
 
     def evaluation_s(self, model: ModelShape, precision: str, evaluation: Evaluation) -> float:
         """Seconds of a forward pass over the evaluation's sequences, at most."""
@@ -50,10 +50,10 @@ class Throughput:
 
 
 def measured_throughput(samples: Iterable[tuple[str, str, float]]) -> dict[tuple[str, str], float]:
-    """Median tokens a second of finished stages, from (shape name, precision, tokens a second)."""
+    """Median FLOP/s of finished stages, from (shape name, precision, FLOP/s)."""
     by_kind: dict[tuple[str, str], list[float]] = {}
-    for shape, precision, tokens_per_s in samples:
-        by_kind.setdefault((shape, precision), []).append(tokens_per_s)
+    for shape, precision, flops_per_s in samples:
+        by_kind.setdefault((shape, precision), []).append(flops_per_s)
     return {kind: median(rates) for kind, rates in by_kind.items()}
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from midstudy.plan.cost import FILE_BYTES_PER_S, Throughput, checkpoint_bytes
+from midstudy.plan.device import CPU_CORE, Device
 from midstudy.plan.first_state import average_name, behind_name, runs_alone, runs_behind
 from midstudy.plan.shares import check_weights
 from midstudy.plan.sharing import distinct_steps
@@ -85,8 +86,8 @@ class Plan:
 
     @property
     def missing_s(self) -> float:
-        """Expected seconds of one device for what is missing."""
-        return sum(stage.cost_s for stage in self.missing)
+        """Expected seconds of one device for what is missing; of a GPU, for what runs a model there."""
+        return device_s(self.throughput.device, self.missing)
 
 
 @dataclass
@@ -434,9 +435,17 @@ def make_plan(
         lower_bound_steps=distinct_steps(curriculum for curriculum, _ in builder.curricula),
         unshared_steps=sum(curriculum.num_steps for curriculum in alone),
         unshared_s=sum(_training_s(curriculum, throughput) for curriculum in alone)
-        + sum(stage.cost_s for stage in stages.values() if not stage.num_steps),
+        + device_s(throughput.device, (stage for stage in stages.values() if not stage.num_steps)),
         throughput=throughput,
         priced_by={source: tuple(sorted(names)) for source, names in builder.priced_by.items()},
+    )
+
+
+def device_s(device: Device, stages: Iterable[Stage]) -> float:
+    """Expected seconds of a device for these stages: data, counts and first weights are made on processors."""
+    on_gpu = device is not CPU_CORE
+    return sum(
+        stage.cost_s for stage in stages if not on_gpu or stage.num_steps > 0 or isinstance(stage.recipe, StateEvaluation)
     )
 
 

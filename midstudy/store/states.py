@@ -14,7 +14,7 @@ from midstudy.store.store import Store
 class PublishedStates:
     """States with an optimizer, from which training can go on, and what was seen of the speed of one device.
 
-    `rates` maps a device that plans are priced on (`plan/device.py`) to (shape, precision, tokens a second) of the states
+    `rates` maps a device that plans are priced on (`plan/device.py`) to (shape, precision, FLOP/s) of the states
     that one such device trained alone.
     """
 
@@ -34,8 +34,9 @@ def published_states(store: Store) -> PublishedStates:
         metrics = record.metrics
         if metrics["has_optimizer"]:
             found.kept.append(KeptState(stretch_from=metrics["stretch_from"], step=metrics["step"], id=identity))
-            if "tokens_per_s" in metrics and (device := _device_of(record)) is not None:
-                sample = (metrics["size"], metrics["precision"], metrics["tokens_per_s"])
+            if {"tokens_per_s", "flops_per_token"} <= metrics.keys() and (device := _device_of(record)) is not None:
+                flops_per_s = metrics["tokens_per_s"] * metrics["flops_per_token"]
+                sample = (metrics["size"], metrics["precision"], flops_per_s)
                 found.rates.setdefault(device, []).append(sample)
     return found
 
@@ -43,7 +44,7 @@ def published_states(store: Store) -> PublishedStates:
 def _device_of(record: Record) -> str | None:
     """The device that trained a state, by the name that plans are priced under; none of several, or of an unknown one."""
     placement = record.environment.get("placement") or {}
-    if placement.get("num_ranks", 1) != 1:
+    if placement.get("num_ranks", 1) != 1 or placement.get("jobs_per_gpu", 1) != 1:
         return None
     product = record.metrics.get("device", "cpu").lower()
     if product == "cpu":

@@ -17,7 +17,7 @@ from midstudy.store.errors import RecipeMismatchError, StoreError, unwritable
 from midstudy.store.interrupted import clear_interrupted, entries
 from midstudy.store.paths import StorePaths, checked_root, is_name
 from midstudy.store.reading import read_object
-from midstudy.store.record import SCHEMA, Record, read_record
+from midstudy.store.record import SCHEMA, Record, digest_file, read_record
 
 _REQUEST = {"id": str, "kind": str, "label": str, "parents": list, "canonical": dict, "recipe": dict}
 
@@ -132,6 +132,17 @@ class Store:
         if not path.exists():
             raise StoreError(f"stage {stage_id}: not finished.")
         return read_record(path, stage_id)
+
+    def require_unchanged(self, stage_id: str) -> None:
+        """Read the files of a finished stage and compare them with its record.
+
+        Raises:
+            StoreError: a file is not what was published, or the stage is not finished.
+        """
+        for name, noted in self.record(stage_id).files.items():
+            path = self.published_folder(stage_id) / name
+            if digest_file(path) != noted:
+                raise StoreError(f"{path}: not what was published. Remove {path.parent} to make the stage again.")
 
     def records(self, stage_ids: Iterable[str]) -> dict[str, Record]:
         """The records of the finished ones among these stages."""

@@ -1,0 +1,71 @@
+"""Where a run computes, from its options: how many jobs fit, and what cannot be asked for together."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from midstudy.recipe.errors import RecipeError
+from midstudy.run import place
+from midstudy.train import environment
+
+OPTIONS: dict[str, Any] = {
+    "backend": "local",
+    "placement_file": None,
+    "device": "cpu",
+    "jobs": None,
+    "threads": 1,
+    "ranks": 1,
+    "micro_batch": None,
+    "compiled": False,
+    "chunked_loss": False,
+    "jobs_per_gpu": 1,
+}
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "visible_gpus", lambda: ("0", "1"))
+
+
+def test_a_processor_holds_a_job_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert place(**OPTIONS).max_jobs == 16
+    assert place(**OPTIONS | {"threads": 4}).max_jobs == 4
+    assert place(**OPTIONS | {"threads": 2, "ranks": 2}).max_jobs == 4
+    assert place(**OPTIONS | {"threads": 32}).max_jobs == 1
+    assert place(**OPTIONS | {"jobs": 3}).max_jobs == 3
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_gpus_hold_a_job_each_or_several_small_ones() -> None:
+    alone = place(**OPTIONS | {"device": "cuda"})
+    assert (alone.max_jobs, alone.gpus) == (2, ("0", "1"))
+    assert place(**OPTIONS | {"device": "cuda", "ranks": 2}).max_jobs == 1
+    shared = place(**OPTIONS | {"device": "cuda", "jobs_per_gpu": 4})
+    assert shared.max_jobs == 8
+    assert shared.placement is not None
+    assert shared.placement.jobs_per_gpu == 4  # in every record: a rate that is seen is not a whole device's
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    "options",
+    [{"jobs_per_gpu": 2}, {"device": "cuda", "ranks": 2, "jobs_per_gpu": 2}],
+    ids=["on a processor", "several ranks"],
+)
+def test_a_gpu_is_shared_by_jobs_of_one_process(options: dict[str, Any]) -> None:
+    with pytest.raises(
+        RecipeError, match=r'jobs_per_gpu: found 2 with .*; allowed: 1, or more with device "cuda" and one rank'
+    ):
+        place(**OPTIONS | options)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("option", [{"jobs_per_gpu": 2, "device": "cuda"}, {"compiled": True}, {"threads": 2}])
+def test_on_slurm_the_placement_file_says_how_stages_compute(option: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"found with --backend slurm; allowed: in the placement file"):
+        place(**OPTIONS | {"backend": "slurm", "placement_file": tmp_path / "slurm.toml"} | option)
