@@ -10,19 +10,24 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.numpy import load_file
 from small_study import exchange_two_ids, make_study, plan_in, small_study, write_split, write_text
 
+from midstudy.evaluate import load
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.plan.planner import Plan
 from midstudy.recipe import Constant, Mixture, MixtureRamp, Study, WarmupStableDecay
 from midstudy.store.attempt import Attempt
 from midstudy.store.errors import RecipeMismatchError, StoreError
 from midstudy.store.store import Store
+from midstudy.train.checkpoint import Checkpoint
 from midstudy.train.divergence import DivergedError
+from midstudy.train.placement import Placement
+from midstudy.train.precision import Weights
 
 
 @pytest.fixture(scope="module")
@@ -357,6 +362,38 @@ def test_token_files_that_were_exchanged_on_disk_are_not_trained_on(text, tmp_pa
     tokens.write_bytes(b"\x07" * tokens.stat().st_size)
     with pytest.raises(StoreError, match=r"train-00000\.tokens: not what was published"):
         execute_stage(store, stage.id, start_from=None, keeps_optimizer=True, should_stop=lambda: False)
+
+
+def test_a_process_evaluates_many_states_on_one_model_and_makes_room_before_it_trains(finished, tmp_path, monkeypatch):
+    reference, plan = finished
+    store = Store.open(Path(shutil.copytree(reference.root, tmp_path / "store")))
+    evaluations = [stage for stage in plan.stages.values() if stage.kind == "evaluation"]
+    tuned = plan.stages[plan.arms[1].final_state]
+    for stage in (*evaluations, tuned):
+        shutil.rmtree(store.published_folder(stage.id))
+    built: list[tuple[Any, ...]] = []
+    build = load._build
+
+    def noted(state: Checkpoint, kind: tuple[Any, ...]) -> Weights:
+        built.append(kind)
+        return build(state, kind)
+
+    monkeypatch.setattr(load, "_build", noted)
+    load.forget_models()
+    for stage in evaluations:
+        if tuned.id not in stage.parents:
+            execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+            assert store.record(stage.id).metrics == reference.record(stage.id).metrics
+    assert len(evaluations) > 4
+    assert [kind[-1] for kind in built] == [False]
+    first = next(stage for stage in evaluations if tuned.id not in stage.parents)
+    shutil.rmtree(store.published_folder(first.id))
+    monkeypatch.setattr(load, "compile_model", lambda model: None)
+    compiled = Placement(compiled=True)
+    execute_stage(store, first.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False, placement=compiled)
+    assert [kind[-1] for kind in built] == [False, True]
+    execute_stage(store, tuned.id, start_from=tuned.start_from, keeps_optimizer=False, should_stop=lambda: False)
+    assert load._idle == []
 
 
 def test_a_tokenizer_that_was_exchanged_on_disk_encodes_nothing(text, tmp_path):
