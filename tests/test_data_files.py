@@ -41,6 +41,7 @@ def test_blank_lines_do_not_count_as_rows_but_as_lines(tmp_path: Path) -> None:
         (b'["a", "b"]\n', "train.jsonl.gz:1: found list"),
         (b'{"text": "a"}\n"x"\n', "train.jsonl.gz:2: found str"),
         (b'{"text": "\xff"}\n', "train.jsonl.gz:1: not JSON"),
+        (b'{"text": "a", "more": ' + b"[" * 100_000 + b"}\n", "train.jsonl.gz:1: not JSON"),
     ],
 )
 def test_a_line_that_is_no_object_is_named(tmp_path: Path, content: bytes, message: str) -> None:

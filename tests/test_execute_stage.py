@@ -17,6 +17,7 @@ import torch
 from safetensors.numpy import load_file
 from small_study import exchange_two_ids, make_study, plan_in, small_study, write_split, write_text
 
+from midstudy.data.batches import Batches
 from midstudy.evaluate import load
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.plan.planner import Plan
@@ -405,6 +406,63 @@ def test_a_tokenizer_that_was_exchanged_on_disk_encodes_nothing(text, tmp_path):
     exchange_two_ids(store.published_folder(tokenizer.id) / "tokenizer.json")
     with pytest.raises(StoreError, match=r"tokenizer\.json: not what was published"):
         execute_stage(store, tokens.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+
+
+def with_model_version(study: Study, version: int) -> Study:
+    arms = []
+    for arm in study.arms:
+        start = arm.curriculum.start
+        older = dataclasses.replace(start, model=dataclasses.replace(start.model, version=version))
+        arms.append(dataclasses.replace(arm, curriculum=dataclasses.replace(arm.curriculum, start=older)))
+    return dataclasses.replace(study, arms=tuple(arms))
+
+
+def test_a_stage_that_was_planned_for_other_numbers_is_not_made(text, tmp_path):
+    """A job may wait in a queue while midstudy is exchanged: its id means what the older one computed."""
+    store = Store.open(tmp_path / "store", create=True)
+    make_study(store, small_study(text), until="midtrain nano code50@3 seed 0 to step 12")
+    older = plan_in(store, with_model_version(small_study(text), 1))
+    state = next(stage for stage in older.missing if stage.kind == "state")
+    store.request(state)
+    with pytest.raises(StoreError, match=r"planned for version 1 of ModelShape\.version; this midstudy computes version 2"):
+        execute_stage(store, state.id, start_from=None, keeps_optimizer=True, should_stop=lambda: False)
+    assert not store.has(state.id)
+    assert not store.former_attempts(state.id)
+
+
+def test_a_damaged_parent_is_named_with_what_to_do(text, tmp_path):
+    store = Store.open(tmp_path / "store", create=True)
+    plan = plan_in(store, small_study(text))
+    for stage in plan.stages.values():
+        store.request(stage)
+        if stage.start_from is not None:
+            break
+        execute_stage(store, stage.id, start_from=None, keeps_optimizer=stage.keeps_optimizer, should_stop=lambda: False)
+    parent = store.published_folder(stage.start_from)
+    manifest = parent / "checkpoint" / "checkpoint.json"
+    whole = manifest.read_bytes()
+    for damaged in (whole[:-40], None):
+        manifest.unlink() if damaged is None else manifest.write_bytes(damaged)
+        message = rf"checkpoint\.json: .*Remove {re.escape(str(parent))} and run the study again"
+        with pytest.raises(StoreError, match=message):
+            execute_stage(store, stage.id, start_from=stage.start_from, keeps_optimizer=True, should_stop=lambda: False)
+
+
+def test_a_batch_that_the_quotas_do_not_know_is_never_published(text, tmp_path, monkeypatch):
+    store = Store.open(tmp_path / "store", create=True)
+    plan = plan_in(store, small_study(text, starts=()))
+    read = Batches.__call__
+
+    def one_too_many(self: Batches, step: int) -> Any:
+        batch = read(self, step)
+        if step == 5:
+            self.drawn[next(iter(self.drawn))] += 1
+        return batch
+
+    monkeypatch.setattr(Batches, "__call__", one_too_many)
+    with pytest.raises(ValueError, match=r"mixture: sequences read since step 0: .*'general': 49.*the quotas say .*48"):
+        make_study(store, small_study(text, starts=()))
+    assert not any(store.has(stage.id) for stage in plan.stages.values() if stage.kind == "state")
 
 
 def test_a_recipe_edited_by_hand_is_refused(text, tmp_path):

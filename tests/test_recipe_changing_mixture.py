@@ -6,7 +6,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-from small_recipes import CODE, GENERAL, MATH, code_branch, corpus, phase, start, trunk
+from small_recipes import CODE, GENERAL, MATH, code_branch, corpus, phase, start, trunk, wrong
 
 from midstudy.recipe import Curriculum, Mixture, MixtureRamp, RecipeError, interpolated, piecewise
 
@@ -131,6 +131,14 @@ OTHER_BASE = Mixture.only(corpus("web"))
         (lambda: piecewise(phase(PLAIN, 10), [(1.5, CODE_FIFTH)]), "points[0]"),
         (lambda: piecewise(phase(ramp(5), 10), [(0.5, CODE_FIFTH)]), "phases.pretrain.data"),
         (lambda: interpolated(phase(PLAIN, 10), [(0.5, CODE_FIFTH), (1, OTHER_BASE)]), "points[1].mixture.to_mixture.base"),
+        (lambda: interpolated(phase(PLAIN, 10), wrong([(0.5, {"code": 1})])), "points[0]"),
+        (lambda: piecewise(phase(PLAIN, 10), wrong([0.5])), "points[0]"),
+        (lambda: piecewise(phase(PLAIN, 10), wrong(0.5)), "points"),
+        (lambda: Mixture.blend(GENERAL, wrong({"code": 0.5})), "mixture.specialists"),
+        (lambda: Mixture.blend(GENERAL, wrong(None)), "mixture.specialists"),
+        (lambda: Mixture.blend(GENERAL, wrong([CODE])), "mixture.specialists"),
+        (lambda: Mixture.blend(GENERAL, {CODE: 0.5}, loss_weights=wrong({"code": 1})), "mixture.loss_weights"),
+        (lambda: Mixture.blend(wrong("general"), {CODE: 0.5}), "mixture.base"),
         (lambda: phase(ramp(5), 5, loss="target_tokens"), "phases.pretrain.loss"),
         (
             lambda: code_branch(trunk(), 6).then(phase(ramp(5, Mixture.only(CODE), Mixture.blend(CODE, {MATH: 0.1})), 5)),

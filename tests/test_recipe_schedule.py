@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_recipes import GENERAL, phase, trunk
+from small_recipes import GENERAL, phase, trunk, wrong
 
 from midstudy.recipe import (
     Anneal,
@@ -248,11 +247,6 @@ def test_no_state_sees_a_rate_that_comes_after_it(first: Schedule, second: Sched
     assert all(segment.start_step < cut for segment in seen.segments)
 
 
-def wrong(value: object) -> Any:
-    """What a type checker would refuse, and an experiment file can hold all the same."""
-    return value
-
-
 @pytest.mark.parametrize(
     ("build", "path"),
     [
@@ -276,6 +270,14 @@ def wrong(value: object) -> Any:
             lambda: WarmupStableDecay(peak_lr=0.1, floor_lr=0.0, warmup_steps=0, decay_steps=5, total_steps=wrong("9")),
             "schedule.total_steps",
         ),
+        (lambda: Cosine(peak_lr=1e-4, floor_lr=1e-3, warmup_steps=1, total_steps=10), "schedule.floor_lr"),
+        (lambda: Linear(peak_lr=1e-4, floor_lr=1e-3, warmup_steps=1, total_steps=10), "schedule.floor_lr"),
+        (
+            lambda: WarmupStableDecay(peak_lr=1e-4, floor_lr=1e-3, warmup_steps=0, decay_steps=5, total_steps=9),
+            "schedule.floor_lr",
+        ),
+        (lambda: HoldThenLinear(peak_lr=1e-4, floor_lr=1e-3, hold_share=0.8, total_steps=10), "schedule.floor_lr"),
+        (lambda: LinearWarmup(peak_lr=1e-4, from_lr=1e-3, warmup_steps=5), "schedule.from_lr"),
         (lambda: Continued(schedule=wrong("cosine"), from_step=1), "schedule.schedule"),
         (lambda: Continued(schedule=wrong(None), from_step=1), "schedule.schedule"),
         (lambda: Sequential(first=wrong("cosine"), at_step=1, then=PYTHIA_70M), "schedule.first"),
@@ -295,3 +297,8 @@ def test_a_schedule_that_cannot_be_followed_is_refused_with_the_fields_path(buil
     with pytest.raises(RecipeError) as raised:
         build()
     assert raised.value.path == path
+
+
+def test_the_way_to_an_exponential_tail_is_told():
+    with pytest.raises(RecipeError, match=r"found exponential; allowed: linear, 1-sqrt\. .*Sequential\(.*then=Exponential"):
+        WarmupStableDecay(peak_lr=0.1, floor_lr=0.0, warmup_steps=0, decay_steps=5, total_steps=9, shape="exponential")

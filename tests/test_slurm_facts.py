@@ -97,6 +97,21 @@ def test_every_node_runs_a_job_and_shares_out_its_gpus(cluster: Cluster, tmp_pat
     assert sorted((tmp_path / str(n)).read_text().strip() for n in range(2)) == ["0", "1"]
 
 
+def test_jobs_that_ask_for_a_part_of_a_gpu_share_one(cluster: Cluster, tmp_path: Path) -> None:
+    """Shards, as `jobs_per_gpu` of a placement file asks for them: four to a GPU here, one job in each, all at once."""
+    script = (
+        "srun printenv CUDA_VISIBLE_DEVICES >{folder}/{n}; date +%s.%N >>{folder}/{n}; sleep 4; date +%s.%N >>{folder}/{n}"
+    )
+    jobs = [
+        sbatch(cluster, "--gres=shard:1", f"--nodelist={NODES[0]}", run=script.format(folder=tmp_path, n=n))
+        for n in range(4)
+    ]
+    wait_until(lambda: all(accounted(cluster, job) == ["COMPLETED"] for job in jobs))
+    gpus, starts, ends = zip(*((tmp_path / str(n)).read_text().split() for n in range(4)), strict=True)
+    assert set(gpus) == {"0"}
+    assert max(map(float, starts)) < min(map(float, ends))
+
+
 # -- cancelled, unknown, refused -----------------------------------------------------------------------------------------
 
 

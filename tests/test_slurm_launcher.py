@@ -178,6 +178,16 @@ def test_what_is_asked_of_slurm_is_what_the_placement_file_says(given: Given) ->
     assert given.launcher().placement_for([given.stages[job.stage_ids[0]]]).num_ranks == 8
 
 
+def test_small_jobs_ask_for_a_part_of_a_gpu_in_the_clusters_own_words(given: Given) -> None:
+    fields = {"device": "cuda", "jobs_per_gpu": 4, "sbatch": (("gres", "shard:1"),)}
+    given.file = PlacementFile({(None, None): fields})
+    job = given.job("one")
+    given.launcher().submit([job])
+    lines = Path(given.slurm.asked[0][-1]).read_text().splitlines()
+    assert "#SBATCH --gres=shard:1" in lines
+    assert not any("gpus-per-node" in line for line in lines)
+
+
 def test_the_pickle_is_there_before_the_job_and_carries_a_path_and_a_name(given: Given) -> None:
     job = given.job("one")
     folder = given.store.paths.job_submitit(job.name)

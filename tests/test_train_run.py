@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,12 @@ from training_runs import VOCAB_SIZE, batch_at, begin, curriculum, same_bits, tr
 from midstudy.data.batch import Batch
 from midstudy.model.initialise import initialised
 from midstudy.recipe import AdamW, Constant, Curriculum, Mixture
+from midstudy.train import checkpoint
 from midstudy.train.divergence import DivergedError
 from midstudy.train.feed import Feed
 from midstudy.train.ranks import ALONE
 from midstudy.train.rolling import Rolling, latest_valid
-from midstudy.train.run import TrainingRun
+from midstudy.train.run import Metrics, TrainingRun
 
 PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")
 LAST = 24
@@ -49,6 +52,44 @@ def test_an_update_is_torchs_adamw_on_the_mean_token_loss(clip_norm: float) -> N
         reference.step()
     for (name, expected), found in zip(model.named_parameters(), run.model.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def packed(step: int) -> Batch:
+    """Two documents a row, and targets that count for more or less."""
+    batch = batch_at(step, length=32)
+    random = np.random.default_rng(step)
+    documents = (np.arange(32) >= random.integers(4, 28, size=(8, 1))).astype(np.int32)
+    return replace(batch, documents=documents, weights=random.uniform(0.1, 1.0, (8, 32)).astype(np.float32))
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_the_engine_trains_within_documents_and_by_weight(micro_batch: int | None) -> None:
+    """Against each document in a forward pass of its own, and the weighted mean written out."""
+    optimizer = AdamW(beta1=0.8, beta2=0.9, weight_decay=0.3, clip_norm=0.0)
+    course = Curriculum.of(start(), phase(Mixture.only(GENERAL), 3, optimizer=optimizer, schedule=Constant(lr=1e-3)))
+    run = begin(micro_batch=micro_batch)
+    metrics: list[Metrics] = []
+    assert run.advance(course, to_step=3, batch_at=packed, on_metrics=metrics.append, log_every=1)
+    model = initialised(start().model, seed=start().seed)
+    reference = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.8, 0.9), weight_decay=0.3)
+    for step, reported in enumerate(metrics):
+        batch, total, weight = packed(step), torch.zeros(()), 0.0
+        assert batch.documents is not None
+        assert batch.weights is not None
+        for row in range(8):
+            for document in (0, 1):
+                places = np.flatnonzero(batch.documents[row] == document)
+                logits = model(torch.from_numpy(batch.input_ids[row, places])[None])[0]
+                losses = F.cross_entropy(logits, torch.from_numpy(batch.targets[row, places]), reduction="none")
+                counts = batch.weights[row, places] * (batch.targets[row, places] != -100)
+                total = total + (losses * torch.from_numpy(counts)).sum()
+                weight += float(counts.sum())
+        reference.zero_grad()
+        (total / weight).backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf)
+        assert reported["loss_nats"] == pytest.approx((total / weight).item(), rel=1e-5)
+        assert reported["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+        reference.step()
 
 
 def test_metrics_count_targets_and_follow_the_curve() -> None:
@@ -283,6 +324,55 @@ def test_divergence_names_the_step_and_the_last_good_checkpoint(tmp_path: Path) 
     latest = latest_valid(tmp_path)
     assert latest is not None
     assert TrainingRun.load(latest).step == 13
+
+
+def poison(run: TrainingRun, at_step: int) -> Callable[[int], Batch]:
+    """Batches, of which that of `at_step` finds weights that are no numbers."""
+
+    def poisoned(step: int) -> Batch:
+        if step == at_step:
+            with torch.no_grad():
+                run.model.final_norm.weight.fill_(math.nan)
+        return batch_at(step)
+
+    return poisoned
+
+
+def test_divergence_right_after_an_interruption_names_the_checkpoint_that_the_attempt_before_left(tmp_path: Path) -> None:
+    first = begin()
+    rolling = Rolling(folder=tmp_path / "first", every_s=0, most_of_time=math.inf)
+    first.advance(curriculum(), to_step=8, batch_at=batch_at, on_metrics=lambda m: None, rolling=rolling)
+    rolling.save(8, lambda folder: first.save(folder, with_optimizer=True))
+    run = TrainingRun.load(tmp_path / "first" / "step-00000008")
+    with pytest.raises(DivergedError, match=r"from step 8 diverged.*last good checkpoint is .*first/step-00000007\."):
+        run.advance(
+            curriculum(),
+            to_step=LAST,
+            batch_at=poison(run, 8),
+            on_metrics=lambda m: None,
+            rolling=Rolling(folder=tmp_path / "second", every_s=0, most_of_time=math.inf),
+        )
+
+
+def test_divergence_at_the_first_update_names_the_state_that_it_went_on_from(tmp_path: Path) -> None:
+    trunk_run = begin()
+    train(trunk_run, curriculum(), 12)
+    trunk_run.save(tmp_path / "kept", with_optimizer=True)
+    run = TrainingRun.load(tmp_path / "kept")
+    with pytest.raises(DivergedError, match=r"from step 12 diverged.*No checkpoint lies between it and .*kept\."):
+        run.advance(curriculum(), to_step=LAST, batch_at=poison(run, 12), on_metrics=lambda m: None)
+
+
+def test_what_the_watch_has_seen_is_saved_with_the_state(tmp_path: Path) -> None:
+    run = begin()
+    train(run, curriculum(), 8)
+    run.save(tmp_path / "state", with_optimizer=True)
+    watched = checkpoint.read(tmp_path / "state").watch
+    assert watched is not None
+    assert [step for _, step in watched["recent"]] == list(range(8))
+    again = TrainingRun.load(tmp_path / "state")
+    again.save(tmp_path / "again", with_optimizer=True)
+    assert checkpoint.read(tmp_path / "again").watch == watched
 
 
 def test_divergence_is_noticed_between_reports() -> None:

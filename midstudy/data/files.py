@@ -71,7 +71,7 @@ def numbered_rows(
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of a thousand brackets in one another
         raise ValueError(f"{where}: not JSON ({error}); allowed: one JSON object a line.") from None
     if not isinstance(row, dict):
         raise ValueError(f"{where}: found {type(row).__name__}; allowed: one JSON object a line.")

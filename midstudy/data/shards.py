@@ -33,6 +33,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from midstudy.data.long_texts import PIECE_CHARACTERS, may_cut, pieces
 from midstudy.data.tokenizer import END_OF_TEXT_ID
 
 SHARD_BYTES = 2**28
@@ -42,6 +43,9 @@ _CHUNK_BYTES = 2**19
 _CHUNK_DOCUMENTS = 1_024
 """What is tokenised at a time; many encodings take about 30 times the memory of their text. The document that brings a
 chunk to its size is in it whole."""
+
+_PIECES = 4
+"""Pieces of a long document that are encoded together, by the tokenizer's threads."""
 
 _THREADS = 2
 """Chunks on their way: one is encoded, by the tokenizer's threads, while the ids of the one before are copied."""
@@ -134,8 +138,8 @@ def write_split(
 ) -> ShardIndex:
     """Tokenise the documents of a split into shards in `folder`; memory does not grow with their number.
 
-    It grows with the longest of them: a document is encoded whole, and while the tokenizer has one huge text in hand it
-    takes about 130 times its memory, 13 GB for 100 MB. Divide such documents beforehand.
+    It grows with the longest of them by a few times its text where its tokens are those of its pieces (`long_texts.py`). A
+    tokenizer of another kind gets a document whole, and takes about a hundred times the memory of its text.
 
     Args:
         documents: all of the split, in order. What reading them raises ends the writing; finished shards stay.
@@ -306,12 +310,11 @@ def _chunks(documents: Iterable[tuple[Document, int]]) -> Iterator[Chunk]:
 def _tokenise(tokenizer: tokenizers.Tokenizer, chunk: Chunk) -> Tokenised:
     documents, text_bytes = chunk
     texts = [text for document in documents for text in document]
-    # The fast variant gives the same ids without the places of tokens in the text, in two thirds of the time.
-    encodings = iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    encoded = _encoded(tokenizer, texts)
     ids: list[NDArray[np.uint16]] = []
     lengths, prompt_lengths = [], []
     for document in documents:
-        parts = [np.array(encoding.ids, np.uint16) for encoding in islice(encodings, len(document))]
+        parts = list(islice(encoded, len(document)))
         ids.extend((*parts, np.array([END_OF_TEXT_ID], np.uint16)))
         lengths.append(sum(map(len, parts)) + 1)
         prompt_lengths.append(len(parts[0]))
@@ -321,6 +324,25 @@ def _tokenise(tokenizer: tokenizers.Tokenizer, chunk: Chunk) -> Tokenised:
         prompt_lengths=np.array(prompt_lengths, np.int64) if len(documents[0]) > 1 else None,
         text_bytes=text_bytes,
     )
+
+
+def _encoded(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
+    """The ids of each text; of long ones, where their pieces give the same, a few pieces at a time."""
+    if max(map(len, texts)) <= 2 * PIECE_CHARACTERS or not may_cut(tokenizer):
+        yield from _ids(tokenizer, texts)
+        return
+    for text in texts:
+        ids: list[NDArray[np.uint16]] = []
+        cut = pieces(text)
+        while some := list(islice(cut, _PIECES)):
+            ids.extend(_ids(tokenizer, some))
+        yield np.concatenate(ids) if ids else np.zeros(0, np.uint16)
+
+
+def _ids(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
+    # The fast variant gives the same ids without the places of tokens in the text, in two thirds of the time.
+    for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+        yield np.array(encoding.ids, np.uint16)
 
 
 def _in_parallel(function: Callable[[Chunk], Tokenised], chunks: Iterable[Chunk]) -> Iterator[Tokenised]:

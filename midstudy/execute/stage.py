@@ -17,6 +17,7 @@ from midstudy.execute.state import CHECKPOINT_FOLDER, assist, train_state
 from midstudy.execute.stopped import StoppedError
 from midstudy.execute.weights import make_first_state
 from midstudy.plan.stage import StageRecipe, stage_id
+from midstudy.recipe.canonical import other_versions
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset, ReleasedTokenizer, TokenizedData, Tokenizer
 from midstudy.recipe.decode import decode
@@ -24,6 +25,7 @@ from midstudy.recipe.measure import StateEvaluation, TokenCounts
 from midstudy.store.attempt import RESULT_FOLDER, Attempt
 from midstudy.store.errors import StoreError, unwritable
 from midstudy.store.store import Store
+from midstudy.train.checkpoint import CheckpointError
 from midstudy.train.placement import Placement
 from midstudy.train.ranks import ALONE, Ranks
 
@@ -60,6 +62,7 @@ def execute_stage(
         return
     wanted = store.requested(identity)
     recipe: StageRecipe = decode(wanted["recipe"])
+    _require_these_numbers(recipe, store.paths.recipe(identity))
     if stage_id(recipe) != identity:
         raise StoreError(
             f"{store.paths.recipe(identity)}: its recipe has id {stage_id(recipe)}. It was edited, or written by another "
@@ -131,19 +134,24 @@ def _make(
         )
     if isinstance(recipe, State):
         tokenizer = recipe.curriculum.start.tokenizer
-        return train_state(
-            recipe,
-            attempt=attempt,
-            start_from=_finished(store, start_from) / CHECKPOINT_FOLDER if start_from else None,
-            former_attempts=former,
-            train_split=lambda data: _split(store, data, tokenizer, "train"),
-            keeps_optimizer=keeps_optimizer,
-            should_stop=should_stop,
-            placement=placement,
-            ranks=ranks,
-        )
+        parent = _finished(store, start_from) if start_from else None
+        try:
+            return train_state(
+                recipe,
+                attempt=attempt,
+                start_from=parent / CHECKPOINT_FOLDER if parent else None,
+                former_attempts=former,
+                train_split=lambda data: _split(store, data, tokenizer, "train"),
+                keeps_optimizer=keeps_optimizer,
+                should_stop=should_stop,
+                placement=placement,
+                ranks=ranks,
+            )
+        except CheckpointError as error:  # damaged ones of this stage's own are passed over
+            raise StoreError(f"{error} Remove {parent} and run the study again: that stage is made anew.") from error
     assert isinstance(recipe, StateEvaluation)
     state: State = decode(store.record(recipe.state_id).recipe)
+    _require_these_numbers(state.curriculum.start.model, store.paths.record(recipe.state_id))
     return evaluate_state(
         recipe.evaluation,
         checkpoint=_finished(store, recipe.state_id) / CHECKPOINT_FOLDER,
@@ -151,6 +159,19 @@ def _make(
         should_stop=should_stop,
         placement=placement,
     )
+
+
+def _require_these_numbers(recipe: Any, written_in: Path) -> None:
+    """A job that waited while midstudy was exchanged makes nothing under an id that means other numbers.
+
+    Raises:
+        StoreError: a numerical component has another version by now.
+    """
+    for name, wanted, ours in other_versions(recipe):
+        raise StoreError(
+            f"{written_in}: planned for version {wanted} of {name}; this midstudy computes version {ours}, whose numbers "
+            "differ. Plan the study again, or finish it with the midstudy that planned it."
+        )
 
 
 def _split(store: Store, data: Dataset, tokenizer: Tokenizer | ReleasedTokenizer, split: str) -> TokenizedSplit:

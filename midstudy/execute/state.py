@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import warnings
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset, Task
 from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, Attempt, read_metrics, steps_of
+from midstudy.train.checkpoint import step_of
 from midstudy.train.divergence import DivergedError
 from midstudy.train.placement import Placement
 from midstudy.train.ranks import ALONE, Ranks
@@ -59,7 +59,7 @@ def train_state(
     """
     curriculum, step = recipe.curriculum, recipe.step
     last = curriculum.stretches[-1]
-    begun = 0 if start_from is None else _step_of(start_from)
+    begun = 0 if start_from is None else step_of(start_from)
     forget_models()
     resumed = newest(
         lambda path: TrainingRun.load(path, placement=placement, ranks=ranks),
@@ -152,7 +152,7 @@ def _run_from(checkpoint: Path | None, recipe: State, placement: Placement, rank
     curriculum = recipe.curriculum
     if checkpoint is not None:
         last = curriculum.stretches[-1]
-        anew = last.phase.optimizer_state == "reset" and _step_of(checkpoint) == last.start_step
+        anew = last.phase.optimizer_state == "reset" and step_of(checkpoint) == last.start_step
         return TrainingRun.load(checkpoint, with_optimizer=not anew, placement=placement, ranks=ranks)
     precision = curriculum.stretches[0].phase.precision
     return TrainingRun.begin(curriculum.start, precision=precision, placement=placement, ranks=ranks)
@@ -172,10 +172,6 @@ def _trained_steps(attempts: list[Path]) -> int:
             first, last = steps
             total += max(last, newest_step(folder / CHECKPOINTS_FOLDER), first) - first
     return total
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(json.loads((checkpoint / "checkpoint.json").read_text("utf-8"))["step"])
 
 
 def _realised(recipe: State, batches: Batches, *, first_step: int, train_split: Callable[[Dataset], TokenizedSplit]) -> Any:

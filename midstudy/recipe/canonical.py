@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -77,6 +77,24 @@ def canonical_text(value: Any) -> str:
 def identify(value: Any) -> str:
     """The id of a recipe: the first 16 hex digits of the SHA-256 of its canonical text."""
     return hashlib.sha256(canonical_text(value).encode("ascii")).hexdigest()[:ID_LENGTH]
+
+
+def other_versions(value: Any) -> Iterator[tuple[str, int, int]]:
+    """Versions of numerical components (`versions.py`) in a recipe that are not this midstudy's: the class and field that
+    holds one, that one, and this midstudy's."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            if field.name.endswith("version") and isinstance(field.default, int):
+                if item != field.default:
+                    yield f"{type(value).__name__}.{field.name}", item, field.default
+            else:
+                yield from other_versions(item)
+    elif isinstance(value, Mapping):
+        yield from other_versions(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from other_versions(item)
 
 
 def expanded(value: Any) -> Any:

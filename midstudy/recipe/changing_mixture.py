@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from midstudy.recipe.errors import RecipeError, inside
+from midstudy.recipe.errors import RecipeError, inside, require_kind
 from midstudy.recipe.mixture import Mixture, MixtureRamp, exact_share
 from midstudy.recipe.phase import Phase
 
@@ -59,8 +59,12 @@ def _first_mixture(phase: Phase) -> Mixture:
 def _on_steps(phase: Phase, points: Points) -> list[tuple[int, Mixture]]:
     steps: list[tuple[int, Mixture]] = []
     before = 0
-    for index, (progress, mixture) in enumerate(points):
+    require_kind("points", points, tuple | list, allowed="a list of (progress, Mixture)")
+    for index, point in enumerate(points):
         path = f"points[{index}]"
+        if not isinstance(point, tuple | list) or len(point) != 2 or not isinstance(point[1], Mixture):
+            raise RecipeError(path, found=f"a value of type {type(point).__name__}", allowed="(progress, Mixture)")
+        progress, mixture = point
         step = math.floor(exact_share(path, progress) * phase.num_steps + Fraction(1, 2))
         if step <= before:
             raise RecipeError(

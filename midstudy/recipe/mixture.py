@@ -18,7 +18,7 @@ from functools import cached_property
 
 from midstudy.recipe.canonical import added_field, canonical_text
 from midstudy.recipe.data import Corpus
-from midstudy.recipe.errors import RecipeError, require_positive
+from midstudy.recipe.errors import RecipeError, require_kind, require_positive
 
 
 def exact_share(path: str, value: float | int | str | Fraction) -> Fraction:
@@ -93,6 +93,11 @@ class Mixture:
             RecipeError: a share outside [0, 1], shares that add up to more than 1, a weight that is not above 0, or a
                 weight of a corpus that is not in the mixture.
         """
+        require_kind("mixture.base", base, Corpus, allowed="a Corpus")
+        for path, given in (("specialists", specialists), ("loss_weights", {} if loss_weights is None else loss_weights)):
+            require_kind(f"mixture.{path}", given, Mapping, allowed="a mapping from each Corpus to a number")
+            for corpus in given:
+                require_kind(f"mixture.{path}", corpus, Corpus, allowed="a Corpus as each key, not its name")
         shares = {c: exact_share(f"mixture.{c.name}", value) for c, value in specialists.items()}
         if base in shares:
             raise RecipeError(f"mixture.{base.name}", found="the base as a specialist", allowed="each corpus once")

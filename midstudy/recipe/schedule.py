@@ -26,6 +26,11 @@ def _check_rate(field: str, value: float) -> None:
     require_number(f"schedule.{field}", value, 0, 1, what="a learning rate")
 
 
+def _check_below_peak(field: str, value: float, peak_lr: float) -> None:
+    if value > peak_lr:
+        raise RecipeError(f"schedule.{field}", found=value, allowed=f"at most peak_lr, which is {peak_lr}")
+
+
 def _check_steps(field: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise RecipeError(f"schedule.{field}", found=value, allowed="a whole number of steps, at least 0")
@@ -85,6 +90,7 @@ class LinearWarmup(AbsoluteSchedule):
     def __post_init__(self) -> None:
         _check_rate("peak_lr", self.peak_lr)
         _check_rate("from_lr", self.from_lr)
+        _check_below_peak("from_lr", self.from_lr, self.peak_lr)
         _check_steps("warmup_steps", self.warmup_steps)
 
     def curve(self) -> Curve:
@@ -104,6 +110,7 @@ class _ToFloor(AbsoluteSchedule):
     def __post_init__(self) -> None:
         _check_rate("peak_lr", self.peak_lr)
         _check_rate("floor_lr", self.floor_lr)
+        _check_below_peak("floor_lr", self.floor_lr, self.peak_lr)
         _check_warmup_ends(self.warmup_steps, self.total_steps)
 
     def _curve(self, shape: str) -> Curve:
@@ -151,9 +158,17 @@ class WarmupStableDecay(AbsoluteSchedule):
     def __post_init__(self) -> None:
         _check_rate("peak_lr", self.peak_lr)
         _check_rate("floor_lr", self.floor_lr)
+        _check_below_peak("floor_lr", self.floor_lr, self.peak_lr)
         _check_steps("warmup_steps", self.warmup_steps)
         require_positive("schedule.decay_steps", self.decay_steps, unit="steps")
         require_positive("schedule.total_steps", self.total_steps, unit="steps")
+        if self.shape == "exponential":
+            raise RecipeError(
+                "schedule.shape",
+                found=self.shape,
+                allowed=", ".join(TAIL_SHAPES),
+                fix="That tail has no end: Sequential(first=LinearWarmup(...), at_step=..., then=Exponential(...)).",
+            )
         require_choice("schedule.shape", self.shape, TAIL_SHAPES)
         if self.warmup_steps + self.decay_steps > self.total_steps:
             raise RecipeError(
@@ -192,6 +207,7 @@ class HoldThenLinear(AbsoluteSchedule):
     def __post_init__(self) -> None:
         _check_rate("peak_lr", self.peak_lr)
         _check_rate("floor_lr", self.floor_lr)
+        _check_below_peak("floor_lr", self.floor_lr, self.peak_lr)
         require_positive("schedule.total_steps", self.total_steps, unit="steps")
         if exact_share("schedule.hold_share", self.hold_share) == 1:
             raise RecipeError(

@@ -210,6 +210,15 @@ def read(folder: Path, *, with_optimizer: bool = True) -> Checkpoint:
         raise CheckpointError(f"{folder}: {error}; the checkpoint is damaged, or went away while it was read.") from None
 
 
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint, its tensors unread.
+
+    Raises:
+        CheckpointError: its manifest is missing or damaged.
+    """
+    return int(_manifest(folder)["step"])
+
+
 def check(folder: Path) -> int:
     """The step of a checkpoint, once all its files are found whole.
 

@@ -416,12 +416,16 @@ class _Meter:
         self._num_targets, self._since, self._waited_s = 0, now, 0.0
 
     def _story(self, trouble: Trouble) -> str:
-        last = latest_valid(self._rolling.folder, until_step=trouble.good_step) if self._rolling is not None else None
+        begun_from = self._run.loaded_from
+        folders = [self._rolling.folder] if self._rolling is not None else []
+        folders += [begun_from.parent] if begun_from is not None else []  # those that the attempt before this one left
+        last = latest_valid(*folders, until_step=trouble.good_step) if folders else None
         if last is None and self._run.loaded_at <= trouble.good_step:
-            last = self._run.loaded_from
+            last = begun_from
+        none = f"No checkpoint lies between it and {begun_from}. " if begun_from else "No checkpoint lies before it. "
         return (
             f"the update from step {trouble.from_step} diverged: {trouble.what}. "
             + (f"It read {self._text_at(trouble.from_step)}. " if self._text_at is not None else "")
-            + (f"The last good checkpoint is {last}. " if last else "No checkpoint lies before it. ")
+            + (f"The last good checkpoint is {last}. " if last else none)
             + "Lower the learning rate, lengthen the warmup, or look at that step's text."
         )

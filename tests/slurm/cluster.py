@@ -213,7 +213,9 @@ class Cluster:
         for index in range(2):
             (self.folder / "gpu" / str(index)).symlink_to("/dev/null")
         (self.folder / "gres.conf").write_text(
-            f"NodeName={','.join(NODES)} Name=gpu File={self.folder}/gpu/[0-1] Flags=nvidia_gpu_env\n", "utf-8"
+            f"NodeName={','.join(NODES)} Name=gpu File={self.folder}/gpu/[0-1] Flags=nvidia_gpu_env\n"
+            f"NodeName={','.join(NODES)} Name=shard Count=8\n",  # four parts of either GPU
+            "utf-8",
         )
         database = self.folder / "slurmdbd.conf"
         database.touch(mode=0o600)
