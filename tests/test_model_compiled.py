@@ -79,15 +79,24 @@ def test_documents_and_weights_compile_too(fresh_cache: None) -> None:
     documents = np.repeat(np.array([[0, 1]], np.int32), 16, axis=1).repeat(8, axis=0)
     weights = np.full(batch.targets.shape, 0.5, np.float32)
     packed = replace(batch, documents=documents, weights=weights)
-    losses = []
-    for run in (begin("bf16_true"), compiled("bf16_true")):
+
+    def loss_of(run: TrainingRun, **given: torch.Tensor) -> float:
         tensors = [torch.from_numpy(array) for array in (packed.input_ids, packed.targets)]
-        loss = run.model.scaled_loss(
-            *tensors, scale=1 / 100, weights=torch.from_numpy(weights), documents=torch.from_numpy(documents)
-        )
+        loss = run.model.scaled_loss(*tensors, scale=1 / 100, **given)
         loss.backward()
-        losses.append(loss.item())
-    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+        return loss.item()
+
+    eager, ours = begin("bf16_true"), compiled("bf16_true")
+    with torch.no_grad():  # so that it matters what a position sees
+        for run in (eager, ours):
+            for name, parameter in run.model.named_parameters():
+                if name.endswith(("qkv.weight", "attention_out.weight")):
+                    parameter.mul_(8)
+    masks, counts = {"documents": torch.from_numpy(documents)}, {"weights": torch.from_numpy(weights)}
+    expected = loss_of(eager, **masks, **counts)
+    assert loss_of(ours, **masks, **counts) == pytest.approx(expected, rel=1e-3)
+    assert abs(loss_of(eager, **counts) - expected) > 3e-3 * expected
+    assert abs(loss_of(eager, **masks) - expected) > 0.5 * expected
 
 
 def test_without_a_compiler_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

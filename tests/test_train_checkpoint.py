@@ -278,6 +278,22 @@ def test_a_process_killed_while_saving_leaves_the_one_before(saved: Path, number
     assert latest_valid(saved.parent) == saved
 
 
+def test_a_new_checkpoints_name_is_flushed_last(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rename itself survives a crash of the machine only once the folder around it is on the disk."""
+    flushed: list[tuple[Path, bool]] = []
+    flush = checkpoint._flush
+    target = tmp_path / "new" / "state"
+
+    def noted(path: Path) -> None:
+        flushed.append((path, target.exists()))
+        flush(path)
+
+    monkeypatch.setattr(checkpoint, "_flush", noted)
+    checkpoint.write(checkpoint.read(saved), target)
+    assert flushed[-1] == (target.parent, True)
+    assert not any(there for _, there in flushed[:-1])
+
+
 def test_what_is_loaded_is_what_was_saved(saved: Path) -> None:
     first, second = TrainingRun.load(saved), TrainingRun.load(saved)
     assert same_bits(weights(first), weights(second))

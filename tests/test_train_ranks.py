@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,26 @@ def test_every_row_of_a_batch_belongs_to_one_rank(size: int, num_sequences: int)
     for one in portions:  # what the whole batch holds is known to each without asking
         assert one.num_targets == one.total_weight == (batch.targets != -100).sum()
     assert np.concatenate([one.row_weights for one in portions]).sum() == portions[0].total_weight
+
+
+def test_a_rows_weight_is_that_of_its_targets() -> None:
+    batch = replace(
+        batch_at(3), weights=np.random.default_rng(0).uniform(0.1, 1.0, batch_at(3).targets.shape).astype(np.float32)
+    )
+    portion = portion_of(batch, ranks=Ranks(0, 1), device=torch.device("cpu"))
+    assert batch.weights is not None
+    by_hand = (batch.weights * (batch.targets != -100)).sum(axis=1)
+    assert portion.row_weights.tolist() == pytest.approx(by_hand.tolist(), rel=1e-6)
+    assert portion.total_weight == pytest.approx(by_hand.sum(), rel=1e-6)
+
+
+def test_the_noise_scale_of_two_ranks_is_that_of_one_in_as_many_pieces(tmp_path: Path) -> None:
+    ended = run_ranks(tmp_path, "micro_batch=2")  # eight sequences: two pieces of two on either rank
+    assert [status for status, _ in ended] == [0, 0], ended
+    expected = train(begin(micro_batch=2), curriculum(), LAST)
+    for ours, theirs in zip(metrics_of(tmp_path), expected, strict=True):
+        for name in ("gradient_noise_trace", "gradient_squared_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-4), (ours["step"], name)
 
 
 def test_more_ranks_than_sequences_are_refused() -> None:

@@ -92,6 +92,13 @@ def test_the_engine_trains_within_documents_and_by_weight(micro_batch: int | Non
         reference.step()
 
 
+def test_what_was_reported_is_on_the_disk_before_the_state_is(tmp_path: Path) -> None:
+    done: list[str] = []
+    rolling = Rolling(folder=tmp_path, every_s=0, before=lambda: done.append("metrics"))
+    rolling.save(1, lambda folder: done.append("state"))
+    assert done == ["metrics", "state"]
+
+
 def test_metrics_count_targets_and_follow_the_curve() -> None:
     course = curriculum()
     metrics = train(begin(), course, LAST)
