@@ -6,15 +6,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from training_runs import batch_at, begin, curriculum, train
+from training_runs import batch_at, begin, curriculum, same_bits, train, weights
 
 from midstudy.evaluate.loss import mean_loss
-from midstudy.model.compiled import compile_model, require_compiler, signals_held
+from midstudy.model.compiled import (
+    ToldToStopError,
+    _compiled,
+    compile_model,
+    left_when_told,
+    require_compiler,
+    signals_held,
+)
 from midstudy.train.run import TrainingRun
 
 PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")
@@ -113,6 +121,72 @@ def test_without_pythons_headers_the_error_says_what_to_do(monkeypatch: pytest.M
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     with pytest.raises(ValueError, match=r"Python\.h is missing.*python3\.11-dev"):
         require_compiler()
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Stands in for the compiler: notes which part of a block it is asked for, forward and backward, and how often."""
+    called: list[str] = []
+
+    class Noted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, name: str) -> torch.Tensor:
+            ctx.name = name
+            called.append(name)
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+            called.append(f"{ctx.name} backward")
+            return gradients[0], None
+
+    def compile(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        return lambda *arguments: Noted.apply(function(*arguments), function.__name__)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    _compiled.cache_clear()
+    yield called
+    _compiled.cache_clear()
+
+
+FORWARD = ["attend", "feed_forward"] * 2
+BACKWARD = ["feed_forward backward", "attend backward"] * 2
+
+
+@pytest.mark.parametrize("parts", range(1, 8))
+def test_a_stop_is_noticed_as_soon_as_a_part_is_compiled(parts: int, compiler: list[str]) -> None:
+    """By a flag, and by a signal that is held back so that it does not reach the compiler."""
+    run = begin("bf16_true", compiled=True)
+    train(run, curriculum("bf16_true"), 2)
+    assert compiler == (FORWARD + BACKWARD) * 2
+    before = weights(run)
+    compiler.clear()
+    assert not run.advance(
+        curriculum("bf16_true"),
+        to_step=4,
+        batch_at=batch_at,
+        on_metrics=lambda metrics: None,
+        should_stop=lambda: len(compiler) >= parts,
+    )
+    assert compiler == (FORWARD + BACKWARD)[:parts]
+    assert run.step == 2
+    assert same_bits(weights(run), before)
+    train(run, curriculum("bf16_true"), 4)
+
+
+def test_a_held_signal_is_noticed_as_soon_as_a_part_is_compiled(compiler: list[str]) -> None:
+    run = compiled("bf16_true")
+    told: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    try:
+        with left_when_told(lambda: bool(told)), signals_held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(ToldToStopError):
+                run.model(torch.from_numpy(batch_at(0).input_ids))
+            assert (compiler, told) == (["attend"], [])
+        assert told == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def test_a_compiler_outlives_the_signal_that_stops_the_job() -> None:

@@ -13,7 +13,8 @@ from midstudy.data.batches import pack_blocks, pad_items, usable_items
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.load import lent_model
 from midstudy.evaluate.loss import mean_loss
-from midstudy.execute.stopped import until_told
+from midstudy.execute.stopped import StoppedError, until_told
+from midstudy.model.compiled import ToldToStopError, left_when_told
 from midstudy.recipe.data import Corpus
 from midstudy.recipe.measure import Evaluation
 from midstudy.train.placement import Placement
@@ -39,7 +40,11 @@ def evaluate_state(
         batches = until_told(
             _batches(evaluation, split), should_stop, doing="evaluating", then="evaluates from the beginning"
         )
-        loss = mean_loss(model, batches)
+        try:
+            with left_when_told(should_stop):
+                loss = mean_loss(model, batches)
+        except ToldToStopError:
+            raise StoppedError("stopped while a model was compiled; the next attempt evaluates from the beginning") from None
     return {"loss_nats": loss.loss_nats, "target_tokens": loss.num_tokens}
 
 

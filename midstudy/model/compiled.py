@@ -78,10 +78,43 @@ def _compiled(part: str) -> Callable[..., Any]:
     compiled: Callable[..., Any] = torch.compile(as_it_is)
 
     def run(block: Block, x: torch.Tensor, *more: Any) -> torch.Tensor:
-        plain = x.device.type == "cpu" and x.dtype == torch.float32  # products are all there is to it: slower if compiled
-        return (as_it_is if plain else compiled)(block, x, *more)
+        if x.device.type == "cpu" and x.dtype == torch.float32:  # products are all there is to it: slower if compiled
+            return as_it_is(block, x, *more)
+        with signals_held():
+            found: torch.Tensor = compiled(block, x, *more)
+        _leave_if_told()
+        if found.requires_grad and _should_stop is not None:
+            found.register_hook(lambda gradient: _leave_if_told())  # before its backward pass is compiled
+        return found
 
     return run
+
+
+class ToldToStopError(Exception):
+    """A pass through the model was left between two compiled parts: its process was told to stop."""
+
+
+_should_stop: Callable[[], bool] | None = None
+
+
+@contextmanager
+def left_when_told(should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Within, ask after each compiled part, forward and backward, whether to stop: each may have been compiled for seconds.
+
+    Raises:
+        ToldToStopError: `should_stop` said so, or one of the held signals is waiting.
+    """
+    global _should_stop
+    former, _should_stop = _should_stop, should_stop
+    try:
+        yield
+    finally:
+        _should_stop = former
+
+
+def _leave_if_told() -> None:
+    if _should_stop is not None and (_should_stop() or signal.sigpending() & {*_HELD}):
+        raise ToldToStopError
 
 
 @contextmanager

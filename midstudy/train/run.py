@@ -13,7 +13,7 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from midstudy.data.batch import Batch
 from midstudy.data.order import derive_key
-from midstudy.model.compiled import compile_model, signals_held
+from midstudy.model.compiled import ToldToStopError, compile_model, left_when_told, signals_held
 from midstudy.model.initialise import initialised
 from midstudy.model.pythia import Pythia
 from midstudy.recipe.curriculum import Curriculum, Start, Stretch
@@ -83,8 +83,6 @@ class TrainingRun:
         self._weights = Weights(model, masters, precision=state.precision)
         if self.placement.compiled:
             compile_model(model)
-        # Generating kernels takes longer than anything else, and a signal must not reach the compiler that does it.
-        self._holding_signals = signals_held if self.placement.compiled else contextlib.nullcontext
         self._optimizer: Optimizer | None = None
         self._saved_moments, self._saved_updates = state.moments, state.num_updates
         self._watch_memory = state.watch
@@ -282,18 +280,22 @@ class TrainingRun:
         losses, norms, sizes, shares = [], [], [], []
         for first in firsts:
             rows = slice(first, min(first + size, num_rows))
-            with self._holding_signals():
-                loss = self.model.scaled_loss(
-                    portion.input_ids[rows],
-                    portion.targets[rows],
-                    scale=1.0 / portion.total_weight,
-                    weights=None if portion.weights is None else portion.weights[rows],
-                    documents=None if portion.documents is None else portion.documents[rows],
-                )
-            if self._told(should_stop):
+            try:
+                with self._compiling(should_stop):
+                    loss = self.model.scaled_loss(
+                        portion.input_ids[rows],
+                        portion.targets[rows],
+                        scale=1.0 / portion.total_weight,
+                        weights=None if portion.weights is None else portion.weights[rows],
+                        documents=None if portion.documents is None else portion.documents[rows],
+                    )
+                if self._told(should_stop):
+                    return None
+                with self._compiling(should_stop):
+                    loss.backward()
+            except ToldToStopError:
+                self._weights.forget_gradients()
                 return None
-            with self._holding_signals():
-                loss.backward()
             if rows.stop < num_rows and self._told(should_stop):
                 return None
             norm = self._weights.gather_gradients(self.ranks, first=first == 0, last=first == firsts[-1])
@@ -312,6 +314,20 @@ class TrainingRun:
         self._weights.refresh()
         self._weights.forget_gradients()
         return _Update(total, norm, noise)
+
+    @contextlib.contextmanager
+    def _compiling(self, should_stop: Callable[[], bool]) -> Iterator[None]:
+        """Around what may be compiled first, which takes longer than anything else: a signal must not reach the compiler,
+        and is noticed as soon as it returns. Of several ranks none leaves: the others wait for its gradient.
+
+        Raises:
+            ToldToStopError: `should_stop` said so.
+        """
+        if not self.placement.compiled:
+            yield
+            return
+        with left_when_told(should_stop) if self.ranks.size == 1 else contextlib.nullcontext(), signals_held():
+            yield
 
     def _told(self, should_stop: Callable[[], bool]) -> bool:
         """Whether to leave the update unfinished. One of several ranks cannot: the others wait for its gradient."""
