@@ -175,6 +175,7 @@ def test_a_stop_is_noticed_as_soon_as_a_part_is_compiled(parts: int, compiler: l
 
 
 def test_a_held_signal_is_noticed_as_soon_as_a_part_is_compiled(compiler: list[str]) -> None:
+    """Whether this thread waits with it, or another thread of the process has taken it meanwhile."""
     run = compiled("bf16_true")
     told: list[int] = []
     former = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
@@ -183,7 +184,7 @@ def test_a_held_signal_is_noticed_as_soon_as_a_part_is_compiled(compiler: list[s
             os.kill(os.getpid(), signal.SIGTERM)
             with pytest.raises(ToldToStopError):
                 run.model(torch.from_numpy(batch_at(0).input_ids))
-            assert (compiler, told) == (["attend"], [])
+            assert compiler == ["attend"]
         assert told == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, former)
