@@ -173,6 +173,13 @@ def test_a_failed_stage_is_told_with_what_runs_it_again(finished, capsys, tmp_pa
     facts = json.loads(capsys.readouterr().out)
     assert [one["cause"] for one in facts["failed"]] == ["MemoryError: no more"]
     assert facts["skipped"] == 2
+    assert {one["id"]: one["label"] for one in facts["by_stage"]} == {
+        one: planned["label"] for one, planned in manifest["stages"].items()
+    }
+    states = [one["is"] for one in facts["by_stage"]]
+    assert {word: states.count(word) for word in set(states)} == {
+        "failed": 1, "skipped": 2, "finished": len(manifest["stages"]) - 3,
+    }  # fmt: skip
     assert main(["status", "--store", str(copy)]) == 0
     assert "midstudy retry small" in capsys.readouterr().out
 

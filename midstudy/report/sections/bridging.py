@@ -26,8 +26,8 @@ def similarity(report: Report) -> Html:
         "similarity",
         caption="Combined token similarity (0.4 cosine + 0.3 Jaccard + 0.3 / (1 + Jensen-Shannon divergence in "
         "nats)); distributions without a common token have 0.18. Samples are compared between disjoint halves, so "
-        "the diagonal is not 1 but what two draws of the same text reach: the ceiling for its row. Mixtures hold a "
-        "corpus at the share shown and general text at the rest, weighted exactly; the general corpus is the "
+        "the diagonal is not 1 but what two draws of the same text reach: the ceiling for its row. Mixtures hold "
+        "their specialists at the share shown and general text at the rest, weighted exactly; the general corpus is the "
         "control. One sample each, no interval.",
     )
 
