@@ -29,7 +29,7 @@ CHECKED := $(wildcard midstudy flows experiments benchmarks tests)
 help:
 	@echo 'make study      set up, run the micro study, end on its report   (ARGS="..." is handed to midstudy run)'
 	@echo 'make test       set up, run the tests                            (ARGS="..." is handed to pytest)'
-	@echo 'make test-slow  set up, run the tests that take longer           (ARGS="..." is handed to pytest)'
+	@echo 'make test-slow  set up, run the tests that take longer           (PART=name: those of tests/slow_parts.txt; ARGS="...")'
 	@echo 'make test-slurm the tests on a Slurm of their own                (as root, installs its Debian packages)'
 	@echo 'make test-chaos  a study on that Slurm while everything is killed at random; CHAOS_SEED=N plays one again'
 	@echo 'make lint       ruff, formatting, types'
@@ -43,9 +43,11 @@ study: $(RUNTIME) $(TORCH) $(PROJECT)
 test: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
 	@$(PY) -m pytest -q $(ARGS)
 
-# Pytest ends with 5 where no test is marked so; that is no failure.
+# PART is a name in tests/slow_parts.txt; without one, all of them.
+SLOW_PART := $(if $(PART),$(shell sed -n 's/^$(PART): *//p' tests/slow_parts.txt))
 test-slow: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
-	@$(PY) -m pytest -q -m slow --timeout 900 $(ARGS) || test $$? -eq 5
+	@$(if $(PART),$(if $(SLOW_PART),,echo 'PART=$(PART): expected a name in tests/slow_parts.txt' >&2; exit 2))
+	@$(PY) -m pytest -q -m slow --timeout 900 $(SLOW_PART) $(ARGS)
 
 test-slurm: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
 	@tests/slurm/packages
