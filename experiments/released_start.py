@@ -10,10 +10,10 @@ Mirrors. The paper's code mix and its timing ablation, with a released Pythia as
 General text here is not what the release was trained on. The control reads the same general text for as many steps, so
 that midtraining is told from mere further training.
 
-Expected cost. With an exported micro model as the release, 210 CPU-seconds; with pythia-70m, about an hour of one CPU core.
+Expected cost. With an exported nano model as the release, two CPU-minutes; with pythia-70m, about an hour of one CPU core.
 Raise `num_sequences` and `seq_len` on a GPU.
 
-    midstudy export "pretrain micro seed 0 to step 157" --to hf --output trunk157
+    midstudy export "pretrain nano seed 0 to step 157" --to hf --output trunk157
     midstudy run experiments/released_start.py --set release=trunk157 --set release_step=157 --set peak_lr=1e-3
     midstudy run experiments/released_start.py --set release=hub:EleutherAI/pythia-70m@COMMIT --set release_step=71000
 """
@@ -59,7 +59,7 @@ def study(
     peak_lr: float = 1e-4,
     sft_steps: int = 36,
     sft_peak_lr: float = 1e-4,
-    precision: str = "bf16_mixed",
+    precision: str = "fp32",
     test_items: int = 192,
 ) -> Study:
     """The study; `release` is a folder or `hub:OWNER/NAME@COMMIT`, `release_step` the step of its training, if known.

@@ -8,8 +8,8 @@ Mirrors. The paper's timing and weight ablations, which vary one at a time; here
 points, schedule and optimizer are the paper's; model, data and length are small. In the report, the curve over start steps
 is drawn at `main_weight`, the one over weights at `main_start_step`; the table of arms holds the whole grid.
 
-Expected cost. About 17 CPU-minutes, ten minutes on two cores, 1.3 GB of disk. What a `bridging_micro` of the same settings
-has trained, its trunks and the code arms of its ablations, is reused.
+Expected cost. About 8 CPU-minutes, 0.5 GB of disk. What a `bridging_micro` of the same settings has trained, its trunks and
+the code arms of its ablations, is reused.
 
     midstudy run experiments/timing_weight.py
     midstudy run experiments/timing_weight.py --set mix=math --set main_weight=0.12 --set "weights=(0.12, 0.5)"
@@ -48,7 +48,7 @@ def study(
     data: DataChoice | None = None,
     name: str = "timing_weight",
     mix: str = "code",
-    size: str = "micro",
+    size: str = "nano",
     start_steps: tuple[int, ...] = (24, 79, 157, 197),
     weights: tuple[float, ...] = (0.1, 0.2, 0.5, 0.8),
     main_start_step: int = 24,
@@ -56,12 +56,12 @@ def study(
     trunk_seeds: tuple[int, ...] = (0, 1, 2),
     sft_seed: int = 1337,
     total_steps: int = 240,
-    num_sequences: int = 16,
+    num_sequences: int = 8,
     seq_len: int = 128,
     peak_lr: float = 3e-3,
     sft_steps: int = 36,
     sft_peak_lr: float = 1e-3,
-    precision: str = "bf16_mixed",
+    precision: str = "fp32",
     vocab_size: int = 2_048,
     test_items: int = 192,
 ) -> Study:

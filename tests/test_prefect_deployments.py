@@ -113,5 +113,5 @@ def test_only_what_differs_from_the_experiment_is_handed_on() -> None:
     defaults = study_defaults(path)
     machine = object()
     assert _settings(path, {**defaults, "data": ("wheels",), "machine": machine}) == []
-    changed = {**defaults, "sizes": ("70m", "160m"), "precision": "fp32", "full": True}
-    assert _settings(path, changed) == ["sizes=('70m', '160m')", "precision='fp32'", "full=True"]
+    changed = {**defaults, "sizes": ("70m", "160m"), "precision": "bf16_true", "full": True}
+    assert _settings(path, changed) == ["sizes=('70m', '160m')", "precision='bf16_true'", "full=True"]
