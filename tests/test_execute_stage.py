@@ -430,24 +430,6 @@ def test_a_stage_that_was_planned_for_other_numbers_is_not_made(text, tmp_path):
     assert not store.former_attempts(state.id)
 
 
-def test_a_damaged_parent_is_named_with_what_to_do(text, tmp_path):
-    store = Store.open(tmp_path / "store", create=True)
-    plan = plan_in(store, small_study(text))
-    for stage in plan.stages.values():
-        store.request(stage)
-        if stage.start_from is not None:
-            break
-        execute_stage(store, stage.id, start_from=None, keeps_optimizer=stage.keeps_optimizer, should_stop=lambda: False)
-    parent = store.published_folder(stage.start_from)
-    manifest = parent / "checkpoint" / "checkpoint.json"
-    whole = manifest.read_bytes()
-    for damaged in (whole[:-40], None):
-        manifest.unlink() if damaged is None else manifest.write_bytes(damaged)
-        message = rf"checkpoint\.json: .*Remove {re.escape(str(parent))} and run the study again"
-        with pytest.raises(StoreError, match=message):
-            execute_stage(store, stage.id, start_from=stage.start_from, keeps_optimizer=True, should_stop=lambda: False)
-
-
 def test_a_batch_that_the_quotas_do_not_know_is_never_published(text, tmp_path, monkeypatch):
     store = Store.open(tmp_path / "store", create=True)
     plan = plan_in(store, small_study(text, starts=()))
