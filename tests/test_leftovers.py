@@ -37,9 +37,10 @@ def runs(name):
 """
 
 
-def pytest_of(folder: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+def pytest_of(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_it.py").write_text(SLEEPER + text)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "leftovers", "-p", "pytest_timeout", "-p", "no:cacheprovider", *options, "test_it.py"]
+    plugins = ["-p", "leftovers", "-p", "pytest_timeout", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", *plugins, "test_it.py"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     environment |= {"PYTHONPATH": str(Path(__file__).parent), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

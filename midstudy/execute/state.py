@@ -103,6 +103,7 @@ def train_state(
     attempt.begin_steps(first_step)
     rolling = Rolling(
         folder=attempt.checkpoints,
+        former=[one / CHECKPOINTS_FOLDER for one in former_attempts],
         every_s=ROLLING_INTERVAL_S,
         most_of_time=ROLLING_MOST_OF_TIME,
         before=attempt.sync_metrics,
@@ -127,7 +128,7 @@ def train_state(
             if not reached:
                 break
     except DivergedError as error:
-        for folder in (attempt.checkpoints, *(one / CHECKPOINTS_FOLDER for one in former_attempts)):
+        for folder in (rolling.folder, *rolling.former):
             forget_after(folder, error.good_step)
         raise
     if not reached:
