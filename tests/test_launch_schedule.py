@@ -170,15 +170,9 @@ def test_every_stage_is_run_once_after_its_parents_whatever_the_graph(data: st.D
     assert all(set(parents_of[one]) <= set(done[:place]) for place, one in enumerate(done))
 
 
-def test_twice_as_many_stages_take_about_twice_as_much_to_schedule() -> None:
-    few, many = (_calls_to_schedule(number) for number in (40, 80))
-    assert few > 1000
-    assert many < 2.5 * few
-
-
-def _calls_to_schedule(num_branches: int) -> int:
+def test_two_thousand_stages_are_scheduled_without_a_look_at_all_of_them_for_each() -> None:
     trunk = fake_stage("trunk", cost_s=100)
-    branches = [fake_stage(f"branch-{index}", trunk, cost_s=20) for index in range(num_branches)]
+    branches = [fake_stage(f"branch-{index}", trunk, cost_s=20) for index in range(100)]
     tuned = [fake_stage(f"sft-{index}-{seed}", one, cost_s=2) for index, one in enumerate(branches) for seed in range(10)]
     looks = [fake_stage(f"look-{index}", one, cost_s=0.1) for index, one in enumerate(tuned)]
     stages = (trunk, *branches, *tuned, *looks)
@@ -191,4 +185,5 @@ def _calls_to_schedule(num_branches: int) -> int:
             for identity in running.pop(0):
                 plan.publish(identity)
 
-    return num_calls(run)
+    assert len(stages) > 2_000
+    assert num_calls(run) / len(stages) < 500  # a hundred as it is; a look at each would be two thousand

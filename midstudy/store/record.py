@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from midstudy.sealed import seal_of, sealed
-from midstudy.store.errors import StoreError
+from midstudy.store.errors import DamagedFileError, StoreError
 from midstudy.store.reading import parse_object, read_bytes, require_fields
 
 SCHEMA = 1
@@ -114,7 +114,7 @@ def _check_files(record: Path, sizes: Mapping[str, int], remedy: str) -> None:
         except (FileNotFoundError, NotADirectoryError):
             found = "no file"
         if found != f"{num_bytes} bytes":
-            raise StoreError(f"{file}: found {found}, where {record} lists {num_bytes} bytes. {remedy}")
+            raise DamagedFileError(f"{file}: found {found}, where {record} lists {num_bytes} bytes. {remedy}")
 
 
 def _require_inside(stages: str, link: str, remedy: str) -> None:

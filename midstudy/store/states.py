@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from midstudy.plan.device import CPU_CORE, DEVICES
 from midstudy.plan.planner import KeptState
 from midstudy.recipe.curriculum import Curriculum
-from midstudy.store.errors import StoreError
+from midstudy.store.errors import DamagedFileError, StoreError
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 
@@ -30,8 +30,11 @@ class PublishedStates:
 def published_states(store: Store) -> PublishedStates:
     """Look through the records of every finished state in the store, whichever study asked for it.
 
-    One that was damaged is no place to go on from, and is passed over with a warning that names it: the state before it is.
-    A study that asks for that very state does not begin.
+    One whose files were damaged is no place to go on from, and is passed over with a warning that names it: the state before
+    it is. A study that asks for that very state does not begin.
+
+    Raises:
+        StoreError: a record was damaged, or its stage lies outside of the store.
     """
     found = PublishedStates()
     for identity in store.stage_ids():
@@ -39,9 +42,8 @@ def published_states(store: Store) -> PublishedStates:
             continue
         try:
             record = store.record(identity)
-        except StoreError as error:
-            if store.has(identity):  # else a cleaning took it away just now
-                _logger.warning("passing over a damaged stage: %s", error)
+        except DamagedFileError as error:
+            _logger.warning("passing over a damaged stage: %s", error)
             continue
         if record.kind != "state":
             continue
