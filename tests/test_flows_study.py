@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from begun_execute import ENTRY
 from fake_execute import fake_stage, let_go, starts
+from patience import lift_limits
 from synthetic_study import SyntheticStudy, frozen, synthetic_study
 from waiting import wait_until
 
@@ -112,6 +113,13 @@ def _query(store: Store, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql).fetchall()
     finally:
         connection.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _patient() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        lift_limits(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -417,10 +425,13 @@ def test_real_jobs_are_shown_as_the_driver_settles_them(store: Store, monkeypatc
 _INTERRUPTED_RUN = """
 import sys
 from pathlib import Path
+import pytest
 from fake_execute import fake_stage, let_go, starts
+from patience import lift_limits
 from test_flows_study import _conduct_real, _request
 from midstudy.store.store import Store
 store = Store.open(Path(sys.argv[1]))
+lift_limits(pytest.MonkeyPatch())
 try:
     _conduct_real(store, _request(store, [fake_stage("first"), fake_stage("long until=never")]), lambda progress: None)
 except KeyboardInterrupt:
