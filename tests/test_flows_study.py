@@ -403,19 +403,25 @@ def _conduct_real(store: Store, stages: dict[str, Stage], on_progress: Callable[
 
 def test_real_jobs_are_shown_as_the_driver_settles_them(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    root = fake_stage("root sleep=1.5")
+    root = fake_stage("root until=seen")
     bad, good = fake_stage("bad raise", root), fake_stage("good", root)
     below = fake_stage("below", bad)
     seen: list[Progress] = []
-    summary = _conduct_real(store, _request(store, [root, bad, good, below]), seen.append)
+
+    def look(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.running == (root.label,):
+            let_go(store, "seen")
+
+    summary = _conduct_real(store, _request(store, [root, bad, good, below]), look)
     assert set(summary.finished) == {root.id, good.id}
     assert summary.failed == {bad.id: "ValueError: bad cannot be made"}
     assert list(summary.skipped) == [below.id]
-    assert ("root sleep=1.5",) in [progress.running for progress in seen]
+    assert (root.label,) in [progress.running for progress in seen]
     assert (seen[-1].ended, seen[-1].share_done, seen[-1].left_s) == (4, 1.0, 0.0)
     sql = "SELECT t.name, t.state_name FROM task_run t JOIN flow_run r ON r.id = t.flow_run_id WHERE r.name = 'real'"
     assert dict(_query(store, sql)) == {
-        "root sleep=1.5": "Completed",
+        root.label: "Completed",
         "bad raise": "Failed",
         "good": "Completed",
         "below": "Skipped",

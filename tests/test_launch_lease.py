@@ -261,7 +261,7 @@ class FullDisk:
 def test_a_full_disk_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = FullDisk(monkeypatch)
     notices: list[str] = []
-    first, killed, last = fake_stage("first sleep=0.3"), fake_stage("killed kill_once"), fake_stage("last")
+    first, killed, last = fake_stage("first until=full"), fake_stage("killed kill_once"), fake_stage("last")
     second = fake_stage("second", first)
 
     async def drive() -> list[Outcome]:
@@ -269,13 +269,14 @@ def test_a_full_disk_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch
         async with driver_of(store, local(store), *stages, on_notice=notices.append, job_budget_s=0.1) as driver:
             await until(lambda: "first" in starts(store))
             disk.full = True
+            let_go(store, "full")
             await until(lambda: any("No space left on device" in line for line in notices))
             await asyncio.sleep(0.5)
             disk.full = False
             return await asyncio.gather(*(driver.finished(stage.id) for stage in stages))
 
     assert {outcome.status for outcome in finish(drive())} == {"published"}
-    assert sorted(starts(store)) == ["first", "killed", "killed", "last", "second"]
+    assert sorted(starts(store)) == ["first", "full", "killed", "killed", "last", "second"]
 
 
 def test_a_disk_that_stays_full_fails_what_is_not_finished_with_its_cause(

@@ -142,7 +142,7 @@ def _reports(server: Server) -> list[str]:
     return [path.read_text() for path in (server.folder / "artifacts").rglob("report.html")]
 
 
-def test_a_server_that_is_down_is_told_of_and_costs_seconds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_down_is_told_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound, never listening: refused
         uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
