@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +21,10 @@ from midstudy.recipe.data import Task
 from midstudy.recipe.decode import decode
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.weights import Average
-from midstudy.store.atomic import sync
 from midstudy.store.errors import StoreError
 from midstudy.store.record import Record
 from midstudy.store.store import Store
+from midstudy.store.whole_folder import write_folder
 from midstudy.train import checkpoint
 
 
@@ -57,9 +55,8 @@ def export_huggingface(
         raise StoreError(f"stage {tokenizer}: the tokenizer of this state is not finished; run the study first.")
     store.require_unchanged(tokenizer)
     state = checkpoint.read(store.published_folder(stage) / CHECKPOINT_FOLDER, with_optimizer=False)
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+
+    def write(temporary: Path) -> None:
         save_file(to_huggingface(state.weights), temporary / "model.safetensors", metadata={"format": "pt"})
         torch_type = str(state.weights["head.weight"].dtype).removeprefix("torch.")
         _write_json(temporary / "config.json", {**huggingface_config(start.model), "torch_dtype": torch_type})
@@ -69,16 +66,13 @@ def export_huggingface(
         card = _model_card(store, record, recipe, folder=folder, commands=commands, losses=losses)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         shutil.copymode(temporary / "config.json", temporary / "model.safetensors")  # safetensors lets the owner alone read
-        for path in (*temporary.iterdir(), temporary):
-            sync(path)
-        os.rename(temporary, folder)
-        sync(folder.parent)
+
+    try:
+        write_folder(folder, write)
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         raise ValueError(
             f"{folder}: cannot be written ({error}). Free space or fix the permissions, or name another with --output."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_json(path: Path, value: Any) -> None:

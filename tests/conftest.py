@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hypothesis
+import leftovers
 import pytest
 from slurm.cluster import Cluster, missing_programs
 
@@ -25,6 +26,7 @@ hypothesis.settings.load_profile("repeatable")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set the environment before any test imports torch, Prefect, MLflow or datasets, which read it when imported."""
+    leftovers.pytest_configure(config)
     home = tempfile.mkdtemp(prefix="midstudy-tests-")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     for name in list(os.environ):

@@ -1,9 +1,10 @@
 """A stand-in for `midstudy.execute.stage.execute_stage`: does what a stage's label says, in a real job process.
 
 A label is a name and then words: `sleep=0.5` and `until=NAME` (wait so long, or until NAME has started, and listen to being
-told to stop), `first=60` (waits so only when it is started for the first time), `stubborn=0.5` (waits and does not listen),
-`raise`, `kill` (SIGKILL to its own process), `kill_once`, `exit` (the process ends without a word), `eat=400` (takes so many
-MB of memory and keeps them for a minute), `boom` (of several ranks, all but the first raise).
+told to stop), `starts=3` (waits to be told to stop, but for its third start), `first=60` (waits so only when it is started
+for the first time), `stubborn=0.5` (waits and does not listen), `raise`, `kill` (SIGKILL to its own process), `kill_once`,
+`exit` (the process ends without a word), `eat=400` (takes so many MB of memory and keeps them for a minute), `boom` (of
+several ranks, all but the first raise).
 Every start is one line in `starts.txt` beside the store, so that a test can count what really ran.
 """
 
@@ -55,7 +56,7 @@ def execute_stage(
                 if should_stop():
                     raise RuntimeError("told to stop")
                 time.sleep(0.01)
-        elif kind == "until":
+        elif kind == "until" or (kind == "starts" and len(starts(store, name)) < int(value)):
             while value not in starts(store):
                 if should_stop():
                     raise RuntimeError("told to stop")

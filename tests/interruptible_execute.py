@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from waiting import wait_until
+
 from midstudy.execute import stage, state
 from midstudy.launch.driver import MAX_RUNS_AGAIN
 from midstudy.store.store import Store
@@ -49,9 +51,7 @@ def until_told(store: Store, identity: str, *, should_stop: Callable[[], bool], 
         nonlocal asked
         asked += 1
         if pretrains and asked == TOLD_AT and len(store.former_attempts(identity)) == 1:
-            deadline = time.monotonic() + 150.0
-            while not should_stop() and time.monotonic() < deadline:
-                time.sleep(0.05)
+            wait_until(should_stop)
         return should_stop()
 
     stage.execute_stage(store, identity, should_stop=ask, **options)

@@ -213,7 +213,7 @@ def test_two_processes_make_a_part_once_and_agree(copied: Path) -> None:
     shutil.rmtree(copied)
     program = "from midstudy.data import wheels; print(sum(1 for _ in wheels.read_part('math', 'dev')))"
     running = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [process.communicate(timeout=100)[0].strip() for process in running]
+    answers = [process.communicate()[0].strip() for process in running]
     assert answers == [str(frozen_manifest()["parts"]["math"]["splits"]["dev"]["docs"])] * 2
     assert {path.name for path in copied.parent.iterdir() if path.is_dir()} == {"math", *wheels.TASKS}
 

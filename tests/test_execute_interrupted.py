@@ -18,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_study import WORDS, plan_in, small_study, write_split, write_text
+from waiting import wait_until
 
 from midstudy.data.batch import Batch
 from midstudy.data.batches import Batches
@@ -127,7 +128,6 @@ def test_any_pieces_and_any_micro_batches_read_the_same_batches(
 # -- killed -----------------------------------------------------------------------------------------------------------
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGKILL)
-SOON_S = 120.0
 
 
 def submit(store: Store, launcher: LocalLauncher, *stages: Stage) -> Job:
@@ -150,10 +150,7 @@ def submit(store: Store, launcher: LocalLauncher, *stages: Stage) -> Job:
 
 def wait(store: Store, launcher: LocalLauncher, job: Job) -> None:
     """Wait until a job has ended, and write down for it how, as its driver would."""
-    until = time.monotonic() + SOON_S
-    while not launcher.poll([job]):
-        assert time.monotonic() < until, "the job does not end"
-        time.sleep(0.003)
+    wait_until(lambda: launcher.poll([job]))
     if job_end(store, job.name) is None:
         write_end(store, job.name, "gone")
 
@@ -308,10 +305,7 @@ def test_a_signal_while_kernels_are_compiled_stops_the_stage_at_a_saved_step(
     job = submit(store, launcher, stage)
     process = job_process(store, job.name)
     assert process is not None
-    until = time.monotonic() + SOON_S
-    while not any(_command(pid).startswith(b"cc1plus") for pid in session_of(process.pid)):
-        assert time.monotonic() < until, "nothing is compiled"
-        time.sleep(0.01)
+    wait_until(lambda: any(_command(pid).startswith(b"cc1plus") for pid in session_of(process.pid)))
     process.signal_session(signal.SIGTERM)
     wait(store, launcher, job)
     assert job_end(store, job.name) == "stopped"

@@ -262,6 +262,55 @@ def test_a_stage_that_diverged_diverges_again_however_often_it_is_tried(text, tm
     assert len(set(messages)) == 1
 
 
+def test_a_divergence_after_interruptions_names_the_good_checkpoint_of_a_former_attempt_and_goes_on_there(
+    text, tmp_path, monkeypatch
+):
+    """Stopped at step 50, and at step 64 when it had gone wrong already: the attempt that notices names step 50."""
+    from midstudy.train import run as engine
+
+    update = engine.TrainingRun._update
+    steps: list[int] = []
+
+    def worse_from_step_60(self, *arguments, **options):
+        made = update(self, *arguments, **options)
+        assert made is not None
+        steps.append(self.step)
+        return made if self.step < 60 else dataclasses.replace(made, loss=made.loss + 3.5)
+
+    monkeypatch.setattr(engine.TrainingRun, "_update", worse_from_step_60)
+    store = Store.open(tmp_path / "store", create=True)
+    plan = plan_in(store, small_study(text, starts=(), total_steps=120))
+    stage = next(stage for stage in plan.missing if stage.kind == "state")
+    for one in plan.missing[: plan.missing.index(stage)]:
+        store.request(one)
+        execute_stage(store, one.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+    store.request(stage)
+
+    def attempt(should_stop=lambda: False):
+        execute_stage(store, stage.id, start_from=None, keeps_optimizer=True, should_stop=should_stop)
+
+    def saved() -> list[tuple[str, str]]:
+        """Which attempt, the oldest first, left which checkpoint."""
+        found = sorted(store.paths.attempts(stage.id).glob("*/checkpoints/step-*"))
+        return [(one.parents[1].name, one.name) for one in found]
+
+    for last in (49, 63):
+        with pytest.raises(StoppedError, match=f"stopped at step {last + 1} of 120"):
+            attempt(lambda last=last: steps[-1:] == [last])
+    (first, at_50), (second, at_64) = saved()
+    assert (at_50, at_64) == ("step-00000050", "step-00000064")
+    assert first != second
+    for _ in range(2):  # noticed on the way from step 64, and the next time on the way from step 50
+        steps.clear()
+        with pytest.raises(DivergedError) as raised:
+            attempt()
+        assert 50 <= raised.value.good_step < 64
+        named = store.paths.attempts(stage.id) / first / "checkpoints" / at_50
+        assert f"The last good checkpoint is {named}." in str(raised.value)
+        assert saved() == [(first, at_50)]
+    assert steps[0] == 50
+
+
 def test_steps_that_are_computed_again_are_counted(text, tmp_path, monkeypatch):
     """Told to stop in the tenth step, and killed twice at step 45, each time on the way from the state that was saved."""
     from midstudy.train import run as engine
@@ -428,24 +477,6 @@ def test_a_stage_that_was_planned_for_other_numbers_is_not_made(text, tmp_path):
         execute_stage(store, state.id, start_from=None, keeps_optimizer=True, should_stop=lambda: False)
     assert not store.has(state.id)
     assert not store.former_attempts(state.id)
-
-
-def test_a_damaged_parent_is_named_with_what_to_do(text, tmp_path):
-    store = Store.open(tmp_path / "store", create=True)
-    plan = plan_in(store, small_study(text))
-    for stage in plan.stages.values():
-        store.request(stage)
-        if stage.start_from is not None:
-            break
-        execute_stage(store, stage.id, start_from=None, keeps_optimizer=stage.keeps_optimizer, should_stop=lambda: False)
-    parent = store.published_folder(stage.start_from)
-    manifest = parent / "checkpoint" / "checkpoint.json"
-    whole = manifest.read_bytes()
-    for damaged in (whole[:-40], None):
-        manifest.unlink() if damaged is None else manifest.write_bytes(damaged)
-        message = rf"checkpoint\.json: .*Remove {re.escape(str(parent))} and run the study again"
-        with pytest.raises(StoreError, match=message):
-            execute_stage(store, stage.id, start_from=stage.start_from, keeps_optimizer=True, should_stop=lambda: False)
 
 
 def test_a_batch_that_the_quotas_do_not_know_is_never_published(text, tmp_path, monkeypatch):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -219,3 +222,32 @@ def test_a_write_that_fails_half_way_leaves_no_folder(begun, tmp_path, monkeypat
     assert main([*arguments, "--store", str(begun.root)]) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+_EXPORT = """
+import os, pathlib, signal, sys
+import midstudy.export
+from midstudy.cli import main
+
+def card(*arguments, **options):
+    made = [path for path in pathlib.Path(sys.argv[2]).parent.iterdir()]
+    print([path.name[:5] for path in made], sorted(path.name for path in made[0].iterdir())[:2], flush=True)
+    os.kill(os.getpid(), int(sys.argv[3]))
+    return ""
+
+midstudy.export._model_card = card
+main(["export", sys.argv[4], "--to", "hf", "--output", sys.argv[2], "--store", sys.argv[1]])
+print("went on", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_an_export_that_is_ended_half_way_leaves_no_folder(begun, tmp_path, number):
+    place = tmp_path / "place"
+    place.mkdir()
+    arguments = [begun.root, place / "new", int(number), "pretrain nano seed 0 to step 3"]
+    command = [sys.executable, "-c", _EXPORT, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.startswith("['.new.'] ['config.json', 'midstudy.json']\n"), done.stderr  # it was at work there
+    assert done.returncode == (-number if number == signal.SIGTERM else 0)  # `main` returns its 130
+    assert list(place.iterdir()) == []

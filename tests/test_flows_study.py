@@ -12,7 +12,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,7 +20,9 @@ from typing import Any
 import pytest
 from begun_execute import ENTRY
 from fake_execute import fake_stage, let_go, starts
+from patience import lift_limits
 from synthetic_study import SyntheticStudy, frozen, synthetic_study
+from waiting import wait_until
 
 from flows.server import PrefectServer
 from flows.study import DetachedError, RunSummary, conduct
@@ -112,6 +113,13 @@ def _query(store: Store, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql).fetchall()
     finally:
         connection.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _patient() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        lift_limits(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -333,14 +341,13 @@ def test_the_cancel_button_cancels_and_a_signal_alone_detaches(
     def end(stage_id: str) -> None:
         if stage_id != last:
             return
-        driver._stage_s = 120.0
+        driver._stage_s = 10_000.0
         servers[0].wait_until_healthy()
         running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
-        while not (runs := servers[0]._request("/flow_runs/filter", running, timeout_s=10)):
-            time.sleep(0.2)
+        runs = wait_until(lambda: servers[0]._request("/flow_runs/filter", running, timeout_s=60))
         if pressed:
             cancelling = {"state": {"type": "CANCELLING"}}
-            servers[0]._request(f"/flow_runs/{runs[0]['id']}/set_state", cancelling, timeout_s=10)
+            servers[0]._request(f"/flow_runs/{runs[0]['id']}/set_state", cancelling, timeout_s=60)
         if signalled:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -396,19 +403,25 @@ def _conduct_real(store: Store, stages: dict[str, Stage], on_progress: Callable[
 
 def test_real_jobs_are_shown_as_the_driver_settles_them(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    root = fake_stage("root sleep=1.5")
+    root = fake_stage("root until=seen")
     bad, good = fake_stage("bad raise", root), fake_stage("good", root)
     below = fake_stage("below", bad)
     seen: list[Progress] = []
-    summary = _conduct_real(store, _request(store, [root, bad, good, below]), seen.append)
+
+    def look(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.running == (root.label,):
+            let_go(store, "seen")
+
+    summary = _conduct_real(store, _request(store, [root, bad, good, below]), look)
     assert set(summary.finished) == {root.id, good.id}
     assert summary.failed == {bad.id: "ValueError: bad cannot be made"}
     assert list(summary.skipped) == [below.id]
-    assert ("root sleep=1.5",) in [progress.running for progress in seen]
+    assert (root.label,) in [progress.running for progress in seen]
     assert (seen[-1].ended, seen[-1].share_done, seen[-1].left_s) == (4, 1.0, 0.0)
     sql = "SELECT t.name, t.state_name FROM task_run t JOIN flow_run r ON r.id = t.flow_run_id WHERE r.name = 'real'"
     assert dict(_query(store, sql)) == {
-        "root sleep=1.5": "Completed",
+        root.label: "Completed",
         "bad raise": "Failed",
         "good": "Completed",
         "below": "Skipped",
@@ -418,12 +431,15 @@ def test_real_jobs_are_shown_as_the_driver_settles_them(store: Store, monkeypatc
 _INTERRUPTED_RUN = """
 import sys
 from pathlib import Path
+import pytest
 from fake_execute import fake_stage, let_go, starts
+from patience import lift_limits
 from test_flows_study import _conduct_real, _request
 from midstudy.store.store import Store
 store = Store.open(Path(sys.argv[1]))
+lift_limits(pytest.MonkeyPatch())
 try:
-    _conduct_real(store, _request(store, [fake_stage("first"), fake_stage("long sleep=60")]), lambda progress: None)
+    _conduct_real(store, _request(store, [fake_stage("first"), fake_stage("long until=never")]), lambda progress: None)
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -433,12 +449,10 @@ def test_ctrl_c_leaves_no_process_and_a_cancelled_flow_run(store: Store) -> None
     command = [sys.executable, "-c", _INTERRUPTED_RUN, str(store.root)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parent.parent)
-    sql = "SELECT t.state_type FROM task_run t WHERE t.name = 'long sleep=60'"
-    deadline = time.monotonic() + 60
-    while _query(store, sql) != [("RUNNING",)] and time.monotonic() < deadline:
-        time.sleep(0.2)
+    sql = "SELECT t.state_type FROM task_run t WHERE t.name = 'long until=never'"
+    wait_until(lambda: _query(store, sql) == [("RUNNING",)])
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=40)
+    output, _ = process.communicate()
     assert output == "interrupted\n"
     assert not [one for one in Path("/proc").glob("[0-9]*") if _runs_in(one, store.root)], "nothing is left running"
     assert _query(store, sql) == [("CANCELLED",)]
@@ -447,18 +461,14 @@ def test_ctrl_c_leaves_no_process_and_a_cancelled_flow_run(store: Store) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_told_to_leave_lets_its_jobs_go_on(store: Store, number: signal.Signals) -> None:
-    script = "from flows.study import DetachedError" + _INTERRUPTED_RUN.replace("sleep=60", "until=go")
+    script = "from flows.study import DetachedError" + _INTERRUPTED_RUN.replace("until=never", "until=go")
     script = script.replace("KeyboardInterrupt:", "DetachedError as error:").replace('print("interrupted")', "print(error)")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-c", script, str(store.root)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parent.parent)
-    deadline = time.monotonic() + 60
-    while "long" not in starts(store) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    began = time.monotonic()
+    wait_until(lambda: "long" in starts(store))
     process.send_signal(number)
-    output, _ = process.communicate(timeout=40)
-    assert time.monotonic() - began < 30
+    output, _ = process.communicate()
     assert output.startswith(
         f"told to leave ({number.name}): 1 jobs go on by themselves. The same command follows them again"
     )

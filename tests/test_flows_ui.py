@@ -7,12 +7,12 @@ import select
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 from synthetic_study import frozen, synthetic_study
+from waiting import wait_until
 
 from midstudy.store.store import Store
 from midstudy.track.client import default_tracking_uri
@@ -36,17 +36,14 @@ def test_both_are_served_until_it_ends(tmp_path: Path, how: signal.Signals) -> N
         servers = _descendants(ui.pid)
         for address in (f"{mlflow}/health", mlflow, f"{prefect}/api/health", prefect):
             assert address.startswith("http://127.0.0.1:")
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=20) as answer:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address) as answer:
                 assert answer.status == 200, address
     finally:
         ui.send_signal(how)
-        status = ui.wait(timeout=30)
+        status = ui.wait()
     assert status == (-signal.SIGKILL if how == signal.SIGKILL else 0)
     assert len(servers) >= 2
-    deadline = time.monotonic() + 30
-    while any(_runs(pid) for pid in servers) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert [pid for pid in servers if _runs(pid)] == []
+    wait_until(lambda: not any(_runs(pid) for pid in servers))
 
 
 def test_configured_servers_are_named_and_not_started(tmp_path: Path) -> None:
@@ -60,7 +57,7 @@ def test_configured_servers_are_named_and_not_started(tmp_path: Path) -> None:
         assert _descendants(ui.pid) == []
     finally:
         ui.send_signal(signal.SIGINT)
-        assert ui.wait(timeout=30) == 0
+        assert ui.wait() == 0
 
 
 def _started(store: Store, **environment: str) -> subprocess.Popen[str]:

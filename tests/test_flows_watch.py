@@ -33,7 +33,7 @@ def test_a_loop_in_another_thread_sees_stages_begin_and_end() -> None:
     watch.begin("a")
     watch.end("a", End(FINISHED))
     watch.end("b", End(SKIPPED, "a failed"))
-    reader.join(5)
+    reader.join()
     assert seen == ["a begun", "a finished", "b a failed"]
 
 

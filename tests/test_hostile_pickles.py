@@ -14,7 +14,6 @@ import pickletools
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import torch
 from fake_execute import ENTRY, fake_stage
 from small_study import make_study, small_study
 from test_cli import EXPERIMENT, REPOSITORY
+from waiting import wait_until
 
 from midstudy.analysis.table import write_tables
 from midstudy.data.release import released_pythia
@@ -191,9 +191,7 @@ def submitted(store: Store) -> tuple[Job, Path]:
     write_job(store, job)
     launcher = LocalLauncher(store, entry=ENTRY)
     assert launcher.submit([job]) == {}
-    deadline = time.monotonic() + 60
-    while not launcher.poll([job]) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: launcher.poll([job]))
     assert store.has(stage.id)
     return job, store.paths.job_submitit(job.name)
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_execute import ENTRY, fake_stage, let_go, starts
+from waiting import finish, until, wait_until
 
+from midstudy.launch import clock
 from midstudy.launch.backends import live_jobs
 from midstudy.launch.cancel import cancel_study
 from midstudy.launch.claim import claimed_by
@@ -29,8 +31,6 @@ from midstudy.plan.stage import Stage
 from midstudy.store.errors import RecipeMismatchError, StoreError
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
-
-SOON_S = 20.0
 
 
 @pytest.fixture
@@ -61,14 +61,11 @@ def run(store: Store, *stages: Stage, **options: Any) -> dict[str, Outcome]:
             outcomes = await asyncio.gather(*(driver.finished(identity) for identity in known))
         return {stage.label.split()[0]: outcome for stage, outcome in zip(stages, outcomes, strict=True)}
 
-    return asyncio.run(asyncio.wait_for(drive(), SOON_S))
+    return finish(drive())
 
 
 def wait_for_start(store: Store, name: str) -> None:
-    deadline = time.monotonic() + SOON_S
-    while name not in starts(store):
-        assert time.monotonic() < deadline, f"{name} did not start"
-        time.sleep(0.02)
+    wait_until(lambda: name in starts(store))
 
 
 def statuses(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
@@ -230,11 +227,11 @@ class Scripted(LocalLauncher):
 def drive(store: Store, launcher: LocalLauncher, *stages: Stage, **options: Any) -> dict[str, Outcome]:
     known = request(store, *stages)
 
-    async def finish() -> list[Outcome]:
+    async def all_finished() -> list[Outcome]:
         async with Driver(store, known, launcher, study="study", max_jobs=1, poll_s=0.01, **options) as driver:
             return await asyncio.gather(*(driver.finished(identity) for identity in known))
 
-    outcomes = asyncio.run(asyncio.wait_for(finish(), SOON_S))
+    outcomes = finish(all_finished())
     return {stage.label.split()[0]: outcome for stage, outcome in zip(stages, outcomes, strict=True)}
 
 
@@ -273,44 +270,52 @@ def test_causes_are_counted_apart_and_across_drivers_until_the_stage_has_failed(
         async def once(known: int = known, ended: Exit = ended) -> None:
             launcher = Scripted(store, exits=[ended])
             async with Driver(store, request(store, stage), launcher, study="study", max_jobs=1, poll_s=0.01):
-                while len(store.interruptions(stage.id)) == known:
-                    await asyncio.sleep(0.01)
+                await until(lambda: len(store.interruptions(stage.id)) > known)
 
-        asyncio.run(asyncio.wait_for(once(), SOON_S))
+        finish(once())
     assert "node failed 4 times" in drive(store, Scripted(store, exits=[node]), stage)["stage"].cause
     # Whoever runs the study again after that wants all of it again.
     assert statuses(drive(store, Scripted(store, exits=[memory, node]), stage)) == {"stage": "published"}
 
 
 def test_a_job_that_was_told_to_stop_is_no_killed_one(store: Store) -> None:
-    stage = fake_stage("stage sleep=0.2")
+    num_told = MAX_RUNS_AGAIN["killed"] + 1
+    stage = fake_stage(f"stage starts={num_told + 1}")
     known = request(store, stage)
 
     async def disturbed() -> Outcome:
         async with driver_of(store, known) as driver:
-            for times in range(1, MAX_RUNS_AGAIN["killed"] + 2):
-                while len(starts(store, "stage")) < times:
-                    await asyncio.sleep(0.005)
+            for times in range(1, num_told + 1):
+                await until(lambda times=times: len(starts(store, "stage")) == times)
                 process = job_process(store, live_jobs(store)[0].name)
                 assert process is not None
                 os.kill(process.pid, signal.SIGUSR2)
             return await driver.finished(stage.id)
 
-    assert asyncio.run(asyncio.wait_for(disturbed(), SOON_S)).status == "published"
+    assert finish(disturbed()).status == "published"
     assert {one["cause"] for one in store.record(stage.id).environment["interruptions"]} == {"preempted"}
 
 
 def test_a_refusal_that_may_pass_is_tried_again_and_costs_no_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("midstudy.launch.driver.FIRST_WAIT_S", 0.02)
     away = Refusal(text="slurmctld does not answer", may_pass=True)
-    launcher = Scripted(store, refusals=[away] * 5)
+    ticks = itertools.count()
+    monkeypatch.setattr(clock, "monotonic", lambda: next(ticks) * 0.001)  # a millisecond later each time it is asked
+    submitted_at: list[float] = []
+
+    class Noting(Scripted):
+        def submit(self, jobs: Sequence[Job]) -> dict[str, Refusal]:
+            submitted_at.append(clock.monotonic())
+            return super().submit(jobs)
+
+    launcher = Noting(store, refusals=[away] * 5)
     stage = fake_stage("stage")
     notices: list[str] = []
-    began = time.monotonic()
     assert statuses(drive(store, launcher, stage, on_notice=notices.append)) == {"stage": "published"}
-    assert time.monotonic() - began > 0.02 * (1 + 2 + 4 + 8 + 16)  # the wait grows
     assert len(set(launcher.submitted)) == 1  # always the same job, so that a lost answer can be looked up
     assert len(launcher.submitted) == 6
+    waits = [later - earlier for earlier, later in itertools.pairwise(submitted_at)]
+    assert [wait >= 0.02 * 2**number for number, wait in enumerate(waits)] == [True] * 5  # the wait grows
     assert notices == ["stage: not submitted yet, tried again: slurmctld does not answer"]
     assert "interruptions" not in store.record(stage.id).environment
 
@@ -344,32 +349,36 @@ def test_stages_of_different_places_never_share_a_job(store: Store) -> None:
 
 
 def test_calls_that_block_do_not_hold_up_those_who_wait(store: Store) -> None:
+    num_ticks = 0
+
     class Slow(LocalLauncher):
+        """Its calls return once others got on meanwhile: never, if they were held up."""
+
         calls_block = True
 
         def poll(self, jobs: Sequence[Job]) -> dict[str, Exit]:
-            time.sleep(0.3)
+            before = num_ticks
+            wait_until(lambda: num_ticks > before + 3)
             return super().poll(jobs)
 
     stage = fake_stage("stage")
     known = request(store, stage)
-    gaps: list[float] = []
 
     async def tick() -> None:
+        nonlocal num_ticks
         while True:
-            began = time.monotonic()
             await asyncio.sleep(0.01)
-            gaps.append(time.monotonic() - began)
+            num_ticks += 1
 
-    async def finish() -> Outcome:
+    async def all_finished() -> Outcome:
         ticking = asyncio.create_task(tick())
         async with Driver(store, known, Slow(store, entry=ENTRY), study="study", max_jobs=1, poll_s=0.02) as driver:
             outcome = await driver.finished(stage.id)
         ticking.cancel()
         return outcome
 
-    assert asyncio.run(asyncio.wait_for(finish(), SOON_S)).status == "published"
-    assert max(gaps) < 0.25
+    assert finish(all_finished()).status == "published"
+    assert num_ticks > 3
 
 
 def test_what_stops_the_driver_is_raised_to_everybody_who_waits(store: Store) -> None:
@@ -379,14 +388,14 @@ def test_what_stops_the_driver_is_raised_to_everybody_who_waits(store: Store) ->
 
     known = request(store, fake_stage("one"), fake_stage("two"))
 
-    async def finish() -> list[Outcome | BaseException]:
+    async def all_finished() -> list[Outcome | BaseException]:
         async with Driver(store, known, Broken(store), study="study", max_jobs=2, poll_s=0.02) as driver:
             told = await asyncio.gather(*(driver.finished(identity) for identity in known), return_exceptions=True)
             with pytest.raises(RuntimeError, match="a bug of the launcher"):
                 await driver.finished(min(known))  # and to those who ask later
             return told
 
-    errors = asyncio.run(asyncio.wait_for(finish(), SOON_S))
+    errors = finish(all_finished())
     assert [str(error) for error in errors] == ["a bug of the launcher"] * 2
     assert live_jobs(store, known) == []
 
@@ -413,25 +422,22 @@ def test_a_parent_of_another_study_has_to_be_finished(store: Store) -> None:
 # -- ends of drivers --------------------------------------------------------------------------------------------------
 
 
-def test_cancelling_the_driver_ends_its_jobs_within_seconds_and_leaves_them_to_be_run_again(store: Store) -> None:
-    stages = [fake_stage(f"stage-{index} sleep=30", cost_s=100) for index in range(2)]
+def test_cancelling_the_driver_ends_its_jobs_and_leaves_them_to_be_run_again(store: Store) -> None:
+    stages = [fake_stage(f"stage-{index} until=never", cost_s=100) for index in range(2)]
     known = request(store, *stages)
 
     async def drive() -> None:
         async with driver_of(store, known) as driver:
             await asyncio.gather(*(driver.finished(identity) for identity in known))
 
-    async def interrupt() -> float:
+    async def interrupt() -> None:
         task = asyncio.create_task(drive())
-        while len(starts(store)) < 2:
-            await asyncio.sleep(0.02)
-        began = time.monotonic()
+        await until(lambda: len(starts(store)) == 2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        return time.monotonic() - began
 
-    assert asyncio.run(asyncio.wait_for(interrupt(), SOON_S)) < 5
+    finish(interrupt())
     assert live_jobs(store, known) == []
     assert [job_end(store, name) for name in job_names(store)] == ["stopped", "stopped"]
     cured = [fake_stage(f"stage-{index}") for index in range(2)]
@@ -490,7 +496,7 @@ def test_two_drivers_on_one_store_start_no_stage_twice(store: Store) -> None:
     own = fake_stage("own")
     with start_driver(store, *shared) as other:
         outcomes = run(store, *shared, own)
-        assert other.wait(SOON_S) == 0
+        assert other.wait() == 0
     assert set(statuses(outcomes).values()) <= {"published", "reused"}
     assert sorted(starts(store)) == ["own", "shared-0", "shared-1", "shared-2"]
 
@@ -508,7 +514,7 @@ def test_a_driver_that_is_cancelled_leaves_another_drivers_jobs_alone(store: Sto
         assert asyncio.run(look()) == [stage.id]
         assert len(live_jobs(store, known)) == 1
         let_go(store, "go")
-        assert other.wait(SOON_S) == 0
+        assert other.wait() == 0
     assert store.has(stage.id)
 
 
@@ -521,16 +527,16 @@ def test_what_another_driver_gives_up_is_made_here(store: Store) -> None:
         async def look() -> Outcome:
             async with driver_of(store, known) as driver:
                 other.send_signal(signal.SIGINT)
-                assert await asyncio.to_thread(other.wait, SOON_S) != 0
+                assert await asyncio.to_thread(other.wait) != 0
                 let_go(store, "go")
                 return await driver.finished(stage.id)
 
-        assert asyncio.run(asyncio.wait_for(look(), SOON_S)).status == "published"
+        assert finish(look()).status == "published"
     assert starts(store, "stage") == ["stage", "stage"]
 
 
 def test_an_adopted_job_is_cancelled_with_the_driver_that_adopted_it(store: Store) -> None:
-    stage = fake_stage("stage sleep=30", cost_s=100)
+    stage = fake_stage("stage until=never", cost_s=100)
     with start_driver(store, stage) as driver:
         wait_for_start(store, "stage")
         driver.kill()
@@ -545,19 +551,19 @@ def test_an_adopted_job_is_cancelled_with_the_driver_that_adopted_it(store: Stor
 
 
 def test_a_study_is_cancelled_from_another_process(store: Store) -> None:
-    stages = [fake_stage(f"stage-{index} sleep=30", cost_s=100) for index in range(3)]
+    stages = [fake_stage(f"stage-{index} until=never", cost_s=100) for index in range(3)]
     with start_driver(store, *stages) as driver:
         wait_for_start(store, "stage-0")
         wait_for_start(store, "stage-1")
         assert cancel_study(store, "another study") == []
         assert len(cancel_study(store, "study")) == 2
-        assert driver.wait(SOON_S) != 0
+        assert driver.wait() != 0
     assert live_jobs(store, [stage.id for stage in stages]) == []
     assert "stage-2" not in starts(store)
 
 
 def test_jobs_without_a_driver_are_cancelled_too(store: Store) -> None:
-    stage = fake_stage("stage sleep=30", cost_s=100)
+    stage = fake_stage("stage until=never", cost_s=100)
     with start_driver(store, stage) as driver:
         wait_for_start(store, "stage")
         driver.send_signal(signal.SIGKILL)
@@ -584,14 +590,13 @@ def test_what_fails_in_another_drivers_job_meanwhile_has_failed_here_too(store: 
         nonlocal job
         launcher = Scripted(store, refusals=[Refusal(text="away", may_pass=True)])
         async with Driver(store, request(store, stage), launcher, study="study", max_jobs=1, poll_s=0.01) as driver:
-            while not launcher.submitted:
-                await asyncio.sleep(0.01)
+            await until(lambda: launcher.submitted)
             job = launcher.submitted[0]
             store.paths.job_spec(job).unlink()  # as if another driver had taken it over, and the stage had failed there
             store.report_failure(stage.id, {"job": "another", "cause": "ValueError: no"})
             return await driver.finished(stage.id)
 
-    assert asyncio.run(asyncio.wait_for(drive(), SOON_S)) == Outcome(status="failed", cause="ValueError: no")
+    assert finish(drive()) == Outcome(status="failed", cause="ValueError: no")
     assert starts(store) == []
 
 

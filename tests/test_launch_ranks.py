@@ -179,8 +179,8 @@ def test_jobs_that_share_gpus_are_spread_over_them(tmp_path: Path, monkeypatch: 
     placement = Placement(device="cuda")
     launcher = LocalLauncher(store, placement=placement, gpus=("4", "6"), entry=ENTRY, grace_s=0.1)
     try:
-        assert [start(launcher, f"one{i} sleep=60", placement) for i in range(4)] == ["4", "6", "4", "6"]
+        assert [start(launcher, f"one{i} until=never", placement) for i in range(4)] == ["4", "6", "4", "6"]
         pair = Placement(device="cuda", num_ranks=2)
-        assert start(launcher, "pair sleep=60", pair) == "4,6"
+        assert start(launcher, "pair until=never", pair) == "4,6"
     finally:
         launcher.cancel(list(unended_jobs(store)))

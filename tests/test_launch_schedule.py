@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 from fake_execute import fake_stage
 from hypothesis import given
 from hypothesis import strategies as st
+from operations import num_calls
 
 from midstudy.launch.schedule import SMALLEST_JOB_S, Schedule
 from midstudy.plan.stage import Stage
@@ -170,17 +170,20 @@ def test_every_stage_is_run_once_after_its_parents_whatever_the_graph(data: st.D
     assert all(set(parents_of[one]) <= set(done[:place]) for place, one in enumerate(done))
 
 
-def test_two_thousand_stages_are_scheduled_within_a_second() -> None:
+def test_two_thousand_stages_are_scheduled_without_a_look_at_all_of_them_for_each() -> None:
     trunk = fake_stage("trunk", cost_s=100)
     branches = [fake_stage(f"branch-{index}", trunk, cost_s=20) for index in range(100)]
     tuned = [fake_stage(f"sft-{index}-{seed}", one, cost_s=2) for index, one in enumerate(branches) for seed in range(10)]
     looks = [fake_stage(f"look-{index}", one, cost_s=0.1) for index, one in enumerate(tuned)]
     stages = (trunk, *branches, *tuned, *looks)
-    began = time.process_time()
-    plan = schedule(*stages)
-    running: list[list[str]] = []
-    while plan.unsettled:
-        running += plan.next_jobs(num_free=4 - len(running), num_slots=4)
-        for identity in running.pop(0):
-            plan.publish(identity)
-    assert time.process_time() - began < 1.0
+
+    def run() -> None:
+        plan = schedule(*stages)
+        running: list[list[str]] = []
+        while plan.unsettled:
+            running += plan.next_jobs(num_free=4 - len(running), num_slots=4)
+            for identity in running.pop(0):
+                plan.publish(identity)
+
+    assert len(stages) > 2_000
+    assert num_calls(run) / len(stages) < 500  # a hundred as it is; a look at each would be two thousand

@@ -14,12 +14,13 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from waiting import wait_until
 
 from midstudy.cli import main
 from midstudy.store.store import Store
@@ -58,7 +59,7 @@ class Prefect:
 
     def start_server(self) -> None:
         self.server = self._begin("server", "start", "--port", str(self.port))
-        _until(self._is_healthy, 240)
+        wait_until(self._is_healthy)
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -70,7 +71,7 @@ class Prefect:
 
     def prefect(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-        done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -93,7 +94,7 @@ class Prefect:
         data = None if body is None else json.dumps(body).encode()
         url = f"{self.environment['PREFECT_API_URL']}{path}"
         with urllib.request.urlopen(
-            urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=20
+            urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=120
         ) as answer:
             return json.load(answer)
 
@@ -126,15 +127,6 @@ class Prefect:
         with contextlib.suppress(OSError):
             return bool(self.ask("/health"))
         return False
-
-
-def _until(condition: Callable[[], Any], timeout_s: float) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.2)
-    raise AssertionError(f"not within {timeout_s} s")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -200,11 +192,11 @@ def _ended(prefect: Prefect, run: str, names: Sequence[str] = ("Completed", "Fai
 def test_a_deployed_run_does_what_the_command_line_does(prefect: Prefect, tmp_path: Path) -> None:
     with prefect.worker():
         run = prefect.begin_run("timing-weight/micro", TINY)
-        _until(lambda: _ended(prefect, run), 900)
+        wait_until(lambda: _ended(prefect, run))
         assert prefect.state(run) == ("Completed", "20 stages, of which 0 reused")
         assert prefect.task_states(run) == ["Completed"] * 20
         again = prefect.begin_run("timing-weight/micro", TINY)
-        _until(lambda: _ended(prefect, again), 120)
+        wait_until(lambda: _ended(prefect, again))
         assert prefect.state(again)[1] == "20 stages, of which 20 reused"
         assert prefect.task_states(again) == ["Cached"] * 20
 
@@ -225,11 +217,11 @@ def test_a_deployed_run_does_what_the_command_line_does(prefect: Prefect, tmp_pa
 def test_the_cancel_button_ends_the_jobs_within_seconds(prefect: Prefect) -> None:
     with prefect.worker() as worker:
         run = prefect.begin_run("timing-weight/micro", {**LONG, "name": "cancelled"})
-        _until(lambda: _training(prefect.store, "cancelled"), 300)
+        wait_until(lambda: _training(prefect.store, "cancelled"))
         prefect.ask(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}, "force": False})
-        _until(lambda: not _jobs(prefect.store), 20)
-        _until(lambda: not _processes(prefect.store, b"prefect.engine"), 40)
-        _until(lambda: _ended(prefect, run), 40)
+        wait_until(lambda: not _jobs(prefect.store))
+        wait_until(lambda: not _processes(prefect.store, b"prefect.engine"))
+        wait_until(lambda: _ended(prefect, run))
         assert prefect.state(run)[0] == "Cancelled"
         # Those that were running are mostly shown as cancelled; where Prefect ended the process first they are not shown.
         assert set(prefect.task_states(run)) <= {"Cached", "Completed", "Cancelled"}
@@ -239,22 +231,22 @@ def test_the_cancel_button_ends_the_jobs_within_seconds(prefect: Prefect) -> Non
 def test_a_worker_that_ends_leaves_the_jobs_running_and_the_next_one_follows_them(prefect: Prefect) -> None:
     with prefect.worker() as worker:
         run = prefect.begin_run("timing-weight/micro", {**LONG, "name": "left", "trunk_seeds": [4]})
-        _until(lambda: _training(prefect.store, "left"), 300)
+        wait_until(lambda: _training(prefect.store, "left"))
         begun = _jobs(prefect.store)
         worker.terminate()
         worker.wait(60)
-    _until(lambda: prefect.state(run)[0] == "AwaitingRetry", 90)
+    wait_until(lambda: prefect.state(run)[0] == "AwaitingRetry")
     assert "the jobs go on" in prefect.state(run)[1]
     assert set(prefect.task_states(run)) <= {"Completed", "Cached", "Detached"}
     assert set(_jobs(prefect.store)) & set(begun)
     assert not _processes(prefect.store, b"prefect.engine")
 
     with prefect.worker():
-        _until(lambda: "Running" in prefect.task_states(run), 300)  # those of the first worker are Detached
+        wait_until(lambda: "Running" in prefect.task_states(run))  # those of the first worker are Detached
         os.kill(
             _flow_process(prefect.store), signal.SIGTERM
         )  # the flow's own process is told: the same, and it is begun again
-        _until(lambda: _ended(prefect, run), 900)
+        wait_until(lambda: _ended(prefect, run))
         assert prefect.state(run)[0] == "Completed"
         assert _runs(prefect.store, "left") == {1}, "every stage was begun once"
 
@@ -262,12 +254,12 @@ def test_a_worker_that_ends_leaves_the_jobs_running_and_the_next_one_follows_the
 def test_a_server_that_restarts_does_not_affect_the_study(prefect: Prefect) -> None:
     with prefect.worker():
         run = prefect.begin_run("timing-weight/micro", {**LONG, "name": "restarted", "trunk_seeds": [2]})
-        _until(lambda: _training(prefect.store, "restarted"), 300)
+        wait_until(lambda: _training(prefect.store, "restarted"))
         prefect.server.kill()
         prefect.server.wait()
         time.sleep(3)
         prefect.start_server()
-        _until(lambda: _ended(prefect, run), 900)
+        wait_until(lambda: _ended(prefect, run))
         assert prefect.state(run)[0] == "Completed"
 
 
@@ -275,11 +267,11 @@ def test_a_server_that_forgets_does_not_affect_the_study(prefect: Prefect) -> No
     """The last test of the file: deployments are forgotten, too."""
     with prefect.worker():
         prefect.begin_run("timing-weight/micro", {**LONG, "name": "forgotten", "trunk_seeds": [3]})
-        _until(lambda: _training(prefect.store, "forgotten"), 300)
+        wait_until(lambda: _training(prefect.store, "forgotten"))
         _empty(prefect.folder / "prefect.db")
         report = prefect.store.paths.study("forgotten") / "report" / "report.html"
-        _until(report.is_file, 900)
-        _until(lambda: not _processes(prefect.store, b"prefect.engine"), 180)
+        wait_until(report.is_file)
+        wait_until(lambda: not _processes(prefect.store, b"prefect.engine"))
         stages = load(prefect.store, "forgotten")["stages"]
         assert prefect.store.published(stages) == set(stages)
         assert _runs(prefect.store, "forgotten") == {1}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
 from small_study import write_text
+from waiting import wait_until
 
 from midstudy.cli import main
 from midstudy.store.store import Store
@@ -96,10 +96,8 @@ def test_a_detached_driver_is_a_process_that_goes_on_by_itself_until_it_is_cance
     assert f"its driver is process {pid} on " in said
     assert os.getsid(pid) == pid  # a terminal that closes is nothing to it
 
-    deadline = time.monotonic() + 90.0
-    while not any(path.stat().st_size for path in store.paths.stages.glob("*/attempts/*/result/metrics.jsonl")):
-        assert time.monotonic() < deadline, store.paths.detached_log("small").read_text()
-        time.sleep(0.1)
+    metrics = "*/attempts/*/result/metrics.jsonl"
+    wait_until(lambda: any(path.stat().st_size for path in store.paths.stages.glob(metrics)))
     assert main(["cancel", "--store", str(store.root)]) == 0
     assert f"its driver, process {pid}, is ended" in capsys.readouterr().out
     assert list(store.paths.stages.glob("*/attempts/*/checkpoints/step-*"))

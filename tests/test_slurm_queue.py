@@ -163,11 +163,9 @@ def test_slurm_that_does_not_answer_is_told_from_slurm_that_refuses(path: Path, 
 
 
 def test_a_command_has_a_deadline_that_its_children_do_not_outlive(path: Path) -> None:
-    command(path, "squeue", f"sleep 60 & echo $! > {path}/child; wait")
-    began = time.monotonic()
-    with pytest.raises(SlurmAwayError, match="squeue: no answer within 0 s"):
-        SlurmCommands().run(["squeue"], timeout_s=0.4)
-    assert time.monotonic() - began < 5.0
+    command(path, "squeue", f"sleep 10000 & echo $! > {path}/child; wait")
+    with pytest.raises(SlurmAwayError, match="squeue: no answer within 2 s"):
+        SlurmCommands().run(["squeue"], timeout_s=2.0)
     child = Process.of(int((path / "child").read_text()))
     assert child is None or not child.is_alive()
 

@@ -291,6 +291,20 @@ def test_what_a_running_job_is_made_from_stays_though_its_study_was_made_smaller
     assert copy.store.has(branch)
 
 
+def test_what_only_a_record_names_as_a_parent_stays(copy: Made, text: Path) -> None:
+    """The study's manifest says that step 12 goes on from a state of step 7; only its record knows its own parents."""
+    asked = ask(copy.store, small_study(text, starts=(), tasks=("code_task",)))
+    at_3, at_7, at_12 = (copy.one(f"pretrain nano seed 0 to step {step}") for step in (3, 7, 12))
+    assert asked.stages[at_12].start_from == at_7
+    assert not {at_3, at_7} & asked.stages.keys()
+    assert not any(at_3 in stage.parents for stage in asked.stages.values())
+    assert at_3 in copy.store.record(at_7).parents
+    found = survey(copy.store, unreferenced=True)
+    assert not {at_3, at_7} & {item.stage for item in found.free}
+    free(copy.store, found.free)
+    assert {item.stage: item.reason for item in survey(copy.store).kept}[at_3] == "parent of a stage that a study asks for"
+
+
 def test_two_cleanings_at_once_share_the_work(interrupted: Made) -> None:
     store, identity = interrupted.store, interrupted.one(BRANCH)
     (attempt,) = store.former_attempts(identity)

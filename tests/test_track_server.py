@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from mlflow_database import mlflow_rows, query
 from synthetic_study import frozen, synthetic_study
+from waiting import wait_until
 
 from midstudy.store.store import Store
 from midstudy.track.client import TrackingError, tracking_uri_of
@@ -60,14 +61,15 @@ class Server:
                 start_new_session=True,
                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             )
-        deadline = time.monotonic() + 100
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{self.url}/health", timeout=2):
-                    return
-            except OSError:
-                time.sleep(0.2)
-        raise AssertionError((self.folder / "log").read_text())
+        wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "log").read_text()
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{self.url}/health", timeout=10):
+                return True
+        except OSError:
+            return False
 
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -132,8 +134,7 @@ def test_a_server_killed_in_the_middle_is_completed_and_an_emptied_one_filled_ag
 
 
 def _kill_when_half_done(server: Server, num_runs: int) -> None:
-    while query(server.database, "SELECT COUNT(*) FROM runs WHERE status = 'FINISHED'")[0][0] < num_runs:
-        time.sleep(0.02)
+    wait_until(lambda: query(server.database, "SELECT COUNT(*) FROM runs WHERE status = 'FINISHED'")[0][0] >= num_runs)
     server.kill()
 
 
@@ -141,16 +142,14 @@ def _reports(server: Server) -> list[str]:
     return [path.read_text() for path in (server.folder / "artifacts").rglob("report.html")]
 
 
-def test_a_server_that_is_down_is_told_of_and_costs_seconds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_down_is_told_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound, never listening: refused
         uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        began = time.monotonic()
         with Follower(store, STUDY, tracking_uri=uri, every_s=0.1) as follower:
             time.sleep(1)  # turns that fail do not end it
             with pytest.raises(TrackingError, match=f"MLflow at {uri}"):
                 follower.finish()
-    assert time.monotonic() - began < 60
 
 
 def test_a_server_that_never_answers_costs_no_more_than_the_time_allowed(

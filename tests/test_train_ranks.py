@@ -33,7 +33,7 @@ def run_ranks(folder: Path, *words: str, size: int = 2, of_rank: dict[int, str] 
         )
         for rank in range(size)
     ]
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    outputs = [process.communicate()[0] for process in processes]
     return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from midstudy.data.shards import has_shards
 from midstudy.data.tokens import TokenizedSplit, read_split
 from midstudy.execute.data import copy_tokenizer, make_counts, make_tokenizer, make_tokens
 from midstudy.execute.evaluation import evaluate_state
-from midstudy.execute.state import CHECKPOINT_FOLDER, assist, train_state
+from midstudy.execute.state import CHECKPOINT_FOLDER, KeptCheckpoint, assist, can_begin_at, train_state
 from midstudy.execute.stopped import StoppedError
 from midstudy.execute.weights import make_first_state
 from midstudy.plan.stage import StageRecipe, stage_id
@@ -22,8 +23,10 @@ from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset, ReleasedTokenizer, TokenizedData, Tokenizer
 from midstudy.recipe.decode import decode
 from midstudy.recipe.measure import StateEvaluation, TokenCounts
+from midstudy.recipe.weights import Average
 from midstudy.store.attempt import RESULT_FOLDER, Attempt
 from midstudy.store.errors import StoreError, unwritable
+from midstudy.store.states import states_before
 from midstudy.store.store import Store
 from midstudy.train.checkpoint import CheckpointError
 from midstudy.train.placement import Placement
@@ -126,20 +129,24 @@ def _make(
         return make_counts(recipe, _unchanged(store, stage_id(recipe.tokenized)), folder, should_stop=should_stop)
     if isinstance(recipe, State) and recipe.step == 0:
         checkpoint = folder / CHECKPOINT_FOLDER
-        return make_first_state(
-            recipe,
-            checkpoint_of=lambda one: _finished(store, one) / CHECKPOINT_FOLDER,
-            folder=checkpoint,
-            should_stop=should_stop,
-        )
+        weights = recipe.curriculum.start.weights
+        averaged = {one.id: _finished(store, one.id) for one in weights.states} if isinstance(weights, Average) else {}
+        with _damage_remedied(*averaged.values()):
+            return make_first_state(
+                recipe,
+                checkpoint_of=lambda one: averaged[one] / CHECKPOINT_FOLDER,
+                folder=checkpoint,
+                should_stop=should_stop,
+            )
     if isinstance(recipe, State):
         tokenizer = recipe.curriculum.start.tokenizer
-        parent = _finished(store, start_from) if start_from else None
-        try:
+        parent = _kept(store, recipe, start_from) if start_from else None
+        with _damage_remedied(parent.published if parent else None):  # damaged ones of this stage's own are passed over
             return train_state(
                 recipe,
                 attempt=attempt,
-                start_from=parent / CHECKPOINT_FOLDER if parent else None,
+                start_from=parent,
+                earlier=_kept_before(store, recipe, parent.step) if parent else (),
                 former_attempts=former,
                 train_split=lambda data: _split(store, data, tokenizer, "train"),
                 keeps_optimizer=keeps_optimizer,
@@ -147,18 +154,54 @@ def _make(
                 placement=placement,
                 ranks=ranks,
             )
-        except CheckpointError as error:  # damaged ones of this stage's own are passed over
-            raise StoreError(f"{error} Remove {parent} and run the study again: that stage is made anew.") from error
     assert isinstance(recipe, StateEvaluation)
     state: State = decode(store.record(recipe.state_id).recipe)
     _require_these_numbers(state.curriculum.start.model, store.paths.record(recipe.state_id))
-    return evaluate_state(
-        recipe.evaluation,
-        checkpoint=_finished(store, recipe.state_id) / CHECKPOINT_FOLDER,
-        split=_split(store, recipe.evaluation.data, state.curriculum.start.tokenizer, recipe.evaluation.split),
-        should_stop=should_stop,
-        placement=placement,
-    )
+    published = _finished(store, recipe.state_id)
+    with _damage_remedied(published):
+        return evaluate_state(
+            recipe.evaluation,
+            checkpoint=published / CHECKPOINT_FOLDER,
+            split=_split(store, recipe.evaluation.data, state.curriculum.start.tokenizer, recipe.evaluation.split),
+            should_stop=should_stop,
+            placement=placement,
+        )
+
+
+@contextlib.contextmanager
+def _damage_remedied(*published: Path | None) -> Iterator[None]:
+    """Around what reads checkpoints of these published states.
+
+    Raises:
+        StoreError: one is damaged; the message says what to do.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        damaged = next((one for one in published if one is not None and str(one) in str(error)), None)
+        remedy = f" Remove {damaged} and run the study again, which makes that state again." if damaged else ""
+        raise StoreError(f"{error}{remedy}") from error
+
+
+def _kept(store: Store, recipe: State, identity: str) -> KeptCheckpoint:
+    published = _finished(store, identity)
+    try:
+        step = store.record(identity, beside_files=False).metrics["step"]
+    except StoreError:  # its checkpoint may be whole, and answers for itself
+        curriculum = recipe.curriculum
+        step = next(one for one in range(recipe.step) if curriculum.state_id(one) == identity)
+    return KeptCheckpoint(step=step, published=published)
+
+
+def _kept_before(store: Store, recipe: State, step: int) -> Iterator[KeptCheckpoint]:
+    """The kept states before `step` on the way to a state, of whichever study, the nearest first.
+
+    They are looked for when the first is asked for: that reads every record of the store.
+    """
+    curriculum = recipe.curriculum
+    for kept in states_before(store, curriculum, step):
+        if can_begin_at(curriculum, kept.metrics["step"], has_optimizer=kept.metrics["has_optimizer"]):
+            yield KeptCheckpoint(step=kept.metrics["step"], published=store.published_folder(kept.id))
 
 
 def _require_these_numbers(recipe: Any, written_in: Path) -> None:

@@ -1,10 +1,17 @@
-"""The training stage: from a kept state, or from scratch, to the state that the recipe describes."""
+"""The training stage: from a kept state, or from scratch, to the state that the recipe describes.
+
+A kept state that is damaged costs computing, not the study: training goes on from the nearest checkpoint before it that is
+whole, and computes the steps between again.
+"""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +21,15 @@ from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.load import forget_models
 from midstudy.execute.stopped import StoppedError
 from midstudy.recipe.canonical import identify
-from midstudy.recipe.curriculum import State
+from midstudy.recipe.curriculum import Curriculum, State, Stretch
 from midstudy.recipe.data import Dataset, Task
 from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, Attempt, read_metrics, steps_of
-from midstudy.train.checkpoint import step_of
+from midstudy.train.checkpoint import CheckpointError, step_of
 from midstudy.train.divergence import DivergedError
 from midstudy.train.placement import Placement
 from midstudy.train.ranks import ALONE, Ranks
 from midstudy.train.rolling import Rolling, forget_after, newest, newest_step
-from midstudy.train.run import TrainingRun
+from midstudy.train.run import Metrics, TrainingRun
 
 CHECKPOINT_FOLDER = "checkpoint"
 ROLLING_INTERVAL_S = 60.0
@@ -30,12 +37,27 @@ ROLLING_INTERVAL_S = 60.0
 
 ROLLING_MOST_OF_TIME = 0.05
 
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KeptCheckpoint:
+    """The checkpoint of a published state: its step, and the folder that holds `checkpoint/`."""
+
+    step: int
+    published: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.published / CHECKPOINT_FOLDER
+
 
 def train_state(
     recipe: State,
     *,
     attempt: Attempt,
-    start_from: Path | None,
+    start_from: KeptCheckpoint | None,
+    earlier: Iterable[KeptCheckpoint] = (),
     former_attempts: list[Path],
     train_split: Callable[[Dataset], TokenizedSplit],
     keeps_optimizer: bool,
@@ -46,7 +68,9 @@ def train_state(
     """Train to `recipe`'s state and write its checkpoint into the attempt; returns the stage's metrics.
 
     Args:
-        start_from: checkpoint of the kept state that training goes on from; none begins from scratch.
+        start_from: the kept state that training goes on from; None begins from scratch.
+        earlier: kept states before that one from which this curriculum can be trained, the nearest first; looked for only
+            where `start_from` is damaged.
         former_attempts: folders of interrupted attempts, whose rolling checkpoints are gone on from.
         train_split: the tokenised train split of a corpus or task.
         should_stop: polled before every update and within it.
@@ -55,44 +79,56 @@ def train_state(
     Raises:
         StoppedError: `should_stop` said so; the state reached is in the attempt's rolling checkpoints.
         DivergedError: the loss is no number, or has run away.
+        CheckpointError: `start_from` is damaged, nothing before it is whole, and the first weights are not drawn.
         ValueError: what was read is not what the quotas say.
     """
     curriculum, step = recipe.curriculum, recipe.step
     last = curriculum.stretches[-1]
-    begun = 0 if start_from is None else step_of(start_from)
+    begun = 0 if start_from is None else start_from.step
     forget_models()
     resumed = newest(
         lambda path: TrainingRun.load(path, placement=placement, ranks=ranks),
         *(folder / CHECKPOINTS_FOLDER for folder in former_attempts),
     )
-    if resumed is not None and resumed[1].step <= begun:
-        resumed = None  # a state was kept further on meanwhile
-    ranks.from_first(resumed[0] if resumed else start_from)
-    run = resumed[1] if resumed else _run_from(start_from, recipe, placement, ranks)
+    if resumed is None or resumed[1].step <= begun:  # a state was kept further on meanwhile, unless that is damaged
+        own = resumed
+        run = _from_kept(start_from, earlier, own=own[1] if own else None, recipe=recipe, placement=placement, ranks=ranks)
+        resumed = own if own is not None and run is own[1] else None
+    else:
+        run = resumed[1]
+    ranks.from_first(run.loaded_from)
     if resumed is not None:
         attempt.take_over_metrics(resumed[0].parent.parent, until_step=run.step)
-    batches = _batches(recipe, train_split)
     first_step = run.step
     attempt.begin_steps(first_step)
     rolling = Rolling(
         folder=attempt.checkpoints,
+        former=[one / CHECKPOINTS_FOLDER for one in former_attempts],
         every_s=ROLLING_INTERVAL_S,
         most_of_time=ROLLING_MOST_OF_TIME,
         before=attempt.sync_metrics,
     )
+
+    def log(metrics: Metrics) -> None:
+        if metrics["step"] > begun:  # earlier ones are another stage's
+            attempt.log_metrics(metrics)
+
     try:
-        reached = run.advance(
-            curriculum,
-            to_step=step,
-            batch_at=batches,
-            on_metrics=attempt.log_metrics,
-            on_step=attempt.note_step,
-            should_stop=should_stop,
-            rolling=rolling,
-            text_at=batches.text_at,
-        )
+        for leg, batches in _legs(curriculum, run.step, train_split):
+            reached = run.advance(
+                leg,
+                to_step=leg.num_steps,
+                batch_at=batches,
+                on_metrics=log,
+                on_step=attempt.note_step,
+                should_stop=should_stop,
+                rolling=rolling,
+                text_at=batches.text_at,
+            )
+            if not reached:
+                break
     except DivergedError as error:
-        for folder in (attempt.checkpoints, *(one / CHECKPOINTS_FOLDER for one in former_attempts)):
+        for folder in (rolling.folder, *rolling.former):
             forget_after(folder, error.good_step)
         raise
     if not reached:
@@ -112,7 +148,7 @@ def train_state(
         "resumed_at_step": first_step if resumed is not None else None,
         "recomputed_steps": _trained_steps(former_attempts) - (first_step - begun),
         "num_tokens": (step - begun) * last.phase.tokens_per_step,
-        **_realised(recipe, batches, first_step=first_step, train_split=train_split),
+        **_realised(recipe, batches, first_step=max(first_step, last.start_step), train_split=train_split),
     }
     logged = list(read_metrics(attempt.result / METRICS_FILE))  # also what attempts before this one had logged
     if logged:
@@ -139,29 +175,89 @@ def assist(
 ) -> None:
     """What every rank but the first does while that one is in `train_state`: its share of each step, and nothing on disk."""
     run = _run_from(ranks.from_first(None), recipe, placement, ranks)
-    run.advance(
-        recipe.curriculum,
-        to_step=recipe.step,
-        batch_at=_batches(recipe, train_split),
-        on_metrics=lambda metrics: None,
-        should_stop=should_stop,
-    )
+    for leg, batches in _legs(recipe.curriculum, run.step, train_split):
+        if not run.advance(
+            leg, to_step=leg.num_steps, batch_at=batches, on_metrics=lambda metrics: None, should_stop=should_stop
+        ):
+            break
+
+
+def can_begin_at(curriculum: Curriculum, step: int, *, has_optimizer: bool) -> bool:
+    """Whether a kept state of this step is enough to train the curriculum on from there."""
+    return has_optimizer or _resets_at(curriculum, step)
+
+
+def _resets_at(curriculum: Curriculum, step: int) -> bool:
+    """Whether the update from this step begins with a new optimizer."""
+    stretch: Stretch | None = next((one for one in curriculum.stretches if one.start_step == step), None)
+    return stretch is not None and (step == 0 or stretch.phase.optimizer_state == "reset")
+
+
+def _from_kept(
+    start_from: KeptCheckpoint | None,
+    earlier: Iterable[KeptCheckpoint],
+    *,
+    own: TrainingRun | None,
+    recipe: State,
+    placement: Placement,
+    ranks: Ranks,
+) -> TrainingRun:
+    """The run at `start_from`; where that is damaged, `own` or the nearest kept state before it, whichever is further on.
+
+    Args:
+        own: what the newest rolling checkpoint of this stage holds, of a step no later than `start_from`.
+
+    Raises:
+        CheckpointError: all are damaged, and the state of step 0 is no drawn one.
+    """
+    if start_from is None:
+        return _run_from(None, recipe, placement, ranks)
+    damaged: list[str] = []
+    first_error: CheckpointError | None = None
+    run = None
+    for kept in itertools.chain([start_from], earlier):
+        if first_error is not None and own is not None and own.step >= kept.step:
+            break
+        try:
+            run = _run_from(kept.folder, recipe, placement, ranks)
+            break
+        except CheckpointError as error:
+            first_error = first_error or error
+            damaged.append(f"{error} Remove {kept.published} and run its study again, which makes that state again.")
+    if run is None and own is None and first_error is not None and recipe.curriculum.start.weights is not None:
+        raise first_error
+    run = run or own or _run_from(None, recipe, placement, ranks)
+    if damaged:
+        place = run.loaded_from or "the first weights"
+        _logger.warning(
+            "%s Until then: training goes on from step %d (%s); steps %d to %d are computed again.",
+            *(" ".join(damaged), run.step, place, run.step, start_from.step),
+        )
+    return run
 
 
 def _run_from(checkpoint: Path | None, recipe: State, placement: Placement, ranks: Ranks) -> TrainingRun:
     curriculum = recipe.curriculum
     if checkpoint is not None:
-        last = curriculum.stretches[-1]
-        anew = last.phase.optimizer_state == "reset" and step_of(checkpoint) == last.start_step
+        anew = _resets_at(curriculum, step_of(checkpoint))
         return TrainingRun.load(checkpoint, with_optimizer=not anew, placement=placement, ranks=ranks)
     precision = curriculum.stretches[0].phase.precision
     return TrainingRun.begin(curriculum.start, precision=precision, placement=placement, ranks=ranks)
 
 
-def _batches(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) -> Batches:
-    curriculum = recipe.curriculum
-    read = curriculum.datasets_of(curriculum.stretches[-1])
-    return Batches(curriculum, {identify(one): train_split(one) for one in read})
+def _legs(
+    curriculum: Curriculum, from_step: int, train_split: Callable[[Dataset], TokenizedSplit]
+) -> Iterator[tuple[Curriculum, Batches]]:
+    """What is trained from `from_step` on, stretch by stretch: the curriculum up to the stretch's end, and its batches.
+
+    There is one, but where steps before the kept state are computed again.
+    """
+    for stretch in curriculum.stretches:
+        is_last = stretch is curriculum.stretches[-1]
+        if is_last or stretch.stop_step > from_step:
+            leg = curriculum if is_last else curriculum.until(stretch.stop_step)
+            read = leg.datasets_of(leg.stretches[-1])
+            yield leg, Batches(leg, {identify(one): train_split(one) for one in read})
 
 
 def _trained_steps(attempts: list[Path]) -> int:

@@ -14,6 +14,10 @@ class RecipeMismatchError(StoreError):
     """A stage on disk was made from another recipe than the one asked for, under one id."""
 
 
+class DamagedFileError(StoreError):
+    """A file of a finished stage is missing, or not of the size that its record lists."""
+
+
 class UnwritableError(StoreError):
     """The store cannot be written; `may_pass` where that can end by itself: a full disk that somebody frees."""
 

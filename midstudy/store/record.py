@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from midstudy.sealed import seal_of, sealed
-from midstudy.store.errors import StoreError
+from midstudy.store.errors import DamagedFileError, StoreError
 from midstudy.store.reading import parse_object, read_bytes, require_fields
 
 SCHEMA = 1
@@ -61,8 +61,9 @@ _FIELDS = {
 _TIMING = dict.fromkeys(("started_at", "finished_at", "wall_s", "cpu_s"), _NUMBER)
 
 
-def read_record(path: Path, stage_id: str) -> Record:
-    """The record at `path`, checked to be that of `stage_id` and to lie beside the files it lists.
+def read_record(path: Path, stage_id: str, *, beside_files: bool = True) -> Record:
+    """The record at `path`, checked to be that of `stage_id` and, unless `beside_files` is false, to lie beside the files it
+    lists.
 
     Raises:
         StoreError: the file was damaged or edited: no JSON, another id, unknown or missing fields, another schema, another
@@ -84,7 +85,8 @@ def read_record(path: Path, stage_id: str) -> Record:
     require_fields(path, fields["timing"], _TIMING, where="timing", remedy=remedy)
     for name, facts in fields["files"].items():
         require_fields(path, facts, {"bytes": int}, where=f"files.{name}", remedy=remedy)
-    _check_files(path, {name: facts["bytes"] for name, facts in fields["files"].items()}, remedy)
+    if beside_files:
+        _check_files(path, {name: facts["bytes"] for name, facts in fields["files"].items()}, remedy)
     fields["parents"] = tuple(fields["parents"])
     return Record(**fields)
 
@@ -112,7 +114,7 @@ def _check_files(record: Path, sizes: Mapping[str, int], remedy: str) -> None:
         except (FileNotFoundError, NotADirectoryError):
             found = "no file"
         if found != f"{num_bytes} bytes":
-            raise StoreError(f"{file}: found {found}, where {record} lists {num_bytes} bytes. {remedy}")
+            raise DamagedFileError(f"{file}: found {found}, where {record} lists {num_bytes} bytes. {remedy}")
 
 
 def _require_inside(stages: str, link: str, remedy: str) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 from midstudy.plan.device import CPU_CORE, DEVICES
 from midstudy.plan.planner import KeptState
+from midstudy.recipe.curriculum import Curriculum
+from midstudy.store.errors import DamagedFileError, StoreError
 from midstudy.store.record import Record
 from midstudy.store.store import Store
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -23,12 +28,23 @@ class PublishedStates:
 
 
 def published_states(store: Store) -> PublishedStates:
-    """Look through the records of every finished state in the store, whichever study asked for it."""
+    """Look through the records of every finished state in the store, whichever study asked for it.
+
+    One whose files were damaged is no place to go on from, and is passed over with a warning that names it: the state before
+    it is. A study that asks for that very state does not begin.
+
+    Raises:
+        StoreError: a record was damaged, or its stage lies outside of the store.
+    """
     found = PublishedStates()
     for identity in store.stage_ids():
         if not store.has(identity):
             continue
-        record = store.record(identity)
+        try:
+            record = store.record(identity)
+        except DamagedFileError as error:
+            _logger.warning("passing over a damaged stage: %s", error)
+            continue
         if record.kind != "state":
             continue
         metrics = record.metrics
@@ -39,6 +55,24 @@ def published_states(store: Store) -> PublishedStates:
                 sample = (metrics["size"], metrics["precision"], flops_per_s)
                 found.rates.setdefault(device, []).append(sample)
     return found
+
+
+def states_before(store: Store, curriculum: Curriculum, step: int) -> list[Record]:
+    """The finished states of a curriculum's own past before `step`, whichever study asked for them, the nearest first.
+
+    Their files are not looked at. A record that was damaged is left out.
+    """
+    found = []
+    for identity in store.stage_ids():
+        if not store.has(identity):
+            continue
+        try:
+            record = store.record(identity, beside_files=False)
+        except StoreError:
+            continue
+        if record.kind == "state" and (at := record.metrics["step"]) < step and curriculum.state_id(at) == identity:
+            found.append(record)
+    return sorted(found, key=lambda record: record.metrics["step"], reverse=True)
 
 
 def _device_of(record: Record) -> str | None:

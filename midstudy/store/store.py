@@ -122,8 +122,8 @@ class Store:
         """Where a finished stage's files are."""
         return self.paths.published(stage_id)
 
-    def record(self, stage_id: str) -> Record:
-        """The record of a finished stage.
+    def record(self, stage_id: str, *, beside_files: bool = True) -> Record:
+        """The record of a finished stage; without `beside_files` whatever became of the other files.
 
         Raises:
             StoreError: it is not finished, or its record was damaged or edited.
@@ -131,7 +131,7 @@ class Store:
         path = self.paths.record(stage_id)
         if not path.exists():
             raise StoreError(f"stage {stage_id}: not finished.")
-        return read_record(path, stage_id)
+        return read_record(path, stage_id, beside_files=beside_files)
 
     def require_unchanged(self, stage_id: str) -> None:
         """Read the files of a finished stage and compare them with its record.

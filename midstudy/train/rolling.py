@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -65,11 +65,13 @@ class Rolling:
 
     Where writing takes long, it is done less often: it gets at most the share `most_of_time` of the run's time. `before` is
     called before each: what was reported up to a state must be on the disk before the state is.
-    Two are kept, so that the one before is there if the last one turns out damaged.
+    Two are kept, so that the one before is there if the last one turns out damaged. `former` are the folders of attempts
+    before this one, whose checkpoints are read and never written.
     """
 
     folder: Path
     every_s: float
+    former: Sequence[Path] = ()
     most_of_time: float = 0.05
     before: Callable[[], None] = lambda: None
     keep: int = 2

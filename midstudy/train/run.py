@@ -433,8 +433,8 @@ class _Meter:
 
     def _story(self, trouble: Trouble) -> str:
         begun_from = self._run.loaded_from
-        folders = [self._rolling.folder] if self._rolling is not None else []
-        folders += [begun_from.parent] if begun_from is not None else []  # those that the attempt before this one left
+        folders = [self._rolling.folder, *self._rolling.former] if self._rolling is not None else []
+        folders += [begun_from.parent] if begun_from is not None and begun_from.parent not in folders else []
         last = latest_valid(*folders, until_step=trouble.good_step) if folders else None
         if last is None and self._run.loaded_at <= trouble.good_step:
             last = begun_from

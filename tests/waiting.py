@@ -1,0 +1,41 @@
+"""Waiting in tests: for what is meant, never for a time.
+
+A busy machine makes everything late, so no wait has a short limit of its own: what never comes is ended by the limit that
+pytest-timeout sets to the whole test, and `leftovers` ends its processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_LOOK_EVERY_S = 0.02
+_GIVE_UP_S = 580.0
+"""Just below the limit of a test (`timeout` in pyproject.toml), which asyncio may lose in one of its tasks."""
+
+
+def wait_until(condition: Callable[[], T]) -> T:
+    """Look again and again until `condition` says something true; returns that."""
+    while not (found := condition()):
+        time.sleep(_LOOK_EVERY_S)
+    return found
+
+
+async def until(condition: Callable[[], T]) -> T:
+    """As `wait_until`, beside what else runs in the event loop."""
+    while not (found := condition()):
+        await asyncio.sleep(_LOOK_EVERY_S)
+    return found
+
+
+def finish(work: Awaitable[T]) -> T:
+    """Run an event loop until `work` is done."""
+
+    async def within() -> T:
+        return await asyncio.wait_for(work, _GIVE_UP_S)
+
+    return asyncio.run(within())
