@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 
+# Read when PyTorch is imported, which is before the other conftest sets it where a test here is named on the command line.
+os.environ["OMP_NUM_THREADS"] = "1"
 # cuBLAS reads it when CUDA is first used: without it a product may give other bits the next time.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
