@@ -1,13 +1,13 @@
 """What a GPU has to show, on a machine that has Python 3.12, PyTorch, NumPy, safetensors, tokenizers and pip, and no index.
 
-    python benchmarks/on_gpu.py --collect wheels                      # where there is an index: pytest, transformers, 20 MB
-    python benchmarks/on_gpu.py --wheels wheels --output on_gpu.json  # on the GPU machine, in this folder's copy: ten minutes
+    python benchmarks/on_gpu.py --collect wheels                      # where there is an index: 33 wheels, 30 MB
+    python benchmarks/on_gpu.py --wheels wheels --output on_gpu.json  # on the GPU machine, in a copy of this tree
     python benchmarks/on_gpu.py --record on_gpu.json                  # back here: plans for that GPU use the measured rates
 
 Measured, in this order: the tests of `tests/gpu`; a training step of 70M, 160M and 410M parameters at context 2,048 beside
 transformers, as it is and compiled (`train_step.py`); several small runs on one GPU (`shared_device.py`). What is worth most
-comes first, what does not fit into `--seconds` is left out, and the file says so. It is written after every second of the
-way: a run that is killed leaves what it has.
+comes first, what does not fit into `--seconds` is left out, and the file says so. It is written again and
+again on the way, so that a run that is killed leaves what it has.
 
 `--device cpu` does the same at tiny shapes, to try the kit where there is no GPU. This file needs nothing but Python itself.
 """
@@ -84,7 +84,7 @@ def record_rates(path: Path) -> None:
     known = [name for name in DEVICES if name != CPU_CORE.name]
     name = next((name for name in known if re.search(rf"\b{name}\b", machine, re.IGNORECASE)), None)
     if name is None:
-        sys.exit(f"--record: {path} was measured on {machine}; allowed: a device that plans can be priced on, {', '.join(known)}.")
+        sys.exit(f"--record: {path} is of {machine}; allowed: a device that plans can be priced on, {', '.join(known)}.")
     rates = [Rate(**(row | {"device": name})) for row in rows]
     if not rates:
         sys.exit(f"--record: {path} holds no training step; its log says why.")
@@ -239,7 +239,9 @@ def parts_of(folder: Path, *, device: str) -> list[Part]:
         result["shared_device"] = next(iter(_lines_of(shared)), None)
 
     def step(workload: str, precision: str, *, compiled: bool, most_s: float) -> Part:
-        rounds = ("--rounds", "5", "--steps", "4") if device == "cuda" else ("--rounds", "2", "--steps", "2")
+        rounds = (
+            ["--rounds", "5", "--steps", "4"] if device == "cuda" else ["--threads", "1", "--rounds", "2", "--steps", "2"]
+        )
         command = [python, "benchmarks/train_step.py", "--device", device, "--workload", workload, "--precision", precision]
         command += [*rounds, "--peer", "transformers", "--json", str(steps), *(["--compile"] if compiled else [])]
         name = f"step {workload} {precision}{' compiled' if compiled else ''}"
@@ -288,8 +290,9 @@ def measure(wheels: Path, output: Path, *, device: str, seconds: float) -> bool:
         well = True
         for part in parts_of(folder, device=device):
             well = kit.run(part) and well
-    print(f"{sum(one == 'passed' for one in kit.result['tests'].values())} of {len(kit.result['tests'])} tests passed, ", end="")
-    print(f"{len(kit.result['steps'])} steps were measured: {output}")
+    tests, num_steps = kit.result["tests"], len(kit.result["steps"])
+    num_passed = sum(outcome == "passed" for outcome in tests.values())
+    print(f"{num_passed} of {len(tests)} tests passed, {num_steps} steps were measured: {output}")
     return well
 
 

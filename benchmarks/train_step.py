@@ -181,7 +181,11 @@ def _first_error(text: str) -> str:
 
 
 def _rate(workload: Workload, precision: str, options: argparse.Namespace, *, tokens_per_s: float) -> Rate:
-    """midstudy's rate as plans read it."""
+    """midstudy's rate as plans read it; where the file of `--json` lay is no part of how it was measured."""
+    command = ["benchmarks/train_step.py", *sys.argv[1:]]
+    if "--json" in command:
+        place = command.index("--json")
+        del command[place : place + 2]
     return Rate(
         device=options.record or options.device,
         shape=workload.model.name,
@@ -192,7 +196,7 @@ def _rate(workload: Workload, precision: str, options: argparse.Namespace, *, to
         compiled=options.compile,
         tokens_per_s=round(tokens_per_s),
         date=datetime.date.today().isoformat(),
-        command=shlex.join(["benchmarks/train_step.py", *sys.argv[1:]]),
+        command=shlex.join(command),
     )
 
 
@@ -239,9 +243,7 @@ def _contenders(
         for step in range(READY_BATCHES):
             batch = ours.batch_at(step)
             ready.append(tuple(torch.from_numpy(a).contiguous().to(device) for a in (batch.input_ids, batch.targets)))
-        return Peer(
-            name, workload.model, weights, ready, precision=precision, optimizer=optimizer, compiled=options.compile
-        )
+        return Peer(name, workload.model, weights, ready, precision=precision, optimizer=optimizer, compiled=options.compile)
 
     found: dict[str, Callable[[], Contender]] = {OURS: lambda: ours}
     found |= {name: partial(peer, name) for name in options.peers}

@@ -79,7 +79,7 @@ def _differences(recipes: Sequence[Mapping[str, str]]) -> list[list[str]]:
 
 
 def _fields(form: Any) -> dict[str, str]:
-    """Field to value in words, of a canonical form; a field that several phases have lists its values: `fp32 → bf16_true`."""
+    """Field to value in words, of a canonical form; one that several phases have lists its values: `fp32 → bf16_true`."""
     found: dict[str, list[str]] = defaultdict(list)
     for path, value in _leaves(form, ""):
         kind_of_segment = path.endswith("segments.is")

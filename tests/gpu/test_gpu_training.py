@@ -1,4 +1,4 @@
-"""The training engine on a device: the same curriculum as on the processor, saved, resumed, cut into pieces and evaluated."""
+"""The training engine on a device: the processor's curriculum, saved, resumed, cut into pieces and evaluated."""
 
 from __future__ import annotations
 
