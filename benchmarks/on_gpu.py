@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +122,9 @@ class Kit:
             "steps": [],
             "shared_device": None,
         }
-        libraries = os.pathsep.join(str(place) for place in (ROOT, ROOT / "tests", ROOT / "benchmarks", folder / "site"))
         self.environment = os.environ | {
-            "PYTHONPATH": libraries,
+            "PYTHONPATH": os.pathsep.join(str(place) for place in (ROOT, ROOT / "tests", folder / "site")),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # those of the machine were made for another pytest
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONIOENCODING": "utf-8",
@@ -132,6 +132,10 @@ class Kit:
             "TOKENIZERS_PARALLELISM": "false",
         }
         self.write()
+
+    def use_the_machines_own(self) -> None:
+        """Leave the wheels that travelled aside."""
+        self.environment["PYTHONPATH"] = os.pathsep.join(str(place) for place in (ROOT, ROOT / "tests"))
 
     @property
     def left_s(self) -> float:
@@ -202,6 +206,13 @@ print(json.dumps(found))
 """
 
 
+_LIBRARIES = """
+import json, pytest, transformers
+from transformers import GPTNeoXForCausalLM
+print(json.dumps({"pytest": pytest.__version__, "transformers": transformers.__version__}))
+"""
+
+
 def _nothing(result: dict[str, Any], log: str) -> None:
     pass
 
@@ -228,7 +239,7 @@ def _lines_of(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
-def parts_of(folder: Path, *, device: str) -> list[Part]:
+def parts_of(folder: Path, *, device: str, peer: str) -> list[Part]:
     """The parts after the wheels, most valuable first, for a folder that may be written to."""
     python, steps, shared = sys.executable, folder / "steps.jsonl", folder / "shared.json"
 
@@ -243,7 +254,7 @@ def parts_of(folder: Path, *, device: str) -> list[Part]:
             ["--rounds", "5", "--steps", "4"] if device == "cuda" else ["--threads", "1", "--rounds", "2", "--steps", "2"]
         )
         command = [python, "benchmarks/train_step.py", "--device", device, "--workload", workload, "--precision", precision]
-        command += [*rounds, "--peer", "transformers", "--json", str(steps), *(["--compile"] if compiled else [])]
+        command += [*rounds, "--peer", peer, "--json", str(steps), *(["--compile"] if compiled else [])]
         name = f"step {workload} {precision}{' compiled' if compiled else ''}"
         return Part(name, command, 20.0, most_s, gather_steps)
 
@@ -259,7 +270,7 @@ def parts_of(folder: Path, *, device: str) -> list[Part]:
         ]
     sizes = ("70m", "160m", "410m")
     return [
-        Part("tests", tests, 20.0, 150.0, _tests),
+        Part("tests", tests, 20.0, 180.0, _tests),
         *(step(size, "bf16_true", compiled=False, most_s=60.0) for size in sizes),
         *(step(size, "bf16_true", compiled=True, most_s=120.0) for size in sizes),
         *(step(size, "bf16_mixed", compiled=False, most_s=60.0) for size in sizes),
@@ -287,8 +298,13 @@ def measure(wheels: Path, output: Path, *, device: str, seconds: float) -> bool:
         )
         if not all(kit.run(part) for part in first):
             return False
-        well = True
-        for part in parts_of(folder, device=device):
+        libraries = Part("libraries", [sys.executable, "-c", _LIBRARIES], 5.0, 120.0, _machine)
+        well, peer = True, "transformers"
+        if not kit.run(libraries):  # what else is on the machine may not go with the wheels
+            kit.use_the_machines_own()
+            well = kit.run(replace(libraries, name="the machine's own libraries"))
+            peer = "transformers" if well else "none"
+        for part in parts_of(folder, device=device, peer=peer):
             well = kit.run(part) and well
     tests, num_steps = kit.result["tests"], len(kit.result["steps"])
     num_passed = sum(outcome == "passed" for outcome in tests.values())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -244,3 +247,18 @@ def test_sums_over_ranks_travel_from_the_device_and_back(device: torch.device, a
     assert alone_in_a_group.any(True)
     assert not alone_in_a_group.any(False)
     assert alone_in_a_group.from_first({"step": 3}) == {"step": 3}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_two_gpus_learn_what_one_learns(precision: str, tmp_path: Path) -> None:
+    driver = Path(__file__).resolve().parents[1] / "ranks_driver.py"
+    words = [str(tmp_path), "device=cuda", f"precision={precision}"]
+    ranks = [subprocess.Popen([sys.executable, str(driver), str(rank), "2", *words]) for rank in range(2)]
+    assert [one.wait() for one in ranks] == [0, 0]
+    alone = train(begin(precision, device="cuda"), curriculum(precision), LAST_STEP)
+    found = json.loads((tmp_path / "metrics-0.json").read_text())
+    assert losses(found) == pytest.approx(losses(alone), abs=1e-3 if precision == "fp32" else 0.05)
+    first, second = (checkpoint.read(tmp_path / f"state-{rank}").weights for rank in range(2))
+    assert same_bits(dict(first), dict(second))
