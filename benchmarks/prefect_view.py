@@ -94,7 +94,7 @@ def _manifest(num_stages: int) -> dict[str, Any]:
         return {"kind": "state", "label": label, "parents": parents, "factors": factors, "cost_s": 1.0}
 
     stages = {"trunk": stage("pretrain micro seed 0 to step 240", [])}
-    stages |= {f"{n:016x}": stage(f"sft micro code20@{n} → pycode seed 0.0", ["trunk"]) for n in range(num_stages)}
+    stages |= {f"{n:016x}": stage(f"sft micro code20@{n} → pycode, trunk 0, SFT 0", ["trunk"]) for n in range(num_stages)}
     return {"name": "view", "question": "What does the view cost?", "arms": [], "stages": stages}
 
 

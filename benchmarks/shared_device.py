@@ -12,6 +12,7 @@ equal them to rounding only.
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import statistics
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=os.cpu_count(), help="runs at a time (default: one a core)")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=8, help="steps of each run a round")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there, too")
     options = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
@@ -179,10 +181,15 @@ def main() -> None:
     )
     print(f"{options.precision}, {options.device}, {cores} cores{mps}, torch {torch.__version__}, {options.rounds} rounds")
     print("| | tokens/s in all | × one process |\n|---|---|---|")
+    measured = {}
     for kind in kinds:
         ratios = [rate / base for rate, base in zip(rates[kind], rates["one process"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        measured[kind] = {"tokens_per_s": statistics.median(rates[kind]), "times_one_process": [low, middle, high]}
         print(f"| {kind} | {statistics.median(rates[kind]):,.0f} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
+    if options.json:
+        found = {"runs": runs, "precision": options.precision, "mps": "CUDA_MPS_PIPE_DIRECTORY" in os.environ}
+        options.json.write_text(json.dumps(found | {"kinds": measured}) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,11 @@ midstudy's engine, transformers and litgpt train the same model from the same we
 taking turns: a round lets each make some steps, and the next round begins with another. Ratios are taken within a round,
 which a busy machine disturbs less than rates. midstudy reads its batches from token files; the others are handed theirs.
 The allocator settings of a stage hold for all: the script starts itself anew with them, because glibc reads them when a
-process starts. A contender that cannot be compiled is told as such. One contender makes a step's matrix products and its
-AdamW and nothing else (`floor.py`): its rate over another's is how much faster than that one anybody could be.
+process starts. A contender that cannot be compiled, or needs more memory than the GPU has, is told as such. On a CPU one
+contender makes a step's matrix products and its AdamW and nothing else (`floor.py`): its rate over another's is how much
+faster than that one anybody could be. On a GPU attention is one kernel that writes no scores, and those products no bound.
+
+`--json FILE` also writes each measurement as a line of JSON; `on_gpu.py` gathers them.
 """
 
 from __future__ import annotations
@@ -23,17 +26,20 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import workload as workloads
 from floor import Floor
 from peers import PEERS, Peer
+from recording import record
 from workload import Workload, batches, curriculum, product_rate, synchronise
 
-from midstudy.plan.device import CPU_CORE, DEVICES, RATES, Rate
+from midstudy.plan.device import CPU_CORE, DEVICES, Rate
 from midstudy.recipe.phase import PRECISIONS
 from midstudy.train.environment import ALLOCATOR, configure_threads
 from midstudy.train.placement import Placement
@@ -84,9 +90,14 @@ class Ours:
 
 @dataclass
 class Timing:
-    """What was measured of one contender, a value a round."""
+    """What was measured of one contender, a value a round; `peak_bytes` is its own share of a GPU's memory.
+
+    `kept_bytes` are those that it holds between its turns.
+    """
 
     warmup_s: float
+    kept_bytes: int
+    peak_bytes: int = 0
     tokens_per_s: list[float] = field(default_factory=list)
     tokens_per_cpu_s: list[float] = field(default_factory=list)
 
@@ -95,55 +106,88 @@ def measure(workload: Workload, precision: str, options: argparse.Namespace) -> 
     """Time one workload in one precision; returns rows of the table."""
     device = torch.device(options.device)
     with tempfile.TemporaryDirectory() as folder:
+        held = _allocated(device)
         ours = Ours(workload, precision, Path(folder), compiled=options.compile, device=device)
         contenders: list[Contender] = []
         timings: dict[str, Timing | None] = {}
-        floor = Floor(workload, precision=precision, optimizer=ours.curriculum.stretches[0].phase.optimizer, device=device)
-        for one in (ours, *_peers(ours, workload, precision, options), floor):
-            timings[one.name] = _warm_up(one, device)
-            if timings[one.name] is not None:
+        for name, make in _contenders(ours, workload, precision, options).items():
+            one, timings[name] = _warm_up(name, make, device, held=held)
+            held = _allocated(device)
+            if one is not None:
                 contenders.append(one)
                 if one.first_loss is not None and abs(one.first_loss - ours.first_loss) > 0.01 * ours.first_loss:
-                    sys.exit(f"{one.name}: first loss {one.first_loss}, midstudy's {ours.first_loss}: not the same model")
+                    sys.exit(f"{name}: first loss {one.first_loss}, midstudy's {ours.first_loss}: not the same model")
         ours.waited_s, ours_s, ceilings = 0.0, 0.0, []
         for number in range(options.rounds):
             first = number % len(contenders)
             for one in contenders[first:] + contenders[:first]:
+                timing = timings[one.name]
+                assert timing is not None
+                held = _allocated(device)
                 cpu_started = time.process_time()
                 took_s = _seconds(one, options.steps, device)
                 num_tokens = options.steps * workload.tokens_per_step
-                timing = timings[one.name]
-                assert timing is not None
                 timing.tokens_per_s.append(num_tokens / took_s)
                 timing.tokens_per_cpu_s.append(num_tokens / (time.process_time() - cpu_started))
+                timing.peak_bytes = max(timing.peak_bytes, timing.kept_bytes + _peak(device) - held)
                 ours_s += took_s if one is ours else 0.0
             ceilings.append(product_rate(torch.float32 if precision == "fp32" else torch.bfloat16, device))
+    timing = timings[OURS]
+    assert timing is not None, "midstudy's own model compiles"
+    rate = _rate(workload, precision, options, tokens_per_s=statistics.median(timing.tokens_per_s))
     if options.record:
-        timing = timings[OURS]
-        assert timing is not None
-        _record(workload, precision, options, tokens_per_s=statistics.median(timing.tokens_per_s))
+        record([rate])
+    if options.json:
+        row = _json_row(rate, workload, timings, ceiling=max(ceilings), waited_share=ours.waited_s / ours_s)
+        with options.json.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
     return _rows(workload, precision, timings, ceiling=max(ceilings), waited_share=ours.waited_s / ours_s)
 
 
-def _warm_up(contender: Contender, device: torch.device) -> Timing | None:
-    """None if the contender's compiled code cannot be built."""
+def _warm_up(
+    name: str, make: Callable[[], Contender], device: torch.device, *, held: int
+) -> tuple[Contender | None, Timing | None]:
+    """None if the contender's compiled code cannot be built, or the GPU's memory does not hold it beside the others, which
+    hold so many bytes."""
     from torch._inductor.exc import InductorError
 
     try:
-        return Timing(warmup_s=_seconds(contender, WARMUP_STEPS, device))
+        one = make()
+        took_s = _seconds(one, WARMUP_STEPS, device)
+        return one, Timing(warmup_s=took_s, kept_bytes=_allocated(device) - held)
     except InductorError as error:
-        print(f"{contender.name} cannot be compiled: {_first_error(str(error))}", file=sys.stderr)
-        return None
+        print(f"{name} cannot be compiled: {_first_error(str(error))}", file=sys.stderr)
+    except torch.OutOfMemoryError as error:
+        if name == OURS:
+            raise
+        print(f"{name} does not fit: {_first_error(str(error))}", file=sys.stderr)
+    return None, None
+
+
+def _allocated(device: torch.device) -> int:
+    """Bytes of a GPU's memory that tensors hold; the peak is counted from here on."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
 
 
 def _first_error(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if " error: " in line), text.strip().splitlines()[0])
 
 
-def _record(workload: Workload, precision: str, options: argparse.Namespace, *, tokens_per_s: float) -> None:
-    """Write midstudy's rate where plans look for it, in place of an older one of the same kind."""
-    new = Rate(
-        device=options.record,
+def _rate(workload: Workload, precision: str, options: argparse.Namespace, *, tokens_per_s: float) -> Rate:
+    """midstudy's rate as plans read it; where the file of `--json` lay is no part of how it was measured."""
+    command = ["benchmarks/train_step.py", *sys.argv[1:]]
+    if "--json" in command:
+        place = command.index("--json")
+        del command[place : place + 2]
+    return Rate(
+        device=options.record or options.device,
         shape=workload.model.name,
         precision=precision,
         vocab_size=workload.model.vocab_size,
@@ -152,35 +196,60 @@ def _record(workload: Workload, precision: str, options: argparse.Namespace, *, 
         compiled=options.compile,
         tokens_per_s=round(tokens_per_s),
         date=datetime.date.today().isoformat(),
-        command=shlex.join(["benchmarks/train_step.py", *sys.argv[1:]]),
+        command=shlex.join(command),
     )
-    kind = ("device", "shape", "precision", "vocab_size", "seq_len", "compiled")
-    rows = [row for row in json.loads(RATES.read_text("utf-8")) if any(row[key] != getattr(new, key) for key in kind)]
-    lines = ",\n".join(json.dumps(row) for row in [*rows, asdict(new)])
-    RATES.write_text(f"[\n{lines}\n]\n", "utf-8")
 
 
-def _peers(ours: Ours, workload: Workload, precision: str, options: argparse.Namespace) -> list[Peer]:
-    """The peers with midstudy's first weights and batches."""
+def _json_row(
+    rate: Rate, workload: Workload, timings: dict[str, Timing | None], *, ceiling: float, waited_share: float
+) -> dict[str, Any]:
+    """One measurement as plain data: midstudy's rate as a plan's, and of each contender what the table shows."""
+    ours = timings[OURS]
+    assert ours is not None
+    contenders: dict[str, Any] = {}
+    for name, timing in timings.items():
+        if timing is None:
+            contenders[name] = None
+            continue
+        tokens_per_s = statistics.median(timing.tokens_per_s)
+        ratios = [mine / other for mine, other in zip(ours.tokens_per_s, timing.tokens_per_s, strict=True)]
+        contenders[name] = {
+            "tokens_per_s": tokens_per_s,
+            "share_of_product_rate": tokens_per_s * rate.flops_per_token / ceiling,
+            "warmup_s": timing.warmup_s,
+            "peak_memory_bytes": timing.peak_bytes,
+            "midstudy_is_times_as_fast": statistics.quantiles(ratios, n=4, method="inclusive"),
+        }
+    return {
+        "workload": workload.name,
+        "num_sequences": workload.num_sequences,
+        "rate": asdict(rate),
+        "product_flops_per_s": ceiling,
+        "waited_share": waited_share,
+        "contenders": contenders,
+    }
+
+
+def _contenders(
+    ours: Ours, workload: Workload, precision: str, options: argparse.Namespace
+) -> dict[str, Callable[[], Contender]]:
+    """How each contender is made, by its name; the peers from midstudy's first weights, on its first batches."""
     device = torch.device(options.device)
-    if not options.peers:
-        return []
-    ready = []
-    for step in range(READY_BATCHES):
-        batch = ours.batch_at(step)
-        ready.append(tuple(torch.from_numpy(array).contiguous().to(device) for array in (batch.input_ids, batch.targets)))
-    return [
-        Peer(
-            name,
-            workload.model,
-            {key: weight.detach().float().cpu() for key, weight in ours.run.model.named_parameters()},
-            ready,
-            precision=precision,
-            optimizer=ours.curriculum.stretches[0].phase.optimizer,
-            compiled=options.compile,
-        )
-        for name in options.peers
-    ]
+    optimizer = ours.curriculum.stretches[0].phase.optimizer
+    weights = {key: weight.detach().float().cpu() for key, weight in ours.run.model.named_parameters()}
+
+    def peer(name: str) -> Peer:
+        ready = []
+        for step in range(READY_BATCHES):
+            batch = ours.batch_at(step)
+            ready.append(tuple(torch.from_numpy(a).contiguous().to(device) for a in (batch.input_ids, batch.targets)))
+        return Peer(name, workload.model, weights, ready, precision=precision, optimizer=optimizer, compiled=options.compile)
+
+    found: dict[str, Callable[[], Contender]] = {OURS: lambda: ours}
+    found |= {name: partial(peer, name) for name in options.peers}
+    if device.type == "cpu":
+        found[Floor.name] = lambda: Floor(workload, precision=precision, optimizer=optimizer, device=device)
+    return found
 
 
 def _seconds(contender: Contender, num_steps: int, device: torch.device) -> float:
@@ -196,13 +265,13 @@ def _rows(
 ) -> list[str]:
     """A row a contender; the last columns divide midstudy's rate by the row's, round by round: median (quartiles)."""
     ours = timings[OURS]
-    assert ours is not None, "midstudy's own model compiles"
+    assert ours is not None
     flops = workload.model.flops_per_token(seq_len=workload.seq_len)
     batch = f"{workload.name} {workload.num_sequences} × {workload.seq_len}"
     rows = []
     for name, timing in timings.items():
         if timing is None:
-            cells = ["does not compile", "", "", "", "", "", ""]
+            cells = ["not measured", "", "", "", "", "", ""]
         else:
             rate = statistics.median(timing.tokens_per_s)
             cells = [
@@ -243,7 +312,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
-        "--workload", action="append", help="small, 70m (CPU); 70m, 160m, 410m (CUDA); default: all; repeatable"
+        "--workload",
+        action="append",
+        help="small, 70m (CPU); 70m, 160m, 410m (CUDA); default: all; trial, for a try-out (both); repeatable",
     )
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="default: all; repeatable")
     parser.add_argument("--peer", action="append", dest="peers", choices=[*PEERS, "none"], help="default: all; repeatable")
@@ -252,6 +323,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="at least 2")
     parser.add_argument("--steps", type=int, default=8, help="steps of each contender a round")
     parser.add_argument("--record", choices=DEVICES, help="write midstudy's rates to the table that prices plans")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="append each measurement, a line of JSON")
     options = parser.parse_args()
     if options.record == CPU_CORE.name and options.threads != 1:
         parser.error(f"--record {CPU_CORE.name}: found --threads {options.threads}; allowed: 1, since plans count cores")
@@ -262,9 +334,10 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     configure_threads(options.threads)
     known = workloads.CUDA if options.device == "cuda" else workloads.CPU
+    named = known | workloads.TRIAL
     for name in options.workload or known:
-        if name not in known:
-            parser.error(f"--workload: found {name}; allowed on {options.device}: {', '.join(known)}")
+        if name not in named:
+            parser.error(f"--workload: found {name}; allowed on {options.device}: {', '.join(named)}")
 
     machine = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} thread(s)"
     print(f"{machine}, torch {torch.__version__}, {'compiled' if options.compile else 'not compiled'}, ", end="")
@@ -272,7 +345,7 @@ def main() -> None:
     print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS), flush=True)
     for name in options.workload or known:
         for precision in options.precision or PRECISIONS:
-            print("\n".join(measure(known[name], precision, options)), flush=True)
+            print("\n".join(measure(named[name], precision, options)), flush=True)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ def study_text(store: Store, manifest: Mapping[str, Any], watch: Watch, *, mlflo
             retry = f"midstudy retry --store {store.root} {name} {stage_id}"
             lines += [f"**Failed: {manifest['stages'][stage_id]['label']}**", "", one_line(end.cause), "", *_code(retry)]
     lines += [
-        "A name such as `sft micro code20@24 → pycode seed 0.1337` says: the micro model, 20 % code from step 24 on, "
-        "fine-tuned on pycode; trunk seed 0, fine-tuning seed 1337.",
+        "A name such as `sft micro code20@24 → pycode, trunk 0, SFT 1337` says: the micro model, 20 % code from step 24 "
+        "on, fine-tuned on pycode; the trunk's seed is 0, the fine-tuning's 1337.",
         "",
     ]
     if mlflow_page is not None:

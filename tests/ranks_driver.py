@@ -1,7 +1,8 @@
 """One rank of a small training run, as a process: `python ranks_driver.py RANK SIZE FOLDER [WORD...]`.
 
 It trains the curriculum of `training_runs`, saves the state it reached into FOLDER/state-RANK and its metrics into
-FOLDER/metrics-RANK.json. `stop=N` has this rank told to stop once it has been asked N times, `die=N` ends its process then.
+FOLDER/metrics-RANK.json. `device=cuda` has it use the GPU of its number. `stop=N` has this rank told to stop once it has
+been asked N times, `die=N` ends its process then.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from midstudy.train.run import TrainingRun
 def main(rank: int, size: int, folder: Path, words: dict[str, str]) -> None:
     torch.set_num_threads(1)
     precision = words.get("precision", "fp32")
-    placement = Placement(num_ranks=size, micro_batch=int(words["micro_batch"]) if "micro_batch" in words else None)
+    device = words.get("device", "cpu")
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    placement = Placement(
+        device=device, num_ranks=size, micro_batch=int(words["micro_batch"]) if "micro_batch" in words else None
+    )
     asked = 0
 
     def should_stop() -> bool:
@@ -33,7 +39,7 @@ def main(rank: int, size: int, folder: Path, words: dict[str, str]) -> None:
         return words.get("stop") == str(asked)
 
     metrics: list[dict[str, float]] = []
-    with joined(rank=rank, size=size, device="cpu", meeting_point=(folder / "meeting").as_uri()) as ranks:
+    with joined(rank=rank, size=size, device=device, meeting_point=(folder / "meeting").as_uri()) as ranks:
         course = curriculum(precision)
         run = TrainingRun.begin(course.start, precision=precision, placement=placement, ranks=ranks)
         run.advance(course, to_step=24, batch_at=batch_at, on_metrics=metrics.append, log_every=1, should_stop=should_stop)

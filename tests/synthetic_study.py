@@ -148,7 +148,7 @@ def _trunk(builder: _Builder, tokens: Mapping[str, str], seed: int, sft_seeds: i
                 arm = {"mix": mix, "weight": weight, "start_step": start_step, "task": task, **common}
                 arm["sft_seed"] = sft_seed
                 final = builder.add(
-                    "state", f"sft micro {mix_label} → {task} seed {seed}.{sft_seed}", [start, tokens[task]],
+                    "state", f"sft micro {mix_label} → {task}, trunk {seed}, SFT {sft_seed}", [start, tokens[task]],
                     num_steps=SFT_STEPS, stage_kind="sft", step=STEPS + SFT_STEPS, **arm,
                 )  # fmt: skip
                 yield {

@@ -134,7 +134,7 @@ def test_status_and_explain_read_the_store(finished, capsys):
     assert facts["finished"] == facts["stages"]
     assert (facts["running"], facts["failed"], facts["waiting"]) == ([], [], 0)
 
-    pair = ["sft nano control → code_task seed 0.7", "sft nano code50@3 → code_task seed 0.7"]
+    pair = ["sft nano control → code_task, trunk 0, SFT 7", "sft nano code50@3 → code_task, trunk 0, SFT 7"]
     assert main(["explain", *pair, "--store", str(finished.root), "--json"]) == 0
     explained = json.loads(capsys.readouterr().out)
     paths = [one["path"] for one in explained["differences"]]

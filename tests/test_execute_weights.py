@@ -347,7 +347,7 @@ def test_seeds_of_fine_tuning_are_averaged_by_their_own_names(text, tmp_path):
     soup = restarted(control, Start.averaged(Average.of(*ends)), sft_seed=8)
     plan = plan_in(Store.open(tmp_path / "store", create=True), replaced(study, control, soup))
     [average] = [stage for stage in plan.stages.values() if stage.factors["stage_kind"] == "average"]
-    assert average.label.startswith("average of 4 states: sft code_task nano seed 0.1 from step 12 to step 16; ")
+    assert average.label.startswith("average of 4 states: sft code_task nano trunk 0, SFT 1 from step 12 to step 16; ")
     assert average.label.endswith("; 2 more runs")
     assert len({stage.label for stage in plan.stages.values()}) == len(plan.stages)
 

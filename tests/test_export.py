@@ -27,7 +27,7 @@ from midstudy.store.store import Store
 transformers = pytest.importorskip("transformers")
 
 
-FINAL = "sft nano code50@3 → code_task seed 0.7"
+FINAL = "sft nano code50@3 → code_task, trunk 0, SFT 7"
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16_mixed", "bf16_true"])

@@ -203,7 +203,7 @@ def test_a_study_of_odd_names_in_a_store_of_an_odd_path_is_run_beside_another_th
         page = (made.paths.study(name) / "report" / "report.html").read_text()
         assert html.escape(ODD_NAME, quote=False) in page
         assert "<b>" not in page
-    label = f"sft nano control → task {ODD_NAME} seed 0.7"
+    label = f"sft nano control → task {ODD_NAME}, trunk 0, SFT 7"
     done = subprocess.run(
         [*MIDSTUDY, "export", label, "--to", "hf", "--store", store, "--study", "one"],
         cwd=folder, capture_output=True, text=True, env=ENVIRONMENT,

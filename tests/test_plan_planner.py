@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -259,7 +261,70 @@ def test_a_ramp_and_what_follows_it_are_one_midtraining():
     assert row["specialist_tokens"] == round(0.2 * (30 / 2 + 24) * 8) * 64
 
 
-def test_stages_that_would_have_one_name_are_told_by_their_ids():
+def _trained(**changes: Any) -> Arm:
+    """Changes make it another arm, on a trunk of the same name."""
+    return arm(trunk(60, **changes), sft_seed=1 if changes else 0)
+
+
+def _mixed(**changes: Any) -> Arm:
+    branch = code_branch(trunk(60, **changes), 20)
+    return arm(branch, mix="code", weight=0.2, start_step=20, sft_seed=1 if changes else 0)
+
+
+def _tuned_twice(**changes: Any) -> Arm:
+    """Its first fine-tuning has the same name."""
+    curriculum = trunk().then(sft(PYCODE, **changes)).then(sft(WORDS, seed=1))
+    return dataclasses.replace(arm(trunk(), sft_seed=1 if changes else 0, data=WORDS), curriculum=curriculum)
+
+
+def _measured(**changes: Any) -> Arm:
+    one = arm(trunk(), sft_seed=1 if changes else 0)
+    return dataclasses.replace(one, general_evaluation=dataclasses.replace(one.general_evaluation, **changes))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "told"),
+    [
+        (_trained, {"precision": "bf16_true"}, ("precision fp32", "precision bf16_true")),
+        (_trained, {"seq_len": 32}, ("seq_len 64", "seq_len 32")),
+        (_trained, {"num_sequences": 16}, ("num_sequences 8", "num_sequences 16")),
+        (_trained, {"schedule": Constant(lr=2e-3)}, ("lr 0.001", "lr 0.002")),
+        (_trained, {"document_mask": True}, ("no document_mask", "document_mask True")),
+        (_mixed, {"precision": "bf16_true"}, ("precision fp32", "precision bf16_true")),
+        (_mixed, {"num_sequences": 16}, ("num_sequences 8", "num_sequences 16")),
+        (_tuned_twice, {"precision": "bf16_mixed"}, ("precision fp32", "precision fp32 → bf16_mixed")),
+        (_tuned_twice, {"loss": "target_tokens"}, ("loss all_tokens", "loss all_tokens → target_tokens")),
+        (_tuned_twice, {"schedule": Constant(lr=2e-3)}, ("lr 0.001", "lr 0.001 → 0.002")),
+        (_measured, {"seq_len": 32}, ("seq_len 64", "seq_len 32")),
+        (_measured, {"max_sequences": 4}, ("max_sequences 8", "max_sequences 4")),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, dict) else value.__name__ if callable(value) else "",
+)
+def test_stages_that_would_have_one_name_say_in_what_they_differ(kind: Any, changes: dict, told: tuple[str, str]) -> None:
+    """In one field of a phase or an evaluation; all else of their names is the same, and no two have the same."""
+    arms = [kind(), kind(**changes)]
+    controls = [arm(trunk(), sft_seed=seed) for seed in (0, 1)] if kind is _mixed else []
+    plan = plan_of([*arms, *controls])
+    labels = [stage.label for stage in plan.stages.values()]
+    assert len(set(labels)) == len(labels)
+    without = []
+    for words in told:
+        told_here = re.compile(rf", {re.escape(words)}(?= on |$)")
+        without.append({told_here.sub("", label) for label in labels if told_here.search(label)})
+    assert without[0] == without[1]
+    assert without[0], labels
+
+
+def test_stages_that_differ_in_several_fields_name_what_tells_them_apart() -> None:
+    """Four trunks in two precisions at two lengths: two fields, each once."""
+    kinds = [{"precision": precision, "seq_len": length} for precision in ("fp32", "bf16_true") for length in (64, 32)]
+    plan = plan_of([arm(trunk(60, **one), sft_seed=seed) for seed, one in enumerate(kinds)])
+    assert {stage.label for stage in plan.stages.values() if stage.factors.get("stage_kind") == "pretrain"} == {
+        f"pretrain nano seed 0 to step 60, seq_len {one['seq_len']}, precision {one['precision']}" for one in kinds
+    }
+
+
+def test_averages_and_schedules_that_would_have_one_name_are_told_apart():
     """Two cosines of one length and two averages of branches that differ in weight alone, and an average of averages."""
     from midstudy.recipe import Average, Start
 
@@ -282,8 +347,10 @@ def test_stages_that_would_have_one_name_are_told_by_their_ids():
     labels = [stage.label for stage in plan.stages.values()]
     assert len(set(labels)) == len(labels)
     named = {stage.id: stage.label for stage in plan.stages.values()}
-    for one in (trunk(), restarted):
-        assert named[one.state_id(60)] == f"pretrain nano seed 0 to step 60 {one.state_id(60)[:6]}"
+    assert {named[one.state_id(60)] for one in (trunk(), restarted)} == {
+        "pretrain nano seed 0 to step 60, learning rate hold",
+        "pretrain nano seed 0 to step 60, learning rate ramp",
+    }
     assert named[fifth.state_id(60)] == "midtrain code code 20 % nano seed 0 from step 20 to step 60"
     assert named[averages[0].state_id(0)] == (
         "average of 2 states: midtrain code code 10 % nano seed 0 from step 20 to step 50, 60"
@@ -292,7 +359,7 @@ def test_stages_that_would_have_one_name_are_told_by_their_ids():
         f"average of 2 states: {named[averages[0].state_id(0)]}; {named[averages[1].state_id(0)]}"
     )
     assert plan.stages[twice.state_id(65)].factors["stage_kind"] == "sft"
-    assert named[twice.state_id(70)] == "sft nano control → word_problems seed 0.0"
+    assert named[twice.state_id(70)] == "sft nano control → word_problems, trunk 0, SFT 0"
 
 
 def test_a_published_state_without_its_optimizer_is_not_gone_on_from():

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from analysis_tables import study_table, unfinished
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
@@ -115,6 +116,40 @@ def test_curves_of_several_trunk_seeds_have_intervals_and_single_seeds() -> None
     assert figure.axes[0].get_title(loc="left").endswith("n = 3")
     rings = [line for line in figure.axes[0].lines if line.get_markersize() == style.POINT]
     assert [np.size(line.get_ydata()) for line in rings] == [3, 3, 3]
+
+
+def _moved(arms: pd.DataFrame, places: dict[float, float], factor: str) -> pd.DataFrame:
+    """The arms with their percents of training, or of the tokens, at other places."""
+    column = "start_fraction" if factor == "start_step" else "weight"
+    special = arms["mix"] != "control"
+    moved = arms[column].where(~special, arms[column].round(4).replace(places))
+    return arms.assign(**{column: moved})
+
+
+@pytest.mark.parametrize(
+    ("factor", "curve", "end"),
+    [
+        *(("start_step", timing_curve, end) for end in (0.0, 0.01, 0.99)),
+        *(("weight", weight_curve, end) for end in (0.01, 0.99, 1.0)),
+    ],
+)
+def test_no_point_of_a_curve_is_cut_by_its_axis(arms: pd.DataFrame, factor: Any, curve: Any, end: float) -> None:
+    """A mix that starts with training, or is all of the text, lies at an end: its marks and its seeds' are whole there."""
+    special = in_group(arms, "timing" if factor == "start_step" else "weight")[lambda rows: rows["mix"] != "control"]
+    there = special["start_fraction" if factor == "start_step" else "weight"].round(4)
+    arms = _moved(arms, {there.max() if end > 0.5 else there.min(): end}, factor)
+    general = curve(arms, loss_column="general_loss")
+    figure = curve_figure(arms, curve(arms), general, factor=factor, size="micro")
+    FigureCanvasAgg(figure).draw()
+    for axes in figure.axes:
+        frame = axes.get_window_extent()
+        marks = [line for line in axes.lines if line.get_marker() not in ("", "None", None)]
+        assert marks
+        for line in marks:
+            points = axes.transData.transform(np.column_stack(line.get_data()).astype(float))
+            radius = line.get_markersize() / 2 * figure.dpi / 72
+            assert (points[:, 0] - radius >= frame.x0).all()
+            assert (points[:, 0] + radius <= frame.x1).all()
 
 
 def test_an_unfinished_point_of_a_curve_keeps_its_place(arms: pd.DataFrame) -> None:

@@ -122,7 +122,7 @@ def test_of_a_finished_study_everything_stays_and_each_state_says_why(finished: 
     assert why["pretrain nano seed 0 to step 3"] == why["pretrain nano seed 0 to step 7"] == "branch point of 1 branch"
     for label in ("pretrain nano seed 0 to step 12", BRANCH, "midtrain nano code50@7 seed 0 to step 12"):
         assert why[label] == "start of fine-tuning for 2 tasks (2 runs)"
-    assert why["sft nano code50@3 → code_task seed 0.7"] == "final state of 1 arm"
+    assert why["sft nano code50@3 → code_task, trunk 0, SFT 7"] == "final state of 1 arm"
     assert why["tokens general"] == "tokens: read by training and evaluation"
     assert why["token counts general"] == "counts: read by the tables"
     assert why["evaluate pretrain nano seed 0 to step 12 on general test"] == "evaluation: read by the tables"
@@ -281,11 +281,11 @@ def test_a_study_that_begins_to_ask_for_a_stage_keeps_it(copy: Made, text: Path)
 
 
 def test_what_a_running_job_is_made_from_stays_though_its_study_was_made_smaller(copy: Made, text: Path) -> None:
-    unpublish(copy, "sft nano code50@7 → word_task seed 0.7")
+    unpublish(copy, "sft nano code50@7 → word_task, trunk 0, SFT 7")
     ask(copy.store, small_study(text, starts=(), tasks=("code_task",)))
     branch = copy.one("midtrain nano code50@7 seed 0 to step 12")
     assert branch in {item.stage for item in survey(copy.store, unreferenced=True).free}
-    live = (copy.one("sft nano code50@7 → word_task seed 0.7"),)
+    live = (copy.one("sft nano code50@7 → word_task, trunk 0, SFT 7"),)
     assert branch not in {item.stage for item in survey(copy.store, live=live, unreferenced=True).free}
     free(copy.store, survey(copy.store, unreferenced=True).free, live=live)
     assert copy.store.has(branch)

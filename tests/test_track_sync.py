@@ -106,9 +106,9 @@ def test_one_run_for_the_study_and_one_per_stage_named_by_what_tells_it_from_oth
     runs = {stage: name for stage, name, *_ in _rows(store)["runs"]}
     assert runs.keys() == {f"study {STUDY}", *study.stages}
     arm = _first_sft(study)
-    assert runs[arm["final_state"]] == "code20@30 → pycode seed 0.0"
+    assert runs[arm["final_state"]] == "code20@30 → pycode, trunk 0, SFT 0"
     assert runs[arm["start_state"]] == "code20@30 seed 0 to step 60"
-    assert runs[arm["task_evaluation"]] == "code20@30 → pycode seed 0.0 on pycode test"
+    assert runs[arm["task_evaluation"]] == "code20@30 → pycode, trunk 0, SFT 0 on pycode test"
     assert all(runs[stage_id] in stage["label"] for stage_id, stage in study.stages.items()), "midstudy logs finds them"
     assert _query(store, f"SELECT COUNT(*) FROM experiments WHERE name = '{STUDY}'") == [(1,)]
 

@@ -21,6 +21,7 @@ from midstudy.model.config import shape_of_config
 from midstudy.recipe.curriculum import Start
 from midstudy.recipe.data import ReleasedTokenizer, Source
 from midstudy.recipe.errors import RecipeError, inside
+from midstudy.recipe.plain import plain
 from midstudy.recipe.weights import Release
 
 _CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -40,6 +41,7 @@ def released_pythia(argument: str, *, step: int | None = None) -> Start:
             message names the field.
         ValueError: a file is missing or damaged, the weights are pickled, or the hub cannot be reached.
     """
+    step = plain(step)
     if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
         raise RecipeError(
             "step",

@@ -178,11 +178,12 @@ def _ranks(store: Store, job: Job) -> Iterator[Ranks | None]:
         return
     import torch
 
+    from midstudy.train.environment import visible_gpus
     from midstudy.train.ranks import joined
 
     environment = submitit.JobEnvironment()
-    if placement.device == "cuda":
-        torch.cuda.set_device(environment.local_rank)
+    if placement.device == "cuda":  # a cluster may show each task its own GPU alone
+        torch.cuda.set_device(environment.local_rank % len(visible_gpus()))
     number = int(os.environ.get("SLURM_RESTART_COUNT", 0))  # a file of an earlier start would name ranks that are gone
     meeting_point = store.paths.job_meeting(job.name, number).as_uri()
     rank, size = environment.global_rank, environment.num_tasks

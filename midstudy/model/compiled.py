@@ -59,7 +59,7 @@ def require_compiler() -> None:
     if not header.exists():
         raise ValueError(
             f"compiling a model needs Python's headers: {header} is missing. Install them (Debian: apt-get install "
-            "python3.11-dev), or leave compilation off; results differ by rounding only."
+            f"python{sysconfig.get_python_version()}-dev), or leave compilation off; results differ by rounding only."
         )
 
 

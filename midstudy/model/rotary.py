@@ -17,11 +17,15 @@ from midstudy.model.attention import is_plain
 
 @lru_cache(maxsize=32)
 def rotary_tables(length: int, dims: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every (position, rotated dimension), fp32, each of shape (length, dims)."""
-    frequencies = base ** (-torch.arange(0, dims, 2, device=device, dtype=torch.float32) / dims)
-    angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
+    """Cosine and sine of every (position, rotated dimension), fp32, each of shape (length, dims).
+
+    Computed on the processor for every device: an error in the last place of a frequency, which a GPU's own powers have,
+    is multiplied by the position.
+    """
+    frequencies = base ** (-torch.arange(0, dims, 2, dtype=torch.float32) / dims)
+    angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
     angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    return angles.cos().to(device), angles.sin().to(device)
 
 
 def _rotate_in_place(heads: Tensor, cos: Tensor, sin: Tensor) -> None:

@@ -43,7 +43,7 @@ def behind_name(curriculum: Curriculum, index: int) -> tuple[str, str]:
     data = stretch.phase.data
     kind = "sft" if isinstance(data, Task) else "midtrain" if data.specialist_corpora else "pretrain"
     since = f" from step {stretch.start_step}" if stretch.start_step else ""
-    words = [stretch.phase.name, *_mix(data), _origin(curriculum.start), f"seed {_seeds(curriculum, index)}{since}"]
+    words = [stretch.phase.name, *_mix(data), _origin(curriculum.start), f"{_seeds(curriculum, index)}{since}"]
     return kind, " ".join(words)
 
 
@@ -63,10 +63,16 @@ def _origin(start: Start) -> str:
 
 
 def _seeds(curriculum: Curriculum, index: int) -> str:
-    """Seeds of the weights and of every order that was begun anew, as in `0.7`; one that says the same again is left out."""
-    orders = [s.phase.seed for s in curriculum.stretches[: index + 1] if s.phase.data_positions == "reset"]
-    seeds = [seed for seed in (curriculum.start.seed, *orders) if seed is not None]
-    return ".".join(str(seed) for place, seed in enumerate(seeds) if place == 0 or seed != seeds[place - 1])
+    """Seeds of the weights and of every order that was begun anew, as in `trunk 0, SFT 7`; one that says the same again is
+    left out, and one alone is `seed 0`."""
+    orders = [
+        ("SFT" if isinstance(s.phase.data, Task) else s.phase.name, s.phase.seed)
+        for s in curriculum.stretches[: index + 1]
+        if s.phase.data_positions == "reset"
+    ]
+    seeds = [(name, seed) for name, seed in (("trunk", curriculum.start.seed), *orders) if seed is not None]
+    told = [one for place, one in enumerate(seeds) if place == 0 or one[1] != seeds[place - 1][1]]
+    return f"seed {told[0][1]}" if len(told) == 1 else ", ".join(f"{name} {seed}" for name, seed in told)
 
 
 def average_name(states: Sequence[tuple[str, int]]) -> str:

@@ -8,14 +8,14 @@ average are curricula of the study like those of its arms.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from midstudy.plan.cost import FILE_BYTES_PER_S, Throughput, checkpoint_bytes
 from midstudy.plan.device import CPU_CORE, Device
 from midstudy.plan.first_state import average_name, behind_name, runs_alone, runs_behind
+from midstudy.plan.labels import with_labels_of_their_own
 from midstudy.plan.shares import check_weights
 from midstudy.plan.sharing import distinct_steps
 from midstudy.plan.stage import Stage, stage_id
@@ -357,7 +357,7 @@ def _describe(arm: Arm, curriculum: Curriculum, step: int, index: int) -> tuple[
         last = index == len(curriculum.stretches) - 1
         task, seed = (arm.task, arm.sft_seed) if last else (phase.data.name, phase.seed)
         factors |= {"stage_kind": "sft", **of_arm, "task": task, "sft_seed": seed}
-        run = f"sft {arm.size} {arm.mix_label} → {task} seed {arm.trunk_seed}.{seed}"
+        run = f"sft {arm.size} {arm.mix_label} → {task}, trunk {arm.trunk_seed}, SFT {seed}"
         return run, run if step == curriculum.num_steps else f"{run} to step {step}", factors
     if arm.mix == CONTROL or not phase.data.specialist_corpora:
         factors |= {"stage_kind": "pretrain"}
@@ -366,15 +366,6 @@ def _describe(arm: Arm, curriculum: Curriculum, step: int, index: int) -> tuple[
         factors |= {"stage_kind": "midtrain", **of_arm}
         run = f"midtrain {arm.size} {arm.mix_label} seed {arm.trunk_seed}"
     return run, f"{run} to step {step}", factors
-
-
-def _with_labels_of_their_own(stages: Mapping[str, Stage]) -> dict[str, Stage]:
-    """The stages, with the beginning of its id in the label of each whose label another has too."""
-    times = Counter(stage.label for stage in stages.values())
-    return {
-        identity: stage if times[stage.label] == 1 else replace(stage, label=f"{stage.label} {identity[:6]}")
-        for identity, stage in stages.items()
-    }
 
 
 def make_plan(
@@ -425,7 +416,7 @@ def make_plan(
     for curriculum, _ in builder.curricula[len(arms) :]:
         builder.states_on(curriculum, kept_ids)
     builder.counts()
-    stages = _with_labels_of_their_own(builder.stages)
+    stages = with_labels_of_their_own(builder.stages)
     alone = [run for arm in study.arms for run in runs_alone(arm.curriculum)]
     return Plan(
         study=study,

@@ -17,6 +17,7 @@ from fractions import Fraction
 from typing import Any
 
 from midstudy.recipe.errors import RecipeError
+from midstudy.recipe.plain import plain
 
 ID_LENGTH = 16
 """Hex digits of an id: 64 bits, so that a million stages collide with probability below 3e-8."""
@@ -38,6 +39,7 @@ def canonical(value: Any, path: str = "recipe") -> Any:
     Raises:
         RecipeError: the value, or something inside it, has no stable form; the message names its path.
     """
+    value = plain(value)
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):

@@ -19,10 +19,11 @@ from typing import Any
 from midstudy.recipe.canonical import added_field, canonical, canonical_text, expanded, identify
 from midstudy.recipe.curve import Curve
 from midstudy.recipe.data import Dataset, ReleasedTokenizer, Task, Tokenizer
-from midstudy.recipe.errors import RecipeError, inside
+from midstudy.recipe.errors import RecipeError, inside, require_whole
 from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape
 from midstudy.recipe.phase import Phase
+from midstudy.recipe.plain import hold_plain_numbers, plain
 from midstudy.recipe.weights import Average, Release
 
 
@@ -40,12 +41,15 @@ class Start:
     weights: Release | Average | None = added_field(omit_at=None)
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         if (self.seed is None) == (self.weights is None):
             raise RecipeError(
                 "start.seed",
                 found=self.seed,
                 allowed="a seed where the weights are drawn; none where they come from a release or an average",
             )
+        if self.seed is not None:
+            require_whole("start.seed", self.seed, what="a seed")
         if isinstance(self.weights, Average):
             source = self.weights.states[0].curriculum.start
             for field in ("model", "tokenizer"):
@@ -231,6 +235,7 @@ class Curriculum:
         Raises:
             RecipeError: `step` is outside [0, number of steps].
         """
+        step = plain(step)
         if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= self.num_steps:
             raise RecipeError("step", found=step, allowed=f"a whole step in [0, {self.num_steps}]")
         kept = tuple(s for s in self.stretches if s.start_step < step)
@@ -248,6 +253,7 @@ class Curriculum:
         Raises:
             RecipeError: `start_step` is negative or not before the end, or the trunk is fine-tuned after it.
         """
+        start_step = plain(start_step)
         if isinstance(start_step, bool) or not isinstance(start_step, int) or not 0 <= start_step < self.num_steps:
             raise RecipeError(
                 "start_step",

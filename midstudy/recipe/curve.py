@@ -15,6 +15,7 @@ from typing import Self
 
 from midstudy.recipe.canonical import added_field
 from midstudy.recipe.errors import require_choice
+from midstudy.recipe.plain import hold_plain_numbers
 
 RAMP_SHAPES = ("linear", "cosine", "1-sqrt")
 
@@ -63,6 +64,7 @@ class Ramp(_Changing):
     shape: str
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         require_choice("schedule.shape", self.shape, RAMP_SHAPES)
 
     def at(self, step: int) -> float:

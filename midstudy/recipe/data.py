@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import added_field, label_field
 from midstudy.recipe.errors import RecipeError, require_choice, require_name, require_positive
+from midstudy.recipe.plain import hold_plain_numbers
 
 SOURCE_KINDS = ("wheels", "files", "hub")
 SPLITS = ("train", "dev", "test")
@@ -34,6 +35,7 @@ class Source:
     note: str = label_field(default="")
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         require_choice("source.kind", self.kind, SOURCE_KINDS)
         if not self.revision:
             raise RecipeError(
@@ -61,6 +63,7 @@ class Corpus:
     max_bytes: int | None = added_field(omit_at=None)
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         require_name("corpus.name", self.name)
         if self.max_bytes is not None:
             require_positive(f"corpora.{self.name}.max_bytes", self.max_bytes, unit="bytes")
@@ -78,6 +81,7 @@ class Task:
     max_items: int | None = added_field(omit_at=None)
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         require_name("task.name", self.name)
         if self.max_items is not None:
             require_positive(f"tasks.{self.name}.max_items", self.max_items, unit="items")
@@ -96,6 +100,8 @@ class Tokenizer:
     version: int = versions.TOKENIZER
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
+        require_positive("tokenizer.vocab_size", self.vocab_size, unit="tokens")
         if not 257 <= self.vocab_size <= 65_536:
             raise RecipeError(
                 "tokenizer.vocab_size",
@@ -120,7 +126,9 @@ class ReleasedTokenizer:
     version: int = versions.TOKENIZER
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         require_name("tokenizer.name", self.name)
+        require_positive("tokenizer.vocab_size", self.vocab_size, unit="tokens")
         if not 1 <= self.vocab_size <= 65_536:
             raise RecipeError(
                 "tokenizer.vocab_size", found=self.vocab_size, allowed="at most 65,536: ids are stored in 16 bits"

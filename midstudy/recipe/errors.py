@@ -43,6 +43,12 @@ def require_positive(path: str, value: object, *, unit: str) -> None:
         raise RecipeError(path, found=value, allowed=f"a whole number of {unit}, at least 1")
 
 
+def require_whole(path: str, value: object, *, what: str) -> None:
+    """Raise `RecipeError` unless `value` is a whole number of at least zero, called `what` in the message."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise RecipeError(path, found=value, allowed=f"{what}, a whole number of at least 0")
+
+
 def require_number(
     path: str, value: object, low: float, high: float = math.inf, *, what: str = "a number", fix: str = ""
 ) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import added_field, identify
 from midstudy.recipe.data import SPLITS, Corpus, Dataset, ReleasedTokenizer, TokenizedData, Tokenizer
-from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_positive
+from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_positive, require_whole
 from midstudy.recipe.phase import LOSSES
+from midstudy.recipe.plain import hold_plain_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class Evaluation:
     document_mask: bool = added_field(omit_at=False)
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         path = f"evaluation.{self.data.name}"
         require_choice(f"{path}.split", self.split, SPLITS)
         require_choice(f"{path}.loss", self.loss, LOSSES)
@@ -60,8 +62,10 @@ class TokenCounts:
     version: int = versions.COUNTS
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         require_positive("token_counts.num_documents", self.num_documents, unit="documents")
         require_positive("token_counts.tokens_per_document", self.tokens_per_document, unit="tokens")
+        require_whole("token_counts.seed", self.seed, what="a seed")
 
     @property
     def tokenized(self) -> TokenizedData:

@@ -19,6 +19,7 @@ from functools import cached_property
 from midstudy.recipe.canonical import added_field, canonical_text
 from midstudy.recipe.data import Corpus
 from midstudy.recipe.errors import RecipeError, require_kind, require_positive
+from midstudy.recipe.plain import hold_plain_numbers, plain
 
 
 def exact_share(path: str, value: float | int | str | Fraction) -> Fraction:
@@ -27,6 +28,7 @@ def exact_share(path: str, value: float | int | str | Fraction) -> Fraction:
     Raises:
         RecipeError: not a number in [0, 1].
     """
+    value = plain(value)
     try:
         share = value if isinstance(value, Fraction) else Fraction(str(value))
     except (ValueError, ZeroDivisionError):
@@ -38,6 +40,7 @@ def exact_share(path: str, value: float | int | str | Fraction) -> Fraction:
 
 def _exact_weight(path: str, value: float | int | str | Fraction) -> Fraction:
     allowed = "a number above 0"
+    value = plain(value)
     try:
         weight = value if isinstance(value, Fraction) else Fraction(str(value))
     except (ValueError, ZeroDivisionError):
@@ -64,6 +67,7 @@ class Mixture:
     specialists: tuple[Share, ...]
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         total = sum((part.share for part in self.parts), Fraction(0))
         if total != 1:
             raise RecipeError("mixture", found=f"shares that add up to {float(total):g}", allowed="a sum of exactly 1")
@@ -180,6 +184,7 @@ class MixtureRamp:
     num_steps: int
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         require_positive("mixture.num_steps", self.num_steps, unit="steps")
         before, after = self.from_mixture.base_corpus, self.to_mixture.base_corpus
         if before and after and before != after:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import label_field
 from midstudy.recipe.errors import RecipeError, require_name, require_positive
+from midstudy.recipe.plain import hold_plain_numbers
 
 PYTHIA_VOCABULARY = 50_304
 """Pythia's 50,254 entries padded to a multiple of 128, the same for all sizes."""
@@ -30,6 +31,7 @@ class ModelShape:
     version: int = versions.MODEL
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         require_name("model.name", self.name)
         for field in ("num_layers", "width", "num_heads", "vocab_size", "max_seq_len"):
             require_positive(f"model.{field}", getattr(self, field), unit="units")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from midstudy.recipe.canonical import added_field
 from midstudy.recipe.errors import RecipeError, require_choice, require_number
+from midstudy.recipe.plain import hold_plain_numbers
 
 DECAYED = ("all", "matrices")
 
@@ -26,6 +27,7 @@ class AdamW:
     decayed: str = added_field(omit_at="all")
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         for field in ("beta1", "beta2"):
             require_number(f"optimizer.{field}", getattr(self, field), 0, 1)
         for field in ("weight_decay", "clip_norm", "epsilon"):

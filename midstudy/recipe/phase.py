@@ -22,6 +22,7 @@ from midstudy.recipe.errors import (
 )
 from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.optimizer import AdamW
+from midstudy.recipe.plain import hold_plain_numbers
 from midstudy.recipe.schedule import Schedule, require_schedule
 
 TAKE_OVER = ("continue", "reset")
@@ -63,6 +64,7 @@ class Phase:
     prompt_weight: float = added_field(omit_at=0)
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         require_name("phase.name", self.name)
         path = f"phases.{self.name}"
         kinds = Mixture | MixtureRamp | Task

@@ -18,6 +18,7 @@ from midstudy.recipe.canonical import added_field
 from midstudy.recipe.curve import Curve, HalfLife, Hold, PowerLaw, Ramp
 from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_number, require_positive
 from midstudy.recipe.mixture import exact_share
+from midstudy.recipe.plain import hold_plain_numbers
 
 TAIL_SHAPES = ("linear", "1-sqrt")
 
@@ -73,6 +74,7 @@ class Constant(AbsoluteSchedule):
     lr: float
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         _check_rate("lr", self.lr)
 
     def curve(self) -> Curve:
@@ -88,6 +90,7 @@ class LinearWarmup(AbsoluteSchedule):
     from_lr: float = added_field(omit_at=0.0)
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         _check_rate("peak_lr", self.peak_lr)
         _check_rate("from_lr", self.from_lr)
         _check_below_peak("from_lr", self.from_lr, self.peak_lr)
@@ -108,6 +111,7 @@ class _ToFloor(AbsoluteSchedule):
     total_steps: int
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         _check_rate("peak_lr", self.peak_lr)
         _check_rate("floor_lr", self.floor_lr)
         _check_below_peak("floor_lr", self.floor_lr, self.peak_lr)
@@ -156,6 +160,7 @@ class WarmupStableDecay(AbsoluteSchedule):
     shape: str = added_field(omit_at="linear")
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         _check_rate("peak_lr", self.peak_lr)
         _check_rate("floor_lr", self.floor_lr)
         _check_below_peak("floor_lr", self.floor_lr, self.peak_lr)
@@ -205,6 +210,7 @@ class HoldThenLinear(AbsoluteSchedule):
     total_steps: int
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         _check_rate("peak_lr", self.peak_lr)
         _check_rate("floor_lr", self.floor_lr)
         _check_below_peak("floor_lr", self.floor_lr, self.peak_lr)
@@ -247,6 +253,7 @@ class Power(AbsoluteSchedule):
     exponent: float
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         _check_rate("peak_lr", self.peak_lr)
         require_positive("schedule.warmup_steps", self.warmup_steps, unit="steps")
         require_number("schedule.exponent", self.exponent, -10, 0)
@@ -269,6 +276,7 @@ class Continued(AbsoluteSchedule):
     from_step: int
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         require_schedule("schedule.schedule", self.schedule)
         _check_steps("from_step", self.from_step)
 
@@ -296,6 +304,7 @@ class Anneal:
     shape: str
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         _check_rate("floor_lr", self.floor_lr)
         require_positive("schedule.num_steps", self.num_steps, unit="steps")
         require_choice("schedule.shape", self.shape, TAIL_SHAPES)
@@ -322,6 +331,7 @@ class Exponential:
     half_life_steps: int
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         require_positive("schedule.half_life_steps", self.half_life_steps, unit="steps")
 
     def after(self, before: Curve, *, step: int) -> Curve:
@@ -344,6 +354,7 @@ class Sequential:
     then: Schedule
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         require_schedule("schedule.first", self.first)
         require_schedule("schedule.then", self.then)
         _check_steps("at_step", self.at_step)

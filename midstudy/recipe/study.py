@@ -15,8 +15,9 @@ from typing import Any
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, State
 from midstudy.recipe.data import Dataset, Tokenizer
-from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_name
+from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_name, require_number, require_whole
 from midstudy.recipe.measure import Evaluation, TokenCounts
+from midstudy.recipe.plain import hold_plain_numbers
 from midstudy.recipe.weights import Average
 
 CONTROL = "control"
@@ -53,8 +54,12 @@ class Arm:
     general_evaluation: Evaluation
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         for name in ("size", "mix", "task"):
             require_name(f"arm.{name}", getattr(self, name))
+        for name, what in (("start_step", "a step"), ("trunk_seed", "a seed"), ("sft_seed", "a seed")):
+            require_whole(f"arm.{name}", getattr(self, name), what=what)
+        require_number("arm.weight", self.weight, 0, what="a share")
         for group in self.groups:
             require_choice("arm.groups", group, GROUPS)
         if len(self.curriculum.stretches) < (2 if self.curriculum.start.weights is None else 1):
@@ -115,6 +120,7 @@ class Study:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         if not isinstance(self.name, str) or not _STUDY_NAME.fullmatch(self.name):
             found = repr(self.name) if len(repr(self.name)) < 100 else f"{repr(self.name)[:100]}…"
             allowed = "1 to 60 letters, digits, - and _, the first of them a letter or digit"  # a folder's name, too

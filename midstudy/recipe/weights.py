@@ -12,6 +12,7 @@ from midstudy.recipe import versions
 from midstudy.recipe.canonical import canonical_text, identify, label_field
 from midstudy.recipe.data import Source
 from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_name, require_positive
+from midstudy.recipe.plain import hold_plain_numbers, plain
 
 if TYPE_CHECKING:
     from midstudy.recipe.curriculum import Curriculum, State
@@ -30,6 +31,7 @@ class Release:
     step: int | None = label_field(default=None)
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         require_name("release.name", self.name)
         require_choice("release.source.kind", self.source.kind, ("files", "hub"))
 
@@ -50,6 +52,7 @@ class Average:
     version: int = versions.AVERAGING
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         from midstudy.recipe.curriculum import State  # a curriculum's start may itself be an average
 
         for state in self.states:
@@ -95,6 +98,7 @@ class Average:
         Raises:
             RecipeError: the run is too short for them.
         """
+        num_states, every_steps = plain(num_states), plain(every_steps)
         require_positive("average.num_states", num_states, unit="states")
         require_positive("average.every_steps", every_steps, unit="steps")
         first_step = curriculum.num_steps - (num_states - 1) * every_steps

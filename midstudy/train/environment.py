@@ -31,7 +31,9 @@ def visible_gpus() -> tuple[str, ...]:
             f"CUDA_VISIBLE_DEVICES ({os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')})."
         )
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return tuple(named.split(",")[:number]) if named else tuple(str(index) for index in range(number))
+    return (
+        tuple(name.strip() for name in named.split(",")[:number]) if named else tuple(str(index) for index in range(number))
+    )
 
 
 def configure_threads(num_threads: int) -> None:

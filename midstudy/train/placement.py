@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_positive
+from midstudy.recipe.plain import hold_plain_numbers
 
 DEVICES = ("cpu", "cuda")
 
@@ -32,6 +33,7 @@ class Placement:
     jobs_per_gpu: int = 1
 
     def __post_init__(self) -> None:
+        hold_plain_numbers(self)
         require_choice("placement.device", self.device, DEVICES)
         require_positive("placement.num_threads", self.num_threads, unit="threads")
         require_positive("placement.num_ranks", self.num_ranks, unit="ranks")

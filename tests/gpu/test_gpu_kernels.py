@@ -1,0 +1,196 @@
+"""Each piece of the model on a device: its value and its gradient are those of the formula in fp64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_recipes import start
+from torch import Tensor
+
+from midstudy.model.attention import causal_attention, document_mask
+from midstudy.model.cross_entropy import IGNORED, head_token_losses, scaled_head_loss
+from midstudy.model.initialise import initialised
+from midstudy.model.pythia import Pythia
+from midstudy.model.rotary import rotary_tables, split_heads
+from midstudy.train.optimizer import global_norm
+
+TYPES = [pytest.param(torch.float32, id="fp32"), pytest.param(torch.bfloat16, id="bf16")]
+ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.02}
+"""Relative errors allowed, of a whole tensor."""
+
+LENGTHS = (50, 100, 1, 128, 21)
+"""Documents of a row; their sum is no multiple of eight, which the kernels' masks have to be padded to."""
+
+
+def drawn(*size: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Normal numbers on the CPU in fp64, all of which `dtype` can hold."""
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed)).to(dtype).double()
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found.double().cpu() - expected.cpu()).norm() / expected.norm())
+
+
+def documents_of(lengths: tuple[int, ...]) -> Tensor:
+    return torch.repeat_interleave(torch.arange(len(lengths), dtype=torch.int32), torch.tensor(lengths))
+
+
+def causal_formula(query: Tensor, key: Tensor, value: Tensor, same: Tensor) -> Tensor:
+    """Attention in fp64; `same` says which positions are of one document."""
+    length = query.shape[2]
+    allowed = same & torch.ones(length, length, dtype=torch.bool).tril()
+    scores = (query @ key.transpose(2, 3) / query.shape[3] ** 0.5).masked_fill(~allowed, float("-inf"))
+    return scores.softmax(dim=-1) @ value
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["one_document", "documents"])
+@pytest.mark.parametrize("head_size", [16, 64])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_attention_and_its_gradients(device: torch.device, dtype: torch.dtype, head_size: int, masked: bool) -> None:
+    rows = torch.stack((documents_of(LENGTHS if masked else (sum(LENGTHS),)), documents_of((sum(LENGTHS),))))
+    exact = [drawn(2, 3, sum(LENGTHS), head_size, seed=seed, dtype=dtype) for seed in range(4)]
+    inputs = [one.to(device, dtype).requires_grad_() for one in exact[:3]]
+    mask = document_mask(rows.to(device), dtype) if masked else None
+    found = causal_attention(inputs[0], inputs[1], inputs[2], mask)
+    found.backward(exact[3].to(device, dtype))
+
+    wanted = [one.requires_grad_() for one in exact[:3]]
+    expected = causal_formula(wanted[0], wanted[1], wanted[2], rows[:, None, :, None] == rows[:, None, None, :])
+    expected.backward(exact[3])
+    assert relative_error(found.detach(), expected.detach()) < ROUNDING[dtype]
+    for ours, theirs in zip(inputs, wanted, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert relative_error(ours.grad, theirs.grad) < ROUNDING[dtype]
+
+
+NUM_TOKENS, WIDTH, VOCAB_SIZE = 1_600, 32, 512
+
+
+def head_inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states, head, targets of which a quarter are missing, and weights of which some are 0."""
+    generator = torch.Generator().manual_seed(2)
+    targets = torch.randint(VOCAB_SIZE, (NUM_TOKENS,), generator=generator)
+    targets[torch.rand(NUM_TOKENS, generator=generator) < 0.25] = IGNORED
+    weights = 3 * torch.rand(NUM_TOKENS, generator=generator)
+    weights[::7] = 0
+    weights[targets == IGNORED] = 1e6  # counts for nothing where there is no target
+    return drawn(NUM_TOKENS, WIDTH, dtype=dtype), drawn(VOCAB_SIZE, WIDTH, seed=1, dtype=dtype), targets, weights
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_loss_and_its_gradients(device: torch.device, dtype: torch.dtype, chunked: bool, weighted: bool) -> None:
+    hidden, head, targets, weights = head_inputs(dtype)
+    ours = [one.to(device, dtype).requires_grad_() for one in (hidden, head)]
+    loss = scaled_head_loss(
+        ours[0],
+        ours[1],
+        targets.to(device),
+        scale=1 / 900,
+        token_weights=weights.to(device) if weighted else None,
+        chunked=chunked,
+    )
+    assert loss.dtype == torch.float32
+    found = torch.autograd.grad(2.0 * loss, ours)
+
+    counted = (targets != IGNORED).nonzero()[:, 0]
+    exact = [one.requires_grad_() for one in (hidden, head)]
+    logits = exact[0][counted] @ exact[1].T
+    losses = logits.logsumexp(dim=1) - logits[torch.arange(len(counted)), targets[counted]]
+    expected = ((weights.double()[counted] if weighted else 1.0) * losses).sum() / 900
+    tolerance = 1e-6 if dtype == torch.float32 else ROUNDING[dtype]
+    assert relative_error(loss.detach(), expected.detach()) < tolerance
+    for one, other in zip(found, torch.autograd.grad(2.0 * expected, exact), strict=True):
+        assert relative_error(one, other) < tolerance
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_loss_of_each_token(device: torch.device, dtype: torch.dtype) -> None:
+    hidden, head, targets, _ = head_inputs(dtype)
+    found = head_token_losses(hidden.to(device, dtype), head.to(device, dtype), targets.to(device))
+    logits = hidden @ head.T
+    has_target = targets != IGNORED
+    expected = logits.logsumexp(dim=1) - logits[torch.arange(NUM_TOKENS), targets.clamp(min=0)]
+    assert bool((found.cpu()[~has_target] == 0).all())
+    assert relative_error(found.cpu()[has_target], expected[has_target]) < ROUNDING[dtype]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device here")
+def test_the_chunked_loss_takes_less_memory() -> None:
+    num_tokens, width, vocab_size = 16_384, 64, 50_304
+    peaks = []
+    for chunked in (False, True):
+        hidden = torch.randn(num_tokens, width, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        head = torch.randn(vocab_size, width, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        targets = torch.zeros(num_tokens, dtype=torch.int64, device="cuda")
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        scaled_head_loss(hidden, head, targets, scale=1 / num_tokens, chunked=chunked).backward()
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+        del hidden, head, targets
+    assert peaks[1] < 0.7 * peaks[0]
+
+
+def test_the_tables_of_positions_are_the_same_numbers_on_every_device(device: torch.device) -> None:
+    """Of 2,048 positions, where an error in the last place of a frequency has grown to a ten-thousandth of a turn."""
+    here = rotary_tables(2_048, 16, 10_000.0, torch.device("cpu"))
+    there = rotary_tables(2_048, 16, 10_000.0, device)
+    assert all(torch.equal(one, other.cpu()) for one, other in zip(here, there, strict=True))
+    assert there[0].device.type == device.type
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_heads_are_split_and_rotated(device: torch.device, dtype: torch.dtype) -> None:
+    num_heads, head_size, dims, length = 3, 16, 8, 40
+    exact = drawn(2, length, 3 * num_heads * head_size, dtype=dtype)
+    fused = exact.to(device, dtype).requires_grad_()
+    cos, sin = rotary_tables(length, dims, 10_000.0, device)
+    query, key, value = split_heads(fused, num_heads=num_heads, cos=cos, sin=sin)
+    laid_out = exact.view(2, length, num_heads, 3, head_size).permute(3, 0, 2, 1, 4)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * 10_000.0 ** (-torch.arange(0, dims, 2).double() / dims)
+    for found, given in zip((query, key), laid_out[:2], strict=True):
+        left, right = given[..., : dims // 2], given[..., dims // 2 : dims]
+        turned = (left * angles.cos() - right * angles.sin(), right * angles.cos() + left * angles.sin())
+        expected = torch.cat((*turned, given[..., dims:]), dim=-1)
+        assert relative_error(found.detach(), expected) < ROUNDING[dtype]
+    assert torch.equal(value.detach().double().cpu(), laid_out[2])
+    (query.float().square().sum() + key.float().square().sum()).backward()
+    assert fused.grad is not None  # a rotation keeps lengths, so that the sum of squares has twice the input for gradient
+    gradient = fused.grad.double().cpu().view(2, length, num_heads, 3, head_size).permute(3, 0, 2, 1, 4)
+    assert relative_error(gradient[:2], 2 * laid_out[:2]) < ROUNDING[dtype]
+    assert bool((gradient[2] == 0).all())
+
+
+@pytest.mark.parametrize("documents", [False, True], ids=["one_document", "documents"])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_losses_of_the_model(device: torch.device, dtype: torch.dtype, documents: bool) -> None:
+    """Forward through the whole model, against the same weights in fp64 on the processor."""
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(512, (4, 61), generator=generator)
+    targets = torch.randint(512, (4, 61), generator=generator)
+    targets[:, 50:] = IGNORED
+    rows = documents_of((20, 1, 40)).expand(4, 61) if documents else None
+    ours, exact = (initialised(start().model, seed=0) for _ in range(2))
+    ours.to(device, dtype)
+    exact.load_state_dict(ours.state_dict())
+    found = losses_of(ours, ids, targets, rows)
+    expected = losses_of(exact.float(), ids, targets, rows).double()
+    assert relative_error(found, expected) < ROUNDING[dtype]
+
+
+@torch.no_grad()
+def losses_of(model: Pythia, ids: Tensor, targets: Tensor, documents: Tensor | None) -> Tensor:
+    device = model.head.weight.device
+    there = None if documents is None else documents.contiguous().to(device)
+    return model.token_losses(ids.to(device), targets.to(device), there).cpu()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_norm_of_all_gradients_is_taken_in_fp32(device: torch.device, dtype: torch.dtype) -> None:
+    gradients = [drawn(*size, seed=seed, dtype=dtype) for seed, size in enumerate([(700, 300), (300,), (1,), (64, 8)])]
+    found = global_norm([one.to(device, dtype) for one in gradients])
+    assert found.dtype == torch.float32
+    assert relative_error(found, torch.cat([one.flatten() for one in gradients]).norm()) < 1e-5

@@ -1,0 +1,264 @@
+"""The training engine on a device: the processor's curriculum, saved, resumed, cut into pieces and evaluated."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed
+from training_runs import batch_at, begin, curriculum, same_bits, train, weights
+
+from midstudy.data.batch import Batch
+from midstudy.evaluate.load import forget_models, lent_model, load_model
+from midstudy.evaluate.loss import mean_loss
+from midstudy.train import checkpoint
+from midstudy.train.averaging import mean_weights
+from midstudy.train.divergence import DivergedError
+from midstudy.train.feed import Feed
+from midstudy.train.placement import Placement
+from midstudy.train.ranks import ALONE, Ranks
+from midstudy.train.run import TrainingRun
+
+PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")
+LAST_STEP = 24
+
+
+@pytest.fixture
+def same_bits_again() -> Iterator[None]:
+    """Kernels that give the same bits every time: attention's backward pass on a GPU does not by itself."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _no_model_is_kept() -> Iterator[None]:
+    yield
+    forget_models()
+
+
+def losses(metrics: list[dict[str, float]]) -> list[float]:
+    return [row["loss_nats"] for row in metrics]
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16_mixed", 0.05), ("bf16_true", 0.05)])
+def test_a_device_learns_what_the_processor_learns_in_fp32(device: torch.device, precision: str, tolerance: float) -> None:
+    """Pretraining, a branch that continues everything, and fine-tuning with a new optimizer: each step's loss in nats."""
+    here = train(begin(), curriculum(), LAST_STEP)
+    there = train(begin(precision, device=device.type), curriculum(precision), LAST_STEP)
+    assert losses(there) == pytest.approx(losses(here), abs=tolerance)
+    assert losses(there)[17] < losses(there)[0] - 1.0, "nothing was learned"
+    tolerance = 1e-2 if precision == "fp32" else 0.2
+    assert [row["grad_norm"] for row in there] == pytest.approx([row["grad_norm"] for row in here], rel=tolerance)
+
+
+def test_a_run_lies_on_its_device_with_all_it_needs(device: torch.device) -> None:
+    run = begin("bf16_mixed", device=device.type)
+    train(run, curriculum("bf16_mixed"), 2)
+    assert run.device.type == device.type
+    assert run.device_name == "cpu" if device.type == "cpu" else run.device_name == torch.cuda.get_device_name()
+    assert run._optimizer is not None
+    states = run._optimizer._adamw.state.values()
+    assert {tensor.device.type for state in states for tensor in state.values()} == {device.type}
+    assert {parameter.device.type for parameter in run.model.parameters()} == {device.type}
+    assert run.device.type == "cpu" or run.device.index is not None, "the thread that feeds has a current device of its own"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.usefixtures("same_bits_again")
+def test_a_resumed_run_ends_with_the_same_bits(device: torch.device, precision: str, tmp_path: Path) -> None:
+    """Cut inside pretraining, at the branch and inside fine-tuning; each part goes on from what the one before it saved."""
+    course = curriculum(precision)
+    whole = begin(precision, device=device.type)
+    train(whole, course, LAST_STEP)
+    run = begin(precision, device=device.type)
+    for step in (5, 12, 20, LAST_STEP):
+        train(run, course, step)
+        run.save(tmp_path / str(step), with_optimizer=True)
+        run = TrainingRun.load(tmp_path / str(step), placement=Placement(device=device.type))
+    assert same_bits(weights(run), weights(whole))
+    whole.save(tmp_path / "whole", with_optimizer=True)
+    parts, at_once = checkpoint.read(tmp_path / str(LAST_STEP)), checkpoint.read(tmp_path / "whole")
+    assert parts.moments is not None
+    assert at_once.moments is not None
+    assert same_bits(dict(parts.moments), dict(at_once.moments))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_state_that_a_device_saved_is_read_anywhere(device: torch.device, precision: str, tmp_path: Path) -> None:
+    run = begin(precision, device=device.type)
+    train(run, curriculum(precision), 3)
+    run.save(tmp_path / "state", with_optimizer=True)
+    here = TrainingRun.load(tmp_path / "state")
+    back = TrainingRun.load(tmp_path / "state", placement=Placement(device=device.type))
+    on_device = {name: tensor.cpu() for name, tensor in weights(run).items()}
+    assert same_bits(weights(here), on_device)
+    assert same_bits({name: tensor.cpu() for name, tensor in weights(back).items()}, on_device)
+    assert train(back, curriculum(precision), 4)[0]["loss_nats"] == pytest.approx(
+        train(here, curriculum(precision), 4)[0]["loss_nats"], abs=1e-4 if precision == "fp32" else 0.05
+    )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_micro_batches_add_up_and_measure_the_noise(device: torch.device, precision: str) -> None:
+    """Rows 3 + 3 + 2. The noise scale is that which the processor measures."""
+    course = curriculum(precision)
+    whole = train(begin(precision, device=device.type), course, 6)
+    pieces = train(begin(precision, device=device.type, micro_batch=3), course, 6)
+    assert losses(pieces) == pytest.approx(losses(whole), abs=1e-4 if precision == "fp32" else 0.05)
+    here = train(begin(precision, micro_batch=3), course, 6)
+    for key in ("gradient_noise_trace", "gradient_squared_norm"):
+        tolerance = 1e-2 if precision == "fp32" else 0.2
+        assert pieces[0][key] == pytest.approx(here[0][key], rel=tolerance)
+
+
+def test_the_chunked_loss_learns_the_same(device: torch.device) -> None:
+    whole = train(begin(device=device.type), curriculum(), 6)
+    chunked = train(begin(device=device.type, chunked_loss=True), curriculum(), 6)
+    assert losses(chunked) == pytest.approx(losses(whole), abs=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device here")
+@pytest.mark.parametrize("precision", ["fp32", "bf16_true"])
+def test_compiled_it_learns_the_same(precision: str) -> None:
+    """Batches of three lengths: the second is compiled for any length. Documents and evaluation pass through it, too."""
+    plain = begin(precision, device="cuda")
+    compiled = begin(precision, device="cuda", compiled=True)
+    expected, found = (train(run, curriculum(precision), 6) for run in (plain, compiled))
+    assert losses(found) == pytest.approx(losses(expected), abs=1e-3 if precision == "fp32" else 0.05)
+    documents = np.repeat(np.arange(4, dtype=np.int32), 4)[None].repeat(8, axis=0)
+    batch = batch_at(0)
+    hidden = Batch(input_ids=batch.input_ids, targets=batch.targets, documents=documents)
+    one, other = (mean_loss(run.model, [hidden]).loss_nats for run in (plain, compiled))
+    assert one == pytest.approx(other, abs=1e-3 if precision == "fp32" else 0.05)
+
+
+def test_an_update_that_is_told_to_stop_leaves_no_trace(device: torch.device) -> None:
+    """Told between two micro-batches of the third update; the run then goes on as if nothing had been."""
+    run = begin(device=device.type, micro_batch=3)
+    asked = 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return run.step == 2 and asked > 1 and run.model.head.weight.grad is not None
+
+    reached = run.advance(curriculum(), to_step=6, batch_at=batch_at, on_metrics=lambda _: None, should_stop=should_stop)
+    assert (reached, run.step) == (False, 2)
+    resumed = train(run, curriculum(), 6)
+    expected = train(begin(device=device.type, micro_batch=3), curriculum(), 6)
+    assert losses(resumed) == pytest.approx(losses(expected)[2:], abs=1e-4)
+
+
+def test_a_loss_that_is_no_number_is_noticed(device: torch.device) -> None:
+    run = begin(device=device.type)
+    with torch.no_grad():
+        run.model.head.weight[0, 0] = math.nan
+    with pytest.raises(DivergedError, match="step 0 diverged"):
+        train(run, curriculum(), 2)
+
+
+@pytest.mark.parametrize("ahead", [False, True], ids=["in_turn", "ahead"])
+def test_batches_arrive_on_the_device_in_their_order(device: torch.device, ahead: bool) -> None:
+    def full(step: int) -> Batch:
+        plain = batch_at(step)
+        draw = np.random.default_rng(step)
+        return Batch(
+            input_ids=plain.input_ids,
+            targets=plain.targets,
+            weights=draw.random(plain.targets.shape, dtype=np.float32),
+            documents=draw.integers(3, size=plain.targets.shape, dtype=np.int32),
+        )
+
+    where = torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
+    with Feed(full, until_step=9, ranks=ALONE, device=where, ahead=ahead) as feed:
+        for step in range(9):
+            portion, expected = feed.take(step), full(step)
+            for name in ("input_ids", "targets", "weights", "documents"):
+                found = getattr(portion, name)
+                assert found.device == where
+                np.testing.assert_array_equal(found.cpu().numpy(), getattr(expected, name))
+            assert portion.num_targets == expected.num_targets
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_state_is_evaluated_alike_everywhere(device: torch.device, precision: str, tmp_path: Path) -> None:
+    """Two states through one lent model, with and without documents, in the state's precision and in fp32."""
+    run = begin(precision, device=device.type)
+    for step in (2, 8):
+        train(run, curriculum(precision), step)
+        run.save(tmp_path / str(step), with_optimizer=False)
+    plain = batch_at(100)
+    documents = np.arange(plain.targets.shape[1], dtype=np.int32)[None].repeat(8, axis=0) // 7
+    packed = Batch(input_ids=plain.input_ids, targets=plain.targets, documents=documents)
+    for batch in (plain, packed):
+        for computed_in, tolerance in ((None, 1e-5 if precision == "fp32" else 0.02), ("fp32", 1e-5)):
+            found, expected = [], []
+            for step in (2, 8):
+                with lent_model(tmp_path / str(step), precision=computed_in, device=device) as model:
+                    assert model.head.weight.device.type == device.type
+                    found.append(mean_loss(model, [batch, batch]).loss_nats)
+                here = load_model(tmp_path / str(step), precision=computed_in)
+                expected.append(mean_loss(here, [batch, batch]).loss_nats)
+            assert found == pytest.approx(expected, rel=tolerance)
+            assert abs(found[0] - found[1]) > 0.1, "the second state was not read into the model"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_mean_of_states_that_a_device_saved(device: torch.device, precision: str, tmp_path: Path) -> None:
+    run = begin(precision, device=device.type)
+    expected: dict[str, torch.Tensor] = {}
+    for step in (2, 4, 6):
+        train(run, curriculum(precision), step)
+        run.save(tmp_path / str(step), with_optimizer=False)
+        for name, master in run._weights.masters.items():
+            expected[name] = expected.get(name, 0) + master.detach().double().cpu() / 3
+    mean = mean_weights(tmp_path / str(step) for step in (2, 4, 6))
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, expected[name].to(tensor.dtype), rtol=1e-6, atol=0)
+
+
+@pytest.fixture
+def alone_in_a_group(device: torch.device, tmp_path: Path) -> Iterator[Ranks]:
+    """One process that passes for one of two: what it sums goes through NCCL on a GPU and through gloo on the processor."""
+    store = distributed.FileStore(str(tmp_path / "meeting"), 1)
+    distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    yield Ranks(rank=0, size=2, tensors=distributed.new_group(backend=backend))
+    distributed.destroy_process_group()
+
+
+def test_sums_over_ranks_travel_from_the_device_and_back(device: torch.device, alone_in_a_group: Ranks) -> None:
+    """A sum over one rank is what it was: of several shapes and types, and of more than one bucket's bytes."""
+    shapes = [(3, 5), (), (7,), (2**22,), (2**24,)]
+    types = [torch.float32, torch.float64, torch.float32, torch.float32, torch.float32]
+    tensors = [torch.randn(shape, dtype=kind, device=device) for shape, kind in zip(shapes, types, strict=True)]
+    before = [tensor.clone() for tensor in tensors]
+    alone_in_a_group.add_up(tensors)
+    assert all(torch.equal(one, other) for one, other in zip(tensors, before, strict=True))
+    assert alone_in_a_group.any(True)
+    assert not alone_in_a_group.any(False)
+    assert alone_in_a_group.from_first({"step": 3}) == {"step": 3}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_two_gpus_learn_what_one_learns(precision: str, tmp_path: Path) -> None:
+    driver = Path(__file__).resolve().parents[1] / "ranks_driver.py"
+    words = [str(tmp_path), "device=cuda", f"precision={precision}"]
+    ranks = [subprocess.Popen([sys.executable, str(driver), str(rank), "2", *words]) for rank in range(2)]
+    assert [one.wait() for one in ranks] == [0, 0]
+    alone = train(begin(precision, device="cuda"), curriculum(precision), LAST_STEP)
+    found = json.loads((tmp_path / "metrics-0.json").read_text())
+    assert losses(found) == pytest.approx(losses(alone), abs=1e-3 if precision == "fp32" else 0.05)
+    first, second = (checkpoint.read(tmp_path / f"state-{rank}").weights for rank in range(2))
+    assert same_bits(dict(first), dict(second))
