@@ -8,9 +8,9 @@ so every code point is asked of both.
 
 *Merges.* `tokenizers` joins the adjacent pair that comes first among the merges, the leftmost of equals; tiktoken the pair
 whose joined bytes are the token of the lowest id. Where ids of results rise with the merges, these differ only if two tokens
-x and y that no merge joins come to lie side by side although xy is a token. What happens to a stretch of bytes whose two ends
-no merge crosses does not depend on what lies beside it, so the stretch xy alone would come to x, y as well. But alone it comes
-to the one token xy, as is tried for each token of the vocabulary, and does so through the one pair that makes it.
+x and y that no merge joins come to lie side by side although xy is a token. What happens to a stretch of bytes whose two
+ends no merge crosses does not depend on what lies beside it, so the stretch xy alone would come to x, y as well. But alone
+it comes to the one token xy, as is tried for each token of the vocabulary, and only the one pair that makes it leads there.
 
 *Long words.* A row of tokens is the encoding of its bytes exactly if each pair of neighbours is the encoding of theirs: the
 first merge that crosses a seam would cross it within the pair as well. So a word of any length is encoded window by window,
@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ WINDOW_BYTES = 2**16
 """A longer word is encoded so many bytes at a time."""
 
 _SEAM_TOKENS = 16
-"""Tokens at the end of a window that are encoded again with the next, and how many seams are tried before the window grows."""
+"""Tokens at the end of a window that are encoded again with the next; so many seams are tried before the window grows."""
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CUT = re.compile(r"(?<=[!-~])(?=[ \n])|(?<=[A-Za-z])(?=[0-9])")
@@ -57,8 +57,8 @@ _NOT_INERT = re.compile("[^\0-\u02ff\u2010-\u2027\u2030-\u205e]")
 _PROBES = (
     "",
     " ",
-    "The naïve café's owner — she'd said “it'll do”, we've 12,345.67 of THEM'S\r\n\r\n\tx  y   \n\n",
-    "e\u0301 n\u0303o\u0308 \u1e9b\u0323 \u212b ﬁ 日本語 한국어 ไทย हिन्दी العربية עברית Ελλάδα 🙂👩\u200d👩\u200d👧 \U000e0041 𝔘𝔫𝔦 ²³ ⅷ ٣",
+    "The naïve café's owner — she'd said “it'll do”, we've 1234567,890.12 of THEM'S\r\n\r\n\tx  y   \n\n",
+    "e\u0301 n\u0303o\u0308 \u1e9b\u0323 \u212b ﬁ 日本語 한국어 ไทย हिन्दी العربية Ελλάδα 🙂👩\u200d👩 \U000e0041 𝔘𝔫𝔦 ²³ ⅷ ٣",
     "\u00a0\u1680\u2003\u2028\u2029\u202f\u205f\u3000\u200b\ufeff\x00\x1c\x1f\x85\x7f \x0b\x0c x",
     "aaaaaaaaaaaaaaa                x" + "=" * 70 + "ab" * 90 + "\n" * 33,
     "for i in range(10):\n        if x[i] != '\\t':\n\t\treturn f\"{x}\"  # don't",
@@ -84,6 +84,11 @@ def _proved(text: str) -> PlainBpe | None:
     spelled = {number: word for word, number in stated["model"]["vocab"].items()}
     for number in ranks.values():
         if [token.id for token in tokenizer.model.tokenize(spelled[number])] != [number]:
+            return None
+    letters = _letters()
+    for probe in _PROBES:
+        words = [bytes(letters[letter] for letter in word) for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(probe)]
+        if words != list(map(str.encode, _all_words(probe))):
             return None
     found = PlainBpe(ranks, added, only_inert=stated["normalizer"] is not None)
     probes = [*_PROBES, *(f"x{token} {token}{token}'s" for _, ids in added for token in ids)]
@@ -114,17 +119,17 @@ class PlainBpe:
         """The ids of a text, as uint16."""
         if len(text) <= 2 * PIECE_CHARACTERS and not any(pattern.search(text) for pattern, _ in self._added):
             return _array(self._encoding.encode_ordinary(text))
-        parts = [_array(part) for part in self._parts(text)]
+        parts = list(self._parts(text))
         return np.concatenate(parts) if parts else _array([])
 
-    def _parts(self, text: str) -> Iterator[list[int]]:
+    def _parts(self, text: str) -> Iterator[NDArray[np.uint16]]:
         for part in self._between_added(text):
             if isinstance(part, int):
-                yield [part]
+                yield _array([part])
                 continue
             for piece in _pieces(part):
                 if len(piece) <= 2 * PIECE_CHARACTERS:
-                    yield self._encoding.encode_ordinary(piece)
+                    yield _array(self._encoding.encode_ordinary(piece))
                 else:
                     yield from self._word_by_word(piece)
 
@@ -142,46 +147,54 @@ class PlainBpe:
             begin = found.end()
         yield from self._between_added(text[begin:] if begin else text, stage + 1)
 
-    def _word_by_word(self, text: str) -> Iterator[list[int]]:
-        words = (found[0].encode("utf-8") for found in self._words.finditer(text))
+    def _word_by_word(self, text: str) -> Iterator[NDArray[np.uint16]]:
         some: list[int] = []
-        for word in words:
+        for word in map(str.encode, _all_words(text)):
             if len(word) <= WINDOW_BYTES:
                 some += self._encoding._encode_single_piece(word)
-            else:
-                yield some
+            if len(some) > PIECE_CHARACTERS or len(word) > WINDOW_BYTES:
+                yield _array(some)
+                some = []
+            if len(word) > WINDOW_BYTES:
                 yield from self._long_word(word)
-                some = []
-            if len(some) > PIECE_CHARACTERS:
-                yield some
-                some = []
-        yield some
+        yield _array(some)
 
-    def _long_word(self, word: bytes) -> Iterator[list[int]]:
-        encode, start, size = self._encoding._encode_single_piece, 0, WINDOW_BYTES
-        ids = encode(word[:size])
+    def _long_word(self, word: bytes) -> list[NDArray[np.uint16]]:
+        size = WINDOW_BYTES
+        while (found := self._in_windows(word, size)) is None:
+            size *= 2
+        return found
+
+    def _in_windows(self, word: bytes, size: int) -> list[NDArray[np.uint16]] | None:
+        """The ids of a word, encoded `size` bytes at a time; none where two windows do not join."""
+        encode, token_bytes, start = self._encoding._encode_single_piece, self._token_bytes, 0
+        ids, found = encode(word[:size]), []
         while start + size < len(word):
             for num_kept in islice(range(len(ids) - _SEAM_TOKENS, 0, -1), _SEAM_TOKENS):
-                place = start + sum(len(self._token_bytes[number]) for number in ids[:num_kept])
+                place = start + sum(len(token_bytes[number]) for number in ids[:num_kept])
                 more = encode(word[place : place + size])
                 pair = [ids[num_kept - 1], more[0]]
-                if encode(self._token_bytes[pair[0]] + self._token_bytes[pair[1]]) == pair:
-                    yield ids[:num_kept]
-                    ids, start = more, place
+                if encode(token_bytes[pair[0]] + token_bytes[pair[1]]) == pair:
                     break
             else:
-                size *= 2
-                ids = encode(word[start : start + size])
-        yield ids
+                return None
+            found.append(_array(ids[:num_kept]))
+            ids, start = more, place
+        return [*found, _array(ids)]
 
-    @cached_property
-    def _words(self) -> re.Pattern[str]:
-        """`_WORDS` for Python, with the classes of the two libraries: neither its own nor a limit to a word's length."""
-        letters, numbers, spaces = (_as_ranges(one) for one in _classes_of_tiktoken())
-        words = _WORDS.replace(r"[^\s\p{L}\p{N}]", f"[^{spaces}{letters}{numbers}]")
-        for name, ranges in ((r"\p{L}", letters), (r"\p{N}", numbers), (r"\s", spaces)):
-            words = words.replace(name, f"[{ranges}]")
-        return re.compile(words.replace(r"\S", f"[^{spaces}]"))
+
+def _all_words(text: str) -> Iterator[str]:
+    return (found[0] for found in _words().finditer(text))
+
+
+@cache
+def _words() -> re.Pattern[str]:
+    """`_WORDS` for Python, with the classes of the two libraries: neither its own nor a limit to a word's length."""
+    letters, numbers, spaces = (_as_ranges(one) for one in _classes_of_tiktoken())
+    words = _WORDS.replace(r"[^\s\p{L}\p{N}]", f"[^{spaces}{letters}{numbers}]")
+    for name, ranges in ((r"\p{L}", letters), (r"\p{N}", numbers), (r"\s", spaces)):
+        words = words.replace(name, f"[{ranges}]")
+    return re.compile(words.replace(r"\S", f"[^{spaces}]"))
 
 
 def _encoding(words: str, ranks: dict[bytes, int]) -> tiktoken.Encoding:
@@ -208,6 +221,9 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 # -- what is proved when an encoder is built --------------------------------------------------------------------------
+
+
+_CHANGES_MERGES = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
 
 
 def _is_of_the_kind(stated: dict[str, Any]) -> bool:

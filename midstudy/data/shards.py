@@ -4,7 +4,7 @@ A shard ends with the document that brings it to `shard_bytes` of UTF-8 text; no
 `<split>-00000.tokens` (uint16, little-endian), `<split>-00000.offsets` (int64; document i of the shard is
 tokens[offsets[i]:offsets[i + 1]]) and, for a task, `<split>-00000.prompts` (int64; how many leading tokens of item i are
 its prompt). `<split>.shards.json` lists the finished shards in order, with the digest of every file, and says when the
-split is complete. Every document and item ends with the end-of-text token.
+split is complete. Every document and item ends with one end-of-text token, also where its text ends in the characters of it.
 
 Where shards end depends on the text alone, so neither the number of threads nor an interruption changes a byte. Threads do
 the work, tiktoken's or the tokenizer's own: RAYON_NUM_THREADS of them, else one for each core that the process may use.
@@ -34,7 +34,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from midstudy.data.encoder import Encoder
-from midstudy.data.tokenizer import END_OF_TEXT_ID
+from midstudy.data.tokenizer import END_OF_TEXT_ID, without_end
 
 SHARD_BYTES = 2**28
 """Text of a shard: what an interruption loses at most, about a minute's work of one thread."""
@@ -136,7 +136,7 @@ def write_split(
     """Tokenise the documents of a split into shards in `folder`; memory does not grow with their number.
 
     It grows with the longest of them by a few times its text where its tokens are those of its pieces (`plain_bpe.py`,
-    `long_texts.py`). A tokenizer of another kind gets a document whole, and takes about a hundred times the memory of its text.
+    `long_texts.py`). A tokenizer of another kind gets a document whole, and takes a hundred times the memory of its text.
 
     Args:
         documents: all of the split, in order. What reading them raises ends the writing; finished shards stay.
@@ -306,7 +306,7 @@ def _chunks(documents: Iterable[tuple[Document, int]]) -> Iterator[Chunk]:
 
 def _tokenise(encoder: Encoder, chunk: Chunk) -> Tokenised:
     documents, text_bytes = chunk
-    encoded = encoder.ids([text for document in documents for text in document])
+    encoded = encoder.ids([text for *prompt, last in documents for text in (*prompt, without_end(last))])
     ids: list[NDArray[np.uint16]] = []
     lengths, prompt_lengths = [], []
     for document in documents:
