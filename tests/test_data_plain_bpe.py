@@ -219,7 +219,7 @@ def test_a_byte_that_comes_late_among_the_ids_and_a_token_that_nothing_makes_cha
 def test_libraries_that_do_not_agree_are_not_used_together(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = train_tokenizer(WORDS * 20, vocab_size=301)
     plain_bpe._proved.cache_clear()
-    plain_bpe._words.cache_clear()
+    plain_bpe._words_in_python.cache_clear()
     if kind == "classes":
         monkeypatch.setattr(plain_bpe, "_classes_of_tokenizers", lambda: ("a", "1", " "))
         plain_bpe._same_classes.cache_clear()
@@ -231,7 +231,7 @@ def test_libraries_that_do_not_agree_are_not_used_together(kind: str, monkeypatc
         assert plain_bpe.plain_bpe(tokenizer) is None
         assert found(Encoder(tokenizer), WORDS[0]) == expected(tokenizer, WORDS[0])
     finally:
-        for one in (plain_bpe._proved, plain_bpe._words, plain_bpe._same_classes):
+        for one in (plain_bpe._proved, plain_bpe._words_in_python, plain_bpe._same_classes):
             one.cache_clear()
 
 

@@ -4,7 +4,7 @@ Plain means GPT-2's words, a normalizer that changes nothing, or NFC (GPT-NeoX, 
 For such a tokenizer the two libraries give the same ids of every text, which is proved when the encoder is built:
 
 *Words.* Both cut a text with the same expression. Their engines could differ only in what is a letter, a number or a space,
-so every code point is asked of both.
+so both are asked for every code point of the planes that are in use.
 
 *Merges.* `tokenizers` joins the adjacent pair that comes first among the merges, the leftmost of equals; tiktoken the pair
 whose joined bytes are the token of the lowest id. Where ids of results rise with the merges, these differ only if two tokens
@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
-from tokenizers import normalizers
+from tokenizers import normalizers, pre_tokenizers
 
 if TYPE_CHECKING:
     import tiktoken
@@ -85,10 +85,11 @@ def _proved(text: str) -> PlainBpe | None:
     for number in ranks.values():
         if [token.id for token in tokenizer.model.tokenize(spelled[number])] != [number]:
             return None
-    letters = _letters()
+    cut = pre_tokenizers.Split(tokenizers.Regex(_WORDS), "isolated")
     for probe in _PROBES:
-        words = [bytes(letters[letter] for letter in word) for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(probe)]
-        if words != list(map(str.encode, _all_words(probe))):
+        if [place for _, place in tokenizer.pre_tokenizer.pre_tokenize_str(probe)] != [
+            place for _, place in cut.pre_tokenize_str(probe)
+        ]:
             return None
     found = PlainBpe(ranks, added, only_inert=stated["normalizer"] is not None)
     probes = [*_PROBES, *(f"x{token} {token}{token}'s" for _, ids in added for token in ids)]
@@ -149,7 +150,7 @@ class PlainBpe:
 
     def _word_by_word(self, text: str) -> Iterator[NDArray[np.uint16]]:
         some: list[int] = []
-        for word in map(str.encode, _all_words(text)):
+        for word in map(str.encode, _words(text)):
             if len(word) <= WINDOW_BYTES:
                 some += self._encoding._encode_single_piece(word)
             if len(some) > PIECE_CHARACTERS or len(word) > WINDOW_BYTES:
@@ -183,13 +184,13 @@ class PlainBpe:
         return [*found, _array(ids)]
 
 
-def _all_words(text: str) -> Iterator[str]:
-    return (found[0] for found in _words().finditer(text))
+def _words(text: str) -> Iterator[str]:
+    return (found[0] for found in _words_in_python().finditer(text))
 
 
 @cache
-def _words() -> re.Pattern[str]:
-    """`_WORDS` for Python, with the classes of the two libraries: neither its own nor a limit to a word's length."""
+def _words_in_python() -> re.Pattern[str]:
+    """`_WORDS` with the classes of the two libraries, not Python's, and no limit to a word's length."""
     letters, numbers, spaces = (_as_ranges(one) for one in _classes_of_tiktoken())
     words = _WORDS.replace(r"[^\s\p{L}\p{N}]", f"[^{spaces}{letters}{numbers}]")
     for name, ranges in ((r"\p{L}", letters), (r"\p{N}", numbers), (r"\s", spaces)):
@@ -292,8 +293,10 @@ def _same_classes() -> bool:
     return _classes_of_tiktoken() == _classes_of_tokenizers()
 
 
+@cache
 def _all_characters() -> str:
-    return "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
+    """Those of the planes that Unicode gives characters to: others are neither letters, nor numbers, nor spaces."""
+    return "".join(map(chr, (*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE1000))))
 
 
 @cache
