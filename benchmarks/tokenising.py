@@ -1,12 +1,15 @@
 """Tokenising a corpus on disk: rate and memory at two sizes and two numbers of threads, beside `datasets.map`.
 
     python benchmarks/tokenising.py [--sizes-mb 20 80] [--threads 1 2] [--rounds 3] [--text-from FILE.jsonl.gz]
+                                    [--one-document] [--variants midstudy tokenizers datasets]
 
 The corpus is gzip-compressed JSONL of the given size: paragraphs of a text in a seeded random order, of the general part
 of the source `wheels` where no other text is named. Every measurement is a process of its own, from the file to tokens
 on disk; variants run in rotation and medians are printed. Memory is the most that the process and its children held of
 their own at one time, pages of mapped files left out. `datasets.map(batched=True, num_proc=n)` is what one would use
-instead: the same tokenizer over the same file, its ids written as Arrow. Last, the time to read 1,024 random blocks.
+instead: the same tokenizer over the same file, its ids written as Arrow. `tokenizers` is midstudy for a tokenizer that
+tiktoken cannot stand in for; the ratio is of MB per CPU-second to it. With `--one-document`, all text is one document.
+Last, the time to read 1,024 random blocks.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
+from midstudy.data import encoder
 from midstudy.data.files import content_digest, read_rows
 from midstudy.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from midstudy.data.tokens import read_split
@@ -36,7 +40,7 @@ from midstudy.execute.data import make_tokens
 from midstudy.recipe import Corpus, Source
 from midstudy.recipe.data import TokenizedData, Tokenizer
 
-VARIANTS = ("midstudy", "datasets")
+VARIANTS = ("midstudy", "tokenizers", "datasets")
 VOCAB_SIZE = 4_096
 TEXT_BYTES = 8_000_000
 NUM_BLOCKS, BLOCK_TOKENS = 1_024, 2_049
@@ -53,7 +57,7 @@ def read_paragraphs(path: Path | None) -> list[str]:
     return found
 
 
-def write_corpus(paragraphs: list[str], folder: Path, num_mb: float) -> None:
+def write_corpus(paragraphs: list[str], folder: Path, num_mb: float, *, one_document: bool) -> None:
     """A folder that the source `files` reads: a train split of `num_mb` of text, dev and test of one document."""
     folder.mkdir()
     rng = random.Random(0)
@@ -61,6 +65,9 @@ def write_corpus(paragraphs: list[str], folder: Path, num_mb: float) -> None:
         num_bytes = 0
         while num_bytes < num_mb * 1e6:
             text = "\n\n".join(rng.choices(paragraphs, k=rng.randrange(1, 30)))
+            if one_document:
+                mean_bytes = sum(len(one.encode("utf-8")) + 2 for one in paragraphs) / len(paragraphs)
+                text = "\n\n".join(rng.choices(paragraphs, k=round(num_mb * 1e6 / mean_bytes * 1.02)))
             file.write(json.dumps({"text": text}) + "\n")
             num_bytes += len(text.encode("utf-8"))
     for split in ("dev", "test"):
@@ -96,7 +103,9 @@ def watched() -> Iterator[list[int]]:
         thread.join()
 
 
-def with_midstudy(corpus: Path, tokenizer: Path, scratch: Path) -> int:
+def with_midstudy(corpus: Path, tokenizer: Path, scratch: Path, *, through_tokenizers: bool) -> int:
+    if through_tokenizers:
+        encoder.plain_bpe = lambda tokenizer: None
     source = Source(kind="files", part="", revision=content_digest(corpus), location=str(corpus))
     data = Corpus(name="synthetic", source=source)
     recipe = TokenizedData(data=data, tokenizer=Tokenizer(corpus=data, vocab_size=VOCAB_SIZE, max_bytes=TEXT_BYTES))
@@ -107,11 +116,11 @@ def with_datasets(corpus: Path, tokenizer: Path, scratch: Path, num_threads: int
     import datasets
 
     datasets.disable_progress_bars()
-    encoder = load_tokenizer(tokenizer)
+    tokenizers = load_tokenizer(tokenizer)
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         texts = [text.strip() for text in batch["text"]]
-        return {"ids": [[*one.ids, 0] for one in encoder.encode_batch(texts, add_special_tokens=False)]}
+        return {"ids": [[*one.ids, 0] for one in tokenizers.encode_batch(texts, add_special_tokens=False)]}
 
     rows = datasets.load_dataset("json", data_files=str(corpus / "train.jsonl.gz"), cache_dir=str(scratch), split="train")
     num_proc = num_threads if num_threads > 1 else None
@@ -123,14 +132,15 @@ def measure(variant: str, corpus: Path, tokenizer: Path, num_threads: int) -> di
     """Run by a process of its own."""
     with tempfile.TemporaryDirectory(dir=corpus.parent) as scratch, watched() as seen:
         started = time.perf_counter()
-        if variant == "midstudy":
-            num_tokens = with_midstudy(corpus, tokenizer, Path(scratch))
-        else:
+        if variant == "datasets":
             num_tokens = with_datasets(corpus, tokenizer, Path(scratch), num_threads)
+        else:
+            through_tokenizers = variant == "tokenizers"
+            num_tokens = with_midstudy(corpus, tokenizer, Path(scratch), through_tokenizers=through_tokenizers)
         wall_s = time.perf_counter() - started
         usage = os.times()
         cpu_s = usage.user + usage.system + usage.children_user + usage.children_system
-        blocks_s = random_blocks(Path(scratch)) if variant == "midstudy" else 0.0
+        blocks_s = 0.0 if variant == "datasets" else random_blocks(Path(scratch))
     return {"wall_s": wall_s, "cpu_s": cpu_s, "num_tokens": num_tokens, "peak_bytes": max(seen), "blocks_s": blocks_s}
 
 
@@ -147,7 +157,7 @@ def random_blocks(folder: Path) -> float:
 
 def measured_apart(variant: str, corpus: Path, tokenizer: Path, num_threads: int) -> dict[str, float]:
     # As a job is started: the tokenizer's threads are the job's. `datasets` has as many processes of one thread instead.
-    rayon = num_threads if variant == "midstudy" else 1
+    rayon = 1 if variant == "datasets" else num_threads
     command = [sys.executable, __file__, "--measure", variant, str(corpus), str(tokenizer), str(num_threads)]
     environment = {**os.environ, "RAYON_NUM_THREADS": str(rayon), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     found = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
@@ -160,6 +170,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--text-from", type=Path, help="a JSONL file with texts (default: the source wheels)")
+    parser.add_argument("--one-document", action="store_true", help="all text of the train split as one document")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -167,28 +179,30 @@ def main() -> None:
         print(json.dumps(measure(variant, Path(corpus), Path(tokenizer), int(num_threads))))
         return
 
-    print("| corpus | threads | | MB/s | tokens/s | MB per CPU-second | peak memory, MB | 1,024 blocks, ms |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| corpus | threads | | MB/s | tokens/s | MB per CPU-second | × tokenizers | peak memory, MB | 1,024 blocks, ms |")
+    print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         paragraphs = read_paragraphs(args.text_from)
         save_tokenizer(train_tokenizer(paragraphs, vocab_size=VOCAB_SIZE), folder)
         for num_mb in args.sizes_mb:
             corpus = folder / f"{num_mb:g}"
-            write_corpus(paragraphs, corpus, num_mb)
-            cells = [(num_threads, variant) for num_threads in args.threads for variant in VARIANTS]
+            write_corpus(paragraphs, corpus, num_mb, one_document=args.one_document)
+            cells = [(num_threads, variant) for num_threads in args.threads for variant in args.variants]
             found: dict[tuple[int, str], list[dict[str, float]]] = {cell: [] for cell in cells}
             for _ in range(args.rounds):
                 for num_threads, variant in cells:
                     found[num_threads, variant].append(measured_apart(variant, corpus, folder, num_threads))
-            for num_threads, variant in cells:
-                median = {
-                    name: statistics.median(one[name] for one in found[num_threads, variant])
-                    for name in found[num_threads, variant][0]
-                }
+            medians = {
+                cell: {name: statistics.median(one[name] for one in all_rounds) for name in all_rounds[0]}
+                for cell, all_rounds in found.items()
+            }
+            for (num_threads, variant), median in medians.items():
+                beside = medians.get((num_threads, "tokenizers"))
+                ratio = f"{beside['cpu_s'] / median['cpu_s']:.2f}" if beside else ""
                 print(
                     f"| {num_mb:g} MB | {num_threads} | {variant} | {num_mb / median['wall_s']:.2f} "
-                    f"| {median['num_tokens'] / median['wall_s']:,.0f} | {num_mb / median['cpu_s']:.2f} "
+                    f"| {median['num_tokens'] / median['wall_s']:,.0f} | {num_mb / median['cpu_s']:.2f} | {ratio} "
                     f"| {median['peak_bytes'] / 1e6:.0f} | {median['blocks_s'] * 1e3:.1f} |".replace("| 0.0 |", "| |"),
                     flush=True,
                 )

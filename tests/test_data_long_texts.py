@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from releases import write_tokenizer
 
-from midstudy.data import shards
+from midstudy.data import encoder, shards
 from midstudy.data.long_texts import may_cut, pieces
 from midstudy.data.tokenizer import train_tokenizer
 
@@ -84,8 +84,9 @@ def test_shards_of_long_documents_are_those_of_documents_encoded_whole(
     encoded: list[int] = []
     for folder, limit in ((whole, 10**9), (cut, 50)):
         folder.mkdir()
-        monkeypatch.setattr(shards, "PIECE_CHARACTERS", limit)
-        monkeypatch.setattr(shards, "pieces", lambda text, limit=limit: pieces(text, num_characters=limit))
+        monkeypatch.setattr(encoder, "plain_bpe", lambda tokenizer: None)
+        monkeypatch.setattr(encoder, "PIECE_CHARACTERS", limit)
+        monkeypatch.setattr(encoder, "pieces", lambda text, limit=limit: pieces(text, num_characters=limit))
         shards.write_split(tokenizer, iter(documents), folder, "train")
         encoded.append(len(list(folder.glob("train-*.tokens"))))
     for path in whole.iterdir():

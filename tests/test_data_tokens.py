@@ -87,6 +87,41 @@ def test_prompts_and_targets_are_encoded_apart(tokenizer, tmp_path):
     assert len(list(tmp_path.glob("*.prompts"))) > 3
 
 
+END = "<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("time year", "time year"),
+        (f"time year{END}", "time year"),
+        (f"time year{END}\n", "time year"),
+        (f"time year {END} \n{END}\r\n", "time year "),
+        (f"time year{END * 3}", "time year"),
+        (END, ""),
+        (f"{END}time year", f"{END}time year"),
+        (f"time{END}year", f"time{END}year"),
+        (f"time{END}{END}year{END}", f"time{END}{END}year"),
+        ("time year<|endoftext|", "time year<|endoftext|"),
+        ("time year \n", "time year \n"),
+    ],
+)
+def test_a_text_that_ends_in_the_end_of_text_ends_once(tokenizer, tmp_path, text, kept):
+    items: list[Document] = [("1234 ", text), (f"1234{END}", text)]
+    write_split(tokenizer, as_documents([text, "people"]), tmp_path, "train")
+    write_split(tokenizer, items, tmp_path, "test")
+    corpus, task = read_split(tmp_path, "train"), read_split(tmp_path, "test")
+    alone = corpus.document(0).tolist()
+    assert alone == [*tokenizer.encode(kept, add_special_tokens=False).ids, 0]
+    assert tokenizer.decode(alone, skip_special_tokens=False) == kept + END
+    assert corpus.document(1).tolist()[-1] == 0
+    assert task.prompt_lengths is not None
+    for number, (prompt, _) in enumerate(items):
+        before = tokenizer.encode(prompt, add_special_tokens=False).ids
+        assert task.document(number).tolist() == [*before, *alone]
+        assert task.prompt_lengths[number] == len(before)
+
+
 @pytest.fixture(scope="module")
 def cut(tokenizer, tmp_path_factory) -> Path:
     """A split of many shards."""
@@ -237,6 +272,28 @@ def test_shards_of_another_size_are_not_taken_over(tokenizer, cut, tmp_path):
     write_split(tokenizer, as_documents(made_documents(200)), tmp_path / "former", "train", shard_bytes=800)
     assert resumed(tokenizer, tmp_path / "again", [tmp_path / "former"]).taken_over == 0
     assert files_in(tmp_path / "again") == files_in(cut)
+
+
+@pytest.mark.parametrize("number", [0, 20, 40])
+def test_shards_are_not_taken_over_from_an_attempt_whose_earlier_ones_differ(tokenizer, cut, tmp_path, number):
+    """Document `number` was another, as long: the shard that holds it differs, and those after it begin where ours do."""
+    texts = made_documents(200)
+    texts[number] = "x" * len(texts[number].encode("utf-8"))
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder in (ours, theirs):
+        folder.mkdir()
+    with pytest.raises(InterruptedError):
+        write_split(tokenizer, stopping_after(100), ours, "train", shard_bytes=900)
+    write_split(tokenizer, as_documents(texts), theirs, "train", shard_bytes=900)
+    first, second = read_index(ours, "train"), read_index(theirs, "train")
+    assert first is not None
+    assert second is not None
+    differing = [one for one, other in enumerate(zip(first.shards, second.shards, strict=False)) if other[0] != other[1]]
+    assert len(differing) == 1
+    assert differing[0] < len(first.shards) - 1
+    counted = resumed(tokenizer, tmp_path / "again", [ours, theirs])
+    assert files_in(tmp_path / "again") == files_in(cut)
+    assert counted.taken_over == first.num_documents
 
 
 def test_a_complete_split_is_taken_over_without_reading_a_document(tokenizer, cut, tmp_path):

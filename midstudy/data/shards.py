@@ -4,11 +4,11 @@ A shard ends with the document that brings it to `shard_bytes` of UTF-8 text; no
 `<split>-00000.tokens` (uint16, little-endian), `<split>-00000.offsets` (int64; document i of the shard is
 tokens[offsets[i]:offsets[i + 1]]) and, for a task, `<split>-00000.prompts` (int64; how many leading tokens of item i are
 its prompt). `<split>.shards.json` lists the finished shards in order, with the digest of every file, and says when the
-split is complete. Every document and item ends with the end-of-text token.
+split is complete. Every document and item ends with one end-of-text token, also where its text ends in the characters of it.
 
-Where shards end depends on the text alone, so neither the number of threads nor an interruption changes a byte. The
-tokenizer's own threads do the work: RAYON_NUM_THREADS of them, else one for each core that the process may use. Worker
-processes were no more than a tenth faster with two cores.
+Where shards end depends on the text alone, so neither the number of threads nor an interruption changes a byte. Threads do
+the work, tiktoken's or the tokenizer's own: RAYON_NUM_THREADS of them, else one for each core that the process may use.
+Worker processes were no more than a tenth faster with two cores.
 
 A task's prompt and target are encoded apart, so that the loss mask falls on the boundary between them. (The paper's code
 encodes them together and takes the mask from the prompt alone, which lets a merge cross the boundary.)
@@ -33,8 +33,8 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from midstudy.data.long_texts import PIECE_CHARACTERS, may_cut, pieces
-from midstudy.data.tokenizer import END_OF_TEXT_ID
+from midstudy.data.encoder import Encoder
+from midstudy.data.tokenizer import END_OF_TEXT_ID, without_end
 
 SHARD_BYTES = 2**28
 """Text of a shard: what an interruption loses at most, about a minute's work of one thread."""
@@ -44,11 +44,8 @@ _CHUNK_DOCUMENTS = 1_024
 """What is tokenised at a time; many encodings take about 30 times the memory of their text. The document that brings a
 chunk to its size is in it whole."""
 
-_PIECES = 4
-"""Pieces of a long document that are encoded together, by the tokenizer's threads."""
-
-_THREADS = 2
-"""Chunks on their way: one is encoded, by the tokenizer's threads, while the ids of the one before are copied."""
+_PENDING_BYTES = 2**24
+"""No more text is read while so much of it waits: a huge document has the memory to itself."""
 
 Document = tuple[str, ...]
 """The texts of a document, encoded apart: the only one of a corpus document, or the prompt and target of an item."""
@@ -138,8 +135,8 @@ def write_split(
 ) -> ShardIndex:
     """Tokenise the documents of a split into shards in `folder`; memory does not grow with their number.
 
-    It grows with the longest of them by a few times its text where its tokens are those of its pieces (`long_texts.py`). A
-    tokenizer of another kind gets a document whole, and takes about a hundred times the memory of its text.
+    It grows with the longest of them by a few times its text where its tokens are those of its pieces (`plain_bpe.py`,
+    `long_texts.py`). A tokenizer of another kind gets a document whole, and takes a hundred times the memory of its text.
 
     Args:
         documents: all of the split, in order. What reading them raises ends the writing; finished shards stay.
@@ -148,7 +145,7 @@ def write_split(
         on_taken_over: told of every such shard.
         on_tokenised: told of every chunk, in order, once it is written.
     """
-    reading, num_read = iter(documents), 0
+    encoder, reading, num_read = Encoder(tokenizer), iter(documents), 0
     index = ShardIndex(shard_bytes=shard_bytes)
     while not index.is_complete:
         grown = _take_over(former, folder, split, index)
@@ -159,7 +156,7 @@ def write_split(
             num_unread = index.num_documents - num_read
             next(islice(reading, num_unread, num_unread), None)
             name = shard_name(split, len(index.shards))
-            made = _write_shard(tokenizer, reading, folder, name, shard_bytes, on_tokenised)
+            made = _write_shard(encoder, reading, folder, name, shard_bytes, on_tokenised)
             index = replace(index, is_complete=True) if made is None else replace(index, shards=(*index.shards, made))
             num_read = index.num_documents
         _write_index(folder, split, index)
@@ -243,7 +240,7 @@ class _NewFile:
 
 
 def _write_shard(
-    tokenizer: tokenizers.Tokenizer,
+    encoder: Encoder,
     reading: Iterator[Document],
     folder: Path,
     name: str,
@@ -266,7 +263,7 @@ def _write_shard(
 
         append("offsets", np.zeros(1, np.int64), "<i8")
         chunks = _chunks(_until_full(chain([first], reading), shard_bytes))
-        for chunk in _in_parallel(partial(_tokenise, tokenizer), chunks):
+        for chunk in _in_parallel(partial(_tokenise, encoder), chunks, encoder.num_threads):
             append("tokens", chunk.tokens, "<u2")
             append("offsets", num_tokens + np.cumsum(chunk.lengths), "<i8")
             if chunk.prompt_lengths is not None:
@@ -307,10 +304,9 @@ def _chunks(documents: Iterable[tuple[Document, int]]) -> Iterator[Chunk]:
         yield chunk, total
 
 
-def _tokenise(tokenizer: tokenizers.Tokenizer, chunk: Chunk) -> Tokenised:
+def _tokenise(encoder: Encoder, chunk: Chunk) -> Tokenised:
     documents, text_bytes = chunk
-    texts = [text for document in documents for text in document]
-    encoded = _encoded(tokenizer, texts)
+    encoded = encoder.ids([text for *prompt, last in documents for text in (*prompt, without_end(last))])
     ids: list[NDArray[np.uint16]] = []
     lengths, prompt_lengths = [], []
     for document in documents:
@@ -326,35 +322,17 @@ def _tokenise(tokenizer: tokenizers.Tokenizer, chunk: Chunk) -> Tokenised:
     )
 
 
-def _encoded(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
-    """The ids of each text; of long ones, where their pieces give the same, a few pieces at a time."""
-    if max(map(len, texts)) <= 2 * PIECE_CHARACTERS or not may_cut(tokenizer):
-        yield from _ids(tokenizer, texts)
-        return
-    for text in texts:
-        ids: list[NDArray[np.uint16]] = []
-        cut = pieces(text)
-        while some := list(islice(cut, _PIECES)):
-            ids.extend(_ids(tokenizer, some))
-        yield np.concatenate(ids) if ids else np.zeros(0, np.uint16)
-
-
-def _ids(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
-    # The fast variant gives the same ids without the places of tokens in the text, in two thirds of the time.
-    for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-        yield np.array(encoding.ids, np.uint16)
-
-
-def _in_parallel(function: Callable[[Chunk], Tokenised], chunks: Iterable[Chunk]) -> Iterator[Tokenised]:
+def _in_parallel(function: Callable[[Chunk], Tokenised], chunks: Iterable[Chunk], num_threads: int) -> Iterator[Tokenised]:
     """`function` of each chunk, in order, while the next chunks are read; few are held at a time."""
-    pool = ThreadPoolExecutor(_THREADS)
-    pending: deque[Future[Tokenised]] = deque()
+    pool = ThreadPoolExecutor(num_threads)
+    pending: deque[tuple[Future[Tokenised], int]] = deque()
     try:
         for chunk in chunks:
-            pending.append(pool.submit(function, chunk))
-            if len(pending) > _THREADS:
-                yield pending.popleft().result()
+            pending.append((pool.submit(function, chunk), chunk[1]))
+            del chunk  # a huge document is not kept for longer than it takes to encode it
+            while len(pending) > num_threads or sum(num_bytes for _, num_bytes in pending) > _PENDING_BYTES:
+                yield pending.popleft()[0].result()
         while pending:
-            yield pending.popleft().result()
+            yield pending.popleft()[0].result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -23,6 +23,17 @@ def first_bytes(texts: Iterable[str], max_bytes: int | None) -> Iterator[str]:
         yield text
 
 
+def without_end(text: str) -> str:
+    """The text without the characters of the end of text that end it, however often, and the white space after them.
+
+    Some data sets write the end of text behind each document or answer. It is the token that every document gets anyway, and
+    not a second one; within a text the characters are that token, and stay.
+    """
+    while (seen := text.rstrip()).endswith(END_OF_TEXT):
+        text = seen.removesuffix(END_OF_TEXT)
+    return text
+
+
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> tokenizers.Tokenizer:
     """Train a byte-level BPE (GPT-2's pre-tokenisation, no normalisation, all 256 bytes in the vocabulary).
 
