@@ -31,7 +31,12 @@ SHORT, LONG_PROMPT, LONG_TARGET = (4, 6), (40, 6), (4, 60)
         ([(17, 5)], "target_tokens", None, (0, {"no_target": 1}, 5, 0, 0, 0)),
         ([(0, 5)], "target_tokens", None, (1, {}, 4, 4, 0, 0)),  # nothing comes before its first token
         # The first two that are usable; what lies after the second was not asked for.
-        ([LONG_PROMPT, SHORT, SHORT, SHORT], "target_tokens", 2, (2, {"no_target": 1, "past_max_sequences": 1}, 18, 12, 0, 0)),
+        (
+            [LONG_PROMPT, SHORT, SHORT, SHORT],
+            "target_tokens",
+            2,
+            (2, {"no_target": 1, "past_max_sequences": 1}, 18, 12, 0, 0),
+        ),
         ([SHORT, LONG_PROMPT], "target_tokens", 5, (1, {"no_target": 1}, 12, 6, 0, 0)),
     ],
 )
@@ -60,9 +65,7 @@ def test_items_within_sixteen_tokens(pairs, loss, max_sequences, expected):
 )
 def test_blocks_of_sixteen_tokens(num_tokens, max_sequences, used, left_out):
     split = TokenizedSplit([np.zeros(num_tokens, np.uint16)], [np.array([0, num_tokens])], None)
-    tally = blocks_tally(
-        split, data="code", split_name="test", use="evaluation", seq_len=16, max_sequences=max_sequences
-    )
+    tally = blocks_tally(split, data="code", split_name="test", use="evaluation", seq_len=16, max_sequences=max_sequences)
     assert (tally.used, tally.left_out) == (used, left_out)
 
 
