@@ -24,6 +24,7 @@ from flows.watch import DETACHED, FAILED, FINISHED, REUSED, SKIPPED, End, Progre
 from midstudy.launch.backends import launcher_of
 from midstudy.launch.driver import Driver, Outcome, StudyCancelledError
 from midstudy.launch.placement_file import PlacementFile
+from midstudy.plan.left_out import Notices
 from midstudy.plan.stage import Stage
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
@@ -118,7 +119,10 @@ def run_study(
         backend, store, placement=placement, gpus=gpus, placements=placements, stages=stages, on_notice=on_notice
     )
     budget: dict[str, Any] = {} if placements is None else {"job_budget_s": placements.jobs.budget_s}
-    driver = Driver(store, stages, launcher, study=study_name, max_jobs=max_jobs, on_notice=on_notice, **budget)
+    told = Notices(store, stages, on_notice)
+    driver = Driver(
+        store, stages, launcher, study=study_name, max_jobs=max_jobs, on_change=told, on_notice=on_notice, **budget
+    )
     return conduct(
         driver,
         store,

@@ -249,6 +249,7 @@ def report(options: Namespace) -> int:
 def status(options: Namespace) -> int:
     """Show how far a study is."""
     from midstudy.launch.backends import live_jobs, slurm_places
+    from midstudy.plan.left_out import left_out_in
 
     store = Store.open(Path(options.store))
     manifest = _manifest(store, options.study)
@@ -261,6 +262,7 @@ def status(options: Namespace) -> int:
     waiting = stages.keys() - finished - failures.keys() - {*running} - skipped
     said = {"finished": finished, "running": running, "failed": failures, "skipped": skipped, "waiting": waiting}
     of_stage = {one: word for word, some in said.items() for one in some}
+    data_left_out = left_out_in(store, manifest)
     facts = {
         "study": manifest["name"],
         "stages": len(stages),
@@ -272,6 +274,7 @@ def status(options: Namespace) -> int:
         "waiting": len(waiting),
         "jobs": [job.name for job in jobs],
         "slurm": slurm_places(store, jobs),
+        "left_out": data_left_out.as_json(),
         "by_stage": [{"id": one, "label": stage["label"], "is": of_stage[one]} for one, stage in stages.items()],
     }
     if options.json:
@@ -289,6 +292,8 @@ def status(options: Namespace) -> int:
         print(f"  job      {name}  {place}")
     for one in running:
         print(f"  running  {one}  {stages[one]['label']}")
+    for sentence in data_left_out.sentences:
+        print(f"  note     {sentence}")
     for one, known in facts["interrupted"].items():
         print(f"  run again {one}  {stages[one]['label']}: {'; '.join(run['text'] for run in known)}")
     for one, failure in failures.items():

@@ -147,6 +147,7 @@ def plan_experiment(
     from midstudy.plan.cost import Throughput, measured_throughput
     from midstudy.plan.device import CPU_CORE, DEVICES, H100
     from midstudy.plan.experiment import load_study
+    from midstudy.plan.left_out import left_out_of
     from midstudy.plan.planner import make_plan
     from midstudy.store.states import PublishedStates, published_states
 
@@ -161,7 +162,9 @@ def plan_experiment(
         published=store.published if store else lambda ids: set(),
         kept_states=states.kept,
     )
-    return _similarity_only(plan) if similarity_only else plan
+    if similarity_only:
+        plan = _similarity_only(plan)
+    return replace(plan, left_out=left_out_of(store, plan.stages)) if store else plan
 
 
 def _similarity_only(plan: Plan) -> Plan:

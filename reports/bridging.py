@@ -5,7 +5,7 @@
 from pathlib import Path
 
 from midstudy.report.report import Report
-from midstudy.report.sections import ablations, bridging, effects, forgetting, overview, provenance
+from midstudy.report.sections import ablations, bridging, effects, forgetting, left_out, overview, provenance
 
 report = Report.of(Path(".."))  # the study's folder: a report lies in report/ inside it
 overview.summary(report)
@@ -79,6 +79,12 @@ provenance.cost(report)
 
 # %%
 provenance.data(report)
+
+# %% [markdown]
+# ## What was left out
+
+# %%
+left_out.left_out(report)
 
 # %% [markdown]
 # ## How to reproduce

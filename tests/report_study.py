@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from analysis_tables import run
 
+from midstudy.data.tally import Tally
+from midstudy.plan.left_out import LeftOut
 from midstudy.similarity.halves import SplitSample, similarity_matrix
 from midstudy.similarity.proximity import Mix, proximity_rows
 
@@ -113,6 +115,25 @@ def similarity_tables(arms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(rows), pd.DataFrame(proximity_rows(general="general", corpora=corpora, tasks=targets, mixes=mixes))
 
 
+def tallies() -> tuple[Tally, ...]:
+    """A task of which a third is trained on, and a corpus that loses nothing to speak of."""
+    left_out = {"no_block": 34}
+    corpus = Tally(data="code", split="train", use="training", unit="tokens", used=23_400, left_out=left_out, limit=128)
+    task = Tally(
+        data="pycode",
+        split="train",
+        use="training",
+        unit="items",
+        used=1_940,
+        left_out={"no_target": 60},
+        limit=128,
+        target_tokens=90_000,
+        target_tokens_seen=30_000,
+        num_cut=1_900,
+    )
+    return corpus, task
+
+
 def write_study(folder: Path, *, arms: pd.DataFrame | None = None, counted: bool = True, **cost: Any) -> Path:
     """Write the folder; ``counted=False`` leaves the token counts unfinished, ``cost`` overrides fields of cost.json."""
     arms = bridging_arms() if arms is None else arms
@@ -153,6 +174,7 @@ def write_study(folder: Path, *, arms: pd.DataFrame | None = None, counted: bool
             "versions": {"midstudy": "0.1.0", "python": "3.11.2", "torch": "2.13.0+cpu"},
             "sources": dict.fromkeys(("general", *MIXES, *TASKS), "wheels: list 1f0c7e2ab9d4"),
         },
+        "left_out.json": LeftOut(tallies=tallies()).as_json(),
     }
     for name, value in facts.items():
         (folder / name).write_text(json.dumps(value), "utf-8")

@@ -188,7 +188,8 @@ def test_counts(tmp_path: Path) -> None:
     split.tokens[:].astype("<u2").tofile(tmp_path / "train.tokens")
     split.offsets.astype("<i8").tofile(tmp_path / "train.offsets")
     recipe = TokenCounts(data=GENERAL, tokenizer=TOKENIZER, num_documents=11, tokens_per_document=20, seed=3)
-    assert make_counts(recipe, tmp_path, tmp_path) == {"sampled_documents": 11, "sampled_tokens": 220}
+    metrics = make_counts(recipe, tmp_path, tmp_path)
+    assert (metrics["sampled_documents"], metrics["sampled_tokens"]) == (11, 220)
     counts = load_file(tmp_path / "counts.safetensors")["counts"]
     assert np.flatnonzero(counts[0])[:8].tolist() == [17, 20, 22, 25, 27, 30, 48, 51]
     assert digest(counts.astype("<i8")) == "42ac0bb7af41d50a"

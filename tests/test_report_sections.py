@@ -18,7 +18,7 @@ from midstudy.analysis.correlations import MEASURES, correlations, proximity_pai
 from midstudy.analysis.effects import paired_effects
 from midstudy.report.inputs import FailedStage
 from midstudy.report.report import Report
-from midstudy.report.sections import ablations, bridging, effects, forgetting, overview, provenance
+from midstudy.report.sections import ablations, bridging, effects, forgetting, left_out, overview, provenance
 
 SECTIONS = [
     overview.summary,
@@ -33,6 +33,7 @@ SECTIONS = [
     provenance.beside_paper,
     provenance.cost,
     provenance.data,
+    left_out.left_out,
     provenance.reproduce,
 ]
 
@@ -194,3 +195,21 @@ def test_text_of_a_study_cannot_become_markup(report: Report) -> None:
     markup = overview.missing(replace(report, study=replace(report.study, cost=cost))).markup
     assert "<script>" not in markup
     assert "&lt;script&gt;" in markup
+
+
+def test_what_was_left_out_is_on_the_first_screen_and_in_its_section(report: Report) -> None:
+    assert "training sees pycode 33.3 % within 128 tokens" in plain(overview.summary(report).markup)
+    text = plain(left_out.left_out(report).markup)
+    assert "pycode train, training at 128 tokens: 60 of 2,000 items left out (no target token within 128 tokens)" in text
+    assert "with 30,000 of 90,000 target tokens (33.3 %); 1,900 targets cut" in text
+    assert "All 2 uses of the data" in text
+    assert "34 of 23,434 tokens left out" not in text  # a loss of 0.1 % is in the table alone
+    assert "too few to fill a block 23,400 tokens 34" in text
+
+
+def test_a_stage_without_counts_is_not_counted(tmp_path: Path) -> None:
+    folder = write_study(tmp_path)
+    (folder / "left_out.json").write_text('{"tallies": [], "not_counted": ["tokens code"]}')
+    report = Report.of(folder)
+    assert "Not counted: tokens code." in plain(left_out.left_out(report).markup)
+    assert "training sees" not in plain(overview.summary(report).markup)

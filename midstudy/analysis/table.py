@@ -11,6 +11,7 @@ import pandas as pd
 from safetensors.numpy import load_file
 
 from midstudy.analysis.arms import ARM_COLUMNS
+from midstudy.plan.left_out import left_out_in
 from midstudy.similarity.halves import SplitSample, similarity_matrix
 from midstudy.similarity.proximity import Mix, proximity_rows
 from midstudy.store.atomic import write_json
@@ -127,8 +128,8 @@ def reproduction(store: Store, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_tables(store: Store, manifest: Mapping[str, Any], folder: Path) -> pd.DataFrame:
-    """Write what a report reads into the study's folder: arms (parquet and CSV), similarity and proximity tables, cost and
-    reproduction as JSON; returns the arms."""
+    """Write what a report reads into the study's folder: arms (parquet and CSV), similarity and proximity tables, cost,
+    reproduction and what the data left out as JSON; returns the arms."""
     arms = arms_table(store, manifest)
     arms.to_parquet(folder / "arms.parquet", index=False)
     arms.to_csv(folder / "arms.csv", index=False)
@@ -137,4 +138,5 @@ def write_tables(store: Store, manifest: Mapping[str, Any], folder: Path) -> pd.
     proximity.to_parquet(folder / "proximity.parquet", index=False)
     write_json(folder / "cost.json", cost_summary(store, manifest))
     write_json(folder / "reproduce.json", reproduction(store, manifest))
+    write_json(folder / "left_out.json", left_out_in(store, manifest).as_json())
     return arms

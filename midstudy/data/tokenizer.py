@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import tokenizers
@@ -11,16 +11,6 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0
 FILE_NAME = "tokenizer.json"
-
-
-def first_bytes(texts: Iterable[str], max_bytes: int | None) -> Iterator[str]:
-    """The first texts up to `max_bytes` UTF-8 bytes; the text that would pass the limit is left out and ends them."""
-    num_bytes = 0
-    for text in texts:
-        num_bytes += len(text.encode("utf-8"))
-        if max_bytes is not None and num_bytes > max_bytes:
-            return
-        yield text
 
 
 def without_end(text: str) -> str:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from midstudy.data.limit import Limited
 from midstudy.data.order import derive_key, permute
 from midstudy.data.release import tokenizer_file
 from midstudy.data.rows import Example, as_example, as_text
 from midstudy.data.shards import SHARD_BYTES, Document, write_split
 from midstudy.data.source import load_rows
-from midstudy.data.tokenizer import FILE_NAME, first_bytes, load_tokenizer, save_tokenizer, train_tokenizer
+from midstudy.data.tally import Tally
+from midstudy.data.tokenizer import FILE_NAME, load_tokenizer, save_tokenizer, train_tokenizer
 from midstudy.data.tokens import read_split
+from midstudy.data.wheels import removed_for_overlap
 from midstudy.execute.progress import TokenisingProgress
 from midstudy.execute.stopped import until_told
 from midstudy.recipe.data import SPLITS, Corpus, Dataset, ReleasedTokenizer, Task, TokenizedData, Tokenizer
@@ -27,24 +30,64 @@ from midstudy.similarity.counts import token_counts
 COUNTS_FILE = "counts.safetensors"
 
 
-def _texts(corpus: Corpus, split: str, on_read: Callable[[float], None] = lambda share: None) -> Iterator[str]:
+def _texts(corpus: Corpus, split: str, on_read: Callable[[float], None] = lambda share: None) -> Limited[str]:
     """The documents of a split, up to the corpus's `max_bytes`."""
     rows = load_rows(corpus.source, split=split, is_task=False, on_read=on_read)
     texts = (as_text(row, f"{corpus.name} {split}:{number}") for number, row in enumerate(rows, start=1))
-    return first_bytes(texts, corpus.max_bytes)
+    return Limited(texts, text_of=str, path=f"corpora.{corpus.name}", split=split, max_bytes=corpus.max_bytes)
 
 
-def _examples(task: Task, split: str, on_read: Callable[[float], None]) -> Iterator[Example]:
+def _examples(task: Task, split: str, on_read: Callable[[float], None]) -> Limited[Example]:
     rows = load_rows(task.source, split=split, is_task=True, on_read=on_read)
     examples = (as_example(row, f"{task.name} {split}:{number}") for number, row in enumerate(rows, start=1))
-    return islice(examples, task.max_items)
+    return Limited(
+        examples,
+        text_of=lambda item: item.prompt + item.target,
+        path=f"tasks.{task.name}",
+        split=split,
+        max_items=task.max_items,
+    )
 
 
-def _documents(data: Dataset, split: str, on_read: Callable[[float], None]) -> Iterator[Document]:
-    """The texts to encode: documents stripped as the paper's, items as prompt and target."""
+def _documents(data: Dataset, split: str, on_read: Callable[[float], None]) -> tuple[Limited[Any], Iterator[Document]]:
+    """What is read of a split, and of that the texts to encode: documents stripped as the paper's, items as prompt and
+    target."""
     if isinstance(data, Corpus):
-        return ((text.strip(),) for text in _texts(data, split, on_read))
-    return ((item.prompt, item.target) for item in _examples(data, split, on_read))
+        texts = _texts(data, split, on_read)
+        return texts, ((text.strip(),) for text in texts)
+    examples = _examples(data, split, on_read)
+    return examples, ((item.prompt, item.target) for item in examples)
+
+
+def _tally(read: Limited[Any], *, data: Dataset, split: str, use: str) -> Tally:
+    is_corpus = isinstance(data, Corpus)
+    num_blank = read.num_blank if is_corpus else 0  # a task refuses an empty target
+    return Tally(
+        data=data.name,
+        split=split,
+        use=use,
+        unit="documents" if is_corpus else "items",
+        used=read.num_items - num_blank,
+        left_out={**read.left_out, **({"empty": num_blank} if num_blank else {})},
+        is_whole=read.is_whole,
+    )
+
+
+def _preparation(data: Dataset) -> dict[str, Any]:
+    """What the pinned wheels leave out before anything is read, for the record; other sources are read as they are."""
+    if data.source.kind != "wheels":
+        return {}
+    num_kept, num_removed = removed_for_overlap(data.source.part)
+    unit, left_out = "documents" if isinstance(data, Corpus) else "items", {"overlap": num_removed} if num_removed else {}
+    tally = Tally(data=data.name, split="all", use="preparation", unit=unit, used=num_kept, left_out=left_out)
+    return {"all": _said(tally)}
+
+
+def _said(tally: Tally) -> dict[str, Any]:
+    """The numbers for the record; what is left out is told in the log."""
+    if tally.left_out:
+        print(tally.sentence, flush=True)
+    return tally.as_metrics()
 
 
 def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
@@ -54,16 +97,17 @@ def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[],
         StoppedError: `should_stop` said so while the text was read.
     """
     train_bytes = 0
+    texts = Limited(_texts(recipe.corpus, "train"), text_of=str, path="tokenizer", split="train", max_bytes=recipe.max_bytes)
 
     def counted() -> Iterator[str]:
         nonlocal train_bytes
-        texts = first_bytes(_texts(recipe.corpus, "train"), recipe.max_bytes)
         for text in until_told(texts, should_stop, doing="a tokenizer was trained", then="trains it from the beginning"):
             train_bytes += len(text.encode("utf-8"))
             yield text
 
     save_tokenizer(train_tokenizer(counted(), vocab_size=recipe.vocab_size), folder)
-    return {"vocab_size": recipe.vocab_size, "train_bytes": train_bytes}
+    tally = _tally(texts, data=recipe.corpus, split="train", use="tokenizer")
+    return {"vocab_size": recipe.vocab_size, "train_bytes": train_bytes, "left_out": {"train": _said(tally)}}
 
 
 def copy_tokenizer(recipe: ReleasedTokenizer, folder: Path) -> dict[str, Any]:
@@ -90,15 +134,16 @@ def make_tokens(
 
     Raises:
         StoppedError: `should_stop` said so.
-        ValueError: a split is empty.
+        ValueError: a split is empty, or almost nothing of it is left (`Limited`, `Tally.require_enough`).
     """
     tokenizer = load_tokenizer(tokenizer_folder)
     progress = TokenisingProgress(recipe.data.name)
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Any] = {"left_out": _preparation(recipe.data)}
     for split in SPLITS:
         progress.begin(split)
+        read, texts = _documents(recipe.data, split, progress.on_read)
         documents = until_told(
-            _documents(recipe.data, split, progress.on_read),
+            texts,
             should_stop,
             doing="tokenising",
             then="takes over the shards that are finished",
@@ -115,6 +160,11 @@ def make_tokens(
         )
         if not written.shards:
             raise ValueError(f"{recipe.data.name}: the {split} split of {recipe.data.source} is empty.")
+        for _ in documents:
+            pass  # where every shard was taken over, nothing has been read, nor counted, yet
+        tally = _tally(read, data=recipe.data, split=split, use="text")
+        tally.require_enough()
+        metrics["left_out"][split] = _said(tally)
         metrics[f"{split}_tokens"] = written.num_tokens
         metrics[f"{split}_documents"] = written.num_documents
     metrics["shards_taken_over"] = progress.shards_taken_over
@@ -134,12 +184,31 @@ def make_counts(
     split = read_split(tokens_folder, "train")
     size = min(recipe.num_documents, split.num_documents)
     order = permute(np.arange(size), split.num_documents, derive_key("counts", recipe.seed))
-    documents = (split.document(int(index))[:-1] for index in order)  # without the end of text
+    num_sampled = 0
+
+    def sampled() -> Iterator[NDArray[np.uint16]]:
+        nonlocal num_sampled
+        for index in order:
+            document = split.document(int(index))[:-1]  # without the end of text
+            num_sampled += len(document)
+            yield document
+
     counts = token_counts(
-        until_told(documents, should_stop, doing="counting tokens", then="counts from the beginning"),
+        until_told(sampled(), should_stop, doing="counting tokens", then="counts from the beginning"),
         recipe.tokenizer.vocab_size,
         max_tokens_per_document=recipe.tokens_per_document,
         max_documents=recipe.num_documents,
     )
     save_file({"counts": counts}, folder / COUNTS_FILE)
-    return {"sampled_documents": size, "sampled_tokens": int(counts.sum())}
+    num_counted, num_tokens = int(counts.sum()), len(split.tokens) - split.num_documents
+    left_out = {"past_document_limit": num_sampled - num_counted, "outside_sample": num_tokens - num_sampled}
+    tally = Tally(
+        data=recipe.data.name,
+        split="train",
+        use="similarity",
+        unit="tokens",
+        used=num_counted,
+        left_out={reason: number for reason, number in left_out.items() if number},
+        limit=recipe.tokens_per_document,
+    )
+    return {"sampled_documents": size, "sampled_tokens": num_counted, "left_out": {"train": _said(tally)}}

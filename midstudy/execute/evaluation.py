@@ -10,6 +10,7 @@ import numpy as np
 
 from midstudy.data.batch import Batch
 from midstudy.data.batches import pack_blocks, pad_items, usable_items
+from midstudy.data.tally import Tally, blocks_tally, items_tally
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.load import lent_model
 from midstudy.evaluate.loss import mean_loss
@@ -33,9 +34,13 @@ def evaluate_state(
     """The token-weighted loss, in nats, and the target tokens it is the mean of.
 
     Raises:
+        ValueError: almost nothing of the split is within the evaluation's `seq_len` (`Tally.require_enough`).
         StoppedError: `should_stop`, asked before every batch, said so.
     """
     placement = placement or Placement()
+    tally = _tally(evaluation, split)
+    print(tally.sentence, flush=True)
+    tally.require_enough()
     with lent_model(checkpoint, device=placement.device, compiled=placement.compiled) as model:
         batches = until_told(
             _batches(evaluation, split), should_stop, doing="evaluating", then="evaluates from the beginning"
@@ -45,7 +50,24 @@ def evaluate_state(
                 loss = mean_loss(model, batches)
         except ToldToStopError:
             raise StoppedError("stopped while a model was compiled; the next attempt evaluates from the beginning") from None
-    return {"loss_nats": loss.loss_nats, "target_tokens": loss.num_tokens}
+    return {
+        "loss_nats": loss.loss_nats,
+        "target_tokens": loss.num_tokens,
+        "left_out": {evaluation.split: tally.as_metrics()},
+    }
+
+
+def _tally(evaluation: Evaluation, split: TokenizedSplit) -> Tally:
+    facts: dict[str, Any] = {
+        "data": evaluation.data.name,
+        "split_name": evaluation.split,
+        "use": "evaluation",
+        "seq_len": evaluation.seq_len,
+        "max_sequences": evaluation.max_sequences,
+    }
+    if isinstance(evaluation.data, Corpus):
+        return blocks_tally(split, **facts)
+    return items_tally(split, target_only=evaluation.loss == "target_tokens", **facts)
 
 
 def _batches(evaluation: Evaluation, split: TokenizedSplit) -> Iterator[Batch]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from midstudy.data.batches import Batches
 from midstudy.data.slots import slots_at
+from midstudy.data.tally import Tally, blocks_tally, items_tally
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.load import forget_models
 from midstudy.execute.stopped import StoppedError
@@ -80,8 +81,11 @@ def train_state(
         StoppedError: `should_stop` said so; the state reached is in the attempt's rolling checkpoints.
         DivergedError: the loss is no number, or has run away.
         CheckpointError: `start_from` is damaged, nothing before it is whole, and the first weights are not drawn.
-        ValueError: what was read is not what the quotas say.
+        ValueError: what was read is not what the quotas say, or almost nothing of a task is within `seq_len`.
     """
+    tallies = _tallies(recipe, train_split)
+    for tally in tallies:
+        print(tally.sentence, flush=True)
     curriculum, step = recipe.curriculum, recipe.step
     last = curriculum.stretches[-1]
     begun = 0 if start_from is None else start_from.step
@@ -149,6 +153,7 @@ def train_state(
         "recomputed_steps": _trained_steps(former_attempts) - (first_step - begun),
         "num_tokens": (step - begun) * last.phase.tokens_per_step,
         **_realised(recipe, batches, first_step=max(first_step, last.start_step), train_split=train_split),
+        "left_out": {tally.data: tally.as_metrics() for tally in tallies},
     }
     logged = list(read_metrics(attempt.result / METRICS_FILE))  # also what attempts before this one had logged
     if logged:
@@ -258,6 +263,23 @@ def _legs(
             leg = curriculum if is_last else curriculum.until(stretch.stop_step)
             read = leg.datasets_of(leg.stretches[-1])
             yield leg, Batches(leg, {identify(one): train_split(one) for one in read})
+
+
+def _tallies(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) -> list[Tally]:
+    """What the last stretch can read of each of its data sets, and what it leaves out.
+
+    Raises:
+        ValueError: almost nothing of a task is within `seq_len`.
+    """
+    phase = recipe.curriculum.stretches[-1].phase
+    facts: dict[str, Any] = {"split_name": "train", "use": "training", "seq_len": phase.seq_len}
+    if isinstance(phase.data, Task):
+        target_only = phase.loss == "target_tokens"
+        tally = items_tally(train_split(phase.data), data=phase.data.name, target_only=target_only, **facts)
+        tally.require_enough()
+        return [tally]
+    # A corpus that does not fill a block is refused by the first step that draws it.
+    return [blocks_tally(train_split(corpus), data=corpus.name, **facts) for corpus in phase.data.corpora]
 
 
 def _trained_steps(attempts: list[Path]) -> int:

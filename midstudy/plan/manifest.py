@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from midstudy.data.slots import drawn_tokens
+from midstudy.plan.left_out import uses_json
 from midstudy.plan.planner import ArmStages, Plan
 from midstudy.plan.shares import specialist_shares, trained_before
 from midstudy.plan.stage import Stage, stage_id
@@ -46,6 +47,7 @@ def manifest_of(plan: Plan, *, command: str) -> dict[str, Any]:
             for recipe in study.token_counts
         ],
         "general": study.arms[0].general_evaluation.data.name,
+        "uses": uses_json(plan.stages),
         "sources": {data.name: str(data.source) for data in study.datasets()},
         "steps": {
             "planned": plan.total_steps,

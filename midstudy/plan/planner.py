@@ -16,6 +16,7 @@ from midstudy.plan.cost import FILE_BYTES_PER_S, Throughput, checkpoint_bytes
 from midstudy.plan.device import CPU_CORE, Device
 from midstudy.plan.first_state import average_name, behind_name, runs_alone, runs_behind
 from midstudy.plan.labels import with_labels_of_their_own
+from midstudy.plan.left_out import LeftOut
 from midstudy.plan.shares import check_weights
 from midstudy.plan.sharing import distinct_steps
 from midstudy.plan.stage import Stage, stage_id
@@ -64,6 +65,8 @@ class Plan:
     throughput: Throughput
     priced_by: Mapping[str, tuple[str, ...]]
     """Names of the model shapes by the source of their rate, as in `Throughput.source`."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """What the data stages that are finished have left out; nothing without a store."""
 
     @property
     def missing(self) -> list[Stage]:

@@ -51,6 +51,7 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "sources": {data.name: str(data.source) for data in plan.study.datasets()},
         "releases": _releases(plan),
         "notes": list(plan.study.notes),
+        "left_out": plan.left_out.as_json(),
     }
 
 
@@ -93,6 +94,7 @@ def plan_text(plan: Plan) -> str:
         *(f"  data     {', '.join(names)}: {kind}" for kind, names in by_source.items()),
         *(f"  release  {name}: {source}" for name, source in facts["releases"].items()),
         *(f"  note     {note}" for note in facts["notes"]),
+        *(f"  note     {sentence}" for sentence in plan.left_out.sentences),
     ]
     return "\n".join(lines)
 

@@ -16,12 +16,14 @@ from typing import Any
 import pandas as pd
 
 from midstudy.analysis.arms import require_arms
+from midstudy.data.tally import Tally
+from midstudy.plan.left_out import LeftOut
 
 MEASURES = ("cosine", "jaccard", "jsd_nats", "combined")
 SIMILARITY_COLUMNS = ("left", "left_kind", "right", "right_kind", *MEASURES)
 PROXIMITY_COLUMNS = ("mix", "weight", "task", "pa_combined", "pa_cosine", "pa_jaccard", "pa_js")
 TABLES = ("arms.parquet", "similarity.parquet", "proximity.parquet")
-FACTS = ("manifest.json", "cost.json", "reproduce.json")
+FACTS = ("manifest.json", "cost.json", "reproduce.json", "left_out.json")
 
 
 class ReportInputError(ValueError):
@@ -88,6 +90,7 @@ class StudyTables:
     proximity: pd.DataFrame | None
     cost: Cost
     reproduction: Reproduction
+    left_out: LeftOut
     digest: str
 
 
@@ -104,7 +107,7 @@ def read_study(folder: Path) -> StudyTables:
                 f"{folder / name}: missing; a report needs {', '.join((*TABLES, *FACTS))}. "
                 "`midstudy report` writes them from the store."
             )
-    manifest, cost, reproduction = (_read_json(folder / name) for name in FACTS)
+    manifest, cost, reproduction, left_out = (_read_json(folder / name) for name in FACTS)
     required = {"name": str, "question": str, "notes": list, "arms": list, "stages": dict}
     _require_fields(folder / "manifest.json", manifest, required)
     arms = _read_table(folder / "arms.parquet")
@@ -120,13 +123,16 @@ def read_study(folder: Path) -> StudyTables:
         "notes": tuple(str(note) for note in manifest["notes"]),
         "cost": _cost(folder / "cost.json", cost),
         "reproduction": _reproduction(folder / "reproduce.json", reproduction),
+        "left_out": _left_out(folder / "left_out.json", left_out),
     }
     return StudyTables(arms=arms, **tables, **facts, digest=_digest(folder, facts))  # type: ignore[arg-type]
 
 
 def _digest(folder: Path, facts: Mapping[str, Any]) -> str:
     """Over the tables' bytes and the facts used; the rest of the manifest changes without the results changing."""
-    plain = {key: asdict(value) if isinstance(value, Cost | Reproduction) else value for key, value in facts.items()}
+    plain = {
+        key: asdict(value) if isinstance(value, Cost | Reproduction | LeftOut) else value for key, value in facts.items()
+    }
     total = hashlib.sha256(json.dumps(plain, sort_keys=True).encode("utf-8"))
     for name in TABLES:
         total.update(hashlib.sha256((folder / name).read_bytes()).digest())
@@ -198,3 +204,12 @@ def _reproduction(path: Path, found: Mapping[str, Any]) -> Reproduction:
     }
     _require_fields(path, found, kinds)
     return Reproduction(**{name: found[name] for name in kinds})
+
+
+def _left_out(path: Path, found: Mapping[str, Any]) -> LeftOut:
+    _require_fields(path, found, {"tallies": list, "not_counted": list})
+    try:
+        tallies = tuple(Tally.from_json(one) for one in found["tallies"])
+    except (KeyError, TypeError) as error:
+        raise ReportInputError(f"{path}: damaged ({error!r}); let `midstudy report` write the file again") from error
+    return LeftOut(tallies=tallies, not_counted=tuple(str(one) for one in found["not_counted"]))

@@ -47,6 +47,12 @@ def frozen_manifest() -> dict[str, Any]:
     return json.loads(FROZEN.read_text("ascii"))
 
 
+def removed_for_overlap(part: str) -> tuple[int, int]:
+    """Rows of a part in all splits, and how many more were removed because they share text with a test item."""
+    facts = frozen_manifest()["parts"][part]
+    return sum(split["docs"] for split in facts["splits"].values()), facts["removed_for_overlap"]
+
+
 def prepared(part: str) -> Path:
     """The folder of a prepared part, made on the first call.
 

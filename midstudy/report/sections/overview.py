@@ -10,6 +10,7 @@ from midstudy.analysis.arms import CONTROL, describe_arm
 from midstudy.report.html import Html, bold, bullets, code, details, element, paragraph, table
 from midstudy.report.numbers import correlation, number, tokens
 from midstudy.report.report import Report
+from midstudy.report.sections.left_out import trained_shares
 
 #: Columns of the table of arms → what their loss is called in the report.
 LOSS_NAMES = {
@@ -38,6 +39,8 @@ def summary(report: Report) -> Html:
             f"training steps; each arm trained on its own would take {number(cost.unshared_steps)}.",
         ),
     ]
+    if shares := trained_shares(report):
+        parts.append(paragraph(bold("Cut: "), f"of their target tokens, training sees {shares}."))
     if not is_complete(report):
         parts.insert(0, paragraph(bold("This study is not finished. "), "What is missing is listed below.", css="warning"))
     return element("div", *parts, css="summary")

@@ -1,0 +1,131 @@
+"""Tallies: what a use of a split takes and leaves out, what has to be told of it, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from midstudy.data.tally import Tally, blocks_tally, items_tally
+from midstudy.data.tokens import TokenizedSplit
+
+
+def items(*pairs: tuple[int, int]) -> TokenizedSplit:
+    """Items of so many tokens of prompt and of target, its end of text included."""
+    lengths = [prompt + target for prompt, target in pairs]
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return TokenizedSplit([np.zeros(sum(lengths), np.uint16)], [offsets], [np.array([prompt for prompt, _ in pairs])])
+
+
+SHORT, LONG_PROMPT, LONG_TARGET = (4, 6), (40, 6), (4, 60)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "loss", "max_sequences", "expected"),
+    [
+        # used, left out, target tokens, of these seen, targets cut, used without a target token
+        ([SHORT] * 3, "target_tokens", None, (3, {}, 18, 18, 0, 0)),
+        ([SHORT, LONG_PROMPT, LONG_PROMPT], "target_tokens", None, (1, {"no_target": 2}, 18, 6, 0, 0)),
+        ([SHORT, LONG_PROMPT, LONG_PROMPT], "all_tokens", None, (3, {}, 18, 6, 2, 2)),
+        ([LONG_TARGET], "target_tokens", None, (1, {}, 60, 13, 1, 0)),  # inputs 0 to 15 predict tokens 1 to 16
+        ([(16, 5)], "target_tokens", None, (1, {}, 5, 1, 1, 0)),  # the last input predicts the first target token
+        ([(17, 5)], "target_tokens", None, (0, {"no_target": 1}, 5, 0, 0, 0)),
+        ([(0, 5)], "target_tokens", None, (1, {}, 4, 4, 0, 0)),  # nothing comes before its first token
+        # The first two that are usable; what lies after the second was not asked for.
+        (
+            [LONG_PROMPT, SHORT, SHORT, SHORT],
+            "target_tokens",
+            2,
+            (2, {"no_target": 1, "past_max_sequences": 1}, 18, 12, 0, 0),
+        ),
+        ([SHORT, LONG_PROMPT], "target_tokens", 5, (1, {"no_target": 1}, 12, 6, 0, 0)),
+    ],
+)
+def test_items_within_sixteen_tokens(pairs, loss, max_sequences, expected):
+    tally = items_tally(
+        items(*pairs),
+        data="pycode",
+        split_name="test",
+        use="evaluation",
+        seq_len=16,
+        target_only=loss == "target_tokens",
+        max_sequences=max_sequences,
+    )
+    found = (tally.used, tally.left_out, tally.target_tokens, tally.target_tokens_seen, tally.num_cut)
+    assert (*found, tally.num_without_target) == expected
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "max_sequences", "used", "left_out"),
+    [
+        (34, None, 34, {}),
+        (40, None, 34, {"no_block": 6}),
+        (16, None, 0, {"no_block": 16}),
+        (90, 3, 51, {"no_block": 5, "past_max_sequences": 34}),
+    ],
+)
+def test_blocks_of_sixteen_tokens(num_tokens, max_sequences, used, left_out):
+    split = TokenizedSplit([np.zeros(num_tokens, np.uint16)], [np.array([0, num_tokens])], None)
+    tally = blocks_tally(split, data="code", split_name="test", use="evaluation", seq_len=16, max_sequences=max_sequences)
+    assert (tally.used, tally.left_out) == (used, left_out)
+
+
+def tally(used: int, left_out: dict[str, int] | None = None, **facts: object) -> Tally:
+    shared = {"data": "pycode", "split": "test", "use": "evaluation", "unit": "items", "limit": 64}
+    return Tally(**{**shared, "used": used, "left_out": left_out or {}, **facts})  # type: ignore[arg-type]
+
+
+SEEN = {"target_tokens": 1_000, "target_tokens_seen": 950}
+
+
+@pytest.mark.parametrize(
+    ("one", "is_much", "refused"),
+    [
+        (tally(100), False, ""),
+        (tally(100, {"no_target": 11}), False, ""),
+        (tally(100, {"no_target": 12}), True, ""),
+        (tally(1, {"past_max_items": 10_000, "past_max_sequences": 10_000}), False, ""),  # asked for
+        (tally(1, {"no_target": 99}), True, ""),
+        (tally(1, {"no_target": 100}), True, "Raise seq_len"),
+        (tally(0, {"no_target": 1}), True, r"tasks\.pycode test, evaluation at 64 tokens: 1 of 1 items left out"),
+        (tally(0, {"no_block": 16}, unit="tokens"), True, r"corpora\.pycode .* Add text, or lower seq_len"),
+        (tally(0, {"empty": 16}, unit="documents"), True, "most hold no text"),
+        (tally(100, {"does_not_fit": 1}, unit="documents"), True, ""),  # however few: it was not asked for
+        (tally(100, **SEEN), False, ""),
+        (tally(100, **{**SEEN, "target_tokens_seen": 890}), True, ""),
+        (tally(100, **{**SEEN, "target_tokens_seen": 9}), True, r"9 of 1,000 target tokens \(0\.9 %\)"),
+        (tally(100, **{**SEEN, "target_tokens_seen": 0}, num_without_target=100), True, ""),  # prompts are trained on
+        (tally(100, **SEEN, num_without_target=11), True, ""),
+    ],
+)
+def test_losses_above_a_tenth_are_told_and_what_leaves_less_than_a_hundredth_is_refused(one, is_much, refused):
+    assert one.is_much == is_much
+    if refused:
+        with pytest.raises(ValueError, match=refused):
+            one.require_enough()
+    else:
+        one.require_enough()
+
+
+@pytest.mark.parametrize(
+    ("one", "sentence"),
+    [
+        (
+            tally(2, {"no_target": 38}, target_tokens=1_179, target_tokens_seen=63),
+            "pycode test, evaluation at 64 tokens: 38 of 40 items left out (no target token within 64 tokens); 2 used, "
+            "with 63 of 1,179 target tokens (5.34 %)",
+        ),
+        (
+            tally(60, {"does_not_fit": 1, "after_it": 300}, use="text", unit="documents", limit=None),
+            "pycode test, text: 301 of 361 documents left out (1 too large for max_bytes, 300 after that one); 60 used",
+        ),
+        (
+            tally(60, {"past_max_items": 300}, use="text", limit=None, is_whole=False),
+            "pycode test, text: at least 300 items left out (past max_items); 60 used",
+        ),
+        (tally(60, num_cut=3), "pycode test, evaluation at 64 tokens: all 60 items used; 3 targets cut"),
+    ],
+)
+def test_sentences(one, sentence):
+    assert one.sentence == sentence
+    assert Tally.from_json(one.as_json()) == one
+    assert Tally.from_metrics(one.as_metrics(), data=one.data, split=one.split, use=one.use) == one
