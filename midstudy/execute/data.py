@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,10 +11,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from midstudy.data.order import derive_key, permute
-from midstudy.data.release import tokenizer_file
+from midstudy.data.release import tokenizer_bytes
 from midstudy.data.rows import Example, as_example, as_text
 from midstudy.data.shards import SHARD_BYTES, Document, write_split
-from midstudy.data.source import load_rows
+from midstudy.data.source import Rows, load_rows
 from midstudy.data.tokenizer import FILE_NAME, first_bytes, load_tokenizer, save_tokenizer, train_tokenizer
 from midstudy.data.tokens import read_split
 from midstudy.execute.progress import TokenisingProgress
@@ -27,48 +26,56 @@ from midstudy.similarity.counts import token_counts
 COUNTS_FILE = "counts.safetensors"
 
 
-def _texts(corpus: Corpus, split: str, on_read: Callable[[float], None] = lambda share: None) -> Iterator[str]:
+def _texts(corpus: Corpus, split: str, rows: Rows) -> Iterator[str]:
     """The documents of a split, up to the corpus's `max_bytes`."""
-    rows = load_rows(corpus.source, split=split, is_task=False, on_read=on_read)
     texts = (as_text(row, f"{corpus.name} {split}:{number}") for number, row in enumerate(rows, start=1))
     return first_bytes(texts, corpus.max_bytes)
 
 
-def _examples(task: Task, split: str, on_read: Callable[[float], None]) -> Iterator[Example]:
-    rows = load_rows(task.source, split=split, is_task=True, on_read=on_read)
+def _examples(task: Task, split: str, rows: Rows) -> Iterator[Example]:
     examples = (as_example(row, f"{task.name} {split}:{number}") for number, row in enumerate(rows, start=1))
     return islice(examples, task.max_items)
 
 
-def _documents(data: Dataset, split: str, on_read: Callable[[float], None]) -> Iterator[Document]:
+def _documents(data: Dataset, split: str, rows: Rows) -> Iterator[Document]:
     """The texts to encode: documents stripped as the paper's, items as prompt and target."""
     if isinstance(data, Corpus):
-        return ((text.strip(),) for text in _texts(data, split, on_read))
-    return ((item.prompt, item.target) for item in _examples(data, split, on_read))
+        return ((text.strip(),) for text in _texts(data, split, rows))
+    return ((item.prompt, item.target) for item in _examples(data, split, rows))
+
+
+def _read_on(rows: Rows, should_stop: Callable[[], bool], *, then: str) -> None:
+    """Read what is left of the text, behind the first documents: only all of it has the digest that the plan names."""
+    for _ in until_told(rows.rest(), should_stop, doing="the rest of the text was read", then=then):
+        pass
 
 
 def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
     """Train the tokenizer on the corpus's train split and save it into `folder`; returns its metrics.
 
     Raises:
+        ChangedTextError: the text is not that of the plan.
         StoppedError: `should_stop` said so while the text was read.
     """
+    rows = load_rows(recipe.corpus.source, split="train", is_task=False)
     train_bytes = 0
 
     def counted() -> Iterator[str]:
         nonlocal train_bytes
-        texts = first_bytes(_texts(recipe.corpus, "train"), recipe.max_bytes)
+        texts = first_bytes(_texts(recipe.corpus, "train", rows), recipe.max_bytes)
         for text in until_told(texts, should_stop, doing="a tokenizer was trained", then="trains it from the beginning"):
             train_bytes += len(text.encode("utf-8"))
             yield text
 
-    save_tokenizer(train_tokenizer(counted(), vocab_size=recipe.vocab_size), folder)
+    tokenizer = train_tokenizer(counted(), vocab_size=recipe.vocab_size)
+    _read_on(rows, should_stop, then="trains it from the beginning")
+    save_tokenizer(tokenizer, folder)
     return {"vocab_size": recipe.vocab_size, "train_bytes": train_bytes}
 
 
 def copy_tokenizer(recipe: ReleasedTokenizer, folder: Path) -> dict[str, Any]:
     """Copy the release's tokenizer into `folder`; returns its metrics."""
-    shutil.copyfile(tokenizer_file(recipe), folder / FILE_NAME)
+    (folder / FILE_NAME).write_bytes(tokenizer_bytes(recipe))
     return {"vocab_size": recipe.vocab_size}
 
 
@@ -89,16 +96,18 @@ def make_tokens(
         shard_bytes: text of a shard.
 
     Raises:
+        ChangedTextError: the text is not that of the plan: the shards, and those of former attempts, may be of other text.
         StoppedError: `should_stop` said so.
-        ValueError: a split is empty.
+        ValueError: a split is empty that is not carved from train.
     """
     tokenizer = load_tokenizer(tokenizer_folder)
     progress = TokenisingProgress(recipe.data.name)
     metrics: dict[str, Any] = {}
     for split in SPLITS:
         progress.begin(split)
+        rows = load_rows(recipe.data.source, split=split, is_task=isinstance(recipe.data, Task), on_read=progress.on_read)
         documents = until_told(
-            _documents(recipe.data, split, progress.on_read),
+            _documents(recipe.data, split, rows),
             should_stop,
             doing="tokenising",
             then="takes over the shards that are finished",
@@ -113,7 +122,8 @@ def make_tokens(
             on_taken_over=progress.on_taken_over,
             on_tokenised=progress.on_tokenised,
         )
-        if not written.shards:
+        _read_on(rows, should_stop, then="takes over the shards that are finished")
+        if not written.shards and not (rows.is_carved and rows.num_rows == 0):  # what reads it was refused by the plan
             raise ValueError(f"{recipe.data.name}: the {split} split of {recipe.data.source} is empty.")
         metrics[f"{split}_tokens"] = written.num_tokens
         metrics[f"{split}_documents"] = written.num_documents
