@@ -39,7 +39,10 @@ _EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 Size = Literal["nano", "micro", "14m", "31m", "70m", "160m", "410m", "1b"]
 Precision = Literal["fp32", "bf16_mixed", "bf16_true"]
-DataSources = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+Named = Annotated[str, Field(pattern=r"\S")]
+"""A path or an address: not what an empty field of a form sends."""
+DataSource = Annotated[str, Field(pattern=r"^[^=]*[^=\s][^=]*(=[\s\S]*\S[\s\S]*)?$")]
+DataSources = Annotated[tuple[DataSource, ...], Field(min_length=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
 Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]
@@ -52,11 +55,11 @@ class Machine(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    store: str | None = Field(
+    store: Named | None = Field(
         default=None, description="Folder of all results; by default $MIDSTUDY_STORE of the worker, else ./store."
     )
     backend: Literal["local", "slurm", "debug"] = Field(default="local", description="Where stages run.")
-    placement: str | None = Field(
+    placement: Named | None = Field(
         default=None, description="With slurm: the TOML file that says what jobs ask for, on the worker's machine."
     )
     jobs: Count | None = Field(default=None, description="Jobs at a time; by default what the machine holds.")
@@ -163,7 +166,7 @@ def similarity(data: DataSources, name: StudyName = "bridging_micro", machine: M
 
 
 @flow(name="report", flow_run_name="report of {study}", persist_result=False)
-def report(study: StudyName, store: str | None = None) -> State[Any]:
+def report(study: StudyName, store: Named | None = None) -> State[Any]:
     """Write the tables and the report of a study from what is finished.
 
     Args:
@@ -186,8 +189,8 @@ def report(study: StudyName, store: str | None = None) -> State[Any]:
 @flow(name="track-sync", persist_result=False)
 def track_sync(
     studies: tuple[StudyName, ...] = (),
-    store: str | None = None,
-    tracking_uri: str | None = None,
+    store: Named | None = None,
+    tracking_uri: Named | None = None,
 ) -> State[Any]:
     """Bring MLflow up to what the store says; what is current is left alone.
 
@@ -294,4 +297,4 @@ def _end(state: State[Any]) -> NoReturn:
 
 
 def _store(folder: str | None) -> Path:
-    return Path(folder or os.environ.get("MIDSTUDY_STORE") or "store")
+    return Path(folder or os.environ.get("MIDSTUDY_STORE", "").strip() or "store")

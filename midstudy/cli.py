@@ -22,6 +22,35 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
+def _named(text: str) -> str:
+    """A path or name; an empty one is what a shell makes of a variable that is not set."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("found nothing; allowed: a path or name. Is a variable not set?")
+    return text
+
+
+def _source(text: str) -> str:
+    """A `--data` value: SOURCE or NAME=SOURCE."""
+    name, separator, source = text.partition("=")
+    if not name.strip() or (separator and not source.strip()):
+        raise argparse.ArgumentTypeError(
+            f"found {text.strip() or 'nothing'}; allowed: a folder, wheels or hub:OWNER/SET[:CONFIG]@COMMIT, or NAME= and "
+            "one of these. Is a variable not set?"
+        )
+    return text
+
+
+def _setting(text: str) -> str:
+    """A `--set` value: KEYWORD=VALUE."""
+    name, separator, value = text.partition("=")
+    if not name.strip() or (separator and not value.strip()):
+        raise argparse.ArgumentTypeError(
+            f"found {text.strip() or 'nothing'}; allowed: KEYWORD=VALUE, and KEYWORD=\"''\" for an empty text. Is a "
+            "variable not set?"
+        )
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="midstudy",
@@ -33,19 +62,21 @@ def _parser() -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=summary, description=summary)
         one.add_argument(
             "--store",
-            default=os.environ.get("MIDSTUDY_STORE", DEFAULT_STORE),
+            type=_named,
+            default=os.environ.get("MIDSTUDY_STORE", "").strip() or DEFAULT_STORE,
             metavar="DIR",
-            help="folder of all results (default: $MIDSTUDY_STORE, else ./store)",
+            help="folder of all results (default: $MIDSTUDY_STORE, where it is set and not empty, else ./store)",
         )
         if reads:
             one.add_argument("--json", action="store_true", help="print JSON instead of text")
         return one
 
     def takes_experiment(one: argparse.ArgumentParser) -> None:
-        one.add_argument("experiment", metavar="EXPERIMENT", help="Python file that defines study(...)")
+        one.add_argument("experiment", type=_named, metavar="EXPERIMENT", help="Python file that defines study(...)")
         one.add_argument(
             "--data",
             action="append",
+            type=_source,
             default=[],
             metavar="SOURCE | NAME=SOURCE",
             help="a folder, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT, for all corpora and tasks or for one; repeatable",
@@ -53,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--set",
             action="append",
+            type=_setting,
             default=[],
             dest="settings",
             metavar="KEYWORD=VALUE",
@@ -75,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         one.add_argument(
             "--placement",
+            type=_named,
             metavar="FILE",
             help="what jobs ask of Slurm and how they compute, as in experiments/placement_slurm.toml",
         )
@@ -108,12 +141,15 @@ def _parser() -> argparse.ArgumentParser:
     def takes_tracking(one: argparse.ArgumentParser) -> None:
         one.add_argument(
             "--tracking-uri",
+            type=_named,
             metavar="URI",
             help="MLflow's address (default: $MLFLOW_TRACKING_URI, else a SQLite file in the store)",
         )
 
     def takes_study(one: argparse.ArgumentParser) -> None:
-        one.add_argument("study", metavar="STUDY", nargs="?", help="name of a study in the store (default: the only one)")
+        one.add_argument(
+            "study", type=_named, metavar="STUDY", nargs="?", help="name of a study in the store (default: the only one)"
+        )
 
     plan = verb("plan", "Show what a study would run, what is already there and what it would cost.", reads=True)
     takes_experiment(plan)
@@ -128,15 +164,19 @@ def _parser() -> argparse.ArgumentParser:
     takes_study(status)
 
     logs = verb("logs", "Print the log of a stage.", reads=True)
-    logs.add_argument("stage", metavar="STAGE", help="id of a stage, or part of its name; a part of several lists them")
-    logs.add_argument("--study", metavar="STUDY", help="name of a study in the store (default: the only one)")
+    logs.add_argument(
+        "stage", type=_named, metavar="STAGE", help="id of a stage, or part of its name; a part of several lists them"
+    )
+    logs.add_argument("--study", type=_named, metavar="STUDY", help="name of a study in the store (default: the only one)")
     logs.add_argument("--lines", type=int, default=40, metavar="N", help="last lines to print (default: 40)")
 
     retry = verb("retry", "Clear failed stages of a study and run what is missing.", reads=False)
     takes_study(retry)
     takes_placement(retry)
     takes_tracking(retry)
-    retry.add_argument("stages", metavar="STAGE", nargs="*", help="failed stages to run again (default: all of them)")
+    retry.add_argument(
+        "stages", type=_named, metavar="STAGE", nargs="*", help="failed stages to run again (default: all of them)"
+    )
 
     cancel = verb("cancel", "Cancel the running jobs of a study; finished stages stay.", reads=False)
     takes_study(cancel)
@@ -159,14 +199,16 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     explain = verb("explain", "Show which fields make two stages different.", reads=True)
-    explain.add_argument("left", metavar="A", help="id of a stage (or its first digits), or its name")
-    explain.add_argument("right", metavar="B", help="the other stage")
+    explain.add_argument("left", type=_named, metavar="A", help="id of a stage (or its first digits), or its name")
+    explain.add_argument("right", type=_named, metavar="B", help="the other stage")
 
     export = verb("export", "Write a trained state as a folder that other software loads.", reads=True)
-    export.add_argument("stage", metavar="STAGE", help="id of a state, or part of its name; a part of several lists them")
+    export.add_argument(
+        "stage", type=_named, metavar="STAGE", help="id of a state, or part of its name; a part of several lists them"
+    )
     export.add_argument("--to", choices=("hf",), required=True, help="hf: Hugging Face transformers, model and tokenizer")
-    export.add_argument("--output", metavar="DIR", help="folder to make (default: ./NAME-ID)")
-    export.add_argument("--study", metavar="STUDY", help="name of a study in the store (default: the only one)")
+    export.add_argument("--output", type=_named, metavar="DIR", help="folder to make (default: ./NAME-ID)")
+    export.add_argument("--study", type=_named, metavar="STUDY", help="name of a study in the store (default: the only one)")
     return parser
 
 

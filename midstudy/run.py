@@ -141,17 +141,22 @@ def plan_experiment(
 
     Raises:
         RecipeError: a field of the study is wrong.
-        ValueError: the experiment file itself raises.
+        ValueError: the experiment file itself raises, or an evaluation's split is empty.
         StoreError: the store cannot be read.
     """
+    from midstudy.data.source import require_rows
     from midstudy.plan.cost import Throughput, measured_throughput
     from midstudy.plan.device import CPU_CORE, DEVICES, H100
     from midstudy.plan.experiment import load_study
     from midstudy.plan.left_out import left_out_of
     from midstudy.plan.planner import make_plan
+    from midstudy.recipe.data import Task
     from midstudy.store.states import PublishedStates, published_states
 
     study = load_study(Path(experiment), data=data, settings=settings)
+    evaluated = {one for arm in study.arms for one in (arm.task_evaluation, arm.general_evaluation)}
+    for one in evaluated if not similarity_only else ():
+        require_rows(one.data.source, split=one.split, is_task=isinstance(one.data, Task))
     states = published_states(store) if store else PublishedStates()
     usual = H100 if on_gpus else CPU_CORE
     priced = DEVICES[price_on or usual.name]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from small_study import make_study, small_study
+from small_study import make_study, small_study, write_split
 
-from midstudy.cli import main
-from midstudy.recipe import Corpus, Mixture, MixtureRamp
+from midstudy.cli import _parser, main
+from midstudy.data.cache import cache_dir
+from midstudy.data.choice import DataChoice
+from midstudy.recipe import Corpus, Mixture, MixtureRamp, RecipeError
 from midstudy.store.store import Store
+from midstudy.track.client import tracking_uri_of
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -128,6 +132,122 @@ def test_bad_input_gives_one_message_and_status_two(arguments, message, experime
     assert "Traceback" not in captured.err
 
 
+EMPTY = [
+    (["plan", "", "--store", "s"], "EXPERIMENT"),
+    (["plan", "x.py", "--store", ""], "--store"),
+    (["plan", "x.py", "--data", ""], "--data"),
+    (["plan", "x.py", "--data", "folder", "--data", "code="], "--data"),
+    (["plan", "x.py", "--data", "=folder"], "--data"),
+    (["plan", "x.py", "--set", ""], "--set"),
+    (["plan", "x.py", "--set", "name="], "--set"),
+    (["plan", "x.py", "--set", "=3"], "--set"),
+    (["run", "x.py", "--store", ""], "--store"),
+    (["run", "x.py", "--placement", ""], "--placement"),
+    (["run", "x.py", "--tracking-uri", ""], "--tracking-uri"),
+    (["run", "x.py", "--max-gpu-hours", ""], "--max-gpu-hours"),
+    (["run", "x.py", "--jobs", ""], "--jobs"),
+    (["run", "x.py", "--price-on", ""], "--price-on"),
+    (["run", "x.py", "--backend", ""], "--backend"),
+    (["status", ""], "STUDY"),
+    (["status", "--store", ""], "--store"),
+    (["logs", ""], "STAGE"),
+    (["logs", "a", "--study", ""], "--study"),
+    (["logs", "a", "--lines", ""], "--lines"),
+    (["retry", ""], "STUDY"),
+    (["retry", "study", ""], "STAGE"),
+    (["retry", "--placement", ""], "--placement"),
+    (["cancel", ""], "STUDY"),
+    (["report", ""], "STUDY"),
+    (["track", "sync", ""], "STUDY"),
+    (["track", "sync", "--tracking-uri", ""], "--tracking-uri"),
+    (["ui", "--tracking-uri", ""], "--tracking-uri"),
+    (["clean", "--store", ""], "--store"),
+    (["explain", "", "b"], "A"),
+    (["explain", "a", ""], "B"),
+    (["export", "", "--to", "hf"], "STAGE"),
+    (["export", "a", "--to", "hf", "--output", ""], "--output"),
+    (["export", "a", "--to", "hf", "--study", ""], "--study"),
+]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n"])
+@pytest.mark.parametrize(("arguments", "option"), EMPTY)
+def test_what_a_variable_that_is_not_set_leaves_is_refused_by_the_options_name(
+    arguments, option, blank, tmp_path, monkeypatch, capsys
+):
+    """It would be the wheels, the folder for all, or a store in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    emptied = [blank if one == "" else one + blank if one.endswith("=") else one for one in arguments]
+    with pytest.raises(SystemExit) as ended:
+        main(emptied)
+    assert ended.value.code == 2
+    assert f"error: argument {option}: " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_argument_is_checked_and_every_one_that_takes_a_path_or_name_is_in_that_list():
+    verbs = next(one for one in _parser()._actions if one.dest == "verb").choices
+    assert isinstance(verbs, dict)
+    taken = [action for parser in verbs.values() for action in parser._actions if action.nargs != 0 and not action.choices]
+    assert [one.dest for one in taken if one.type is None] == []
+    names = {one.option_strings[0] if one.option_strings else one.metavar for one in taken if one.type not in (int, float)}
+    numbers = {"--jobs", "--threads", "--ranks", "--micro-batch", "--jobs-per-gpu"}
+    assert names - numbers == {option for _, option in EMPTY} - {
+        "--jobs",
+        "--lines",
+        "--max-gpu-hours",
+        "--price-on",
+        "--backend",
+    }
+
+
+@pytest.mark.parametrize("value", [None, "", "  "])
+@pytest.mark.parametrize("name", ["MIDSTUDY_STORE", "MIDSTUDY_CACHE", "XDG_CACHE_HOME", "MLFLOW_TRACKING_URI"])
+def test_a_variable_that_is_empty_counts_as_not_set(name, value, tmp_path, monkeypatch):
+    for other in ("MIDSTUDY_STORE", "MIDSTUDY_CACHE", "XDG_CACHE_HOME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if value is not None:
+        monkeypatch.setenv(name, value)
+    assert _parser().parse_args(["status"]).store == "store"
+    assert cache_dir() == tmp_path / ".cache" / "midstudy"
+    assert tracking_uri_of(Store.open(tmp_path / "store", create=True)).endswith("mlflow.db")
+
+
+@pytest.mark.parametrize(
+    ("argument", "field"),
+    [("", "--data"), (" ", "--data"), ("code=", "--data code"), ("code= ", "--data code"), ("=x", "--data")],
+)
+def test_a_source_that_names_nothing_is_refused_wherever_it_comes_from(argument, field):
+    with pytest.raises(RecipeError, match="Is a variable not set") as raised:
+        DataChoice(("folder", argument))
+    assert raised.value.path == field
+
+
+@pytest.mark.parametrize(
+    ("name", "is_read"), [("general", True), ("code", False), ("sft/code", False)], ids=["evaluated", "trained", "task"]
+)
+def test_a_plan_refuses_an_empty_carved_split_where_an_evaluation_reads_it(
+    name, is_read, experiment, text, tmp_path, capsys
+):
+    """Forty rows, of which none falls to test, or nine items, of which none falls to dev."""
+    copy = tmp_path / "text"
+    shutil.copytree(text, copy)
+    (copy / name / "validation.jsonl").unlink()
+    if name.startswith("sft"):
+        write_split(copy / name, "train", ({"question": f"{number}?", "answer": "y"} for number in range(9)))
+    else:
+        (copy / name / "test.jsonl").unlink()
+        write_split(copy / name, "train", ({"text": f"x = {number}"} for number in range(40)))
+    arguments = ["plan", str(experiment), "--set", f"text={copy}"]
+    assert main(arguments) == (2 if is_read else 0)
+    if is_read:
+        told = capsys.readouterr().err
+        assert f"{copy / name}: the test split is empty: of the 40 rows of train.jsonl" in told
+        assert "Supply test.jsonl, or more rows" in told
+        assert main([*arguments, "--similarity-only"]) == 0
+
+
 def test_status_and_explain_read_the_store(finished, capsys):
     assert main(["status", "--store", str(finished.root), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -159,8 +279,6 @@ def test_a_study_of_a_ramped_mixture_reaches_its_report(text, tmp_path):
 
 
 def test_a_failed_stage_is_told_with_what_runs_it_again(finished, capsys, tmp_path):
-    import shutil
-
     copy = tmp_path / "store"
     shutil.copytree(finished.root, copy)
     store = Store.open(copy)

@@ -30,10 +30,25 @@ def test_rows_are_streamed_in_order(local: Path) -> None:
 
 
 def test_validation_is_the_dev_split_and_what_is_absent_is_said(local: Path) -> None:
-    assert hub.present_splits(str(local), "", COMMIT) == ("train", "dev")
+    assert tuple(hub.present_splits(str(local), "", COMMIT)) == ("train", "dev")
     assert [row["question"] for row in hub.load(str(local), "", COMMIT, "dev")] == ["validation 0?"]
     with pytest.raises(ValueError, match="no test split; found: train, dev"):
         list(hub.load(str(local), "", COMMIT, "test"))
+
+
+@pytest.mark.parametrize("name", ["validation", "dev", "valid", "val"])
+def test_the_dev_split_has_the_names_that_it_may_have_in_a_folder(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    import datasets
+
+    found = ["train", name]
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *args, **keywords: found)
+    assert hub.present_splits("owner/set", "", COMMIT) == {"train": "train", "dev": name}
+    found.append("dev" if name != "dev" else "val")
+    with pytest.raises(ValueError, match=r"hub:owner/set: found .* and .* for the dev split; allowed: one"):
+        hub.present_splits("owner/set", "", COMMIT)
+    found[:] = ["training", "heldout"]
+    with pytest.raises(ValueError, match="the train split is missing; the hub has: training, heldout"):
+        hub.present_splits("owner/set", "", COMMIT)
 
 
 def test_without_a_revision_nothing_is_read(local: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 from releases import COMMIT, cached_snapshot, write_release, write_tokenizer
 
-from midstudy.data.release import release_files, released_pythia, tokenizer_file
+from midstudy.data import digests
+from midstudy.data.release import release_bytes, release_files, released_pythia, tokenizer_bytes
 from midstudy.model.config import huggingface_config, shape_of_config
 from midstudy.recipe import RecipeError, Release, ReleasedTokenizer, Start, pythia
 
@@ -79,7 +81,7 @@ def test_a_folder_gives_model_tokenizer_and_weights(release: Path):
     assert (start.seed, str(start.weights)) == (None, "tiny-neox@step71000")
     assert start.tokenizer.vocab_size == 322  # with the two added after training
     assert release_files(weights(start)) == [release / "model.safetensors"]
-    assert tokenizer_file(tokenizer(start)) == release / "tokenizer.json"
+    assert tokenizer_bytes(tokenizer(start)) == (release / "tokenizer.json").read_bytes()
 
 
 def test_a_copy_elsewhere_is_the_same_release_and_other_weights_another(release: Path, tmp_path: Path):
@@ -110,7 +112,72 @@ def test_what_changed_since_the_plan_is_refused(release: Path):
         release_files(weights(start))
     write_tokenizer(release, special=("<|endoftext|>",))
     with pytest.raises(ValueError, match="changed: sha256"):
-        tokenizer_file(tokenizer(start))
+        tokenizer_bytes(tokenizer(start))
+
+
+def exchange(path: Path) -> None:
+    """Other bytes at the end, as many, with the same time stamp, moved over the file."""
+    status, content = path.stat(), path.read_bytes()
+    path.with_name("new").write_bytes(content[:-8] + content[-8:][::-1])
+    os.utime(path.with_name("new"), ns=(status.st_atime_ns, status.st_mtime_ns))
+    path.with_name("new").replace(path)
+    assert path.read_bytes() != content
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_an_exchanged_release_of_the_same_size_and_time_stamp_is_another(
+    release: Path, monkeypatch: pytest.MonkeyPatch, remembered: bool
+):
+    if remembered:
+        monkeypatch.setattr(digests, "_SMALL_BYTES", 0)
+        monkeypatch.setattr(digests, "_SETTLED_S", -60.0)
+    start = released_pythia(str(release))
+    exchange(release / "model.safetensors")
+    assert released_pythia(str(release)).id != start.id
+    with pytest.raises(ValueError, match="changed: sha256"):
+        release_files(weights(start))
+
+
+def test_a_latest_link_is_the_release_that_it_leads_to(release: Path, tmp_path: Path):
+    latest = tmp_path / "latest"
+    latest.symlink_to(release.name)
+    start = released_pythia(str(latest))
+    shutil.copytree(release, tmp_path / "v2")
+    exchange(tmp_path / "v2" / "model.safetensors")
+    latest.unlink()
+    latest.symlink_to("v2")
+    assert released_pythia(str(latest)).id != start.id
+
+
+def test_the_weights_that_are_imported_are_digested_whatever_was_remembered(release: Path, monkeypatch: pytest.MonkeyPatch):
+    start = released_pythia(str(release))
+    known = {path: digests.file_digest(path) for path in release.iterdir()}
+    assert [path.name for path, _ in release_bytes(weights(start))] == ["model.safetensors"]
+    monkeypatch.setattr("midstudy.data.release.file_digest", known.__getitem__)
+    exchange(release / "model.safetensors")
+    with pytest.raises(ValueError, match="changed: sha256"):
+        list(release_bytes(weights(start)))
+    exchange(release / "tokenizer.json")
+    with pytest.raises(ValueError, match="changed: sha256"):
+        tokenizer_bytes(tokenizer(start))
+
+
+def test_a_file_of_the_hubs_cache_is_what_its_name_says(original: Path):
+    """The cache keeps a large file under its SHA-256; a commit's folder has a link to it."""
+    snapshot = cached_snapshot("owner/exchanged")
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(original / name, snapshot / name)
+    blobs = snapshot.parent.parent / "blobs"
+    blobs.mkdir(exist_ok=True)
+    blob = blobs / digests.file_digest(original / "model.safetensors")
+    shutil.copy(original / "model.safetensors", blob)
+    (snapshot / "model.safetensors").unlink(missing_ok=True)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    start = released_pythia(f"hub:owner/exchanged@{COMMIT}")
+    assert len(list(release_bytes(weights(start)))) == 1
+    exchange(blob)
+    with pytest.raises(ValueError, match=r"damaged: sha256 .*, not that of its name\. Remove it"):
+        list(release_bytes(weights(start)))
 
 
 @pytest.mark.parametrize(
@@ -173,6 +240,8 @@ def test_a_tokenizer_whose_end_of_text_is_not_id_0_is_refused(release: Path):
     ("argument", "message"),
     [
         ("{folder}/nowhere", "no such folder"),
+        ("", "release: found nothing"),
+        ("  ", "release: found nothing"),
         ("hub:owner/name", "the commit pins the weights"),
         ("hub:owner/name@step71000", "40 hex digits"),
         (f"hub:owner/no-such-model@{COMMIT}", "the hub cannot be reached"),
@@ -217,7 +286,7 @@ def test_a_hub_model_is_read_from_the_cache_and_its_weights_only_when_they_are_i
         release_files(weights(start))
     shutil.copy(original / "model.safetensors", snapshot)
     assert release_files(weights(start)) == [snapshot / "model.safetensors"]
-    assert tokenizer_file(tokenizer(start)) == snapshot / "tokenizer.json"
+    assert tokenizer_bytes(tokenizer(start)) == (snapshot / "tokenizer.json").read_bytes()
 
 
 def test_a_release_is_planned_without_torch(original: Path):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from midstudy.data import wheels
-from midstudy.data.source import load_rows, resolve_source
+from midstudy.data import files, hub, wheels
+from midstudy.data.source import ChangedTextError, load_rows, require_rows, resolve_source
+from midstudy.data.splits import place_of
 from midstudy.recipe.data import Source
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -68,6 +70,84 @@ def test_changed_files_are_refused_by_the_folders_name(directory: Path) -> None:
         next(load_rows(source, split="train", is_task=False))
 
 
+def exchange(path: Path) -> None:
+    """Other text in place, in as many bytes and with the same time stamp."""
+    status, content = path.stat(), path.read_bytes()
+    text = gzip.decompress(content) if path.suffix == ".gz" else content
+    other = text.replace(b"=", b"<").replace(b"?", b"!")
+    assert other != text
+    path.write_bytes((gzip.compress(other) if path.suffix == ".gz" else other)[: len(content)].ljust(len(content)))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+@pytest.mark.parametrize("num_read", [0, 1, None])
+def test_what_is_read_is_digested_whatever_was_remembered(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, split: str, num_read: int | None
+) -> None:
+    """A memory of digests that still says what the plan found costs nothing but the time until all is read."""
+    source = code(directory)
+    planned = files.file_digest(directory / "code" / "train.jsonl")
+    monkeypatch.setattr(files, "file_digest", lambda path: planned)
+    exchange(directory / "code" / "train.jsonl")
+    rows = load_rows(source, split=split, is_task=False)
+    for _ in range(num_read or 0):
+        next(rows)
+    with pytest.raises(ChangedTextError, match=r"data/code: its files changed: sha256 .*plan anew"):
+        list(rows if num_read is None else rows.rest())
+
+
+def test_text_that_changes_while_it_is_read_is_refused_at_its_end(directory: Path) -> None:
+    """A megabyte, of which the reader has seen the first part."""
+    path = directory / "code" / "train.jsonl"
+    write(path, [{"text": f"x = {number} " * 20} for number in range(5_000)])
+    rows = load_rows(code(directory), split="train", is_task=False)
+    next(rows)
+    exchange(path)
+    with pytest.raises(ChangedTextError):
+        list(rows)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_still_the_old_one(directory: Path) -> None:
+    path = directory / "code" / "train.jsonl"
+    write(path, [{"text": f"x = {number} " * 20} for number in range(5_000)])
+    rows = load_rows(code(directory), split="test", is_task=False)
+    first = next(rows)
+    wanted = [first, *rows]
+    rows = load_rows(code(directory), split="test", is_task=False)
+    next(rows)
+    write(path.with_name("new"), [{"text": "other"}])
+    path.with_name("new").replace(path)
+    assert [first, *rows] == wanted
+
+
+@pytest.mark.parametrize("name", ["general", "pairs"])
+def test_an_exchanged_split_is_another_revision(directory: Path, name: str) -> None:
+    of = code if name == "general" else pairs
+    before = of(directory).revision
+    exchange(directory / ("code/train.jsonl" if name == "general" else "sft/pairs/test.jsonl"))
+    assert of(directory).revision != before
+
+
+def test_a_latest_link_is_what_it_leads_to(directory: Path, tmp_path: Path) -> None:
+    """Two versions with the same sizes and times, as archives make them."""
+    for version in ("v1", "v2"):
+        (tmp_path / version / "code").mkdir(parents=True)
+        text = (directory / "code" / "train.jsonl").read_text()
+        path = tmp_path / version / "code" / "train.jsonl"
+        path.write_text(text if version == "v1" else text.replace("=", "<"))
+        os.utime(path, ns=(1, 1))
+    latest = tmp_path / "latest"
+    latest.symlink_to("v1")
+    source = code(latest)
+    latest.unlink()
+    latest.symlink_to("v2")
+    assert code(latest).revision != source.revision
+    with pytest.raises(ChangedTextError):
+        list(load_rows(source, split="train", is_task=False))
+
+
 def test_a_split_added_later_is_a_change_too(directory: Path) -> None:
     source = code(directory)
     write(directory / "code" / "dev.jsonl", [{"text": "dev"}])
@@ -79,6 +159,105 @@ def test_a_bad_row_is_named_with_its_line(directory: Path) -> None:
     write(directory / "code" / "train.jsonl", [{"text": "fine"}, {"txt": "not"}])
     with pytest.raises(ValueError, match=r"code/train\.jsonl:2: fields found: txt; allowed: .*text"):
         list(load_rows(code(directory), split="train", is_task=False))
+
+
+def rows_of(is_task: bool, number: int) -> list[dict]:
+    return [{"question": f"{n}?", "answer": "y"} if is_task else {"text": f"x = {n}"} for n in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("is_task", "number", "ending", "note"),
+    [
+        (False, 40, ".jsonl", "of the 40 rows of train.jsonl, 3 to dev and 0 to test"),
+        (False, 40, ".jsonl.gz", "of the 40 rows of train.jsonl.gz, 3 to dev and 0 to test"),
+        (True, 9, ".jsonl", "of the 9 rows of train.jsonl, 0 to dev"),
+        (True, 400, ".jsonl", ""),
+    ],
+)
+def test_a_carved_split_of_few_rows_is_told_and_an_empty_one_refused_where_it_is_read(
+    tmp_path: Path, is_task: bool, number: int, ending: str, note: str
+) -> None:
+    write(tmp_path / "set" / f"train{ending}", rows_of(is_task, number))
+    if is_task:
+        write(tmp_path / "set" / "test.jsonl", rows_of(is_task, 3))
+    source = resolve_source(str(tmp_path), name="set", folder="set", is_task=is_task)
+    assert source.note.partition("each)")[2].lstrip(": ") == note
+    for split in ("train", "dev", "test"):
+        rows = list(load_rows(source, split=split, is_task=is_task))
+        if rows:
+            require_rows(source, split=split, is_task=is_task)
+        else:
+            told = rf"set: the {split} split is empty: of the {number} rows of train\{ending}, .*0 fall to {split}.* carved"
+            with pytest.raises(
+                ValueError, match=rf"{told} from train by hash .*Supply {'validation' if is_task else split}\.jsonl"
+            ):
+                require_rows(source, split=split, is_task=is_task)
+
+
+def test_a_corpus_that_is_carved_up_whole_is_refused(tmp_path: Path) -> None:
+    carved = next(row for row in rows_of(False, 400) if row not in train_of(rows_of(False, 400)))
+    write(tmp_path / "set" / "train.jsonl", [carved])
+    with pytest.raises(ValueError, match=r"the train split is empty: of the 1 rows of train\.jsonl, 0 fall to train"):
+        resolve_source(str(tmp_path), name="set", folder="set", is_task=False)
+
+
+def train_of(rows: list[dict]) -> list[dict]:
+    return [row for row in rows if place_of(row, carved=("dev", "test"), is_task=False) == "train"]
+
+
+@pytest.mark.parametrize("name", ["validation", "dev", "valid", "val"])
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz"])
+def test_the_dev_split_may_have_four_names_and_an_unusual_one_is_told(directory: Path, name: str, ending: str) -> None:
+    write(directory / "sft" / "pairs" / f"{name}{ending}", [{"question": "d?", "answer": "z"}])
+    assert pairs(directory).note == ("" if name in ("validation", "dev") else f"dev is {name}{ending}")
+    assert list(load_rows(pairs(directory), split="dev", is_task=True)) == [{"question": "d?", "answer": "z"}]
+    write(directory / "sft" / "pairs" / "dev.jsonl.gz", [{"question": "e?", "answer": "z"}])
+    if (name, ending) != ("dev", ".jsonl.gz"):
+        with pytest.raises(ValueError, match=r"sft/pairs: found .* and .* for the dev split; allowed: one file"):
+            pairs(directory)
+
+
+UNREAD = [
+    "train.jsonl.zst", "train.jsonl.bz2", "train.jsonl.xz", "train.parquet", "train.json", "train.csv", "train.txt",
+    "Train.jsonl", "TRAIN.JSONL", "train.JSONL.gz", "training.jsonl", "train-00000-of-00002.jsonl", "train_1.jsonl",
+    "valid.parquet", "eval.jsonl", "evaluation.jsonl", "Validation.jsonl", "tests.jsonl", "testing.jsonl", "part-1.jsonl.gz",
+    "corpus.parquet",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_file_that_looks_like_data_and_is_not_read_is_told(directory: Path, name: str) -> None:
+    (directory / "code" / name).write_bytes(b"{}")
+    assert f"not read: {name}" in code(directory).note
+    (directory / "code" / "train.jsonl").unlink()
+    with pytest.raises(
+        ValueError, match=r"data/code: the train split is missing.*Allowed: train\.jsonl or train\.jsonl\.gz"
+    ) as e:
+        code(directory)
+    assert f"Not read: {name}" in str(e.value)
+
+
+def test_what_to_do_with_an_unread_file_is_told(directory: Path) -> None:
+    folder = directory / "sft" / "pairs"
+    (folder / "test.jsonl").rename(folder / "test.jsonl.zst")
+    (folder / "dev.jsonl").symlink_to("nowhere")
+    (folder / "train").mkdir()
+    with pytest.raises(ValueError, match="the test split is missing") as raised:
+        pairs(directory)
+    told = "Not read: dev.jsonl (a broken link), test.jsonl.zst (`zstd -d` it), train/ (a folder)."
+    assert str(raised.value).endswith(f"Allowed: test.jsonl or test.jsonl.gz. {told}")
+
+
+@pytest.mark.parametrize("name", ["README.md", "manifest.json", "LICENSE", "trainer.py", ".train.jsonl.swp", "train.log"])
+def test_other_files_are_nothing_to_speak_of(directory: Path, name: str) -> None:
+    (directory / "code" / name).write_bytes(b"{}")
+    assert "not read" not in code(directory).note
+
+
+def test_many_unread_files_are_named_in_part(directory: Path) -> None:
+    for number in range(8):
+        (directory / "code" / f"train-{number}.jsonl").write_bytes(b"{}")
+    assert code(directory).note.endswith("train-3.jsonl, train-4.jsonl and 3 more")
 
 
 @pytest.mark.parametrize(
@@ -141,6 +320,27 @@ def test_a_hub_name_carries_config_and_commit() -> None:
 def test_a_hub_name_without_a_commit_is_refused(argument: str) -> None:
     with pytest.raises(ValueError, match=r"commit|COMMIT"):
         resolve_source(argument, name="code", folder="code", is_task=False)
+
+
+@pytest.mark.parametrize("argument", ["", "  ", "\n"])
+def test_nothing_names_no_source(argument: str) -> None:
+    with pytest.raises(ValueError, match="code: --data: found nothing; allowed: wheels, a directory, or hub:"):
+        resolve_source(argument, name="code", folder="code", is_task=False)
+
+
+def test_a_folder_is_not_read_in_the_place_of_a_hub_set_of_its_name(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(directory.parent)
+    with pytest.raises(ValueError, match=r"hub:data/code: found .*data/code, which would be read in the hub's place"):
+        resolve_source(f"hub:data/code@{COMMIT}", name="code", folder="code", is_task=False)
+    with pytest.raises(ValueError, match="allowed: hub:OWNER/NAME"):
+        resolve_source(f"hub:{directory}/code@{COMMIT}", name="code", folder="code", is_task=False)
+    monkeypatch.chdir("/")
+    source = resolve_source(f"hub:data/code@{COMMIT}", name="code", folder="code", is_task=False)
+    monkeypatch.chdir(directory.parent)  # where the job runs
+    with pytest.raises(ValueError, match="which would be read in the hub's place"):
+        hub.present_splits(source.part, source.config, source.revision)
 
 
 def test_a_hub_set_is_read_through_the_same_door_and_carved(directory: Path) -> None:

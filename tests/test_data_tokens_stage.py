@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,16 +17,18 @@ from typing import Any
 import pytest
 from small_study import WORDS, plan_in, small_study, write_split, write_text
 
+from midstudy.data import files
 from midstudy.data.files import numbered_rows
 from midstudy.data.rows import as_example, as_text
 from midstudy.data.shards import read_index
+from midstudy.data.source import ChangedTextError, resolve_source
 from midstudy.data.tokenizer import load_tokenizer
 from midstudy.data.tokens import read_split
 from midstudy.execute import progress, stage
-from midstudy.execute.data import make_tokens
+from midstudy.execute.data import make_tokenizer, make_tokens
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.plan.stage import Stage, stage_id
-from midstudy.recipe.data import TokenizedData, Tokenizer
+from midstudy.recipe.data import Corpus, TokenizedData, Tokenizer
 from midstudy.store.store import Store
 
 SHARD_BYTES = 20_000
@@ -140,6 +144,79 @@ def test_a_bad_row_loses_no_finished_shard(text, tmp_path, small_shards, monkeyp
             make(store, corpus)
     make(store, corpus)
     assert store.record(corpus.id).metrics["shards_taken_over"] > 10
+
+
+def test_nothing_is_published_of_text_that_is_not_the_plans(text, tmp_path, small_shards, monkeypatch):
+    """Even where a memory of digests vouches for it, and the text is as it was when the stage is made again.
+
+    The first attempt is killed after some shards of the changed text, the second finds out.
+    """
+    copy = tmp_path / "text"
+    shutil.copytree(text, copy)
+    path = copy / "general" / "train.jsonl"
+    reference, corpus, _ = opened(copy, tmp_path / "reference")
+    make(reference, corpus)
+    store, corpus, _ = opened(copy, tmp_path / "store")
+    content, status = path.read_bytes(), path.stat()
+    planned = files.file_digest(path)
+    path.write_bytes(content.replace(b"time", b"emit"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with monkeypatch.context() as patch:
+        known = files.file_digest
+        patch.setattr(files, "file_digest", lambda one: planned if one == path else known(one))
+        polls = iter(range(10_000))
+        with pytest.raises(StoppedError):
+            make(store, corpus, lambda: next(polls) == 800)
+        assert store.former_attempts(corpus.id)
+        with pytest.raises(ChangedTextError, match="its files changed"):
+            make(store, corpus)
+        tokenizer = next(
+            one for one in plan_in(store, small_study(text, starts=())).stages.values() if one.kind == "tokenizer"
+        )
+        shutil.rmtree(store.paths.published(tokenizer.id))
+        with pytest.raises(ChangedTextError, match="its files changed"):
+            make(store, tokenizer)
+    assert not store.has(corpus.id)
+    assert not store.has(tokenizer.id)
+    assert store.former_attempts(corpus.id) == []
+    path.write_bytes(content)
+    for one in (tokenizer, corpus):
+        make(store, one)
+    assert published_bytes(store, corpus) == published_bytes(reference, corpus)
+
+
+def test_the_rest_of_a_long_text_is_read_no_longer_than_the_stage_may_go_on(text, tmp_path, monkeypatch):
+    """A corpus takes the first bytes of a file; the digest is that of the whole."""
+    store = Store.open(tmp_path / "store", create=True)
+    monkeypatch.setattr("midstudy.data.digests._PIECE_BYTES", 1_000)
+    source = resolve_source(str(text), name="general", folder="general", is_task=False)
+    recipe = Tokenizer(corpus=Corpus(name="general", source=source), vocab_size=300, max_bytes=20_000)
+    polls = iter(range(10_000))
+    with pytest.raises(StoppedError, match="while the rest of the text was read; the next attempt trains it from"):
+        make_tokenizer(recipe, store.root, should_stop=lambda: next(polls) == 500)
+
+
+def test_a_carved_split_without_rows_is_made_empty_and_refused_by_what_reads_it(tmp_path):
+    """A corpus of 40 documents, carved by hash: none falls to test. Nothing may ask for it."""
+    text = tmp_path / "text"
+    write_text(text)
+    for split in ("validation", "test"):
+        (text / "code" / f"{split}.jsonl").unlink()
+    write_split(text / "code", "train", ({"text": f"x = {number}"} for number in range(40)))
+    store = Store.open(tmp_path / "store", create=True)
+    plan = plan_in(store, small_study(text))
+    for one in plan.missing:
+        store.request(one)
+    code = next(one for one in plan.missing if isinstance(one.recipe, TokenizedData) and one.recipe.data.name == "code")
+    assert isinstance(code.recipe, TokenizedData)
+    make(store, plan.stages[stage_id(code.recipe.tokenizer)])
+    make(store, code)
+    metrics = store.record(code.id).metrics
+    assert [metrics[f"{split}_documents"] for split in ("train", "dev", "test")] == [37, 3, 0]
+    folder = store.published_folder(code.id)
+    assert read_split(folder, "dev").num_documents == 3
+    with pytest.raises(ValueError, match="the test split is empty: it was carved from train by hash, and no row fell to it"):
+        read_split(folder, "test")
 
 
 def test_the_log_says_how_far_it_is(text, tmp_path, monkeypatch, capsys):

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.schema_tools.validation import ValidationError, is_valid_schema, validate
+from pydantic import TypeAdapter
 
-from flows.deployed import _settings
+from flows.deployed import DataSources, _settings
 from midstudy.plan.experiment import study_defaults
 from midstudy.recipe.model import SIZES
 from midstudy.recipe.phase import PRECISIONS
@@ -92,6 +93,17 @@ def test_choices_are_all_that_there_are() -> None:
         ("bridging/micro", {"trunk_seeds": []}, "'trunk_seeds'. Failure reason: [] should be non-empty"),
         ("bridging/micro", {"sft_seeds": [1, 1]}, "'sft_seeds'. Failure reason: [1, 1] has non-unique elements"),
         ("bridging/micro", {"name": "../x"}, "'name'. Failure reason: '../x' does not match"),
+        ("bridging/micro", {"data": []}, "'data'. Failure reason: [] should be non-empty"),
+        ("bridging/micro", {"data": [""]}, "'data[0]'. Failure reason: '' does not match"),
+        ("bridging/micro", {"data": ["~/text", " "]}, "'data[1]'. Failure reason: ' ' does not match"),
+        ("bridging/micro", {"data": ["~/text", "code="]}, "'data[1]'. Failure reason: 'code=' does not match"),
+        ("bridging/micro", {"data": ["~/text", "code= "]}, "'data[1]'"),
+        ("bridging/micro", {"data": ["=wheels"]}, "'data[0]'"),
+        ("bridging/micro", {"machine": {"store": ""}}, "'machine.store'"),
+        ("bridging/micro", {"machine": {"placement": " "}}, "'machine.placement'"),
+        ("report/from-store", {"study": "mine", "store": ""}, "'store'"),
+        ("track-sync/scheduled", {"store": " "}, "'store'"),
+        ("track-sync/scheduled", {"tracking_uri": ""}, "'tracking_uri'"),
         ("bridging/micro", {"machine": {"jobs": 0}}, "'machine.jobs'"),
         ("bridging/micro", {"machine": {"gpus": 8}}, "('gpus' was unexpected)"),
         ("bridging/local-data", {}, "'data' is a required property"),
@@ -106,6 +118,13 @@ def test_a_wrong_value_is_refused_when_the_run_is_created(name: str, parameters:
     with pytest.raises(ValidationError) as refused:
         validate(GIVEN[name] | parameters, schema, raise_on_error=True)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("source", ["wheels", "~/te xt", "code=wheels", "code=~/a=b", "math=hub:owner/set@0123"])
+def test_sources_are_taken_as_the_command_line_takes_them(source: str) -> None:
+    schema = FLOWS["bridging/micro"].parameters.model_dump_for_openapi()
+    validate(GIVEN["bridging/micro"] | {"data": [source]}, schema, raise_on_error=True)
+    TypeAdapter(DataSources).validate_python((source,))
 
 
 def test_only_what_differs_from_the_experiment_is_handed_on() -> None:

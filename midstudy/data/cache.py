@@ -7,9 +7,12 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """`$MIDSTUDY_CACHE`, else `midstudy` under `$XDG_CACHE_HOME`, else `~/.cache/midstudy`. Not created here."""
-    named = os.environ.get("MIDSTUDY_CACHE")
+    """`$MIDSTUDY_CACHE`, else `midstudy` under `$XDG_CACHE_HOME`, else `~/.cache/midstudy`. Not created here.
+
+    A variable that is empty, or blank, counts as not set.
+    """
+    named = os.environ.get("MIDSTUDY_CACHE", "").strip()
     if named:
         return Path(named).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
+    base = os.environ.get("XDG_CACHE_HOME", "").strip()
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "midstudy"

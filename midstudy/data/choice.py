@@ -20,7 +20,7 @@ class DataChoice:
     """The `--data` arguments of one command, resolved as the experiment asks for its corpora and tasks by name.
 
     Raises:
-        RecipeError: two arguments for one name, or two for all.
+        RecipeError: two arguments for one name, or two for all, or one that names nothing.
     """
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
@@ -28,6 +28,13 @@ class DataChoice:
         self._for_one: dict[str, str] = {}
         for argument in arguments:
             name, separator, value = argument.partition("=")
+            if not name.strip() or (separator and not value.strip()):  # what a shell makes of a variable that is not set
+                raise RecipeError(
+                    f"--data {name.strip()}".rstrip(),
+                    found="nothing" if not separator else repr(argument),
+                    allowed="a folder, wheels or hub:OWNER/SET[:CONFIG]@COMMIT, or NAME= and one of these",
+                    fix="Is a variable not set?",
+                )
             if not separator:
                 if self._for_all is not None:
                     raise RecipeError("--data", found=argument, allowed="one source for all; NAME=SOURCE for others")

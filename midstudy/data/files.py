@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
-import os
-import tempfile
+import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from midstudy.data.cache import cache_dir
-
-SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev"), "test": ("test",)}
-"""The file names a split may have, without their ending."""
+from midstudy.data.digests import DigestedFile, file_digest
+from midstudy.data.splits import SPLIT_NAMES
 
 ENDINGS = (".jsonl", ".jsonl.gz")
 
 _LINES_BETWEEN_REPORTS = 16
+_BUFFER_BYTES = 2**16
 
 
 def find_split(folder: Path, split: str) -> Path | None:
@@ -38,6 +37,52 @@ def find_split(folder: Path, split: str) -> Path | None:
     return found[0] if found else None
 
 
+# Words that a split's file may begin with, whatever its ending; and endings of files that hold rows.
+_LIKE_A_SPLIT = re.compile(r"(train|training|valid|validation|val|dev|devel|eval|evaluation|test|testing|tests)([^a-z].*)?")
+_LIKE_ROWS = re.compile(r".*\.(jsonl|ndjson|jsonlines|parquet|arrow|csv|tsv)(\.[a-z0-9]+)?")
+_REMEDIES = {
+    ".zst": "zstd -d",
+    ".xz": "xz -d",
+    ".bz2": "bzip2 -d",
+    ".zip": "unzip",
+    ".lz4": "lz4 -d",
+}
+_NOT_DATA = (".py", ".sh", ".md", ".log", ".lock")
+_MOST_NAMED = 5
+
+
+def unread_files(folder: Path) -> str:
+    """The files of a folder that look like data and are not read, each with what to do; empty where there is none.
+
+    They begin with the name of a split, or end as files of rows do.
+    """
+    read = {name + ending for names in SPLIT_NAMES.values() for name in names for ending in ENDINGS}
+    found = [
+        path.name
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".")
+        and path.suffix not in _NOT_DATA
+        and not (path.name in read and path.is_file())
+        and (_LIKE_A_SPLIT.fullmatch(path.name.lower()) or _LIKE_ROWS.fullmatch(path.name.lower()))
+    ]
+    named = [_unread(folder / name) for name in found[:_MOST_NAMED]]
+    return ", ".join(named) + (f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else "")
+
+
+def _unread(path: Path) -> str:
+    for ending, command in _REMEDIES.items():
+        if path.name.lower().endswith(ending):
+            return f"{path.name} (`{command}` it)"
+    if path.is_symlink() and not path.exists():
+        return f"{path.name} (a broken link)"
+    return f"{path.name}/ (a folder)" if path.is_dir() else path.name
+
+
+def file_names(split: str) -> str:
+    """The names that the file of a split may have."""
+    return " or ".join(name + ending for name in SPLIT_NAMES[split] for ending in ENDINGS)
+
+
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a JSONL file in order, blank lines left out.
 
@@ -53,19 +98,41 @@ def numbered_rows(
     path: Path, *, on_read: Callable[[float], None] = lambda share: None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """As `read_rows`, each row with its line number, from 1; now and then `on_read` is told the share of the file read."""
-    number = 0
+    yield from numbered_rows_of(opened(path), path, on_read=on_read)
+
+
+def opened(path: Path) -> DigestedFile:
+    """The file, to be read by `numbered_rows_of`, and to be asked for the digest of what was read.
+
+    Raises:
+        ValueError: it is missing or cannot be opened.
+    """
     try:
-        with path.open("rb") as file, gzip.open(file, "rb") if path.suffix == ".gz" else file as lines:
-            num_bytes = os.fstat(file.fileno()).st_size
-            for number, line in enumerate(lines, start=1):
-                if number % _LINES_BETWEEN_REPORTS == 0:
-                    on_read(file.tell() / num_bytes)
-                if line.strip():
-                    yield number, _object(line, f"{path}:{number}")
+        return DigestedFile(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; allowed: a JSONL file, gzip or not.") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be opened ({error}).") from error
+
+
+def numbered_rows_of(
+    file: DigestedFile, path: Path, *, on_read: Callable[[float], None] = lambda share: None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `numbered_rows`, of a file that was opened."""
+    number = 0
+    buffered = io.BufferedReader(file, _BUFFER_BYTES)
+    lines = gzip.GzipFile(fileobj=buffered) if path.suffix == ".gz" else buffered
+    try:
+        for number, line in enumerate(lines, start=1):
+            if number % _LINES_BETWEEN_REPORTS == 0:
+                on_read(min(1.0, file.num_read / max(1, file.num_bytes)))
+            if line.strip():
+                yield number, _object(line, f"{path}:{number}")
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read after line {number} ({error}). Fetch or write the file again.") from error
+    finally:
+        if not file.closed:
+            buffered.detach()  # which leaves the file open, for what is left of it
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
@@ -78,47 +145,23 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def content_digest(folder: Path) -> str:
+def content_digest(folder: Path, *, read: Mapping[Path, str] | None = None) -> str:
     """SHA-256 over the split files of a folder: for train, dev, test in this order, the split's name and its bytes.
+
+    Args:
+        read: digests of files that were just read.
 
     Raises:
         ValueError: the folder is missing or has no train split.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; allowed: a folder with {_names('train')}.")
+        raise ValueError(f"{folder}: no such folder; allowed: a folder with {file_names('train')}.")
     if find_split(folder, "train") is None:
-        raise ValueError(f"{folder}: the train split is missing; allowed: {_names('train')}.")
+        raise ValueError(f"{folder}: the train split is missing; allowed: {file_names('train')}.")
     whole = hashlib.sha256()
     for split in SPLIT_NAMES:
         path = find_split(folder, split)
         if path is not None:
-            whole.update(f"{split} {file_digest(path)}\n".encode("ascii"))
+            digest = (read or {}).get(path) or file_digest(path)
+            whole.update(f"{split} {digest}\n".encode("ascii"))
     return whole.hexdigest()
-
-
-def _names(split: str) -> str:
-    return " or ".join(name + ending for name in SPLIT_NAMES[split] for ending in ENDINGS)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes; that of a file that has not changed (path, size, modification time) is remembered."""
-    status = path.stat()
-    key = f"{path.absolute()}\n{status.st_size}\n{status.st_mtime_ns}"
-    remembered = cache_dir() / "digests" / hashlib.sha256(os.fsencode(key)).hexdigest()
-    try:
-        known = remembered.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        known = ""
-    if len(known) == 64:
-        return known
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    # A cache that cannot be written costs time, not correctness.
-    try:
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=remembered.parent, delete=False) as temporary:
-            temporary.write(digest + "\n")
-        Path(temporary.name).replace(remembered)
-    except OSError:
-        pass
-    return digest

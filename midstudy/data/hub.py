@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "valid"), "test": ("test",)}
+from midstudy.data.splits import SPLIT_NAMES
 
 
 def load(name: str, config: str, revision: str, split: str) -> Iterator[dict[str, Any]]:
@@ -26,17 +27,52 @@ def load(name: str, config: str, revision: str, split: str) -> Iterator[dict[str
 
     if not revision:
         raise ValueError(f"hub:{name}: no revision; allowed: hub:OWNER/NAME[:CONFIG]@COMMIT, so that the text is pinned.")
-    hub_split = _present(name, config, revision).get(split)
+    present = present_splits(name, config, revision)
+    hub_split = present.get(split)
     if hub_split is None:
-        raise ValueError(f"hub:{name}: no {split} split; found: {', '.join(present_splits(name, config, revision))}.")
+        raise ValueError(f"hub:{name}: no {split} split; found: {', '.join(present)}.")
     with _told(name):
         rows = datasets.load_dataset(name, config or None, revision=revision, split=hub_split, streaming=True)
         yield from rows
 
 
-def present_splits(name: str, config: str, revision: str) -> tuple[str, ...]:
-    """Which of train, dev and test the data set has at the revision; needs the network."""
-    return tuple(_present(name, config, revision))
+def present_splits(name: str, config: str, revision: str) -> dict[str, str]:
+    """Which of train, dev and test the data set has at the revision, each with the hub's name; needs the network.
+
+    Raises:
+        ValueError: no such data set, no network, or two splits of the hub are one of these.
+    """
+    import datasets
+
+    require_no_folder(name)
+    with _told(name):
+        found = datasets.get_dataset_split_names(name, config or None, revision=revision)
+    present = {}
+    for split, names in SPLIT_NAMES.items():
+        known = [candidate for candidate in names if candidate in found]
+        if len(known) > 1:
+            raise ValueError(
+                f"hub:{name}: found {' and '.join(known)} for the {split} split; allowed: one. Save the one that is meant "
+                "into a folder as JSONL, with the other splits, and name the folder with --data."
+            )
+        if known:
+            present[split] = known[0]
+    if "train" not in present:
+        raise ValueError(f"hub:{name}: the train split is missing; the hub has: {', '.join(found) or 'none'}.")
+    return present
+
+
+def require_no_folder(name: str) -> None:
+    """Refuse the name of a hub's data set where a folder of this name lies: `datasets` would read that, at no revision.
+
+    Raises:
+        ValueError: there is such a folder.
+    """
+    if not Path(name).is_absolute() and Path(name).exists():
+        raise ValueError(
+            f"hub:{name}: found {Path(name).absolute()}, which would be read in the hub's place, whatever the commit. Run "
+            "the command from another folder, or name this one with --data."
+        )
 
 
 def require_commit(name: str, revision: str) -> None:
@@ -47,19 +83,6 @@ def require_commit(name: str, revision: str) -> None:
     """
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ValueError(f"hub:{name}: revision {revision!r}; allowed: a commit of 40 hex digits (its page lists them).")
-
-
-def _present(name: str, config: str, revision: str) -> dict[str, str]:
-    import datasets
-
-    with _told(name):
-        found = datasets.get_dataset_split_names(name, config or None, revision=revision)
-    present = {}
-    for split, names in SPLIT_NAMES.items():
-        known = [candidate for candidate in names if candidate in found]
-        if known:
-            present[split] = known[0]
-    return present
 
 
 @contextmanager

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from midstudy.data.files import file_digest
+from midstudy.data.digests import file_digest
 from midstudy.data.hub import require_commit
 from midstudy.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, FILE_NAME
 from midstudy.model.config import shape_of_config
@@ -41,6 +42,8 @@ def released_pythia(argument: str, *, step: int | None = None) -> Start:
             message names the field.
         ValueError: a file is missing or damaged, the weights are pickled, or the hub cannot be reached.
     """
+    if not argument.strip():
+        raise ValueError("release: found nothing; allowed: a folder or hub:OWNER/NAME@COMMIT. Is a variable not set?")
     step = plain(step)
     if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
         raise RecipeError(
@@ -61,7 +64,8 @@ def released_pythia(argument: str, *, step: int | None = None) -> Start:
         if not folder.is_dir():
             raise ValueError(f"{argument}: no such folder; allowed: a folder or hub:OWNER/NAME@COMMIT.")
         name = folder.name
-        weights = Source(kind="files", part="", revision=_digest(_weight_files(folder)), location=str(folder))
+        digests = ((path, file_digest(path)) for path in _weight_files(folder))
+        weights = Source(kind="files", part="", revision=_digest(digests), location=str(folder))
         tokenizer = Source(kind="files", part="", revision=file_digest(_present(folder, FILE_NAME)), location=str(folder))
     with inside(f"release.{name}"):
         return Start(
@@ -82,11 +86,37 @@ def release_files(release: Release) -> list[Path]:
     if source.kind == "hub":
         return _weight_files(_fetched(source.part, source.revision, ("*.safetensors", _INDEX)))
     files = _weight_files(Path(source.location))
-    _require_unchanged(Path(source.location), _digest(files), source.revision)
+    _require_unchanged(Path(source.location), _digest((path, file_digest(path)) for path in files), source.revision)
     return files
 
 
-def tokenizer_file(tokenizer: ReleasedTokenizer) -> Path:
+def release_bytes(release: Release) -> Iterator[tuple[Path, bytes]]:
+    """The safetensors files of a release with their bytes, which are what the plan names only if the iteration ends well.
+
+    Raises:
+        ValueError: as `release_files`, or what was read is not what the plan names.
+    """
+    found = []
+    for path in release_files(release):
+        content = path.read_bytes()
+        found.append((path, hashlib.sha256(content).hexdigest()))
+        if release.source.kind == "hub":
+            _require_blob(*found[-1])
+        yield path, content
+    if release.source.kind == "files":
+        _require_unchanged(Path(release.source.location), _digest(found), release.source.revision)
+
+
+def _require_blob(path: Path, found: str) -> None:
+    """The hub's cache names a large file by its SHA-256: the link of a commit leads to the name, not to the bytes."""
+    name = path.resolve().name
+    if re.fullmatch("[0-9a-f]{64}", name) and name != found:
+        raise ValueError(
+            f"{path.resolve()}: damaged: sha256 {found[:12]}, not that of its name. Remove it; it is fetched again."
+        )
+
+
+def tokenizer_bytes(tokenizer: ReleasedTokenizer) -> bytes:
     """The `tokenizer.json` of a release.
 
     Raises:
@@ -96,8 +126,9 @@ def tokenizer_file(tokenizer: ReleasedTokenizer) -> Path:
     hub = source.kind == "hub"
     folder = _fetched(source.part, source.revision, (FILE_NAME,)) if hub else Path(source.location)
     path = _present(folder, FILE_NAME)
-    _require_unchanged(path, file_digest(path), tokenizer.digest)
-    return path
+    content = path.read_bytes()
+    _require_unchanged(path, hashlib.sha256(content).hexdigest(), tokenizer.digest)
+    return content
 
 
 def _fetched(part: str, revision: str, patterns: Sequence[str]) -> Path:
@@ -140,9 +171,9 @@ def _weight_files(folder: Path) -> list[Path]:
     raise ValueError(f"{folder / _WEIGHTS}: missing, and so is {_INDEX}. Name a checkpoint, or a commit, with safetensors.")
 
 
-def _digest(files: Sequence[Path]) -> str:
+def _digest(files: Iterable[tuple[Path, str]]) -> str:
     """SHA-256 over name and digest of each file."""
-    lines = "".join(f"{path.name} {file_digest(path)}\n" for path in files)
+    lines = "".join(f"{path.name} {digest}\n" for path, digest in files)
     return hashlib.sha256(lines.encode("utf-8")).hexdigest()
 
 
@@ -165,8 +196,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _tokenizer(path: Path, name: str, source: Source) -> ReleasedTokenizer:
+    content = path.read_bytes()
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises nothing more particular
         raise ValueError(f"{path}: no tokenizer ({error}). Fetch the file again.") from None
     if tokenizer.token_to_id(END_OF_TEXT) != END_OF_TEXT_ID:
@@ -180,4 +212,4 @@ def _tokenizer(path: Path, name: str, source: Source) -> ReleasedTokenizer:
             "tokenizer.truncation", found="a tokenizer that cuts or pads texts", allowed="null for truncation and padding"
         )
     vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    return ReleasedTokenizer(name=name, digest=file_digest(path), vocab_size=vocab_size, source=source)
+    return ReleasedTokenizer(name=name, digest=hashlib.sha256(content).hexdigest(), vocab_size=vocab_size, source=source)

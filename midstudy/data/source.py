@@ -5,22 +5,45 @@ Nothing falls back to another source: what cannot be read as asked is an error.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from midstudy.data import hub, wheels
-from midstudy.data.files import SPLIT_NAMES, content_digest, find_split, numbered_rows
+from midstudy.data.files import (
+    content_digest,
+    file_names,
+    find_split,
+    numbered_rows,
+    numbered_rows_of,
+    opened,
+    unread_files,
+)
 from midstudy.data.rows import as_example, as_text
-from midstudy.data.splits import CORPUS_SHARE, TASK_SHARE, carve, carved_splits
+from midstudy.data.splits import CORPUS_SHARE, SPLIT_NAMES, TASK_SHARE, carve, carved_splits, place_of
 from midstudy.recipe.data import Source
+
+_FEW_ROWS = 5
+"""A carved split with fewer rows is told: what is measured on it says little."""
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+_KINDS = "wheels, a directory, or hub:OWNER/NAME[:CONFIG]@COMMIT"
+
+
+class ChangedTextError(ValueError):
+    """The text that was read is not the one that the plan names."""
 
 
 def resolve_source(argument: str, *, name: str, folder: str, is_task: bool) -> Source:
     """The source that a `--data` value names for one corpus or task.
 
-    Quick: nothing is fetched or prepared. The first row of each split of a folder is checked. Splits that will be
-    carved from train are told in `note`; those of a hub data set are known only when it is read.
+    Quick: nothing is fetched or prepared. The first row of each split of a folder is checked, and so many rows of train
+    that a carved split is known to have some. Splits that will be carved from train, files of a folder that are not read,
+    and a split that is named otherwise than usual are told in `note`; those of a hub data set are known only when it is
+    read.
 
     Args:
         argument: `wheels`, a directory, or `hub:OWNER/NAME[:CONFIG]@COMMIT`.
@@ -29,8 +52,11 @@ def resolve_source(argument: str, *, name: str, folder: str, is_task: bool) -> S
         is_task: prompt-target pairs rather than text.
 
     Raises:
-        ValueError: the directory, a split or a field is missing, the part is unknown, or the value is none of these.
+        ValueError: the directory, a split or a field is missing, all rows of train are carved from it, the part is unknown,
+            or the value is none of these.
     """
+    if not argument.strip():
+        raise ValueError(f"{name}: --data: found nothing; allowed: {_KINDS}. Is a variable not set?")
     if argument == "wheels":
         parts = wheels.TASKS if is_task else wheels.CORPORA
         if name not in parts:
@@ -42,22 +68,65 @@ def resolve_source(argument: str, *, name: str, folder: str, is_task: bool) -> S
         return Source(kind="hub", part=part, config=config, revision=revision)
     directory = Path(argument).expanduser()
     if not directory.is_dir():
-        raise ValueError(
-            f"{name}: --data {argument}: no such directory; allowed: wheels, a directory, or hub:OWNER/NAME[:CONFIG]@COMMIT."
-        )
+        raise ValueError(f"{name}: --data {argument}: no such directory; allowed: {_KINDS}.")
     where = (directory / folder).absolute()
     if not where.is_dir():
-        raise ValueError(f"{name}: {where}: no such folder; allowed: a folder with train.jsonl or train.jsonl.gz.")
+        raise ValueError(f"{name}: {where}: no such folder; allowed: a folder with {file_names('train')}.")
     carved = _carved(where, is_task)
     for split in SPLIT_NAMES:
         if find_split(where, split):
             _require_first_row(where, split, is_task)
-    return Source(kind="files", part="", revision=content_digest(where), location=str(where), note=_told(carved, is_task))
+    note = "; ".join(filter(None, (_renamed(where), _told(where, carved, is_task), _unread(where))))
+    return Source(kind="files", part="", revision=content_digest(where), location=str(where), note=note)
 
 
-def load_rows(
-    source: Source, *, split: str, is_task: bool, on_read: Callable[[float], None] = lambda share: None
-) -> Iterator[dict[str, Any]]:
+def require_rows(source: Source, *, split: str, is_task: bool) -> None:
+    """Refuse a split of a folder that is carved from train and to which no row falls.
+
+    Quick, as `resolve_source`; of a hub data set it is known only when it is read.
+
+    Raises:
+        ValueError: the split is empty; the message says of how many rows, and what to do.
+    """
+    if source.kind != "files":
+        return
+    folder = Path(source.location)
+    carved = _carved(folder, is_task)
+    if split in carved:
+        _require_carved_rows(folder, split, *_first_places(folder, carved, is_task), is_task=is_task)
+
+
+class Rows(Iterator[dict[str, Any]]):
+    """The rows of one split of a source, in order. What reads only the first of them reads the `rest` as well.
+
+    `is_carved` says that the split is taken out of train, so that it may have none; `num_rows` counts those so far.
+    """
+
+    def __init__(
+        self, rows: Iterator[dict[str, Any]], *, is_carved: bool, rest: Callable[[], Iterator[None]] = lambda: iter(())
+    ) -> None:
+        self._rows, self._rest = rows, rest
+        self.is_carved, self.num_rows = is_carved, 0
+
+    def __next__(self) -> dict[str, Any]:
+        row = next(self._rows, None)
+        if row is None:
+            for _ in self.rest():
+                pass
+            raise StopIteration
+        self.num_rows += 1
+        return row
+
+    def rest(self) -> Iterator[None]:
+        """Read what is left of the text, in pieces, without making rows of it.
+
+        Raises:
+            ChangedTextError: at the end, where the text is not that of the revision. Nothing made from the rows may be kept.
+        """
+        return self._rest()
+
+
+def load_rows(source: Source, *, split: str, is_task: bool, on_read: Callable[[float], None] = lambda share: None) -> Rows:
     """The rows of one split of a source, in order, each checked to have the fields of a layout.
 
     Args:
@@ -65,7 +134,9 @@ def load_rows(
         on_read: told now and then the share, 0 to 1, of the split's file that was read; only of a folder's files.
 
     Raises:
-        ValueError: the text is not the one the revision names (drift), or a file, split, field or network is missing.
+        ChangedTextError: the text is not the one the revision names (drift). A folder's text is digested as it is read, so
+            that the last word on it is said when all of it was read: after the last row, or by `Rows.rest`.
+        ValueError: a file, split, field or network is missing.
     """
     if source.kind == "wheels":
         if source.revision != wheels.list_digest():
@@ -73,40 +144,51 @@ def load_rows(
                 f"wheels part {source.part!r}: the recipe names revision {source.revision[:12]}, this version of "
                 f"midstudy has {wheels.list_digest()[:12]}. Check out the version the recipe was made with, or plan anew."
             )
-        yield from wheels.read_part(source.part, split)
-    elif source.kind == "files":
-        yield from _file_rows(source, split, is_task, on_read)
-    else:
-        yield from _hub_rows(source, split, is_task)
+        return Rows(wheels.read_part(source.part, split), is_carved=False)
+    if source.kind == "files":
+        return _file_rows(source, split, is_task, on_read)
+    return _hub_rows(source, split, is_task)
 
 
-def _file_rows(source: Source, split: str, is_task: bool, on_read: Callable[[float], None]) -> Iterator[dict[str, Any]]:
+def _file_rows(source: Source, split: str, is_task: bool, on_read: Callable[[float], None]) -> Rows:
     folder = Path(source.location)
-    found = content_digest(folder)
-    if found != source.revision:
-        raise ValueError(
-            f"{folder}: its files changed: sha256 {found[:12]}; allowed: {source.revision[:12]}, that of the plan. "
-            "Restore the files, or plan anew for the changed text."
-        )
+    _require_revision(source, content_digest(folder))  # from memory where it may be: what differs is refused early
     carved = _carved(folder, is_task)
     path = find_split(folder, "train" if split in carved else split)
-    assert path is not None
-    rows = _checked(path, is_task, on_read)
-    yield from carve(rows, split=split, carved=carved, is_task=is_task) if split == "train" or split in carved else rows
+    if path is None:
+        raise ChangedTextError(f"{folder}: its files changed just now. Plan anew.")
+    file = opened(path)
+    rows = _checked_rows(numbered_rows_of(file, path, on_read=on_read), str(path), is_task)
+
+    def rest() -> Iterator[None]:
+        for _ in file.rest():
+            yield
+        _require_revision(source, content_digest(folder, read={path: file.digest()}))
+
+    return Rows(_of_split(rows, split, carved, is_task), is_carved=split in carved, rest=rest)
 
 
-def _hub_rows(source: Source, split: str, is_task: bool) -> Iterator[dict[str, Any]]:
+def _require_revision(source: Source, found: str) -> None:
+    if found != source.revision:
+        raise ChangedTextError(
+            f"{source.location}: its files changed: sha256 {found[:12]}; allowed: {source.revision[:12]}, that of the plan. "
+            "Restore the files, or plan anew for the changed text."
+        )
+
+
+def _hub_rows(source: Source, split: str, is_task: bool) -> Rows:
+    where = f"hub:{source.part}"
     present = hub.present_splits(source.part, source.config, source.revision)
-    carved = carved_splits(present, is_task=is_task, where=f"hub:{source.part}")
+    carved = carved_splits(present, is_task=is_task, where=where)
     rows = hub.load(source.part, source.config, source.revision, "train" if split in carved else split)
-    checked = _checked_rows(enumerate(rows, start=1), f"hub:{source.part} {split}", is_task)
-    yield from (
-        carve(checked, split=split, carved=carved, is_task=is_task) if split == "train" or split in carved else checked
-    )
+    checked = _checked_rows(enumerate(rows, start=1), f"{where} {split}", is_task)
+    return Rows(_of_split(checked, split, carved, is_task), is_carved=split in carved)
 
 
-def _checked(path: Path, is_task: bool, on_read: Callable[[float], None] = lambda share: None) -> Iterator[dict[str, Any]]:
-    return _checked_rows(numbered_rows(path, on_read=on_read), str(path), is_task)
+def _of_split(
+    rows: Iterator[dict[str, Any]], split: str, carved: tuple[str, ...], is_task: bool
+) -> Iterator[dict[str, Any]]:
+    return carve(rows, split=split, carved=carved, is_task=is_task) if split == "train" or split in carved else rows
 
 
 def _checked_rows(rows: Iterator[tuple[int, dict[str, Any]]], where: str, is_task: bool) -> Iterator[dict[str, Any]]:
@@ -125,24 +207,88 @@ def _require_fields(row: dict[str, Any], where: str, is_task: bool) -> None:
 def _require_first_row(folder: Path, split: str, is_task: bool) -> None:
     path = find_split(folder, split)
     assert path is not None
-    if next(_checked(path, is_task), None) is None:
+    if next(_checked_rows(numbered_rows(path), str(path), is_task), None) is None:
         raise ValueError(f"{path}: no rows; allowed: one JSON object a line.")
 
 
 def _carved(folder: Path, is_task: bool) -> tuple[str, ...]:
     present = [split for split in SPLIT_NAMES if find_split(folder, split)]
-    return carved_splits(present, is_task=is_task, where=str(folder))
+    needed = ("train", "test") if is_task else ("train",)
+    allowed = "; ".join(file_names(split) for split in needed if split not in present)
+    unread = unread_files(folder)
+    hint = f"Allowed: {allowed}." + (f" Not read: {unread}." if unread else "")
+    return carved_splits(present, is_task=is_task, where=str(folder), hint=hint)
 
 
-def _told(carved: tuple[str, ...], is_task: bool) -> str:
-    percent = round(100 * (TASK_SHARE if is_task else CORPUS_SHARE))
-    return f"{' and '.join(carved)} carved from train by hash ({percent} % each)" if carved else ""
+def _first_places(folder: Path, carved: tuple[str, ...], is_task: bool) -> tuple[dict[str, int], int | None]:
+    """How many rows of train fall to each split, and how many rows there are.
+
+    It stops, and says None for the number of rows, once train has one and each carved split has several.
+    """
+    path = find_split(folder, "train")
+    assert path is not None
+    found = dict.fromkeys(("train", *carved), 0)
+    num_rows = 0
+    for _, row in numbered_rows(path):
+        num_rows += 1
+        found[place_of(row, carved=carved, is_task=is_task)] += 1
+        if found["train"] and all(found[split] >= _FEW_ROWS for split in carved):
+            return found, None
+    return found, num_rows
+
+
+def _told(folder: Path, carved: tuple[str, ...], is_task: bool) -> str:
+    if not carved:
+        return ""
+    found, num_rows = _first_places(folder, carved, is_task)
+    _require_carved_rows(folder, "train", found, num_rows, is_task=is_task)
+    told = f"{' and '.join(carved)} carved from train by hash ({_percent(is_task)} % each)"
+    if num_rows is None:
+        return told
+    path = find_split(folder, "train")
+    assert path is not None
+    numbers = " and ".join(f"{found[split]} to {split}" for split in carved)
+    return f"{told}: of the {num_rows} rows of {path.name}, {numbers}"
+
+
+def _require_carved_rows(folder: Path, split: str, found: dict[str, int], num_rows: int | None, *, is_task: bool) -> None:
+    if found[split]:
+        return
+    path = find_split(folder, "train")
+    assert path is not None
+    raise ValueError(
+        f"{folder}: the {split} split is empty: of the {num_rows} rows of {path.name}, "
+        f"{', '.join(f'{number} fall to {name}' for name, number in found.items())}, where "
+        f"{' and '.join(name for name in found if name != 'train')} are carved from train by hash ({_percent(is_task)} % "
+        f"each). Supply {_to_supply(split, found)}, or more rows."
+    )
+
+
+def _to_supply(split: str, found: dict[str, int]) -> str:
+    wanted = [split] if split != "train" else [name for name in found if name != "train"]
+    return " and ".join(f"{SPLIT_NAMES[name][0]}.jsonl" for name in wanted)
+
+
+def _percent(is_task: bool) -> int:
+    return round(100 * (TASK_SHARE if is_task else CORPUS_SHARE))
+
+
+def _renamed(folder: Path) -> str:
+    path = find_split(folder, "dev")
+    is_usual = path is None or path.name.partition(".")[0] in SPLIT_NAMES["dev"][:2]
+    return "" if path is None or is_usual else f"dev is {path.name}"
+
+
+def _unread(folder: Path) -> str:
+    unread = unread_files(folder)
+    return f"not read: {unread}" if unread else ""
 
 
 def _hub_argument(argument: str) -> tuple[str, str, str]:
     address, at, revision = argument.removeprefix("hub:").rpartition("@")
     part, _, config = address.partition(":")
-    if not at or not part:
+    if not at or not _HUB_NAME.fullmatch(part):
         raise ValueError(f"--data {argument}: allowed: hub:OWNER/NAME[:CONFIG]@COMMIT; the commit pins the text.")
     hub.require_commit(part, revision)
+    hub.require_no_folder(part)
     return part, config, revision

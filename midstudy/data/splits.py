@@ -11,6 +11,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
+"""The names a split may have in a folder, without their ending, and on the hub."""
+
 CORPUS_SHARE = 0.02
 TASK_SHARE = 0.05
 
@@ -26,13 +29,14 @@ def split_by_hash(key: str, *, dev: float, test: float) -> str:
     return "test" if place < test else "dev" if place < test + dev else "train"
 
 
-def carved_splits(present: Iterable[str], *, is_task: bool, where: str) -> tuple[str, ...]:
+def carved_splits(present: Iterable[str], *, is_task: bool, where: str, hint: str = "") -> tuple[str, ...]:
     """The splits that have to be carved from train, in the order of their hash ranges.
 
     Args:
         present: the splits the data set has.
         is_task: a task's test split is what is reported, so it is never carved.
         where: how a message names the data set.
+        hint: what a message says further, such as which names are allowed and what is there under others.
 
     Raises:
         ValueError: the train split, or a task's test split, is missing.
@@ -44,6 +48,7 @@ def carved_splits(present: Iterable[str], *, is_task: bool, where: str) -> tuple
             raise ValueError(
                 f"{where}: the {split} split is missing; found: {', '.join(sorted(has)) or 'none'}. "
                 + ("A task is reported on its test split: supply one." if split == "test" else "Supply one.")
+                + f" {hint}".rstrip()
             )
     return tuple(split for split in ("dev", "test") if split not in has)
 
@@ -55,11 +60,13 @@ def carve(rows: Iterable[dict[str, Any]], *, split: str, carved: tuple[str, ...]
     [share, 2 share).
     """
     assert split == "train" or split in carved
-    share = TASK_SHARE if is_task else CORPUS_SHARE
-    for row in rows:
-        number = int(unit_hash(canonical_row(row)) / share)
-        if (carved[number] if number < len(carved) else "train") == split:
-            yield row
+    return (row for row in rows if place_of(row, carved=carved, is_task=is_task) == split)
+
+
+def place_of(row: Mapping[str, Any], *, carved: tuple[str, ...], is_task: bool) -> str:
+    """The split that a row of a train file belongs to when those in `carved` are taken out of it."""
+    number = int(unit_hash(canonical_row(row)) / (TASK_SHARE if is_task else CORPUS_SHARE))
+    return carved[number] if number < len(carved) else "train"
 
 
 def canonical_row(row: Mapping[str, Any]) -> str:

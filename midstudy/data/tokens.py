@@ -100,7 +100,7 @@ def read_split(folder: Path, split: str) -> TokenizedSplit:
 
     Raises:
         FileNotFoundError: the data set has no such split.
-        ValueError: the list of its shards is damaged, or not complete.
+        ValueError: the list of its shards is damaged or not complete, or the split is empty.
     """
     names = _names(folder, split)
     has_prompts = (folder / f"{names[0]}.prompts").exists()
@@ -118,7 +118,12 @@ def _names(folder: Path, split: str) -> list[str]:
         if (folder / f"{split}.tokens").exists():  # one file a split, as stages made before there were shards
             return [split]
         raise FileNotFoundError(f"no {split} split among the tokens in {folder}")
-    if not index.is_complete or not index.shards:
+    if index.is_complete and not index.shards:
+        raise ValueError(
+            f"the {split} split is empty: it was carved from train by hash, and no row fell to it. Supply a {split} split, "
+            "or more rows."
+        )
+    if not index.is_complete:
         raise ValueError(f"{folder}: the {split} split is not complete. Remove the folder to make the stage again.")
     return [shard_name(split, number) for number in range(len(index.shards))]
 

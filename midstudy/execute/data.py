@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from safetensors.numpy import save_file
 
 from midstudy.data.limit import Limited
 from midstudy.data.order import derive_key, permute
-from midstudy.data.release import tokenizer_file
+from midstudy.data.release import tokenizer_bytes
 from midstudy.data.rows import Example, as_example, as_text
 from midstudy.data.shards import SHARD_BYTES, Document, write_split
-from midstudy.data.source import load_rows
+from midstudy.data.source import Rows, load_rows
 from midstudy.data.tally import Tally
 from midstudy.data.tokenizer import FILE_NAME, load_tokenizer, save_tokenizer, train_tokenizer
 from midstudy.data.tokens import read_split
@@ -30,15 +29,13 @@ from midstudy.similarity.counts import token_counts
 COUNTS_FILE = "counts.safetensors"
 
 
-def _texts(corpus: Corpus, split: str, on_read: Callable[[float], None] = lambda share: None) -> Limited[str]:
+def _texts(corpus: Corpus, split: str, rows: Rows) -> Limited[str]:
     """The documents of a split, up to the corpus's `max_bytes`."""
-    rows = load_rows(corpus.source, split=split, is_task=False, on_read=on_read)
     texts = (as_text(row, f"{corpus.name} {split}:{number}") for number, row in enumerate(rows, start=1))
     return Limited(texts, text_of=str, path=f"corpora.{corpus.name}", split=split, max_bytes=corpus.max_bytes)
 
 
-def _examples(task: Task, split: str, on_read: Callable[[float], None]) -> Limited[Example]:
-    rows = load_rows(task.source, split=split, is_task=True, on_read=on_read)
+def _examples(task: Task, split: str, rows: Rows) -> Limited[Example]:
     examples = (as_example(row, f"{task.name} {split}:{number}") for number, row in enumerate(rows, start=1))
     return Limited(
         examples,
@@ -49,13 +46,13 @@ def _examples(task: Task, split: str, on_read: Callable[[float], None]) -> Limit
     )
 
 
-def _documents(data: Dataset, split: str, on_read: Callable[[float], None]) -> tuple[Limited[Any], Iterator[Document]]:
+def _documents(data: Dataset, split: str, rows: Rows) -> tuple[Limited[Any], Iterator[Document]]:
     """What is read of a split, and of that the texts to encode: documents stripped as the paper's, items as prompt and
     target."""
     if isinstance(data, Corpus):
-        texts = _texts(data, split, on_read)
+        texts = _texts(data, split, rows)
         return texts, ((text.strip(),) for text in texts)
-    examples = _examples(data, split, on_read)
+    examples = _examples(data, split, rows)
     return examples, ((item.prompt, item.target) for item in examples)
 
 
@@ -90,14 +87,23 @@ def _said(tally: Tally) -> dict[str, Any]:
     return tally.as_metrics()
 
 
+def _read_on(rows: Rows, should_stop: Callable[[], bool], *, then: str) -> None:
+    """Read what is left of the text, behind the first documents: only all of it has the digest that the plan names."""
+    for _ in until_told(rows.rest(), should_stop, doing="the rest of the text was read", then=then):
+        pass
+
+
 def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
     """Train the tokenizer on the corpus's train split and save it into `folder`; returns its metrics.
 
     Raises:
+        ChangedTextError: the text is not that of the plan.
         StoppedError: `should_stop` said so while the text was read.
     """
+    rows = load_rows(recipe.corpus.source, split="train", is_task=False)
     train_bytes = 0
-    texts = Limited(_texts(recipe.corpus, "train"), text_of=str, path="tokenizer", split="train", max_bytes=recipe.max_bytes)
+    read = _texts(recipe.corpus, "train", rows)
+    texts = Limited(read, text_of=str, path="tokenizer", split="train", max_bytes=recipe.max_bytes)
 
     def counted() -> Iterator[str]:
         nonlocal train_bytes
@@ -105,14 +111,16 @@ def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[],
             train_bytes += len(text.encode("utf-8"))
             yield text
 
-    save_tokenizer(train_tokenizer(counted(), vocab_size=recipe.vocab_size), folder)
+    tokenizer = train_tokenizer(counted(), vocab_size=recipe.vocab_size)
+    _read_on(rows, should_stop, then="trains it from the beginning")
+    save_tokenizer(tokenizer, folder)
     tally = _tally(texts, data=recipe.corpus, split="train", use="tokenizer")
     return {"vocab_size": recipe.vocab_size, "train_bytes": train_bytes, "left_out": {"train": _said(tally)}}
 
 
 def copy_tokenizer(recipe: ReleasedTokenizer, folder: Path) -> dict[str, Any]:
     """Copy the release's tokenizer into `folder`; returns its metrics."""
-    shutil.copyfile(tokenizer_file(recipe), folder / FILE_NAME)
+    (folder / FILE_NAME).write_bytes(tokenizer_bytes(recipe))
     return {"vocab_size": recipe.vocab_size}
 
 
@@ -133,15 +141,18 @@ def make_tokens(
         shard_bytes: text of a shard.
 
     Raises:
+        ChangedTextError: the text is not that of the plan: the shards, and those of former attempts, may be of other text.
         StoppedError: `should_stop` said so.
-        ValueError: a split is empty, or almost nothing of it is left (`Limited`, `Tally.require_enough`).
+        ValueError: a split is empty that is not carved from train, or almost nothing of it is left (`Limited`,
+            `Tally.require_enough`).
     """
     tokenizer = load_tokenizer(tokenizer_folder)
     progress = TokenisingProgress(recipe.data.name)
     metrics: dict[str, Any] = {"left_out": _preparation(recipe.data)}
     for split in SPLITS:
         progress.begin(split)
-        read, texts = _documents(recipe.data, split, progress.on_read)
+        rows = load_rows(recipe.data.source, split=split, is_task=isinstance(recipe.data, Task), on_read=progress.on_read)
+        read, texts = _documents(recipe.data, split, rows)
         documents = until_told(
             texts,
             should_stop,
@@ -158,10 +169,11 @@ def make_tokens(
             on_taken_over=progress.on_taken_over,
             on_tokenised=progress.on_tokenised,
         )
-        if not written.shards:
-            raise ValueError(f"{recipe.data.name}: the {split} split of {recipe.data.source} is empty.")
         for _ in documents:
             pass  # where every shard was taken over, nothing has been read, nor counted, yet
+        _read_on(rows, should_stop, then="takes over the shards that are finished")
+        if not written.shards and not (rows.is_carved and rows.num_rows == 0):  # what reads it was refused by the plan
+            raise ValueError(f"{recipe.data.name}: the {split} split of {recipe.data.source} is empty.")
         tally = _tally(read, data=recipe.data, split=split, use="text")
         tally.require_enough()
         metrics["left_out"][split] = _said(tally)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from midstudy.data.shards import has_shards
+from midstudy.data.source import ChangedTextError
 from midstudy.data.tokens import TokenizedSplit, read_split
 from midstudy.execute.data import copy_tokenizer, make_counts, make_tokenizer, make_tokens
 from midstudy.execute.evaluation import evaluate_state
@@ -26,6 +27,7 @@ from midstudy.recipe.measure import StateEvaluation, TokenCounts
 from midstudy.recipe.weights import Average
 from midstudy.store.attempt import RESULT_FOLDER, Attempt
 from midstudy.store.errors import StoreError, unwritable
+from midstudy.store.interrupted import is_alive, remove
 from midstudy.store.states import states_before
 from midstudy.store.store import Store
 from midstudy.train.checkpoint import CheckpointError
@@ -98,7 +100,12 @@ def execute_stage(
         )
     except BaseException as error:
         attempt.close()
-        if not attempt.checkpoints.exists() and not has_shards(attempt.result):
+        if isinstance(error, ChangedTextError):  # whose shards may be of other text, if it was changed while they were made
+            attempt.discard()
+            for one in former:
+                if not is_alive(one):
+                    remove(one)
+        elif not attempt.checkpoints.exists() and not has_shards(attempt.result):
             attempt.discard()
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise unwritable(attempt.folder, error) from error

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
-from midstudy.data.release import release_files
+from midstudy.data.release import release_bytes
 from midstudy.execute.stopped import until_told
 from midstudy.model.huggingface import from_huggingface
 from midstudy.recipe.curriculum import State
@@ -79,10 +79,10 @@ def make_first_state(
 def _imported(release: Release, shape: ModelShape, should_stop: Callable[[], bool]) -> dict[str, Tensor]:
     """The weights of a release in fp32, which holds those of Pythia (fp16) and any bf16 ones exactly."""
     found: dict[str, Tensor] = {}
-    files = release_files(release)
-    for path in until_told(files, should_stop, doing="importing", then="imports from the beginning"):
+    files = release_bytes(release)
+    for path, content in until_told(files, should_stop, doing="importing", then="imports from the beginning"):
         try:
-            shard = load_file(path)
+            shard = load(content)
         except SafetensorError as error:
             raise ValueError(f"{path}: not readable as safetensors ({error}). Fetch the file again.") from None
         if twice := sorted(found.keys() & shard.keys()):

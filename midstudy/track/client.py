@@ -35,7 +35,7 @@ def default_tracking_uri(store: Store) -> str:
 
 def tracking_uri_of(store: Store, chosen: str | None = None) -> str:
     """MLflow's address: the chosen one, else MLFLOW_TRACKING_URI, else the store's own SQLite file."""
-    return chosen or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(store)
+    return chosen or os.environ.get("MLFLOW_TRACKING_URI", "").strip() or default_tracking_uri(store)
 
 
 def database_file(tracking_uri: str) -> tuple[int, int] | None:

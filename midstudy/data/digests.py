@@ -1,0 +1,118 @@
+"""SHA-256 of files: of the very bytes that are read, or remembered of a large file that has not changed since."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from midstudy.data.cache import cache_dir
+
+_SMALL_BYTES = 2**24
+"""Up to this size a file is digested each time: a hundredth of a second, and nothing has to be trusted."""
+
+_END_BYTES = 2**16
+
+_SETTLED_S = 2.0
+"""Time stamps advance in steps of up to two seconds (FAT), so a file that changed so lately may change again unseen."""
+
+_PIECE_BYTES = 2**24
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    That of a large file is remembered under its real path, inode, size, times and the text at both its ends. Size and
+    modification time alone can be those of another text; the time of the last change of the inode is the kernel's, and no
+    program sets it: not `touch`, `cp -p`, `rsync -a`, nor an archive with fixed times. The device is not among them, because
+    each node of a cluster numbers a shared disk in its own way. Whoever reads the text digests what it reads
+    (`DigestedFile`), so that this memory saves time and vouches for nothing that is made.
+    """
+    opened_s = time.time()
+    with path.open("rb") as file:
+        facts = _facts(file)
+        if os.fstat(file.fileno()).st_size <= _SMALL_BYTES:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        remembered = cache_dir() / "digests" / _key(path, file, facts)
+        try:
+            known = remembered.read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            known = ""
+        if re.fullmatch("[0-9a-f]{64}", known):
+            return known
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        is_settled = _facts(file) == facts and os.fstat(file.fileno()).st_ctime < opened_s - _SETTLED_S
+    if is_settled:
+        _remember(remembered, digest)
+    return digest
+
+
+def _facts(file: BinaryIO) -> tuple[int, ...]:
+    status = os.fstat(file.fileno())
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _key(path: Path, file: BinaryIO, facts: tuple[int, ...]) -> str:
+    """The ends are for disk images with fixed times, mounted one after the other at one place."""
+    key = hashlib.sha256(os.fsencode(os.path.realpath(path)) + f"\n{facts}\n".encode("ascii"))
+    for place in (0, max(0, os.fstat(file.fileno()).st_size - _END_BYTES)):
+        file.seek(place)
+        key.update(file.read(_END_BYTES))
+    return key.hexdigest()
+
+
+def _remember(place: Path, digest: str) -> None:
+    """A cache that cannot be written costs time, not correctness."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=place.parent, delete=False) as temporary:
+            temporary.write(digest + "\n")
+        Path(temporary.name).replace(place)
+    except OSError:
+        pass
+
+
+class DigestedFile(io.RawIOBase):
+    """A file that is read once, from its beginning, and digested as it is read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = io.FileIO(path)
+        self._sha256 = hashlib.sha256()
+        self.num_bytes = os.fstat(self._file.fileno()).st_size
+        self.num_read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        num_read = self._file.readinto(buffer)
+        self._sha256.update(memoryview(buffer)[:num_read])
+        self.num_read += num_read
+        return num_read
+
+    def rest(self) -> Iterator[None]:
+        """Read what is left, piece by piece, and close the file."""
+        if not self.closed:
+            buffer = memoryview(bytearray(_PIECE_BYTES))
+            while self.readinto(buffer):
+                yield
+            self.close()
+
+    def digest(self) -> str:
+        """SHA-256 of the bytes that were read."""
+        return self._sha256.hexdigest()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
