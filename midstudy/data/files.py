@@ -104,7 +104,10 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes; that of a file that has not changed (path, size, modification time) is remembered."""
     status = path.stat()
     key = f"{path.absolute()}\n{status.st_size}\n{status.st_mtime_ns}"
-    remembered = cache_dir() / "digests" / hashlib.sha256(os.fsencode(key)).hexdigest()
+    try:
+        remembered = cache_dir() / "digests" / hashlib.sha256(os.fsencode(key)).hexdigest()
+    except ValueError:  # nowhere to remember it
+        remembered = Path(os.devnull) / "digest"
     try:
         known = remembered.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError):
