@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        environment.require_readable(options.arguments)
+        environment.require_readable([one for one in options.arguments if options.store not in one])
         environment.require_current_folder(options.store)
         from midstudy import commands
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import uuid
@@ -68,8 +67,12 @@ class Store:
             above = above.parent
         if not above.is_dir():
             raise StoreError(f"{root}: {above} is a file. Name a folder with --store.")
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise unwritable(above, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+        try:
+            probe = above / f".writable.{uuid.uuid4().hex}"
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as error:
+            raise unwritable(store.root, error) from error
         return None
 
     def _is_made(self) -> bool:
