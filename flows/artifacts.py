@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,12 +54,12 @@ def study_text(store: Store, manifest: Mapping[str, Any], watch: Watch, *, mlflo
     Args:
         mlflow_page: the fine-tuned states' page, where MLflow is a server that has the study.
     """
-    name, progress = manifest["name"], watch.progress()
+    name, progress, at = manifest["name"], watch.progress(), shlex.quote(str(store.root))
     lines = [f"# {name}", "", manifest["question"], ""]
     lines += [f"**{progress_text(progress)}** after {duration(progress.elapsed_s)}.", ""]
     for stage_id, end in watch.ends.items():
         if end.how == FAILED:
-            retry = f"midstudy retry --store {store.root} {name} {stage_id}"
+            retry = f"midstudy retry --store {at} {name} {stage_id}"
             lines += [f"**Failed: {manifest['stages'][stage_id]['label']}**", "", one_line(end.cause), "", *_code(retry)]
     lines += [
         "A name such as `sft micro code20@24 → pycode, trunk 0, SFT 1337` says: the micro model, 20 % code from step 24 "
@@ -69,10 +70,10 @@ def study_text(store: Store, manifest: Mapping[str, Any], watch: Watch, *, mlflo
         lines += [f"[The fine-tuned states in MLflow]({mlflow_page}), the lowest loss first: select some and compare.", ""]
     else:
         lines += ["MLflow's pages, with a run for every stage:", ""]
-        lines += _code(f"midstudy ui --store {store.root}")
+        lines += _code(f"midstudy ui --store {at}")
     page = store.paths.study(name) / "report" / "report.html"
     lines += [f"The report is written at the end, to `{page}`; of what is finished, at any time:", ""]
-    lines += [*_code(f"midstudy report --store {store.root} {name}")]
+    lines += [*_code(f"midstudy report --store {at} {name}")]
     return "\n".join(lines)
 
 

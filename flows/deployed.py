@@ -233,19 +233,24 @@ def _run(experiment: str, data: tuple[str, ...], machine: Machine, *, similarity
         settings = _settings(path, runtime.flow_run.parameters)
         options = machine.model_dump(exclude={"store", "placement", "max_gpu_hours"})
         where = place(placement_file=Path(machine.placement) if machine.placement else None, **options)
-        store = Store.open(_store(machine.store), create=True)
-        where.require(store)
+        root = _store(machine.store)
+        where.require(root)
         plan = plan_experiment(
-            shown, store, data=sources, settings=settings, on_gpus=where.uses_gpus, similarity_only=similarity_only
+            shown,
+            Store.found(root),
+            data=sources,
+            settings=settings,
+            on_gpus=where.uses_gpus,
+            similarity_only=similarity_only,
         )
         command = command_line(shown, data=sources, settings=settings, similarity_only=similarity_only)
-        stages = begin(store, plan, where, command=command, max_gpu_hours=machine.max_gpu_hours)
+        store = begin(root, plan, where, command=command, max_gpu_hours=machine.max_gpu_hours)
         logger.info("%s\n%s", command, plan_text(plan))
         manifest = load(store, plan.study.name)
         with LastWord(runtime.flow_run.id):
             summary = run_study(
                 store,
-                stages,
+                plan.stages,
                 plan.study.name,
                 backend=where.backend,
                 max_jobs=where.max_jobs,

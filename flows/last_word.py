@@ -16,6 +16,7 @@ from types import TracebackType
 from uuid import UUID
 
 from flows.watch import DETACHED, NOT_DONE
+from midstudy.environment import of_child
 
 WAITING = "told to leave, as by a worker that ends; the jobs go on, and the next worker follows them"
 _WORKER_FIRST_S = 5.0
@@ -37,6 +38,7 @@ class LastWord:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            env=of_child(),
         )
         return self
 

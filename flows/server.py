@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -21,6 +20,8 @@ import time
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from midstudy.environment import of_child
 
 HEALTH_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 1.5
@@ -39,7 +40,7 @@ _OFF = (
 )
 
 
-class ServerError(RuntimeError):
+class ServerError(OSError):
     """The Prefect server could not be started, or does not answer; the message names its log."""
 
 
@@ -71,7 +72,7 @@ class PrefectServer:
                 pass_fds=(listening.fileno(),),
                 start_new_session=True,  # Ctrl-C is for the study: the server stops last
                 env=_environment(self.folder, self.port),
-                cwd=Path(__file__).parent.parent,
+                cwd=self.folder,  # Prefect reads settings from the current one
             )
 
     @property
@@ -132,11 +133,10 @@ class PrefectServer:
 
 def _environment(folder: Path, port: int) -> dict[str, str]:
     """The server's environment: ours without what it says of Prefect, and no service that a finished run does not need."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     database = f"sqlite+aiosqlite:///{folder / 'prefect.db'}"
     recorder = "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER"
     return {
-        **kept,
+        **of_child(without=("PREFECT_",), spare_home=folder),
         "DO_NOT_TRACK": "1",
         "PREFECT_HOME": str(folder),
         "PREFECT_API_DATABASE_CONNECTION_URL": database,

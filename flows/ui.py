@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ from types import FrameType
 
 from flows.server import PrefectServer
 from midstudy.store.store import Store
-from midstudy.track.client import connect, tracking_uri_of
+from midstudy.track.client import connect, told_as_tracking_errors, tracking_uri_of
 from midstudy.track.links import sft_page
 from midstudy.track.server import MlflowServer
 
@@ -25,14 +26,16 @@ def serve(store: Store, *, tracking_uri: str | None) -> int:
     started.
 
     Raises:
+        TrackingError: MLflow's database is of another schema or cannot be used, or its server is away. Nothing is started.
         OSError: a server did not come up, or ended; the message names its log.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's background made the first one be ignored
         signal.signal(number, _interrupt)
     uri = tracking_uri_of(store, tracking_uri)
-    prefect_url = os.environ.get("PREFECT_API_URL")
+    prefect_url = os.environ.get("PREFECT_API_URL") or None
     with contextlib.ExitStack() as servers, contextlib.suppress(KeyboardInterrupt):
         mlflow = prefect = None
+        pages = _experiments(store, uri)
         if not uri.startswith(("http://", "https://")):
             mlflow = MlflowServer(uri, store.paths.mlflow)
             servers.callback(mlflow.stop)
@@ -45,10 +48,10 @@ def serve(store: Store, *, tracking_uri: str | None) -> int:
             mlflow.wait_until_healthy()
         print(f"MLflow   {mlflow_url}")
         for name in store.studies():
-            if experiment := connect(uri).get_experiment_by_name(name):
-                print(f"         {name}, fine-tuned: {sft_page(mlflow_url, experiment.experiment_id)}")
+            if identity := pages[name]:
+                print(f"         {name}, fine-tuned: {sft_page(mlflow_url, identity)}")
             else:
-                print(f"         {name} is not there yet: midstudy track sync {name} --store {store.root}")
+                print(f"         {name} is not there yet: midstudy track sync {name} --store {shlex.quote(str(store.root))}")
         if prefect is not None:
             prefect.wait_until_healthy()
             prefect_url = prefect.api_url
@@ -60,6 +63,18 @@ def serve(store: Store, *, tracking_uri: str | None) -> int:
             time.sleep(_POLL_S)
         raise OSError(f"MLflow's server ended; its log is {mlflow.log}")
     return 0
+
+
+def _experiments(store: Store, uri: str) -> dict[str, str | None]:
+    """MLflow's number of each study; none of one that it does not know."""
+    pages: dict[str, str | None] = {}
+    with told_as_tracking_errors(store, uri):
+        if not uri.startswith(("http://", "https://")):
+            connect(uri).search_experiments(max_results=1)  # its server would end without a word
+        for name in store.studies():
+            found = connect(uri).get_experiment_by_name(name)
+            pages[name] = found.experiment_id if found else None
+    return pages
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -15,9 +15,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from flows.server import PrefectServer
 from flows.watch import Watch
+from midstudy.environment import LOOPBACK, speak_directly
 from midstudy.store.store import Store
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class PrefectView:
     def start(self) -> None:
         """Begin to show; returns at once."""
         os.environ.setdefault("DO_NOT_TRACK", "1")  # read when Prefect is imported
-        if "PREFECT_API_URL" not in os.environ and not self._in_flow_run:
+        if not os.environ.get("PREFECT_API_URL") and not self._in_flow_run:
             self._server = PrefectServer(self._store.paths.prefect)
             with contextlib.suppress(OSError):  # said by the thread, which finds no server
                 self._server.start()  # it comes up while Prefect is imported here
@@ -124,9 +126,10 @@ class PrefectView:
         if self._server is not None and PREFECT_API_URL.value() is not None:
             self._server.stop()
             self._server = None
+        if self._server is not None or urlsplit(PREFECT_API_URL.value() or "").hostname in LOOPBACK:
+            speak_directly()
         if self._server is not None:
             settings |= {PREFECT_API_URL: self._server.api_url, PREFECT_HOME: self._server.folder}
-            os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [_no_proxy(), "127.0.0.1"]))
         with temporary_settings(settings):
             yield
 
@@ -161,7 +164,3 @@ class PrefectView:
     def _cancel(self) -> None:
         if not self._cancelled.done():
             self._cancelled.set_result(None)
-
-
-def _no_proxy() -> str:
-    return os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
 from collections.abc import Sequence
+
+from midstudy import environment, streams
 
 DEFAULT_STORE = "store"
 PRICED_DEVICES = ("cpu-core", "h100", "h200")
@@ -214,23 +215,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 1 the study has failures, 2 the input is wrong, 130 interrupted."""
+    if arguments is None:  # else it is another program's process
+        environment.take_over()
+        streams.prepare()
     options = _parser().parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
-    from midstudy import commands
-
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a name's letters shows their numbers
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return getattr(commands, options.verb)(options)
+        environment.require_readable([one for one in options.arguments if options.store not in one])
+        environment.require_current_folder(options.store)
+        from midstudy import commands
+
+        status = getattr(commands, options.verb)(options)
+        return status or streams.lost()
     except KeyboardInterrupt:
         if options.verb in ("run", "retry"):
             print(
                 "interrupted: running jobs are cancelled, finished stages stay; the same command goes on.", file=sys.stderr
             )
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
-        return 0
     except (ValueError, OSError) as error:
         print(f"midstudy {options.verb}: {error}", file=sys.stderr)
         return 2

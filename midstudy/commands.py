@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midstudy.store.errors import StoreError
+from midstudy.store.paths import is_name
 from midstudy.store.store import Store
 
 if TYPE_CHECKING:
@@ -44,17 +45,18 @@ def run(options: Namespace) -> int:
     from midstudy.run import begin, command_line
 
     where = _place(options)
-    store = Store.open(Path(options.store), create=True)
-    where.require(store)
-    planned = _plan(options, store, on_gpus=where.uses_gpus)
+    root = Path(options.store)
+    known = Store.found(root)  # one that is refused leaves nothing behind: it is made once the study begins
+    where.require(root)
+    planned = _plan(options, known, on_gpus=where.uses_gpus)
     command = command_line(
         options.experiment, data=options.data, settings=options.settings, similarity_only=options.similarity_only
     )
-    stages = begin(store, planned, where, command=command, max_gpu_hours=options.max_gpu_hours)
+    store = begin(root, planned, where, command=command, max_gpu_hours=options.max_gpu_hours)
     print(plan_text(planned), flush=True)
     if options.detach:
         return _detach(store, planned.study.name, where, options)
-    return _run_stages(store, planned.study.name, stages, where, options.tracking_uri)
+    return _run_stages(store, planned.study.name, planned.stages, where, options.tracking_uri)
 
 
 def retry(options: Namespace) -> int:
@@ -65,9 +67,9 @@ def retry(options: Namespace) -> int:
     manifest = _manifest(store, options.study)
     kept = store.paths.placement_file(manifest["name"]) if options.backend == "slurm" else None
     where = _place(options, placement_file=kept)
-    where.require(store)
+    where.require(store.root)
     failed = [one for one in manifest["stages"] if not store.has(one) and store.failure(one) is not None]
-    chosen = [_find_stage(store, manifest["stages"], name) for name in options.stages] or failed
+    chosen = [_own_stage(store, manifest, name) for name in options.stages] or failed
     for identity in chosen:
         if identity not in failed:
             raise ValueError(f"stage {identity}: has not failed; failed are: {', '.join(failed) or 'none'}.")
@@ -154,7 +156,7 @@ def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Pla
         failed, skipped, warnings = {}, {}, _sync(store, name, tracking_uri)
     for identity, cause in failed.items():
         print(f"failed: {manifest['stages'][identity]['label']} ({identity}): {cause}", file=sys.stderr)
-        print(f"        midstudy logs {identity} --study {name} --store {shlex.quote(str(store.root))}", file=sys.stderr)
+        print(f"        midstudy logs {identity} --store {shlex.quote(str(store.root))}", file=sys.stderr)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(
@@ -163,7 +165,7 @@ def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Pla
     )
     print(answer(store, manifest))
     print(f"report: {page}")
-    print(f"MLflow and Prefect: {_python_tool('midstudy')} ui --store {shlex.quote(os.path.relpath(store.root))}")
+    print(f"MLflow and Prefect: {_python_tool('midstudy')} ui --store {shlex.quote(_nearby(store.root))}")
     return 1 if failed else 0
 
 
@@ -222,7 +224,15 @@ def _cpu_s() -> float:
 
 def _python_tool(name: str) -> str:
     beside = Path(sys.executable).parent / name
-    return os.path.relpath(beside) if beside.exists() else name
+    return _nearby(beside) if beside.exists() else name
+
+
+def _nearby(path: Path) -> str:
+    """The path as seen from here; the whole one where that folder was removed meanwhile."""
+    try:
+        return os.path.relpath(path)
+    except OSError:
+        return str(path)
 
 
 # -- tables and report ------------------------------------------------------------------------------------------------
@@ -316,7 +326,7 @@ def logs(options: Namespace) -> int:
     from midstudy.launch.log import stage_log
 
     store = Store.open(Path(options.store))
-    identity = _find_stage(store, _manifest(store, options.study)["stages"], options.stage)
+    identity = _named_stage(store, options.study, options.stage)
     failure = store.failure(identity)
     job = claimed_by(store, identity)
     if job is None:
@@ -366,7 +376,7 @@ def export(options: Namespace) -> int:
     from midstudy.export import export_huggingface
 
     store = Store.open(Path(options.store))
-    manifest = _manifest(store, options.study)
+    manifest = _manifest_with(store, options.study, options.stage)
     stages = manifest["stages"]
     states = {one: stage for one, stage in stages.items() if stage["kind"] == "state"}
     known = [one for one in stages if one.startswith(options.stage)]
@@ -526,3 +536,40 @@ def _find_stage(store: Store, stages: Mapping[str, Mapping[str, Any]], name: str
     shown = "\n".join(f"  {one}  {stages[one]['label']}" for one in matches[:_SHOWN])
     shown += f"\n  and {len(matches) - _SHOWN} more" * (len(matches) > _SHOWN)
     raise StoreError(f"{name!r} names {len(matches)} stages; give more of its id or name:\n{shown}")
+
+
+def _named_stage(store: Store, study: str | None, name: str) -> str:
+    """The stage of the store that `name` names: by its whole id, whatever the studies ask for now; else as `_find_stage`, in
+    the study or in all of them; else by the beginning of its id among what was ever asked for."""
+    if study is not None:
+        _manifest(store, study)  # which refuses one that is not there
+    if is_name(name) and store.paths.stage(name).is_dir():
+        return name
+    studies = [study] if study is not None else store.studies()
+    stages = {one: stage for name in studies for one, stage in _manifest(store, name)["stages"].items()}
+    try:
+        return _find_stage(store, stages, name)
+    except StoreError:
+        former = [one for one in store.stage_ids() if name and one.startswith(name) and one not in stages]
+        if len(former) != 1 or any(one.startswith(name) for one in stages):
+            raise
+        return former[0]
+
+
+def _manifest_with(store: Store, study: str | None, name: str) -> dict[str, Any]:
+    """The manifest of the study; where none is named and there are several, of one that has the stage that `name` names."""
+    if study is None and len(names := store.studies()) > 1:
+        manifests = [_manifest(store, one) for one in names]
+        identity = _find_stage(store, {one: stage for each in manifests for one, stage in each["stages"].items()}, name)
+        return next(one for one in manifests if identity in one["stages"])
+    return _manifest(store, study)
+
+
+def _own_stage(store: Store, manifest: Mapping[str, Any], name: str) -> str:
+    """The stage of this study that `name` names."""
+    if name not in manifest["stages"] and is_name(name) and store.paths.stage(name).is_dir():
+        raise StoreError(
+            f"stage {name}: not one of study {manifest['name']!r} as it was run last; its former manifests, with the "
+            f"commands that made them, are in {store.paths.study(manifest['name']) / 'history'}."
+        )
+    return _find_stage(store, manifest["stages"], name)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from midstudy.launch.placement_file import PlacementFile
     from midstudy.plan.planner import Plan
-    from midstudy.plan.stage import Stage
     from midstudy.store.store import Store
     from midstudy.train.placement import Placement
 
@@ -35,8 +34,8 @@ class Place:
     placements: PlacementFile | None = None
     placement_file: Path | None = None
 
-    def require(self, store: Store) -> None:
-        """Check that the backend can be used from here.
+    def require(self, root: Path) -> None:
+        """Check that the backend can be used from here, with a store at `root`.
 
         Raises:
             ValueError: Slurm's commands are missing, or its nodes cannot see the store.
@@ -44,7 +43,7 @@ class Place:
         if self.backend == "slurm":
             from midstudy.launch.slurm_commands import SlurmCommands
 
-            SlurmCommands().require(store.root)
+            SlurmCommands().require(Path(os.path.abspath(root)))
 
     @property
     def uses_gpus(self) -> bool:
@@ -72,6 +71,7 @@ def place(
     Raises:
         ValueError: there is no such device, Slurm is not here, or the backend cannot do it.
     """
+    from midstudy.environment import num_cores
     from midstudy.train.environment import visible_gpus
     from midstudy.train.placement import Placement
 
@@ -95,7 +95,7 @@ def place(
         raise ValueError(
             f"--ranks: found {placement.num_ranks}; allowed: at most the {len(gpus)} GPUs that are visible here."
         )
-    places = len(gpus) * placement.jobs_per_gpu if gpus else (os.cpu_count() or 1) // placement.num_threads
+    places = len(gpus) * placement.jobs_per_gpu if gpus else num_cores() // placement.num_threads
     max_jobs = jobs or max(1, places // placement.num_ranks)
     return Place(backend=backend, placement=placement, gpus=gpus, max_jobs=max_jobs)
 
@@ -198,19 +198,22 @@ def _similarity_only(plan: Plan) -> Plan:
     )
 
 
-def begin(store: Store, plan: Plan, where: Place, *, command: str, max_gpu_hours: float | None) -> Mapping[str, Stage]:
-    """Ask the store for what is missing and freeze the study in it; returns its stages.
+def begin(root: Path, plan: Plan, where: Place, *, command: str, max_gpu_hours: float | None) -> Store:
+    """Ask the store for what is missing and freeze the study in it; returns the store, which is made if need be.
 
     Args:
+        root: the store's folder.
         where: its placement file is kept with the study, for `retry`.
         command: the command that runs the study, kept in its manifest.
 
     Raises:
-        ValueError: the plan needs more device hours than `max_gpu_hours`, or more disk than is free. Nothing is written.
+        ValueError: the plan needs more device hours than `max_gpu_hours`, or more disk than is free. Nothing is written,
+            and no store is made.
         StoreError: the store cannot be written.
     """
     from midstudy.plan.manifest import manifest_of
     from midstudy.plan.summary import hours
+    from midstudy.store.store import Store
     from midstudy.store.study_manifest import freeze
 
     device_hours = plan.missing_s / 3600
@@ -219,12 +222,16 @@ def begin(store: Store, plan: Plan, where: Place, *, command: str, max_gpu_hours
             f"--max-gpu-hours: the plan needs {hours(device_hours)} of one {plan.throughput.device.title}; "
             f"allowed: {hours(max_gpu_hours)}. Raise the limit, or plan fewer arms or shorter training."
         )
-    free_bytes = shutil.disk_usage(store.root).free
+    disk = Path(os.path.abspath(root))
+    while not disk.exists():
+        disk = disk.parent
+    free_bytes = shutil.disk_usage(disk).free
     if plan.missing_bytes > free_bytes:
         raise ValueError(
-            f"{store.root}: {free_bytes / 1e9:.2f} GB are free; the plan writes {plan.missing_bytes / 1e9:.2f} GB of "
+            f"{root}: {free_bytes / 1e9:.2f} GB are free; the plan writes {plan.missing_bytes / 1e9:.2f} GB of "
             "checkpoints. Free space, name another folder with --store, or plan fewer arms."
         )
+    store = Store.open(root, create=True)
     for stage in plan.missing:
         store.request(stage)
     manifest = manifest_of(plan, command=command)
@@ -233,7 +240,7 @@ def begin(store: Store, plan: Plan, where: Place, *, command: str, max_gpu_hours
     freeze(store, manifest)
     if where.placement_file is not None:
         shutil.copyfile(where.placement_file, store.paths.placement_file(plan.study.name))
-    return plan.stages
+    return store
 
 
 def _mixes(plan: Plan) -> list[dict[str, Any]]:

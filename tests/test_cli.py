@@ -19,6 +19,7 @@ from midstudy.data.cache import cache_dir
 from midstudy.data.choice import DataChoice
 from midstudy.recipe import Corpus, Mixture, MixtureRamp, RecipeError
 from midstudy.store.store import Store
+from midstudy.store.study_manifest import freeze
 from midstudy.track.client import tracking_uri_of
 
 REPOSITORY = Path(__file__).parent.parent
@@ -93,12 +94,54 @@ def test_a_plan_that_only_compares_data_speaks_of_no_training(experiment, text, 
     assert "without sharing" not in told
 
 
-def test_a_dearer_plan_is_refused_and_nothing_is_started(experiment, text, tmp_path, capsys):
-    store = tmp_path / "store"
-    arguments = ["run", str(experiment), "--store", str(store), "--set", f"text={text}", "--max-gpu-hours", "0.0000001"]
-    assert main(arguments) == 2
-    assert "--max-gpu-hours: the plan needs" in capsys.readouterr().err
-    assert not (store / "stages").exists()
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--max-gpu-hours", "0.0000001"], "--max-gpu-hours: the plan needs"),
+        (["--set", "total_steps=1"], "total_steps"),
+        (["--set", "text=/nowhere"], "/nowhere: no such directory"),
+        (["--set", "nothing=1"], "--set nothing"),
+        (["--backend", "slurm", "--placement", "/nowhere"], "--placement: found /nowhere"),
+        (["--jobs-per-gpu", "2"], "placement.jobs_per_gpu"),
+        (["full disk"], "GB are free; the plan writes"),
+    ],
+)
+def test_a_run_that_is_refused_leaves_nothing_behind(more, message, experiment, text, tmp_path, capsys, monkeypatch):
+    if more == ["full disk"]:
+        more = []
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
+    store = tmp_path / "to" / "be" / "made"
+    assert main(["run", str(experiment), "--store", str(store), "--set", f"text={text}", *more]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_whole_id_is_enough_and_finds_the_log_whatever_the_studies_ask_for_now(finished, text, tmp_path, capsys):
+    """The command printed beside a failure works later, too."""
+    copy = tmp_path / "store"
+    shutil.copytree(finished.root, copy)
+    store = Store.open(copy)
+    manifest = json.loads(store.paths.manifest("small").read_text())
+    shared, former = manifest["arms"][0]["final_state"], manifest["arms"][1]["final_state"]
+    other = json.loads(json.dumps(manifest).replace(former, "0" * len(former))) | {"name": "other"}
+    freeze(store, other)
+    freeze(store, other | {"name": "small"})  # run again with other settings: neither asks for `former` now
+
+    def asked(*arguments: str) -> tuple[int, str]:
+        status = main([*arguments, "--store", str(copy)])
+        captured = capsys.readouterr()
+        return status, captured.out + captured.err
+
+    for one in (shared, former, former[:12]):
+        assert f"stage {one if len(one) > 12 else former}: no job has carried it yet" in asked("logs", one)[1]
+    assert "names" in (said := asked("logs", "tokenizer")[1]) or "no job" in said
+    status, said = asked("logs", "evaluate")
+    assert (status, "names 8 stages; give more of its id or name:" in said) == (2, True)
+    assert "no stage 'nothing'" in asked("logs", "nothing")[1]
+    assert "no study called 'none'; there are: other, small" in asked("logs", former, "--study", "none")[1]
+    status, said = asked("export", shared, "--to", "hf", "--output", str(tmp_path / "out"))
+    assert status == 0, said
+    assert f"stage {former}: not one of study 'small' as it was run last" in asked("retry", "small", former)[1]
 
 
 @pytest.mark.parametrize(

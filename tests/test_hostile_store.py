@@ -5,11 +5,13 @@ Each state below is made in a copy of a finished study, and every verb is run on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -27,6 +29,7 @@ from midstudy.launch.job_file import EXECUTE_STAGE, Job, JobStage, write_job, wr
 from midstudy.launch.process import Process
 from midstudy.plan.stage import Stage
 from midstudy.store.errors import StoreError
+from midstudy.store.paths import LONGEST_ROOT, checked_root
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 
@@ -311,6 +314,47 @@ def test_a_path_that_others_read_as_something_else_is_refused_before_anything_is
             assert f"a store's path with {sign!r}" in said, (verb, said)
             assert said.isascii() or sign not in said
     assert [path.name for path in tmp_path.iterdir()] == ["experiment.py"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (["d" * 99] * 6, "allowed: at most 485, because"),
+        (["ü" * 50] * 5, "allowed: at most 485, because"),
+    ],
+)
+def test_a_path_that_databases_cannot_open_is_refused_before_anything_is_made(parts, message, experiment, tmp_path, capsys):
+    store = Store(tmp_path.joinpath(*parts))
+    for verb, (status, said) in run_every_verb(store, experiment, capsys).items():
+        if verb != "plan":
+            assert status == 2, verb
+            assert message in said, (verb, said)
+    assert [path.name for path in tmp_path.iterdir()] == ["experiment.py"]
+
+
+def test_sqlite_opens_the_longest_path_that_is_allowed_and_none_longer(tmp_path):
+    for longer in (0, 1):
+        folder = tmp_path
+        while (left := LONGEST_ROOT + longer - len(os.fsencode(folder)) - 1) > 0:
+            folder = folder / ("d" * (left if left <= 200 else 100))
+        assert len(os.fsencode(folder)) == LONGEST_ROOT + longer
+        (folder / "prefect").mkdir(parents=True)
+        with pytest.raises(sqlite3.OperationalError) if longer else contextlib.nullcontext():
+            sqlite3.connect(folder / "prefect" / "prefect.db").close()
+        with pytest.raises(StoreError) if longer else contextlib.nullcontext():
+            checked_root(str(folder))
+
+
+@pytest.mark.parametrize("name", ["d" * 256, "ü" * 128])
+def test_a_name_that_no_file_system_takes_is_refused(name, tmp_path):
+    with pytest.raises(StoreError, match="a name of 256 bytes; allowed: at most 255 a name"):
+        checked_root(str(tmp_path / name))
+
+
+def test_a_link_to_a_long_path_is_one(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path.joinpath(*(["d" * 99] * 6)))
+    with pytest.raises(StoreError, match="symbolic links followed"):
+        checked_root(str(tmp_path / "link"))
 
 
 def test_a_relative_store_stays_where_it_was_when_the_folder_changes(finished, tmp_path, monkeypatch):

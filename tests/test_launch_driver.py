@@ -197,8 +197,32 @@ def test_a_stage_that_gets_its_job_killed_again_and_again_has_failed_and_the_oth
 def test_a_job_that_ends_without_a_word_fails_the_stage_it_was_in(store: Store) -> None:
     outcomes = run(store, fake_stage("gone exit"), fake_stage("after"), max_jobs=1)
     assert statuses(outcomes) == {"gone": "failed", "after": "published"}
-    assert "ended with exit status 3" in outcomes["gone"].cause
+    assert outcomes["gone"].cause.endswith("ended with exit status 3; its log ends: making gone")
     assert starts(store, "gone") == ["gone"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "cause"),
+    [
+        ("nowhere:execute_stage", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("fake_execute:nothing", "AttributeError: module 'fake_execute' has no attribute 'nothing'"),
+    ],
+)
+def test_a_job_that_dies_before_its_first_stage_says_why(entry: str, cause: str, store: Store) -> None:
+    stage = fake_stage("stage")
+    known = request(store, stage)
+
+    async def drive() -> Outcome:
+        launcher = LocalLauncher(store, entry=entry, grace_s=0.5)
+        async with Driver(store, known, launcher, study="study", max_jobs=1, poll_s=0.02) as driver:
+            return await driver.finished(stage.id)
+
+    outcome = asyncio.run(asyncio.wait_for(drive(), SOON_S))
+    assert outcome.cause.endswith(f"ended with exit status 1; its log ends: {cause}")
+    failure = store.failure(stage.id)
+    assert failure is not None
+    assert failure["cause"] == outcome.cause
+    assert cause in failure["log"]
 
 
 class Scripted(LocalLauncher):

@@ -108,6 +108,33 @@ def test_a_jobs_environment_has_the_allocators_settings(
     assert {name: environment[name] for name in ALLOCATOR} == ALLOCATOR
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONWARNINGS": "error", "PYTHONOPTIMIZE": "2", "OMP_NUM_THREADS": "abc", "SUBMITIT_EXECUTOR": "slurm"},
+        {"HOME": "", "TMPDIR": "/nowhere", "PYTHONSTARTUP": "/nowhere"},
+    ],
+)
+def test_a_job_is_made_whatever_is_set_around_it(
+    odd: dict[str, str], store: Store, launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in odd.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "random.py").write_text("raise SystemExit('this file of the current folder is no module')")
+    monkeypatch.chdir(tmp_path)
+    stage = fake_stage("name → 0.8 [0.7, 0.9] × 3")
+    job = job_of(store, stage)
+    launcher.submit([job])
+    ended(launcher, job)
+    log = job_log(store, job.name)
+    assert log is not None
+    assert store.has(stage.id), log.read_text("utf-8")
+    assert "→ 0.8 [0.7, 0.9] × 3" in log.read_text("utf-8")
+    assert store.record(stage.id).metrics["threads"] == "1"
+
+
 def test_a_stage_that_raises_is_written_down_and_only_its_descendants_are_left_out(
     store: Store, launcher: LocalLauncher
 ) -> None:

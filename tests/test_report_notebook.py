@@ -93,6 +93,34 @@ def test_a_failing_cell_surfaces_with_its_text_and_traceback(tmp_path: Path) -> 
     assert not (study / "report" / "report.html").exists()
 
 
+def test_nothing_of_the_users_settings_and_folders_reaches_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaking = tmp_path / "breaking"
+    for path in ("ipython/profile_default/startup/a.py", "startup.py", "random.py"):
+        (breaking / path).parent.mkdir(parents=True, exist_ok=True)
+        (breaking / path).write_text("import os; os._exit(7)")
+    (breaking / "matplotlibrc").write_text("text.usetex: True")
+    for name, value in {
+        "HOME": "",
+        "IPYTHONDIR": str(breaking / "ipython"),
+        "JUPYTER_CONFIG_DIR": "/nowhere",
+        "JUPYTER_RUNTIME_DIR": "/proc/nowhere",
+        "MATPLOTLIBRC": str(breaking / "matplotlibrc"),
+        "MPLBACKEND": "nonsense",
+        "PYTHONIOENCODING": "latin-1",
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONSTARTUP": str(breaking / "startup.py"),
+        "PYTHONWARNINGS": "error",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(breaking)
+    template = tmp_path / "short.py"
+    cell = "import matplotlib.pyplot\nassert matplotlib.rcParams['text.usetex'] is False\n'→'\n"
+    template.write_text(f"# %%\n{cell}")
+    assert render(write_study(tmp_path / "study"), template=template).is_file()
+
+
 def test_a_missing_file_is_told_before_anything_runs(tmp_path: Path) -> None:
     study = write_study(tmp_path)
     (study / "proximity.parquet").unlink()

@@ -32,7 +32,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_processor_holds_a_job_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
     assert place(**OPTIONS).max_jobs == 16
     assert place(**OPTIONS | {"threads": 4}).max_jobs == 4
     assert place(**OPTIONS | {"threads": 2, "ranks": 2}).max_jobs == 4

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from mlflow_database import mlflow_rows, query
 from synthetic_study import frozen, synthetic_study
 from waiting import wait_until
 
+from midstudy.cli import main
 from midstudy.store.store import Store
 from midstudy.track.client import TrackingError, tracking_uri_of
 from midstudy.track.follow import Follower
@@ -165,6 +168,56 @@ def test_a_server_that_never_answers_costs_no_more_than_the_time_allowed(
             pytest.raises(TrackingError, match=r"took more than 3 s .* midstudy track sync"),
         ):
             follower.finish(timeout_s=3)
+
+
+def _garbage(database: Path) -> None:
+    database.parent.mkdir()
+    database.write_bytes(b"garbage" * 200)
+
+
+UNUSABLE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "garbage": (_garbage, "SQLite: file is not a database"),
+    "a folder": (lambda database: database.mkdir(parents=True), "SQLite: unable to open database file"),
+}
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_a_database_that_cannot_be_used_is_told_at_once_by_every_command(
+    what: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, cause = UNUSABLE[what]
+    make(store.paths.mlflow / "mlflow.db")
+    for verb in (["track", "sync"], ["ui"]):
+        assert main([*verb, "--store", str(store.root)]) == 2
+        said = capsys.readouterr().err.strip()
+        assert said.startswith(f"midstudy {verb[0]}: MLflow at sqlite:///{store.root}/mlflow/mlflow.db: ")
+        assert cause in said
+        assert len(said.splitlines()) == 1
+
+
+def test_a_database_of_another_schema_is_told_in_one_message_by_every_command(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sync(store, STUDY, tracking_uri=tracking_uri_of(store))
+    with contextlib.closing(sqlite3.connect(store.paths.mlflow / "mlflow.db")) as opened:
+        opened.execute("UPDATE alembic_version SET version_num = 'bd07f7e963c5'")
+        opened.commit()
+    for verb in (["track", "sync"], ["ui"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "midstudy.cli", *verb, "--store", str(store.root)], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        said = [line for line in done.stderr.splitlines() if line.startswith("midstudy")]
+        assert len(said) == 1
+        assert "Detected out-of-date database schema (found version bd07f7e963c5" in said[0]
+        assert "Traceback" not in done.stderr
+
+
+def test_a_database_whose_path_sqlite_does_not_open_is_told_at_once(store: Store, tmp_path: Path) -> None:
+    far = tmp_path.joinpath(*["d" * 99] * 6)
+    with pytest.raises(TrackingError, match=r"its path has \d+ bytes, of which SQLite takes 504"):
+        sync(store, STUDY, tracking_uri=f"sqlite:///{far}/mlflow.db")
+    assert not (tmp_path / ("d" * 99)).exists()
 
 
 def test_the_address_is_the_given_one_else_the_environments_else_the_stores(

@@ -5,14 +5,25 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from midstudy.environment import WITHOUT_HOME
+
 
 def cache_dir() -> Path:
     """`$MIDSTUDY_CACHE`, else `midstudy` under `$XDG_CACHE_HOME`, else `~/.cache/midstudy`. Not created here.
 
     A variable that is empty, or blank, counts as not set.
+
+    Raises:
+        ValueError: neither is set, and the user has no home.
     """
     named = os.environ.get("MIDSTUDY_CACHE", "").strip()
     if named:
-        return Path(named).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME", "").strip()
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "midstudy"
+        return Path(os.path.expanduser(named)).absolute()
+    stated = os.environ.get("XDG_CACHE_HOME", "").strip()
+    base = os.path.expanduser(stated or "~/.cache")
+    if not os.path.isabs(base) or (WITHOUT_HOME in os.environ and not stated):
+        raise ValueError(
+            "no folder to keep fetched and prepared text in: HOME names no folder that can be written. Set MIDSTUDY_CACHE "
+            "to one, or HOME."
+        )
+    return Path(base) / "midstudy"

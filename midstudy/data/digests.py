@@ -39,7 +39,10 @@ def file_digest(path: Path) -> str:
         facts = _facts(file)
         if os.fstat(file.fileno()).st_size <= _SMALL_BYTES:
             return hashlib.file_digest(file, "sha256").hexdigest()
-        remembered = cache_dir() / "digests" / _key(path, file, facts)
+        try:
+            remembered = cache_dir() / "digests" / _key(path, file, facts)
+        except ValueError:  # nowhere to remember it
+            remembered = Path(os.devnull) / "digest"
         try:
             known = remembered.read_text("ascii").strip()
         except (OSError, UnicodeDecodeError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def released_pythia(argument: str, *, step: int | None = None) -> Start:
         folder, name = _fetched(part, revision, (_CONFIG, FILE_NAME)), part.rpartition("/")[2]
         weights = tokenizer = Source(kind="hub", part=part, revision=revision)
     else:
-        folder = Path(argument).expanduser().absolute()
+        folder = Path(os.path.expanduser(argument)).absolute()
         if not folder.is_dir():
             raise ValueError(f"{argument}: no such folder; allowed: a folder or hub:OWNER/NAME@COMMIT.")
         name = folder.name

@@ -5,6 +5,7 @@ Nothing falls back to another source: what cannot be read as asked is an error.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,7 +67,7 @@ def resolve_source(argument: str, *, name: str, folder: str, is_task: bool) -> S
     if argument.startswith("hub:"):
         part, config, revision = _hub_argument(argument)
         return Source(kind="hub", part=part, config=config, revision=revision)
-    directory = Path(argument).expanduser()
+    directory = Path(os.path.expanduser(argument))
     if not directory.is_dir():
         raise ValueError(f"{name}: --data {argument}: no such directory; allowed: {_KINDS}.")
     where = (directory / folder).absolute()

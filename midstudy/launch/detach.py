@@ -19,6 +19,7 @@ from typing import Any
 
 import submitit
 
+from midstudy.environment import of_child
 from midstudy.launch import clock
 from midstudy.launch.placement_file import Resources
 from midstudy.launch.process import Process
@@ -56,6 +57,7 @@ def detach_here(store: Store, study: str, arguments: Sequence[str]) -> str:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            env=of_child(),  # in the current folder, which its arguments may be relative to
             start_new_session=True,
         )
     process = Process.of(child.pid)

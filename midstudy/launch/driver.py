@@ -34,6 +34,7 @@ from midstudy.launch.job_file import (
     write_job,
 )
 from midstudy.launch.launcher import Cause, Exit, Launcher, Refusal
+from midstudy.launch.log import last_words
 from midstudy.launch.process import this_process
 from midstudy.launch.schedule import Schedule
 from midstudy.launch.starts import starts
@@ -411,6 +412,8 @@ class Driver:
             if ended.cause == "exited" and end is not None:
                 ended = dataclasses.replace(ended, cause="preempted" if end == "stopped" else "lost")
             cause = self._judge(one, ended)
+            if cause is not None and (words := last_words(self._store, one.pending[0], one.job.name)):
+                cause = f"{cause}; its log ends: {words}"
         if cause is not None:
             self._write_failure(one.job, one.pending[0], cause)
         if end is None:

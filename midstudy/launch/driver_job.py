@@ -12,6 +12,7 @@ import subprocess
 import sys
 from types import FrameType
 
+from midstudy.environment import of_child
 from midstudy.launch.slurm_job import requeue
 from midstudy.launch.stop import STOP_SIGNALS
 
@@ -20,7 +21,8 @@ def main(arguments: list[str]) -> int:
     """Run `midstudy ARGUMENTS`; returns its exit status."""
     told: list[int] = []
     # In a session of its own, so that Slurm's signals reach it through here alone.
-    with subprocess.Popen([sys.executable, "-m", "midstudy.cli", *arguments], start_new_session=True) as driver:
+    command = [sys.executable, "-m", "midstudy.cli", *arguments]
+    with subprocess.Popen(command, env=of_child(), start_new_session=True) as driver:
 
         def pass_on(number: int, frame: FrameType | None) -> None:
             told.append(number)

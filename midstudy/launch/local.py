@@ -8,7 +8,6 @@ so that it outlives the driver and can be ended whole, with its exit status in p
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import signal
 import subprocess
@@ -21,6 +20,7 @@ import submitit
 from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.local.local import LocalJob
 
+from midstudy.environment import of_job
 from midstudy.launch import clock
 from midstudy.launch.job import run_job
 from midstudy.launch.job_file import EXECUTE_STAGE, Job, job_end, job_process, mark_cancelled, write_process
@@ -31,7 +31,6 @@ from midstudy.store.errors import StoreError, unwritable
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 _POLL_S = 0.05
 _KILLED_WITHIN_S = 5.0
 """A process that SIGKILL does not end within this time hangs in the kernel; nothing more can be done about it."""
@@ -64,7 +63,6 @@ class SessionExecutor(submitit.LocalExecutor):
     def _submit_command(self, command: str) -> LocalJob:
         log = JobPaths(self.folder, job_id=self._job_id).stdout
         environment = {
-            **os.environ,
             **self._environment,
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_LOCAL_JOB_ID": self._job_id,
@@ -84,6 +82,7 @@ class SessionExecutor(submitit.LocalExecutor):
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
+                cwd=self.folder.parent,
                 start_new_session=True,
             )
         return LocalJob(folder=self.folder, job_id=self._job_id, process=self.process)
@@ -194,7 +193,7 @@ class LocalLauncher:
     def _environment(self, job: Job) -> dict[str, str]:
         from midstudy.train.environment import ALLOCATOR
 
-        environment = {**ALLOCATOR, **dict.fromkeys(THREADS, str(job.placement.num_threads))}
+        environment = of_job(self._store.paths.job(job.name), num_threads=job.placement.num_threads, **ALLOCATOR)
         if self._gpus:
             running = [gpu for name, child in self._children.items() if child.poll() is None for gpu in self._gpus_of[name]]
             by_use = sorted(self._gpus, key=running.count)

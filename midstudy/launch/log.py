@@ -11,11 +11,36 @@ LAST_LINES = 40
 """How much of a log a failure keeps."""
 
 _MARK = "=== stage "
+_NOISE = (
+    " ",
+    "\t",
+    "Traceback (most recent call last)",
+    "During handling of",
+    "The above exception was",
+    "submitit ",
+    "srun: ",
+)
+_WORDS = 3
+_LONGEST_WORDS = 500
 
 
 def begin_stage(stage_id: str, label: str) -> None:
     """Write the line into the job's log that a stage's part begins with."""
     print(f"{_MARK}{stage_id} {label} {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}", flush=True)
+
+
+def last_words(store: Store, stage_id: str, job_name: str) -> str:
+    """What a job's log ends with, on one line, as the cause of an end that it did not write down; empty where there is none.
+
+    Of a traceback that is its last line.
+    """
+    try:
+        lines = stage_log(store, stage_id, job_name)[-LAST_LINES:]
+    except OSError:
+        return ""
+    said = [line.rstrip() for line in lines if line.strip() and not line.startswith((_MARK, *_NOISE))]
+    words = " | ".join(dict.fromkeys(said[-_WORDS:]))
+    return words if len(words) <= _LONGEST_WORDS else f"…{words[-_LONGEST_WORDS:]}"
 
 
 def stage_log(store: Store, stage_id: str, job_name: str) -> list[str]:

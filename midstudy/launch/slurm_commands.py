@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from midstudy.environment import existing_folder, of_slurm_command
+
 NEEDED = ("sbatch", "squeue", "scancel", "scontrol")
 """Without these there is no Slurm. `sacct` is asked as well, but a cluster may do without accounting."""
 
@@ -34,9 +36,6 @@ _NO_ANSWER = (
     "Protocol authentication error",
     "Unspecified error",
 )
-
-
-_PASSED_ON = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 
 
 class SlurmAwayError(RuntimeError):
@@ -72,12 +71,6 @@ class SlurmCommands:
             SlurmAwayError: it did not answer within `timeout_s`, or said that Slurm did not.
             SlurmRefusedError: it failed for another reason.
         """
-        # The person's own formats would change what is parsed, and a surrounding job's resources what is asked for.
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name in _PASSED_ON or not name.startswith(("SLURM_", "SLURMD_", "SQUEUE_", "SACCT_", "SBATCH_", "SRUN_"))
-        }
         try:
             process = subprocess.Popen(
                 command,
@@ -86,7 +79,8 @@ class SlurmCommands:
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
-                env=environment,
+                env=of_slurm_command(),
+                cwd=existing_folder(),
                 start_new_session=True,  # Ctrl-C is for the driver, which then still has commands to give
             )
         except FileNotFoundError:

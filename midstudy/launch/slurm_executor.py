@@ -15,7 +15,7 @@ from typing import Any
 import submitit
 from submitit.core.utils import DelayedSubmission
 
-from midstudy.launch.local import THREADS
+from midstudy.environment import of_slurm_job
 from midstudy.launch.placement_file import JobPlacement, Resources
 from midstudy.launch.slurm_commands import SlurmAwayError, SlurmCommands
 
@@ -91,7 +91,6 @@ class StoreExecutor(submitit.SlurmExecutor):
         """The batch script's first lines: which job this is, its log and its pickle; then the placement file's own."""
         from midstudy.train.environment import ALLOCATOR
 
-        variables = {**ALLOCATOR, **dict.fromkeys(THREADS, str(self._place.compute.num_threads))}
         return [
             f"folders=({' '.join(shlex.quote(str(folder)) for folder in self._folders)})",
             'folder="${folders[${SLURM_ARRAY_TASK_ID:-0}]}"',
@@ -100,8 +99,9 @@ class StoreExecutor(submitit.SlurmExecutor):
             'exec >>"$folder/${id}_0_log.out" 2>&1',
             f'ln -sf {PICKLE} "$folder/${{id}}_submitted.pkl"',
             'rm -f "$folder"/*.save_tmp',  # what a killed start left; submitit would refuse to write its result
-            *(f"export {name}={value}" for name, value in variables.items()),
-            *self._place.resources.setup,
+            *of_slurm_job(num_threads=self._place.compute.num_threads, **ALLOCATOR),
+            *self._place.resources.setup,  # in the folder that the job was submitted from
+            'cd "$folder"',
         ]
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import midstudy
+from midstudy.environment import of_kernel
 from midstudy.report.inputs import ReportInputError, read_study
 from midstudy.report.page import page
 from midstudy.report.report import REPORT_FOLDER
@@ -91,13 +92,6 @@ def _execute(notebook: NotebookNode, folder: Path) -> None:
     from nbclient.exceptions import CellExecutionError
 
     with tempfile.TemporaryDirectory(prefix="midstudy-", dir=_short_temporary_folder()) as own:
-        environment = {
-            **os.environ,
-            "IPYTHONDIR": own,
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([str(Path(midstudy.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
-        }
         # Without folders to look for kernels in, jupyter starts the interpreter that it runs in.
         manager = AsyncKernelManager(
             kernel_name="python3",
@@ -114,7 +108,7 @@ def _execute(notebook: NotebookNode, folder: Path) -> None:
             resources={"metadata": {"path": str(folder)}},
         )
         try:
-            client.execute(env=environment, cleanup_kc=True)
+            client.execute(env=of_kernel(Path(own)), cleanup_kc=True)
         except CellExecutionError as error:
             raise ReportError(_ANSI.sub("", f"{error.ename}: {error.evalue}\n\nin the report's cell\n{error}")) from error
 

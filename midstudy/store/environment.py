@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import midstudy
+from midstudy.environment import of_git
 
 
 @functools.cache
@@ -40,10 +41,11 @@ def source_commit() -> dict[str, Any]:
 
 def _git(root: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, env=of_git(), timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout.decode(errors="replace").strip()
 
 
 def _version(package: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,12 @@ from midstudy.store.errors import StoreError
 
 _LONGEST_NAME = 120
 """A file's name has at most 255 bytes, and names of temporary files are longer than the name itself."""
+
+LONGEST_DATABASE = 504
+"""Bytes of a path that SQLite opens on Unix: 512 with the journal's ending."""
+
+LONGEST_ROOT = LONGEST_DATABASE - len("/prefect/prefect.db")
+_LONGEST_PART = 255
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -36,10 +43,10 @@ def is_name(name: str) -> bool:
 
 def checked_root(root: str) -> str:
     """`root`, if everything that works in a store can name it: submitit puts values for `%j` and its like into paths, and
-    MLflow and Prefect reach their databases by URL.
+    MLflow and Prefect reach their databases by URL and open them with SQLite.
 
     Raises:
-        StoreError: it has a character that one of them reads as something else, or that cannot be shown.
+        StoreError: it has a character that one of them reads as something else, or that cannot be shown, or it is too long.
     """
     odd = sorted({one for one in root if one in "%?#" or not one.isprintable()})
     if odd:
@@ -47,7 +54,24 @@ def checked_root(root: str) -> str:
             f"{root!r}: a store's path with {', '.join(map(repr, odd))}, which submitit, MLflow or Prefect would read as "
             "something else. Name another folder with --store; spaces, quotes and letters of any language are allowed."
         )
+    longest = max((len(os.fsencode(one)) for one in root.split("/")), default=0)
+    if longest > _LONGEST_PART:
+        raise StoreError(
+            f"{_shown(root)}: a store's path with a name of {longest} bytes; allowed: at most {_LONGEST_PART} a name. "
+            "Name another folder with --store."
+        )
+    num_bytes = len(os.fsencode(os.path.realpath(root)))
+    if num_bytes > LONGEST_ROOT:
+        raise StoreError(
+            f"{_shown(root)}: a store's path of {num_bytes} bytes, symbolic links followed; allowed: at most "
+            f"{LONGEST_ROOT}, because MLflow and Prefect keep what they show in SQLite, which opens no longer ones. Name "
+            "another folder with --store, or move the store."
+        )
     return root
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:60]}…{text[-20:]}"
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,9 @@ class Store:
         """
         store = cls(Path(checked_root(os.path.abspath(root))))
         path = store.paths.schema
-        if root.exists() and not root.is_dir():
-            raise StoreError(f"{root}: a file. Name a folder with --store.")
-        if not os.path.lexists(path):
-            if not create:
-                raise StoreError(f"{root}: no store here. Run a study first, or name its store with --store.")
-            others = [one for one in root.iterdir() if not one.name.startswith(f".{path.name}.")] if root.exists() else []
-            if others and not os.path.lexists(path):  # else another command is just making it
-                raise StoreError(f"{root}: a folder with other files. Name an empty or new folder with --store.")
+        if not create and (not root.exists() or (root.is_dir() and not os.path.lexists(path))):
+            raise StoreError(f"{root}: no store here. Run a study first, or name its store with --store.")
+        if not store._is_made():
             write_json(path, {"schema": SCHEMA})
         remedy = f"Restore it: its whole text is {json.dumps({'schema': SCHEMA})}."
         schema = read_object(path, fields={"schema": int}, remedy=remedy)["schema"]
@@ -56,6 +51,41 @@ class Store:
         if create:
             store.require_writable()
         return store
+
+    @classmethod
+    def found(cls, root: Path) -> Store | None:
+        """The store at `root`, to be written; none where there is none yet and one can be made, which is left to `open`.
+
+        Raises:
+            StoreError: what is there is no store, is of another schema, or cannot be written; or none can be made there.
+        """
+        store = cls(Path(checked_root(os.path.abspath(root))))
+        if store._is_made():
+            return cls.open(root, create=True)
+        above = store.root
+        while not os.path.lexists(above):
+            above = above.parent
+        if not above.is_dir():
+            raise StoreError(f"{root}: {above} is a file. Name a folder with --store.")
+        try:
+            probe = above / f".writable.{uuid.uuid4().hex}"
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as error:
+            raise unwritable(store.root, error) from error
+        return None
+
+    def _is_made(self) -> bool:
+        """Whether there is a store, of whatever schema; false where one could be made."""
+        path, root = self.paths.schema, self.root
+        if root.exists() and not root.is_dir():
+            raise StoreError(f"{root}: a file. Name a folder with --store.")
+        if os.path.lexists(path):
+            return True
+        others = [one for one in root.iterdir() if not one.name.startswith(f".{path.name}.")] if root.exists() else []
+        if others and not os.path.lexists(path):  # else another command is just making it
+            raise StoreError(f"{root}: a folder with other files. Name an empty or new folder with --store.")
+        return os.path.lexists(path)
 
     def require_writable(self) -> None:
         """For commands that write in a store that is there.

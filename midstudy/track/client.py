@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from midstudy.store.paths import LONGEST_DATABASE
 from midstudy.store.store import Store
 
 if TYPE_CHECKING:
@@ -53,8 +57,31 @@ def connect(tracking_uri: str) -> MlflowClient:
     from mlflow.tracking import MlflowClient
 
     if tracking_uri.startswith(_SQLITE):
-        Path(tracking_uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        _require_database(tracking_uri.removeprefix(_SQLITE))
     return MlflowClient(tracking_uri)
+
+
+def _require_database(path: str) -> None:
+    """Open MLflow's SQLite file before MLflow does, which tries for two minutes and says nothing meanwhile.
+
+    Raises:
+        OSError: it cannot be opened or made, or is none.
+    """
+    if path.startswith(":memory:") or "?" in path:
+        return
+    where = Path(os.path.realpath(path))
+    if (num_bytes := len(os.fsencode(where))) > LONGEST_DATABASE:
+        raise OSError(f"its path has {num_bytes} bytes, of which SQLite takes {LONGEST_DATABASE}; name another")
+    where.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with contextlib.closing(sqlite3.connect(where)) as database:
+            database.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        if "locked" not in str(error):  # MLflow waits for it
+            raise OSError(f"SQLite: {error}") from error
+    for one in (where, where.parent):
+        if one.exists() and not os.access(one, os.W_OK):
+            raise OSError(f"{one} cannot be written")
 
 
 def _prepare() -> None:
@@ -78,5 +105,6 @@ def told_as_tracking_errors(store: Store, tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, CommandError, OSError) as error:
-        study = f"midstudy track sync --store {store.root}"
-        raise TrackingError(f"MLflow at {tracking_uri}: {error}. The results are in the store; later: {study}") from error
+        study = f"midstudy track sync --store {shlex.quote(str(store.root))}"
+        said = " ".join(str(error).split()).removesuffix(".")
+        raise TrackingError(f"MLflow at {tracking_uri}: {said}. The results are in the store; later: {study}") from error

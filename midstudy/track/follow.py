@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import shlex
 import subprocess
 import sys
 import tempfile
 from types import TracebackType
 
+from midstudy.environment import existing_folder, of_child
 from midstudy.store.store import Store
 from midstudy.track.client import TrackingError
 from midstudy.track.sync import SyncReport
@@ -25,7 +26,7 @@ class Follower:
     def __init__(self, store: Store, study_name: str, *, tracking_uri: str | None = None, every_s: float = 60.0) -> None:
         self._command = [sys.executable, "-m", "midstudy.track", str(store.root), study_name]
         self._command += ["--follow", f"{every_s:g}"]
-        self._later = f"midstudy track sync {study_name} --store {store.root}"
+        self._later = f"midstudy track sync {study_name} --store {shlex.quote(str(store.root))}"
         if tracking_uri is not None:
             self._command += ["--tracking-uri", tracking_uri]
 
@@ -36,9 +37,10 @@ class Follower:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            text=True,
+            encoding="utf-8",
             start_new_session=True,  # Ctrl-C is for the study; this process ends when its standard input does
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env=of_child(OMP_NUM_THREADS="1"),
+            cwd=existing_folder(),  # which MLflow's address may be relative to
         )
         return self
 

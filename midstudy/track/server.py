@@ -17,9 +17,15 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from midstudy.environment import existing_folder, of_child
+
 _HEALTH_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 3.0
 _POLL_S = 0.2
+_OF_OTHER_SERVERS = (
+    *("AUTH_", "BACKEND_", "DEFAULT_ARTIFACT", "FLASK_", "HOST", "PORT", "REGISTRY_", "SERVER_", "STATIC_PREFIX"),
+    *("TRACKING_", "WORKSPACE"),
+)
 
 
 class MlflowServer:
@@ -43,7 +49,13 @@ class MlflowServer:
                 stderr=log,
                 pass_fds=(listening.fileno(),),
                 start_new_session=True,  # Ctrl-C is for the parent, which stops it
-                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                # Without what is said of other servers: whom they let in, where they keep what.
+                env=of_child(
+                    without=("_MLFLOW_SERVER", *(f"MLFLOW_{name}" for name in _OF_OTHER_SERVERS)),
+                    MLFLOW_DISABLE_TELEMETRY="true",
+                    MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
+                ),
+                cwd=existing_folder(),
             )
 
     @property

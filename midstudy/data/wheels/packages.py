@@ -21,6 +21,7 @@ from pathlib import Path
 
 from midstudy.data.cache import cache_dir
 from midstudy.data.lock import exclusive
+from midstudy.environment import of_child
 
 LIST = Path(__file__).with_name("wheels.txt")
 _LINE = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.]+) --hash=sha256:([0-9a-f]{64})")
@@ -120,7 +121,7 @@ def _download(into: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--require-hashes", "--only-binary=:all:", "--platform", "any", "--implementation", "py"]
     command += ["--abi", "none", "--python-version", "3.11", "--dest", str(into), "--requirement", str(LIST)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=of_child(), check=False)
     if done.returncode:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
         raise ValueError(

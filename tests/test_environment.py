@@ -1,0 +1,323 @@
+"""What a process gets of the environment around it: every kind of variable set, empty and odd."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic_study import frozen, synthetic_study
+
+from midstudy import environment
+from midstudy.data.cache import cache_dir
+from midstudy.environment import WITHOUT_HOME, of_child, of_git, of_job, of_kernel, of_slurm_command, of_slurm_job, tidied
+from midstudy.store.store import Store
+
+REPOSITORY = Path(__file__).parent.parent
+SAME, UNSET = object(), None
+
+
+@pytest.fixture(autouse=True)
+def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(environment, "_given_no_proxy", None)
+
+
+# -- of every process -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *((name, "", UNSET) for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "HF_HOME", "HF_ENDPOINT")),
+        *((name, "", UNSET) for name in ("MIDSTUDY_STORE", "XDG_CACHE_HOME", "PYTHONPATH", "PREFECT_PROFILE")),
+        ("MLFLOW_TRACKING_URI", "http://server:5000", SAME),
+        ("PREFECT_API_URL", "http://server:4200/api", SAME),
+        ("CUDA_VISIBLE_DEVICES", "", SAME),  # none of them
+        ("CUDA_VISIBLE_DEVICES", "0,1", SAME),
+        *(("OMP_NUM_THREADS", odd, UNSET) for odd in ("", "abc", "0", "-1", "1.5", " ")),
+        *(("OMP_NUM_THREADS", good, SAME) for good in ("1", "16", "4,2")),
+        ("NUMEXPR_MAX_THREADS", "many", UNSET),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "soon", UNSET),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "30", SAME),
+        ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20 s", UNSET),
+        ("PYTHONHASHSEED", "odd", UNSET),
+        ("PYTHONHASHSEED", "0", SAME),
+        *((name, "/nowhere/ca.pem", UNSET) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")),
+        ("SSL_CERT_FILE", __file__, SAME),
+        ("SSLKEYLOGFILE", f"{__file__}/keys", UNSET),
+        ("SSLKEYLOGFILE", "/tmp/keys", SAME),
+        *(("TMPDIR", odd, UNSET) for odd in ("", "/nowhere", __file__)),
+        ("TMPDIR", "/tmp", SAME),
+        *(("XDG_CACHE_HOME", odd, UNSET) for odd in ("relative", f"{__file__}/cache")),
+        ("XDG_CACHE_HOME", "/tmp/to/be/made", SAME),
+        ("MIDSTUDY_CACHE", "relative", os.path.abspath("relative")),
+        ("PYTHONPATH", ":lib:/tmp:", f"{os.path.abspath('lib')}:/tmp"),
+        ("PATH", "/usr/bin:bin", f"/usr/bin:{os.path.abspath('bin')}"),
+        *((name, "nonsense", UNSET) for name in ("MPLBACKEND", "MATPLOTLIBRC", "JUPYTER_PATH")),
+        ("LANG", "nowhere.ODD-1", SAME),
+        ("TZ", "No/Where", SAME),
+        ("ANYTHING_ELSE", "", SAME),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_counts_as_not_set(name: str, value: str, expected: object) -> None:
+    found = tidied({"HOME": "/tmp", name: value})
+    assert found.get(name) == (value if expected is SAME else expected)
+    assert tidied(found) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, None),
+        ({"no_proxy": ""}, None),
+        ({"http_proxy": "http://proxy:1"}, "localhost,127.0.0.1,::1"),
+        ({"ALL_PROXY": "socks5://127.0.0.1:9"}, "localhost,127.0.0.1,::1"),
+        ({"no_proxy": "localhost,::1,[::1]"}, "localhost,::1,127.0.0.1"),
+        ({"NO_PROXY": "[::1]:80, .corp , *.corp.example,10.0.0.0/8,host:8080"},
+         "::1,.corp,*.corp.example,10.0.0.0/8,host:8080,localhost,127.0.0.1"),
+        ({"no_proxy": "a b,[x],http://[bad,fe80::1%eth0,::1/128,a..,\u00fc", "NO_PROXY": "other"},
+         "fe80::1%eth0,a..,localhost,127.0.0.1,::1"),
+        ({"no_proxy": "https://corp"}, "corp,localhost,127.0.0.1,::1"),
+        ({"no_proxy": "a,*"}, "*"),
+    ],
+)  # fmt: skip
+def test_loopback_never_goes_through_a_proxy_and_every_library_can_read_the_rest(
+    given: dict[str, str], expected: str | None
+) -> None:
+    import httpx
+
+    found = tidied({"HOME": "/tmp", **given})
+    assert found.get("no_proxy") == found.get("NO_PROXY") == expected
+    if expected is not None:
+        for host in expected.split(","):
+            if host != "*" and "%" not in host:
+                httpx.URL(f"all://[{host}]" if host.count(":") > 1 else f"all://*{host.removeprefix('*')}")
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", ":::garbage", "http://[bad", "ftp://host", "http://host:port"])
+def test_a_proxy_that_a_library_cannot_use_is_left_out_here_and_given_to_children(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx
+
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setenv("no_proxy", "corp")
+    monkeypatch.setenv("NO_PROXY", "corp")
+    environment.speak_directly()
+    httpx.Client().close()  # reads them
+    child = of_child()
+    assert (child["ALL_PROXY"], child["no_proxy"]) == (proxy, "corp,localhost,127.0.0.1,::1")
+
+
+def test_a_plain_proxy_is_used_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.corp:3128")
+    monkeypatch.setenv("http_proxy", "proxy.corp")
+    environment.speak_directly()
+    assert "no_proxy" not in os.environ
+
+
+@pytest.mark.parametrize("home", ["", "relative", "/nowhere", __file__])
+def test_a_user_without_a_home_gets_one_and_no_cache_is_kept_in_it(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_home_by_account", lambda: "")
+    found = tidied({"HOME": home}, spare_home=tmp_path)
+    assert (found["HOME"], found[WITHOUT_HOME]) == (str(tmp_path), "1")
+    assert found["USER"] == found["LOGNAME"] == f"uid{os.getuid()}"
+    for name in ("HOME", WITHOUT_HOME):
+        monkeypatch.setenv(name, found[name])
+    for name in ("MIDSTUDY_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="HOME names no folder that can be written"):
+        cache_dir()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_dir() == Path("/somewhere/midstudy")
+    monkeypatch.setenv("MIDSTUDY_CACHE", "/else")
+    assert cache_dir() == Path("/else")
+
+
+def test_what_can_be_read_in_a_home_that_cannot_be_written_is_used_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    (home / ".cache/huggingface").mkdir(parents=True)
+    monkeypatch.setattr(environment, "_is_writable", lambda folder: folder != str(home))
+    found = tidied({"HOME": str(home)}, spare_home=tmp_path)
+    assert (found["HOME"], found["HF_HOME"]) == (str(tmp_path), f"{home}/.cache/huggingface")
+    assert "MIDSTUDY_CACHE" not in found
+    assert tidied({"HOME": "/tmp"}, spare_home=tmp_path)["HOME"] == "/tmp"
+
+
+# -- of what it starts ------------------------------------------------------------------------------------------------
+
+OF_OTHERS = {
+    "PYTHONIOENCODING": "latin-1",
+    "PYTHONUTF8": "0",
+    "PYTHONSTARTUP": "/nowhere.py",
+    "PYTHONOPTIMIZE": "2",
+    "PYTHONWARNINGS": "error",
+    "PYTHONINSPECT": "1",
+    "PREFECT_API_KEY": "secret",
+    "MLFLOW_TRACKING_PASSWORD": "secret",
+    "SLURM_JOB_ID": "7",
+    "SLURM_RESTART_COUNT": "x",
+    "SUBMITIT_EXECUTOR": "slurm",
+    "RANK": "3",
+    "WORLD_SIZE": "8",
+    "MASTER_ADDR": "elsewhere",
+    "GOMP_CPU_AFFINITY": "0",
+    "OMP_PROC_BIND": "true",
+    "OMP_NUM_THREADS": "abc",
+    "MPLBACKEND": "nonsense",
+    "JUPYTER_CONFIG_DIR": "/nowhere",
+    "IPYTHONDIR": "/nowhere",
+}
+
+
+@pytest.fixture
+def odd(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in OF_OTHERS.items():
+        monkeypatch.setenv(name, value)
+
+
+PYTHONS = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace", "PYTHONSAFEPATH": "1"}
+
+
+@pytest.mark.parametrize(
+    ("who", "gets", "does_not_get"),
+    [
+        ("child", {"PREFECT_API_KEY", "MLFLOW_TRACKING_PASSWORD", "SLURM_JOB_ID"}, {"OMP_NUM_THREADS", "MPLBACKEND"}),
+        ("job", {"OMP_NUM_THREADS"}, {"PREFECT_API_KEY", "MLFLOW_TRACKING_PASSWORD", "SLURM_JOB_ID", "SLURM_RESTART_COUNT",
+                                     "SUBMITIT_EXECUTOR", "RANK", "WORLD_SIZE", "MASTER_ADDR", "GOMP_CPU_AFFINITY",
+                                     "OMP_PROC_BIND", "MPLBACKEND"}),
+        ("kernel", {"IPYTHONDIR", "JUPYTER_CONFIG_DIR", "MATPLOTLIBRC"}, {"PREFECT_API_KEY", "MPLBACKEND"}),
+        ("slurm", {"PREFECT_API_KEY"}, {"SLURM_JOB_ID", "SUBMITIT_EXECUTOR"}),
+    ],
+)  # fmt: skip
+def test_who_gets_what(who: str, gets: set[str], does_not_get: set[str], odd: None, tmp_path: Path) -> None:
+    found = {
+        "child": of_child,
+        "job": lambda: of_job(tmp_path, num_threads=3, MORE="1"),
+        "kernel": lambda: of_kernel(tmp_path),
+        "slurm": of_slurm_command,
+    }[who]()
+    assert gets <= found.keys()
+    assert does_not_get.isdisjoint(found)
+    assert {name: found[name] for name in PYTHONS} == PYTHONS
+    assert {"PYTHONSTARTUP", "PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONINSPECT"}.isdisjoint(found)
+    assert found["PYTHONPATH"].split(":")[0] == str(REPOSITORY)
+    if who == "job":
+        assert (found["OMP_NUM_THREADS"], found["RAYON_NUM_THREADS"], found["MORE"]) == ("3", "3", "1")
+    if who == "kernel":
+        assert found["IPYTHONDIR"] == found["JUPYTER_CONFIG_DIR"] == found["JUPYTER_RUNTIME_DIR"] == str(tmp_path)
+
+
+def test_a_slurm_job_gets_the_same_whatever_its_node_says(odd: None) -> None:
+    script = "\n".join([*of_slurm_job(num_threads=3, MALLOC="4"), "env -0"])
+    done = subprocess.run(["bash", "-c", script], env={**os.environ, "PYTHONPATH": "/lib"}, capture_output=True, check=True)
+    found = dict(one.split("=", 1) for one in done.stdout.decode().split("\0") if "=" in one)
+    assert {name: found[name] for name in PYTHONS} == PYTHONS
+    assert (found["OMP_NUM_THREADS"], found["MALLOC"], found["PYTHONPATH"]) == ("3", "4", f"{REPOSITORY}:/lib")
+    assert found["SLURM_JOB_ID"] == "7"
+    assert {"PREFECT_API_KEY", "MLFLOW_TRACKING_PASSWORD", "RANK", "PYTHONOPTIMIZE", "OMP_PROC_BIND"}.isdisjoint(found)
+
+
+def test_a_file_in_the_current_folder_is_not_taken_for_a_module(tmp_path: Path) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit(7)")
+    command = [sys.executable, "-m", "midstudy.track", "--help"]
+    assert subprocess.run(command, env=of_child(), cwd=tmp_path, capture_output=True).returncode == 0
+
+
+def test_git_describes_the_folder_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    assert not [name for name in of_git() if name.startswith("GIT_")]
+
+
+def test_every_process_is_started_with_an_environment_that_is_decided_there() -> None:
+    starts = [
+        (path.name, call)
+        for folder in ("midstudy", "flows")
+        for path in (REPOSITORY / folder).rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("subprocess.Popen", "subprocess.run")
+    ]
+    assert len(starts) >= 10
+    assert [(name, ast.unparse(call)) for name, call in starts if "env" not in {one.arg for one in call.keywords}] == []
+
+
+# -- the command itself -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store.open(tmp_path_factory.mktemp("environment") / "store", create=True)
+    study = frozen(store, synthetic_study())
+    assert any("→" in stage["label"] for stage in study.stages.values())
+    for one, stage in study.stages.items():
+        if "→" in stage["label"]:
+            store.report_failure(one, {"cause": "0.8 [0.7, 0.9] × 3 → 4"})
+    return store
+
+
+STATUS = '"$PYTHON" -m midstudy.cli status --store "$STORE"'
+ODD_LOCALES = [
+    {"PYTHONIOENCODING": "latin-1"},
+    {"PYTHONIOENCODING": "ascii:strict"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"LC_ALL": "no_WHERE.ISO-8859-1", "LANG": ""},
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "command", "expected"),
+    [
+        *((settings, STATUS, 0) for settings in ODD_LOCALES),
+        ({"PYTHONWARNINGS": "error"}, STATUS, 0),
+        ({"PYTHONOPTIMIZE": "2"}, STATUS, 0),
+        ({"PYTHONPATH": "nowhere:", "PYTHONSTARTUP": "/nowhere", "PYTHONHASHSEED": "1", "PYTHONINSPECT": "1"}, STATUS, 0),
+        ({"HOME": "", "TMPDIR": "/no", "XDG_CACHE_HOME": "relative", "TZ": "No/Where", "OMP_NUM_THREADS": "0"}, STATUS, 0),
+        ({}, f"{STATUS} >&-", 0),
+        ({}, f"{STATUS} <&- >&- 2>&-", 0),
+        ({}, f"set -o pipefail; {STATUS} | head -1", 0),
+        ({}, f"{STATUS} >/dev/full", 2),
+        ({}, f"ulimit -n 64; {STATUS}", 0),
+        ({}, f"umask 077; {STATUS}", 0),
+        ({}, f"mkdir gone; cd gone; rmdir ../gone; {STATUS}", 0),
+        ({"STORE": "store"}, f"mkdir gone; cd gone; rmdir ../gone; {STATUS}", 2),
+        ({"STORE": "\udcff"}, STATUS, 2),
+    ],
+)  # fmt: skip
+def test_the_command_works_in_an_odd_environment(
+    settings: dict[str, str], command: str, expected: int, store: Store, tmp_path: Path
+) -> None:
+    given = {**os.environ, "PYTHON": sys.executable, "STORE": str(store.root), "PYTHONPATH": str(REPOSITORY), **settings}
+    if "PYTHONPATH" in settings:
+        given["PYTHONPATH"] = f"{REPOSITORY}:{settings['PYTHONPATH']}"
+    done = subprocess.run(["bash", "-c", command], env=given, cwd=tmp_path, capture_output=True, stdin=subprocess.DEVNULL)
+    lines = done.stderr.decode("utf-8", "replace").splitlines()
+    said = "\n".join(line for line in lines if not line.startswith("bash: warning: setlocale"))
+    assert done.returncode == expected, said
+    assert "Traceback" not in said
+    assert len(said.splitlines()) == (expected == 2) * 1, said
+    if expected == 0 and ">&-" not in command:
+        assert done.stdout.startswith(b"synthetic: 0 of ")
+    if command == STATUS and expected == 0:
+        encoding = settings.get("PYTHONIOENCODING", "utf-8").partition(":")[0]
+        assert done.stdout.decode(encoding)
+        assert b"\xc3\x97 3" in done.stdout or b"\xd7 3" in done.stdout or rb"\xd7 3" in done.stdout
+
+
+def test_bound_to_one_core_the_machine_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from midstudy.run import place
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    nothing = dict.fromkeys(("jobs", "micro_batch", "placement_file"))
+    alone = dict.fromkeys(("threads", "ranks", "jobs_per_gpu"), 1)
+    where = place(backend="local", device="cpu", compiled=False, chunked_loss=False, **nothing, **alone)  # type: ignore[arg-type]
+    assert where.max_jobs == 1
