@@ -31,27 +31,33 @@ if TYPE_CHECKING:
 def plan(options: Namespace) -> int:
     """Show what a study would run."""
     from midstudy.plan.summary import plan_facts, plan_text
+    from midstudy.run import forecast_s
 
     root = Path(options.store)
     planned = _plan(options, Store.open(root) if os.path.lexists(root / "store.json") else None)
-    print(json.dumps(plan_facts(planned), indent=1) if options.json else plan_text(planned))
+    wall_s = forecast_s(planned)
+    print(
+        json.dumps(plan_facts(planned, forecast_s=wall_s), indent=1)
+        if options.json
+        else plan_text(planned, forecast_s=wall_s)
+    )
     return 0
 
 
 def run(options: Namespace) -> int:
     """Run a study: its stages, its tables, its report."""
     from midstudy.plan.summary import plan_text
-    from midstudy.run import begin, command_line
+    from midstudy.run import begin, command_line, forecast_s
 
     where = _place(options)
     store = Store.open(Path(options.store), create=True)
     where.require(store)
-    planned = _plan(options, store, on_gpus=where.uses_gpus)
+    planned = _plan(options, store, where)
     command = command_line(
         options.experiment, data=options.data, settings=options.settings, similarity_only=options.similarity_only
     )
     stages = begin(store, planned, where, command=command, max_gpu_hours=options.max_gpu_hours)
-    print(plan_text(planned), flush=True)
+    print(plan_text(planned, forecast_s=forecast_s(planned, where)), flush=True)
     if options.detach:
         return _detach(store, planned.study.name, where, options)
     return _run_stages(store, planned.study.name, stages, where, options.tracking_uri)
@@ -79,7 +85,7 @@ def retry(options: Namespace) -> int:
     return _run_stages(store, manifest["name"], stages, where, options.tracking_uri)
 
 
-def _plan(options: Namespace, store: Store | None, *, on_gpus: bool = False) -> Plan:
+def _plan(options: Namespace, store: Store | None, where: Place | None = None) -> Plan:
     from midstudy.run import plan_experiment
 
     return plan_experiment(
@@ -87,7 +93,7 @@ def _plan(options: Namespace, store: Store | None, *, on_gpus: bool = False) -> 
         store,
         data=options.data,
         settings=options.settings,
-        on_gpus=on_gpus,
+        where=where,
         price_on=options.price_on,
         similarity_only=options.similarity_only,
     )
