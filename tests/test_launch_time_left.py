@@ -1,8 +1,9 @@
-"""The time left on planted histories: runs whose stages take longer or shorter than was forecast, from the start or later."""
+"""The time left on planted histories: runs whose stages take longer or shorter than was forecast."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -51,7 +52,7 @@ def at(points: list[tuple[float, float]], share: float) -> float:
 
 
 def largest_rise(points: list[tuple[float, float]]) -> float:
-    return max(after / before for (_, before), (_, after) in zip(points, points[1:], strict=False))
+    return max(after / before for (_, before), (_, after) in pairwise(points))
 
 
 def times(factor: float, *kinds: str) -> Callable[[str, float], float]:

@@ -63,9 +63,8 @@ def calibrated(workloads: Iterable[Workload], machine: Machine) -> dict[tuple[st
     """What earlier calibrations on this machine saw of these workloads; the first of a shape and precision counts."""
     found: dict[tuple[str, str], Calibrated] = {}
     for one in workloads:
-        with_file = _file(one, machine)
         try:
-            facts = json.loads(with_file.read_text("utf-8"))
+            facts = json.loads(_file(one, machine).read_text("utf-8"))
             seen = Calibrated(float(facts["flops_per_s"]), float(facts["forward_share"]))
         except (OSError, ValueError, TypeError, KeyError):
             continue
@@ -129,9 +128,7 @@ def _side_by_side(workloads: Sequence[Workload], machine: Machine) -> list[Calib
             told, errors = process.communicate(timeout=max(1.0, deadline_s - time.monotonic()))
             if process.returncode:
                 raise ValueError((errors.strip().splitlines() or [f"exit status {process.returncode}"])[-1])
-            answers.append([Calibrated(**one) for one in json.loads(told)])
-    except TypeError as error:
-        raise ValueError(f"the answer cannot be read ({error})") from error
+            answers.append(_answer(told, len(workloads)))
     finally:
         for process in processes:
             if process.poll() is None:
@@ -141,6 +138,22 @@ def _side_by_side(workloads: Sequence[Workload], machine: Machine) -> list[Calib
         Calibrated(median(one.flops_per_s for one in each), median(one.forward_share for one in each))
         for each in zip(*answers, strict=True)
     ]
+
+
+def _answer(text: str, number: int) -> list[Calibrated]:
+    """What a process saw of each of `number` workloads.
+
+    Raises:
+        ValueError: that is not what it says.
+    """
+    told = json.loads(text)
+    try:
+        seen = [Calibrated(float(one["flops_per_s"]), float(one["forward_share"])) for one in told]
+    except (TypeError, KeyError):
+        seen = []
+    if len(seen) != number or any(one.flops_per_s <= 0 for one in seen):
+        raise ValueError(f"found the answer {text.strip()[:200]!r}; expected rates of {number} workloads")
+    return seen
 
 
 # -- what is kept -----------------------------------------------------------------------------------------------------
