@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from fake_execute import fake_stage
 
+from midstudy.launch import forecast as module
 from midstudy.launch.forecast import JOB_START_S, RUN_END_S, RUN_START_S, STAGE_S, Forecast, forecast
 from midstudy.plan.stage import Stage
 
@@ -63,3 +64,20 @@ def test_the_course_of_the_work_is_kept() -> None:
     assert seen.stages_left_s(100) == pytest.approx(JOB_START_S + 110 + 2 * STAGE_S)
     assert seen.stages_left_s(50) == pytest.approx((seen.stages_left_s(0) + seen.stages_left_s(100)) / 2)
     assert seen.stages_left_s(320) == 0
+
+
+@pytest.mark.parametrize("num_jobs", [1, 4, 1_000])
+def test_a_study_that_is_too_large_to_be_played_through_is_told_about_the_same(
+    num_jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = fake_stage("first", cost_s=30)
+    trunk = fake_stage("trunk", first, cost_s=200)
+    others = [fake_stage(f"other-{n}", cost_s=20) for n in range(100)]
+    played = outlook(first, trunk, *others, num_jobs=num_jobs)
+    monkeypatch.setattr(module, "MOST_PLAYED", 10)
+    even = outlook(first, trunk, *others, num_jobs=num_jobs)
+    assert len(even.times_s) == 3
+    assert even.wall_s == pytest.approx(played.wall_s, rel=0.25)
+    assert even.done_s[-1] == played.done_s[-1]
+    finished = outlook(first, trunk, *others, published=(first, trunk, *others), num_jobs=num_jobs)
+    assert finished.wall_s == 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from midstudy.launch.schedule import Schedule
@@ -24,6 +24,10 @@ RUN_START_S = 4.0
 
 RUN_END_S = 15.0
 """After the last job: tables, the report's notebook, the views brought up to date."""
+
+
+MOST_PLAYED = 2_000
+"""Stages up to which the schedule is played through. More fill their jobs evenly, and playing would take seconds."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,13 @@ def forecast(
         num_jobs: jobs at a time, each started at once: nothing waits in a queue.
         job_budget_s, pack_key: as the schedule takes them.
     """
-    schedule = Schedule(stages, published=published, job_budget_s=job_budget_s, pack_key=pack_key)
-    if not schedule.unsettled:
+    done_before = frozenset(published)
+    left = [stage for identity, stage in stages.items() if identity not in done_before]
+    if not left:
         return Forecast((0.0,), (0.0,))
+    if len(left) > MOST_PLAYED:
+        return _evenly(left, num_jobs=num_jobs, job_budget_s=job_budget_s)
+    schedule = Schedule(stages, published=done_before, job_budget_s=job_budget_s, pack_key=pack_key)
     now_s, done_s, num_free, number = RUN_START_S, 0.0, num_jobs, 0
     times, done = [0.0, now_s], [0.0, 0.0]
     coming: list[tuple[float, int, list[str]]] = []  # when the first of a job's stages ends
@@ -88,6 +96,22 @@ def forecast(
         else:
             num_free += 1
     return Forecast(tuple(times), tuple(done), end_s=RUN_END_S)
+
+
+def _evenly(stages: Sequence[Stage], *, num_jobs: int, job_budget_s: float) -> Forecast:
+    """The work shared among the jobs without a gap, or the longest chain of stages, if that is longer.
+
+    Args:
+        stages: those that are to be made, parents first.
+    """
+    work_s = sum(stage.cost_s for stage in stages)
+    busy_s = sum(_took_s(stage) for stage in stages)
+    chain_s: dict[str, float] = {}
+    for stage in stages:
+        chain_s[stage.id] = _took_s(stage) + max((chain_s.get(parent, 0.0) for parent in stage.parents), default=0.0)
+    busy_s += JOB_START_S * max(num_jobs, busy_s / job_budget_s)
+    end_s = RUN_START_S + max(busy_s / num_jobs, JOB_START_S + max(chain_s.values()))
+    return Forecast((0.0, RUN_START_S, end_s), (0.0, 0.0, work_s), end_s=RUN_END_S)
 
 
 def _took_s(stage: Stage) -> float:

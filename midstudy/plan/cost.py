@@ -25,10 +25,10 @@ FILE_BYTES_PER_S = 2e8
 TOKENISING_BYTES_PER_S = 4e6
 """Text that one core reads and turns into token files a second."""
 
-TOKENIZER_BYTES_PER_S = 5e5
+TOKENIZER_BYTES_PER_S = 5e6
 """Text that one core learns a tokenizer from a second."""
 
-PREPARING_BYTES_PER_S = 5e6
+PREPARING_BYTES_PER_S = 1.75e6
 """Text that one core makes of the wheels a second, the first time."""
 
 DATA_STAGE_S = 0.3
@@ -37,7 +37,7 @@ DATA_STAGE_S = 0.3
 COUNTING_TOKENS_PER_S = 3e7
 """Tokens that one core counts a second."""
 
-EVALUATION_S = 0.2
+EVALUATION_S = 0.05
 """Of an evaluation, what does not grow with its tokens: reading the weights, building the model."""
 
 
