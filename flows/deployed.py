@@ -28,7 +28,7 @@ from flows.study_flow import ended_state
 from midstudy.data.choice import DEFAULT
 from midstudy.plan.experiment import study_defaults
 from midstudy.plan.summary import plan_text
-from midstudy.run import answer, begin, command_line, place, plan_experiment, write_report
+from midstudy.run import answer, begin, command_line, forecast_s, place, plan_experiment, write_report
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 from midstudy.track.client import TrackingError, tracking_uri_of
@@ -236,16 +236,11 @@ def _run(experiment: str, data: tuple[str, ...], machine: Machine, *, similarity
         root = _store(machine.store)
         where.require(root)
         plan = plan_experiment(
-            shown,
-            Store.found(root),
-            data=sources,
-            settings=settings,
-            on_gpus=where.uses_gpus,
-            similarity_only=similarity_only,
+            shown, Store.found(root), data=sources, settings=settings, where=where, similarity_only=similarity_only
         )
         command = command_line(shown, data=sources, settings=settings, similarity_only=similarity_only)
         store = begin(root, plan, where, command=command, max_gpu_hours=machine.max_gpu_hours)
-        logger.info("%s\n%s", command, plan_text(plan))
+        logger.info("%s\n%s", command, plan_text(plan, forecast_s=forecast_s(plan, where)))
         manifest = load(store, plan.study.name)
         with LastWord(runtime.flow_run.id):
             summary = run_study(

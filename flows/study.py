@@ -23,9 +23,11 @@ from flows.view import PrefectView
 from flows.watch import DETACHED, FAILED, FINISHED, REUSED, SKIPPED, End, Progress, Watch
 from midstudy.launch.backends import launcher_of
 from midstudy.launch.driver import Driver, Outcome, StudyCancelledError
+from midstudy.launch.forecast import Forecast, forecast
 from midstudy.launch.placement_file import PlacementFile
 from midstudy.plan.left_out import Notices
 from midstudy.plan.stage import Stage
+from midstudy.store.errors import StoreError
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 from midstudy.track.client import TrackingError, tracking_uri_of
@@ -119,6 +121,7 @@ def run_study(
         backend, store, placement=placement, gpus=gpus, placements=placements, stages=stages, on_notice=on_notice
     )
     budget: dict[str, Any] = {} if placements is None else {"job_budget_s": placements.jobs.budget_s}
+    outlook = forecast(stages, published=store.published(stages), num_jobs=max_jobs, pack_key=launcher.pack_key, **budget)
     told = Notices(store, stages, on_notice)
     driver = Driver(
         store, stages, launcher, study=study_name, max_jobs=max_jobs, on_change=told, on_notice=on_notice, **budget
@@ -133,6 +136,7 @@ def run_study(
         tracking_uri=tracking_uri_of(store, tracking_uri),
         when_done=when_done,
         in_flow_run=in_flow_run,
+        outlook=outlook,
     )
 
 
@@ -147,11 +151,12 @@ def conduct(
     tracking_uri: str,
     when_done: Callable[[], None] = lambda: None,
     in_flow_run: bool = False,
+    outlook: Forecast | None = None,
 ) -> RunSummary:
-    """`run_study` with a driver that is made already."""
+    """`run_study` with a driver that is made already, and a forecast of the run."""
     began = time.perf_counter()
     manifest = load(store, study_name)
-    watch = Watch(manifest["stages"], max_jobs=max_jobs)
+    watch = Watch(manifest["stages"], max_jobs=max_jobs, outlook=outlook)
     view = PrefectView(
         store,
         manifest,
@@ -205,7 +210,8 @@ async def _drive(
 
     async def follow(stage_id: str) -> None:
         outcome = await driver.finished(stage_id)
-        watch.end(stage_id, End(_HOW[outcome.status], outcome.cause))
+        took_s = _took_s(store, stage_id) if outcome.status == "published" else None
+        watch.end(stage_id, End(_HOW[outcome.status], outcome.cause, took_s))
 
     async def tick() -> None:
         while True:
@@ -239,6 +245,14 @@ async def _drive(
     finally:
         await driver.stop()
     on_progress(watch.progress())
+
+
+def _took_s(store: Store, stage_id: str) -> float | None:
+    """Seconds that a stage took; none where its record cannot be read, which whoever needs the stage will say."""
+    try:
+        return store.record(stage_id).timing["wall_s"]
+    except StoreError:
+        return None
 
 
 @contextlib.contextmanager

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from midstudy.launch.forecast import Forecast
+from midstudy.launch.time_left import Seen, time_left_s
 
 REUSED, FINISHED, FAILED, SKIPPED = "reused", "finished", "failed", "skipped"
 INTERRUPTED, DETACHED = "interrupted", "detached"
@@ -23,10 +26,11 @@ NOT_DONE = {
 @dataclass(frozen=True)
 class End:
     """How a stage ended: REUSED, FINISHED, FAILED, SKIPPED (an ancestor failed), INTERRUPTED with its run, or DETACHED,
-    which goes on without it; `cause` says why."""
+    which goes on without it; `cause` says why. `took_s` are the seconds that a stage of this run took, where it is known."""
 
     how: str
     cause: str = ""
+    took_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,36 +57,53 @@ class Watch:
 
     Args:
         stages: of each stage its place in the study's manifest: label, parents, cost_s.
-        max_jobs: how many jobs run side by side, from which the time left is guessed until there is speed to go by.
+        max_jobs: how many jobs run side by side.
+        outlook: the forecast of this run, from which the time left is told; by default all jobs are always busy.
+        clock: seconds that pass evenly.
     """
 
-    def __init__(self, stages: Mapping[str, Mapping[str, Any]], *, max_jobs: int) -> None:
+    def __init__(
+        self,
+        stages: Mapping[str, Mapping[str, Any]],
+        *,
+        max_jobs: int,
+        outlook: Forecast | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.stages = stages
         self.ends: dict[str, End] = {}
-        self._max_jobs = max_jobs
-        self._running: dict[str, None] = {}
+        self._running: dict[str, float] = {}
         self._begun: dict[str, Future[None]] = {stage_id: Future() for stage_id in stages}
         self._ended: dict[str, Future[End]] = {stage_id: Future() for stage_id in stages}
         self._all_ended: Future[None] = Future()
         self._counts = dict.fromkeys((REUSED, FINISHED, FAILED, SKIPPED, INTERRUPTED, DETACHED), 0)
-        self._settled_s = self._worked_s = 0.0
+        self._settled_s = 0.0
         self._total_s = sum(stage["cost_s"] for stage in stages.values())
-        self._began = time.monotonic()
+        self._seen: dict[str, Seen] = {}
+        for stage in stages.values():
+            self._seen.setdefault(_work_of(stage), Seen()).remaining_s += stage["cost_s"]
+        self._outlook = outlook or Forecast((0.0, self._total_s / max_jobs), (0.0, self._total_s))
+        self._clock, self._began = clock, clock()
 
     def begin(self, stage_id: str) -> None:
         if stage_id not in self.ends and stage_id not in self._running:
-            self._running[stage_id] = None
+            self._running[stage_id] = self._clock()
             self._begun[stage_id].set_result(None)
 
     def end(self, stage_id: str, end: End) -> None:
+        """The stage has ended; the time left goes by how long it took where `end` says so."""
         if stage_id in self.ends:
             return
         self._running.pop(stage_id, None)
         self._counts[end.how] += 1
         if end.how not in NOT_DONE:
-            self._settled_s += self.stages[stage_id]["cost_s"]
-        if end.how == FINISHED:
-            self._worked_s += self.stages[stage_id]["cost_s"]
+            cost_s = self.stages[stage_id]["cost_s"]
+            seen = self._seen[_work_of(self.stages[stage_id])]
+            self._settled_s += cost_s
+            seen.remaining_s -= cost_s
+            if end.took_s is not None:
+                seen.expected_s += cost_s
+                seen.took_s += end.took_s
         self.ends[stage_id] = end
         if not self._begun[stage_id].done():
             self._begun[stage_id].set_result(None)
@@ -111,20 +132,26 @@ class Watch:
         return len(self.ends) == len(self.stages)
 
     def progress(self) -> Progress:
-        elapsed_s = time.monotonic() - self._began
-        remaining_s = self._total_s - self._settled_s
-        if self._worked_s > 0.05 * (self._worked_s + remaining_s) and elapsed_s > 0:
-            left_s = remaining_s * elapsed_s / self._worked_s
-        else:
-            left_s = remaining_s / self._max_jobs
+        now_s = self._clock()
+        running = dict(self._running)  # the driver's thread goes on meanwhile
+        seen = {work: replace(one, running=[]) for work, one in self._seen.items()}
+        for stage_id, began_s in running.items():
+            stage = self.stages[stage_id]
+            seen[_work_of(stage)].running.append((stage["cost_s"], now_s - began_s))
         return Progress(
             num_stages=len(self.stages),
             finished=self._counts[FINISHED],
             reused=self._counts[REUSED],
             failed=self._counts[FAILED],
             skipped=self._counts[SKIPPED],
-            running=tuple(self.stages[stage_id]["label"] for stage_id in tuple(self._running)),
+            running=tuple(self.stages[stage_id]["label"] for stage_id in running),
             share_done=self._settled_s / self._total_s if self._total_s > 0 else len(self.ends) / max(1, len(self.stages)),
-            elapsed_s=elapsed_s,
-            left_s=left_s,
+            elapsed_s=now_s - self._began,
+            left_s=0.0 if self.all_ended else time_left_s(self._outlook, seen),
         )
+
+
+def _work_of(stage: Mapping[str, Any]) -> str:
+    """The kind of work whose speed a stage shares: of data, of training, or of evaluating."""
+    kind = stage.get("kind", "data")
+    return kind if kind in ("state", "evaluation") else "data"

@@ -32,28 +32,34 @@ if TYPE_CHECKING:
 def plan(options: Namespace) -> int:
     """Show what a study would run."""
     from midstudy.plan.summary import plan_facts, plan_text
+    from midstudy.run import forecast_s
 
     root = Path(options.store)
     planned = _plan(options, Store.open(root) if os.path.lexists(root / "store.json") else None)
-    print(json.dumps(plan_facts(planned), indent=1) if options.json else plan_text(planned))
+    wall_s = forecast_s(planned)
+    print(
+        json.dumps(plan_facts(planned, forecast_s=wall_s), indent=1)
+        if options.json
+        else plan_text(planned, forecast_s=wall_s)
+    )
     return 0
 
 
 def run(options: Namespace) -> int:
     """Run a study: its stages, its tables, its report."""
     from midstudy.plan.summary import plan_text
-    from midstudy.run import begin, command_line
+    from midstudy.run import begin, command_line, forecast_s
 
     where = _place(options)
     root = Path(options.store)
     known = Store.found(root)  # one that is refused leaves nothing behind: it is made once the study begins
     where.require(root)
-    planned = _plan(options, known, on_gpus=where.uses_gpus)
+    planned = _plan(options, known, where)
     command = command_line(
         options.experiment, data=options.data, settings=options.settings, similarity_only=options.similarity_only
     )
     store = begin(root, planned, where, command=command, max_gpu_hours=options.max_gpu_hours)
-    print(plan_text(planned), flush=True)
+    print(plan_text(planned, forecast_s=forecast_s(planned, where)), flush=True)
     if options.detach:
         return _detach(store, planned.study.name, where, options)
     return _run_stages(store, planned.study.name, planned.stages, where, options.tracking_uri)
@@ -81,7 +87,7 @@ def retry(options: Namespace) -> int:
     return _run_stages(store, manifest["name"], stages, where, options.tracking_uri)
 
 
-def _plan(options: Namespace, store: Store | None, *, on_gpus: bool = False) -> Plan:
+def _plan(options: Namespace, store: Store | None, where: Place | None = None) -> Plan:
     from midstudy.run import plan_experiment
 
     return plan_experiment(
@@ -89,7 +95,7 @@ def _plan(options: Namespace, store: Store | None, *, on_gpus: bool = False) -> 
         store,
         data=options.data,
         settings=options.settings,
-        on_gpus=on_gpus,
+        where=where,
         price_on=options.price_on,
         similarity_only=options.similarity_only,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from midstudy.launch.placement_file import PlacementFile
+    from midstudy.plan.cost import Throughput
     from midstudy.plan.planner import Plan
     from midstudy.store.store import Store
     from midstudy.train.placement import Placement
@@ -44,6 +46,16 @@ class Place:
             from midstudy.launch.slurm_commands import SlurmCommands
 
             SlurmCommands().require(Path(os.path.abspath(root)))
+
+    @property
+    def threads_a_job(self) -> int:
+        """Threads of all ranks of a job, where one placement holds for all."""
+        return self.placement.num_threads * self.placement.num_ranks if self.placement is not None else 1
+
+    @property
+    def most_jobs(self) -> int:
+        """Jobs that this machine's cores hold at a time."""
+        return max(1, (os.cpu_count() or 1) // self.threads_a_job)
 
     @property
     def uses_gpus(self) -> bool:
@@ -127,7 +139,7 @@ def plan_experiment(
     *,
     data: Sequence[str],
     settings: Sequence[str],
-    on_gpus: bool = False,
+    where: Place | None = None,
     price_on: str | None = None,
     similarity_only: bool = False,
 ) -> Plan:
@@ -136,7 +148,9 @@ def plan_experiment(
     Args:
         data: `--data` arguments; see `midstudy.data.choice.DataChoice`.
         settings: `KEYWORD=VALUE` arguments for the experiment's `study(...)`.
-        on_gpus: whether GPUs will compute, whose hours the plan counts unless `price_on` names a device.
+        where: what will compute; by default what a run without options takes. The plan counts the hours of its device, as
+            fast as it was seen, unless `price_on` names another. A processor that no finished stage of the store tells
+            about is calibrated, which takes seconds; not so on Slurm, whose nodes are other machines.
         similarity_only: only the stages that the similarities between data sets are made of.
 
     Raises:
@@ -151,25 +165,80 @@ def plan_experiment(
     from midstudy.plan.left_out import left_out_of
     from midstudy.plan.planner import make_plan
     from midstudy.recipe.data import Task
+    from midstudy.store.processor import this_processor
     from midstudy.store.states import PublishedStates, published_states
 
     study = load_study(Path(experiment), data=data, settings=settings)
     evaluated = {one for arm in study.arms for one in (arm.task_evaluation, arm.general_evaluation)}
     for one in evaluated if not similarity_only else ():
         require_rows(one.data.source, split=one.split, is_task=isinstance(one.data, Task))
-    states = published_states(store) if store else PublishedStates()
-    usual = H100 if on_gpus else CPU_CORE
+    where = where or _here()
+    processor, num_threads = (this_processor(), where.threads_a_job) if where.placement else (None, 1)
+    states = published_states(store, processor=processor, num_threads=num_threads) if store else PublishedStates()
+    usual = H100 if where.uses_gpus else CPU_CORE
     priced = DEVICES[price_on or usual.name]
-    rates = measured_throughput(states.rates.get(priced.name, ()))
-    plan = make_plan(
-        study,
-        throughput=Throughput(priced, rates),
-        published=store.published if store else lambda ids: set(),
-        kept_states=states.kept,
-    )
+    throughput = Throughput(priced, measured_throughput(states.rates.get(priced.name, ())))
+
+    def plan_at(throughput: Throughput) -> Plan:
+        return make_plan(
+            study,
+            throughput=throughput,
+            published=store.published if store else lambda ids: set(),
+            kept_states=states.kept,
+        )
+
+    plan = plan_at(throughput)
+    if processor is not None and priced is CPU_CORE and price_on is None and not similarity_only and plan.workloads:
+        seen = _calibrated(replace(throughput, emulates_bfloat16=not processor.has_bfloat16), plan, where)
+        plan = plan_at(seen) if seen.calibrated else replace(plan, throughput=seen)
     if similarity_only:
         plan = _similarity_only(plan)
     return replace(plan, left_out=left_out_of(store, plan.stages)) if store else plan
+
+
+def _here() -> Place:
+    """What a run without options takes: every core of this machine."""
+    from midstudy.train.placement import Placement
+
+    return Place(backend="local", placement=Placement(), max_jobs=os.cpu_count() or 1)
+
+
+def _calibrated(throughput: Throughput, plan: Plan, where: Place) -> Throughput:
+    """The same with the rates of what the plan trains on this processor and no finished stage tells; of bfloat16 that is
+    emulated, with those of fp32 too."""
+    from midstudy.execute.calibration import Machine, calibrate, calibrated
+
+    wanted = list(plan.workloads)
+    if throughput.emulates_bfloat16:
+        wanted += [replace(one, precision="fp32") for one in wanted if one.precision != "fp32"]
+    unknown = [one for one in dict.fromkeys(wanted) if not throughput.is_measured(one)]
+    if not unknown:
+        return throughput
+    machine = Machine(num_threads=where.threads_a_job, num_jobs=min(where.max_jobs, where.most_jobs))
+    known = calibrated(unknown, machine)
+    throughput = replace(throughput, calibrated=known)
+    began = time.perf_counter()
+    if unknown := [one for one in unknown if not throughput.is_measured(one)]:
+        known = {**calibrate(unknown, machine), **known}
+        throughput = replace(throughput, calibrated=known, calibration_s=time.perf_counter() - began)
+    return throughput
+
+
+def forecast_s(plan: Plan, where: Place | None = None) -> float | None:
+    """Expected seconds on the wall of a run of the plan, without those that jobs wait in a queue; none of a plan that is
+    priced on another device than will compute it.
+
+    Args:
+        where: what will compute, as in `plan_experiment`.
+    """
+    from midstudy.launch.forecast import forecast
+    from midstudy.plan.device import CPU_CORE
+
+    where = where or _here()
+    if where.uses_gpus == (plan.throughput.device.name == CPU_CORE.name):
+        return None
+    budget: dict[str, Any] = {} if where.placements is None else {"job_budget_s": where.placements.jobs.budget_s}
+    return forecast(plan.stages, published=plan.published, num_jobs=where.max_jobs, **budget).wall_s
 
 
 def _similarity_only(plan: Plan) -> Plan:

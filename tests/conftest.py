@@ -57,6 +57,20 @@ def _skip(items: Sequence[pytest.Item], marker: str, reason: str) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(autouse=True)
+def _no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans made in a test's own process measure nothing: every shape has a planted rate."""
+    from midstudy.execute import calibration
+    from midstudy.plan.cost import Calibrated
+
+    monkeypatch.setattr(calibration, "calibrated", lambda workloads, machine: {})
+    monkeypatch.setattr(
+        calibration,
+        "calibrate",
+        lambda workloads, machine: {(one.model.name, one.precision): Calibrated(5e10, 0.4) for one in workloads},
+    )
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real text beside the repository (`../shared/data`)."""

@@ -85,6 +85,20 @@ def test_a_plan_is_printed_before_anything_is_spent(experiment, text, tmp_path, 
     assert facts["device_hours_missing"] < facts["device_hours_without_sharing"] < 32 / 29 * facts["device_hours_missing"]
 
 
+def test_a_plan_of_a_finished_study_imports_no_pytorch(experiment, text, finished):
+    code = (
+        "import sys, midstudy.cli\n"
+        f"midstudy.cli.main(['plan', {str(experiment)!r}, '--store', {str(finished.root)!r}, '--set', 'text={text}'])\n"
+        "print('torch' in sys.modules)"
+    )
+    tests = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=tests, cwd=REPOSITORY
+    )
+    assert ", 0 to run\n" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+
+
 def test_a_plan_that_only_compares_data_speaks_of_no_training(experiment, text, capsys):
     assert main(["plan", str(experiment), "--similarity-only", "--set", f"text={text}"]) == 0
     told = capsys.readouterr().out

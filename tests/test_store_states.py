@@ -11,6 +11,7 @@ from small_study import make_study, small_study
 
 from midstudy.plan.planner import Plan
 from midstudy.recipe.curriculum import State
+from midstudy.store.processor import Processor, this_processor
 from midstudy.store.record import Record
 from midstudy.store.states import published_states
 from midstudy.store.store import Store
@@ -62,3 +63,37 @@ def test_only_one_whole_device_says_how_fast_it_is(
 
     monkeypatch.setattr(store, "record", elsewhere)
     assert list(published_states(store).rates) == ([name] if name else [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_threads", "known"),
+    [
+        (this_processor(), 1, True),
+        (None, 1, True),  # nodes of a cluster, whatever they are
+        (this_processor(), 2, False),
+        (Processor("another", this_processor().has_bfloat16), 1, False),
+        (Processor(this_processor().name, not this_processor().has_bfloat16), 1, False),
+    ],
+    ids=["this one", "any", "other threads", "another name", "without its instructions"],
+)
+def test_a_store_that_was_carried_from_another_processor_says_nothing_of_this_one(
+    finished: tuple[Store, Plan], asked: Processor | None, num_threads: int, known: bool
+) -> None:
+    store, _ = finished
+    assert list(published_states(store, processor=asked, num_threads=num_threads).rates) == (["cpu-core"] if known else [])
+    assert published_states(store, processor=asked).kept, "training can go on from them all the same"
+
+
+def test_records_that_do_not_say_their_instructions_are_not_believed(
+    finished: tuple[Store, Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = finished
+    read = store.record
+
+    def older(stage_id: str) -> Record:
+        record = read(stage_id)
+        return dataclasses.replace(record, environment={k: v for k, v in record.environment.items() if "bfloat" not in k})
+
+    monkeypatch.setattr(store, "record", older)
+    assert published_states(store, processor=this_processor()).rates == {}
+    assert list(published_states(store).rates) == ["cpu-core"]

@@ -12,7 +12,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from midstudy.plan.cost import FILE_BYTES_PER_S, Throughput, checkpoint_bytes
+from midstudy.data.size import text_bytes, unprepared_parts
+from midstudy.plan.cost import (
+    COUNTING_TOKENS_PER_S,
+    DATA_STAGE_S,
+    FILE_BYTES_PER_S,
+    PREPARING_BYTES_PER_S,
+    TOKENISING_BYTES_PER_S,
+    TOKENIZER_BYTES_PER_S,
+    Throughput,
+    Workload,
+    checkpoint_bytes,
+)
 from midstudy.plan.device import CPU_CORE, Device
 from midstudy.plan.first_state import average_name, behind_name, runs_alone, runs_behind
 from midstudy.plan.labels import with_labels_of_their_own
@@ -21,7 +32,7 @@ from midstudy.plan.shares import check_weights
 from midstudy.plan.sharing import distinct_steps
 from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
-from midstudy.recipe.data import ReleasedTokenizer, Task, TokenizedData, Tokenizer
+from midstudy.recipe.data import Dataset, ReleasedTokenizer, Source, Task, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.measure import Evaluation, StateEvaluation
 from midstudy.recipe.study import CONTROL, Arm, Study
@@ -67,6 +78,8 @@ class Plan:
     """Names of the model shapes by the source of their rate, as in `Throughput.source`."""
     left_out: LeftOut = field(default_factory=LeftOut)
     """What the data stages that are finished have left out; nothing without a store."""
+    workloads: tuple[Workload, ...] = ()
+    """What the missing states train, one of each shape and precision: that of the state with the most tokens."""
 
     @property
     def missing(self) -> list[Stage]:
@@ -105,6 +118,9 @@ class _Builder:
     priced_by: dict[str, set[str]] = field(default_factory=dict)
     published: set[str] = field(default_factory=set)
     continued: set[str] = field(default_factory=set)
+    text_bytes: dict[Dataset, float] = field(default_factory=dict)
+    prepared: set[str] = field(default_factory=set)
+    """Parts of the wheels whose preparation is in the price of a stage already."""
     runs: dict[str, str] = field(default_factory=dict)
     """Name of the run that each planned state is of: its label without its step."""
 
@@ -122,8 +138,23 @@ class _Builder:
             else:
                 name, label = tokenizer.name, f"tokenizer {tokenizer.vocab_size:,} of {tokenizer.name}"
             factors = {"stage_kind": "data", "data": name}
-            self.add(Stage(id=identity, label=label, recipe=tokenizer, parents=(), cost_s=3.0, factors=factors))
+            cost_s = DATA_STAGE_S
+            if isinstance(tokenizer, Tokenizer):
+                num_bytes = min(tokenizer.max_bytes, self._text_bytes(tokenizer.corpus))
+                cost_s += num_bytes / TOKENIZER_BYTES_PER_S + self._preparing_s(tokenizer.corpus.source)
+            self.add(Stage(id=identity, label=label, recipe=tokenizer, parents=(), cost_s=cost_s, factors=factors))
         return identity
+
+    def _text_bytes(self, data: Dataset) -> float:
+        if data not in self.text_bytes:
+            self.text_bytes[data] = text_bytes(data)
+        return self.text_bytes[data]
+
+    def _preparing_s(self, source: Source) -> float:
+        """Seconds to make what this source needs of the wheels' text, counted with the first stage that reads it."""
+        parts = {part: size for part, size in unprepared_parts(source).items() if part not in self.prepared}
+        self.prepared.update(parts)
+        return sum(parts.values()) / PREPARING_BYTES_PER_S
 
     def tokens(self, data: TokenizedData) -> str:
         identity = stage_id(data)
@@ -134,7 +165,9 @@ class _Builder:
                     label=f"tokens {data.data.name}",
                     recipe=data,
                     parents=(self.tokenizer(data.tokenizer),),
-                    cost_s=2.0,
+                    cost_s=DATA_STAGE_S
+                    + self._preparing_s(data.data.source)
+                    + self._text_bytes(data.data) / TOKENISING_BYTES_PER_S,
                     factors={"stage_kind": "data", "data": data.data.name},
                 )
             )
@@ -160,7 +193,7 @@ class _Builder:
                     label=f"token counts {recipe.data.name}",
                     recipe=recipe,
                     parents=(parent,),
-                    cost_s=0.2,
+                    cost_s=recipe.num_documents * recipe.tokens_per_document / COUNTING_TOKENS_PER_S,
                     factors={"stage_kind": "similarity", "data": recipe.data.name},
                 )
             )
@@ -432,12 +465,26 @@ def make_plan(
         + device_s(throughput.device, (stage for stage in stages.values() if not stage.num_steps)),
         throughput=throughput,
         priced_by={source: tuple(sorted(names)) for source, names in builder.priced_by.items()},
+        workloads=_workloads(stage for stage in stages.values() if stage.id not in builder.published),
     )
+
+
+def _workloads(stages: Iterable[Stage]) -> tuple[Workload, ...]:
+    """What stages train, one of each shape and precision: that of the stage with the most tokens."""
+    found: dict[tuple[str, str], tuple[int, Workload]] = {}
+    for stage in stages:
+        if isinstance(stage.recipe, State) and stage.num_steps:
+            curriculum = stage.recipe.curriculum
+            phase, model = curriculum.stretches[-1].phase, curriculum.start.model
+            kind = (model.name, phase.precision)
+            if kind not in found or stage.num_tokens > found[kind][0]:
+                found[kind] = stage.num_tokens, Workload(model, phase.precision, phase.seq_len, phase.num_sequences)
+    return tuple(workload for _, workload in found.values())
 
 
 def device_s(device: Device, stages: Iterable[Stage]) -> float:
     """Expected seconds of a device for these stages: data, counts and first weights are made on processors."""
-    on_gpu = device is not CPU_CORE
+    on_gpu = device.name != CPU_CORE.name
     return sum(
         stage.cost_s for stage in stages if not on_gpu or stage.num_steps > 0 or isinstance(stage.recipe, StateEvaluation)
     )

@@ -12,14 +12,19 @@ from midstudy.recipe.weights import Release
 
 _RATE_SOURCES = {
     "assumed": "assumed for {shapes}: {reason}",
+    "calibrated": "calibrated on this machine for {shapes}{seconds}",
     "recorded": "as measured by the benchmark for {shapes}",
     "store": "measured on this store's finished stages for {shapes}",
 }
 _KINDS = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sft", "evaluation")
 
 
-def plan_facts(plan: Plan) -> dict[str, Any]:
-    """The plan's numbers as plain JSON."""
+def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]:
+    """The plan's numbers as plain JSON.
+
+    Args:
+        forecast_s: expected seconds on the wall of a run of the plan, where it is known what will compute it.
+    """
     missing = plan.missing
     kinds = Counter(stage.factors["stage_kind"] for stage in plan.stages.values())
     left = Counter(stage.factors["stage_kind"] for stage in missing)
@@ -44,6 +49,16 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "device": plan.throughput.device.title,
         "device_hours_missing": plan.missing_s / 3600,
         "device_hours_without_sharing": plan.unshared_s / 3600,
+        "forecast_s": forecast_s,
+        "rate_measured_for": list(plan.priced_by.get("store", ())),
+        "rate_calibrated_for": list(plan.priced_by.get("calibrated", ())),
+        "calibration_s": plan.throughput.calibration_s,
+        "bfloat16_is_emulated": plan.throughput.emulates_bfloat16,
+        "times_fp32": {
+            f"{one.model.name} {one.precision}": round(times, 2)
+            for one in plan.workloads
+            if (times := plan.throughput.times_fp32(one)) is not None
+        },
         "rate_assumed_for": list(plan.priced_by.get("assumed", ())),
         "rate_recorded_for": list(plan.priced_by.get("recorded", ())),
         "disk_bytes": sum(stage.disk_bytes for stage in plan.stages.values()),
@@ -73,9 +88,9 @@ def _releases(plan: Plan) -> dict[str, str]:
     }
 
 
-def plan_text(plan: Plan) -> str:
+def plan_text(plan: Plan, *, forecast_s: float | None = None) -> str:
     """The plan for a person; of a plan without arms, that is without training, only what it has."""
-    facts = plan_facts(plan)
+    facts = plan_facts(plan, forecast_s=forecast_s)
     kinds = ", ".join(
         f"{kind} {n['all']}" + (f" ({n['missing']} to run)" if 0 < n["missing"] < n["all"] else "")
         for kind, n in facts["stages_by_kind"].items()
@@ -91,10 +106,10 @@ def plan_text(plan: Plan) -> str:
         f"  stages   {facts['stages']}: {facts['stages_finished']} finished, {facts['stages_missing']} to run",
         f"           {kinds}",
         *(_training_lines(plan, facts, cost) if plan.arms else [cost]),
+        *([f"  time     about {hours(forecast_s / 3600)} from start to report"] if forecast_s else []),
         *(f"  data     {', '.join(names)}: {kind}" for kind, names in by_source.items()),
         *(f"  release  {name}: {source}" for name, source in facts["releases"].items()),
-        *(f"  note     {note}" for note in facts["notes"]),
-        *(f"  note     {sentence}" for sentence in plan.left_out.sentences),
+        *(f"  note     {note}" for note in (*_bfloat16_notes(plan), *facts["notes"], *plan.left_out.sentences)),
     ]
     return "\n".join(lines)
 
@@ -106,6 +121,19 @@ def _arm_lines(facts: dict[str, Any]) -> list[str]:
     return [f"  arms     {facts['arms']} ({facts['control_arms']} of them the control) from {trunks} and {branches}"]
 
 
+def _bfloat16_notes(plan: Plan) -> list[str]:
+    """What emulated bfloat16 costs, for each precision that the plan trains in."""
+    if not plan.throughput.emulates_bfloat16:
+        return []
+    notes = []
+    for precision in dict.fromkeys(one.precision for one in plan.workloads if one.precision != "fp32"):
+        each = [(one, plan.throughput.times_fp32(one)) for one in plan.workloads if one.precision == precision]
+        known = [f"{times:.1f} × the time of fp32 for {one.model.name} (measured)" for one, times in each if times]
+        told = ", ".join(known) or "it may take several times as long as fp32"
+        notes.append(f"{precision} is emulated on this CPU: {told}; --set precision=fp32 avoids it")
+    return notes
+
+
 def _counted(number: int, one: str, several: str | None = None) -> str:
     return f"{number} {one if number == 1 else several or one + 's'}"
 
@@ -114,7 +142,11 @@ def _training_lines(plan: Plan, facts: dict[str, Any], cost: str) -> list[str]:
     """Steps, tokens, cost and disk."""
     saved = facts["steps_without_sharing"] / max(1, facts["steps_lower_bound"])
     rates = [
-        _RATE_SOURCES[source].format(shapes=", ".join(shapes), reason=plan.throughput.device.reason)
+        _RATE_SOURCES[source].format(
+            shapes=", ".join(shapes),
+            reason=plan.throughput.device.reason,
+            seconds=f" in {plan.throughput.calibration_s:.1f} s" if plan.throughput.calibration_s else "",
+        )
         for source, shapes in sorted(plan.priced_by.items())
     ]
     return [

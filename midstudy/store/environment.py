@@ -13,18 +13,21 @@ from typing import Any
 
 import midstudy
 from midstudy.environment import of_git
+from midstudy.store.processor import this_processor
 
 
 @functools.cache
 def describe_environment() -> dict[str, Any]:
     """Python, libraries, host, processor, and the commit of the source tree (none outside git)."""
+    processor = this_processor()
     return {
         "midstudy": midstudy.__version__,
         "python": platform.python_version(),
         "torch": _version("torch"),
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "cpu": _cpu_model(),
+        "cpu": processor.name,
+        "cpu_has_bfloat16": processor.has_bfloat16,
         "num_cpus": os.cpu_count(),
         **source_commit(),
     }
@@ -53,13 +56,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor()

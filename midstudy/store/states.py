@@ -9,6 +9,7 @@ from midstudy.plan.device import CPU_CORE, DEVICES
 from midstudy.plan.planner import KeptState
 from midstudy.recipe.curriculum import Curriculum
 from midstudy.store.errors import DamagedFileError, StoreError
+from midstudy.store.processor import Processor
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 
@@ -20,18 +21,23 @@ class PublishedStates:
     """States with an optimizer, from which training can go on, and what was seen of the speed of one device.
 
     `rates` maps a device that plans are priced on (`plan/device.py`) to (shape, precision, FLOP/s) of the states
-    that one such device trained alone.
+    that one such device trained alone; of processors, only those that were asked for.
     """
 
     kept: list[KeptState] = field(default_factory=list)
     rates: dict[str, list[tuple[str, str, float]]] = field(default_factory=dict)
 
 
-def published_states(store: Store) -> PublishedStates:
+def published_states(store: Store, *, processor: Processor | None = None, num_threads: int = 1) -> PublishedStates:
     """Look through the records of every finished state in the store, whichever study asked for it.
 
     One whose files were damaged is no place to go on from, and is passed over with a warning that names it: the state before
     it is. A study that asks for that very state does not begin.
+
+    Args:
+        processor: whose rates count, among those of processors; a store may have been carried from another machine. None
+            takes those of all.
+        num_threads: on how many of its threads.
 
     Raises:
         StoreError: a record was damaged, or its stage lies outside of the store.
@@ -50,7 +56,9 @@ def published_states(store: Store) -> PublishedStates:
         metrics = record.metrics
         if metrics["has_optimizer"]:
             found.kept.append(KeptState(stretch_from=metrics["stretch_from"], step=metrics["step"], id=identity))
-            if {"tokens_per_s", "flops_per_token"} <= metrics.keys() and (device := _device_of(record)) is not None:
+            if {"tokens_per_s", "flops_per_token"} <= metrics.keys() and (
+                device := _device_of(record, processor, num_threads)
+            ) is not None:
                 flops_per_s = metrics["tokens_per_s"] * metrics["flops_per_token"]
                 sample = (metrics["size"], metrics["precision"], flops_per_s)
                 found.rates.setdefault(device, []).append(sample)
@@ -75,12 +83,15 @@ def states_before(store: Store, curriculum: Curriculum, step: int) -> list[Recor
     return sorted(found, key=lambda record: record.metrics["step"], reverse=True)
 
 
-def _device_of(record: Record) -> str | None:
+def _device_of(record: Record, processor: Processor | None, num_threads: int) -> str | None:
     """The device that trained a state, by the name that plans are priced under; none of several, or of an unknown one."""
-    placement = record.environment.get("placement") or {}
+    environment = record.environment
+    placement = environment.get("placement") or {}
     if placement.get("num_ranks", 1) != 1 or placement.get("jobs_per_gpu", 1) != 1:
         return None
     product = record.metrics.get("device", "cpu").lower()
     if product == "cpu":
-        return CPU_CORE.name if placement.get("num_threads", 1) == 1 else None
+        found = environment.get("cpu"), environment.get("cpu_has_bfloat16")
+        is_asked_for = processor is None or found == (processor.name, processor.has_bfloat16)
+        return CPU_CORE.name if is_asked_for and placement.get("num_threads", 1) == num_threads else None
     return next((device.name for device in DEVICES.values() if device.title.lower() in product), None)

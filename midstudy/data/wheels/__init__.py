@@ -5,6 +5,15 @@
 
 from __future__ import annotations
 
-from midstudy.data.wheels.prepare import CORPORA, PARTS, TASKS, list_digest, prepared, read_part, removed_for_overlap
+from midstudy.data.wheels.prepare import (
+    CORPORA,
+    PARTS,
+    TASKS,
+    frozen_manifest,
+    list_digest,
+    prepared,
+    read_part,
+    removed_for_overlap,
+)
 
-__all__ = ["CORPORA", "PARTS", "TASKS", "list_digest", "prepared", "read_part", "removed_for_overlap"]
+__all__ = ["CORPORA", "PARTS", "TASKS", "frozen_manifest", "list_digest", "prepared", "read_part", "removed_for_overlap"]

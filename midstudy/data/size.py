@@ -1,0 +1,65 @@
+"""How much text a data set has, before any of it is read: what tokenising is priced by."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from midstudy.data import wheels
+from midstudy.data.cache import cache_dir
+from midstudy.data.files import SPLIT_NAMES, find_split
+from midstudy.recipe.data import Dataset, Source, Task
+
+_GZIP_RATIO = 3.0
+"""Bytes of text to a byte of its gzip."""
+
+_ITEM_BYTES = 500
+"""Of a task's item, where its source does not tell."""
+
+_UNKNOWN_BYTES = 100_000_000
+"""Of a split of the hub, whose size only a download would tell."""
+
+_EVALUATION_SHARE = 0.05
+"""Of the train split, what a dev or test split of the hub is taken to have."""
+
+
+def text_bytes(data: Dataset) -> float:
+    """Expected UTF-8 bytes of all splits of a data set, as far as its `max_bytes` or `max_items` go."""
+    sizes = _split_sizes(data.source)
+    if isinstance(data, Task):
+        most = data.max_items
+        return sum(num_bytes if most is None else num_bytes * min(1.0, most / items) for num_bytes, items in sizes)
+    return sum(min(num_bytes, data.max_bytes or num_bytes) for num_bytes, _ in sizes)
+
+
+def _split_sizes(source: Source) -> list[tuple[float, float]]:
+    """Expected bytes and rows of each split; none of a folder or part that is not there."""
+    if source.kind == "wheels":
+        part = _frozen_parts().get(source.part, {"splits": {}})
+        return [(split["bytes"], max(1, split["docs"])) for split in part["splits"].values()]
+    if source.kind == "files":
+        paths = [find_split(Path(source.location), split) for split in SPLIT_NAMES]
+        sizes = [_GZIP_RATIO ** (path.suffix == ".gz") * path.stat().st_size for path in paths if path is not None]
+    else:
+        sizes = [_UNKNOWN_BYTES * share for share in (1.0, _EVALUATION_SHARE, _EVALUATION_SHARE)]
+    return [(size, max(1.0, size / _ITEM_BYTES)) for size in sizes]
+
+
+def unprepared_parts(source: Source) -> dict[str, float]:
+    """The parts of the wheels that whoever reads this source first has to prepare, with the bytes of their text."""
+    if source.kind != "wheels":
+        return {}
+    folder = cache_dir() / "prepared" / wheels.list_digest()[:16]
+    parts = frozenset((source.part, *(wheels.TASKS if source.part not in wheels.TASKS else ())))
+    known = _frozen_parts()
+    return {
+        part: sum(split["bytes"] for split in known[part]["splits"].values())
+        for part in sorted(parts & known.keys())
+        if not (folder / part).is_dir()
+    }
+
+
+@cache
+def _frozen_parts() -> dict[str, Any]:
+    return wheels.frozen_manifest()["parts"]

@@ -1,0 +1,52 @@
+"""Which processor this is, as far as the speed of training depends on it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Of x86 (the first two) and ARM, as Linux names them."""
+
+_CEILINGS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_CEILINGS_WITH_BFLOAT16 = ("DEFAULT", "ALL", "BF16", "FP16", "AMX", "AVX10")
+
+
+@dataclass(frozen=True)
+class Processor:
+    """A processor by its maker's name; `has_bfloat16` says whether products of bfloat16 numbers have instructions there."""
+
+    name: str
+    has_bfloat16: bool
+
+
+@functools.cache
+def this_processor() -> Processor:
+    """The processor of this machine, as the kernels of PyTorch see it."""
+    try:
+        cpuinfo = _CPUINFO.read_text("utf-8", errors="replace")
+    except OSError:  # not Linux
+        cpuinfo = ""
+    return processor_of(cpuinfo, os.environ)
+
+
+def processor_of(cpuinfo: str, environment: Mapping[str, str]) -> Processor:
+    """The processor that Linux's `/proc/cpuinfo` describes.
+
+    oneDNN, which multiplies matrices for PyTorch, can be told by ONEDNN_MAX_CPU_ISA to leave instructions alone: the
+    processor is then as one without them.
+    """
+    facts: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    name = facts.get("model name") or " ".join(facts[key] for key in ("CPU implementer", "CPU part") if key in facts)
+    flags = {*facts.get("flags", "").split(), *facts.get("Features", "").split()}
+    ceilings = [environment[one].upper() for one in _CEILINGS if environment.get(one)]
+    is_allowed = all(any(word in ceiling for word in _CEILINGS_WITH_BFLOAT16) for ceiling in ceilings)
+    return Processor(name=name or platform.processor(), has_bfloat16=bool(flags & _BFLOAT16_FLAGS) and is_allowed)

@@ -1,0 +1,113 @@
+"""The time left on planted histories: runs whose stages take longer or shorter than was forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from flows.watch import FINISHED, End, Watch
+from midstudy.launch.forecast import Forecast
+from midstudy.launch.time_left import Seen, time_left_s
+
+TICK_S = 0.5
+NUM_JOBS = 2
+STAGES = {
+    **{f"tokens {n}": {"label": f"tokens {n}", "kind": "tokens", "cost_s": 2.0} for n in range(8)},
+    **{f"state {n}": {"label": f"state {n}", "kind": "state", "cost_s": 10.0 + n % 3} for n in range(50)},
+    **{f"look {n}": {"label": f"look {n}", "kind": "evaluation", "cost_s": 0.5} for n in range(60)},
+}
+WORK_S = sum(stage["cost_s"] for stage in STAGES.values())
+
+
+def history(took_s: Callable[[str, float], float]) -> list[tuple[float, float]]:
+    """A run of the stages in their order on two slots: (elapsed, elapsed and left) seconds at every tick.
+
+    Args:
+        took_s: of a stage's name and its expected seconds, those that it really takes.
+    """
+    now = 0.0
+    watch = Watch(STAGES, max_jobs=NUM_JOBS, clock=lambda: now)
+    waiting, running = list(STAGES), dict[str, float]()
+    points = []
+    while waiting or running:
+        for name, end_s in list(running.items()):
+            if end_s <= now:
+                del running[name]
+                watch.end(name, End(FINISHED, took_s=took_s(name, STAGES[name]["cost_s"])))
+        while waiting and len(running) < NUM_JOBS:
+            name = waiting.pop(0)
+            watch.begin(name)
+            running[name] = now + took_s(name, STAGES[name]["cost_s"])
+        points.append((now, now + watch.progress().left_s))
+        now += TICK_S
+    return points
+
+
+def at(points: list[tuple[float, float]], share: float) -> float:
+    """What was told at this share of the run, in lengths of the run."""
+    whole_s = points[-1][0]
+    return next(told_s for now_s, told_s in points if now_s >= share * whole_s) / whole_s
+
+
+def largest_rise(points: list[tuple[float, float]]) -> float:
+    return max(after / before for (_, before), (_, after) in pairwise(points))
+
+
+def times(factor: float, *kinds: str) -> Callable[[str, float], float]:
+    return lambda name, cost_s: cost_s * (factor if not kinds or name.split()[0] in kinds else 1.0)
+
+
+def test_a_run_that_goes_as_forecast_is_told_so_all_along() -> None:
+    points = history(times(1.0))
+    assert points[0][1] == pytest.approx(WORK_S / NUM_JOBS)
+    whole_s = points[-1][0]
+    assert all(told_s == pytest.approx(whole_s, rel=0.1) for _, told_s in points)
+
+
+@pytest.mark.parametrize(
+    "took_s",
+    [times(10.0), times(10.0, "state"), times(10.0, "state", "look"), times(3.0), times(3.0, "state")],
+    ids=["all ten times", "training ten times", "models ten times", "all three times", "training three times"],
+)
+def test_a_slower_machine_is_noticed_early_and_the_estimate_rises_with_the_clock(
+    took_s: Callable[[str, float], float],
+) -> None:
+    points = history(took_s)
+    assert at(points, 0.1) > 0.5
+    assert 0.7 < at(points, 0.25) < 1.4
+    assert all(0.8 < at(points, share) < 1.25 for share in (0.5, 0.7, 0.9))
+    assert largest_rise(points) < 1.2, "of half a second"
+
+
+def test_a_faster_machine_is_noticed_early() -> None:
+    points = history(times(0.2))
+    assert all(0.8 < at(points, share) < 1.5 for share in (0.3, 0.5, 0.7, 0.9))
+
+
+def test_data_that_came_slowly_does_not_say_that_training_will() -> None:
+    points = history(times(10.0, "tokens"))
+    assert all(0.7 < at(points, share) < 1.4 for share in (0.05, 0.25, 0.5, 0.9))
+
+
+def test_a_stage_that_hangs_does_not_make_the_others_slow() -> None:
+    """A disk or a network that stood still for ten minutes, in the middle of the run."""
+    as_usual = history(times(1.0))[-1][0]
+    points = history(lambda name, cost_s: 600.0 if name == "state 25" else cost_s)
+    assert max(told_s for _, told_s in points) < 2 * as_usual + 600
+
+
+def test_nothing_is_left_of_a_run_without_work_and_the_end_comes_after_the_last_stage() -> None:
+    assert time_left_s(Forecast((0.0,), (0.0,)), {}) == 0
+    last = Seen(remaining_s=1.0, running=[(1.0, 0.5)])
+    outlook = Forecast((0.0, 10.0), (0.0, 10.0), end_s=7.0)
+    assert time_left_s(outlook, {"state": last}) == pytest.approx(7.5)
+
+
+def test_a_serial_part_ahead_counts_as_one() -> None:
+    """What is left goes by the forecast's own course: the same work takes longer where fewer jobs can share it."""
+    outlook = Forecast((0.0, 50.0, 60.0), (0.0, 50.0, 100.0))
+    assert time_left_s(outlook, {"state": Seen(remaining_s=100.0)}) == pytest.approx(60)
+    assert time_left_s(outlook, {"state": Seen(remaining_s=50.0)}) == pytest.approx(10)
+    assert time_left_s(outlook, {"state": Seen(remaining_s=75.0)}) == pytest.approx(35)

@@ -1,0 +1,56 @@
+"""Which processor this is: its name, and whether bfloat16 has instructions there or is emulated."""
+
+from __future__ import annotations
+
+import pytest
+
+from midstudy.store.environment import describe_environment
+from midstudy.store.processor import Processor, processor_of, this_processor
+
+X86 = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: {name}\nflags\t\t: fpu avx512f {flags}\n\nprocessor\t: 1\n"
+SKYLAKE = X86.format(name="Xeon 6154", flags="avx512vl avx512bw")
+COOPER_LAKE = X86.format(name="Xeon 8380H", flags="avx512vl avx512_bf16")
+SAPPHIRE_RAPIDS = X86.format(name="Xeon 8480", flags="avx512_bf16 amx_bf16 amx_tile")
+GRAVITON = "BogoMIPS : 2100\nFeatures : fp asimd {flags}\nCPU implementer : 0x41\nCPU part : 0xd40\n"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name", "has_bfloat16"),
+    [
+        (SKYLAKE, "Xeon 6154", False),
+        (COOPER_LAKE, "Xeon 8380H", True),
+        (SAPPHIRE_RAPIDS, "Xeon 8480", True),
+        (GRAVITON.format(flags="bf16 i8mm"), "0x41 0xd40", True),
+        (GRAVITON.format(flags="atomics"), "0x41 0xd40", False),
+        (X86.format(name="with bf16 in its name", flags="avx2"), "with bf16 in its name", False),
+    ],
+)
+def test_instructions_for_bfloat16_are_named_by_the_kernel(cpuinfo: str, name: str, has_bfloat16: bool) -> None:
+    assert processor_of(cpuinfo, {}) == Processor(name, has_bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("environment", "has_bfloat16"),
+    [
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, False),
+        ({"ONEDNN_MAX_CPU_ISA": "avx512_core_vnni"}, False),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, False),
+        ({"DNNL_MAX_CPU_ISA": "AVX512_CORE"}, False),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, True),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"}, True),
+        ({"ONEDNN_MAX_CPU_ISA": "DEFAULT"}, True),
+        ({"ONEDNN_MAX_CPU_ISA": ""}, True),
+    ],
+)
+def test_a_ceiling_takes_instructions_away(environment: dict[str, str], has_bfloat16: bool) -> None:
+    assert processor_of(SAPPHIRE_RAPIDS, environment).has_bfloat16 == has_bfloat16
+    assert not processor_of(SKYLAKE, environment).has_bfloat16, "no ceiling gives what is not there"
+
+
+def test_nothing_is_known_where_the_system_tells_nothing() -> None:
+    assert not processor_of("", {}).has_bfloat16
+
+
+def test_records_say_which_processor_made_them() -> None:
+    found = describe_environment()
+    assert (found["cpu"], found["cpu_has_bfloat16"]) == (this_processor().name, this_processor().has_bfloat16)
