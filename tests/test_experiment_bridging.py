@@ -72,14 +72,14 @@ def test_the_papers_arms_start_where_the_paper_says():
 
 
 PINNED = {
-    "control → pycode": "f63f99a97a11f0b5",
-    "code20@6k → pycode": "18d10a78969f7a39",
-    "math12@20k → word_problems": "72310d52bd832096",
-    "instruction5@40k → long_form": "ca59c9e54db95869",
-    "qa20@40k → science_qa": "70dccca272b92ca9",
-    "hqweb20@40k → pycode": "55ec851f4fbe2793",
-    "code100@40k → pycode": "d8b4e4bd5b5f8f79",
-    "math100@56k → word_problems": "980996710ecf8718",
+    "control → pycode": "7a5612fc1d2c7c21",
+    "code20@6k → pycode": "e7243ac0052587a0",
+    "math12@20k → word_problems": "e8f2ba7e69919b55",
+    "instruction5@40k → long_form": "25931b0e544fc47c",
+    "qa20@40k → science_qa": "05772adfafbbfaa0",
+    "hqweb20@40k → pycode": "60a4ebc296c955c3",
+    "code100@40k → pycode": "1d5558c9f078585c",
+    "math100@56k → word_problems": "03995ecb4f90b2c2",
 }
 
 

@@ -253,7 +253,7 @@ def _ranks(vocab: dict[str, int], merges: list[Any]) -> dict[bytes, int] | None:
     for merge in merges:
         left, right = merge.split(" ") if isinstance(merge, str) else merge
         made = vocab.get(left + right)
-        if made is None or left not in known or right not in known or left + right in known or made <= last:
+        if made is None or left not in known or right not in known or made <= last:
             return None
         known[left + right] = last = made
     if len(set(known.values())) < len(known) or max(known.values()) >= 2**16:

@@ -13,8 +13,8 @@ ORDER = 1
 TRAINING = 2
 """Loss, gradient clipping and the optimizer's update (`midstudy/train`)."""
 
-TOKENIZER = 1
-"""How a tokenizer is trained and how documents become token ids (`midstudy/data/tokenizer.py`, `tokens.py`)."""
+TOKENIZER = 2
+"""How a tokenizer is trained and how documents become token ids (`midstudy/data/tokenizer.py`, `shards.py`)."""
 
 EVALUATION = 1
 """How losses are measured (`midstudy/evaluate`)."""
