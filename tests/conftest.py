@@ -11,6 +11,7 @@ from pathlib import Path
 import hypothesis
 import leftovers
 import pytest
+from patience import wait_for_followers
 from slurm.cluster import Cluster, missing_programs
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -55,6 +56,13 @@ def _skip(items: Sequence[pytest.Item], marker: str, reason: str) -> None:
     for item in items:
         if item.get_closest_marker(marker):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        wait_for_followers(patch)
+        yield
 
 
 @pytest.fixture(scope="session")
