@@ -11,6 +11,7 @@ from pathlib import Path
 import hypothesis
 import leftovers
 import pytest
+from patience import wait_for_followers
 from slurm.cluster import Cluster, missing_programs
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -69,6 +70,13 @@ def _no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
         "calibrate",
         lambda workloads, machine: {(one.model.name, one.precision): Calibrated(5e10, 0.4) for one in workloads},
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        wait_for_followers(patch)
+        yield
 
 
 @pytest.fixture(scope="session")
