@@ -90,6 +90,7 @@ SEEN = {"target_tokens": 1_000, "target_tokens_seen": 950}
         (tally(0, {"no_block": 16}, unit="tokens"), True, r"corpora\.pycode .* Add text, or lower seq_len"),
         (tally(0, {"empty": 16}, unit="documents"), True, "most hold no text"),
         (tally(100, {"does_not_fit": 1}, unit="documents"), True, ""),  # however few: it was not asked for
+        (tally(1, {"past_one_document": 1_000}, unit="documents"), True, ""),  # told, and as the limit asks
         (tally(100, **SEEN), False, ""),
         (tally(100, **{**SEEN, "target_tokens_seen": 890}), True, ""),
         (tally(100, **{**SEEN, "target_tokens_seen": 9}), True, r"9 of 1,000 target tokens \(0\.9 %\)"),
