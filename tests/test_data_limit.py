@@ -31,6 +31,8 @@ def limited(texts: Any, **limits: int) -> Limited[str]:
         ([*[SHORT] * 30, HUGE], {"max_bytes": 1_000}, 30, {"does_not_fit": 1}),  # the last: nothing comes after it
         ([*[SHORT] * 30, HUGE, *[SHORT] * 29], {"max_bytes": 1_000}, 30, {"does_not_fit": 1, "after_it": 29}),
         ([*[SHORT] * 60, HUGE, *[SHORT] * 300], {"max_bytes": 1_000}, 60, {"does_not_fit": 1, "after_it": 300}),
+        ([*[SHORT] * 3, "x" * 940, *[SHORT] * 30], {"max_bytes": 1_000}, 7, {"past_one_document": 27}),
+        (["x" * 940, *[SHORT] * 3], {"max_bytes": 1_000}, 4, {}),
         (["ä" * 10] * 3, {"max_bytes": 40}, 2, {"past_max_bytes": 1}),  # bytes, not characters
         ([], {"max_bytes": 40}, 0, {}),
     ],
@@ -49,7 +51,7 @@ def test_the_first_are_read_and_what_is_left_out_is_counted(texts, limits, num_r
         ([*[SHORT] * 3, HUGE, *[SHORT] * 3], r"document 4 .* at least 2,030"),
         ([*[SHORT] * 3, "x" * 980, *[SHORT] * 3], r"document 4 .* does not fit into max_bytes: it has 980 bytes"),
         ([HUGE] * 3, r"corpora\.code\.max_bytes: document 1 of the train split is larger than max_bytes"),
-        ([HUGE], r"document 1 of the train split is larger than max_bytes"),
+        ([HUGE], r"document 1 of the train split is larger than max_bytes.*after 0 documents \(0 bytes\)\. Raise"),
     ],
 )
 def test_a_document_that_leaves_most_of_the_text_out_is_refused(texts, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -69,12 +71,12 @@ def test_blocks_of_sixteen_tokens(num_tokens, max_sequences, used, left_out):
     assert (tally.used, tally.left_out) == (used, left_out)
 
 
-def tally(used: int, left_out: dict[str, int] | None = None, **facts: object) -> Tally:
-    shared = {"data": "pycode", "split": "test", "use": "evaluation", "unit": "items", "limit": 64}
-    return Tally(**{**shared, "used": used, "left_out": left_out or {}, **facts})  # type: ignore[arg-type]
+def tally(used: int, left_out: dict[str, int] | None = None, **facts: Any) -> Tally:
+    shared: dict[str, Any] = {"data": "pycode", "split": "test", "use": "evaluation", "unit": "items", "limit": 64}
+    return Tally(**{**shared, "used": used, "left_out": left_out or {}, **facts})
 
 
-SEEN = {"target_tokens": 1_000, "target_tokens_seen": 950}
+SEEN: dict[str, Any] = {"target_tokens": 1_000, "target_tokens_seen": 950}
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,7 @@ SEEN = {"target_tokens": 1_000, "target_tokens_seen": 950}
         (tally(0, {"no_block": 16}, unit="tokens"), True, r"corpora\.pycode .* Add text, or lower seq_len"),
         (tally(0, {"empty": 16}, unit="documents"), True, "most hold no text"),
         (tally(100, {"does_not_fit": 1}, unit="documents"), True, ""),  # however few: it was not asked for
+        (tally(1, {"past_one_document": 1_000}, unit="documents"), True, ""),  # told, and as the limit asks
         (tally(100, **SEEN), False, ""),
         (tally(100, **{**SEEN, "target_tokens_seen": 890}), True, ""),
         (tally(100, **{**SEEN, "target_tokens_seen": 9}), True, r"9 of 1,000 target tokens \(0\.9 %\)"),

@@ -198,7 +198,7 @@ def test_text_of_a_study_cannot_become_markup(report: Report) -> None:
 
 
 def test_what_was_left_out_is_on_the_first_screen_and_in_its_section(report: Report) -> None:
-    assert "training sees pycode 33.3 % within 128 tokens" in plain(overview.summary(report).markup)
+    assert "training sees: pycode 33.3 % within 128 tokens" in plain(overview.summary(report).markup)
     text = plain(left_out.left_out(report).markup)
     assert "pycode train, training at 128 tokens: 60 of 2,000 items left out (no target token within 128 tokens)" in text
     assert "with 30,000 of 90,000 target tokens (33.3 %); 1,900 targets cut" in text

@@ -2,7 +2,8 @@
 
 A document is never divided: the one that would pass `max_bytes` is left out and ends the text. As a rule it is small beside
 the limit. One that is not would shrink the text to what happens to come before it: that is refused where at least half of
-`max_bytes` would stay empty and no fewer documents come after it than before.
+`max_bytes` would stay empty and no fewer documents come after it than before. One that fits and takes more than half of the
+limit is told.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Limited(Generic[_Item]):
         self._items, self._text_of, self._path, self._split = items, text_of, path, split
         self._max_bytes, self._max_items = max_bytes, max_items
         self.num_items, self.num_bytes, self.num_blank = 0, 0, 0
+        self._largest_bytes = 0
         self.left_out: dict[str, int] = {}
         """What the limit leaves out, by the reasons of `Tally.left_out`."""
         self.is_whole = True
@@ -63,6 +65,7 @@ class Limited(Generic[_Item]):
                     self._end_at(num_bytes, self._count(items))
                     return
                 self.num_bytes += num_bytes
+                self._largest_bytes = max(self._largest_bytes, num_bytes)
             self.num_items += 1
             self.num_blank += not text or text.isspace()
             yield item
@@ -85,15 +88,19 @@ class Limited(Generic[_Item]):
         """Count the document of `num_bytes` that does not fit, and those after it."""
         assert self._max_bytes is not None
         if self.num_bytes >= _FULL * self._max_bytes:
-            self.left_out = {"past_max_bytes": 1 + num_after}
+            is_one = self.num_items > 1 and self._largest_bytes > self._max_bytes / 2
+            self.left_out = {"past_one_document" if is_one else "past_max_bytes": 1 + num_after}
             return
         if self.num_bytes < self._max_bytes / 2 and num_after >= self.num_items:
             larger = num_bytes > self._max_bytes
             raise ValueError(
                 f"{self._path}.max_bytes: document {self.num_items + 1} of the {self._split} split "
                 f"{'is larger than' if larger else 'does not fit into'} max_bytes: it has {num_bytes:,} bytes, max_bytes is "
-                f"{self._max_bytes:,}. It ends the text after {self.num_items:,} documents ({self.num_bytes:,} bytes) and "
-                f"leaves out the {'' if self.is_whole else 'at least '}{num_after:,} after it. Raise max_bytes to at least "
-                f"{self.num_bytes + num_bytes:,}, or take the document out of the data."
+                f"{self._max_bytes:,}. It ends the text after {self.num_items:,} documents ({self.num_bytes:,} bytes)"
+                f"{self._and_after(num_after)}. Raise max_bytes to at least {self.num_bytes + num_bytes:,}, or take the "
+                "document out of the data."
             )
         self.left_out = {"does_not_fit": 1, **({"after_it": num_after} if num_after else {})}
+
+    def _and_after(self, number: int) -> str:
+        return f" and leaves out the {'' if self.is_whole else 'at least '}{number:,} after it" if number else ""

@@ -24,6 +24,7 @@ LEAST = 0.01
 
 _WHY = {
     "past_max_bytes": "past max_bytes",
+    "past_one_document": "past max_bytes, of which one document takes more than half",
     "past_max_items": "past max_items",
     "past_max_sequences": "past max_sequences",
     "outside_sample": "in documents outside the sample",
@@ -37,7 +38,18 @@ _WHY = {
 }
 """Every reason, as a sentence says it after a number."""
 
-_ASKED_FOR = ("past_max_bytes", "past_max_items", "past_max_sequences", "outside_sample", "past_document_limit", "overlap")
+_ASKED_FOR = (
+    "past_max_bytes",
+    "past_one_document",
+    "past_max_items",
+    "past_max_sequences",
+    "outside_sample",
+    "past_document_limit",
+    "overlap",
+)
+
+_TOLD = ("does_not_fit", "past_one_document")
+"""What is told however little it is: one document has decided how much of a text is read."""
 
 _REMEDY = {
     "no_target": "Raise seq_len, or shorten the prompts.",
@@ -89,7 +101,7 @@ class Tally:
     @property
     def is_much(self) -> bool:
         """Whether what is left out has to be told wherever the study is shown."""
-        if "does_not_fit" in self.left_out or self.num_without_target > MUCH * self.used:
+        if any(reason in self.left_out for reason in _TOLD) or self.num_without_target > MUCH * self.used:
             return True
         return self.lost > MUCH * (self.used + self.lost) or (self.share_seen is not None and self.share_seen < 1 - MUCH)
 

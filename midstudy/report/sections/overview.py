@@ -40,7 +40,7 @@ def summary(report: Report) -> Html:
         ),
     ]
     if shares := trained_shares(report):
-        parts.append(paragraph(bold("Cut: "), f"of their target tokens, training sees {shares}."))
+        parts.append(paragraph(bold("Target tokens that training sees: "), f"{shares}."))
     if not is_complete(report):
         parts.insert(0, paragraph(bold("This study is not finished. "), "What is missing is listed below.", css="warning"))
     return element("div", *parts, css="summary")
