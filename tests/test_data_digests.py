@@ -92,7 +92,7 @@ def test_an_exchanged_file_of_the_same_size_and_time_stamp_is_another(
 
 def read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the whole file is read for its digest."""
-    read = []
+    read: list[Path] = []
     whole = hashlib.file_digest
 
     def noted(*args: Any) -> Any:
