@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,10 +92,15 @@ def test_an_exchanged_file_of_the_same_size_and_time_stamp_is_another(
 
 def read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the whole file is read for its digest."""
-    read = []
+    read: list[Path] = []
     whole = hashlib.file_digest
+
+    def noted(*args: Any) -> Any:
+        read.append(path)
+        return whole(*args)
+
     with monkeypatch.context() as patch:
-        patch.setattr(hashlib, "file_digest", lambda *args: read.append(path) or whole(*args))
+        patch.setattr(hashlib, "file_digest", noted)
         file_digest(path)
     return bool(read)
 
