@@ -106,7 +106,7 @@ def test_a_plan_that_only_compares_data_speaks_of_no_training(experiment, text, 
 def test_a_run_that_is_refused_leaves_nothing_behind(more, message, experiment, text, tmp_path, capsys, monkeypatch):
     if more == ["full disk"]:
         more = []
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
     store = tmp_path / "to" / "be" / "made"
     assert main(["run", str(experiment), "--store", str(store), "--set", f"text={text}", *more]) == 2
     assert message in capsys.readouterr().err
