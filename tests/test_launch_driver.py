@@ -184,7 +184,7 @@ def test_a_stage_that_gets_its_job_killed_again_and_again_has_failed_and_the_oth
     outcomes = run(store, killed, child, after, max_jobs=1, on_notice=notices.append)
     assert statuses(outcomes) == {"killed": "failed", "child": "skipped", "after": "published"}
     assert "killed by SIGKILL" in outcomes["killed"].cause
-    assert outcomes["killed"].cause.endswith("killed 3 times, and is not run again")
+    assert outcomes["killed"].cause.endswith("killed 3 times, and is not run again; its log ends: making killed")
     assert [line.partition("; run again ")[2] for line in notices] == [
         "(killed: 1 of at most 2 times)", "(killed: 2 of at most 2 times)",
     ]  # fmt: skip
