@@ -166,7 +166,7 @@ def changed(base: tokenizers.Tokenizer, **change: Any) -> tokenizers.Tokenizer:
 def with_merges(merges: list[str], *, ids: Callable[[int], int] = lambda number: number) -> tokenizers.Tokenizer:
     """A tokenizer of these merges; `ids` maps the place of a merge to its result's place among the ids."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pairs = [tuple(one.split(" ")) for one in merges]
+    pairs = [(left, right) for left, _, right in (one.partition(" ") for one in merges)]
     vocab = {letter: number for number, letter in enumerate(["<|endoftext|>", *alphabet])}
     for place, pair in enumerate(pairs):
         vocab.setdefault("".join(pair), 257 + ids(place))
