@@ -102,8 +102,7 @@ class Watch:
             self._settled_s += cost_s
             seen.remaining_s -= cost_s
             if end.took_s is not None:
-                seen.expected_s += cost_s
-                seen.took_s += end.took_s
+                seen.note(cost_s, end.took_s)
         self.ends[stage_id] = end
         if not self._begun[stage_id].done():
             self._begun[stage_id].set_result(None)

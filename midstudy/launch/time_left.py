@@ -7,7 +7,7 @@ was thought is noticed while its first stage runs, and the estimate rises with t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from midstudy.launch.forecast import Forecast
@@ -17,7 +17,7 @@ _AS_EXPECTED_SHARE = 0.01
 """Of a run's expected work, at least so much speaks for the forecast, in each kind of work."""
 
 _LARGEST_SLOWDOWN = 50.0
-"""A running stage that takes longer than so many times as long as thought is stuck: the others say nothing of that."""
+"""A stage that takes more than so many times as long as thought is stuck, which says nothing of those behind it."""
 
 _LARGEST_SHARE = 0.95
 """Of a running stage: how far it is at most thought to be."""
@@ -33,6 +33,12 @@ class Seen:
     """Expected seconds of the stages that have not ended, running ones included."""
     running: list[tuple[float, float]] = field(default_factory=list)
     """Of each stage that runs: its expected seconds, and those since it began."""
+
+    def note(self, expected_s: float, took_s: float) -> None:
+        """A stage of this kind has ended."""
+        thought_s = expected_s * max(1.0, self.took_s / self.expected_s if self.expected_s else 1.0)
+        self.expected_s += expected_s
+        self.took_s += min(took_s, _LARGEST_SLOWDOWN * thought_s)
 
 
 def time_left_s(forecast: Forecast, seen: Mapping[str, Seen]) -> float:
@@ -56,16 +62,13 @@ def time_left_s(forecast: Forecast, seen: Mapping[str, Seen]) -> float:
 def _slowdown(seen: Seen, *, as_expected_s: float) -> float:
     """A running stage counts from when it takes longer than the others let expect: it will end later still."""
     expected_s, took_s = as_expected_s + seen.expected_s, as_expected_s + seen.took_s
-    for stage_s, so_far_s in _longest_first(seen.running):
-        thought_s = stage_s * took_s / expected_s
+    of_ended = took_s / expected_s
+    for stage_s, so_far_s in seen.running:
+        thought_s = stage_s * of_ended
         if so_far_s > thought_s:
             expected_s += stage_s
             took_s += min(so_far_s, _LARGEST_SLOWDOWN * thought_s)
     return took_s / expected_s
-
-
-def _longest_first(running: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    return sorted(running, key=lambda stage: stage[1] / max(stage[0], 1e-9), reverse=True)
 
 
 def _done_s(stage: tuple[float, float], slowdown: float) -> float:
