@@ -1,6 +1,6 @@
 """Tokens per second of a full optimizer step (forward, loss, backward, clipping, fused AdamW) against other implementations.
 
-    make benchmark                                              # small and 70m on the CPU, uncompiled
+    make benchmark                                              # micro, small and 70m on the CPU, uncompiled
     make benchmark ARGS="--compile --workload small --precision bf16_true"
     make benchmark ARGS="--device cuda --compile --precision bf16_true --record h200"
 
@@ -9,8 +9,8 @@ taking turns: a round lets each make some steps, and the next round begins with 
 which a busy machine disturbs less than rates. midstudy reads its batches from token files; the others are handed theirs.
 The allocator settings of a stage hold for all: the script starts itself anew with them, because glibc reads them when a
 process starts. A contender that cannot be compiled, or needs more memory than the GPU has, is told as such. On a CPU one
-contender makes a step's matrix products and its AdamW and nothing else (`floor.py`): its rate over another's is how much
-faster than that one anybody could be. On a GPU attention is one kernel that writes no scores, and those products no bound.
+contender makes a step's matrix products and its AdamW and nothing else (`floor.py`): the bound, of which each reaches a
+share. On a GPU attention is one kernel that writes no scores, and those products no bound.
 
 `--json FILE` also writes each measurement as a line of JSON; `on_gpu.py` gathers them.
 """
@@ -264,20 +264,21 @@ def _rows(
     workload: Workload, precision: str, timings: dict[str, Timing | None], *, ceiling: float, waited_share: float
 ) -> list[str]:
     """A row a contender; the last columns divide midstudy's rate by the row's, round by round: median (quartiles)."""
-    ours = timings[OURS]
-    assert ours is not None
+    ours, bound = timings[OURS], timings.get(Floor.name)
+    assert ours is not None, "midstudy's own model compiles"
     flops = workload.model.flops_per_token(seq_len=workload.seq_len)
     batch = f"{workload.name} {workload.num_sequences} × {workload.seq_len}"
     rows = []
     for name, timing in timings.items():
         if timing is None:
-            cells = ["not measured", "", "", "", "", "", ""]
+            cells = ["not measured", *[""] * 7]
         else:
             rate = statistics.median(timing.tokens_per_s)
             cells = [
                 f"{rate:,.0f}",
                 f"{statistics.median(timing.tokens_per_cpu_s):,.0f}",
                 f"{rate * flops / ceiling:.0%}",
+                f"{_share(timing.tokens_per_cpu_s, bound.tokens_per_cpu_s):.0%}" if bound and name != Floor.name else "",
                 f"{timing.warmup_s:.1f}",
                 _ratio(ours.tokens_per_s, timing.tokens_per_s) if name != OURS else "",
                 _ratio(ours.tokens_per_cpu_s, timing.tokens_per_cpu_s) if name != OURS else "",
@@ -294,6 +295,10 @@ def _ratio(ours: list[float], theirs: list[float]) -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
+def _share(rates: list[float], bound: list[float]) -> float:
+    return statistics.median(one / most for one, most in zip(rates, bound, strict=True))
+
+
 COLUMNS = (
     "batch",
     "precision",
@@ -301,6 +306,7 @@ COLUMNS = (
     "tokens/s",
     "tokens/CPU-s",
     "of product rate",
+    "of the bound, by CPU time",
     "warm-up s",
     "midstudy is × as fast",
     "the same by CPU time",
@@ -314,7 +320,7 @@ def main() -> None:
     parser.add_argument(
         "--workload",
         action="append",
-        help="small, 70m (CPU); 70m, 160m, 410m (CUDA); default: all; trial, for a try-out (both); repeatable",
+        help="nano, micro, small, 70m (CPU); 70m, 160m, 410m (CUDA); default: all; trial, for a try-out (both); repeatable",
     )
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="default: all; repeatable")
     parser.add_argument("--peer", action="append", dest="peers", choices=[*PEERS, "none"], help="default: all; repeatable")

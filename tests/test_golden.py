@@ -64,7 +64,7 @@ def digest(*pieces: bytes | np.ndarray[Any, Any]) -> str:
 # -- model ------------------------------------------------------------------------------------------------------------
 
 
-@recorded("MODEL", version=2)
+@recorded("MODEL", version=3)
 def test_model() -> None:
     """Drawn weights, logits, loss and the gradient of the loss."""
     model = initialised(pythia("nano", vocab_size=512), seed=0)
@@ -75,7 +75,7 @@ def test_model() -> None:
     )
     ids = torch.arange(64).reshape(2, 32) * 7 % 512
     logits = model(ids)
-    assert logits[1, 31, :4].tolist() == pytest.approx([0.19524501, 0.4421944, -0.19708484, 0.92926812], rel=1e-4)
+    assert logits[1, 31, :4].tolist() == pytest.approx([0.19524543, 0.44219452, -0.19708471, 0.92926866], rel=1e-4)
     loss = model.scaled_loss(ids[:, :-1], ids[:, 1:], scale=1 / 62)
     loss.backward()
     assert loss.item() == pytest.approx(6.5942335, rel=1e-5)
@@ -198,7 +198,7 @@ def test_counts(tmp_path: Path) -> None:
 # -- training and evaluation ------------------------------------------------------------------------------------------
 
 
-@recorded("TRAINING", version=2)
+@recorded("TRAINING", version=3)
 @pytest.mark.parametrize(
     ("precision", "tolerance", "losses", "norms", "weights"),
     [
@@ -206,7 +206,7 @@ def test_counts(tmp_path: Path) -> None:
             *("fp32", 1e-4),
             [6.372046, 4.111597, 3.184862, 3.042299, 2.976346, 2.901963],
             [2.342644, 0.988130, 0.804197, 1.056864, 1.178783, 0.696533],
-            [0.00624467, 0.02515198, -0.01860532, -0.04034142],
+            [0.00624471, 0.02515197, -0.01860533, -0.04034145],
         ),
         (
             *("bf16_mixed", 3e-3),

@@ -2,7 +2,7 @@
 
 On a CPU, and elsewhere where memory counts more than time, the training loss fuses the head's product with the loss and
 writes the logits' gradient where the logits were: one (num_tokens, vocab_size) array lives at a time instead of four, and
-rows without a target are left out of the head.
+rows without a target are left out of the head. Of a narrow model in fp32 a few rows of that array live at a time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from midstudy.model.narrow_block import is_narrow
 
 IGNORED = -100
 """Target of a position that carries no loss."""
@@ -23,49 +25,99 @@ def _chunk_rows(vocab_size: int, device: torch.device) -> int:
     return max(8, num_values // vocab_size)
 
 
+_ROWS = 256
+"""Rows of a narrow model's head that are worked on together, for each thread."""
+
 _SMALLEST = 1e-30
 """A probability below this is lost to underflow, or about to be."""
 
 
-def _losses(values: Tensor, target: Tensor, chosen: Tensor) -> Tensor:
-    """Minus the log of the targets' probabilities `chosen` (num_rows, 1), from the logits `values` where one underflowed."""
+def _turn_into_gradient(logits: Tensor, hidden: Tensor, weight: Tensor, target: Tensor, factor: Tensor | float) -> Tensor:
+    """Put `factor` times the gradient of the rows' losses where their logits are.
+
+    Args:
+        logits: (num_rows, vocab_size), the product of `hidden` and the head's `weight`.
+        target: (num_rows, 1).
+        factor: a number, or (num_rows, 1).
+
+    Returns:
+        The losses, fp32 (num_rows,).
+    """
+    values = logits.float()  # fp32 logits themselves
+    probabilities = torch.softmax(values, dim=-1, out=values)
+    chosen = probabilities.gather(1, target)
     if bool((chosen < _SMALLEST).any()):
-        return F.cross_entropy(values, target[:, 0], reduction="none")
-    return -chosen[:, 0].log()
+        losses = F.cross_entropy((hidden @ weight.T).float(), target[:, 0], reduction="none")
+    else:
+        losses = -chosen[:, 0].log()
+    probabilities.scatter_(1, target, chosen - 1.0)
+    if not (isinstance(factor, float) and factor == 1.0):
+        probabilities.mul_(factor)
+    if values is not logits:
+        logits.copy_(probabilities)
+    return losses
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
+    """All logits in one product, and their gradient after them."""
+
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, token_weights: Tensor | None
     ) -> Tensor:
         logits = hidden @ weight.T
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        rows = _chunk_rows(len(weight), hidden.device)
-        for first in range(0, len(hidden), rows):
-            chunk = logits[first : first + rows]
-            target = targets[first : first + rows, None]
-            values = chunk.float()
-            probabilities = torch.softmax(values, dim=-1)
-            chosen = probabilities.gather(1, target)
-            losses = _losses(values, target, chosen)
-            factor: Tensor | float = scale
-            if token_weights is not None:
-                weights = token_weights[first : first + rows]
-                losses, factor = losses * weights, scale * weights[:, None]
-            total += losses.sum(dtype=torch.float64)
-            chunk.copy_(probabilities.scatter_(1, target, chosen - 1.0).mul_(factor))
+        num_rows = _chunk_rows(len(weight), hidden.device)
+        for first in range(0, len(hidden), num_rows):
+            rows = slice(first, first + num_rows)
+            weights = None if token_weights is None else token_weights[rows]
+            factor = scale if weights is None else scale * weights[:, None]
+            losses = _turn_into_gradient(logits[rows], hidden[rows], weight, targets[rows, None], factor)
+            total += (losses if weights is None else losses * weights).sum(dtype=torch.float64)
         ctx.save_for_backward(hidden, weight, logits)
         return (total * scale).float()
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden, weight, logits_gradient = ctx.saved_tensors
-        (upstream,) = upstreams
-        gradients = (logits_gradient @ weight, logits_gradient.T @ hidden)
-        if upstream.item() != 1.0:  # a pass over memory that a loss taken as it is can do without
-            gradients = (gradients[0].mul_(upstream), gradients[1].mul_(upstream))
+        gradients = _times(upstreams[0], logits_gradient @ weight, logits_gradient.T @ hidden)
         return *gradients, None, None, None
+
+
+class _NarrowHeadCrossEntropy(torch.autograd.Function):
+    """Some rows at a time, gradients and all, so that logits never leave a core's cache."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, token_weights: Tensor | None
+    ) -> Tensor:
+        num_rows = _ROWS * torch.get_num_threads()
+        logits = hidden.new_empty(min(num_rows, len(hidden)), len(weight))
+        hidden_gradient, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight)
+        total = torch.zeros((), dtype=torch.float64)
+        for first in range(0, len(hidden), num_rows):
+            rows = slice(first, first + num_rows)
+            some = hidden[rows]
+            part = torch.mm(some, weight.T, out=logits[: len(some)])
+            weights = None if token_weights is None else token_weights[rows]
+            factor = 1.0 if weights is None else weights[:, None]
+            losses = _turn_into_gradient(part, some, weight, targets[rows, None], factor)
+            total += (losses if weights is None else losses * weights).sum(dtype=torch.float64)
+            torch.mm(part, weight, out=hidden_gradient[rows])
+            weight_gradient.addmm_(part.T, some)
+        ctx.save_for_backward(hidden_gradient.mul_(scale), weight_gradient.mul_(scale))
+        return (total * scale).float()
+
+    @staticmethod
+    def backward(ctx: Any, *upstreams: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        gradients = _times(upstreams[0], hidden_gradient, weight_gradient)
+        return *gradients, None, None, None
+
+
+def _times(factor: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both times a scalar, but for 1: a pass over memory that a loss taken as it is can do without."""
+    return (first, second) if factor.item() == 1.0 else (first * factor, second * factor)
 
 
 def scaled_head_loss(
@@ -98,7 +150,8 @@ def scaled_head_loss(
     if not bool(kept.all()):
         hidden, targets = hidden[kept], targets[kept]
         token_weights = None if token_weights is None else token_weights[kept]
-    loss: Tensor = _HeadCrossEntropy.apply(hidden, weight, targets, scale, token_weights)
+    function = _NarrowHeadCrossEntropy if is_narrow(hidden) else _HeadCrossEntropy
+    loss: Tensor = function.apply(hidden, weight, targets, scale, token_weights)
     return loss
 
 

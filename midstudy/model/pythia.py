@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from midstudy.model.attention import causal_attention, document_mask
 from midstudy.model.config import LAYER_NORM_EPSILON
 from midstudy.model.cross_entropy import head_token_losses, scaled_head_loss
+from midstudy.model.narrow_block import is_narrow, narrow_block
 from midstudy.model.rotary import rotary_tables, split_heads
 from midstudy.recipe.model import ModelShape
 
@@ -44,6 +45,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, length, width) to the same; `cos` and `sin` are this length's rotary tables, `mask` the documents'."""
+        if is_narrow(x):
+            return narrow_block(x, cos, sin, mask, num_heads=self.num_heads, parameters=[*self.parameters()])
         return self.feed_forward(x, self.attend(x, cos, sin, mask))
 
 
