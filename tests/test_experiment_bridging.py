@@ -72,14 +72,14 @@ def test_the_papers_arms_start_where_the_paper_says():
 
 
 PINNED = {
-    "control → pycode": "7a5612fc1d2c7c21",
-    "code20@6k → pycode": "e7243ac0052587a0",
-    "math12@20k → word_problems": "e8f2ba7e69919b55",
-    "instruction5@40k → long_form": "25931b0e544fc47c",
-    "qa20@40k → science_qa": "05772adfafbbfaa0",
-    "hqweb20@40k → pycode": "60a4ebc296c955c3",
-    "code100@40k → pycode": "1d5558c9f078585c",
-    "math100@56k → word_problems": "03995ecb4f90b2c2",
+    "control → pycode": "e9f26e8cc740e3c7",
+    "code20@6k → pycode": "f9c5942f27882ad6",
+    "math12@20k → word_problems": "f30da4851a8d8418",
+    "instruction5@40k → long_form": "f72e4c8c2ccbb622",
+    "qa20@40k → science_qa": "7f204ed7f239f588",
+    "hqweb20@40k → pycode": "0f9ef9d0a79b4f48",
+    "code100@40k → pycode": "84acb8fcce826f5b",
+    "math100@56k → word_problems": "b9fd3824793a4ded",
 }
 
 
