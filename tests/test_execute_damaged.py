@@ -54,7 +54,7 @@ TRUNK, CONTROL, CODE = (
     f"{run} seed 0 to step {step}"
     for run, step in (("pretrain nano", 3), ("pretrain nano", 12), ("midtrain nano code50@3", 12))
 )
-TUNED_CONTROL, TUNED = "sft nano control → code_task seed 0.7", "sft nano code50@3 → code_task seed 0.7"
+TUNED_CONTROL, TUNED = "sft nano control → code_task, trunk 0, SFT 7", "sft nano code50@3 → code_task, trunk 0, SFT 7"
 
 
 @pytest.fixture(scope="module")

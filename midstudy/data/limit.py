@@ -28,6 +28,7 @@ class Limited(Generic[_Item]):
         path: the dotted path of the data set or tokenizer, for messages.
         max_bytes: UTF-8 bytes of text; none reads all.
         max_items: items; none reads all.
+        should_stop: asked at every item that is only counted; yes ends the counting.
 
     Raises:
         ValueError: while it is read: one document leaves most of the text out, as said above.
@@ -42,9 +43,10 @@ class Limited(Generic[_Item]):
         split: str,
         max_bytes: int | None = None,
         max_items: int | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._items, self._text_of, self._path, self._split = items, text_of, path, split
-        self._max_bytes, self._max_items = max_bytes, max_items
+        self._max_bytes, self._max_items, self._should_stop = max_bytes, max_items, should_stop
         self.num_items, self.num_bytes, self.num_blank = 0, 0, 0
         self._largest_bytes = 0
         self.left_out: dict[str, int] = {}
@@ -77,7 +79,7 @@ class Limited(Generic[_Item]):
             for item in items:
                 number += 1
                 num_characters += len(self._text_of(item))
-                if num_characters >= COUNTED_CHARACTERS:
+                if num_characters >= COUNTED_CHARACTERS or self._should_stop():
                     self.is_whole = False
                     break
         except Exception:  # what no limit asks for may be damaged or out of reach: that costs only the count

@@ -29,13 +29,14 @@ from midstudy.similarity.counts import token_counts
 COUNTS_FILE = "counts.safetensors"
 
 
-def _texts(corpus: Corpus, split: str, rows: Rows) -> Limited[str]:
+def _texts(corpus: Corpus, split: str, rows: Rows, should_stop: Callable[[], bool]) -> Limited[str]:
     """The documents of a split, up to the corpus's `max_bytes`."""
     texts = (as_text(row, f"{corpus.name} {split}:{number}") for number, row in enumerate(rows, start=1))
-    return Limited(texts, text_of=str, path=f"corpora.{corpus.name}", split=split, max_bytes=corpus.max_bytes)
+    path = f"corpora.{corpus.name}"
+    return Limited(texts, text_of=str, path=path, split=split, max_bytes=corpus.max_bytes, should_stop=should_stop)
 
 
-def _examples(task: Task, split: str, rows: Rows) -> Limited[Example]:
+def _examples(task: Task, split: str, rows: Rows, should_stop: Callable[[], bool]) -> Limited[Example]:
     examples = (as_example(row, f"{task.name} {split}:{number}") for number, row in enumerate(rows, start=1))
     return Limited(
         examples,
@@ -43,16 +44,19 @@ def _examples(task: Task, split: str, rows: Rows) -> Limited[Example]:
         path=f"tasks.{task.name}",
         split=split,
         max_items=task.max_items,
+        should_stop=should_stop,
     )
 
 
-def _documents(data: Dataset, split: str, rows: Rows) -> tuple[Limited[Any], Iterator[Document]]:
+def _documents(
+    data: Dataset, split: str, rows: Rows, should_stop: Callable[[], bool]
+) -> tuple[Limited[Any], Iterator[Document]]:
     """What is read of a split, and of that the texts to encode: documents stripped as the paper's, items as prompt and
     target."""
     if isinstance(data, Corpus):
-        texts = _texts(data, split, rows)
+        texts = _texts(data, split, rows, should_stop)
         return texts, ((text.strip(),) for text in texts)
-    examples = _examples(data, split, rows)
+    examples = _examples(data, split, rows, should_stop)
     return examples, ((item.prompt, item.target) for item in examples)
 
 
@@ -102,8 +106,8 @@ def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[],
     """
     rows = load_rows(recipe.corpus.source, split="train", is_task=False)
     train_bytes = 0
-    read = _texts(recipe.corpus, "train", rows)
-    texts = Limited(read, text_of=str, path="tokenizer", split="train", max_bytes=recipe.max_bytes)
+    read = _texts(recipe.corpus, "train", rows, should_stop)
+    texts = Limited(read, text_of=str, path="tokenizer", split="train", max_bytes=recipe.max_bytes, should_stop=should_stop)
 
     def counted() -> Iterator[str]:
         nonlocal train_bytes
@@ -152,7 +156,7 @@ def make_tokens(
     for split in SPLITS:
         progress.begin(split)
         rows = load_rows(recipe.data.source, split=split, is_task=isinstance(recipe.data, Task), on_read=progress.on_read)
-        read, texts = _documents(recipe.data, split, rows)
+        read, texts = _documents(recipe.data, split, rows, should_stop)
         documents = until_told(
             texts,
             should_stop,
