@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from midstudy.launch.time_left import Seen, time_left_s
 
 TICK_S = 0.5
 NUM_JOBS = 2
-STAGES = {
+STAGES: dict[str, dict[str, Any]] = {
     **{f"tokens {n}": {"label": f"tokens {n}", "kind": "tokens", "cost_s": 2.0} for n in range(8)},
     **{f"state {n}": {"label": f"state {n}", "kind": "state", "cost_s": 10.0 + n % 3} for n in range(50)},
     **{f"look {n}": {"label": f"look {n}", "kind": "evaluation", "cost_s": 0.5} for n in range(60)},

@@ -46,7 +46,7 @@ class Calibrations:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Sequence[Workload], Machine]] = []
-        self.kept: list[Workload] = []
+        self.kept: Sequence[Workload] = ()
 
     def now(self, workloads: Sequence[Workload], machine: Machine) -> dict[tuple[str, str], Calibrated]:
         self.asked.append((workloads, machine))
