@@ -55,7 +55,9 @@ class Place:
     @property
     def most_jobs(self) -> int:
         """Jobs that this machine's cores hold at a time."""
-        return max(1, (os.cpu_count() or 1) // self.threads_a_job)
+        from midstudy.environment import num_cores
+
+        return max(1, num_cores() // self.threads_a_job)
 
     @property
     def uses_gpus(self) -> bool:
@@ -198,9 +200,10 @@ def plan_experiment(
 
 def _here() -> Place:
     """What a run without options takes: every core of this machine."""
+    from midstudy.environment import num_cores
     from midstudy.train.placement import Placement
 
-    return Place(backend="local", placement=Placement(), max_jobs=os.cpu_count() or 1)
+    return Place(backend="local", placement=Placement(), max_jobs=num_cores())
 
 
 def _calibrated(throughput: Throughput, plan: Plan, where: Place) -> Throughput:

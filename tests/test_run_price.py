@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from small_study import make_study, small_study
 
-from midstudy import run
 from midstudy.cli import main
+from midstudy.environment import num_cores
 from midstudy.execute import calibration
 from midstudy.execute.calibration import Machine
 from midstudy.launch.placement_file import PlacementFile
@@ -159,7 +159,7 @@ def test_what_will_run_is_what_is_calibrated(plan_of: Any, calibrations: Calibra
     ((workloads, machine),) = calibrations.asked
     assert workloads == [Workload(NANO, "fp32", 32, 4)]
     assert machine.num_threads == 4
-    assert machine.num_jobs == max(1, (run.os.cpu_count() or 1) // 4)
+    assert machine.num_jobs == max(1, num_cores() // 4)
 
 
 def test_what_the_cache_has_is_not_measured_again(plan_of: Any, calibrations: Calibrations) -> None:

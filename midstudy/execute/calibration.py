@@ -16,9 +16,9 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +29,7 @@ from typing import Any
 
 import midstudy
 from midstudy.data.cache import cache_dir
+from midstudy.environment import existing_folder, of_job
 from midstudy.plan.cost import Calibrated, Workload
 from midstudy.recipe import versions
 from midstudy.recipe.model import ModelShape
@@ -103,8 +104,7 @@ def _side_by_side(workloads: Sequence[Workload], machine: Machine) -> list[Calib
         ValueError: a process fails, or answers nothing that can be read.
         OSError, subprocess.SubprocessError: it cannot be started, or takes two minutes.
     """
-    threads = str(machine.num_threads)
-    environment = {**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    environment = of_job(Path(tempfile.gettempdir()), num_threads=machine.num_threads, **ALLOCATOR)
     asked = json.dumps({"num_threads": machine.num_threads, "workloads": [dataclasses.asdict(one) for one in workloads]})
     processes: list[subprocess.Popen[str]] = []
     answers: list[list[Calibrated]] = []
@@ -118,6 +118,7 @@ def _side_by_side(workloads: Sequence[Workload], machine: Machine) -> list[Calib
                 stderr=subprocess.PIPE,
                 encoding="utf-8",
                 env=environment,
+                cwd=existing_folder(),
             )
             processes.append(process)
             assert process.stdin is not None
@@ -178,7 +179,7 @@ def _file(workload: Workload, machine: Machine) -> Path:
 
 def _keep(workload: Workload, machine: Machine, seen: Calibrated) -> None:
     facts = {**dataclasses.asdict(seen), "of": _facts(workload, machine)}
-    with contextlib.suppress(StoreError):  # a cache that cannot be written costs time, not correctness
+    with contextlib.suppress(StoreError, ValueError):  # without a cache it costs time, not correctness
         write_json(_file(workload, machine), facts, durable=False)
 
 
