@@ -208,7 +208,7 @@ class _NarrowBlock(torch.autograd.Function):
         _, stored = _row_order(width, num_heads, 2 * turns.shape[-1])
         by_gain, by_shift, by_ordered, by_ordered_bias = _apart(by_qkv, by_qkv_bias, gain, shift, ordered)
         of_attention = (by_gain, by_shift, by_ordered[stored], by_ordered_bias[stored], by_out, by_bias)
-        of_mlp = (*_apart(by_up, by_up_bias, mlp_gain, mlp_shift, up), by_down, by_bias.clone())
+        of_mlp = (*_apart(by_up, by_up_bias, mlp_gain, mlp_shift, up), by_down, by_bias)
         return result, None, None, None, None, *of_attention, *of_mlp
 
 
