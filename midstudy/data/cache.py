@@ -11,10 +11,10 @@ from midstudy.environment import WITHOUT_HOME
 def cache_dir() -> Path:
     """`$MIDSTUDY_CACHE`, else `midstudy` under `$XDG_CACHE_HOME`, else `~/.cache/midstudy`. Not created here.
 
-    A variable that is empty, or blank, counts as not set.
+    An empty or blank variable counts as not set.
 
     Raises:
-        ValueError: neither is set, and the user has no home.
+        ValueError: neither variable is set and the user has no home directory.
     """
     named = os.environ.get("MIDSTUDY_CACHE", "").strip()
     if named:
