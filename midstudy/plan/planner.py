@@ -151,7 +151,7 @@ class _Builder:
         return self.text_bytes[data]
 
     def _preparing_s(self, source: Source) -> float:
-        """Seconds to make what this source needs of the wheels' text, counted with the first stage that reads it."""
+        """Seconds to prepare the built-in parts this source needs, charged to the first stage that reads it."""
         parts = {part: size for part, size in unprepared_parts(source).items() if part not in self.prepared}
         self.prepared.update(parts)
         return sum(parts.values()) / PREPARING_BYTES_PER_S
@@ -470,7 +470,7 @@ def make_plan(
 
 
 def _workloads(stages: Iterable[Stage]) -> tuple[Workload, ...]:
-    """What stages train, one of each shape and precision: that of the stage with the most tokens."""
+    """One workload per trained shape and precision: that of the stage with the most tokens."""
     found: dict[tuple[str, str], tuple[int, Workload]] = {}
     for stage in stages:
         if isinstance(stage.recipe, State) and stage.num_steps:
