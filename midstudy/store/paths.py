@@ -46,7 +46,7 @@ def checked_root(root: str) -> str:
     MLflow and Prefect reach their databases by URL and open them with SQLite.
 
     Raises:
-        StoreError: it has a character that one of them reads as something else, or that cannot be shown, or it is too long.
+        StoreError: it contains a character that one of them interprets or that cannot be displayed, or it is too long.
     """
     odd = sorted({one for one in root if one in "%?#" or not one.isprintable()})
     if odd:
