@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import midstudy
 
 WITHOUT_HOME = "MIDSTUDY_WITHOUT_HOME"
-"""Set where HOME is a stand-in: nothing that is to last may be kept there."""
+"""Set if HOME is a stand-in, where nothing permanent may be stored."""
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
@@ -39,7 +39,7 @@ _NUMBERS = {
     **dict.fromkeys(("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"), _DECIMAL),
     "PYTHONHASHSEED": re.compile(r"random|\d{1,10}"),
 }
-"""Libraries end with a traceback where these are no numbers."""
+"""Libraries fail with a traceback if these are not numbers."""
 
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _TEMPORARY = ("TMPDIR", "TEMP", "TMP")
@@ -48,7 +48,7 @@ _FOLDERS = (
     *("MIDSTUDY_CACHE", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TORCH_HOME"),
     *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", *_TEMPORARY),
 )
-"""Relative to the current folder, which a child does not share."""
+"""May be relative to the current folder, which a child does not share."""
 
 _OF_AN_INTERPRETER = (
     *("PYTHONINSPECT", "PYTHONIOENCODING", "PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONCOERCECLOCALE"),
@@ -56,7 +56,7 @@ _OF_AN_INTERPRETER = (
 )
 _OF_A_START = ("PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONWARNINGS")
 _OF_AFFINITY = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND", "OMP_THREAD_LIMIT")
-"""Each job would be bound to the same cores."""
+"""Would bind every job to the same cores."""
 
 _OF_RANKS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
 _OF_SLURM = ("OMPI_", "PMIX_", "PMI_", "SBATCH_", "SLURM", "SRUN_", "SUBMITIT_", "TORCHELASTIC_")
@@ -64,7 +64,7 @@ _OF_VIEWS = ("MLFLOW_", "PREFECT_")
 _MPL = ("MATPLOTLIBRC", "MPLBACKEND")
 
 _given_no_proxy: dict[str, str] | None = None
-"""What `speak_directly` replaced."""
+"""The values that `speak_directly` replaced."""
 
 
 # -- every process ----------------------------------------------------------------------------------------------------

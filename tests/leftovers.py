@@ -21,10 +21,10 @@ import pytest
 VARIABLE = "STARTED_BY_TEST"
 
 _MAY_END_BY_ITSELF_S = 60.0
-"""A process that was told to end, or has done its work, is no leftover; on a busy machine it may take long to be gone."""
+"""A process that is finishing or was told to end is not a leftover; on a busy machine it may take long to disappear."""
 
 _HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver", b"torch/_inductor/compile_worker")
-"""Of the standard library and of torch: they end with the process that started them, and serve many tests."""
+"""Helpers of the standard library and torch: they end with the process that started them and serve many tests."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -27,7 +27,7 @@ ABSENT = (
     *("prefect", "mlflow", "hypothesis", "pandas", "scipy", "datasets", "submitit", "pyarrow", "matplotlib"),
     *("huggingface_hub", "transformers", "litgpt", "nbformat", "fastapi", "ipykernel"),
 )
-"""What the machine does not have, or what has to come from a wheel and is needed by the peers alone."""
+"""Packages the machine lacks, or that come from a wheel and only the peers need."""
 
 BLOCKED = f"""
 import sys

@@ -102,7 +102,7 @@ WHOLE: dict[str, tuple[Callable[[Any], Any], int]] = {
     "arm.sft_seed": (lambda n: arm(trunk(), sft_seed=n), 2),
     "placement": (lambda n: Placement(num_threads=n, num_ranks=n, micro_batch=n), 2),
 }
-"""A recipe that a whole number goes into, and one that is allowed there."""
+"""A recipe that takes an integer, and a valid integer."""
 
 NUMBERS: dict[str, tuple[Callable[[Any], Any], float]] = {
     "schedule.lr": (lambda x: Constant(lr=x), 1e-3),
@@ -123,7 +123,7 @@ NUMBERS: dict[str, tuple[Callable[[Any], Any], float]] = {
         0.1,
     ),
 }
-"""A recipe that any number goes into, and one that is allowed there."""
+"""A recipe that takes any number, and a valid number."""
 
 
 def held(value: Any) -> Iterator[Any]:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _LOOK_EVERY_S = 0.02
 _GIVE_UP_S = 580.0
-"""Just below the limit of a test (`timeout` in pyproject.toml), which asyncio may lose in one of its tasks."""
+"""Just below a test's limit (`timeout` in pyproject.toml), whose error asyncio may swallow in one of its tasks."""
 
 
 def wait_until(condition: Callable[[], T]) -> T:

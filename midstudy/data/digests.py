@@ -15,12 +15,12 @@ from typing import BinaryIO
 from midstudy.data.cache import cache_dir
 
 _SMALL_BYTES = 2**24
-"""Up to this size a file is digested each time: a hundredth of a second, and nothing has to be trusted."""
+"""Files up to this size are always digested: it takes about 10 ms, and no cache has to be trusted."""
 
 _END_BYTES = 2**16
 
 _SETTLED_S = 2.0
-"""Time stamps advance in steps of up to two seconds (FAT), so a file that changed so lately may change again unseen."""
+"""Timestamps may have a resolution of two seconds (FAT), so a file changed this recently may change again unnoticed."""
 
 _PIECE_BYTES = 2**24
 

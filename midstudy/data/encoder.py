@@ -15,10 +15,10 @@ from midstudy.data.long_texts import PIECE_CHARACTERS, may_cut, pieces
 from midstudy.data.plain_bpe import PlainBpe, plain_bpe
 
 _PIECES = 4
-"""Pieces of a long document that `tokenizers` encodes together, by its own threads."""
+"""Pieces of a long document that `tokenizers` encodes at once, on its own threads."""
 
 _MAX_THREADS = 8
-"""One thread reads the text, and keeps no more than about so many busy."""
+"""The single reader thread keeps at most about this many encoding threads busy."""
 
 
 class Encoder:

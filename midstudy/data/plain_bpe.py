@@ -38,21 +38,22 @@ if TYPE_CHECKING:
     import tiktoken
 
 PIECE_CHARACTERS = 2**16
-"""A text of more than twice this is cut in pieces of about this length: neither a run of spaces that overflows the stack of
-tiktoken's expression (a million) nor a word that takes much memory is in one."""
+"""A text of more than twice this length is split into pieces of about this length, so that no piece holds a run of spaces
+long enough to overflow the stack of tiktoken's regular expression (a million) or a word that needs much memory.
+"""
 
 WINDOW_BYTES = 2**16
-"""A longer word is encoded so many bytes at a time."""
+"""A longer word is encoded in windows of this many bytes."""
 
 _SEAM_TOKENS = 16
-"""Tokens at the end of a window that are encoded again with the next; so many seams are tried before the window grows."""
+"""Tokens at the end of a window that are re-encoded with the next; this many boundaries are tried before it grows."""
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CUT = re.compile(r"(?<=[!-~])(?=[ \n])|(?<=[A-Za-z])(?=[0-9])")
-"""Places at which a word ends, whatever surrounds them: before a space, or between a letter and a digit."""
+"""Places where a word ends in any context: before a space, or between a letter and a digit."""
 
 _NOT_INERT = re.compile("[^\0-\u02ff\u2010-\u2027\u2030-\u205e]")
-"""What is not Latin, nor usual punctuation. NFC changes no text without it, by any version of Unicode."""
+"""Characters beyond Latin and common punctuation. Without them, no Unicode version's NFC changes a text."""
 
 _PROBES = (
     "",
@@ -63,7 +64,7 @@ _PROBES = (
     "aaaaaaaaaaaaaaa                x" + "=" * 70 + "ab" * 90 + "\n" * 33,
     "for i in range(10):\n        if x[i] != '\\t':\n\t\treturn f\"{x}\"  # don't",
 )
-"""Texts that both libraries encode before tiktoken is trusted with others."""
+"""Texts that both libraries must encode identically before tiktoken is used."""
 
 
 def plain_bpe(tokenizer: tokenizers.Tokenizer) -> PlainBpe | None:

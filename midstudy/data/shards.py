@@ -45,7 +45,7 @@ _CHUNK_DOCUMENTS = 1_024
 chunk to its size is in it whole."""
 
 _PENDING_BYTES = 2**24
-"""No more text is read while so much of it waits: a huge document has the memory to itself."""
+"""Reading pauses while this much text is pending, so that a huge document is in memory alone."""
 
 Document = tuple[str, ...]
 """The texts of a document, encoded apart: the only one of a corpus document, or the prompt and target of an item."""

@@ -12,16 +12,16 @@ from midstudy.data.files import SPLIT_NAMES, find_split
 from midstudy.recipe.data import Dataset, Source, Task
 
 _GZIP_RATIO = 3.0
-"""Bytes of text to a byte of its gzip."""
+"""Bytes of text per byte of gzip."""
 
 _ITEM_BYTES = 500
-"""Of a task's item, where its source does not tell."""
+"""Bytes per task item if the source does not state them."""
 
 _UNKNOWN_BYTES = 100_000_000
-"""Of a split of the hub, whose size only a download would tell."""
+"""Bytes of a Hub split, whose size only a download would reveal."""
 
 _EVALUATION_SHARE = 0.05
-"""Of the train split, what a dev or test split of the hub is taken to have."""
+"""Assumed size of a Hub dev or test split, as a fraction of train."""
 
 
 def text_bytes(data: Dataset) -> float:

@@ -26,7 +26,7 @@ from midstudy.data.splits import CORPUS_SHARE, SPLIT_NAMES, TASK_SHARE, carve, c
 from midstudy.recipe.data import Source
 
 _FEW_ROWS = 5
-"""A carved split with fewer rows is told: what is measured on it says little."""
+"""A carved split with fewer rows is reported, because measurements on it mean little."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
-"""The names a split may have in a folder, without their ending, and on the hub."""
+"""Accepted names of each split, as file names without extension and on the Hub."""
 
 CORPUS_SHARE = 0.02
 TASK_SHARE = 0.05

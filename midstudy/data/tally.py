@@ -16,10 +16,10 @@ from midstudy.data.batches import usable_items
 from midstudy.data.tokens import TokenizedSplit
 
 MUCH = 0.1
-"""A loss of more than this share is told in plan, run and the first screen of the report."""
+"""A larger lost fraction is reported by plan, run and the first screen of the report."""
 
 LEAST = 0.01
-"""A stage that would use less than this share is refused."""
+"""A stage that would use a smaller fraction is rejected."""
 
 _WHY = {
     "past_max_bytes": "past max_bytes",
@@ -35,7 +35,7 @@ _WHY = {
     "no_target": "no target token within {limit} tokens",
     "no_block": "too few to fill a block",
 }
-"""Every reason, as a sentence says it after a number."""
+"""Every reason, as worded after a count."""
 
 _ASKED_FOR = (
     "past_max_bytes",
@@ -48,7 +48,7 @@ _ASKED_FOR = (
 )
 
 _TOLD = ("does_not_fit", "past_one_document")
-"""What is told however little it is: one document has decided how much of a text is read."""
+"""Reported however small: a single document decided how much of the text is read."""
 
 _REMEDY = {
     "no_target": "Raise seq_len, or shorten the prompts.",

@@ -38,17 +38,17 @@ from midstudy.store.processor import this_processor
 from midstudy.train.environment import ALLOCATOR, configure_threads
 
 MOST_WORKLOADS = 4
-"""Calibrated for one plan, the smallest shapes first; a larger shape has the rate of the largest that was."""
+"""Workloads calibrated per plan, smallest shapes first; larger shapes get the rate of the largest one calibrated."""
 
 STEP_FLOPS = 1.5e10
-"""Of a calibrated step at most, but for the largest shapes: a quarter of a second on one core."""
+"""Upper bound on a calibrated step, except for the largest shapes: a quarter of a second on one core."""
 
 _LEAST_TOKENS = 128
 _MEASURED_S = 0.4
 _MOST_PROCESSES = 8
 _TIMEOUT_S = 120.0
 _VERSION = 1
-"""Raised by hand when the way of measuring changes."""
+"""Increment when the measuring method changes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,28 +17,28 @@ from midstudy.recipe.measure import Evaluation
 from midstudy.recipe.model import ModelShape
 
 FORWARD_SHARE = 1 / 3
-"""A forward pass costs a third of forward and backward, where it was not measured."""
+"""Unless measured, a forward pass costs a third of forward and backward."""
 
 FILE_BYTES_PER_S = 2e8
 """Reading, hashing and writing weights on one core and a plain disk, for stages that do nothing else."""
 
 TOKENISING_BYTES_PER_S = 4e6
-"""Text that one core reads and turns into token files a second."""
+"""Bytes of text that one core tokenises and writes per second."""
 
 TOKENIZER_BYTES_PER_S = 5e6
-"""Text that one core learns a tokenizer from a second."""
+"""Bytes of text per second and core when training a tokenizer."""
 
 PREPARING_BYTES_PER_S = 1.75e6
-"""Text that one core makes of the wheels a second, the first time."""
+"""Bytes of built-in text that one core prepares per second, on first use."""
 
 DATA_STAGE_S = 0.3
-"""Of a data stage, what does not grow with its text."""
+"""Fixed cost of a data stage."""
 
 COUNTING_TOKENS_PER_S = 3e7
-"""Tokens that one core counts a second."""
+"""Tokens that one core counts per second."""
 
 EVALUATION_S = 0.05
-"""Of an evaluation, what does not grow with its tokens: reading the weights, building the model."""
+"""Fixed cost of an evaluation: reading the weights and building the model."""
 
 
 @dataclass(frozen=True)

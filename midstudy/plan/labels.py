@@ -12,13 +12,13 @@ from midstudy.plan.stage import Stage
 from midstudy.recipe.measure import StateEvaluation
 
 _LONGEST_VALUE = 40
-"""Letters of a value that a label can hold."""
+"""Longest value, in characters, that a label can hold."""
 
 _PLACES = ("start_step", "stop_step", "skipped_steps")
-"""Fields that follow from what comes before them; they say least."""
+"""Fields that follow from earlier ones and are the least informative."""
 
 _OF_A_STATE = re.compile(r"\b(curriculum|stretches|phase|curve|segments|shape|evaluation)\.")
-"""What stands around a field in a stage's recipe, and says nothing of it."""
+"""Path components around a field of a stage's recipe that carry no information."""
 
 
 def with_labels_of_their_own(stages: Mapping[str, Stage]) -> dict[str, Stage]:

@@ -21,7 +21,7 @@ from midstudy.store.record import Record
 from midstudy.store.store import Store
 
 _OWN_USE = {"tokenizer": "tokenizer", "tokens": "text", "counts": "similarity"}
-"""Kinds of stages whose records say what they left out of their text, and the use that is."""
+"""Stage kinds whose records count what they left out of their text, and the use it belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True)

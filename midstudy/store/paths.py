@@ -13,7 +13,7 @@ _LONGEST_NAME = 120
 """A file's name has at most 255 bytes, and names of temporary files are longer than the name itself."""
 
 LONGEST_DATABASE = 504
-"""Bytes of a path that SQLite opens on Unix: 512 with the journal's ending."""
+"""Longest path in bytes that SQLite opens on Unix: 512 with the journal's suffix."""
 
 LONGEST_ROOT = LONGEST_DATABASE - len("/prefect/prefect.db")
 _LONGEST_PART = 255

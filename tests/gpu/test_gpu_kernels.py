@@ -16,10 +16,10 @@ from midstudy.train.optimizer import global_norm
 
 TYPES = [pytest.param(torch.float32, id="fp32"), pytest.param(torch.bfloat16, id="bf16")]
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.02}
-"""Relative errors allowed, of a whole tensor."""
+"""Allowed relative errors over a whole tensor."""
 
 LENGTHS = (50, 100, 1, 128, 21)
-"""Documents of a row; their sum is no multiple of eight, which the kernels' masks have to be padded to."""
+"""Document lengths of a row; their sum is not a multiple of eight, to which the kernels' masks must be padded."""
 
 
 def drawn(*size: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -75,7 +75,7 @@ def _curve(axes: Axes, table: pd.DataFrame, points: pd.DataFrame, *, factor: str
 
 
 _MARGIN = 4.0
-"""Percent of the axis around the arms' places."""
+"""Margin around the points, in percent of the axis."""
 
 _BESIDE = 2.0  # percent of the axis: trunk seeds beside their mean, which would hide them
 
