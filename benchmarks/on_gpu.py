@@ -1,4 +1,4 @@
-"""GPU tests and benchmarks for a machine that has Python 3.12, PyTorch, NumPy, safetensors, tokenizers and pip, but no index.
+"""GPU tests and benchmarks for a machine with Python 3.12, PyTorch, NumPy, safetensors, tokenizers and pip, but no index.
 
     python benchmarks/on_gpu.py --collect wheels                      # where there is an index: 33 wheels, 30 MB
     python benchmarks/on_gpu.py --wheels wheels --output on_gpu.json  # on the GPU machine, in a copy of this tree

@@ -176,7 +176,7 @@ def test_a_file_of_the_hubs_cache_is_what_its_name_says(original: Path):
     start = released_pythia(f"hub:owner/exchanged@{COMMIT}")
     assert len(list(release_bytes(weights(start)))) == 1
     exchange(blob)
-    with pytest.raises(ValueError, match=r"damaged: sha256 .*, not that of its name\. Remove it"):
+    with pytest.raises(ValueError, match=r"damaged: expected sha256 .* \(its file name\), got .*\. Remove it"):
         list(release_bytes(weights(start)))
 
 

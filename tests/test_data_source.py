@@ -332,14 +332,14 @@ def test_a_folder_is_not_read_in_the_place_of_a_hub_set_of_its_name(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(directory.parent)
-    with pytest.raises(ValueError, match=r"hub:data/code: found .*data/code, which would be read in the hub's place"):
+    with pytest.raises(ValueError, match=r"hub:data/code: the folder .*data/code has the same name and would be read"):
         resolve_source(f"hub:data/code@{COMMIT}", name="code", folder="code", is_task=False)
     with pytest.raises(ValueError, match="allowed: hub:OWNER/NAME"):
         resolve_source(f"hub:{directory}/code@{COMMIT}", name="code", folder="code", is_task=False)
     monkeypatch.chdir("/")
     source = resolve_source(f"hub:data/code@{COMMIT}", name="code", folder="code", is_task=False)
     monkeypatch.chdir(directory.parent)  # where the job runs
-    with pytest.raises(ValueError, match="which would be read in the hub's place"):
+    with pytest.raises(ValueError, match="has the same name and would be read instead"):
         hub.present_splits(source.part, source.config, source.revision)
 
 

@@ -134,7 +134,7 @@ def test_a_user_without_a_home_gets_one_and_no_cache_is_kept_in_it(
         monkeypatch.setenv(name, found[name])
     for name in ("MIDSTUDY_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ValueError, match="HOME names no folder that can be written"):
+    with pytest.raises(ValueError, match="HOME is not a writable folder"):
         cache_dir()
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert cache_dir() == Path("/somewhere/midstudy")

@@ -23,7 +23,7 @@ def cache_dir() -> Path:
     base = os.path.expanduser(stated or "~/.cache")
     if not os.path.isabs(base) or (WITHOUT_HOME in os.environ and not stated):
         raise ValueError(
-            "no folder to keep fetched and prepared text in: HOME names no folder that can be written. Set MIDSTUDY_CACHE "
-            "to one, or HOME."
+            "no cache folder for fetched and prepared text: HOME is not a writable folder. Set MIDSTUDY_CACHE or HOME to a "
+            "writable folder."
         )
     return Path(base) / "midstudy"

@@ -70,8 +70,8 @@ def require_no_folder(name: str) -> None:
     """
     if not Path(name).is_absolute() and Path(name).exists():
         raise ValueError(
-            f"hub:{name}: found {Path(name).absolute()}, which would be read in the hub's place, whatever the commit. Run "
-            "the command from another folder, or name this one with --data."
+            f"hub:{name}: the folder {Path(name).absolute()} has the same name and would be read instead of the Hub's data "
+            "set. Run the command from another folder, or name this one with --data."
         )
 
 

@@ -113,7 +113,8 @@ def _require_blob(path: Path, found: str) -> None:
     name = path.resolve().name
     if re.fullmatch("[0-9a-f]{64}", name) and name != found:
         raise ValueError(
-            f"{path.resolve()}: damaged: sha256 {found[:12]}, not that of its name. Remove it; it is fetched again."
+            f"{path.resolve()}: damaged: expected sha256 {name[:12]} (its file name), got {found[:12]}. Remove it; the next "
+            "run fetches it again."
         )
 
 

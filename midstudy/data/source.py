@@ -156,7 +156,7 @@ def _file_rows(source: Source, split: str, is_task: bool, on_read: Callable[[flo
     carved = _carved(folder, is_task)
     path = find_split(folder, "train" if split in carved else split)
     if path is None:
-        raise ChangedTextError(f"{folder}: its files changed just now. Plan anew.")
+        raise ChangedTextError(f"{folder}: its files have just changed. Plan again.")
     file = opened(path)
     rows = _checked_rows(numbered_rows_of(file, path, on_read=on_read), str(path), is_task)
 
