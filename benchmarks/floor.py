@@ -3,7 +3,7 @@
 The products are those of the linear layers and of attention, forward and backward, each made once, and of attention's only
 those that the causal mask leaves. Softmax, GELU, norms, rotary embedding, the loss, clipping and every copy are left out:
 the time is a lower bound for anybody who calls the same kernels, and tells how much faster than others one could be.
-A narrow model's products in fp32 are made some rows at a time, which is faster: what they read and write stays in cache.
+In fp32, a narrow model's products are computed some rows at a time, which is faster because the operands stay in cache.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _QUERIES = {torch.float32: 64, torch.bfloat16: 128}
 """Queries that attention's products take together; they meet no key after the last of them."""
 
 _ROWS_OF_NARROW = 512
-"""Rows of a narrow model's linear layers that go together."""
+"""Rows of a narrow model's linear layers multiplied at once."""
 
 
 class Floor:

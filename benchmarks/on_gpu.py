@@ -1,15 +1,15 @@
-"""What a GPU has to show, on a machine that has Python 3.12, PyTorch, NumPy, safetensors, tokenizers and pip, and no index.
+"""GPU tests and benchmarks for a machine with Python 3.12, PyTorch, NumPy, safetensors, tokenizers and pip, but no index.
 
     python benchmarks/on_gpu.py --collect wheels                      # where there is an index: 33 wheels, 30 MB
     python benchmarks/on_gpu.py --wheels wheels --output on_gpu.json  # on the GPU machine, in a copy of this tree
     python benchmarks/on_gpu.py --record on_gpu.json                  # back here: plans for that GPU use the measured rates
 
-Measured, in this order: the tests of `tests/gpu`; a training step of 70M, 160M and 410M parameters at context 2,048 beside
-transformers, as it is and compiled (`train_step.py`); several small runs on one GPU (`shared_device.py`). What is worth most
-comes first, what does not fit into `--seconds` is left out, and the file says so. It is written again and
-again on the way, so that a run that is killed leaves what it has.
+Runs, in this order: the tests of `tests/gpu`; training steps at 70M, 160M and 410M parameters and context 2,048 against
+transformers, eager and compiled (`train_step.py`); several small runs on one GPU (`shared_device.py`). The most valuable
+parts come first; parts that do not fit into `--seconds` are left out and recorded as such. The result file is rewritten
+continually, so a killed run keeps its results.
 
-`--device cpu` does the same at tiny shapes, to try the kit where there is no GPU. This file needs nothing but Python itself.
+`--device cpu` tries the kit at tiny shapes without a GPU. This file needs only the standard library.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 WHEELS = (
-    # pytest, and what it needs
+    # pytest and its dependencies
     *("pytest", "iniconfig", "packaging", "pluggy", "pygments"),
-    # transformers, and what it needs; tokenizers and safetensors because it asks for new ones
+    # transformers and its dependencies; tokenizers and safetensors because it requires recent versions
     *("transformers", "tokenizers", "safetensors", "huggingface-hub", "hf-xet", "regex", "pyyaml", "tqdm", "filelock"),
     *("fsspec", "click", "httpx2", "httpcore2", "h11", "anyio", "idna", "truststore", "typing-extensions"),
     *("typer", "shellingham", "rich", "markdown-it-py", "mdurl", "annotated-doc"),
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection"),
 )
-"""What travels, in the versions and with the hashes of requirements-dev.lock. NumPy and PyTorch are the machine's own."""
+"""Wheels to bring along, with the versions and hashes of requirements-dev.lock. The machine supplies NumPy and PyTorch."""
 
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_5_x86_64")
 
 _GRACE_S = 15.0
-"""Kept back at the end, for what is being stopped."""
+"""Reserved at the end for stopping the running part."""
 
 
 def collect(folder: Path, *, python: str) -> None:
-    """Download the wheels that travel, for Python `python` on 64-bit Linux."""
+    """Download the wheels to bring along, for Python `python` on 64-bit Linux."""
     entries = re.split(r"\n(?=\S)", (ROOT / "requirements-dev.lock").read_text("utf-8"))
     locked = {match[1]: entry for entry in entries if (match := re.match(r"([\w.-]+)==", entry))}
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def collect(folder: Path, *, python: str) -> None:
 
 
 def record_rates(path: Path) -> None:
-    """Take the rates in a result over into the table that prices plans."""
+    """Add the rates of a result file to the table that prices plans."""
     sys.path.insert(0, str(ROOT))
     from recording import record
 
@@ -96,8 +96,8 @@ def record_rates(path: Path) -> None:
 class Part:
     """One command of the kit.
 
-    `most_s` bounds it; it is not begun with less than `least_s` seconds left. `gather` reads what its output and its files
-    hold so far into the result.
+    `most_s` limits its run time; it is skipped if fewer than `least_s` seconds are left. `gather` copies its output and
+    files so far into the result.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Part:
 
 
 class Kit:
-    """The parts in turn, and the result file, which always holds what is known."""
+    """Runs the parts in turn; the result file always holds everything known so far."""
 
     def __init__(self, output: Path, folder: Path, *, device: str, seconds: float) -> None:
         self.output, self.folder, self.device = output, folder, device
@@ -124,7 +124,7 @@ class Kit:
         }
         self.environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(str(place) for place in (ROOT, ROOT / "tests", folder / "site")),
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # those of the machine were made for another pytest
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # the machine's plugins belong to another pytest version
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONIOENCODING": "utf-8",
@@ -134,7 +134,7 @@ class Kit:
         self.write()
 
     def use_the_machines_own(self) -> None:
-        """Leave the wheels that travelled aside."""
+        """Stop using the wheels brought along."""
         self.environment["PYTHONPATH"] = os.pathsep.join(str(place) for place in (ROOT, ROOT / "tests"))
 
     @property
@@ -147,7 +147,7 @@ class Kit:
         new.replace(self.output)
 
     def run(self, part: Part) -> bool:
-        """Whether the part ended well."""
+        """Run a part; returns whether it succeeded."""
         row: dict[str, Any] = {"part": part.name, "command": shlex.join(part.command), "state": "running"}
         self.result["parts"].append(row)
         if self.left_s < part.least_s:
@@ -168,7 +168,7 @@ class Kit:
                 code = process.poll()
             finally:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # what it started, too
+                    os.killpg(process.pid, signal.SIGKILL)  # including its children
                 process.wait()
         row["state"] = f"stopped after {limit_s:.0f} s" if code is None else "done" if code == 0 else f"exit status {code}"
         self._gather(part, row, log, began)
@@ -228,19 +228,19 @@ _OUTCOME = re.compile(r"^(tests/\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPA
 
 def _tests(result: dict[str, Any], log: str) -> None:
     for name, outcome in _OUTCOME.findall(log):
-        if result["tests"].get(name) not in ("failed", "error"):  # a test that passed may fail as it is taken down
+        if result["tests"].get(name) not in ("failed", "error"):  # a passed test may still fail in teardown
             result["tests"][name] = outcome.lower()
 
 
 def _lines_of(path: Path) -> list[Any]:
-    """The whole lines of a file of JSON lines; a last one may still be in the writing."""
+    """The complete lines of a JSON Lines file; the last one may still be being written."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
 def parts_of(folder: Path, *, device: str, peer: str) -> list[Part]:
-    """The parts after the wheels, most valuable first, for a folder that may be written to."""
+    """The parts after installation, most valuable first; `folder` must be writable."""
     python, steps, shared = sys.executable, folder / "steps.jsonl", folder / "shared.json"
 
     def gather_steps(result: dict[str, Any], log: str) -> None:
@@ -282,7 +282,7 @@ def parts_of(folder: Path, *, device: str, peer: str) -> list[Part]:
 
 
 def measure(wheels: Path, output: Path, *, device: str, seconds: float) -> bool:
-    """Run the kit; whether every part that was begun ended well."""
+    """Run the kit; returns whether every part succeeded."""
     found = sorted(str(wheel.resolve()) for wheel in wheels.glob("*.whl"))
     if not found:
         sys.exit(f"--wheels: found no wheel in {wheels}; make them where there is an index, by --collect {wheels}.")
@@ -300,7 +300,7 @@ def measure(wheels: Path, output: Path, *, device: str, seconds: float) -> bool:
             return False
         libraries = Part("libraries", [sys.executable, "-c", _LIBRARIES], 5.0, 120.0, _machine)
         well, peer = True, "transformers"
-        if not kit.run(libraries):  # what else is on the machine may not go with the wheels
+        if not kit.run(libraries):  # the machine's other packages may be incompatible with the wheels
             kit.use_the_machines_own()
             well = kit.run(replace(libraries, name="the machine's own libraries"))
             peer = "transformers" if well else "none"

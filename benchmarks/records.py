@@ -1,4 +1,4 @@
-"""How long it takes to read the records of 10,000 finished stages, as plans and tables do.
+"""Time to read the records of 10,000 finished stages, as plans and tables do.
 
 .venv/bin/python benchmarks/records.py [--stages 10000]
 """
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _publish(store: Store, num_stages: int) -> list[str]:
-    """One stage really published, and copies of it under other ids, its files linked."""
+    """Publish one real stage, and copies of it under other ids with hard-linked files."""
     source = Source(kind="wheels", part="general", revision="r1")
     recipe = Tokenizer(corpus=Corpus(name="general", source=source), vocab_size=512, max_bytes=1000)
     stage = Stage(id=stage_id(recipe), label="stage", recipe=recipe, parents=())

@@ -7,8 +7,8 @@ The corpus is gzip-compressed JSONL of the given size: paragraphs of a text in a
 of the source `wheels` where no other text is named. Every measurement is a process of its own, from the file to tokens
 on disk; variants run in rotation and medians are printed. Memory is the most that the process and its children held of
 their own at one time, pages of mapped files left out. `datasets.map(batched=True, num_proc=n)` is what one would use
-instead: the same tokenizer over the same file, its ids written as Arrow. `tokenizers` is midstudy for a tokenizer that
-tiktoken cannot stand in for; the ratio is of MB per CPU-second to it. With `--one-document`, all text is one document.
+instead: the same tokenizer over the same file, its ids written as Arrow. `tokenizers` is midstudy with a tokenizer that
+tiktoken cannot replace; the ratio is MB per CPU-second relative to it. With `--one-document`, all text is one document.
 Last, the time to read 1,024 random blocks.
 """
 

@@ -7,10 +7,10 @@
 midstudy's engine, transformers and litgpt train the same model from the same weights on the same batches, in one process,
 taking turns: a round lets each make some steps, and the next round begins with another. Ratios are taken within a round,
 which a busy machine disturbs less than rates. midstudy reads its batches from token files; the others are handed theirs.
-The allocator settings of a stage hold for all: the script starts itself anew with them, because glibc reads them when a
-process starts. A contender that cannot be compiled, or needs more memory than the GPU has, is told as such. On a CPU one
-contender makes a step's matrix products and its AdamW and nothing else (`floor.py`): the bound, of which each reaches a
-share. On a GPU attention is one kernel that writes no scores, and those products no bound.
+The allocator settings of a stage hold for all: the script re-executes itself with them, because glibc reads them at process
+start. A contender that cannot be compiled or does not fit in GPU memory is reported as such. On a CPU one contender
+computes only a step's matrix products and AdamW (`floor.py`): an upper bound on speed, of which each contender reaches a
+fraction. A GPU has no such bound, because fused attention never writes the scores.
 
 `--json FILE` also writes each measurement as a line of JSON; `on_gpu.py` gathers them.
 """
@@ -90,9 +90,9 @@ class Ours:
 
 @dataclass
 class Timing:
-    """What was measured of one contender, a value a round; `peak_bytes` is its own share of a GPU's memory.
+    """Measurements of one contender, one value per round; `peak_bytes` is its own share of GPU memory.
 
-    `kept_bytes` are those that it holds between its turns.
+    `kept_bytes` is what it holds between its turns.
     """
 
     warmup_s: float
@@ -147,8 +147,7 @@ def measure(workload: Workload, precision: str, options: argparse.Namespace) -> 
 def _warm_up(
     name: str, make: Callable[[], Contender], device: torch.device, *, held: int
 ) -> tuple[Contender | None, Timing | None]:
-    """None if the contender's compiled code cannot be built, or the GPU's memory does not hold it beside the others, which
-    hold so many bytes."""
+    """None if the contender cannot be compiled or does not fit in GPU memory beside the others, which hold `held` bytes."""
     from torch._inductor.exc import InductorError
 
     try:
@@ -165,7 +164,7 @@ def _warm_up(
 
 
 def _allocated(device: torch.device) -> int:
-    """Bytes of a GPU's memory that tensors hold; the peak is counted from here on."""
+    """Bytes of GPU memory held by tensors; also resets the peak."""
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats()
@@ -181,7 +180,7 @@ def _first_error(text: str) -> str:
 
 
 def _rate(workload: Workload, precision: str, options: argparse.Namespace, *, tokens_per_s: float) -> Rate:
-    """midstudy's rate as plans read it; where the file of `--json` lay is no part of how it was measured."""
+    """midstudy's rate in the form plans read; `--json` is dropped from the command because it does not affect the result."""
     command = ["benchmarks/train_step.py", *sys.argv[1:]]
     if "--json" in command:
         place = command.index("--json")
@@ -203,7 +202,7 @@ def _rate(workload: Workload, precision: str, options: argparse.Namespace, *, to
 def _json_row(
     rate: Rate, workload: Workload, timings: dict[str, Timing | None], *, ceiling: float, waited_share: float
 ) -> dict[str, Any]:
-    """One measurement as plain data: midstudy's rate as a plan's, and of each contender what the table shows."""
+    """One measurement as plain data: midstudy's rate as a plan reads it, and each contender's row of the table."""
     ours = timings[OURS]
     assert ours is not None
     contenders: dict[str, Any] = {}
@@ -233,7 +232,7 @@ def _json_row(
 def _contenders(
     ours: Ours, workload: Workload, precision: str, options: argparse.Namespace
 ) -> dict[str, Callable[[], Contender]]:
-    """How each contender is made, by its name; the peers from midstudy's first weights, on its first batches."""
+    """Constructors of the contenders by name; peers get midstudy's initial weights and first batches."""
     device = torch.device(options.device)
     optimizer = ours.curriculum.stretches[0].phase.optimizer
     weights = {key: weight.detach().float().cpu() for key, weight in ours.run.model.named_parameters()}

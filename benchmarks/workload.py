@@ -43,14 +43,14 @@ def _workload(name: str, size: str, num_sequences: int, seq_len: int, **shape: i
 CPU = {
     one.name: one
     for one in (
-        _workload("nano", "nano", 8, 128, vocab_size=2_048),  # the default study's
+        _workload("nano", "nano", 8, 128, vocab_size=2_048),  # the default study's shape
         _workload("micro", "micro", 16, 128, vocab_size=2_048),
         _workload("small", "micro", 16, 256, vocab_size=4_096),
         _workload("70m", "70m", 2, 512),
     )
 }
 TRIAL = {"trial": _workload("trial", "nano", 2, 64, vocab_size=512)}
-"""To try a benchmark out, in seconds."""
+"""For trying a benchmark out in seconds."""
 CUDA = {name: _workload(name, name, rows, 2_048) for name, rows in {"70m": 32, "160m": 16, "410m": 8}.items()}
 
 

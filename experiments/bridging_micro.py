@@ -9,10 +9,10 @@ Mirrors. Tables 2 and 3 of the paper (SFT loss and general loss after SFT, midtr
 and against continued pretraining), its timing and weight ablations, and the correlation figure. Mixes, weights, relative
 start points, schedule and optimizer are the paper's; model, data and length are small.
 
-Expected cost. About 6 CPU-minutes, three to six minutes on two cores by the processor, 0.3 GB of disk. The defaults are what
-a processor without bfloat16 instructions finishes in six minutes: the smallest shape in fp32, every mix on the two main
-tasks (code on the code task and math on word problems are the main contrasts) on three trunk seeds, and everything else on
-the first. `--set full=True` runs everything with every seed. `--set` takes any keyword of `study`: a larger model is
+Expected cost. About 6 CPU-minutes, three to six minutes on two cores depending on the processor, 0.3 GB of disk. The
+defaults finish in six minutes on a processor without bfloat16 instructions: the smallest shape in fp32, every mix on the two
+main tasks (code on the code task and math on word problems are the main contrasts) on three trunk seeds, and everything else
+on the first. `--set full=True` runs everything with every seed. `--set` takes any keyword of `study`: a larger model is
 `"sizes=('micro',)" num_sequences=16 sft_num_sequences=16`, and the paper's own grid is `sizes=('70m','160m','410m','1b')
 total_steps=61035 num_sequences=1024 seq_len=2048 ...` on other data.
 """

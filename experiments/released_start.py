@@ -10,7 +10,7 @@ Mirrors. The paper's code mix and its timing ablation, with a released Pythia as
 General text here is not what the release was trained on. The control reads the same general text for as many steps, so
 that midtraining is told from mere further training.
 
-Expected cost. With an exported nano model as the release, two CPU-minutes; with pythia-70m, about an hour of one CPU core.
+Expected cost. Two CPU-minutes with an exported nano model as the release; about an hour of one CPU core with pythia-70m.
 Raise `num_sequences` and `seq_len` on a GPU.
 
     midstudy export "pretrain nano seed 0 to step 157" --to hf --output trunk157

@@ -8,8 +8,8 @@ Mirrors. The paper's timing and weight ablations, which vary one at a time; here
 points, schedule and optimizer are the paper's; model, data and length are small. In the report, the curve over start steps
 is drawn at `main_weight`, the one over weights at `main_start_step`; the table of arms holds the whole grid.
 
-Expected cost. About 8 CPU-minutes, 0.5 GB of disk. What a `bridging_micro` of the same settings has trained, its trunks and
-the code arms of its ablations, is reused.
+Expected cost. About 8 CPU-minutes, 0.5 GB of disk. Reuses what a `bridging_micro` with the same settings has trained: its
+trunks and the code arms of its ablations.
 
     midstudy run experiments/timing_weight.py
     midstudy run experiments/timing_weight.py --set mix=math --set main_weight=0.12 --set "weights=(0.12, 0.5)"

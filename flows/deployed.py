@@ -40,7 +40,7 @@ StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 Size = Literal["nano", "micro", "14m", "31m", "70m", "160m", "410m", "1b"]
 Precision = Literal["fp32", "bf16_mixed", "bf16_true"]
 Named = Annotated[str, Field(pattern=r"\S")]
-"""A path or an address: not what an empty field of a form sends."""
+"""A path or address; rejects the empty text that an empty form field sends."""
 DataSource = Annotated[str, Field(pattern=r"^[^=]*[^=\s][^=]*(=[\s\S]*\S[\s\S]*)?$")]
 DataSources = Annotated[tuple[DataSource, ...], Field(min_length=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, json_schema_extra={"uniqueItems": True})]

@@ -72,7 +72,7 @@ class PrefectServer:
                 pass_fds=(listening.fileno(),),
                 start_new_session=True,  # Ctrl-C is for the study: the server stops last
                 env=_environment(self.folder, self.port),
-                cwd=self.folder,  # Prefect reads settings from the current one
+                cwd=self.folder,  # Prefect reads settings from the current folder
             )
 
     @property

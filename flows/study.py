@@ -153,7 +153,7 @@ def conduct(
     in_flow_run: bool = False,
     outlook: Forecast | None = None,
 ) -> RunSummary:
-    """`run_study` with a driver that is made already, and a forecast of the run."""
+    """`run_study` with an existing driver and a forecast of the run."""
     began = time.perf_counter()
     manifest = load(store, study_name)
     watch = Watch(manifest["stages"], max_jobs=max_jobs, outlook=outlook)
@@ -248,7 +248,7 @@ async def _drive(
 
 
 def _took_s(store: Store, stage_id: str) -> float | None:
-    """Seconds that a stage took; none where its record cannot be read, which whoever needs the stage will say."""
+    """Seconds a stage took. None if its record cannot be read, which the stages that need it report."""
     try:
         return store.record(stage_id).timing["wall_s"]
     except StoreError:

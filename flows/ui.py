@@ -26,7 +26,7 @@ def serve(store: Store, *, tracking_uri: str | None) -> int:
     started.
 
     Raises:
-        TrackingError: MLflow's database is of another schema or cannot be used, or its server is away. Nothing is started.
+        TrackingError: MLflow's database has another schema or is unusable, or its server is unreachable. Nothing is started.
         OSError: a server did not come up, or ended; the message names its log.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's background made the first one be ignored
@@ -66,11 +66,11 @@ def serve(store: Store, *, tracking_uri: str | None) -> int:
 
 
 def _experiments(store: Store, uri: str) -> dict[str, str | None]:
-    """MLflow's number of each study; none of one that it does not know."""
+    """MLflow's experiment id of each study. None for a study MLflow does not have."""
     pages: dict[str, str | None] = {}
     with told_as_tracking_errors(store, uri):
         if not uri.startswith(("http://", "https://")):
-            connect(uri).search_experiments(max_results=1)  # its server would end without a word
+            connect(uri).search_experiments(max_results=1)  # the server would exit without a message
         for name in store.studies():
             found = connect(uri).get_experiment_by_name(name)
             pages[name] = found.experiment_id if found else None

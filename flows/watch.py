@@ -26,7 +26,7 @@ NOT_DONE = {
 @dataclass(frozen=True)
 class End:
     """How a stage ended: REUSED, FINISHED, FAILED, SKIPPED (an ancestor failed), INTERRUPTED with its run, or DETACHED,
-    which goes on without it; `cause` says why. `took_s` are the seconds that a stage of this run took, where it is known."""
+    which goes on without it; `cause` says why. `took_s`: seconds the stage took in this run, if known."""
 
     how: str
     cause: str = ""
@@ -57,9 +57,9 @@ class Watch:
 
     Args:
         stages: of each stage its place in the study's manifest: label, parents, cost_s.
-        max_jobs: how many jobs run side by side.
-        outlook: the forecast of this run, from which the time left is told; by default all jobs are always busy.
-        clock: seconds that pass evenly.
+        max_jobs: number of jobs that run side by side.
+        outlook: forecast of this run, the basis of the time left. Default: all jobs are always busy.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Watch:
             self._begun[stage_id].set_result(None)
 
     def end(self, stage_id: str, end: End) -> None:
-        """The stage has ended; the time left goes by how long it took where `end` says so."""
+        """Record a stage's end; its duration, if known, refines the time left."""
         if stage_id in self.ends:
             return
         self._running.pop(stage_id, None)
@@ -132,7 +132,7 @@ class Watch:
 
     def progress(self) -> Progress:
         now_s = self._clock()
-        running = dict(self._running)  # the driver's thread goes on meanwhile
+        running = dict(self._running)  # the driver's thread may change it meanwhile
         seen = {work: replace(one, running=[]) for work, one in self._seen.items()}
         for stage_id, began_s in running.items():
             stage = self.stages[stage_id]
@@ -151,6 +151,6 @@ class Watch:
 
 
 def _work_of(stage: Mapping[str, Any]) -> str:
-    """The kind of work whose speed a stage shares: of data, of training, or of evaluating."""
+    """The kind of work a stage's speed is estimated from: data, training or evaluation."""
     kind = stage.get("kind", "data")
     return kind if kind in ("state", "evaluation") else "data"

@@ -24,7 +24,7 @@ def _at_least_one(text: str) -> int:
 
 
 def _named(text: str) -> str:
-    """A path or name; an empty one is what a shell makes of a variable that is not set."""
+    """A path or name; not empty, as an unset shell variable would make it."""
     if not text.strip():
         raise argparse.ArgumentTypeError("found nothing; allowed: a path or name. Is a variable not set?")
     return text
@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 1 the study has failures, 2 the input is wrong, 130 interrupted."""
-    if arguments is None:  # else it is another program's process
+    if arguments is None:  # with arguments, the process belongs to another program
         environment.take_over()
         streams.prepare()
     options = _parser().parse_args(arguments)

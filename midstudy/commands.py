@@ -52,7 +52,7 @@ def run(options: Namespace) -> int:
 
     where = _place(options)
     root = Path(options.store)
-    known = Store.found(root)  # one that is refused leaves nothing behind: it is made once the study begins
+    known = Store.found(root)  # not created until the study begins, so that a rejected one leaves nothing behind
     where.require(root)
     planned = _plan(options, known, where)
     command = command_line(
@@ -234,7 +234,7 @@ def _python_tool(name: str) -> str:
 
 
 def _nearby(path: Path) -> str:
-    """The path as seen from here; the whole one where that folder was removed meanwhile."""
+    """The path relative to the current folder; absolute if that folder was removed."""
     try:
         return os.path.relpath(path)
     except OSError:
@@ -545,10 +545,11 @@ def _find_stage(store: Store, stages: Mapping[str, Mapping[str, Any]], name: str
 
 
 def _named_stage(store: Store, study: str | None, name: str) -> str:
-    """The stage of the store that `name` names: by its whole id, whatever the studies ask for now; else as `_find_stage`, in
-    the study or in all of them; else by the beginning of its id among what was ever asked for."""
+    """The stage that `name` identifies: by full id, even if no current study has it; else by `_find_stage` in the study or
+    in all studies; else by id prefix among all stages ever requested.
+    """
     if study is not None:
-        _manifest(store, study)  # which refuses one that is not there
+        _manifest(store, study)  # raises if there is no such study
     if is_name(name) and store.paths.stage(name).is_dir():
         return name
     studies = [study] if study is not None else store.studies()
@@ -563,7 +564,7 @@ def _named_stage(store: Store, study: str | None, name: str) -> str:
 
 
 def _manifest_with(store: Store, study: str | None, name: str) -> dict[str, Any]:
-    """The manifest of the study; where none is named and there are several, of one that has the stage that `name` names."""
+    """The study's manifest. If no study is named and there are several, that of a study with the stage `name`."""
     if study is None and len(names := store.studies()) > 1:
         manifests = [_manifest(store, one) for one in names]
         identity = _find_stage(store, {one: stage for each in manifests for one, stage in each["stages"].items()}, name)
@@ -572,7 +573,7 @@ def _manifest_with(store: Store, study: str | None, name: str) -> dict[str, Any]
 
 
 def _own_stage(store: Store, manifest: Mapping[str, Any], name: str) -> str:
-    """The stage of this study that `name` names."""
+    """The stage of this study that `name` identifies."""
     if name not in manifest["stages"] and is_name(name) and store.paths.stage(name).is_dir():
         raise StoreError(
             f"stage {name}: not one of study {manifest['name']!r} as it was run last; its former manifests, with the "

@@ -1,7 +1,7 @@
-"""What this process, and every process it starts, gets of the environment that `midstudy` was called in.
+"""The environment variables of this process and of every process it starts.
 
-All of it is decided here. What cannot be used (an empty, odd or unreachable value) counts as not set, loopback never goes
-through a proxy, a user without a home gets one, and a child speaks UTF-8 and imports the code that its parent runs.
+All of it is decided here. Unusable values (empty, malformed or unreachable) count as not set, loopback bypasses proxies, a
+user without a home directory gets one, and children use UTF-8 and import the same code as their parent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import midstudy
 
 WITHOUT_HOME = "MIDSTUDY_WITHOUT_HOME"
-"""Set where HOME is a stand-in: nothing that is to last may be kept there."""
+"""Set if HOME is a stand-in, where nothing permanent may be stored."""
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
@@ -39,7 +39,7 @@ _NUMBERS = {
     **dict.fromkeys(("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"), _DECIMAL),
     "PYTHONHASHSEED": re.compile(r"random|\d{1,10}"),
 }
-"""Libraries end with a traceback where these are no numbers."""
+"""Libraries fail with a traceback if these are not numbers."""
 
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _TEMPORARY = ("TMPDIR", "TEMP", "TMP")
@@ -48,7 +48,7 @@ _FOLDERS = (
     *("MIDSTUDY_CACHE", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TORCH_HOME"),
     *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", *_TEMPORARY),
 )
-"""Relative to the current folder, which a child does not share."""
+"""May be relative to the current folder, which a child does not share."""
 
 _OF_AN_INTERPRETER = (
     *("PYTHONINSPECT", "PYTHONIOENCODING", "PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONCOERCECLOCALE"),
@@ -56,7 +56,7 @@ _OF_AN_INTERPRETER = (
 )
 _OF_A_START = ("PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONWARNINGS")
 _OF_AFFINITY = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND", "OMP_THREAD_LIMIT")
-"""Each job would be bound to the same cores."""
+"""Would bind every job to the same cores."""
 
 _OF_RANKS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
 _OF_SLURM = ("OMPI_", "PMIX_", "PMI_", "SBATCH_", "SLURM", "SRUN_", "SUBMITIT_", "TORCHELASTIC_")
@@ -64,17 +64,17 @@ _OF_VIEWS = ("MLFLOW_", "PREFECT_")
 _MPL = ("MATPLOTLIBRC", "MPLBACKEND")
 
 _given_no_proxy: dict[str, str] | None = None
-"""What `speak_directly` replaced."""
+"""The values that `speak_directly` replaced."""
 
 
-# -- of every process -------------------------------------------------------------------------------------------------
+# -- every process ----------------------------------------------------------------------------------------------------
 
 
 def tidied(given: Mapping[str, str], *, spare_home: Path | None = None) -> dict[str, str]:
-    """The environment `given` without what cannot be used; again is harmless.
+    """The environment `given` without unusable values; idempotent.
 
     Args:
-        spare_home: the HOME of a user who has none that can be written.
+        spare_home: HOME for a user without a writable one.
     """
     found = {name: value for name, value in given.items() if value or not name.startswith(_EMPTY_IS_NOT_SET)}
     for name, pattern in _NUMBERS.items():
@@ -85,7 +85,7 @@ def tidied(given: Mapping[str, str], *, spare_home: Path | None = None) -> dict[
             del found[name]
     if not _can_be_made(os.path.dirname(found.get("SSLKEYLOGFILE", "/"))):
         found.pop("SSLKEYLOGFILE", None)
-    for name in (*_MPL, "JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):  # how a report looks is not the user's settings' business
+    for name in (*_MPL, "JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):  # user settings must not change how a report looks
         found.pop(name, None)
     for name in _TEMPORARY:
         if name in found and not _is_writable(found[name]):
@@ -107,17 +107,16 @@ def tidied(given: Mapping[str, str], *, spare_home: Path | None = None) -> dict[
 
 
 def take_over() -> None:
-    """Tidy the environment of this process, which is the `midstudy` command and has imported nothing heavy yet.
+    """Tidy this process's environment; call at the start of the `midstudy` command, before heavy imports.
 
-    Where Python was started in a way that cannot be changed later (a file system encoding other than UTF-8, no asserts,
-    warnings as errors), the command starts again. File descriptors: as many as are allowed.
-
+    If Python was started with settings that cannot be changed later (a file system encoding other than UTF-8, no asserts,
+    warnings as errors), re-executes the command. Raises the limit on open files as far as allowed.
     """
     _open_standard_descriptors()
     wanted = {name: value for name, value in os.environ.items() if name not in _OF_A_START}
     if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
         wanted["PYTHONUTF8"] = "1"
-        if sys.stdout is not None:  # the terminal stays what it is
+        if sys.stdout is not None:  # keep the terminal's encoding
             wanted["PYTHONIOENCODING"] = sys.stdout.encoding
     if wanted != dict(os.environ):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
@@ -135,8 +134,10 @@ def take_over() -> None:
 
 
 def require_readable(arguments: Sequence[str]) -> None:
-    """Raises:
-    ValueError: an argument is no text: bytes that are not UTF-8.
+    """Check that all arguments are valid text.
+
+    Raises:
+        ValueError: an argument contains bytes that are not UTF-8.
     """
     for one in arguments:
         try:
@@ -147,10 +148,10 @@ def require_readable(arguments: Sequence[str]) -> None:
 
 
 def require_current_folder(store: str) -> None:
-    """Let this process be in a folder that is there: libraries ask for it. One that was removed is left for the root.
+    """Make sure the current folder exists, because libraries ask for it; if it was removed, change to the root.
 
     Raises:
-        ValueError: `store` is relative to a folder that was removed.
+        ValueError: `store` is relative to a removed folder.
     """
     try:
         os.getcwd()
@@ -164,9 +165,9 @@ def require_current_folder(store: str) -> None:
 
 
 def speak_directly() -> None:
-    """From now on this process uses no proxy, where those that are set are not plain enough for all of its libraries.
+    """Bypass all proxies in this process if any configured proxy is in a form that some of its libraries cannot parse.
 
-    Its children get what was given.
+    Children still get the proxies as given.
     """
     global _given_no_proxy
     names = ("http_proxy", "https_proxy", "all_proxy")
@@ -177,28 +178,28 @@ def speak_directly() -> None:
 
 
 def num_cores() -> int:
-    """The cores that this process may use: fewer than the machine has, where it is bound to some."""
+    """Cores this process may use, which CPU affinity can limit."""
     return len(os.sched_getaffinity(0))
 
 
 def existing_folder() -> str:
-    """The current folder, for a child whose arguments are relative to it; the root where that was removed."""
+    """The current folder, for a child with relative arguments; the root if it was removed."""
     try:
         return os.getcwd()
     except OSError:
         return "/"
 
 
-# -- of what it starts ------------------------------------------------------------------------------------------------
+# -- child processes --------------------------------------------------------------------------------------------------
 
 
 def of_child(*, without: Collection[str] = (), spare_home: Path | None = None, **settings: str) -> dict[str, str]:
-    """The environment of a Python process that is started here, whatever it does.
+    """The environment of a Python child process.
 
     Args:
-        without: beginnings of names that it does not get.
-        spare_home: the HOME of a user who has none.
-        settings: what it gets besides, whatever was given.
+        without: prefixes of variables to drop.
+        spare_home: HOME for a user without a writable one.
+        settings: variables to set, overriding what was given.
     """
     given = dict(os.environ)
     if _given_no_proxy is not None:
@@ -214,7 +215,7 @@ def of_child(*, without: Collection[str] = (), spare_home: Path | None = None, *
 
 
 def interpreter(given: Mapping[str, str]) -> dict[str, str]:
-    """How a child's Python speaks, and where it finds this code; nothing of the folder that it is started in."""
+    """Variables for a child's Python: UTF-8, and imports of this code, never from the child's current folder."""
     return {
         "PYTHONUTF8": "1",
         "PYTHONIOENCODING": "utf-8:backslashreplace",
@@ -224,10 +225,10 @@ def interpreter(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def of_job(folder: Path, *, num_threads: int, **settings: str) -> dict[str, str]:
-    """The environment of a job on this machine: threads, and nothing of Prefect, MLflow, or a Slurm job around it.
+    """The environment of a local job: thread counts, and no variables of Prefect, MLflow or an enclosing Slurm job.
 
     Args:
-        folder: the job's own, the HOME of a user who has none.
+        folder: the job's folder, HOME for a user without a writable one.
     """
     kept = of_child(without=(*_OF_VIEWS, *_OF_SLURM), spare_home=folder)
     for name in (*_OF_AFFINITY, *_OF_RANKS):
@@ -236,7 +237,7 @@ def of_job(folder: Path, *, num_threads: int, **settings: str) -> dict[str, str]
 
 
 def of_slurm_job(*, num_threads: int, **settings: str) -> list[str]:
-    """The same as lines of a batch script: what Slurm gives a job comes from where it was submitted, and from its node."""
+    """`of_job` as lines of a batch script, because Slurm takes a job's environment from the submitter and the node."""
     names = " ".join((*_OF_AN_INTERPRETER, *_OF_AFFINITY, *_OF_RANKS, *_MPL))
     prefixes = " ".join(f"${{!{prefix}@}}" for prefix in _OF_VIEWS)
     variables = dict.fromkeys(THREADS, str(num_threads)) | settings
@@ -249,8 +250,9 @@ def of_slurm_job(*, num_threads: int, **settings: str) -> list[str]:
 
 
 def of_slurm_command() -> dict[str, str]:
-    """The environment of Slurm's commands: without the person's own formats, which would change what is parsed, and without
-    a surrounding job's resources, which would change what is asked for."""
+    """The environment of Slurm commands: without user output formats, which would break parsing, and without an enclosing
+    job's resources, which would change the request.
+    """
     kept = of_child()
     prefixes = ("SLURM_", "SLURMD_", "SQUEUE_", "SACCT_", "SBATCH_", "SRUN_", "SUBMITIT_")
     passed_on = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
@@ -258,8 +260,9 @@ def of_slurm_command() -> dict[str, str]:
 
 
 def of_kernel(folder: Path) -> dict[str, str]:
-    """The environment of the report's kernel: settings of IPython, Jupyter and Matplotlib come from `folder`, which is its
-    own. The user's cache of fonts is used where there is one."""
+    """The environment of the report's kernel: IPython, Jupyter and Matplotlib read settings from `folder`, which belongs to
+    the kernel. Uses the user's font cache if there is one.
+    """
     (folder / "matplotlibrc").touch()
     kept = of_child(without=(*_OF_VIEWS, "IPYTHON", "JUPYTER_"), spare_home=folder)
     jupyter = {f"JUPYTER_{name}_DIR": str(folder) for name in ("CONFIG", "DATA", "RUNTIME")}
@@ -270,7 +273,7 @@ def of_kernel(folder: Path) -> dict[str, str]:
 
 
 def of_git() -> dict[str, str]:
-    """The environment of `git -C FOLDER`: nothing that names another repository than the folder's."""
+    """The environment of `git -C FOLDER`, without variables that point git to another repository."""
     return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}
 
 
@@ -282,7 +285,7 @@ def _root() -> str:
 
 
 def _root_is_checkout() -> bool:
-    """Installed, the root is where all packages are: on the path already, and not to be put before the standard library."""
+    """False if installed: site-packages is on the path already and must not come before the standard library."""
     return Path(_root()).name not in ("site-packages", "dist-packages")
 
 
@@ -293,7 +296,7 @@ def _own_path(given: Mapping[str, str]) -> str:
 
 
 def _with_home(given: Mapping[str, str], home: Path) -> dict[str, str]:
-    """A stand-in for a home that is missing or cannot be written; what can be read in that one is used further."""
+    """Replace a missing or unwritable HOME, but keep using the caches and profiles readable in it."""
     former = given.get("HOME", "")
     found = dict(given)
     for name, where in (
@@ -303,7 +306,7 @@ def _with_home(given: Mapping[str, str], home: Path) -> dict[str, str]:
     ):
         if WITHOUT_HOME not in given and os.path.isabs(former) and os.access(f"{former}/{where}", os.R_OK):
             found.setdefault(name, f"{former}/{where}")
-    for name in ("USER", "LOGNAME"):  # asked for by libraries that name a folder; the system may know none
+    for name in ("USER", "LOGNAME"):  # libraries ask for the user name, which the system may not know
         if not found.get(name):
             found[name] = f"uid{os.getuid()}"
     return found | {"HOME": str(home), WITHOUT_HOME: "1"}
@@ -325,7 +328,7 @@ def _is_writable(folder: str) -> bool:
 
 
 def _can_be_made(folder: str) -> bool:
-    """Whether a folder is there and can be written, or could be made."""
+    """Whether a folder is writable or could be created."""
     while not os.path.lexists(folder) and folder not in ("", "/"):
         folder = os.path.dirname(folder)
     return _is_writable(folder or ".")
@@ -341,10 +344,10 @@ def _absolute(path: str) -> str:
 
 
 def _loopback_without_proxy(given: Mapping[str, str]) -> dict[str, str]:
-    """With loopback among the hosts without a proxy, and those in the one form that all libraries read."""
+    """Add loopback to no_proxy, and write its hosts in the one form that all libraries parse."""
     found = dict(given)
     listed = found.pop("NO_PROXY", "")
-    listed = found.pop("no_proxy", "") or listed  # as libraries do: the lower case counts
+    listed = found.pop("no_proxy", "") or listed  # lower case wins, as in the libraries
     hosts = [host for one in listed.split(",") if (host := _host(one))]
     if not hosts and not any(found.get(name) for name in found if name.lower().endswith("_proxy")):
         return found
@@ -353,7 +356,7 @@ def _loopback_without_proxy(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _host(entry: str) -> str:
-    """An entry of no_proxy as libraries read it; empty where they would end with an error."""
+    """A no_proxy entry normalised for the libraries; empty if they would fail on it."""
     host = entry.strip().rpartition("://")[2]
     if bracketed := re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](:\d*)?", host):
         host = bracketed[1]
@@ -374,7 +377,7 @@ def _is_plain_proxy(value: str) -> bool:
 
 
 def _open_standard_descriptors() -> None:
-    """Where standard input, output or errors are closed, open the null device: else the next file that is opened is one."""
+    """Open the null device for closed standard descriptors; otherwise the next opened file would take their number."""
     for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)

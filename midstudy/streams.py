@@ -1,4 +1,4 @@
-"""Standard output and errors of the `midstudy` command: all that can be printed is, and a reader may leave."""
+"""Standard output and error of the `midstudy` command: encoding errors and closed pipes never raise."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sys
 
 
 class _Output(io.TextIOWrapper):
-    """A stream whose reader may leave, as `| head` does: what is written then is lost, and the command goes on.
+    """A stream that survives its reader closing, as with `| head`: later output is discarded and the command goes on.
 
-    `trouble` is what else kept it from being written, as a full disk.
+    `trouble`: any other write error, such as a full disk.
     """
 
     trouble: OSError | None = None
@@ -37,13 +37,13 @@ class _Output(io.TextIOWrapper):
 
 
 def prepare() -> None:
-    """Let print never raise: letters that an encoding lacks are shown as numbers, and a stream that is closed takes all."""
+    """Make print never raise: unencodable characters are escaped, and output to a closed stream is discarded."""
     sys.stdout = _prepared(sys.stdout, 1)
     sys.stderr = _prepared(sys.stderr, 2)
 
 
 def lost() -> int:
-    """The exit status for what could not be printed, as on a full disk: 2, which is said; 0 where a reader just left."""
+    """Exit status for lost output: 2, with a message, after a write error such as a full disk; 0 if the reader closed."""
     sys.stdout.flush()
     trouble = getattr(sys.stdout, "trouble", None)
     if trouble is not None:

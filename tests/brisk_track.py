@@ -1,4 +1,4 @@
-"""`midstudy.track` at the priority of everything else: beside programs of higher priority its own comes last, if ever."""
+"""Runs `midstudy.track` at normal priority; at its usual low priority it might never finish on a busy machine."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def _skip(items: Sequence[pytest.Item], marker: str, reason: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plans made in a test's own process measure nothing: every shape has a planted rate."""
+    """Plans made in the test process do not calibrate: every shape has a fixed rate."""
     from midstudy.execute import calibration
     from midstudy.plan.cost import Calibrated
 

@@ -1,10 +1,9 @@
 """A stand-in for `midstudy.execute.stage.execute_stage`: does what a stage's label says, in a real job process.
 
-A label is a name and then words: `sleep=0.5` and `until=NAME` (wait so long, or until NAME has started, and listen to being
-told to stop), `starts=3` (waits to be told to stop, but for its third start), `first=60` (waits so only when it is started
-for the first time), `stubborn=0.5` (waits and does not listen), `raise`, `kill` (SIGKILL to its own process), `kill_once`,
-`exit` (the process ends without a word), `eat=400` (takes so many MB of memory and keeps them for a minute), `boom` (of
-several ranks, all but the first raise).
+A label is a name followed by words: `sleep=0.5` and `until=NAME` (wait that long, or until NAME has started, and stop on
+request), `starts=3` (wait for a stop request, except on the third start), `first=60` (wait that long on the first start
+only), `stubborn=0.5` (wait and ignore stop requests), `raise`, `kill` (SIGKILL to its own process), `kill_once`, `exit` (the
+process exits silently), `eat=400` (allocate so many MB for a minute), `boom` (of several ranks, all but the first raise).
 Every start is one line in `starts.txt` beside the store, so that a test can count what really ran.
 """
 

@@ -1,8 +1,8 @@
-"""A test leaves no process behind: what it started ends with it, and a test that passed and left one is an error.
+"""Fail a passing test that leaves processes behind, and end everything a test started.
 
-Jobs of midstudy run in sessions of their own and outlive their driver, so neither process groups nor parents find them. An
-environment variable does: it is set to another value for every test and inherited by all that a test starts, however far
-away. What a fixture of a module or of the session starts carries the fixture's value, and stays.
+midstudy's jobs run in their own sessions and outlive their driver, so neither process groups nor parents find them. An
+environment variable does: it gets a new value for every test and is inherited by everything the test starts. Processes
+started by module or session fixtures carry the fixture's value and are left alone.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import pytest
 VARIABLE = "STARTED_BY_TEST"
 
 _MAY_END_BY_ITSELF_S = 60.0
-"""A process that was told to end, or has done its work, is no leftover; on a busy machine it may take long to be gone."""
+"""A process that is finishing or was told to end is not a leftover; on a busy machine it may take long to disappear."""
 
 _HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver", b"torch/_inductor/compile_worker")
-"""Of the standard library and of torch: they end with the process that started them, and serve many tests."""
+"""Helpers of the standard library and torch: they end with the process that started them and serve many tests."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,7 +83,7 @@ class _Leftovers:
         _kill(lambda: _carriers(self._run))
 
     def _end_what_was_left(self) -> list[str]:
-        """End the processes of this test; returns their commands."""
+        """End this test's processes; returns their commands."""
         if _last_pid() == self._last_pid:  # no process was started on this machine
             return []
         until = time.monotonic() + (0.0 if self._failed else _MAY_END_BY_ITSELF_S)
@@ -99,7 +99,7 @@ class _Leftovers:
     def _left(self) -> list[int]:
         marked = _carriers(self._mark)
         fixtures = set(_carriers(self._run)).difference(marked)
-        # A child without the variable was started with an environment of its own.
+        # A child without the variable was started with a different environment.
         return sorted({*marked, *_children(but_for=self._before | fixtures)})
 
 
@@ -116,7 +116,7 @@ def _marked(mark: str) -> Iterator[None]:
 
 
 def _last_pid() -> str:
-    """The number that was last given to a process or thread."""
+    """The pid last assigned to a process or thread."""
     return Path("/proc/loadavg").read_text("ascii").split()[-1]
 
 
@@ -127,12 +127,12 @@ def _pids() -> list[int]:
 def _read(pid: int, name: str) -> bytes:
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:  # gone, or another person's
+    except OSError:  # ended, or owned by another user
         return b""
 
 
 def _carriers(mark: str) -> list[int]:
-    """Processes with this value, or one that begins with it and a colon; neither this one nor helpers."""
+    """Processes with this value or one that starts with it and a colon, except this process and helpers."""
     wanted = f"{VARIABLE}={mark}".encode()
     ends = (b"\0", b":")
     found = []
@@ -144,7 +144,7 @@ def _carriers(mark: str) -> list[int]:
 
 
 def _children(but_for: set[int] | frozenset[int] = frozenset()) -> list[int]:
-    """Running processes below this one, but for these and what is below them, and helpers."""
+    """Running descendants of this process, except helpers and the subtrees of `but_for`."""
     parents: dict[int, list[int]] = {}
     for pid in _pids():
         fields = _read(pid, "stat").rpartition(b")")[2].split()
@@ -171,7 +171,7 @@ def _command(pid: int) -> str:
 
 
 def _kill(left: Callable[[], list[int]]) -> None:
-    """Kill these processes, and those that they start meanwhile, until there are none."""
+    """Kill these processes and any they start meanwhile, until none are left."""
     while pids := left():
         for pid in pids:
             with contextlib.suppress(OSError):

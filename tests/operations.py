@@ -1,4 +1,4 @@
-"""How much work something does, counted in calls of functions: the same on every machine, however busy."""
+"""Measures work in function calls: the same on every machine, however busy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def num_calls(work: Callable[[], object]) -> int:
-    """Calls of functions, Python's and C's, that `work` makes in this thread."""
+    """Python and C function calls that `work` makes in this thread."""
     count = 0
 
     def note(frame: FrameType, event: str, argument: Any) -> None:

@@ -1,4 +1,4 @@
-"""The limits that midstudy sets to the views of a study, lifted: on a busy machine they are slow, not broken."""
+"""Lift midstudy's timeouts for its study views: on a busy machine they are slow, not broken."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def lift_limits(patch: pytest.MonkeyPatch) -> None:
 
 
 def wait_for_followers(patch: pytest.MonkeyPatch) -> None:
-    """Of the process that brings MLflow up to date, which is of low priority besides."""
+    """Wait without limit for the process that updates MLflow, which also has low priority."""
     from midstudy.track.follow import Follower
 
     patch.setattr(Follower.finish, "__kwdefaults__", {"timeout_s": _LONG_S})

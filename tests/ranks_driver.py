@@ -1,8 +1,8 @@
 """One rank of a small training run, as a process: `python ranks_driver.py RANK SIZE FOLDER [WORD...]`.
 
 It trains the curriculum of `training_runs`, saves the state it reached into FOLDER/state-RANK and its metrics into
-FOLDER/metrics-RANK.json. `device=cuda` has it use the GPU of its number. `stop=N` has this rank told to stop once it has
-been asked N times, `die=N` ends its process then.
+FOLDER/metrics-RANK.json. `device=cuda` uses the GPU numbered RANK. `stop=N` requests a stop on this rank's N-th poll;
+`die=N` ends its process then.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def similarity_tables(arms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def tallies() -> tuple[Tally, ...]:
-    """A task of which a third is trained on, and a corpus that loses nothing to speak of."""
+    """A task of which a third is trained on, and a corpus with negligible losses."""
     left_out = {"no_block": 34}
     corpus = Tally(data="code", split="train", use="training", unit="tokens", used=23_400, left_out=left_out, limit=128)
     task = Tally(

@@ -131,7 +131,7 @@ def test_a_run_that_is_refused_leaves_nothing_behind(more, message, experiment, 
 
 
 def test_a_whole_id_is_enough_and_finds_the_log_whatever_the_studies_ask_for_now(finished, text, tmp_path, capsys):
-    """The command printed beside a failure works later, too."""
+    """The command printed beside a failure keeps working later."""
     copy = tmp_path / "store"
     shutil.copytree(finished.root, copy)
     store = Store.open(copy)
@@ -139,7 +139,7 @@ def test_a_whole_id_is_enough_and_finds_the_log_whatever_the_studies_ask_for_now
     shared, former = manifest["arms"][0]["final_state"], manifest["arms"][1]["final_state"]
     other = json.loads(json.dumps(manifest).replace(former, "0" * len(former))) | {"name": "other"}
     freeze(store, other)
-    freeze(store, other | {"name": "small"})  # run again with other settings: neither asks for `former` now
+    freeze(store, other | {"name": "small"})  # run again with other settings: neither study requests `former` now
 
     def asked(*arguments: str) -> tuple[int, str]:
         status = main([*arguments, "--store", str(copy)])
@@ -155,7 +155,7 @@ def test_a_whole_id_is_enough_and_finds_the_log_whatever_the_studies_ask_for_now
     status, said = asked("export", shared, "--to", "hf", "--output", str(tmp_path / "out"))
     assert status == 0, said
     assert f"stage {former}: not one of study 'small' as it was run last" in asked("retry", "small", former)[1]
-    store.paths.manifest("other").write_text("{")  # no other study's business
+    store.paths.manifest("other").write_text("{")  # a damaged manifest of one study does not affect the others
     assert f"stage {former}: no job has carried it yet" in asked("logs", former)[1]
 
 
@@ -233,7 +233,7 @@ EMPTY = [
 def test_what_a_variable_that_is_not_set_leaves_is_refused_by_the_options_name(
     arguments, option, blank, tmp_path, monkeypatch, capsys
 ):
-    """It would be the wheels, the folder for all, or a store in the current folder."""
+    """Otherwise it would mean the wheels, the folder for all, or a store in the current folder."""
     monkeypatch.chdir(tmp_path)
     emptied = [blank if one == "" else one + blank if one.endswith("=") else one for one in arguments]
     with pytest.raises(SystemExit) as ended:
@@ -288,7 +288,7 @@ def test_a_source_that_names_nothing_is_refused_wherever_it_comes_from(argument,
 def test_a_plan_refuses_an_empty_carved_split_where_an_evaluation_reads_it(
     name, is_read, experiment, text, tmp_path, capsys
 ):
-    """Forty rows, of which none falls to test, or nine items, of which none falls to dev."""
+    """Forty rows of which none falls to test, or nine items of which none falls to dev."""
     copy = tmp_path / "text"
     shutil.copytree(text, copy)
     (copy / name / "validation.jsonl").unlink()

@@ -1,4 +1,4 @@
-"""What is remembered of a file's digest: an exchanged file is another, however like the old one it looks from outside."""
+"""Cached file digests: a replaced file is detected, however similar its metadata."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def remembers_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of any size and age are remembered."""
+    """Files of any size and age are cached."""
     monkeypatch.setattr(digests, "_SMALL_BYTES", 0)
     monkeypatch.setattr(digests, "_SETTLED_S", -60.0)
 
@@ -91,7 +91,7 @@ def test_an_exchanged_file_of_the_same_size_and_time_stamp_is_another(
 
 
 def read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the whole file is read for its digest."""
+    """Whether the whole file is read to digest it."""
     read: list[Path] = []
     whole = hashlib.file_digest
 
@@ -118,7 +118,7 @@ def test_a_large_file_that_has_not_changed_is_read_once(tmp_path: Path, monkeypa
 def test_a_file_that_changed_within_the_step_of_a_time_stamp_is_not_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may change again, and bear the same times."""
+    """It may change again within the same timestamp."""
     monkeypatch.setattr(digests, "_SMALL_BYTES", 0)
     path = write(tmp_path / "train.jsonl", OLD)
     assert [read_again(path, monkeypatch) for _ in range(2)] == [True, True]
@@ -131,7 +131,7 @@ def test_a_file_that_changed_within_the_step_of_a_time_stamp_is_not_remembered(
 def test_where_inodes_and_times_say_nothing_the_text_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, request: pytest.FixtureRequest
 ) -> None:
-    """As with two disk images of fixed times that are mounted at one place, one after the other."""
+    """As with two disk images with fixed timestamps, mounted at the same place in turn."""
     if size == "large":
         request.getfixturevalue("remembers_all")
     monkeypatch.setattr(digests, "_facts", lambda file: (1, 2, 3, 4))

@@ -1,4 +1,4 @@
-"""Limits of a data set: what is read up to them, what they leave out, and one long document among short ones."""
+"""Data set limits: what is read up to them, what they leave out, and one long document among short ones."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def limited(texts: Any, **limits: int) -> Limited[str]:
         ([SHORT] * 5, {}, 5, {}),
         ([SHORT] * 5, {"max_bytes": 50}, 5, {}),
         ([SHORT] * 9, {"max_bytes": 50}, 5, {"past_max_bytes": 4}),
-        ([SHORT] * 9, {"max_bytes": 49}, 4, {"does_not_fit": 1, "after_it": 4}),  # 82 % full: the fifth cost a fifth
+        ([SHORT] * 9, {"max_bytes": 49}, 4, {"does_not_fit": 1, "after_it": 4}),  # 82 % full: the fifth was dropped
         ([SHORT] * 9, {"max_items": 5}, 5, {"past_max_items": 4}),
         ([SHORT] * 5, {"max_items": 5}, 5, {}),
         ([*[SHORT] * 99, HUGE], {"max_bytes": 1_000}, 99, {"past_max_bytes": 1}),
-        ([*[SHORT] * 30, HUGE], {"max_bytes": 1_000}, 30, {"does_not_fit": 1}),  # the last: nothing comes after it
+        ([*[SHORT] * 30, HUGE], {"max_bytes": 1_000}, 30, {"does_not_fit": 1}),  # the last document: nothing comes after it
         ([*[SHORT] * 30, HUGE, *[SHORT] * 29], {"max_bytes": 1_000}, 30, {"does_not_fit": 1, "after_it": 29}),
         ([*[SHORT] * 60, HUGE, *[SHORT] * 300], {"max_bytes": 1_000}, 60, {"does_not_fit": 1, "after_it": 300}),
         ([*[SHORT] * 3, "x" * 940, *[SHORT] * 30], {"max_bytes": 1_000}, 7, {"past_one_document": 27}),

@@ -1,4 +1,4 @@
-"""A plain byte-level BPE has the ids of `tokenizers` for every text, or is not taken for one; no text takes much memory."""
+"""A plain byte-level BPE gives the ids of `tokenizers` for every text or is not accepted; memory stays bounded."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def found(of: Encoder, text: str) -> list[int]:
 
 @contextmanager
 def cut_small(*, characters: int, window: int, seam: int = 2) -> Iterator[None]:
-    """Pieces and windows of a few letters: every text is a long one."""
+    """Pieces and windows of a few characters, so that every text counts as long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plain_bpe, "PIECE_CHARACTERS", characters)
         patch.setattr(plain_bpe, "WINDOW_BYTES", window)
@@ -97,7 +97,7 @@ ODD += [
 ]
 ODD += ["<|endoftext|>", "<|endoftext", "|>", "<|endoftext|><|endoftext|>", "<|padding|>", "=", "0", "Z", "a"]
 texts = st.one_of(
-    st.text(),  # all of Unicode
+    st.text(),  # any Unicode
     st.lists(st.tuples(st.sampled_from(ODD), st.sampled_from([1, 1, 1, 2, 3, 40]))).map(
         lambda some: "".join(one * number for one, number in some)
     ),
@@ -151,7 +151,7 @@ def test_a_long_word_is_encoded_as_if_whole_wherever_its_windows_end(seed: int, 
 
 
 def changed(base: tokenizers.Tokenizer, **change: Any) -> tokenizers.Tokenizer:
-    """The tokenizer with fields of its file replaced; `added` and `model` are merged into what is there."""
+    """The tokenizer with changed fields in its file; `added` and `model` are merged into the existing ones."""
     stated = json.loads(base.to_str())
     for name, value in change.items():
         if name == "added":
@@ -164,7 +164,7 @@ def changed(base: tokenizers.Tokenizer, **change: Any) -> tokenizers.Tokenizer:
 
 
 def with_merges(merges: list[str], *, ids: Callable[[int], int] = lambda number: number) -> tokenizers.Tokenizer:
-    """A tokenizer of these merges; `ids` maps the place of a merge to its result's place among the ids."""
+    """A tokenizer with these merges; `ids` maps a merge's rank to its result's rank among the ids."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = [(left, right) for left, _, right in (one.partition(" ") for one in merges)]
     vocab = {letter: number for number, letter in enumerate(["<|endoftext|>", *alphabet])}

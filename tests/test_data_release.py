@@ -116,7 +116,7 @@ def test_what_changed_since_the_plan_is_refused(release: Path):
 
 
 def exchange(path: Path) -> None:
-    """Other bytes at the end, as many, with the same time stamp, moved over the file."""
+    """Replace the file with one of the same size and timestamp but other bytes at the end."""
     status, content = path.stat(), path.read_bytes()
     path.with_name("new").write_bytes(content[:-8] + content[-8:][::-1])
     os.utime(path.with_name("new"), ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -163,7 +163,7 @@ def test_the_weights_that_are_imported_are_digested_whatever_was_remembered(rele
 
 
 def test_a_file_of_the_hubs_cache_is_what_its_name_says(original: Path):
-    """The cache keeps a large file under its SHA-256; a commit's folder has a link to it."""
+    """The cache names a large file by its SHA-256; the commit's folder links to it."""
     snapshot = cached_snapshot("owner/exchanged")
     for name in ("config.json", "tokenizer.json"):
         shutil.copy(original / name, snapshot / name)
@@ -176,7 +176,7 @@ def test_a_file_of_the_hubs_cache_is_what_its_name_says(original: Path):
     start = released_pythia(f"hub:owner/exchanged@{COMMIT}")
     assert len(list(release_bytes(weights(start)))) == 1
     exchange(blob)
-    with pytest.raises(ValueError, match=r"damaged: sha256 .*, not that of its name\. Remove it"):
+    with pytest.raises(ValueError, match=r"damaged: expected sha256 .* \(its file name\), got .*\. Remove it"):
         list(release_bytes(weights(start)))
 
 

@@ -71,7 +71,7 @@ def test_changed_files_are_refused_by_the_folders_name(directory: Path) -> None:
 
 
 def exchange(path: Path) -> None:
-    """Other text in place, in as many bytes and with the same time stamp."""
+    """Change the text in place, keeping size and timestamp."""
     status, content = path.stat(), path.read_bytes()
     text = gzip.decompress(content) if path.suffix == ".gz" else content
     other = text.replace(b"=", b"<").replace(b"?", b"!")
@@ -86,7 +86,7 @@ def exchange(path: Path) -> None:
 def test_what_is_read_is_digested_whatever_was_remembered(
     directory: Path, monkeypatch: pytest.MonkeyPatch, split: str, num_read: int | None
 ) -> None:
-    """A memory of digests that still says what the plan found costs nothing but the time until all is read."""
+    """A stale cached digest that matches the plan only delays the error until all text is read."""
     source = code(directory)
     planned = files.file_digest(directory / "code" / "train.jsonl")
     monkeypatch.setattr(files, "file_digest", lambda path: planned)
@@ -131,7 +131,7 @@ def test_an_exchanged_split_is_another_revision(directory: Path, name: str) -> N
 
 
 def test_a_latest_link_is_what_it_leads_to(directory: Path, tmp_path: Path) -> None:
-    """Two versions with the same sizes and times, as archives make them."""
+    """Two versions with the same sizes and timestamps, as archives make them."""
     for version in ("v1", "v2"):
         (tmp_path / version / "code").mkdir(parents=True)
         text = (directory / "code" / "train.jsonl").read_text()
@@ -332,14 +332,14 @@ def test_a_folder_is_not_read_in_the_place_of_a_hub_set_of_its_name(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(directory.parent)
-    with pytest.raises(ValueError, match=r"hub:data/code: found .*data/code, which would be read in the hub's place"):
+    with pytest.raises(ValueError, match=r"hub:data/code: the folder .*data/code has the same name and would be read"):
         resolve_source(f"hub:data/code@{COMMIT}", name="code", folder="code", is_task=False)
     with pytest.raises(ValueError, match="allowed: hub:OWNER/NAME"):
         resolve_source(f"hub:{directory}/code@{COMMIT}", name="code", folder="code", is_task=False)
     monkeypatch.chdir("/")
     source = resolve_source(f"hub:data/code@{COMMIT}", name="code", folder="code", is_task=False)
-    monkeypatch.chdir(directory.parent)  # where the job runs
-    with pytest.raises(ValueError, match="which would be read in the hub's place"):
+    monkeypatch.chdir(directory.parent)  # the job's current folder
+    with pytest.raises(ValueError, match="has the same name and would be read instead"):
         hub.present_splits(source.part, source.config, source.revision)
 
 

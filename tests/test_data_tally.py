@@ -1,4 +1,4 @@
-"""Tallies: what a use of a split takes and leaves out, what has to be told of it, and what is refused."""
+"""Tallies: what a use of a split takes and leaves out, what is reported, and what is rejected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from midstudy.data.tokens import TokenizedSplit
 
 
 def items(*pairs: tuple[int, int]) -> TokenizedSplit:
-    """Items of so many tokens of prompt and of target, its end of text included."""
+    """Items with these numbers of prompt and target tokens, end-of-text included in the target."""
     lengths = [prompt + target for prompt, target in pairs]
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return TokenizedSplit([np.zeros(sum(lengths), np.uint16)], [offsets], [np.array([prompt for prompt, _ in pairs])])
@@ -24,15 +24,15 @@ SHORT, LONG_PROMPT, LONG_TARGET = (4, 6), (40, 6), (4, 60)
 @pytest.mark.parametrize(
     ("pairs", "loss", "max_sequences", "expected"),
     [
-        # used, left out, target tokens, of these seen, targets cut, used without a target token
+        # used, left out, target tokens, target tokens seen, truncated targets, used without a target token
         ([SHORT] * 3, "target_tokens", None, (3, {}, 18, 18, 0, 0)),
         ([SHORT, LONG_PROMPT, LONG_PROMPT], "target_tokens", None, (1, {"no_target": 2}, 18, 6, 0, 0)),
         ([SHORT, LONG_PROMPT, LONG_PROMPT], "all_tokens", None, (3, {}, 18, 6, 2, 2)),
         ([LONG_TARGET], "target_tokens", None, (1, {}, 60, 13, 1, 0)),  # inputs 0 to 15 predict tokens 1 to 16
         ([(16, 5)], "target_tokens", None, (1, {}, 5, 1, 1, 0)),  # the last input predicts the first target token
         ([(17, 5)], "target_tokens", None, (0, {"no_target": 1}, 5, 0, 0, 0)),
-        ([(0, 5)], "target_tokens", None, (1, {}, 4, 4, 0, 0)),  # nothing comes before its first token
-        # The first two that are usable; what lies after the second was not asked for.
+        ([(0, 5)], "target_tokens", None, (1, {}, 4, 4, 0, 0)),  # its first token has no context to predict it from
+        # The first two usable items; what follows the second was not requested.
         (
             [LONG_PROMPT, SHORT, SHORT, SHORT],
             "target_tokens",
@@ -85,14 +85,14 @@ SEEN: dict[str, Any] = {"target_tokens": 1_000, "target_tokens_seen": 950}
         (tally(100), False, ""),
         (tally(100, {"no_target": 11}), False, ""),
         (tally(100, {"no_target": 12}), True, ""),
-        (tally(1, {"past_max_items": 10_000, "past_max_sequences": 10_000}), False, ""),  # asked for
+        (tally(1, {"past_max_items": 10_000, "past_max_sequences": 10_000}), False, ""),  # requested by limits
         (tally(1, {"no_target": 99}), True, ""),
         (tally(1, {"no_target": 100}), True, "Raise seq_len"),
         (tally(0, {"no_target": 1}), True, r"tasks\.pycode test, evaluation at 64 tokens: 1 of 1 items left out"),
         (tally(0, {"no_block": 16}, unit="tokens"), True, r"corpora\.pycode .* Add text, or lower seq_len"),
         (tally(0, {"empty": 16}, unit="documents"), True, "most hold no text"),
-        (tally(100, {"does_not_fit": 1}, unit="documents"), True, ""),  # however few: it was not asked for
-        (tally(1, {"past_one_document": 1_000}, unit="documents"), True, ""),  # told, and as the limit asks
+        (tally(100, {"does_not_fit": 1}, unit="documents"), True, ""),  # reported however few: not requested
+        (tally(1, {"past_one_document": 1_000}, unit="documents"), True, ""),  # reported, although the limit requests it
         (tally(100, **SEEN), False, ""),
         (tally(100, **{**SEEN, "target_tokens_seen": 890}), True, ""),
         (tally(100, **{**SEEN, "target_tokens_seen": 9}), True, r"9 of 1,000 target tokens \(0\.9 %\)"),

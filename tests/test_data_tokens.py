@@ -276,7 +276,7 @@ def test_shards_of_another_size_are_not_taken_over(tokenizer, cut, tmp_path):
 
 @pytest.mark.parametrize("number", [0, 20, 40])
 def test_shards_are_not_taken_over_from_an_attempt_whose_earlier_ones_differ(tokenizer, cut, tmp_path, number):
-    """Document `number` was another, as long: the shard that holds it differs, and those after it begin where ours do."""
+    """Document `number` differed but had the same length: its shard differs, and later shards have the same boundaries."""
     texts = made_documents(200)
     texts[number] = "x" * len(texts[number].encode("utf-8"))
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"

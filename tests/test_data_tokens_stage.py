@@ -147,9 +147,9 @@ def test_a_bad_row_loses_no_finished_shard(text, tmp_path, small_shards, monkeyp
 
 
 def test_nothing_is_published_of_text_that_is_not_the_plans(text, tmp_path, small_shards, monkeypatch):
-    """Even where a memory of digests vouches for it, and the text is as it was when the stage is made again.
+    """Even if a stale cached digest matches, and the text has been restored when the stage is retried.
 
-    The first attempt is killed after some shards of the changed text, the second finds out.
+    The first attempt is killed after some shards of the changed text; the second detects it.
     """
     copy = tmp_path / "text"
     shutil.copytree(text, copy)
@@ -186,7 +186,7 @@ def test_nothing_is_published_of_text_that_is_not_the_plans(text, tmp_path, smal
 
 
 def test_the_rest_of_a_long_text_is_read_no_longer_than_the_stage_may_go_on(text, tmp_path, monkeypatch):
-    """A corpus takes the first bytes of a file; the digest is that of the whole."""
+    """A corpus takes the first bytes of a file; the digest covers all of it."""
     store = Store.open(tmp_path / "store", create=True)
     monkeypatch.setattr("midstudy.data.digests._PIECE_BYTES", 1_000)
     source = resolve_source(str(text), name="general", folder="general", is_task=False)
@@ -197,7 +197,7 @@ def test_the_rest_of_a_long_text_is_read_no_longer_than_the_stage_may_go_on(text
 
 
 def test_a_carved_split_without_rows_is_made_empty_and_refused_by_what_reads_it(tmp_path):
-    """A corpus of 40 documents, carved by hash: none falls to test. Nothing may ask for it."""
+    """A corpus of 40 documents carved by hash, none of which falls to test. No stage may use that split."""
     text = tmp_path / "text"
     write_text(text)
     for split in ("validation", "test"):

@@ -1,4 +1,4 @@
-"""What a process gets of the environment around it: every kind of variable set, empty and odd."""
+"""What a process takes from its environment: every kind of variable set, empty and malformed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "_given_no_proxy", None)
 
 
-# -- of every process -------------------------------------------------------------------------------------------------
+# -- every process ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         *((name, "", UNSET) for name in ("MIDSTUDY_STORE", "XDG_CACHE_HOME", "PYTHONPATH", "PREFECT_PROFILE")),
         ("MLFLOW_TRACKING_URI", "http://server:5000", SAME),
         ("PREFECT_API_URL", "http://server:4200/api", SAME),
-        ("CUDA_VISIBLE_DEVICES", "", SAME),  # none of them
+        ("CUDA_VISIBLE_DEVICES", "", SAME),  # means: no GPU
         ("CUDA_VISIBLE_DEVICES", "0,1", SAME),
         *(("OMP_NUM_THREADS", odd, UNSET) for odd in ("", "abc", "0", "-1", "1.5", " ")),
         *(("OMP_NUM_THREADS", good, SAME) for good in ("1", "16", "4,2")),
@@ -110,7 +110,7 @@ def test_a_proxy_that_a_library_cannot_use_is_left_out_here_and_given_to_childre
     monkeypatch.setenv("no_proxy", "corp")
     monkeypatch.setenv("NO_PROXY", "corp")
     environment.speak_directly()
-    httpx.Client().close()  # reads them
+    httpx.Client().close()  # reads the proxy variables
     child = of_child()
     assert (child["ALL_PROXY"], child["no_proxy"]) == (proxy, "corp,localhost,127.0.0.1,::1")
 
@@ -134,7 +134,7 @@ def test_a_user_without_a_home_gets_one_and_no_cache_is_kept_in_it(
         monkeypatch.setenv(name, found[name])
     for name in ("MIDSTUDY_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ValueError, match="HOME names no folder that can be written"):
+    with pytest.raises(ValueError, match="HOME is not a writable folder"):
         cache_dir()
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert cache_dir() == Path("/somewhere/midstudy")
@@ -154,7 +154,7 @@ def test_what_can_be_read_in_a_home_that_cannot_be_written_is_used_further(
     assert tidied({"HOME": "/tmp"}, spare_home=tmp_path)["HOME"] == "/tmp"
 
 
-# -- of what it starts ------------------------------------------------------------------------------------------------
+# -- child processes --------------------------------------------------------------------------------------------------
 
 OF_OTHERS = {
     "PYTHONIOENCODING": "latin-1",

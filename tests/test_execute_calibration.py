@@ -1,4 +1,4 @@
-"""Calibration: what is measured, in a process of its own, and kept for the next plan of this machine."""
+"""Calibration: what is measured in a subprocess and cached for this machine's next plan."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Workload]:
-    """The workloads that processes were started for; each answers with a rate of its number of parameters."""
+    """The workloads sent to subprocesses; each returns a rate equal to its number of parameters."""
     found: list[Workload] = []
 
     def answer(workloads: Sequence[Workload], machine: Machine) -> list[Calibrated]:

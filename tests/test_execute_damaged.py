@@ -1,4 +1,4 @@
-"""A kept state that was damaged on disk: training goes on from what is whole before it, to the same bits, and says so."""
+"""If a kept state is damaged on disk, training resumes from an earlier intact one, to the same bits, and says so."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def missing(path: Path) -> None:
 
 
 def damage(store: Store, state: str, file: str = MODEL, how: Callable[[Path], None] = flipped) -> Path:
-    """Damage a file of a kept state's checkpoint; returns the folder that is to be removed."""
+    """Damage a file of a kept state's checkpoint; returns the folder to be removed."""
     how(store.published_folder(state) / "checkpoint" / file)
     return store.published_folder(state)
 
@@ -79,13 +79,13 @@ def execute(store: Store, stage: Stage, should_stop: Callable[[], bool] = lambda
 
 
 def after(num_polls: int) -> Callable[[], bool]:
-    """Says no so often, and yes then: it is asked once before every update of one micro-batch, and once within it."""
+    """A stop request after `num_polls` polls; polled once before and once within every single-micro-batch update."""
     answers: Iterator[bool] = iter([False] * num_polls)
     return lambda: next(answers, True)
 
 
 def files(store: Store, stage: Stage) -> dict[str, bytes]:
-    """What was published of the weights and the optimizer."""
+    """The published weights and optimizer files."""
     folder = store.published_folder(stage.id) / "checkpoint"
     return {name: (folder / name).read_bytes() for name in (MODEL, OPTIMIZER) if (folder / name).exists()}
 
@@ -93,7 +93,7 @@ def files(store: Store, stage: Stage) -> dict[str, bytes]:
 @pytest.mark.parametrize("how", [flipped, cut, emptied, missing])
 @pytest.mark.parametrize("file", [MODEL, OPTIMIZER, MANIFEST])
 def test_whatever_is_damaged_of_a_kept_state_the_one_before_it_is_gone_on_from(store, finished, caplog, file, how):
-    """The trunk's state at step 3 is gone on from to step 12; nothing is kept before it, so the weights are drawn again."""
+    """Step 12 is trained from the trunk's step 3, which has no kept predecessor, so the initial weights are redrawn."""
     whole, plan = finished
     child = stage_of(plan, CODE)
     shutil.rmtree(store.published_folder(child.id))
@@ -116,7 +116,7 @@ def test_whatever_is_damaged_of_a_kept_state_the_one_before_it_is_gone_on_from(s
         (TUNED_CONTROL, [CONTROL], 3, 12),
         (TUNED_CONTROL, [CONTROL, TRUNK], 0, 12),
         (TUNED, [CODE], 3, 12),
-        (TUNED, [CODE, TRUNK], 0, 12),  # through two phases, of other data than its own
+        (TUNED, [CODE, TRUNK], 0, 12),  # through two phases with other data than its own
     ],
 )
 def test_the_nearest_whole_state_of_its_own_past_is_gone_on_from_to_the_same_bits(
@@ -139,7 +139,7 @@ def test_the_nearest_whole_state_of_its_own_past_is_gone_on_from_to_the_same_bit
 
 
 def test_a_state_without_its_optimizer_is_no_place_to_go_on_from(store, finished, caplog):
-    """The state of step 3 is whole, but lost its optimizer: what continues the optimizer begins before it."""
+    """The state of step 3 is intact but has no optimizer, so phases that keep the optimizer start before it."""
     whole, plan = finished
     stage, trunk = stage_of(plan, TUNED), stage_of(plan, TRUNK)
     shutil.rmtree(store.published_folder(stage.id))
@@ -189,7 +189,7 @@ def test_its_own_rolling_checkpoint_is_enough_for_a_stage_whose_start_was_damage
 
 
 def test_what_was_computed_again_is_not_computed_a_third_time(store, finished, caplog):
-    """Stopped at step 7 on the way from step 3 to the damaged state of step 12, it goes on there."""
+    """Stopped at step 7 between step 3 and the damaged step 12; the next attempt resumes at step 7."""
     whole, plan = finished
     child = stage_of(plan, TUNED)
     shutil.rmtree(store.published_folder(child.id))
@@ -201,7 +201,7 @@ def test_what_was_computed_again_is_not_computed_a_third_time(store, finished, c
     metrics = store.record(child.id).metrics
     assert (metrics["resumed_at_step"], metrics["recomputed_steps"]) == (7, 9)
     rows = [row["step"] for row in _metrics(store, child)]
-    assert rows == [row["step"] for row in _metrics(whole, child)]  # none of the steps that are another stage's
+    assert rows == [row["step"] for row in _metrics(whole, child)]  # no steps of another stage
 
 
 def test_a_rolling_checkpoint_from_before_a_whole_start_is_not_gone_on_from(store, finished, caplog):
@@ -213,7 +213,7 @@ def test_a_rolling_checkpoint_from_before_a_whole_start_is_not_gone_on_from(stor
     flipped(start)
     with pytest.raises(StoppedError, match="stopped at step 7 of 16"):
         execute(store, child, after(8))
-    start.write_bytes(kept)  # as it is once the state was made again
+    start.write_bytes(kept)  # as if the state had been recomputed
     execute(store, child)
     assert store.record(child.id).metrics["resumed_at_step"] is None
     assert files(store, child) == files(whole, child)
@@ -225,7 +225,7 @@ def _metrics(store: Store, stage: Stage) -> list[dict]:
     return list(read_metrics(store.published_folder(stage.id) / METRICS_FILE))
 
 
-# -- where nothing before it can be trained from ----------------------------------------------------------------------
+# -- no earlier state can be used -------------------------------------------------------------------------------------
 
 
 def released(text: Path, folder: Path) -> Study:
@@ -233,7 +233,7 @@ def released(text: Path, folder: Path) -> Study:
 
 
 def averaging(text: Path, folder: Path) -> Study:
-    """Both arms' states of step 12 averaged, and fine-tuned."""
+    """Average both arms' states of step 12, then fine-tune."""
     study = small_study(text)
     control, code = study.arms
     states = tuple(arm.curriculum.state(12) for arm in (control, code))
@@ -273,4 +273,4 @@ def test_a_damaged_parent_is_named_with_what_to_do(text, tmp_path, study_of, dam
     with pytest.raises(StoreError, match=message):
         execute(store, needing)
     assert not store.has(needing.id)
-    checkpoint.step_of(parent / "checkpoint")  # nothing but what was damaged was touched
+    checkpoint.step_of(parent / "checkpoint")  # only the damaged stage was touched

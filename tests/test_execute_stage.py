@@ -265,7 +265,7 @@ def test_a_stage_that_diverged_diverges_again_however_often_it_is_tried(text, tm
 def test_a_divergence_after_interruptions_names_the_good_checkpoint_of_a_former_attempt_and_goes_on_there(
     text, tmp_path, monkeypatch
 ):
-    """Stopped at step 50, and at step 64 when it had gone wrong already: the attempt that notices names step 50."""
+    """Stopped at step 50, then at step 64 after the divergence began: the attempt that detects it names step 50."""
     from midstudy.train import run as engine
 
     update = engine.TrainingRun._update
@@ -290,7 +290,7 @@ def test_a_divergence_after_interruptions_names_the_good_checkpoint_of_a_former_
         execute_stage(store, stage.id, start_from=None, keeps_optimizer=True, should_stop=should_stop)
 
     def saved() -> list[tuple[str, str]]:
-        """Which attempt, the oldest first, left which checkpoint."""
+        """(attempt, checkpoint) pairs, oldest attempt first."""
         found = sorted(store.paths.attempts(stage.id).glob("*/checkpoints/step-*"))
         return [(one.parents[1].name, one.name) for one in found]
 
@@ -300,7 +300,7 @@ def test_a_divergence_after_interruptions_names_the_good_checkpoint_of_a_former_
     (first, at_50), (second, at_64) = saved()
     assert (at_50, at_64) == ("step-00000050", "step-00000064")
     assert first != second
-    for _ in range(2):  # noticed on the way from step 64, and the next time on the way from step 50
+    for _ in range(2):  # detected when resuming from step 64, then when resuming from step 50
         steps.clear()
         with pytest.raises(DivergedError) as raised:
             attempt()

@@ -248,6 +248,6 @@ def test_an_export_that_is_ended_half_way_leaves_no_folder(begun, tmp_path, numb
     arguments = [begun.root, place / "new", int(number), "pretrain nano seed 0 to step 3"]
     command = [sys.executable, "-c", _EXPORT, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stdout.startswith("['.new.'] ['config.json', 'midstudy.json']\n"), done.stderr  # it was at work there
+    assert done.stdout.startswith("['.new.'] ['config.json', 'midstudy.json']\n"), done.stderr  # the export was in progress
     assert done.returncode == (-number if number == signal.SIGTERM else 0)  # `main` returns its 130
     assert list(place.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The kit for a bare GPU machine: what it imports, which wheels travel, and a result that holds what is known so far."""
+"""The kit for a bare GPU machine: what it imports, which wheels it needs, and a result file that is always current."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ABSENT = (
     *("prefect", "mlflow", "hypothesis", "pandas", "scipy", "datasets", "submitit", "pyarrow", "matplotlib"),
     *("huggingface_hub", "transformers", "litgpt", "nbformat", "fastapi", "ipykernel"),
 )
-"""What the machine does not have, or what has to come from a wheel and is needed by the peers alone."""
+"""Packages the machine lacks, or that come from a wheel and only the peers need."""
 
 BLOCKED = f"""
 import sys
@@ -40,7 +40,7 @@ sys.meta_path.insert(0, Refuse())
 
 
 def run_bare(code: str) -> subprocess.CompletedProcess[str]:
-    """In a process that has what the GPU machine has."""
+    """Run code with only the packages of the GPU machine."""
     path = os.pathsep.join(str(ROOT / name) for name in (".", "tests", "benchmarks"))
     return subprocess.run(
         [sys.executable, "-c", BLOCKED + textwrap.dedent(code)],
@@ -51,7 +51,7 @@ def run_bare(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_the_kit_runs_imports_nothing_that_the_machine_lacks() -> None:
-    """The engine, models, evaluation, data, recipes, store and plans; the benchmarks; and the tests."""
+    """Covers engine, models, evaluation, data, recipes, store and plans; the benchmarks; and the tests."""
     found = run_bare(
         """
         import importlib.util, pathlib
@@ -77,7 +77,7 @@ def test_the_kit_itself_needs_python_alone() -> None:
 
 
 def test_the_wheels_that_travel_hold_what_they_need() -> None:
-    """Each requirement of each is another of them, or is on the machine."""
+    """Every requirement of a wheel is another wheel or is on the machine."""
     on_the_machine = {"numpy"}
     missing = {}
     for name in on_gpu.WHEELS:
@@ -148,7 +148,7 @@ def test_outcomes_of_tests_are_gathered_while_they_run() -> None:
 
 
 def test_a_killed_kit_leaves_what_it_has_and_no_process(tmp_path: Path) -> None:
-    """Told to end while a part runs: what the part had gathered is in the file, and what it started is gone."""
+    """Terminated during a part: the file has what the part gathered so far, and its processes are gone."""
     code = f"""
         import sys, signal
         sys.path.insert(0, {str(ROOT / "benchmarks")!r})
@@ -185,7 +185,7 @@ def result_of(device_name: str) -> dict[str, Any]:
 
 
 def test_rates_of_a_result_are_taken_over_by_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of older ones of their kind, and beside all others."""
+    """They replace older rates of the same kind and keep all others."""
     import recording
 
     from midstudy.plan.device import RATES, Rate

@@ -324,7 +324,7 @@ def test_a_refusal_that_may_pass_is_tried_again_and_costs_no_run(store: Store, m
     monkeypatch.setattr("midstudy.launch.driver.FIRST_WAIT_S", 0.02)
     away = Refusal(text="slurmctld does not answer", may_pass=True)
     ticks = itertools.count()
-    monkeypatch.setattr(clock, "monotonic", lambda: next(ticks) * 0.001)  # a millisecond later each time it is asked
+    monkeypatch.setattr(clock, "monotonic", lambda: next(ticks) * 0.001)  # advances one millisecond per call
     submitted_at: list[float] = []
 
     class Noting(Scripted):
@@ -376,7 +376,7 @@ def test_calls_that_block_do_not_hold_up_those_who_wait(store: Store) -> None:
     num_ticks = 0
 
     class Slow(LocalLauncher):
-        """Its calls return once others got on meanwhile: never, if they were held up."""
+        """Its calls return only once other tasks have made progress, so never if they block them."""
 
         calls_block = True
 

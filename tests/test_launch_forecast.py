@@ -1,4 +1,4 @@
-"""How long a run takes on the wall: work shared among jobs, chains that nothing shortens, and what every job costs."""
+"""Forecast wall time of a run: work shared among jobs, the critical path, and fixed costs per job."""
 
 from __future__ import annotations
 

@@ -186,4 +186,4 @@ def test_two_thousand_stages_are_scheduled_without_a_look_at_all_of_them_for_eac
                 plan.publish(identity)
 
     assert len(stages) > 2_000
-    assert num_calls(run) / len(stages) < 500  # a hundred as it is; a look at each would be two thousand
+    assert num_calls(run) / len(stages) < 500  # about a hundred; visiting every stage each time takes two thousand

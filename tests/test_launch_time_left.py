@@ -1,4 +1,4 @@
-"""The time left on planted histories: runs whose stages take longer or shorter than was forecast."""
+"""Time left on simulated runs whose stages take longer or shorter than forecast."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ WORK_S = sum(stage["cost_s"] for stage in STAGES.values())
 
 
 def history(took_s: Callable[[str, float], float]) -> list[tuple[float, float]]:
-    """A run of the stages in their order on two slots: (elapsed, elapsed and left) seconds at every tick.
+    """Run the stages in order on two slots; returns (elapsed_s, elapsed_s + left_s) at every tick.
 
     Args:
-        took_s: of a stage's name and its expected seconds, those that it really takes.
+        took_s: actual seconds, from a stage's name and its expected seconds.
     """
     now = 0.0
     watch = Watch(STAGES, max_jobs=NUM_JOBS, clock=lambda: now)
@@ -47,7 +47,7 @@ def history(took_s: Callable[[str, float], float]) -> list[tuple[float, float]]:
 
 
 def at(points: list[tuple[float, float]], share: float) -> float:
-    """What was told at this share of the run, in lengths of the run."""
+    """The total time forecast at this fraction of the run, relative to the actual total."""
     whole_s = points[-1][0]
     return next(told_s for now_s, told_s in points if now_s >= share * whole_s) / whole_s
 
@@ -93,7 +93,7 @@ def test_data_that_came_slowly_does_not_say_that_training_will() -> None:
 
 
 def test_a_disk_that_stood_still_does_not_make_the_rest_slow() -> None:
-    """Both stages that run in the middle hang for an hour, and everything behind them waits."""
+    """Two running stages hang for an hour, and everything behind them waits."""
     as_usual = history(times(1.0))[-1][0]
     points = history(lambda name, cost_s: 3_600.0 if name in ("state 25", "state 26") else cost_s)
     assert max(told_s for _, told_s in points) < 3_600 + 5 * as_usual
@@ -107,7 +107,7 @@ def test_nothing_is_left_of_a_run_without_work_and_the_end_comes_after_the_last_
 
 
 def test_a_serial_part_ahead_counts_as_one() -> None:
-    """What is left goes by the forecast's own course: the same work takes longer where fewer jobs can share it."""
+    """Time left follows the forecast's course: the same work takes longer when fewer jobs can share it."""
     outlook = Forecast((0.0, 50.0, 60.0), (0.0, 50.0, 100.0))
     assert time_left_s(outlook, {"state": Seen(remaining_s=100.0)}) == pytest.approx(60)
     assert time_left_s(outlook, {"state": Seen(remaining_s=50.0)}) == pytest.approx(10)

@@ -1,4 +1,4 @@
-"""No test leaves a process behind, however it ends: seen from outside, in runs of pytest of their own."""
+"""No test leaves processes behind, however it ends; checked from outside in separate pytest runs."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_two(served):
 
 
 def test_processes_of_others_are_not_touched(tmp_path: Path) -> None:
-    """Two runs of pytest side by side, and this one around both."""
+    """Two pytest runs side by side, within this one."""
     other = tmp_path / "other"
     other.mkdir()
     program = "import time; time.sleep(1000)"

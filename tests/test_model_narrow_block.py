@@ -1,4 +1,4 @@
-"""The block of a narrow model computes what the plain block does, values and gradients, whatever is cut where."""
+"""A narrow model's block computes the plain block's values and gradients, however the work is split."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPES = [
 
 
 class Given:
-    """A block whose parameters all matter, an input, what arrives at its output, and the tables for its length."""
+    """A block whose parameters all affect its output, an input, an output gradient, and the tables for its length."""
 
     def __init__(self, shape: ModelShape, batch: int, length: int, dtype: torch.dtype = torch.float32) -> None:
         draw = torch.Generator().manual_seed(0)
@@ -60,7 +60,7 @@ def require_close(found: list[Tensor], expected: list[Tensor], bound: float) -> 
 def test_values_and_gradients_are_those_of_the_plain_block(
     shape: ModelShape, batch: int, length: int, num_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sequences that go one by one, some at a time with fewer at the end, and all at once."""
+    """Sequences one by one, in groups with a smaller last one, and all at once."""
     monkeypatch.setattr(narrow, "_ROWS", num_rows)
     given = Given(shape, batch, length)
     require_close(given.gradients(given.narrow()), given.gradients(given.plain()), 1e-5)
@@ -78,7 +78,7 @@ def test_attention_stays_inside_documents(num_rows: int, monkeypatch: pytest.Mon
 
 
 def test_gradients_are_those_of_the_values() -> None:
-    """By finite differences in fp64, over several blocks of queries."""
+    """Checked by finite differences in fp64, over several query blocks."""
     given = Given(SHAPES[1], 3, 5, torch.float64)
 
     def compute(*tensors: Tensor) -> Any:
@@ -140,7 +140,7 @@ def test_which_models_are_narrow(width: int, dtype: torch.dtype, device: str, ex
 
 
 def test_a_narrow_model_uses_it_and_a_wide_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole models, loss and all gradients, with the head's rows cut too."""
+    """Loss and all gradients of whole models, with the head's rows split too."""
     found = []
     for widest in (256, 1):
         monkeypatch.setattr(narrow, "WIDEST", widest)
@@ -155,7 +155,7 @@ def test_a_narrow_model_uses_it_and_a_wide_one_does_not(monkeypatch: pytest.Monk
 
 
 def nodes(loss: Tensor) -> list[Any]:
-    """Every node of the graph that made `loss`."""
+    """Every node of the autograd graph of `loss`."""
     reached, waiting = [], [loss.grad_fn]
     while waiting:
         node = waiting.pop()

@@ -1,4 +1,4 @@
-"""What stages cost beside training: text by its bytes, evaluations by their forward pass and what surrounds it."""
+"""Costs of stages other than training: text by its bytes; evaluations by forward pass plus fixed overhead."""
 
 from __future__ import annotations
 

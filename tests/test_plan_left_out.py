@@ -1,4 +1,4 @@
-"""What data leave out is known, and told, once the data stages are finished: before anything is trained."""
+"""What the data leave out is reported once the data stages finish, before any training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_data(store: Store, plan: Plan) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Plan]:
-    """A study of which most prompts are longer than its sequences, with its data stages finished."""
+    """A study where most prompts are longer than its sequences, with finished data stages."""
     folder = tmp_path_factory.mktemp("left_out")
     write_text(folder / "text")
     for split in ("train", "test"):
@@ -81,7 +81,7 @@ def test_plan_manifest_and_notices_say_the_same(made: tuple[Store, Plan]) -> Non
 def test_every_use_of_every_split_is_counted(made: tuple[Store, Plan]) -> None:
     store, plan = made
     found = {(one.data, one.split, one.use) for one in left_out_of(store, plan.stages).tallies}
-    datasets = ("general", "code", "code_task", "word_task")  # the last is read for its token counts alone
+    datasets = ("general", "code", "code_task", "word_task")  # the last is read only for token counts
     texts = {(data, split, "text") for data in datasets for split in ("train", "dev", "test")}
     trained = {(data, "train", "training") for data in ("general", "code", "code_task")}
     measured = {("general", "test", "evaluation"), ("code_task", "test", "evaluation")}
@@ -101,7 +101,7 @@ def test_records_made_before_there_were_counts_are_not_counted(
     monkeypatch.setattr(Store, "record", old)
     found = left_out_of(store, plan.stages)
     assert "tokens code" in found.not_counted
-    assert any(sentence.startswith(TOLD) for sentence in found.sentences)  # their tokens are there all the same
+    assert any(sentence.startswith(TOLD) for sentence in found.sentences)  # tokens are reported even so
     manifest = manifest_of(plan, command="midstudy run x.py")
     del manifest["uses"]
     assert left_out_in(store, manifest).tallies == ()

@@ -262,7 +262,7 @@ def test_a_ramp_and_what_follows_it_are_one_midtraining():
 
 
 def _trained(**changes: Any) -> Arm:
-    """Changes make it another arm, on a trunk of the same name."""
+    """`changes` give another arm on a trunk with the same label."""
     return arm(trunk(60, **changes), sft_seed=1 if changes else 0)
 
 
@@ -272,7 +272,7 @@ def _mixed(**changes: Any) -> Arm:
 
 
 def _tuned_twice(**changes: Any) -> Arm:
-    """Its first fine-tuning has the same name."""
+    """Its first fine-tuning has the same label."""
     curriculum = trunk().then(sft(PYCODE, **changes)).then(sft(WORDS, seed=1))
     return dataclasses.replace(arm(trunk(), sft_seed=1 if changes else 0, data=WORDS), curriculum=curriculum)
 
@@ -301,7 +301,7 @@ def _measured(**changes: Any) -> Arm:
     ids=lambda value: "_".join(value) if isinstance(value, dict) else value.__name__ if callable(value) else "",
 )
 def test_stages_that_would_have_one_name_say_in_what_they_differ(kind: Any, changes: dict, told: tuple[str, str]) -> None:
-    """In one field of a phase or an evaluation; all else of their names is the same, and no two have the same."""
+    """They differ in one field of a phase or evaluation; labels are otherwise the same, and all are unique."""
     arms = [kind(), kind(**changes)]
     controls = [arm(trunk(), sft_seed=seed) for seed in (0, 1)] if kind is _mixed else []
     plan = plan_of([*arms, *controls])
@@ -316,7 +316,7 @@ def test_stages_that_would_have_one_name_say_in_what_they_differ(kind: Any, chan
 
 
 def test_stages_that_differ_in_several_fields_name_what_tells_them_apart() -> None:
-    """Four trunks in two precisions at two lengths: two fields, each once."""
+    """Four trunks with two precisions and two lengths: both fields are named once."""
     kinds = [{"precision": precision, "seq_len": length} for precision in ("fp32", "bf16_true") for length in (64, 32)]
     plan = plan_of([arm(trunk(60, **one), sft_seed=seed) for seed, one in enumerate(kinds)])
     assert {stage.label for stage in plan.stages.values() if stage.factors.get("stage_kind") == "pretrain"} == {
@@ -492,7 +492,7 @@ def test_a_data_set_that_is_not_counted_is_told_before_anything_runs():
 
 
 def test_twice_as_many_seeds_take_about_twice_as_much_to_plan():
-    """What seconds it takes is `benchmarks/plan.py`'s to say."""
+    """Counted in function calls; `benchmarks/plan.py` measures seconds."""
     few, many = (_calls_to_plan(num_seeds) for num_seeds in (2, 4))
     assert few > 10_000
     assert many < 2.5 * few

@@ -211,7 +211,7 @@ GOLDEN_IDS = {
     "cosine": ("980bfab925a3b2f0", "df835af53180966f"),
     "stable decay": ("9267d8256237904f", "cc7fd3bb3dd488da"),
 }
-"""Of a branch and of its fine-tuned state, at MODEL 3, ORDER 1, TOKENIZER 2 and TRAINING 3."""
+"""Ids of a branch and of its fine-tuned state, at MODEL 3, ORDER 1, TOKENIZER 2 and TRAINING 3."""
 
 
 def test_golden_ids():

@@ -1,4 +1,4 @@
-"""Numbers of NumPy in a recipe are the numbers they stand for: the same recipe, the same id, Python's own types."""
+"""NumPy numbers in a recipe become Python numbers: same recipe, same id, Python types."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ WHOLE: dict[str, tuple[Callable[[Any], Any], int]] = {
     "arm.sft_seed": (lambda n: arm(trunk(), sft_seed=n), 2),
     "placement": (lambda n: Placement(num_threads=n, num_ranks=n, micro_batch=n), 2),
 }
-"""A recipe that a whole number goes into, and one that is allowed there."""
+"""A recipe that takes an integer, and a valid integer."""
 
 NUMBERS: dict[str, tuple[Callable[[Any], Any], float]] = {
     "schedule.lr": (lambda x: Constant(lr=x), 1e-3),
@@ -123,11 +123,11 @@ NUMBERS: dict[str, tuple[Callable[[Any], Any], float]] = {
         0.1,
     ),
 }
-"""A recipe that any number goes into, and one that is allowed there."""
+"""A recipe that takes any number, and a valid number."""
 
 
 def held(value: Any) -> Iterator[Any]:
-    """Everything that a recipe holds, all the way down."""
+    """Everything in a recipe, recursively."""
     yield value
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
@@ -184,13 +184,13 @@ def test_what_is_no_number_is_refused_as_before(place: str, wrong: Any) -> None:
 
 
 def test_steps_of_few_bits_do_not_overflow() -> None:
-    """500 steps of 16 × 2,048 tokens are more than 16 bits hold, and than 32 with a few more."""
+    """500 steps of 16 × 2,048 tokens overflow 16 bits, and a few more steps overflow 32."""
     one = phase(Mixture.only(GENERAL), np.int16(500), num_sequences=np.int16(16), seq_len=np.int16(64))
     assert one.num_steps * one.tokens_per_step == 500 * 16 * 64
 
 
 def test_a_grid_made_by_numpy_is_the_grid() -> None:
-    """Start steps from `arange` and weights from `linspace`, as an experiment file has them."""
+    """Start steps from `arange` and weights from `linspace`, as in an experiment file."""
 
     def curricula(steps: Any, weights: Any) -> list[Curriculum]:
         return [

@@ -119,7 +119,7 @@ def test_curves_of_several_trunk_seeds_have_intervals_and_single_seeds() -> None
 
 
 def _moved(arms: pd.DataFrame, places: dict[float, float], factor: str) -> pd.DataFrame:
-    """The arms with their percents of training, or of the tokens, at other places."""
+    """The arms with start steps or token fractions (in percent) moved to other places."""
     column = "start_fraction" if factor == "start_step" else "weight"
     special = arms["mix"] != "control"
     moved = arms[column].where(~special, arms[column].round(4).replace(places))
@@ -134,7 +134,7 @@ def _moved(arms: pd.DataFrame, places: dict[float, float], factor: str) -> pd.Da
     ],
 )
 def test_no_point_of_a_curve_is_cut_by_its_axis(arms: pd.DataFrame, factor: Any, curve: Any, end: float) -> None:
-    """A mix that starts with training, or is all of the text, lies at an end: its marks and its seeds' are whole there."""
+    """A mix that starts at step 0 or makes up all the text lies at an end of the axis, where its markers must be whole."""
     special = in_group(arms, "timing" if factor == "start_step" else "weight")[lambda rows: rows["mix"] != "control"]
     there = special["start_fraction" if factor == "start_step" else "weight"].round(4)
     arms = _moved(arms, {there.max() if end > 0.5 else there.min(): end}, factor)

@@ -203,7 +203,7 @@ def test_what_was_left_out_is_on_the_first_screen_and_in_its_section(report: Rep
     assert "pycode train, training at 128 tokens: 60 of 2,000 items left out (no target token within 128 tokens)" in text
     assert "with 30,000 of 90,000 target tokens (33.3 %); 1,900 targets cut" in text
     assert "All 2 uses of the data" in text
-    assert "34 of 23,434 tokens left out" not in text  # a loss of 0.1 % is in the table alone
+    assert "34 of 23,434 tokens left out" not in text  # a loss of 0.1 % appears only in the table
     assert "too few to fill a block 23,400 tokens 34" in text
 
 

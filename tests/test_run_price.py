@@ -1,4 +1,4 @@
-"""Which device a plan is priced on, and where the rates come from: the machine's own, or those of a device that is named."""
+"""Which device a plan is priced on, and the source of its rates: this machine or a named device."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RATES = {"fp32": Calibrated(4e9, 0.5), "bf16_mixed": Calibrated(1e9, 0.25), "bf1
 
 
 class Calibrations:
-    """What was asked of calibration, which answers with `RATES`; `kept` are those that the cache has."""
+    """Records calibration requests and answers with `RATES`; `kept` is what the cache holds."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Sequence[Workload], Machine]] = []
@@ -66,7 +66,7 @@ def calibrations(monkeypatch: pytest.MonkeyPatch) -> Calibrations:
 
 @pytest.fixture
 def plan_of(text: Path, tmp_path: Path) -> Any:
-    """Plans the small study, by default with nothing in the store."""
+    """Plan the small study, by default with an empty store."""
     path = tmp_path / "experiment.py"
     path.write_text(EXPERIMENT)
 

@@ -1,4 +1,4 @@
-"""Every slow test is in exactly one part of `slow_parts.txt`, so that CI's turns leave none out."""
+"""Every slow test is in exactly one part of `slow_parts.txt`, so CI's rotation covers them all."""
 
 from __future__ import annotations
 

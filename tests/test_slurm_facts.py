@@ -28,7 +28,7 @@ SLURM_IS_AWAY = "Unable to contact slurm controller"
 
 def becomes(look: Callable[[], object], expected: object) -> bool:
     """Whether a look finds what is expected, now or soon; where not, the last find is shown."""
-    deadline = time.monotonic() + 180  # long, and short of the test's limit, so that the find is shown
+    deadline = time.monotonic() + 180  # long, but shorter than the test's limit, so that what was found is shown
     while (found := look()) != expected and time.monotonic() < deadline:
         time.sleep(0.05)
     assert found == expected

@@ -1,4 +1,4 @@
-"""Which processor this is: its name, and whether bfloat16 has instructions there or is emulated."""
+"""Identify the processor: its name, and whether bfloat16 is native or emulated."""
 
 from __future__ import annotations
 

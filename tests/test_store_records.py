@@ -353,7 +353,7 @@ def test_publication_ends_the_failure_before_it(store: Store) -> None:
 def test_a_record_is_read_with_one_file_opened_and_no_more_work_however_many_there_are(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What seconds ten thousand take is `benchmarks/records.py`'s to say."""
+    """Counted in function calls; `benchmarks/records.py` measures seconds for ten thousand records."""
     publish(store, STAGE)
     ids = [f"{number:016x}" for number in range(200)]
     text = store.paths.record(STAGE.id).read_text()

@@ -292,7 +292,7 @@ def test_what_a_running_job_is_made_from_stays_though_its_study_was_made_smaller
 
 
 def test_what_only_a_record_names_as_a_parent_stays(copy: Made, text: Path) -> None:
-    """The study's manifest says that step 12 goes on from a state of step 7; only its record knows its own parents."""
+    """The manifest says step 12 continues from step 7; only the record of step 7 knows its own parents."""
     asked = ask(copy.store, small_study(text, starts=(), tasks=("code_task",)))
     at_3, at_7, at_12 = (copy.one(f"pretrain nano seed 0 to step {step}") for step in (3, 7, 12))
     assert asked.stages[at_12].start_from == at_7

@@ -69,7 +69,7 @@ def test_only_one_whole_device_says_how_fast_it_is(
     ("asked", "num_threads", "known"),
     [
         (this_processor(), 1, True),
-        (None, 1, True),  # nodes of a cluster, whatever they are
+        (None, 1, True),  # cluster nodes of any kind
         (this_processor(), 2, False),
         (Processor("another", this_processor().has_bfloat16), 1, False),
         (Processor(this_processor().name, not this_processor().has_bfloat16), 1, False),

@@ -1,4 +1,4 @@
-"""A folder that is being written appears whole or leaves nothing, whatever ends the writing and when."""
+"""A folder being written appears complete or not at all, whatever ends the writing and when."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ whole_folder.write_folder(folder, write)
 def test_a_signal_ends_the_process_and_leaves_nothing(tmp_path: Path, number: int, moment: str) -> None:
     command = [sys.executable, "-c", _WRITER, str(int(number)), moment, str(tmp_path / "above" / "new")]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == -number, done.stderr  # as without a handler: what started it sees what ended it
+    assert done.returncode == -number, done.stderr  # as without a handler: the parent sees the signal
     assert list(tmp_path.iterdir()) == []
 
 

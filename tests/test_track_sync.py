@@ -428,7 +428,7 @@ def test_a_database_removed_under_a_follower_is_filled_again(store: Store) -> No
     lock = store.paths.mlflow / f"{STUDY}.lock"
     lock.unlink()
     with Follower(store, STUDY, every_s=0.2) as follower:
-        wait_until(lock.exists)  # it has begun to sync
+        wait_until(lock.exists)  # syncing has begun
         shutil.rmtree(store.paths.mlflow)
         report = follower.finish()
     assert report.created in (len(whole["runs"]), 0), "by the last sync, or by one before it"

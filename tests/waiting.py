@@ -1,7 +1,7 @@
-"""Waiting in tests: for what is meant, never for a time.
+"""Waiting in tests: for a condition, never for a fixed time.
 
-A busy machine makes everything late, so no wait has a short limit of its own: what never comes is ended by the limit that
-pytest-timeout sets to the whole test, and `leftovers` ends its processes.
+A busy machine makes everything late, so waits have no short limits of their own: pytest-timeout ends a whole test, and
+`leftovers` ends its processes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ T = TypeVar("T")
 
 _LOOK_EVERY_S = 0.02
 _GIVE_UP_S = 580.0
-"""Just below the limit of a test (`timeout` in pyproject.toml), which asyncio may lose in one of its tasks."""
+"""Just below a test's limit (`timeout` in pyproject.toml), whose error asyncio may swallow in one of its tasks."""
 
 
 def wait_until(condition: Callable[[], T]) -> T:
-    """Look again and again until `condition` says something true; returns that."""
+    """Poll `condition` until it is true; returns its value."""
     while not (found := condition()):
         time.sleep(_LOOK_EVERY_S)
     return found
 
 
 async def until(condition: Callable[[], T]) -> T:
-    """As `wait_until`, beside what else runs in the event loop."""
+    """Like `wait_until`, without blocking the event loop."""
     while not (found := condition()):
         await asyncio.sleep(_LOOK_EVERY_S)
     return found

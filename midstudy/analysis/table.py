@@ -128,8 +128,9 @@ def reproduction(store: Store, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_tables(store: Store, manifest: Mapping[str, Any], folder: Path) -> pd.DataFrame:
-    """Write what a report reads into the study's folder: arms (parquet and CSV), similarity and proximity tables, cost,
-    reproduction and what the data left out as JSON; returns the arms."""
+    """Write a report's inputs into the study's folder: arms (Parquet and CSV), similarity and proximity (Parquet),
+    cost, reproduction and what the data left out (JSON); returns the arms.
+    """
     arms = arms_table(store, manifest)
     arms.to_parquet(folder / "arms.parquet", index=False)
     arms.to_csv(folder / "arms.csv", index=False)

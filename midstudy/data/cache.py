@@ -11,10 +11,10 @@ from midstudy.environment import WITHOUT_HOME
 def cache_dir() -> Path:
     """`$MIDSTUDY_CACHE`, else `midstudy` under `$XDG_CACHE_HOME`, else `~/.cache/midstudy`. Not created here.
 
-    A variable that is empty, or blank, counts as not set.
+    An empty or blank variable counts as not set.
 
     Raises:
-        ValueError: neither is set, and the user has no home.
+        ValueError: neither variable is set and the user has no home directory.
     """
     named = os.environ.get("MIDSTUDY_CACHE", "").strip()
     if named:
@@ -23,7 +23,7 @@ def cache_dir() -> Path:
     base = os.path.expanduser(stated or "~/.cache")
     if not os.path.isabs(base) or (WITHOUT_HOME in os.environ and not stated):
         raise ValueError(
-            "no folder to keep fetched and prepared text in: HOME names no folder that can be written. Set MIDSTUDY_CACHE "
-            "to one, or HOME."
+            "no cache folder for fetched and prepared text: HOME is not a writable folder. Set MIDSTUDY_CACHE or HOME to a "
+            "writable folder."
         )
     return Path(base) / "midstudy"

@@ -20,7 +20,7 @@ class DataChoice:
     """The `--data` arguments of one command, resolved as the experiment asks for its corpora and tasks by name.
 
     Raises:
-        RecipeError: two arguments for one name, or two for all, or one that names nothing.
+        RecipeError: a name or the default is given twice, or a name matches nothing in the experiment.
     """
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
@@ -28,7 +28,7 @@ class DataChoice:
         self._for_one: dict[str, str] = {}
         for argument in arguments:
             name, separator, value = argument.partition("=")
-            if not name.strip() or (separator and not value.strip()):  # what a shell makes of a variable that is not set
+            if not name.strip() or (separator and not value.strip()):  # an unset shell variable expands to this
                 raise RecipeError(
                     f"--data {name.strip()}".rstrip(),
                     found="nothing" if not separator else repr(argument),

@@ -1,4 +1,4 @@
-"""SHA-256 of files: of the very bytes that are read, or remembered of a large file that has not changed since."""
+"""SHA-256 of files, computed from the bytes read; digests of large unchanged files are cached."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import BinaryIO
 from midstudy.data.cache import cache_dir
 
 _SMALL_BYTES = 2**24
-"""Up to this size a file is digested each time: a hundredth of a second, and nothing has to be trusted."""
+"""Files up to this size are always digested: it takes about 10 ms, and no cache has to be trusted."""
 
 _END_BYTES = 2**16
 
 _SETTLED_S = 2.0
-"""Time stamps advance in steps of up to two seconds (FAT), so a file that changed so lately may change again unseen."""
+"""Timestamps may have a resolution of two seconds (FAT), so a file changed this recently may change again unnoticed."""
 
 _PIECE_BYTES = 2**24
 
@@ -28,11 +28,10 @@ _PIECE_BYTES = 2**24
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes.
 
-    That of a large file is remembered under its real path, inode, size, times and the text at both its ends. Size and
-    modification time alone can be those of another text; the time of the last change of the inode is the kernel's, and no
-    program sets it: not `touch`, `cp -p`, `rsync -a`, nor an archive with fixed times. The device is not among them, because
-    each node of a cluster numbers a shared disk in its own way. Whoever reads the text digests what it reads
-    (`DigestedFile`), so that this memory saves time and vouches for nothing that is made.
+    The digest of a large file is cached under its real path, inode, size, timestamps and the bytes at both ends. Size and
+    mtime are not enough: `touch`, `cp -p`, `rsync -a` and archives can set them, but no program can set ctime. The device
+    number is left out because nodes of a cluster number a shared disk differently. The cache only saves time: stages digest
+    the text as they read it (`DigestedFile`).
     """
     opened_s = time.time()
     with path.open("rb") as file:
@@ -41,7 +40,7 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
         try:
             remembered = cache_dir() / "digests" / _key(path, file, facts)
-        except ValueError:  # nowhere to remember it
+        except ValueError:  # no cache directory
             remembered = Path(os.devnull) / "digest"
         try:
             known = remembered.read_text("ascii").strip()
@@ -63,7 +62,7 @@ def _facts(file: BinaryIO) -> tuple[int, ...]:
 
 
 def _key(path: Path, file: BinaryIO, facts: tuple[int, ...]) -> str:
-    """The ends are for disk images with fixed times, mounted one after the other at one place."""
+    """Cache key. The bytes at the ends tell apart disk images with fixed timestamps mounted at the same path."""
     key = hashlib.sha256(os.fsencode(os.path.realpath(path)) + f"\n{facts}\n".encode("ascii"))
     for place in (0, max(0, os.fstat(file.fileno()).st_size - _END_BYTES)):
         file.seek(place)
@@ -72,7 +71,7 @@ def _key(path: Path, file: BinaryIO, facts: tuple[int, ...]) -> str:
 
 
 def _remember(place: Path, digest: str) -> None:
-    """A cache that cannot be written costs time, not correctness."""
+    """Cache a digest; a cache that cannot be written costs time, not correctness."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=place.parent, delete=False) as temporary:
@@ -83,10 +82,10 @@ def _remember(place: Path, digest: str) -> None:
 
 
 class DigestedFile(io.RawIOBase):
-    """A file that is read once, from its beginning, and digested as it is read.
+    """A file read once from the start and digested while it is read.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -105,7 +104,7 @@ class DigestedFile(io.RawIOBase):
         return num_read
 
     def rest(self) -> Iterator[None]:
-        """Read what is left, piece by piece, and close the file."""
+        """Read the rest of the file in chunks, then close it."""
         if not self.closed:
             buffer = memoryview(bytearray(_PIECE_BYTES))
             while self.readinto(buffer):
@@ -113,7 +112,7 @@ class DigestedFile(io.RawIOBase):
             self.close()
 
     def digest(self) -> str:
-        """SHA-256 of the bytes that were read."""
+        """SHA-256 of the bytes read."""
         return self._sha256.hexdigest()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Texts as token ids: through tiktoken where that is proved to give the same (`plain_bpe.py`), else through `tokenizers`."""
+"""Encode texts as token ids: with tiktoken if `plain_bpe.py` proves the ids identical, else with `tokenizers`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from midstudy.data.long_texts import PIECE_CHARACTERS, may_cut, pieces
 from midstudy.data.plain_bpe import PlainBpe, plain_bpe
 
 _PIECES = 4
-"""Pieces of a long document that `tokenizers` encodes together, by its own threads."""
+"""Pieces of a long document that `tokenizers` encodes at once, on its own threads."""
 
 _MAX_THREADS = 8
-"""One thread reads the text, and keeps no more than about so many busy."""
+"""The single reader thread keeps at most about this many encoding threads busy."""
 
 
 class Encoder:
-    """Gives the ids that `tokenizer.encode` gives without special tokens; may be used by several threads at once."""
+    """Gives the ids of `tokenizer.encode` without special tokens. Thread-safe."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -33,7 +33,7 @@ class Encoder:
 
     @property
     def num_threads(self) -> int:
-        """Threads that should encode at a time: each is one of tiktoken; one of two others waits for `tokenizers`' own."""
+        """Threads that should encode at once: one per core with tiktoken; two with `tokenizers`, which has its own pool."""
         if self._plain is None:
             return 2
         stated = os.environ.get("RAYON_NUM_THREADS", "")
@@ -52,7 +52,7 @@ class Encoder:
                 yield from self._through_tokenizers([text])
 
     def _through_tokenizers(self, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
-        """All together; where there are long ones and their pieces give the same, a few pieces at a time."""
+        """Encode as one batch; long texts that can be split safely are encoded a few pieces at a time."""
         if max(map(len, texts)) <= 2 * PIECE_CHARACTERS or not may_cut(self._tokenizer):
             yield from self._encode(texts)
             return
@@ -64,6 +64,6 @@ class Encoder:
             yield np.concatenate(ids) if ids else np.zeros(0, np.uint16)
 
     def _encode(self, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
-        # The fast variant gives the same ids without the places of tokens in the text, in two thirds of the time.
+        # The fast variant gives the same ids without character offsets, in two thirds of the time.
         for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
             yield np.array(encoding.ids, np.uint16)

@@ -37,7 +37,7 @@ def find_split(folder: Path, split: str) -> Path | None:
     return found[0] if found else None
 
 
-# Words that a split's file may begin with, whatever its ending; and endings of files that hold rows.
+# First words of a split's file name, with any extension; and extensions of files that hold rows.
 _LIKE_A_SPLIT = re.compile(r"(train|training|valid|validation|val|dev|devel|eval|evaluation|test|testing|tests)([^a-z].*)?")
 _LIKE_ROWS = re.compile(r".*\.(jsonl|ndjson|jsonlines|parquet|arrow|csv|tsv)(\.[a-z0-9]+)?")
 _REMEDIES = {
@@ -52,9 +52,9 @@ _MOST_NAMED = 5
 
 
 def unread_files(folder: Path) -> str:
-    """The files of a folder that look like data and are not read, each with what to do; empty where there is none.
+    """Files of a folder that look like data but are not read, each with what to do; empty if there are none.
 
-    They begin with the name of a split, or end as files of rows do.
+    A file looks like data if its name starts with a split's name or has a data file's extension.
     """
     read = {name + ending for names in SPLIT_NAMES.values() for name in names for ending in ENDINGS}
     found = [
@@ -79,7 +79,7 @@ def _unread(path: Path) -> str:
 
 
 def file_names(split: str) -> str:
-    """The names that the file of a split may have."""
+    """The file names accepted for a split."""
     return " or ".join(name + ending for name in SPLIT_NAMES[split] for ending in ENDINGS)
 
 
@@ -102,10 +102,10 @@ def numbered_rows(
 
 
 def opened(path: Path) -> DigestedFile:
-    """The file, to be read by `numbered_rows_of`, and to be asked for the digest of what was read.
+    """Open a file for `numbered_rows_of`; its `digest` is that of the bytes read.
 
     Raises:
-        ValueError: it is missing or cannot be opened.
+        ValueError: the file is missing or cannot be opened.
     """
     try:
         return DigestedFile(path)
@@ -118,7 +118,7 @@ def opened(path: Path) -> DigestedFile:
 def numbered_rows_of(
     file: DigestedFile, path: Path, *, on_read: Callable[[float], None] = lambda share: None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `numbered_rows`, of a file that was opened."""
+    """Like `numbered_rows`, but for an open file."""
     number = 0
     buffered = io.BufferedReader(file, _BUFFER_BYTES)
     lines = gzip.GzipFile(fileobj=buffered) if path.suffix == ".gz" else buffered
@@ -132,7 +132,7 @@ def numbered_rows_of(
         raise ValueError(f"{path}: cannot be read after line {number} ({error}). Fetch or write the file again.") from error
     finally:
         if not file.closed:
-            buffered.detach()  # which leaves the file open, for what is left of it
+            buffered.detach()  # keeps the file open so that the rest can be read
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def content_digest(folder: Path, *, read: Mapping[Path, str] | None = None) -> s
     """SHA-256 over the split files of a folder: for train, dev, test in this order, the split's name and its bytes.
 
     Args:
-        read: digests of files that were just read.
+        read: known digests of files that were just read.
 
     Raises:
         ValueError: the folder is missing or has no train split.

@@ -37,10 +37,10 @@ def load(name: str, config: str, revision: str, split: str) -> Iterator[dict[str
 
 
 def present_splits(name: str, config: str, revision: str) -> dict[str, str]:
-    """Which of train, dev and test the data set has at the revision, each with the hub's name; needs the network.
+    """Map each of train, dev and test that the data set has at the revision to its Hub name. Needs the network.
 
     Raises:
-        ValueError: no such data set, no network, or two splits of the hub are one of these.
+        ValueError: no such data set, no network, or two Hub splits map to the same split.
     """
     import datasets
 
@@ -63,23 +63,23 @@ def present_splits(name: str, config: str, revision: str) -> dict[str, str]:
 
 
 def require_no_folder(name: str) -> None:
-    """Refuse the name of a hub's data set where a folder of this name lies: `datasets` would read that, at no revision.
+    """Reject a Hub data set name that is also a local folder: `datasets` would read the folder and ignore the revision.
 
     Raises:
-        ValueError: there is such a folder.
+        ValueError: a folder of this name exists.
     """
     if not Path(name).is_absolute() and Path(name).exists():
         raise ValueError(
-            f"hub:{name}: found {Path(name).absolute()}, which would be read in the hub's place, whatever the commit. Run "
-            "the command from another folder, or name this one with --data."
+            f"hub:{name}: the folder {Path(name).absolute()} has the same name and would be read instead of the Hub's data "
+            "set. Run the command from another folder, or name this one with --data."
         )
 
 
 def require_commit(name: str, revision: str) -> None:
-    """Refuse a branch or tag: it could name other text tomorrow.
+    """Reject branches and tags, which can move.
 
     Raises:
-        ValueError: the revision is not a commit.
+        ValueError: the revision is not a commit hash.
     """
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ValueError(f"hub:{name}: revision {revision!r}; allowed: a commit of 40 hex digits (its page lists them).")

@@ -1,22 +1,22 @@
-"""A plain byte-level BPE through tiktoken: the ids of `tokenizers` at several times its speed, in bounded memory.
+"""Plain byte-level BPE through tiktoken: the same ids as `tokenizers`, several times faster, in bounded memory.
 
-Plain means GPT-2's words, a normalizer that changes nothing, or NFC (GPT-NeoX, Pythia), and merges that agree with the ids.
-For such a tokenizer the two libraries give the same ids of every text, which is proved when the encoder is built:
+Plain means: GPT-2's pre-tokenizer, no normalizer or NFC (GPT-NeoX, Pythia), and merge order consistent with id order.
+For such a tokenizer both libraries give the same ids for every text. This is proved when the encoder is built:
 
-*Words.* Both cut a text with the same expression. Their engines could differ only in what is a letter, a number or a space,
-so both are asked for every code point of the planes that are in use.
+*Words.* Both libraries split text with the same regular expression. Their engines could differ only in which characters
+are letters, numbers or spaces, so both are tested on every code point of the assigned planes.
 
-*Merges.* `tokenizers` joins the adjacent pair that comes first among the merges, the leftmost of equals; tiktoken the pair
-whose joined bytes are the token of the lowest id. Where ids of results rise with the merges, these differ only if two tokens
-x and y that no merge joins come to lie side by side although xy is a token. What happens to a stretch of bytes whose two
-ends no merge crosses does not depend on what lies beside it, so the stretch xy alone would come to x, y as well. But alone
-it comes to the one token xy, as is tried for each token of the vocabulary, and only the one pair that makes it leads there.
+*Merges.* `tokenizers` applies the adjacent merge of lowest rank, leftmost first; tiktoken joins the pair whose joined bytes
+have the lowest token id. If result ids rise with merge rank, they differ only where tokens x and y, which no merge joins,
+become adjacent although xy is a token. A span of bytes whose ends no merge crosses is encoded independently of its
+context, so the span xy alone would also give x, y. But xy alone gives the single token xy (checked for every token of the
+vocabulary), and only the one pair that makes it leads there.
 
-*Long words.* A row of tokens is the encoding of its bytes exactly if each pair of neighbours is the encoding of theirs: the
-first merge that crosses a seam would cross it within the pair as well. So a word of any length is encoded window by window,
-and every seam is tried.
+*Long words.* A sequence of tokens is the encoding of its bytes exactly if each adjacent pair is the encoding of its own
+bytes: the first merge that crosses a boundary would also cross it within the pair. So a word of any length is encoded
+window by window, and every boundary is checked.
 
-Added tokens, the end of text among them, are taken out of a text before, the longest of the leftmost, as `tokenizers` does.
+Added tokens, such as end-of-text, are extracted first, leftmost-longest, as `tokenizers` does.
 """
 
 from __future__ import annotations
@@ -38,21 +38,22 @@ if TYPE_CHECKING:
     import tiktoken
 
 PIECE_CHARACTERS = 2**16
-"""A text of more than twice this is cut in pieces of about this length: neither a run of spaces that overflows the stack of
-tiktoken's expression (a million) nor a word that takes much memory is in one."""
+"""A text of more than twice this length is split into pieces of about this length, so that no piece holds a run of spaces
+long enough to overflow the stack of tiktoken's regular expression (a million) or a word that needs much memory.
+"""
 
 WINDOW_BYTES = 2**16
-"""A longer word is encoded so many bytes at a time."""
+"""A longer word is encoded in windows of this many bytes."""
 
 _SEAM_TOKENS = 16
-"""Tokens at the end of a window that are encoded again with the next; so many seams are tried before the window grows."""
+"""Tokens at the end of a window that are re-encoded with the next; this many boundaries are tried before it grows."""
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CUT = re.compile(r"(?<=[!-~])(?=[ \n])|(?<=[A-Za-z])(?=[0-9])")
-"""Places at which a word ends, whatever surrounds them: before a space, or between a letter and a digit."""
+"""Places where a word ends in any context: before a space, or between a letter and a digit."""
 
 _NOT_INERT = re.compile("[^\0-\u02ff\u2010-\u2027\u2030-\u205e]")
-"""What is not Latin, nor usual punctuation. NFC changes no text without it, by any version of Unicode."""
+"""Characters beyond Latin and common punctuation. Without them, no Unicode version's NFC changes a text."""
 
 _PROBES = (
     "",
@@ -63,11 +64,11 @@ _PROBES = (
     "aaaaaaaaaaaaaaa                x" + "=" * 70 + "ab" * 90 + "\n" * 33,
     "for i in range(10):\n        if x[i] != '\\t':\n\t\treturn f\"{x}\"  # don't",
 )
-"""Texts that both libraries encode before tiktoken is trusted with others."""
+"""Texts that both libraries must encode identically before tiktoken is used."""
 
 
 def plain_bpe(tokenizer: tokenizers.Tokenizer) -> PlainBpe | None:
-    """The tokenizer as a plain byte-level BPE; none where it is not proved to be one, or tiktoken is not installed."""
+    """The tokenizer as a plain byte-level BPE. None if it is not proved to be one or tiktoken is not installed."""
     return _proved(tokenizer.to_str()) if find_spec("tiktoken") else None
 
 
@@ -99,12 +100,12 @@ def _proved(text: str) -> PlainBpe | None:
 
 
 class PlainBpe:
-    """Encodes through tiktoken.
+    """Encodes with tiktoken.
 
     Args:
-        ranks: bytes of each token to its id, single bytes included.
-        added: expressions that find added tokens, each applied to what the ones before left, with the ids of the tokens.
-        only_inert: whether only texts that no normalizer changes can be read.
+        ranks: bytes of each token, single bytes included, to its id.
+        added: regular expressions for added tokens, applied in turn to the remaining text, each with its tokens' ids.
+        only_inert: accept only texts that the normalizer leaves unchanged.
     """
 
     def __init__(self, ranks: dict[bytes, int], added: list[tuple[re.Pattern[str], dict[str, int]]], *, only_inert: bool):
@@ -113,11 +114,11 @@ class PlainBpe:
         self._token_bytes = {number: token for token, number in ranks.items()}
 
     def reads(self, text: str) -> bool:
-        """Whether `ids` gives the ids of this text."""
+        """Whether `ids` supports this text."""
         return not self._only_inert or text.isascii() or _NOT_INERT.search(text) is None
 
     def ids(self, text: str) -> NDArray[np.uint16]:
-        """The ids of a text, as uint16."""
+        """Token ids of a text, uint16."""
         if len(text) <= 2 * PIECE_CHARACTERS and not any(pattern.search(text) for pattern, _ in self._added):
             return _array(self._encoding.encode_ordinary(text))
         parts = list(self._parts(text))
@@ -135,7 +136,7 @@ class PlainBpe:
                     yield from self._word_by_word(piece)
 
     def _between_added(self, text: str, stage: int = 0) -> Iterator[str | int]:
-        """The text cut at its added tokens; these as ids."""
+        """The text split at added tokens: strings between them, ids for them."""
         if stage == len(self._added):
             if text:
                 yield text
@@ -167,7 +168,7 @@ class PlainBpe:
         return found
 
     def _in_windows(self, word: bytes, size: int) -> list[NDArray[np.uint16]] | None:
-        """The ids of a word, encoded `size` bytes at a time; none where two windows do not join."""
+        """Token ids of a word encoded `size` bytes at a time. None if two windows do not join."""
         encode, token_bytes, start = self._encoding._encode_single_piece, self._token_bytes, 0
         ids, found = encode(word[:size]), []
         while start + size < len(word):
@@ -190,7 +191,7 @@ def _words(text: str) -> Iterator[str]:
 
 @cache
 def _words_in_python() -> re.Pattern[str]:
-    """`_WORDS` with the classes of the two libraries, not Python's, and no limit to a word's length."""
+    """`_WORDS` with the libraries' character classes instead of Python's and no limit on word length."""
     letters, numbers, spaces = (_as_ranges(one) for one in _classes_of_tiktoken())
     words = _WORDS.replace(r"[^\s\p{L}\p{N}]", f"[^{spaces}{letters}{numbers}]")
     for name, ranges in ((r"\p{L}", letters), (r"\p{N}", numbers), (r"\s", spaces)):
@@ -199,7 +200,7 @@ def _words_in_python() -> re.Pattern[str]:
 
 
 def _encoding(words: str, ranks: dict[bytes, int]) -> tiktoken.Encoding:
-    import tiktoken  # a fifth of a second, which only what tokenises pays
+    import tiktoken  # takes 0.2 s to import, so only if needed
 
     return tiktoken.Encoding("plain", pat_str=words, mergeable_ranks=ranks, special_tokens={})
 
@@ -209,7 +210,7 @@ def _array(ids: list[int]) -> NDArray[np.uint16]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """A long text in pieces of `PIECE_CHARACTERS`, longer where there is no place to cut at."""
+    """Split a long text into pieces of `PIECE_CHARACTERS`, longer where there is no safe place to split."""
     if len(text) <= 2 * PIECE_CHARACTERS:
         yield text
         return
@@ -221,7 +222,7 @@ def _pieces(text: str) -> Iterator[str]:
         first = end
 
 
-# -- what is proved when an encoder is built --------------------------------------------------------------------------
+# -- proof when an encoder is built -----------------------------------------------------------------------------------
 
 
 _CHANGES_MERGES = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
@@ -245,7 +246,7 @@ def _is_of_the_kind(stated: dict[str, Any]) -> bool:
 
 
 def _ranks(vocab: dict[str, int], merges: list[Any]) -> dict[bytes, int] | None:
-    """Bytes of every token to its id: the 256 bytes and what the merges make; none where ids do not rise with the merges."""
+    """Bytes of every token (the 256 bytes and all merge results) to its id. None if ids do not rise with merge rank."""
     letters = _letters()
     if not vocab.keys() >= letters.keys():
         return None
@@ -262,14 +263,14 @@ def _ranks(vocab: dict[str, int], merges: list[Any]) -> dict[bytes, int] | None:
 
 
 def _letters() -> dict[str, int]:
-    """GPT-2's letter for each byte: itself where it can be printed, else the next of those from 256 on."""
+    """GPT-2's character for each byte: the byte itself if printable, else the next code point from 256 on."""
     printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printed]
     return {chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
 def _added_tokens(stated: dict[str, Any]) -> list[tuple[re.Pattern[str], dict[str, int]]] | None:
-    """How added tokens are found, those that are sought before the normalizer first; none where one asks for more."""
+    """Expressions for added tokens, those matched before normalization first. None if a token sets unsupported options."""
     found = []
     for normalized in (False, True):
         ids = {one["content"]: one["id"] for one in stated["added_tokens"] if one["normalized"] == normalized}
@@ -289,22 +290,22 @@ def _added_tokens(stated: dict[str, Any]) -> list[tuple[re.Pattern[str], dict[st
 
 @cache
 def _same_classes() -> bool:
-    """Whether the two libraries mean the same letters, numbers and spaces."""
+    """Whether both libraries classify letters, numbers and spaces identically."""
     return _classes_of_tiktoken() == _classes_of_tokenizers()
 
 
 @cache
 def _all_characters() -> str:
-    """Those of the planes that Unicode gives characters to: others are neither letters, nor numbers, nor spaces."""
+    """All characters of the assigned Unicode planes; the others are neither letters, numbers nor spaces."""
     return "".join(map(chr, (*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE1000))))
 
 
 @cache
 def _classes_of_tiktoken() -> tuple[str, ...]:
-    """All letters, all numbers and all spaces."""
+    """All letters, all numbers and all spaces, as tiktoken classifies them."""
     characters, single = _all_characters(), {bytes([byte]): byte for byte in range(256)}
 
-    def of(pattern: str) -> str:  # tiktoken passes over what its expression does not match
+    def of(pattern: str) -> str:  # tiktoken skips what its expression does not match
         return bytes(_encoding(pattern, single).encode_ordinary(characters)).decode("utf-8")
 
     return of(r"\p{L}+"), of(r"\p{N}+"), of(r"\s+")
@@ -320,7 +321,7 @@ def _classes_of_tokenizers() -> tuple[str, ...]:
 
 
 def _as_ranges(characters: Iterable[str]) -> str:
-    """Characters in rising order, as ranges of an expression's class."""
+    """Sorted characters as ranges of a regular expression's character class."""
     ranges: list[list[int]] = []
     for character in map(ord, characters):
         if ranges and ranges[-1][1] == character - 1:

@@ -92,10 +92,10 @@ def release_files(release: Release) -> list[Path]:
 
 
 def release_bytes(release: Release) -> Iterator[tuple[Path, bytes]]:
-    """The safetensors files of a release with their bytes, which are what the plan names only if the iteration ends well.
+    """The safetensors files of a release with their bytes; verified only once the iteration completes.
 
     Raises:
-        ValueError: as `release_files`, or what was read is not what the plan names.
+        ValueError: as `release_files`, or the bytes read differ from the plan's digest.
     """
     found = []
     for path in release_files(release):
@@ -109,11 +109,12 @@ def release_bytes(release: Release) -> Iterator[tuple[Path, bytes]]:
 
 
 def _require_blob(path: Path, found: str) -> None:
-    """The hub's cache names a large file by its SHA-256: the link of a commit leads to the name, not to the bytes."""
+    """Check a large file against its name in the Hub cache, its SHA-256. The commit's link pins the name, not the bytes."""
     name = path.resolve().name
     if re.fullmatch("[0-9a-f]{64}", name) and name != found:
         raise ValueError(
-            f"{path.resolve()}: damaged: sha256 {found[:12]}, not that of its name. Remove it; it is fetched again."
+            f"{path.resolve()}: damaged: expected sha256 {name[:12]} (its file name), got {found[:12]}. Remove it; the next "
+            "run fetches it again."
         )
 
 

@@ -4,11 +4,11 @@ A shard ends with the document that brings it to `shard_bytes` of UTF-8 text; no
 `<split>-00000.tokens` (uint16, little-endian), `<split>-00000.offsets` (int64; document i of the shard is
 tokens[offsets[i]:offsets[i + 1]]) and, for a task, `<split>-00000.prompts` (int64; how many leading tokens of item i are
 its prompt). `<split>.shards.json` lists the finished shards in order, with the digest of every file, and says when the
-split is complete. Every document and item ends with one end-of-text token, also where its text ends in the characters of it.
+split is complete. Every document and item ends with exactly one end-of-text token, even if its text already ends in one.
 
-Where shards end depends on the text alone, so neither the number of threads nor an interruption changes a byte. Threads do
-the work, tiktoken's or the tokenizer's own: RAYON_NUM_THREADS of them, else one for each core that the process may use.
-Worker processes were no more than a tenth faster with two cores.
+Shard boundaries depend on the text alone, so neither the number of threads nor an interruption changes a byte. Encoding
+runs in threads (tiktoken's or the tokenizer's own): RAYON_NUM_THREADS, else one per usable core. Worker processes were at
+most a tenth faster on two cores.
 
 A task's prompt and target are encoded apart, so that the loss mask falls on the boundary between them. (The paper's code
 encodes them together and takes the mask from the prompt alone, which lets a merge cross the boundary.)
@@ -45,7 +45,7 @@ _CHUNK_DOCUMENTS = 1_024
 chunk to its size is in it whole."""
 
 _PENDING_BYTES = 2**24
-"""No more text is read while so much of it waits: a huge document has the memory to itself."""
+"""Reading pauses while this much text is pending, so that a huge document is in memory alone."""
 
 Document = tuple[str, ...]
 """The texts of a document, encoded apart: the only one of a corpus document, or the prompt and target of an item."""
@@ -135,8 +135,8 @@ def write_split(
 ) -> ShardIndex:
     """Tokenise the documents of a split into shards in `folder`; memory does not grow with their number.
 
-    It grows with the longest of them by a few times its text where its tokens are those of its pieces (`plain_bpe.py`,
-    `long_texts.py`). A tokenizer of another kind gets a document whole, and takes a hundred times the memory of its text.
+    Memory grows with the longest document, by a few times its text if the text can be split (`plain_bpe.py`,
+    `long_texts.py`). Other tokenizers encode a document whole, in about a hundred times the memory of its text.
 
     Args:
         documents: all of the split, in order. What reading them raises ends the writing; finished shards stay.
@@ -329,7 +329,7 @@ def _in_parallel(function: Callable[[Chunk], Tokenised], chunks: Iterable[Chunk]
     try:
         for chunk in chunks:
             pending.append((pool.submit(function, chunk), chunk[1]))
-            del chunk  # a huge document is not kept for longer than it takes to encode it
+            del chunk  # free a huge document as soon as it is encoded
             while len(pending) > num_threads or sum(num_bytes for _, num_bytes in pending) > _PENDING_BYTES:
                 yield pending.popleft()[0].result()
         while pending:

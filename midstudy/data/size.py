@@ -1,4 +1,4 @@
-"""How much text a data set has, before any of it is read: what tokenising is priced by."""
+"""Estimated text size of a data set before it is read; tokenisation is priced by it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from midstudy.data.files import SPLIT_NAMES, find_split
 from midstudy.recipe.data import Dataset, Source, Task
 
 _GZIP_RATIO = 3.0
-"""Bytes of text to a byte of its gzip."""
+"""Bytes of text per byte of gzip."""
 
 _ITEM_BYTES = 500
-"""Of a task's item, where its source does not tell."""
+"""Bytes per task item if the source does not state them."""
 
 _UNKNOWN_BYTES = 100_000_000
-"""Of a split of the hub, whose size only a download would tell."""
+"""Bytes of a Hub split, whose size only a download would reveal."""
 
 _EVALUATION_SHARE = 0.05
-"""Of the train split, what a dev or test split of the hub is taken to have."""
+"""Assumed size of a Hub dev or test split, as a fraction of train."""
 
 
 def text_bytes(data: Dataset) -> float:
-    """Expected UTF-8 bytes of all splits of a data set, as far as its `max_bytes` or `max_items` go."""
+    """Expected UTF-8 bytes of all splits of a data set, up to its `max_bytes` or `max_items`."""
     sizes = _split_sizes(data.source)
     if isinstance(data, Task):
         most = data.max_items
@@ -34,7 +34,7 @@ def text_bytes(data: Dataset) -> float:
 
 
 def _split_sizes(source: Source) -> list[tuple[float, float]]:
-    """Expected bytes and rows of each split; none of a folder or part that is not there."""
+    """Expected bytes and rows of each split; empty if the folder or part does not exist."""
     if source.kind == "wheels":
         part = _frozen_parts().get(source.part, {"splits": {}})
         return [(split["bytes"], max(1, split["docs"])) for split in part["splits"].values()]
@@ -47,7 +47,7 @@ def _split_sizes(source: Source) -> list[tuple[float, float]]:
 
 
 def unprepared_parts(source: Source) -> dict[str, float]:
-    """The parts of the wheels that whoever reads this source first has to prepare, with the bytes of their text."""
+    """Built-in (`wheels`) parts that must be prepared before this source can be read, with their text size in bytes."""
     if source.kind != "wheels":
         return {}
     folder = cache_dir() / "prepared" / wheels.list_digest()[:16]

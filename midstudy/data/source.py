@@ -26,7 +26,7 @@ from midstudy.data.splits import CORPUS_SHARE, SPLIT_NAMES, TASK_SHARE, carve, c
 from midstudy.recipe.data import Source
 
 _FEW_ROWS = 5
-"""A carved split with fewer rows is told: what is measured on it says little."""
+"""A carved split with fewer rows is reported, because measurements on it mean little."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -35,16 +35,15 @@ _KINDS = "wheels, a directory, or hub:OWNER/NAME[:CONFIG]@COMMIT"
 
 
 class ChangedTextError(ValueError):
-    """The text that was read is not the one that the plan names."""
+    """The text read differs from the text the plan names."""
 
 
 def resolve_source(argument: str, *, name: str, folder: str, is_task: bool) -> Source:
-    """The source that a `--data` value names for one corpus or task.
+    """Resolve a `--data` value for one corpus or task.
 
-    Quick: nothing is fetched or prepared. The first row of each split of a folder is checked, and so many rows of train
-    that a carved split is known to have some. Splits that will be carved from train, files of a folder that are not read,
-    and a split that is named otherwise than usual are told in `note`; those of a hub data set are known only when it is
-    read.
+    Quick: nothing is fetched or prepared. Checks the first row of each split of a folder, and enough rows of train to know
+    that each carved split has some. `note` reports carved splits, unread files and unusual split names; for a Hub data set
+    they are known only once it is read.
 
     Args:
         argument: `wheels`, a directory, or `hub:OWNER/NAME[:CONFIG]@COMMIT`.
@@ -53,8 +52,8 @@ def resolve_source(argument: str, *, name: str, folder: str, is_task: bool) -> S
         is_task: prompt-target pairs rather than text.
 
     Raises:
-        ValueError: the directory, a split or a field is missing, all rows of train are carved from it, the part is unknown,
-            or the value is none of these.
+        ValueError: the directory, a split or a field is missing, carved splits leave train empty, the part is unknown, or
+            the value has none of these forms.
     """
     if not argument.strip():
         raise ValueError(f"{name}: --data: found nothing; allowed: {_KINDS}. Is a variable not set?")
@@ -82,12 +81,12 @@ def resolve_source(argument: str, *, name: str, folder: str, is_task: bool) -> S
 
 
 def require_rows(source: Source, *, split: str, is_task: bool) -> None:
-    """Refuse a split of a folder that is carved from train and to which no row falls.
+    """Reject a carved split of a folder that gets no rows from train.
 
-    Quick, as `resolve_source`; of a hub data set it is known only when it is read.
+    Quick, like `resolve_source`; for a Hub data set this is known only once it is read.
 
     Raises:
-        ValueError: the split is empty; the message says of how many rows, and what to do.
+        ValueError: the split is empty; the message gives the number of rows and what to do.
     """
     if source.kind != "files":
         return
@@ -98,9 +97,9 @@ def require_rows(source: Source, *, split: str, is_task: bool) -> None:
 
 
 class Rows(Iterator[dict[str, Any]]):
-    """The rows of one split of a source, in order. What reads only the first of them reads the `rest` as well.
+    """The rows of one split of a source, in order. A caller that stops early must also read the `rest`.
 
-    `is_carved` says that the split is taken out of train, so that it may have none; `num_rows` counts those so far.
+    `is_carved`: the split is carved from train and may be empty. `num_rows`: rows read so far.
     """
 
     def __init__(
@@ -119,10 +118,10 @@ class Rows(Iterator[dict[str, Any]]):
         return row
 
     def rest(self) -> Iterator[None]:
-        """Read what is left of the text, in pieces, without making rows of it.
+        """Read the remaining text in chunks without parsing rows.
 
         Raises:
-            ChangedTextError: at the end, where the text is not that of the revision. Nothing made from the rows may be kept.
+            ChangedTextError: at the end, if the text differs from the revision. Discard everything made from the rows.
         """
         return self._rest()
 
@@ -132,11 +131,11 @@ def load_rows(source: Source, *, split: str, is_task: bool, on_read: Callable[[f
 
     Args:
         split: `train`, `dev` or `test`; one that the source lacks is carved from train where that is allowed.
-        on_read: told now and then the share, 0 to 1, of the split's file that was read; only of a folder's files.
+        on_read: called now and then with the fraction of the split's file read so far; folders only.
 
     Raises:
-        ChangedTextError: the text is not the one the revision names (drift). A folder's text is digested as it is read, so
-            that the last word on it is said when all of it was read: after the last row, or by `Rows.rest`.
+        ChangedTextError: the text differs from the revision (drift). A folder's text is digested while it is read, so this
+            is raised at the latest after the last row or by `Rows.rest`.
         ValueError: a file, split, field or network is missing.
     """
     if source.kind == "wheels":
@@ -153,11 +152,11 @@ def load_rows(source: Source, *, split: str, is_task: bool, on_read: Callable[[f
 
 def _file_rows(source: Source, split: str, is_task: bool, on_read: Callable[[float], None]) -> Rows:
     folder = Path(source.location)
-    _require_revision(source, content_digest(folder))  # from memory where it may be: what differs is refused early
+    _require_revision(source, content_digest(folder))  # from the digest cache if possible: detects changes early
     carved = _carved(folder, is_task)
     path = find_split(folder, "train" if split in carved else split)
     if path is None:
-        raise ChangedTextError(f"{folder}: its files changed just now. Plan anew.")
+        raise ChangedTextError(f"{folder}: its files have just changed. Plan again.")
     file = opened(path)
     rows = _checked_rows(numbered_rows_of(file, path, on_read=on_read), str(path), is_task)
 
@@ -222,9 +221,9 @@ def _carved(folder: Path, is_task: bool) -> tuple[str, ...]:
 
 
 def _first_places(folder: Path, carved: tuple[str, ...], is_task: bool) -> tuple[dict[str, int], int | None]:
-    """How many rows of train fall to each split, and how many rows there are.
+    """Rows of train that fall to each split, and the number of rows.
 
-    It stops, and says None for the number of rows, once train has one and each carved split has several.
+    Stops early, with None as the number of rows, once train has one row and each carved split several.
     """
     path = find_split(folder, "train")
     assert path is not None

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
-"""The names a split may have in a folder, without their ending, and on the hub."""
+"""Accepted names of each split, as file names without extension and on the Hub."""
 
 CORPUS_SHARE = 0.02
 TASK_SHARE = 0.05
@@ -36,7 +36,7 @@ def carved_splits(present: Iterable[str], *, is_task: bool, where: str, hint: st
         present: the splits the data set has.
         is_task: a task's test split is what is reported, so it is never carved.
         where: how a message names the data set.
-        hint: what a message says further, such as which names are allowed and what is there under others.
+        hint: further text for error messages, such as the accepted names and the names found.
 
     Raises:
         ValueError: the train split, or a task's test split, is missing.
@@ -64,7 +64,7 @@ def carve(rows: Iterable[dict[str, Any]], *, split: str, carved: tuple[str, ...]
 
 
 def place_of(row: Mapping[str, Any], *, carved: tuple[str, ...], is_task: bool) -> str:
-    """The split that a row of a train file belongs to when those in `carved` are taken out of it."""
+    """The split that a row of a train file falls to when `carved` splits are taken from it."""
     number = int(unit_hash(canonical_row(row)) / (TASK_SHARE if is_task else CORPUS_SHARE))
     return carved[number] if number < len(carved) else "train"
 

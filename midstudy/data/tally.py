@@ -1,8 +1,7 @@
-"""What of a split is used, what is left out of it and why: one type, one sentence of it, one threshold that refuses.
+"""What a use of a split takes, what it leaves out and why: one type, one sentence for it, one threshold for rejection.
 
-Limits that the recipe sets (`max_bytes`, `max_items`, `max_sequences`, the size of a sample) leave out what was asked to be
-left out. Everything else is a loss: above a tenth it is told wherever a study is shown, and where less than a hundredth is
-left the stage is refused.
+What the recipe's limits exclude (`max_bytes`, `max_items`, `max_sequences`, sample sizes) is intended. Everything else is a
+loss: above a tenth it is reported wherever a study is shown; if less than a hundredth is left, the stage is rejected.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from midstudy.data.batches import usable_items
 from midstudy.data.tokens import TokenizedSplit
 
 MUCH = 0.1
-"""A loss of more than this share is told in plan, run and the first screen of the report."""
+"""A larger lost fraction is reported by plan, run and the first screen of the report."""
 
 LEAST = 0.01
-"""A stage that would use less than this share is refused."""
+"""A stage that would use a smaller fraction is rejected."""
 
 _WHY = {
     "past_max_bytes": "past max_bytes",
@@ -36,7 +35,7 @@ _WHY = {
     "no_target": "no target token within {limit} tokens",
     "no_block": "too few to fill a block",
 }
-"""Every reason, as a sentence says it after a number."""
+"""Every reason, as worded after a count."""
 
 _ASKED_FOR = (
     "past_max_bytes",
@@ -49,7 +48,7 @@ _ASKED_FOR = (
 )
 
 _TOLD = ("does_not_fit", "past_one_document")
-"""What is told however little it is: one document has decided how much of a text is read."""
+"""Reported however small: a single document decided how much of the text is read."""
 
 _REMEDY = {
     "no_target": "Raise seq_len, or shorten the prompts.",
@@ -60,17 +59,16 @@ _REMEDY = {
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What one use of a split takes of it.
+    """What one use of a split takes.
 
-    `use` is `preparation` (what a source keeps of its own rows, in `all` splits), `text` (what is read and tokenised),
-    `tokenizer` (what one is trained on), `similarity`, `training` or `evaluation`. `used` and `left_out`, by reason, count
-    `unit`: documents, items or tokens. Where `is_whole` is false, the split was not read to its end and the numbers past a
-    limit are lower bounds. `limit` is the `seq_len` of training and evaluation, and the tokens of a document that a
-    similarity counts.
+    `use` is `preparation` (rows a source keeps, `all` splits), `text` (read and tokenised), `tokenizer` (its training text),
+    `similarity`, `training` or `evaluation`. `used` and `left_out` (by reason) count `unit`: documents, items or tokens. If
+    `is_whole` is false, the split was not read to its end and counts past a limit are lower bounds. `limit` is the `seq_len`
+    of training and evaluation, or the tokens per document that a similarity counts.
 
-    Of a task within `limit`: `target_tokens` of the items that were looked at, `target_tokens_seen` of those that are used,
-    `num_cut` of these whose target is not seen whole, and `num_without_target` of these that are used for their prompts
-    alone, as happens with a loss over all tokens.
+    For a task within `limit`: `target_tokens` of all items considered, `target_tokens_seen` of the items used, `num_cut`
+    used items whose target is truncated, and `num_without_target` used items that contribute only their prompt (loss over
+    all tokens).
     """
 
     data: str
@@ -88,31 +86,31 @@ class Tally:
 
     @property
     def lost(self) -> int:
-        """What is left out though no limit of the recipe asks for it."""
+        """Units left out although no recipe limit excludes them."""
         return sum(number for reason, number in self.left_out.items() if reason not in _ASKED_FOR)
 
     @property
     def share_seen(self) -> float | None:
-        """Share of target tokens that are seen; none where the split has no targets."""
+        """Fraction of target tokens seen. None if the split has no targets."""
         if self.target_tokens is None or self.target_tokens_seen is None:
             return None
         return self.target_tokens_seen / self.target_tokens if self.target_tokens else 1.0
 
     @property
     def is_much(self) -> bool:
-        """Whether what is left out has to be told wherever the study is shown."""
+        """Whether the loss must be reported wherever the study is shown."""
         if any(reason in self.left_out for reason in _TOLD) or self.num_without_target > MUCH * self.used:
             return True
         return self.lost > MUCH * (self.used + self.lost) or (self.share_seen is not None and self.share_seen < 1 - MUCH)
 
     def require_enough(self) -> None:
-        """Refuse a use for which almost nothing is left.
+        """Reject a use that leaves almost nothing.
 
         Raises:
-            ValueError: less than a hundredth is used, or of the target tokens seen.
+            ValueError: less than a hundredth of the units is used, or less than a hundredth of the target tokens is seen.
         """
         too_few = self.lost > 0 and self.used < LEAST * (self.used + self.lost)
-        # Where the loss is over all tokens, prompts are trained on as well.
+        # With a loss over all tokens, prompts are trained on as well.
         unseen = self.num_without_target == 0 and self.share_seen is not None and self.share_seen < LEAST
         if too_few or unseen:
             reason = max(_REMEDY, key=lambda one: self.left_out.get(one, 0)) if too_few else "no_target"
@@ -121,8 +119,9 @@ class Tally:
 
     @property
     def sentence(self) -> str:
-        """All of it, as `pycode test, evaluation at 64 tokens: 38 of 40 items left out (no target token within 64 tokens);
-        2 used, with 63 of 1,179 target tokens (5.34 %)`."""
+        """One line, like `pycode test, evaluation at 64 tokens: 38 of 40 items left out (no target token within 64 tokens);
+        2 used, with 63 of 1,179 target tokens (5.34 %)`.
+        """
         use = f"{self.use} at {self.limit} tokens" if self.limit is not None else self.use
         number = sum(self.left_out.values())
         if not number:
@@ -141,7 +140,7 @@ class Tally:
 
     @property
     def reasons(self) -> str:
-        """Why something is left out, with numbers where there are several reasons; empty where nothing is."""
+        """The reasons for what is left out, with counts if there are several; empty if nothing is."""
         reasons = {_WHY[reason].format(limit=self.limit): number for reason, number in self.left_out.items() if number}
         if len(reasons) == 1:
             return next(iter(reasons))
@@ -149,11 +148,11 @@ class Tally:
 
     @property
     def percent_seen(self) -> str:
-        """Share of target tokens that are seen, as `4.8 %`; a dash where there are no targets."""
+        """Percentage of target tokens seen, like `4.8 %`; a dash if there are no targets."""
         return "–" if self.share_seen is None else f"{100 * self.share_seen:.3g} %"
 
     def as_metrics(self) -> dict[str, Any]:
-        """The numbers as a stage's record keeps them."""
+        """The fields as stored in a stage's record."""
         facts = {"unit": self.unit, "used": self.used, **self.left_out}
         for name in ("is_whole", "limit", "target_tokens", "target_tokens_seen", "num_cut", "num_without_target"):
             if (value := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
@@ -162,18 +161,18 @@ class Tally:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Tally:
-        """What `as_json` gave."""
+        """Inverse of `as_json`."""
         return cls(**{name: facts[name] for name in cls.__dataclass_fields__})
 
     @classmethod
     def from_metrics(cls, facts: Mapping[str, Any], *, data: str, split: str, use: str) -> Tally:
-        """What `as_metrics` gave."""
+        """Inverse of `as_metrics`."""
         left_out = {name: value for name, value in facts.items() if name in _WHY}
         rest = {name: value for name, value in facts.items() if name not in _WHY}
         return cls(data=data, split=split, use=use, left_out=left_out, **rest)
 
     def as_json(self) -> dict[str, Any]:
-        """Every field, with what follows from them."""
+        """Every field and derived value."""
         facts = {**asdict(self), "left_out": dict(self.left_out)}
         return {**facts, "share_seen": self.share_seen, "is_much": self.is_much, "text": self.sentence}
 
@@ -188,11 +187,11 @@ def items_tally(
     target_only: bool,
     max_sequences: int | None = None,
 ) -> Tally:
-    """What training or an evaluation sees of a task's items, each cut after `seq_len` inputs.
+    """What training or an evaluation sees of a task's items, each truncated to `seq_len` inputs.
 
     Args:
-        target_only: the loss is over targets, so that an item without a target token within `seq_len` is left out.
-        max_sequences: items that an evaluation takes, the first that it can use.
+        target_only: the loss covers targets only, so items without a target token within `seq_len` are left out.
+        max_sequences: an evaluation uses the first so many usable items.
     """
     lengths = np.diff(split.offsets)
     assert split.prompt_lengths is not None
@@ -220,7 +219,7 @@ def items_tally(
 def blocks_tally(
     split: TokenizedSplit, *, data: str, split_name: str, use: str, seq_len: int, max_sequences: int | None = None
 ) -> Tally:
-    """What training or an evaluation can read of a corpus's tokens, in blocks of `seq_len + 1`."""
+    """What training or an evaluation reads of a corpus's tokens, in blocks of `seq_len + 1`."""
     size, num_blocks = seq_len + 1, split.num_blocks(seq_len)
     used = num_blocks if max_sequences is None else min(num_blocks, max_sequences)
     return Tally(

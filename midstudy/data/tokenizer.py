@@ -14,10 +14,10 @@ FILE_NAME = "tokenizer.json"
 
 
 def without_end(text: str) -> str:
-    """The text without the characters of the end of text that end it, however often, and the white space after them.
+    """Strip trailing end-of-text markers and the white space after them.
 
-    Some data sets write the end of text behind each document or answer. It is the token that every document gets anyway, and
-    not a second one; within a text the characters are that token, and stay.
+    Some data sets end each document or answer with the marker. Every document gets one end-of-text token anyway, so a second
+    is avoided; markers inside a text stay and encode to that token.
     """
     while (seen := text.rstrip()).endswith(END_OF_TEXT):
         text = seen.removesuffix(END_OF_TEXT)

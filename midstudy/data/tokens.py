@@ -100,7 +100,7 @@ def read_split(folder: Path, split: str) -> TokenizedSplit:
 
     Raises:
         FileNotFoundError: the data set has no such split.
-        ValueError: the list of its shards is damaged or not complete, or the split is empty.
+        ValueError: the shard list is damaged or incomplete, or the split is empty.
     """
     names = _names(folder, split)
     has_prompts = (folder / f"{names[0]}.prompts").exists()

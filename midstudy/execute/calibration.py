@@ -1,12 +1,12 @@
-"""How fast this machine trains a shape in a precision: a few real steps, where no finished stage has told it yet.
+"""Measure how fast this machine trains a shape in a precision: a few real steps, if no finished stage gives a rate.
 
-The steps run in processes of their own, as jobs do: with a job's threads and allocator, and as many side by side as jobs
-will be, because they compete for caches and memory. What was seen is kept in the cache of this machine, by processor,
-shape, precision and code. The asking process never imports PyTorch.
+The steps run in subprocesses under job conditions: a job's threads and allocator, and as many processes side by side as
+jobs will run, because they compete for caches and memory bandwidth. Results are cached on this machine by processor,
+shape, precision and code. The calling process never imports PyTorch.
 
     python -m midstudy.execute.calibration < WORKLOADS.json
 
-is one of these processes: it prints what it saw, in the order of the workloads, as JSON.
+is one of these subprocesses: it prints the results as JSON, in the order of the workloads.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ from midstudy.store.processor import this_processor
 from midstudy.train.environment import ALLOCATOR, configure_threads
 
 MOST_WORKLOADS = 4
-"""Calibrated for one plan, the smallest shapes first; a larger shape has the rate of the largest that was."""
+"""Workloads calibrated per plan, smallest shapes first; larger shapes get the rate of the largest one calibrated."""
 
 STEP_FLOPS = 1.5e10
-"""Of a calibrated step at most, but for the largest shapes: a quarter of a second on one core."""
+"""Upper bound on a calibrated step, except for the largest shapes: a quarter of a second on one core."""
 
 _LEAST_TOKENS = 128
 _MEASURED_S = 0.4
 _MOST_PROCESSES = 8
 _TIMEOUT_S = 120.0
 _VERSION = 1
-"""Raised by hand when the way of measuring changes."""
+"""Increment when the measuring method changes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What a job will have: its threads, and how many others beside it."""
+    """A job's share of the machine: its threads, and how many jobs run side by side."""
 
     num_threads: int
     num_jobs: int
 
 
 def calibrated(workloads: Iterable[Workload], machine: Machine) -> dict[tuple[str, str], Calibrated]:
-    """What earlier calibrations on this machine saw of these workloads; the first of a shape and precision counts."""
+    """Cached results of earlier calibrations of these workloads; the first workload of a shape and precision wins."""
     found: dict[tuple[str, str], Calibrated] = {}
     for one in workloads:
         try:
@@ -75,10 +75,10 @@ def calibrated(workloads: Iterable[Workload], machine: Machine) -> dict[tuple[st
 
 
 def calibrate(workloads: Sequence[Workload], machine: Machine) -> dict[tuple[str, str], Calibrated]:
-    """Train a few steps of each workload now and keep what was seen; about a second each, beside starting.
+    """Train a few steps of each workload now and cache the results; about a second each, plus start-up.
 
-    Of more than `MOST_WORKLOADS` the larger ones get the rate of the largest that was measured in their precision. Where a
-    process fails or hangs, nothing is known, and a warning says why.
+    At most `MOST_WORKLOADS` are measured, smallest first; larger ones get the rate of the largest measured in the same
+    precision. If a process fails or hangs, warns and returns nothing.
     """
     chosen = sorted(workloads, key=lambda one: one.model.num_parameters)[:MOST_WORKLOADS]
     try:
@@ -98,11 +98,11 @@ def calibrate(workloads: Sequence[Workload], machine: Machine) -> dict[tuple[str
 
 
 def _side_by_side(workloads: Sequence[Workload], machine: Machine) -> list[Calibrated]:
-    """Medians over as many processes as jobs will run at a time.
+    """Medians over as many processes as jobs will run at once.
 
     Raises:
-        ValueError: a process fails, or answers nothing that can be read.
-        OSError, subprocess.SubprocessError: it cannot be started, or takes two minutes.
+        ValueError: a process fails or prints invalid output.
+        OSError, subprocess.SubprocessError: a process cannot start or exceeds two minutes.
     """
     environment = of_job(Path(tempfile.gettempdir()), num_threads=machine.num_threads, **ALLOCATOR)
     asked = json.dumps({"num_threads": machine.num_threads, "workloads": [dataclasses.asdict(one) for one in workloads]})
@@ -124,7 +124,7 @@ def _side_by_side(workloads: Sequence[Workload], machine: Machine) -> list[Calib
             assert process.stdin is not None
             process.stdin.write(asked)
             process.stdin.close()
-            process.stdin = None  # so that `communicate` below does not flush what is closed
+            process.stdin = None  # otherwise `communicate` below would flush the closed pipe
         for process in processes:
             told, errors = process.communicate(timeout=max(1.0, deadline_s - time.monotonic()))
             if process.returncode:
@@ -142,10 +142,10 @@ def _side_by_side(workloads: Sequence[Workload], machine: Machine) -> list[Calib
 
 
 def _answer(text: str, number: int) -> list[Calibrated]:
-    """What a process saw of each of `number` workloads.
+    """Parse a process's output: one result for each of `number` workloads.
 
     Raises:
-        ValueError: that is not what it says.
+        ValueError: the output is invalid.
     """
     told = json.loads(text)
     try:
@@ -157,11 +157,11 @@ def _answer(text: str, number: int) -> list[Calibrated]:
     return seen
 
 
-# -- what is kept -----------------------------------------------------------------------------------------------------
+# -- cache ------------------------------------------------------------------------------------------------------------
 
 
 def _facts(workload: Workload, machine: Machine) -> dict[str, Any]:
-    """Everything that the speed depends on."""
+    """Everything the speed depends on."""
     return {
         "calibration": _VERSION,
         "processor": dataclasses.asdict(this_processor()),
@@ -183,12 +183,13 @@ def _keep(workload: Workload, machine: Machine, seen: Calibrated) -> None:
         write_json(_file(workload, machine), facts, durable=False)
 
 
-# -- in a process of its own ------------------------------------------------------------------------------------------
+# -- in a subprocess --------------------------------------------------------------------------------------------------
 
 
 def stand_in(workload: Workload) -> Workload:
-    """What is measured in its place: no more sequences than fit a step of `STEP_FLOPS`, and of a large shape one layer and
-    few words, since the rate of wide products hardly depends on their number."""
+    """The workload measured in its place: sequences limited to a step of `STEP_FLOPS`, and for a large shape one layer and a
+    small vocabulary, since the rate of wide matrix products hardly depends on their number.
+    """
     model, seq_len = workload.model, workload.seq_len
     if model.flops_per_token(seq_len=seq_len) * _LEAST_TOKENS > STEP_FLOPS:
         model = dataclasses.replace(model, num_layers=1, vocab_size=min(model.vocab_size, 4_096))
@@ -198,9 +199,9 @@ def stand_in(workload: Workload) -> Workload:
 
 
 def measure(workload: Workload, *, num_threads: int) -> Calibrated:
-    """Train this process's own model for half a second and look at how long a step took.
+    """Train this process's model for half a second and take the median step time.
 
-    One thread is timed by its processor time: what else the machine does now, it need not do during the study.
+    With one thread, CPU time is used, so that other load on the machine now does not count.
     """
     import numpy as np
 
@@ -225,7 +226,7 @@ def measure(workload: Workload, *, num_threads: int) -> Calibrated:
         mean_loss(run.model, [batch])
         return clock() - began
 
-    step_s(), forward_s()  # the first of each allocates
+    step_s(), forward_s()  # warm-up: the first of each allocates
     steps, forwards = [step_s()], [forward_s()]
     while sum(steps) < _MEASURED_S:
         steps.append(step_s())

@@ -34,7 +34,7 @@ def evaluate_state(
     """The token-weighted loss, in nats, and the target tokens it is the mean of.
 
     Raises:
-        ValueError: almost nothing of the split is within the evaluation's `seq_len` (`Tally.require_enough`).
+        ValueError: almost nothing of the split fits within the evaluation's `seq_len` (`Tally.require_enough`).
         StoppedError: `should_stop`, asked before every batch, said so.
     """
     placement = placement or Placement()

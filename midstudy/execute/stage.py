@@ -100,7 +100,7 @@ def execute_stage(
         )
     except BaseException as error:
         attempt.close()
-        if isinstance(error, ChangedTextError):  # whose shards may be of other text, if it was changed while they were made
+        if isinstance(error, ChangedTextError):  # the text may have changed while shards were written
             attempt.discard()
             for one in former:
                 if not is_alive(one):
@@ -148,7 +148,7 @@ def _make(
     if isinstance(recipe, State):
         tokenizer = recipe.curriculum.start.tokenizer
         parent = _kept(store, recipe, start_from) if start_from else None
-        with _damage_remedied(parent.published if parent else None):  # damaged ones of this stage's own are passed over
+        with _damage_remedied(parent.published if parent else None):  # this stage's own damaged checkpoints are skipped
             return train_state(
                 recipe,
                 attempt=attempt,
@@ -177,10 +177,10 @@ def _make(
 
 @contextlib.contextmanager
 def _damage_remedied(*published: Path | None) -> Iterator[None]:
-    """Around what reads checkpoints of these published states.
+    """Turn a `CheckpointError` about these published states into a `StoreError` with a remedy.
 
     Raises:
-        StoreError: one is damaged; the message says what to do.
+        StoreError: a checkpoint is damaged; the message says what to do.
     """
     try:
         yield
@@ -194,16 +194,16 @@ def _kept(store: Store, recipe: State, identity: str) -> KeptCheckpoint:
     published = _finished(store, identity)
     try:
         step = store.record(identity, beside_files=False).metrics["step"]
-    except StoreError:  # its checkpoint may be whole, and answers for itself
+    except StoreError:  # the checkpoint itself may be intact and is checked when loaded
         curriculum = recipe.curriculum
         step = next(one for one in range(recipe.step) if curriculum.state_id(one) == identity)
     return KeptCheckpoint(step=step, published=published)
 
 
 def _kept_before(store: Store, recipe: State, step: int) -> Iterator[KeptCheckpoint]:
-    """The kept states before `step` on the way to a state, of whichever study, the nearest first.
+    """Kept states of any study before `step` from which the state can be trained, nearest first.
 
-    They are looked for when the first is asked for: that reads every record of the store.
+    Lazy: only iterating reads the store's records.
     """
     curriculum = recipe.curriculum
     for kept in states_before(store, curriculum, step):

@@ -1,7 +1,7 @@
-"""The training stage: from a kept state, or from scratch, to the state that the recipe describes.
+"""The training stage: train from a kept state, or from scratch, to the state that the recipe describes.
 
-A kept state that is damaged costs computing, not the study: training goes on from the nearest checkpoint before it that is
-whole, and computes the steps between again.
+A damaged kept state does not stop the study: training resumes from the nearest earlier intact checkpoint and recomputes
+the steps in between.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ def train_state(
     """Train to `recipe`'s state and write its checkpoint into the attempt; returns the stage's metrics.
 
     Args:
-        start_from: the kept state that training goes on from; None begins from scratch.
-        earlier: kept states before that one from which this curriculum can be trained, the nearest first; looked for only
-            where `start_from` is damaged.
+        start_from: the kept state to continue from. None: from scratch.
+        earlier: kept states before it that this curriculum can continue from, nearest first; iterated only if
+            `start_from` is damaged.
         former_attempts: folders of interrupted attempts, whose rolling checkpoints are gone on from.
         train_split: the tokenised train split of a corpus or task.
         should_stop: polled before every update and within it.
@@ -80,8 +80,8 @@ def train_state(
     Raises:
         StoppedError: `should_stop` said so; the state reached is in the attempt's rolling checkpoints.
         DivergedError: the loss is no number, or has run away.
-        CheckpointError: `start_from` is damaged, nothing before it is whole, and the first weights are not drawn.
-        ValueError: what was read is not what the quotas say, or almost nothing of a task is within `seq_len`.
+        CheckpointError: `start_from` is damaged, no earlier state is intact, and the initial weights are not randomly drawn.
+        ValueError: the data read does not match the quotas, or almost nothing of a task fits within `seq_len`.
     """
     tallies = _tallies(recipe, train_split)
     for tally in tallies:
@@ -94,7 +94,7 @@ def train_state(
         lambda path: TrainingRun.load(path, placement=placement, ranks=ranks),
         *(folder / CHECKPOINTS_FOLDER for folder in former_attempts),
     )
-    if resumed is None or resumed[1].step <= begun:  # a state was kept further on meanwhile, unless that is damaged
+    if resumed is None or resumed[1].step <= begun:  # a later state was kept meanwhile; prefer it unless damaged
         own = resumed
         run = _from_kept(start_from, earlier, own=own[1] if own else None, recipe=recipe, placement=placement, ranks=ranks)
         resumed = own if own is not None and run is own[1] else None
@@ -114,7 +114,7 @@ def train_state(
     )
 
     def log(metrics: Metrics) -> None:
-        if metrics["step"] > begun:  # earlier ones are another stage's
+        if metrics["step"] > begun:  # earlier steps belong to another stage
             attempt.log_metrics(metrics)
 
     try:
@@ -188,12 +188,12 @@ def assist(
 
 
 def can_begin_at(curriculum: Curriculum, step: int, *, has_optimizer: bool) -> bool:
-    """Whether a kept state of this step is enough to train the curriculum on from there."""
+    """Whether a kept state of this step is enough to continue training the curriculum."""
     return has_optimizer or _resets_at(curriculum, step)
 
 
 def _resets_at(curriculum: Curriculum, step: int) -> bool:
-    """Whether the update from this step begins with a new optimizer."""
+    """Whether the update from this step starts with a fresh optimizer."""
     stretch: Stretch | None = next((one for one in curriculum.stretches if one.start_step == step), None)
     return stretch is not None and (step == 0 or stretch.phase.optimizer_state == "reset")
 
@@ -207,13 +207,13 @@ def _from_kept(
     placement: Placement,
     ranks: Ranks,
 ) -> TrainingRun:
-    """The run at `start_from`; where that is damaged, `own` or the nearest kept state before it, whichever is further on.
+    """The run at `start_from`. If it is damaged, `own` or the nearest intact earlier state, whichever is further on.
 
     Args:
-        own: what the newest rolling checkpoint of this stage holds, of a step no later than `start_from`.
+        own: the run at this stage's newest rolling checkpoint, at a step no later than `start_from`.
 
     Raises:
-        CheckpointError: all are damaged, and the state of step 0 is no drawn one.
+        CheckpointError: all are damaged, and the initial weights are not randomly drawn.
     """
     if start_from is None:
         return _run_from(None, recipe, placement, ranks)
@@ -253,9 +253,9 @@ def _run_from(checkpoint: Path | None, recipe: State, placement: Placement, rank
 def _legs(
     curriculum: Curriculum, from_step: int, train_split: Callable[[Dataset], TokenizedSplit]
 ) -> Iterator[tuple[Curriculum, Batches]]:
-    """What is trained from `from_step` on, stretch by stretch: the curriculum up to the stretch's end, and its batches.
+    """Training from `from_step`, stretch by stretch: the curriculum up to the end of the stretch, and its batches.
 
-    There is one, but where steps before the kept state are computed again.
+    More than one only if steps before the kept state are recomputed.
     """
     for stretch in curriculum.stretches:
         is_last = stretch is curriculum.stretches[-1]
@@ -269,7 +269,7 @@ def _tallies(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) ->
     """What the last stretch can read of each of its data sets, and what it leaves out.
 
     Raises:
-        ValueError: almost nothing of a task is within `seq_len`.
+        ValueError: almost nothing of a task fits within `seq_len`.
     """
     phase = recipe.curriculum.stretches[-1].phase
     facts: dict[str, Any] = {"split_name": "train", "use": "training", "seq_len": phase.seq_len}
@@ -278,7 +278,7 @@ def _tallies(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) ->
         tally = items_tally(train_split(phase.data), data=phase.data.name, target_only=target_only, **facts)
         tally.require_enough()
         return [tally]
-    # A corpus that does not fill a block is refused by the first step that draws it.
+    # A corpus smaller than one block is rejected by the first step that draws from it.
     return [blocks_tally(train_split(corpus), data=corpus.name, **facts) for corpus in phase.data.corpora]
 
 

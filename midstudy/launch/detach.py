@@ -57,7 +57,7 @@ def detach_here(store: Store, study: str, arguments: Sequence[str]) -> str:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=of_child(),  # in the current folder, which its arguments may be relative to
+            env=of_child(),  # no cwd: arguments may be relative to the current folder
             start_new_session=True,
         )
     process = Process.of(child.pid)

@@ -182,7 +182,7 @@ def _ranks(store: Store, job: Job) -> Iterator[Ranks | None]:
     from midstudy.train.ranks import joined
 
     environment = submitit.JobEnvironment()
-    if placement.device == "cuda":  # a cluster may show each task its own GPU alone
+    if placement.device == "cuda":  # some clusters make only its own GPU visible to each task
         torch.cuda.set_device(environment.local_rank % len(visible_gpus()))
     number = int(os.environ.get("SLURM_RESTART_COUNT", 0))  # a file of an earlier start would name ranks that are gone
     meeting_point = store.paths.job_meeting(job.name, number).as_uri()

@@ -30,9 +30,9 @@ def begin_stage(stage_id: str, label: str) -> None:
 
 
 def last_words(store: Store, stage_id: str, job_name: str) -> str:
-    """What a job's log ends with, on one line, as the cause of an end that it did not write down; empty where there is none.
+    """The last lines of a job's log, joined: the cause of an end the job did not report. Empty if there are none.
 
-    Of a traceback that is its last line.
+    Of a traceback, only its last line.
     """
     try:
         lines = stage_log(store, stage_id, job_name)[-LAST_LINES:]

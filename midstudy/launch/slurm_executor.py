@@ -100,7 +100,7 @@ class StoreExecutor(submitit.SlurmExecutor):
             f'ln -sf {PICKLE} "$folder/${{id}}_submitted.pkl"',
             'rm -f "$folder"/*.save_tmp',  # what a killed start left; submitit would refuse to write its result
             *of_slurm_job(num_threads=self._place.compute.num_threads, **ALLOCATOR),
-            *self._place.resources.setup,  # in the folder that the job was submitted from
+            *self._place.resources.setup,  # run in the folder the job was submitted from
             'cd "$folder"',
         ]
 

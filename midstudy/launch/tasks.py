@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
 
 def _start(rank: int, num_ranks: int, command: list[str]) -> subprocess.Popen[bytes]:
     environment = {
-        **os.environ,  # a job's already: this process leads the ranks of one
+        **os.environ,  # already a job's environment: this process leads the job's ranks
         "SUBMITIT_LOCAL_NTASKS": str(num_ranks),
         "SUBMITIT_LOCAL_GLOBALID": str(rank),
         "SUBMITIT_LOCAL_LOCALID": str(rank),

@@ -19,8 +19,8 @@ from midstudy.model.attention import is_plain
 def rotary_tables(length: int, dims: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every (position, rotated dimension), fp32, each of shape (length, dims).
 
-    Computed on the processor for every device: an error in the last place of a frequency, which a GPU's own powers have,
-    is multiplied by the position.
+    Computed on the CPU for every device: a GPU's `pow` has errors in the last bit of a frequency, which the position
+    multiplies.
     """
     frequencies = base ** (-torch.arange(0, dims, 2, dtype=torch.float32) / dims)
     angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies

@@ -1,9 +1,9 @@
 """What a stage costs before it runs: tokens, FLOPs, seconds on one device, bytes on disk.
 
-Seconds of a model come from the throughput of finished stages of the same shape and precision where the store has any,
-else from a calibration on this machine, else from what was measured of the device, else from the device's assumed rate;
-`Throughput.source` says which. A rate of one vocabulary or sequence length stands for others by the floating-point
-operations a token takes. Seconds of data are those of one processor core, by the bytes of text.
+A model's training rate comes from finished stages in the store with the same shape and precision; else from a calibration
+on this machine, a recorded measurement of the device, or the device's assumed rate, in this order (`Throughput.source`). A
+rate carries over to other vocabularies and sequence lengths by FLOPs per token. Data stages are priced in seconds of one
+processor core per byte of text.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from midstudy.recipe.measure import Evaluation
 from midstudy.recipe.model import ModelShape
 
 FORWARD_SHARE = 1 / 3
-"""A forward pass costs a third of forward and backward, where it was not measured."""
+"""Unless measured, a forward pass costs a third of forward and backward."""
 
 FILE_BYTES_PER_S = 2e8
 """Reading, hashing and writing weights on one core and a plain disk, for stages that do nothing else."""
 
 TOKENISING_BYTES_PER_S = 4e6
-"""Text that one core reads and turns into token files a second."""
+"""Bytes of text that one core tokenises and writes per second."""
 
 TOKENIZER_BYTES_PER_S = 5e6
-"""Text that one core learns a tokenizer from a second."""
+"""Bytes of text per second and core when training a tokenizer."""
 
 PREPARING_BYTES_PER_S = 1.75e6
-"""Text that one core makes of the wheels a second, the first time."""
+"""Bytes of built-in text that one core prepares per second, on first use."""
 
 DATA_STAGE_S = 0.3
-"""Of a data stage, what does not grow with its text."""
+"""Fixed cost of a data stage."""
 
 COUNTING_TOKENS_PER_S = 3e7
-"""Tokens that one core counts a second."""
+"""Tokens that one core counts per second."""
 
 EVALUATION_S = 0.05
-"""Of an evaluation, what does not grow with its tokens: reading the weights, building the model."""
+"""Fixed cost of an evaluation: reading the weights and building the model."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What one training step computes: the shape and precision of its model, and `num_sequences` times `seq_len` tokens."""
+    """What one training step computes: model shape, precision, and `num_sequences` × `seq_len` tokens."""
 
     model: ModelShape
     precision: str
@@ -53,7 +53,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a calibration saw of one shape in one precision: training in FLOP/s, a forward pass as share of a step."""
+    """Result of calibrating one shape and precision: training FLOP/s, and a forward pass as a fraction of a step."""
 
     flops_per_s: float
     forward_share: float
@@ -61,9 +61,10 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Training rates of one device, by (shape name, precision): those of the store's finished stages in FLOP/s, and those
-    that were calibrated on this machine, which took `calibration_s` for this plan. `emulates_bfloat16` says that the
-    device is a processor without instructions for it."""
+    """Training rates of one device by (shape name, precision): measured in the store's finished stages (FLOP/s), and
+    calibrated on this machine, which took `calibration_s` for this plan. `emulates_bfloat16`: the device is a CPU without
+    bfloat16 instructions.
+    """
 
     device: Device
     measured_flops_per_s: Mapping[tuple[str, str], float]
@@ -72,7 +73,7 @@ class Throughput:
     emulates_bfloat16: bool = False
 
     def source(self, model: ModelShape, precision: str, *, seq_len: int) -> str:
-        """Where the rate comes from: `store`, `calibrated`, `recorded` or `assumed`."""
+        """Source of the rate: `store`, `calibrated`, `recorded` or `assumed`."""
         if (model.name, precision) in self.measured_flops_per_s:
             return "store"
         if (model.name, precision) in self.calibrated:
@@ -80,12 +81,12 @@ class Throughput:
         return "recorded" if self.device.rate(model, precision, seq_len=seq_len) else "assumed"
 
     def is_measured(self, workload: Workload) -> bool:
-        """Whether the rate was seen on this very device: in the store or in a calibration."""
+        """Whether the rate was measured on this device, in the store or by calibration."""
         kind = (workload.model.name, workload.precision)
         return kind in self.measured_flops_per_s or kind in self.calibrated
 
     def times_fp32(self, workload: Workload) -> float | None:
-        """How many times as long as fp32 a workload in emulated bfloat16 takes; none of others, or where it is not known."""
+        """Slowdown of emulated bfloat16 relative to fp32. None for other workloads or if a rate is unknown."""
         fp32 = replace(workload, precision="fp32")
         if not self.emulates_bfloat16 or workload == fp32 or not (self.is_measured(workload) and self.is_measured(fp32)):
             return None
@@ -106,7 +107,7 @@ class Throughput:
         return num_tokens * model.flops_per_token(seq_len=seq_len) / flops_per_s
 
     def evaluation_s(self, model: ModelShape, precision: str, evaluation: Evaluation) -> float:
-        """Seconds of a forward pass over the evaluation's sequences, at most, and of what surrounds it."""
+        """Seconds of forward passes over at most the evaluation's sequences, plus fixed overhead."""
         num_tokens = evaluation.max_sequences * evaluation.seq_len
         known = self.calibrated.get((model.name, precision))
         share = known.forward_share if known else FORWARD_SHARE

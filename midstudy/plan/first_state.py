@@ -63,8 +63,9 @@ def _origin(start: Start) -> str:
 
 
 def _seeds(curriculum: Curriculum, index: int) -> str:
-    """Seeds of the weights and of every order that was begun anew, as in `trunk 0, SFT 7`; one that says the same again is
-    left out, and one alone is `seed 0`."""
+    """Seeds of the weights and of every data order that was reset, like `trunk 0, SFT 7`; repeated seeds are dropped, and
+    a single one is shown as `seed 0`.
+    """
     orders = [
         ("SFT" if isinstance(s.phase.data, Task) else s.phase.name, s.phase.seed)
         for s in curriculum.stretches[: index + 1]

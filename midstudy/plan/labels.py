@@ -1,4 +1,4 @@
-"""Labels that tell stages apart: where two stages would be called the same, each says in what it differs."""
+"""Make stage labels unique: stages whose labels collide get the fields in which they differ appended."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from midstudy.plan.stage import Stage
 from midstudy.recipe.measure import StateEvaluation
 
 _LONGEST_VALUE = 40
-"""Letters of a value that a label can hold."""
+"""Longest value, in characters, that a label can hold."""
 
 _PLACES = ("start_step", "stop_step", "skipped_steps")
-"""Fields that follow from what comes before them; they say least."""
+"""Fields that follow from earlier ones and are the least informative."""
 
 _OF_A_STATE = re.compile(r"\b(curriculum|stretches|phase|curve|segments|shape|evaluation)\.")
-"""What stands around a field in a stage's recipe, and says nothing of it."""
+"""Path components around a field of a stage's recipe that carry no information."""
 
 
 def with_labels_of_their_own(stages: Mapping[str, Stage]) -> dict[str, Stage]:
-    """The stages, where several have one label with the fields of the recipe in which they differ: `…, precision fp32`.
+    """The stages with unique labels: where labels collide, the differing recipe fields are appended (`…, precision fp32`).
 
-    Of states first, whose labels are part of their evaluations'. Stages that differ in nothing that a label can hold get
-    the beginning of their id.
+    States come first because evaluation labels contain them. If no field can tell stages apart, the start of the stage id
+    is appended.
     """
     labels = _told_apart({i: s for i, s in stages.items() if not isinstance(s.recipe, StateEvaluation)})
     evaluations = {}
@@ -39,7 +39,7 @@ def with_labels_of_their_own(stages: Mapping[str, Stage]) -> dict[str, Stage]:
 
 
 def _told_apart(stages: Mapping[str, Stage]) -> dict[str, str]:
-    """Label by id, no two the same."""
+    """Unique label by stage id."""
     alike: dict[str, list[str]] = defaultdict(list)
     for identity, stage in stages.items():
         alike[stage.label].append(identity)
@@ -57,8 +57,9 @@ def _told_apart(stages: Mapping[str, Stage]) -> dict[str, str]:
 
 
 def _differences(recipes: Sequence[Mapping[str, str]]) -> list[list[str]]:
-    """For each recipe the fewest fields, with their values, that tell it from the others; of equals one that all have,
-    or the first in the recipe."""
+    """For each recipe, the fewest fields (with values) that distinguish it from the others. Ties go to fields present in all
+    recipes, then to recipe order.
+    """
     fields = sorted(
         dict.fromkeys(name for recipe in recipes for name in recipe),
         key=lambda name: (sum(name not in recipe for recipe in recipes), name in _PLACES),
@@ -79,7 +80,7 @@ def _differences(recipes: Sequence[Mapping[str, str]]) -> list[list[str]]:
 
 
 def _fields(form: Any) -> dict[str, str]:
-    """Field to value in words, of a canonical form; one that several phases have lists its values: `fp32 → bf16_true`."""
+    """Field values of a canonical form by name, as text; a field of several phases lists its values: `fp32 → bf16_true`."""
     found: dict[str, list[str]] = defaultdict(list)
     for path, value in _leaves(form, ""):
         kind_of_segment = path.endswith("segments.is")

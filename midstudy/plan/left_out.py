@@ -1,6 +1,6 @@
-"""What a study's data leave out, as far as its data stages are finished: before any training, from their records and tokens.
+"""What a study's data leaves out, from the records and tokens of finished data stages, before any training.
 
-A use is what one phase or evaluation reads of a split. Uses are few where stages are many, so a manifest keeps them.
+A use is what a phase or evaluation reads of a split. Many stages share few uses, so the manifest stores uses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from midstudy.store.record import Record
 from midstudy.store.store import Store
 
 _OWN_USE = {"tokenizer": "tokenizer", "tokens": "text", "counts": "similarity"}
-"""Kinds of stages whose records say what they left out of their text, and the use that is."""
+"""Stage kinds whose records count what they left out of their text, and the use it belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +40,14 @@ class Use:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """Tallies in the order of a study's data, and labels of finished data stages that were made before there were any."""
+    """Tallies in study data order, and labels of finished data stages that predate tallies."""
 
     tallies: tuple[Tally, ...] = ()
     not_counted: tuple[str, ...] = ()
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What has to be told of it, each once."""
+        """Sentences to report, without duplicates."""
         return tuple(dict.fromkeys(tally.sentence for tally in self.tallies if tally.is_much))
 
     def as_json(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class LeftOut:
 
 
 def uses_of(stages: Mapping[str, Stage]) -> tuple[Use, ...]:
-    """What the phases and evaluations among the stages read, each use once."""
+    """What the stages' phases and evaluations read, without duplicates."""
     found: dict[Use, None] = {}
 
     def add(stage: Stage, data: Dataset, **facts: Any) -> None:
@@ -79,22 +79,22 @@ def uses_of(stages: Mapping[str, Stage]) -> tuple[Use, ...]:
 
 
 def uses_in(manifest: Mapping[str, Any]) -> tuple[Use, ...]:
-    """The uses that a manifest keeps; none of one that was frozen before there were any."""
+    """The uses stored in a manifest; empty if it predates them."""
     return tuple(Use(**one) for one in manifest.get("uses", ()))
 
 
 def uses_json(stages: Mapping[str, Stage]) -> list[dict[str, Any]]:
-    """The uses of a study for its manifest."""
+    """The uses of a study as stored in its manifest."""
     return [asdict(use) for use in uses_of(stages)]
 
 
 def left_out(store: Store, stages: Iterable[tuple[str, str, str, str]], uses: Iterable[Use]) -> LeftOut:
-    """What the finished ones among the data stages leave out.
+    """What the finished data stages leave out.
 
-    A stage whose record or tokens are damaged is passed over: what needs it says so.
+    A stage with a damaged record or tokens is skipped; the stage that needs it reports the damage.
 
     Args:
-        stages: id, kind, name of the data, and label of a study's stages.
+        stages: (id, kind, data name, label) of a study's stages.
     """
     tallies: dict[str, list[Tally]] = {}
     not_counted = []
@@ -115,19 +115,19 @@ def left_out(store: Store, stages: Iterable[tuple[str, str, str, str]], uses: It
 
 
 def left_out_of(store: Store, stages: Mapping[str, Stage]) -> LeftOut:
-    """`left_out` of planned stages."""
+    """`left_out` for planned stages."""
     return left_out(store, ((one.id, one.kind, *_names(one.factors, one.label)) for one in stages.values()), uses_of(stages))
 
 
 def left_out_in(store: Store, manifest: Mapping[str, Any]) -> LeftOut:
-    """`left_out` of a frozen study."""
+    """`left_out` for a frozen study."""
     stages = manifest["stages"].items()
     named = ((identity, one["kind"], *_names(one["factors"], one["label"])) for identity, one in stages)
     return left_out(store, named, uses_in(manifest))
 
 
 class Notices:
-    """Tells what a data stage has left out, as soon as it is finished: called with a stage's id and its status."""
+    """Reports what a data stage left out once it finishes; called with a stage id and its status."""
 
     def __init__(self, store: Store, stages: Mapping[str, Stage], on_notice: Callable[[str], None]) -> None:
         self._store, self._stages, self._on_notice = store, stages, on_notice

@@ -77,9 +77,9 @@ class Plan:
     priced_by: Mapping[str, tuple[str, ...]]
     """Names of the model shapes by the source of their rate, as in `Throughput.source`."""
     left_out: LeftOut = field(default_factory=LeftOut)
-    """What the data stages that are finished have left out; nothing without a store."""
+    """What the finished data stages left out; empty without a store."""
     workloads: tuple[Workload, ...] = ()
-    """What the missing states train, one of each shape and precision: that of the state with the most tokens."""
+    """One workload per shape and precision of the missing states: that of the state with the most tokens."""
 
     @property
     def missing(self) -> list[Stage]:
@@ -120,7 +120,7 @@ class _Builder:
     continued: set[str] = field(default_factory=set)
     text_bytes: dict[Dataset, float] = field(default_factory=dict)
     prepared: set[str] = field(default_factory=set)
-    """Parts of the wheels whose preparation is in the price of a stage already."""
+    """Built-in parts whose preparation is already charged to a stage."""
     runs: dict[str, str] = field(default_factory=dict)
     """Name of the run that each planned state is of: its label without its step."""
 
@@ -151,7 +151,7 @@ class _Builder:
         return self.text_bytes[data]
 
     def _preparing_s(self, source: Source) -> float:
-        """Seconds to make what this source needs of the wheels' text, counted with the first stage that reads it."""
+        """Seconds to prepare the built-in parts this source needs, charged to the first stage that reads it."""
         parts = {part: size for part, size in unprepared_parts(source).items() if part not in self.prepared}
         self.prepared.update(parts)
         return sum(parts.values()) / PREPARING_BYTES_PER_S
@@ -470,7 +470,7 @@ def make_plan(
 
 
 def _workloads(stages: Iterable[Stage]) -> tuple[Workload, ...]:
-    """What stages train, one of each shape and precision: that of the stage with the most tokens."""
+    """One workload per trained shape and precision: that of the stage with the most tokens."""
     found: dict[tuple[str, str], tuple[int, Workload]] = {}
     for stage in stages:
         if isinstance(stage.recipe, State) and stage.num_steps:

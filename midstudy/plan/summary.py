@@ -20,10 +20,10 @@ _KINDS = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sf
 
 
 def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]:
-    """The plan's numbers as plain JSON.
+    """The plan's numbers as JSON-serialisable data.
 
     Args:
-        forecast_s: expected seconds on the wall of a run of the plan, where it is known what will compute it.
+        forecast_s: expected wall-clock seconds of the run, if its jobs are known.
     """
     missing = plan.missing
     kinds = Counter(stage.factors["stage_kind"] for stage in plan.stages.values())
@@ -122,7 +122,7 @@ def _arm_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _bfloat16_notes(plan: Plan) -> list[str]:
-    """What emulated bfloat16 costs, for each precision that the plan trains in."""
+    """Notes on the cost of emulated bfloat16, one per precision the plan trains in."""
     if not plan.throughput.emulates_bfloat16:
         return []
     notes = []

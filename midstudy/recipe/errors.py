@@ -44,7 +44,7 @@ def require_positive(path: str, value: object, *, unit: str) -> None:
 
 
 def require_whole(path: str, value: object, *, what: str) -> None:
-    """Raise `RecipeError` unless `value` is a whole number of at least zero, called `what` in the message."""
+    """Raise `RecipeError` unless `value` is an integer of at least 0; `what` names it in the message."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise RecipeError(path, found=value, allowed=f"{what}, a whole number of at least 0")
 

@@ -1,4 +1,4 @@
-"""Python's own numbers in place of NumPy's: a grid is often made by `numpy.arange`, and an id must not depend on that."""
+"""Convert NumPy numbers to Python's: grids are often made with `numpy.arange`, and an id must not depend on the type."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """`value` as Python's own whole number or float, where it is a number of another library; anything else as it is.
+    """`value` as a Python int or float if it is another library's number; anything else unchanged.
 
-    A float of fewer bits becomes the number that its shortest digits say: 0.1 from `numpy.float32(0.1)`.
+    A low-precision float becomes the float with the same shortest decimal form: `numpy.float32(0.1)` gives 0.1.
     """
     if type(value) in (int, float, bool, str, Fraction) or not isinstance(value, Real) or isinstance(value, bool):
         return value
@@ -21,7 +21,7 @@ def plain(value: Any) -> Any:
 
 
 def hold_plain_numbers(recipe: Any) -> None:
-    """Replace the numbers that a frozen dataclass was given by plain ones: the first thing that its `__post_init__` does."""
+    """Replace the numbers in a frozen dataclass by plain ones; call first in `__post_init__`."""
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
         new = plain(value)

@@ -15,7 +15,7 @@ class RecipeMismatchError(StoreError):
 
 
 class DamagedFileError(StoreError):
-    """A file of a finished stage is missing, or not of the size that its record lists."""
+    """A file of a finished stage is missing or differs in size from its record."""
 
 
 class UnwritableError(StoreError):

@@ -13,7 +13,7 @@ _LONGEST_NAME = 120
 """A file's name has at most 255 bytes, and names of temporary files are longer than the name itself."""
 
 LONGEST_DATABASE = 504
-"""Bytes of a path that SQLite opens on Unix: 512 with the journal's ending."""
+"""Longest path in bytes that SQLite opens on Unix: 512 with the journal's suffix."""
 
 LONGEST_ROOT = LONGEST_DATABASE - len("/prefect/prefect.db")
 _LONGEST_PART = 255
@@ -46,7 +46,7 @@ def checked_root(root: str) -> str:
     MLflow and Prefect reach their databases by URL and open them with SQLite.
 
     Raises:
-        StoreError: it has a character that one of them reads as something else, or that cannot be shown, or it is too long.
+        StoreError: it contains a character that one of them interprets or that cannot be displayed, or it is too long.
     """
     odd = sorted({one for one in root if one in "%?#" or not one.isprintable()})
     if odd:

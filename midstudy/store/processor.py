@@ -1,4 +1,4 @@
-"""Which processor this is, as far as the speed of training depends on it."""
+"""Identify the processor as far as it affects training speed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""Of x86 (the first two) and ARM, as Linux names them."""
+"""CPU flags of x86 (the first two) and ARM, as Linux names them."""
 
 _CEILINGS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _CEILINGS_WITH_BFLOAT16 = ("DEFAULT", "ALL", "BF16", "FP16", "AMX", "AVX10")
@@ -19,7 +19,7 @@ _CEILINGS_WITH_BFLOAT16 = ("DEFAULT", "ALL", "BF16", "FP16", "AMX", "AVX10")
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor by its maker's name; `has_bfloat16` says whether products of bfloat16 numbers have instructions there."""
+    """A processor by model name; `has_bfloat16`: it has instructions for bfloat16 products."""
 
     name: str
     has_bfloat16: bool
@@ -27,7 +27,7 @@ class Processor:
 
 @functools.cache
 def this_processor() -> Processor:
-    """The processor of this machine, as the kernels of PyTorch see it."""
+    """This machine's processor, as PyTorch's kernels use it."""
     try:
         cpuinfo = _CPUINFO.read_text("utf-8", errors="replace")
     except OSError:  # not Linux
@@ -38,8 +38,7 @@ def this_processor() -> Processor:
 def processor_of(cpuinfo: str, environment: Mapping[str, str]) -> Processor:
     """The processor that Linux's `/proc/cpuinfo` describes.
 
-    oneDNN, which multiplies matrices for PyTorch, can be told by ONEDNN_MAX_CPU_ISA to leave instructions alone: the
-    processor is then as one without them.
+    ONEDNN_MAX_CPU_ISA can forbid oneDNN, PyTorch's matrix library, to use some instructions; they then count as missing.
     """
     facts: dict[str, str] = {}
     for line in cpuinfo.splitlines():

@@ -62,8 +62,7 @@ _TIMING = dict.fromkeys(("started_at", "finished_at", "wall_s", "cpu_s"), _NUMBE
 
 
 def read_record(path: Path, stage_id: str, *, beside_files: bool = True) -> Record:
-    """The record at `path`, checked to be that of `stage_id` and, unless `beside_files` is false, to lie beside the files it
-    lists.
+    """The record at `path`, checked against `stage_id` and, if `beside_files`, against the files it lists.
 
     Raises:
         StoreError: the file was damaged or edited: no JSON, another id, unknown or missing fields, another schema, another

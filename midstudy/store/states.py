@@ -18,7 +18,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class PublishedStates:
-    """States with an optimizer, from which training can go on, and what was seen of the speed of one device.
+    """States with an optimizer, which training can continue from, and measured rates by device.
 
     `rates` maps a device that plans are priced on (`plan/device.py`) to (shape, precision, FLOP/s) of the states
     that one such device trained alone; of processors, only those that were asked for.
@@ -29,18 +29,17 @@ class PublishedStates:
 
 
 def published_states(store: Store, *, processor: Processor | None = None, num_threads: int = 1) -> PublishedStates:
-    """Look through the records of every finished state in the store, whichever study asked for it.
+    """Scan the records of all finished states in the store, whichever study requested them.
 
-    One whose files were damaged is no place to go on from, and is passed over with a warning that names it: the state before
-    it is. A study that asks for that very state does not begin.
+    States with damaged files are skipped with a warning that names them, so plans start from an earlier state. A study that
+    requests the damaged state itself does not start.
 
     Args:
-        processor: whose rates count, among those of processors; a store may have been carried from another machine. None
-            takes those of all.
-        num_threads: on how many of its threads.
+        processor: count CPU rates of this processor only, since a store may come from another machine. None: of all.
+        num_threads: count CPU rates of this number of threads only.
 
     Raises:
-        StoreError: a record was damaged, or its stage lies outside of the store.
+        StoreError: a record is damaged, or its stage lies outside the store.
     """
     found = PublishedStates()
     for identity in store.stage_ids():
@@ -66,9 +65,9 @@ def published_states(store: Store, *, processor: Processor | None = None, num_th
 
 
 def states_before(store: Store, curriculum: Curriculum, step: int) -> list[Record]:
-    """The finished states of a curriculum's own past before `step`, whichever study asked for them, the nearest first.
+    """Finished states on a curriculum's path before `step`, of any study, nearest first.
 
-    Their files are not looked at. A record that was damaged is left out.
+    Does not check their files; skips damaged records.
     """
     found = []
     for identity in store.stage_ids():

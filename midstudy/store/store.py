@@ -54,10 +54,10 @@ class Store:
 
     @classmethod
     def found(cls, root: Path) -> Store | None:
-        """The store at `root`, to be written; none where there is none yet and one can be made, which is left to `open`.
+        """The store at `root`, opened for writing. None if it does not exist yet but can be created, which `open` does.
 
         Raises:
-            StoreError: what is there is no store, is of another schema, or cannot be written; or none can be made there.
+            StoreError: `root` is not a store, has another schema, cannot be written, or cannot be created.
         """
         store = cls(Path(checked_root(os.path.abspath(root))))
         if store._is_made():
@@ -76,14 +76,14 @@ class Store:
         return None
 
     def _is_made(self) -> bool:
-        """Whether there is a store, of whatever schema; false where one could be made."""
+        """Whether a store of any schema exists; false if one could be created."""
         path, root = self.paths.schema, self.root
         if root.exists() and not root.is_dir():
             raise StoreError(f"{root}: a file. Name a folder with --store.")
         if os.path.lexists(path):
             return True
         others = [one for one in root.iterdir() if not one.name.startswith(f".{path.name}.")] if root.exists() else []
-        if others and not os.path.lexists(path):  # else another command is just making it
+        if others and not os.path.lexists(path):  # otherwise another command is creating it right now
             raise StoreError(f"{root}: a folder with other files. Name an empty or new folder with --store.")
         return os.path.lexists(path)
 
@@ -153,7 +153,7 @@ class Store:
         return self.paths.published(stage_id)
 
     def record(self, stage_id: str, *, beside_files: bool = True) -> Record:
-        """The record of a finished stage; without `beside_files` whatever became of the other files.
+        """The record of a finished stage; `beside_files=False` skips the check of the stage's other files.
 
         Raises:
             StoreError: it is not finished, or its record was damaged or edited.

@@ -1,4 +1,4 @@
-"""Writes a new folder that appears whole or not at all, also where a signal ends the process meanwhile."""
+"""Write a new folder atomically: it appears complete or not at all, even if a signal ends the process."""
 
 from __future__ import annotations
 
@@ -19,24 +19,23 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class EndedBySignal(BaseException):
-    """One of `ENDING_SIGNALS` came, and the handler of before did not end the process."""
+    """One of `ENDING_SIGNALS` arrived, and the previous handler did not end the process."""
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder under a hidden name beside `folder`, bring it to the disk and rename it.
+    """Let `write` fill a hidden folder beside `folder`, sync it to disk and rename it.
 
-    Whatever ends that, nothing of it stays: neither the hidden folder nor the folders above it that were made for it. A
-    signal takes effect once all is removed.
+    On any failure, removes the hidden folder and the parent folders created for it. A signal takes effect after the cleanup.
 
     Args:
-        folder: must not exist; what lies above it is made.
+        folder: must not exist; parent folders are created.
 
     Raises:
-        OSError: it cannot be written.
-        EndedBySignal: see there.
+        OSError: the folder cannot be written.
+        EndedBySignal: an ending signal arrived and its previous handler returned.
     """
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    above = [parent for parent in folder.parents if not parent.exists()]  # the deepest first
+    above = [parent for parent in folder.parents if not parent.exists()]  # deepest first
     signals = _Signals()
     try:
         try:
@@ -49,7 +48,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
             sync(folder.parent)
         finally:
             signals.raise_at_once = False
-    finally:  # no handler raises in here
+    finally:  # no handler raises from here on
         shutil.rmtree(temporary, ignore_errors=True)
         if not folder.exists():
             for parent in above:
@@ -59,7 +58,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 class _Signals:
-    """Signals that would end this process: raised as exceptions once, where that leaves nothing behind."""
+    """Signals that would end this process: the first raises an exception while cleanup is still possible."""
 
     def __init__(self) -> None:
         self.raise_at_once = True
@@ -67,14 +66,14 @@ class _Signals:
         self._former: dict[int, Any] = {}
 
     def catch(self) -> None:
-        if threading.current_thread() is threading.main_thread():  # Python delivers signals to no other
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals only to the main thread
             for number in ENDING_SIGNALS:
                 if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None):
                     self._former[number] = handler
                     signal.signal(number, self._note)
 
     def let_go(self) -> None:
-        """Put the former handlers back, and let what came meanwhile do what it would have done."""
+        """Restore the previous handlers and re-raise the signal that arrived meanwhile."""
         for number, handler in self._former.items():
             signal.signal(number, handler)
         if self._came is not None:

@@ -62,10 +62,10 @@ def connect(tracking_uri: str) -> MlflowClient:
 
 
 def _require_database(path: str) -> None:
-    """Open MLflow's SQLite file before MLflow does, which tries for two minutes and says nothing meanwhile.
+    """Open MLflow's SQLite file before MLflow does, which retries silently for two minutes.
 
     Raises:
-        OSError: it cannot be opened or made, or is none.
+        OSError: the file cannot be opened or created, or is not a database.
     """
     if path.startswith(":memory:") or "?" in path:
         return
@@ -77,7 +77,7 @@ def _require_database(path: str) -> None:
         with contextlib.closing(sqlite3.connect(where)) as database:
             database.execute("PRAGMA schema_version")
     except sqlite3.Error as error:
-        if "locked" not in str(error):  # MLflow waits for it
+        if "locked" not in str(error):  # MLflow waits for locks
             raise OSError(f"SQLite: {error}") from error
     for one in (where, where.parent):
         if one.exists() and not os.access(one, os.W_OK):

@@ -213,7 +213,7 @@ class _Told:
 
 def run_name(manifest: Mapping[str, Any], stage: Mapping[str, Any]) -> str:
     """A stage's label without the words that all its neighbours begin with, since MLflow's columns and legends show some
-    twenty letters: `code20@24 → pycode, trunk 0, SFT 1337`. Still a part of the label, by which `midstudy logs` finds the
+    twenty letters: `code20@24 → pycode, trunk 0, SFT 1337`. It stays a substring of the label, so `midstudy logs` finds the
     stage."""
     sizes = {arm["size"] for arm in manifest["arms"]}
     name: str = stage["label"]

@@ -40,7 +40,7 @@ class Follower:
             encoding="utf-8",
             start_new_session=True,  # Ctrl-C is for the study; this process ends when its standard input does
             env=of_child(OMP_NUM_THREADS="1"),
-            cwd=existing_folder(),  # which MLflow's address may be relative to
+            cwd=existing_folder(),  # MLflow's address may be relative to it
         )
         return self
 

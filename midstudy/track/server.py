@@ -49,7 +49,7 @@ class MlflowServer:
                 stderr=log,
                 pass_fds=(listening.fileno(),),
                 start_new_session=True,  # Ctrl-C is for the parent, which stops it
-                # Without what is said of other servers: whom they let in, where they keep what.
+                # Without settings for other servers, such as allowed hosts and storage locations.
                 env=of_child(
                     without=("_MLFLOW_SERVER", *(f"MLFLOW_{name}" for name in _OF_OTHER_SERVERS)),
                     MLFLOW_DISABLE_TELEMETRY="true",

@@ -65,8 +65,8 @@ class Rolling:
 
     Where writing takes long, it is done less often: it gets at most the share `most_of_time` of the run's time. `before` is
     called before each: what was reported up to a state must be on the disk before the state is.
-    Two are kept, so that the one before is there if the last one turns out damaged. `former` are the folders of attempts
-    before this one, whose checkpoints are read and never written.
+    Two are kept in case the newest turns out damaged. `former`: folders of earlier attempts, whose checkpoints are read
+    and never written.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""Each piece of the model on a device: its value and its gradient are those of the formula in fp64."""
+"""The value and gradient of each model component on a device match the fp64 formula."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from midstudy.train.optimizer import global_norm
 
 TYPES = [pytest.param(torch.float32, id="fp32"), pytest.param(torch.bfloat16, id="bf16")]
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.02}
-"""Relative errors allowed, of a whole tensor."""
+"""Allowed relative errors over a whole tensor."""
 
 LENGTHS = (50, 100, 1, 128, 21)
-"""Documents of a row; their sum is no multiple of eight, which the kernels' masks have to be padded to."""
+"""Document lengths of a row; their sum is not a multiple of eight, to which the kernels' masks must be padded."""
 
 
 def drawn(*size: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Normal numbers on the CPU in fp64, all of which `dtype` can hold."""
+    """Normal random numbers on the CPU in fp64, all representable in `dtype`."""
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed)).to(dtype).double()
 
 
@@ -36,7 +36,7 @@ def documents_of(lengths: tuple[int, ...]) -> Tensor:
 
 
 def causal_formula(query: Tensor, key: Tensor, value: Tensor, same: Tensor) -> Tensor:
-    """Attention in fp64; `same` says which positions are of one document."""
+    """Attention in fp64; `same` marks position pairs within one document."""
     length = query.shape[2]
     allowed = same & torch.ones(length, length, dtype=torch.bool).tril()
     scores = (query @ key.transpose(2, 3) / query.shape[3] ** 0.5).masked_fill(~allowed, float("-inf"))
@@ -68,13 +68,13 @@ NUM_TOKENS, WIDTH, VOCAB_SIZE = 1_600, 32, 512
 
 
 def head_inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states, head, targets of which a quarter are missing, and weights of which some are 0."""
+    """Hidden states, head, targets (a quarter missing) and weights (some 0)."""
     generator = torch.Generator().manual_seed(2)
     targets = torch.randint(VOCAB_SIZE, (NUM_TOKENS,), generator=generator)
     targets[torch.rand(NUM_TOKENS, generator=generator) < 0.25] = IGNORED
     weights = 3 * torch.rand(NUM_TOKENS, generator=generator)
     weights[::7] = 0
-    weights[targets == IGNORED] = 1e6  # counts for nothing where there is no target
+    weights[targets == IGNORED] = 1e6  # must be ignored where there is no target
     return drawn(NUM_TOKENS, WIDTH, dtype=dtype), drawn(VOCAB_SIZE, WIDTH, seed=1, dtype=dtype), targets, weights
 
 
@@ -135,7 +135,7 @@ def test_the_chunked_loss_takes_less_memory() -> None:
 
 
 def test_the_tables_of_positions_are_the_same_numbers_on_every_device(device: torch.device) -> None:
-    """Of 2,048 positions, where an error in the last place of a frequency has grown to a ten-thousandth of a turn."""
+    """2,048 positions, where a last-bit error in a frequency has grown to a ten-thousandth of a turn."""
     here = rotary_tables(2_048, 16, 10_000.0, torch.device("cpu"))
     there = rotary_tables(2_048, 16, 10_000.0, device)
     assert all(torch.equal(one, other.cpu()) for one, other in zip(here, there, strict=True))
@@ -158,7 +158,7 @@ def test_heads_are_split_and_rotated(device: torch.device, dtype: torch.dtype) -
         assert relative_error(found.detach(), expected) < ROUNDING[dtype]
     assert torch.equal(value.detach().double().cpu(), laid_out[2])
     (query.float().square().sum() + key.float().square().sum()).backward()
-    assert fused.grad is not None  # a rotation keeps lengths, so that the sum of squares has twice the input for gradient
+    assert fused.grad is not None  # rotation preserves norms, so the gradient of the sum of squares is twice the input
     gradient = fused.grad.double().cpu().view(2, length, num_heads, 3, head_size).permute(3, 0, 2, 1, 4)
     assert relative_error(gradient[:2], 2 * laid_out[:2]) < ROUNDING[dtype]
     assert bool((gradient[2] == 0).all())
@@ -167,7 +167,7 @@ def test_heads_are_split_and_rotated(device: torch.device, dtype: torch.dtype) -
 @pytest.mark.parametrize("documents", [False, True], ids=["one_document", "documents"])
 @pytest.mark.parametrize("dtype", TYPES)
 def test_the_losses_of_the_model(device: torch.device, dtype: torch.dtype, documents: bool) -> None:
-    """Forward through the whole model, against the same weights in fp64 on the processor."""
+    """The whole model's forward pass, against the same weights in fp64 on the CPU."""
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(512, (4, 61), generator=generator)
     targets = torch.randint(512, (4, 61), generator=generator)

@@ -1,4 +1,4 @@
-"""The training engine on a device: the processor's curriculum, saved, resumed, cut into pieces and evaluated."""
+"""The training engine on a device: train the CPU's curriculum, save, resume, split into micro-batches and evaluate."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LAST_STEP = 24
 
 @pytest.fixture
 def same_bits_again() -> Iterator[None]:
-    """Kernels that give the same bits every time: attention's backward pass on a GPU does not by itself."""
+    """Deterministic kernels; attention's backward pass on a GPU is not deterministic by default."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -50,7 +50,7 @@ def losses(metrics: list[dict[str, float]]) -> list[float]:
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16_mixed", 0.05), ("bf16_true", 0.05)])
 def test_a_device_learns_what_the_processor_learns_in_fp32(device: torch.device, precision: str, tolerance: float) -> None:
-    """Pretraining, a branch that continues everything, and fine-tuning with a new optimizer: each step's loss in nats."""
+    """Pretraining, a branch that keeps all state, and fine-tuning with a new optimizer: each step's loss in nats."""
     here = train(begin(), curriculum(), LAST_STEP)
     there = train(begin(precision, device=device.type), curriculum(precision), LAST_STEP)
     assert losses(there) == pytest.approx(losses(here), abs=tolerance)
@@ -74,7 +74,7 @@ def test_a_run_lies_on_its_device_with_all_it_needs(device: torch.device) -> Non
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.usefixtures("same_bits_again")
 def test_a_resumed_run_ends_with_the_same_bits(device: torch.device, precision: str, tmp_path: Path) -> None:
-    """Cut inside pretraining, at the branch and inside fine-tuning; each part goes on from what the one before it saved."""
+    """Interrupted in pretraining, at the branch and in fine-tuning; each part resumes the previous part's checkpoint."""
     course = curriculum(precision)
     whole = begin(precision, device=device.type)
     train(whole, course, LAST_STEP)
@@ -108,7 +108,7 @@ def test_a_state_that_a_device_saved_is_read_anywhere(device: torch.device, prec
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_micro_batches_add_up_and_measure_the_noise(device: torch.device, precision: str) -> None:
-    """Rows 3 + 3 + 2. The noise scale is that which the processor measures."""
+    """Rows 3 + 3 + 2. The noise scale matches the CPU's."""
     course = curriculum(precision)
     whole = train(begin(precision, device=device.type), course, 6)
     pieces = train(begin(precision, device=device.type, micro_batch=3), course, 6)
@@ -129,7 +129,7 @@ def test_the_chunked_loss_learns_the_same(device: torch.device) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device here")
 @pytest.mark.parametrize("precision", ["fp32", "bf16_true"])
 def test_compiled_it_learns_the_same(precision: str) -> None:
-    """Batches of three lengths: the second is compiled for any length. Documents and evaluation pass through it, too."""
+    """Batches of three lengths: the second compiles for dynamic lengths. Also covers documents and evaluation."""
     plain = begin(precision, device="cuda")
     compiled = begin(precision, device="cuda", compiled=True)
     expected, found = (train(run, curriculum(precision), 6) for run in (plain, compiled))
@@ -142,7 +142,7 @@ def test_compiled_it_learns_the_same(precision: str) -> None:
 
 
 def test_an_update_that_is_told_to_stop_leaves_no_trace(device: torch.device) -> None:
-    """Told between two micro-batches of the third update; the run then goes on as if nothing had been."""
+    """Stopped between two micro-batches of the third update; the run then continues as if uninterrupted."""
     run = begin(device=device.type, micro_batch=3)
     asked = 0
 
@@ -191,7 +191,7 @@ def test_batches_arrive_on_the_device_in_their_order(device: torch.device, ahead
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_state_is_evaluated_alike_everywhere(device: torch.device, precision: str, tmp_path: Path) -> None:
-    """Two states through one lent model, with and without documents, in the state's precision and in fp32."""
+    """Two states through one cached model, with and without documents, in the state's precision and in fp32."""
     run = begin(precision, device=device.type)
     for step in (2, 8):
         train(run, curriculum(precision), step)
@@ -228,7 +228,7 @@ def test_the_mean_of_states_that_a_device_saved(device: torch.device, precision:
 
 @pytest.fixture
 def alone_in_a_group(device: torch.device, tmp_path: Path) -> Iterator[Ranks]:
-    """One process that passes for one of two: what it sums goes through NCCL on a GPU and through gloo on the processor."""
+    """One process posing as one of two ranks: its sums go through NCCL on a GPU and gloo on the CPU."""
     store = distributed.FileStore(str(tmp_path / "meeting"), 1)
     distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -237,7 +237,7 @@ def alone_in_a_group(device: torch.device, tmp_path: Path) -> Iterator[Ranks]:
 
 
 def test_sums_over_ranks_travel_from_the_device_and_back(device: torch.device, alone_in_a_group: Ranks) -> None:
-    """A sum over one rank is what it was: of several shapes and types, and of more than one bucket's bytes."""
+    """A sum over one rank is the identity, for several shapes and dtypes and more than one bucket."""
     shapes = [(3, 5), (), (7,), (2**22,), (2**24,)]
     types = [torch.float32, torch.float64, torch.float32, torch.float32, torch.float32]
     tensors = [torch.randn(shape, dtype=kind, device=device) for shape, kind in zip(shapes, types, strict=True)]

@@ -48,7 +48,7 @@ def frozen_manifest() -> dict[str, Any]:
 
 
 def removed_for_overlap(part: str) -> tuple[int, int]:
-    """Rows of a part in all splits, and how many more were removed because they share text with a test item."""
+    """Rows of a part over all splits, and how many more were removed because they share text with a test item."""
     facts = frozen_manifest()["parts"][part]
     return sum(split["docs"] for split in facts["splits"].values()), facts["removed_for_overlap"]
 

@@ -75,7 +75,7 @@ def _curve(axes: Axes, table: pd.DataFrame, points: pd.DataFrame, *, factor: str
 
 
 _MARGIN = 4.0
-"""Percent of the axis around the arms' places."""
+"""Margin around the points, in percent of the axis."""
 
 _BESIDE = 2.0  # percent of the axis: trunk seeds beside their mean, which would hide them
 
@@ -97,7 +97,7 @@ def _name_places(axes: Axes, places: pd.DataFrame, table: pd.DataFrame, *, facto
             axes.annotate("not\nfinished", xy=(tick, 0), xytext=(0, 3), textcoords="offset points", ha="center",
                           color=style.MUTED, fontsize=8.5, style="italic")  # fmt: skip
     axes.set_xticks(ticks, labels, fontsize=8.5)
-    axes.set_xlim(min(0.0, min(ticks) - _MARGIN), max(ticks) + _MARGIN)  # past the ends, so that no point there is cut
+    axes.set_xlim(min(0.0, min(ticks) - _MARGIN), max(ticks) + _MARGIN)  # a margin, so that points at the ends are whole
     tokens = f"{style.spoken(mix)} tokens drawn"
     if factor == "start_step":
         axes.set_xlabel(f"start: % of training / step / {tokens}")

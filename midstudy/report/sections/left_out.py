@@ -1,4 +1,4 @@
-"""What the data left out: losses above a tenth in sentences, and every use of every split in a table."""
+"""What the data left out: sentences for losses above a tenth, and a table of every use of every split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from midstudy.report.report import Report
 
 
 def left_out(report: Report) -> Html:
-    """Losses above a tenth, then all that was counted."""
+    """Losses above a tenth, then a table of all counts."""
     found = report.study.left_out
     much = found.sentences
     shown = Html("")
@@ -28,7 +28,7 @@ def left_out(report: Report) -> Html:
 
 
 def trained_shares(report: Report) -> str:
-    """The share of target tokens that training sees, where it is too small not to be told; empty where none is."""
+    """Tasks of which training sees few target tokens, with the percentage seen; empty if there are none."""
     shares = {
         (tally.data, tally.limit): f"{spoken(tally.data)} {tally.percent_seen} within {tally.limit} tokens"
         for tally in report.study.left_out.tallies
