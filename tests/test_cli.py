@@ -248,7 +248,7 @@ def test_every_argument_is_checked_and_every_one_that_takes_a_path_or_name_is_in
     assert isinstance(verbs, dict)
     taken = [action for parser in verbs.values() for action in parser._actions if action.nargs != 0 and not action.choices]
     assert [one.dest for one in taken if one.type is None] == []
-    names = {one.option_strings[0] if one.option_strings else one.metavar for one in taken }
+    names = {one.option_strings[0] if one.option_strings else one.metavar for one in taken}
     numbers = {"--jobs", "--threads", "--ranks", "--micro-batch", "--jobs-per-gpu", "--lines", "--max-gpu-hours"}
     assert names - numbers == {option for _, option in EMPTY} - numbers - {"--price-on", "--backend"}
 
