@@ -14,7 +14,7 @@ SHORT = "x" * 10
 HUGE = "x" * 2_000
 
 
-def limited(texts: Any, **limits: int) -> Limited[str]:
+def limited(texts: Any, **limits: Any) -> Limited[str]:
     return Limited(texts, text_of=str, path="corpora.code", split="train", **limits)
 
 
