@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -18,9 +19,24 @@ PRICED_DEVICES = ("cpu-core", "h100", "h200")
 
 
 def _at_least_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text}; allowed: a whole number of at least 1")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {_found(text)}; allowed: a whole number of at least 1")
     return int(text)
+
+
+def _hours(text: str) -> float:
+    """Not `nan`: no plan needs more than that."""
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not hours >= 0:
+        raise argparse.ArgumentTypeError(f"found {_found(text)}; allowed: a number of hours of at least 0")
+    return hours
+
+
+def _found(text: str) -> str:
+    return text.strip() or "nothing (is a variable not set?)"
 
 
 def _named(text: str) -> str:
@@ -159,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     takes_experiment(run)
     takes_placement(run)
     takes_tracking(run)
-    run.add_argument("--max-gpu-hours", type=float, metavar="H", help="refuse a plan that needs more device hours")
+    run.add_argument("--max-gpu-hours", type=_hours, metavar="H", help="refuse a plan that needs more device hours")
 
     status = verb("status", "Show which stages of a study are finished, running, failed or waiting.", reads=True)
     takes_study(status)
@@ -169,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         "stage", type=_named, metavar="STAGE", help="id of a stage, or part of its name; a part of several lists them"
     )
     logs.add_argument("--study", type=_named, metavar="STUDY", help="name of a study in the store (default: the only one)")
-    logs.add_argument("--lines", type=int, default=40, metavar="N", help="last lines to print (default: 40)")
+    logs.add_argument("--lines", type=_at_least_one, default=40, metavar="N", help="last lines to print (default: 40)")
 
     retry = verb("retry", "Clear failed stages of a study and run what is missing.", reads=False)
     takes_study(retry)

@@ -248,15 +248,17 @@ def test_every_argument_is_checked_and_every_one_that_takes_a_path_or_name_is_in
     assert isinstance(verbs, dict)
     taken = [action for parser in verbs.values() for action in parser._actions if action.nargs != 0 and not action.choices]
     assert [one.dest for one in taken if one.type is None] == []
-    names = {one.option_strings[0] if one.option_strings else one.metavar for one in taken if one.type not in (int, float)}
-    numbers = {"--jobs", "--threads", "--ranks", "--micro-batch", "--jobs-per-gpu"}
-    assert names - numbers == {option for _, option in EMPTY} - {
-        "--jobs",
-        "--lines",
-        "--max-gpu-hours",
-        "--price-on",
-        "--backend",
-    }
+    names = {one.option_strings[0] if one.option_strings else one.metavar for one in taken}
+    numbers = {"--jobs", "--threads", "--ranks", "--micro-batch", "--jobs-per-gpu", "--lines", "--max-gpu-hours"}
+    assert names - numbers == {option for _, option in EMPTY} - numbers - {"--price-on", "--backend"}
+
+
+@pytest.mark.parametrize("value", ["", " ", "nan", "-1", "-inf", "two"])
+def test_a_limit_that_limits_nothing_is_refused(value, capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "x.py", f"--max-gpu-hours={value}"])
+    told = "nothing (is a variable not set?)" if not value.strip() else value
+    assert f"argument --max-gpu-hours: found {told}; allowed: a number of hours of at least 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [None, "", "  "])

@@ -33,6 +33,7 @@ def limited(texts: Any, **limits: Any) -> Limited[str]:
         ([*[SHORT] * 60, HUGE, *[SHORT] * 300], {"max_bytes": 1_000}, 60, {"does_not_fit": 1, "after_it": 300}),
         ([*[SHORT] * 3, "x" * 940, *[SHORT] * 30], {"max_bytes": 1_000}, 7, {"past_one_document": 27}),
         (["x" * 940, *[SHORT] * 3], {"max_bytes": 1_000}, 4, {}),
+        (["x" * 999, *[SHORT] * 30], {"max_bytes": 1_000}, 1, {"past_one_document": 30}),  # none of the short ones fits
         (["ä" * 10] * 3, {"max_bytes": 40}, 2, {"past_max_bytes": 1}),  # bytes, not characters
         ([], {"max_bytes": 40}, 0, {}),
     ],

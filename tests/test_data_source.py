@@ -237,6 +237,31 @@ def test_a_file_that_looks_like_data_and_is_not_read_is_told(directory: Path, na
     assert f"Not read: {name}" in str(e.value)
 
 
+@pytest.mark.parametrize("name", ["data.json", "code.txt", "heldout.json", "code/train.jsonl", "data/train.jsonl", "x.gz"])
+def test_where_train_is_missing_whatever_there_is_is_named(directory: Path, name: str) -> None:
+    """A file of any name, and the folder that lies one too deep."""
+    train = directory / "code" / "train.jsonl"
+    (directory / "code" / name).parent.mkdir(exist_ok=True)
+    train.rename(directory / "code" / name)
+    with pytest.raises(ValueError, match="the train split is missing") as raised:
+        code(directory)
+    top = Path(name).parts[0]
+    assert str(raised.value).endswith(f" Not read: {top if top == name else f'{top}/ (a folder)'}.")
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [
+        ("Code", r"data/Code: no such folder; .*data holds code/ \(a folder\), sft/ \(a folder\)\.$"),
+        ("sft/pair", r"data/sft holds pairs/ \(a folder\)\.$"),
+        ("tasks/pairs", r"nor is there .*data/tasks\.$"),
+    ],
+)
+def test_where_the_folder_is_missing_those_beside_it_are_named(directory: Path, folder: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        resolve_source(str(directory), name="code", folder=folder, is_task=False)
+
+
 def test_what_to_do_with_an_unread_file_is_told(directory: Path) -> None:
     folder = directory / "sft" / "pairs"
     (folder / "test.jsonl").rename(folder / "test.jsonl.zst")
@@ -320,6 +345,12 @@ def test_a_hub_name_carries_config_and_commit() -> None:
 def test_a_hub_name_without_a_commit_is_refused(argument: str) -> None:
     with pytest.raises(ValueError, match=r"commit|COMMIT"):
         resolve_source(argument, name="code", folder="code", is_task=False)
+
+
+@pytest.mark.parametrize("config", ["", " "])
+def test_an_empty_configuration_is_not_the_default_one(config: str) -> None:
+    with pytest.raises(ValueError, match=r"found an empty CONFIG; allowed: hub:owner/set@COMMIT, or .* variable not set"):
+        resolve_source(f"hub:owner/set:{config}@{COMMIT}", name="code", folder="code", is_task=False)
 
 
 @pytest.mark.parametrize("argument", ["", "  ", "\n"])

@@ -91,11 +91,14 @@ SEEN: dict[str, Any] = {"target_tokens": 1_000, "target_tokens_seen": 950}
         (tally(0, {"no_target": 1}), True, r"tasks\.pycode test, evaluation at 64 tokens: 1 of 1 items left out"),
         (tally(0, {"no_block": 16}, unit="tokens"), True, r"corpora\.pycode .* Add text, or lower seq_len"),
         (tally(0, {"empty": 16}, unit="documents"), True, "most hold no text"),
+        (tally(2, {"does_not_fit": 1, "after_it": 300}, unit="documents"), True, "Raise max_bytes, or take the document"),
         (tally(100, {"does_not_fit": 1}, unit="documents"), True, ""),  # reported however few: not requested
         (tally(1, {"past_one_document": 1_000}, unit="documents"), True, ""),  # reported, although the limit requests it
         (tally(100, **SEEN), False, ""),
         (tally(100, **{**SEEN, "target_tokens_seen": 890}), True, ""),
-        (tally(100, **{**SEEN, "target_tokens_seen": 9}), True, r"9 of 1,000 target tokens \(0\.9 %\)"),
+        (tally(100, **{**SEEN, "target_tokens_seen": 9}, num_cut=100), True, r"1,000 target tokens \(0\.9 %\).*the targets"),
+        (tally(5, {"no_target": 95}, **{**SEEN, "target_tokens_seen": 9}), True, r"\(0\.9 %\).*shorten the prompts"),
+        (tally(100, **{**SEEN, "target_tokens_seen": 9}, num_cut=1), True, ""),  # 99 are seen whole, and one is huge
         (tally(100, **{**SEEN, "target_tokens_seen": 0}, num_without_target=100), True, ""),  # prompts are trained on
         (tally(100, **SEEN, num_without_target=11), True, ""),
     ],

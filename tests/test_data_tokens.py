@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from midstudy.data import shards
 from midstudy.data.shards import Document, Shard, Tokenised, read_index, write_split
+from midstudy.data.source import ChangedTextError
 from midstudy.data.tokenizer import save_tokenizer, train_tokenizer
 from midstudy.data.tokens import read_split
 
@@ -296,13 +297,32 @@ def test_shards_are_not_taken_over_from_an_attempt_whose_earlier_ones_differ(tok
     assert counted.taken_over == first.num_documents
 
 
-def test_a_complete_split_is_taken_over_without_reading_a_document(tokenizer, cut, tmp_path):
-    def documents() -> Iterator[Document]:
-        raise AssertionError("read")
-        yield
+def test_a_complete_split_is_taken_over_without_tokenising_a_document(tokenizer, cut, tmp_path):
+    counted = resumed(tokenizer, tmp_path / "again", [cut])
+    assert (counted.taken_over, counted.tokenised) == (200, 0)
+    assert files_in(tmp_path / "again") == files_in(cut)
 
-    write_split(tokenizer, documents(), tmp_path, "train", former=[cut], shard_bytes=900)
-    assert files_in(tmp_path) == files_in(cut)
+
+@pytest.mark.parametrize("number", [0, 20, 199])
+def test_shards_that_were_made_from_other_text_are_refused(tokenizer, cut, tmp_path, number):
+    """The text was exchanged while they were made, and is put back: every one of them is whole."""
+    texts = made_documents(200)
+    texts[number] = "x" * len(texts[number].encode("utf-8"))
+    (tmp_path / "former").mkdir()
+    write_split(tokenizer, as_documents(texts), tmp_path / "former", "train", shard_bytes=900)
+    with pytest.raises(ChangedTextError, match=r"train split: shard \d+ of an interrupted attempt was made from other text"):
+        resumed(tokenizer, tmp_path / "again", [tmp_path / "former"])
+
+
+def test_shards_that_do_not_say_what_text_they_were_made_from_are_not_taken_over(tokenizer, cut, tmp_path):
+    former = tmp_path / "former"
+    resumed(tokenizer, former, [])
+    stated = json.loads((former / "train.shards.json").read_text())
+    for shard in stated["shards"]:
+        del shard["text_sha256"]
+    (former / "train.shards.json").write_text(json.dumps(stated))
+    assert resumed(tokenizer, tmp_path / "again", [former]).taken_over == 0
+    assert files_in(tmp_path / "again") == files_in(cut)
 
 
 def test_only_a_few_chunks_are_in_memory(tokenizer, tmp_path, monkeypatch):

@@ -146,6 +146,31 @@ def test_a_bad_row_loses_no_finished_shard(text, tmp_path, small_shards, monkeyp
     assert store.record(corpus.id).metrics["shards_taken_over"] > 10
 
 
+def test_shards_of_text_that_was_exchanged_and_put_back_are_made_again(text, tmp_path, small_shards, monkeypatch):
+    """An attempt was killed while it read the other text, which it would have refused at its end."""
+    copy = tmp_path / "text"
+    shutil.copytree(text, copy)
+    path = copy / "general" / "train.jsonl"
+    reference, corpus, _ = opened(copy, tmp_path / "reference")
+    make(reference, corpus)
+    store, corpus, _ = opened(copy, tmp_path / "store")
+    content, planned = path.read_bytes(), files.file_digest(path)
+    path.write_bytes(content.replace(b"time", b"emit"))
+    with monkeypatch.context() as patch:
+        known = files.file_digest
+        patch.setattr(files, "file_digest", lambda one: planned if one == path else known(one))
+        polls = iter(range(10_000))
+        with pytest.raises(StoppedError):
+            make(store, corpus, lambda: next(polls) == 800)
+    assert store.former_attempts(corpus.id)
+    path.write_bytes(content)
+    with pytest.raises(ChangedTextError, match="made from other text"):
+        make(store, corpus)
+    assert store.former_attempts(corpus.id) == []
+    make(store, corpus)
+    assert published_bytes(store, corpus) == published_bytes(reference, corpus)
+
+
 def test_nothing_is_published_of_text_that_is_not_the_plans(text, tmp_path, small_shards, monkeypatch):
     """Even if a stale cached digest matches, and the text has been restored when the stage is retried.
 

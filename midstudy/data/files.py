@@ -65,8 +65,18 @@ def unread_files(folder: Path) -> str:
         and not (path.name in read and path.is_file())
         and (_LIKE_A_SPLIT.fullmatch(path.name.lower()) or _LIKE_ROWS.fullmatch(path.name.lower()))
     ]
-    named = [_unread(folder / name) for name in found[:_MOST_NAMED]]
-    return ", ".join(named) + (f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else "")
+    return _some([_unread(folder / name) for name in found])
+
+
+def other_files(folder: Path) -> str:
+    """What a folder holds that is no split's file, whatever it is; empty where there is nothing."""
+    read = {name + ending for names in SPLIT_NAMES.values() for name in names for ending in ENDINGS}
+    names = (path.name for path in sorted(folder.iterdir()) if not path.name.startswith(".") and path.name not in read)
+    return _some([_unread(folder / name) for name in names])
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
 
 
 def _unread(path: Path) -> str:

@@ -90,7 +90,7 @@ class Limited(Generic[_Item]):
         """Count the document of `num_bytes` that does not fit, and those after it."""
         assert self._max_bytes is not None
         if self.num_bytes >= _FULL * self._max_bytes:
-            is_one = self.num_items > 1 and self._largest_bytes > self._max_bytes / 2
+            is_one = self._largest_bytes > self._max_bytes / 2
             self.left_out = {"past_one_document" if is_one else "past_max_bytes": 1 + num_after}
             return
         if self.num_bytes < self._max_bytes / 2 and num_after >= self.num_items:

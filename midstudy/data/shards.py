@@ -34,6 +34,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from midstudy.data.encoder import Encoder
+from midstudy.data.source import ChangedTextError
 from midstudy.data.tokenizer import END_OF_TEXT_ID, without_end
 
 SHARD_BYTES = 2**28
@@ -56,12 +57,16 @@ Chunk = tuple[list[Document], int]
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A finished shard. `text_bytes` counts UTF-8 bytes; `sha256` maps the names of its files to their digests."""
+    """A finished shard. `text_bytes` counts UTF-8 bytes; `sha256` maps the names of its files to their digests.
+
+    `text_sha256` is the digest of the text that it was made from; none of shards that were written before it was noted.
+    """
 
     num_documents: int
     num_tokens: int
     text_bytes: int
     sha256: dict[str, str]
+    text_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,25 +145,26 @@ def write_split(
 
     Args:
         documents: all of the split, in order. What reading them raises ends the writing; finished shards stay.
-        former: folders of interrupted attempts at the same split. A shard whose digests are right is taken over, and its
-            documents are read past.
+        former: folders of interrupted attempts at the same split. A shard whose digests are right is taken over, once
+            its documents are read and found to be the text that it was made from.
         on_taken_over: told of every such shard.
         on_tokenised: told of every chunk, in order, once it is written.
+
+    Raises:
+        ChangedTextError: a former attempt's shard was made from other text, as when a file was exchanged and put back.
     """
-    encoder, reading, num_read = Encoder(tokenizer), iter(documents), 0
+    encoder, reading = Encoder(tokenizer), iter(documents)
     index = ShardIndex(shard_bytes=shard_bytes)
     while not index.is_complete:
         grown = _take_over(former, folder, split, index)
         if grown is not None:
+            _require_text(grown.shards[-1], reading, f"{split} split: shard {len(grown.shards)}")
             index = grown
             on_taken_over(index.shards[-1])
         else:
-            num_unread = index.num_documents - num_read
-            next(islice(reading, num_unread, num_unread), None)
             name = shard_name(split, len(index.shards))
             made = _write_shard(encoder, reading, folder, name, shard_bytes, on_tokenised)
             index = replace(index, is_complete=True) if made is None else replace(index, shards=(*index.shards, made))
-            num_read = index.num_documents
         _write_index(folder, split, index)
     return index
 
@@ -176,12 +182,24 @@ def _take_over(former: Sequence[Path], folder: Path, split: str, index: ShardInd
         if len(theirs.shards) == number or theirs.shards[:number] != index.shards:
             continue
         shard = theirs.shards[number]
-        if all(_digest(place / name) == noted for name, noted in shard.sha256.items()):
+        if shard.text_sha256 is not None and all(_digest(place / name) == noted for name, noted in shard.sha256.items()):
             for name in shard.sha256:
                 _link(place / name, folder / name)
             is_complete = theirs.is_complete and len(theirs.shards) == number + 1
             return replace(index, shards=(*index.shards, shard), is_complete=is_complete)
     return None
+
+
+def _require_text(shard: Shard, reading: Iterator[Document], what: str) -> None:
+    """Read the shard's documents, which have to be those that it was made from."""
+    text_sha256 = hashlib.sha256()
+    for document in islice(reading, shard.num_documents):
+        _add_text(text_sha256, document)
+    if text_sha256.hexdigest() != shard.text_sha256:
+        raise ChangedTextError(
+            f"{what} of an interrupted attempt was made from other text than this: its files changed meanwhile. What such "
+            "attempts left is removed; run the study again, which makes the stage from its beginning."
+        )
 
 
 def _link(source: Path, target: Path) -> None:
@@ -251,7 +269,7 @@ def _write_shard(
     first = next(reading, None)
     if first is None:
         return None
-    num_documents, num_tokens, text_bytes = 0, 0, 0
+    num_documents, num_tokens, text_bytes, text_sha256 = 0, 0, 0, hashlib.sha256()
     with ExitStack() as stack:
         files: dict[str, _NewFile] = {}
 
@@ -262,7 +280,7 @@ def _write_shard(
             files[ending].write(values.astype(dtype, copy=False).tobytes())
 
         append("offsets", np.zeros(1, np.int64), "<i8")
-        chunks = _chunks(_until_full(chain([first], reading), shard_bytes))
+        chunks = _chunks(_until_full(chain([first], reading), shard_bytes, text_sha256))
         for chunk in _in_parallel(partial(_tokenise, encoder), chunks, encoder.num_threads):
             append("tokens", chunk.tokens, "<u2")
             append("offsets", num_tokens + np.cumsum(chunk.lengths), "<i8")
@@ -273,18 +291,31 @@ def _write_shard(
             text_bytes += chunk.text_bytes
             on_tokenised(chunk)
         sha256 = {f"{name}.{ending}": files[ending].finish() for ending in sorted(files)}
-    return Shard(num_documents=num_documents, num_tokens=num_tokens, text_bytes=text_bytes, sha256=sha256)
+    return Shard(
+        num_documents=num_documents,
+        num_tokens=num_tokens,
+        text_bytes=text_bytes,
+        sha256=sha256,
+        text_sha256=text_sha256.hexdigest(),
+    )
 
 
-def _num_bytes(document: Document) -> int:
-    return sum(len(text.encode("utf-8")) for text in document)
+def _add_text(sha256: hashlib._Hash, document: Document) -> int:
+    """Digest a document, with where its texts end; returns its bytes of UTF-8 text."""
+    encoded = [text.encode("utf-8") for text in document]
+    for one in encoded:
+        sha256.update(len(one).to_bytes(8, "little"))
+        sha256.update(one)
+    return sum(map(len, encoded))
 
 
-def _until_full(documents: Iterable[Document], shard_bytes: int) -> Iterator[tuple[Document, int]]:
-    """The documents of one shard, each with its bytes of text."""
+def _until_full(
+    documents: Iterable[Document], shard_bytes: int, text_sha256: hashlib._Hash
+) -> Iterator[tuple[Document, int]]:
+    """The documents of one shard, digested, each with its bytes of text."""
     total = 0
     for document in documents:
-        num_bytes = _num_bytes(document)
+        num_bytes = _add_text(text_sha256, document)
         total += num_bytes
         yield document, num_bytes
         if total >= shard_bytes:

@@ -19,6 +19,7 @@ from midstudy.data.files import (
     numbered_rows,
     numbered_rows_of,
     opened,
+    other_files,
     unread_files,
 )
 from midstudy.data.rows import as_example, as_text
@@ -71,7 +72,9 @@ def resolve_source(argument: str, *, name: str, folder: str, is_task: bool) -> S
         raise ValueError(f"{name}: --data {argument}: no such directory; allowed: {_KINDS}.")
     where = (directory / folder).absolute()
     if not where.is_dir():
-        raise ValueError(f"{name}: {where}: no such folder; allowed: a folder with {file_names('train')}.")
+        holds = other_files(where.parent) if where.parent.is_dir() else ""
+        found = f"{where.parent} holds {holds or 'nothing'}" if where.parent.is_dir() else f"nor is there {where.parent}"
+        raise ValueError(f"{name}: {where}: no such folder; allowed: a folder with {file_names('train')}; {found}.")
     carved = _carved(where, is_task)
     for split in SPLIT_NAMES:
         if find_split(where, split):
@@ -188,7 +191,12 @@ def _hub_rows(source: Source, split: str, is_task: bool) -> Rows:
 def _of_split(
     rows: Iterator[dict[str, Any]], split: str, carved: tuple[str, ...], is_task: bool
 ) -> Iterator[dict[str, Any]]:
-    return carve(rows, split=split, carved=carved, is_task=is_task) if split == "train" or split in carved else rows
+    # Where nothing is carved, no row need be hashed: half the time of reading short ones.
+    return (
+        carve(rows, split=split, carved=carved, is_task=is_task)
+        if carved and (split == "train" or split in carved)
+        else rows
+    )
 
 
 def _checked_rows(rows: Iterator[tuple[int, dict[str, Any]]], where: str, is_task: bool) -> Iterator[dict[str, Any]]:
@@ -215,7 +223,7 @@ def _carved(folder: Path, is_task: bool) -> tuple[str, ...]:
     present = [split for split in SPLIT_NAMES if find_split(folder, split)]
     needed = ("train", "test") if is_task else ("train",)
     allowed = "; ".join(file_names(split) for split in needed if split not in present)
-    unread = unread_files(folder)
+    unread = (unread_files(folder) or other_files(folder)) if allowed else ""
     hint = f"Allowed: {allowed}." + (f" Not read: {unread}." if unread else "")
     return carved_splits(present, is_task=is_task, where=str(folder), hint=hint)
 
@@ -286,9 +294,14 @@ def _unread(folder: Path) -> str:
 
 def _hub_argument(argument: str) -> tuple[str, str, str]:
     address, at, revision = argument.removeprefix("hub:").rpartition("@")
-    part, _, config = address.partition(":")
+    part, colon, config = address.partition(":")
     if not at or not _HUB_NAME.fullmatch(part):
         raise ValueError(f"--data {argument}: allowed: hub:OWNER/NAME[:CONFIG]@COMMIT; the commit pins the text.")
+    if colon and not config.strip():  # which would be the default configuration
+        raise ValueError(
+            f"--data {argument}: found an empty CONFIG; allowed: hub:{part}@COMMIT, or hub:{part}:CONFIG@COMMIT. Is a "
+            "variable not set?"
+        )
     hub.require_commit(part, revision)
     hub.require_no_folder(part)
     return part, config, revision

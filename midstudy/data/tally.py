@@ -54,6 +54,8 @@ _REMEDY = {
     "no_target": "Raise seq_len, or shorten the prompts.",
     "no_block": "Add text, or lower seq_len.",
     "empty": "Look at the rows: most hold no text.",
+    "after_it": "Raise max_bytes, or take the document that does not fit out of the data.",
+    "cut": "Raise seq_len, or shorten the targets.",
 }
 
 
@@ -110,10 +112,13 @@ class Tally:
             ValueError: less than a hundredth of the units is used, or less than a hundredth of the target tokens is seen.
         """
         too_few = self.lost > 0 and self.used < LEAST * (self.used + self.lost)
-        # With a loss over all tokens, prompts are trained on as well.
-        unseen = self.num_without_target == 0 and self.share_seen is not None and self.share_seen < LEAST
+        # With a loss over all tokens, prompts are trained on as well. One huge target outweighs a hundred short ones that
+        # are seen whole: that is reported, not rejected.
+        num_unseen = self.left_out.get("no_target", 0)
+        are_most_cut = 2 * (num_unseen + self.num_cut) >= num_unseen + self.used
+        unseen = self.num_without_target == 0 and are_most_cut and self.share_seen is not None and self.share_seen < LEAST
         if too_few or unseen:
-            reason = max(_REMEDY, key=lambda one: self.left_out.get(one, 0)) if too_few else "no_target"
+            reason = max(_REMEDY, key=lambda one: self.num_cut if one == "cut" else self.left_out.get(one, 0))
             kind = "tasks" if self.unit == "items" else "corpora"
             raise ValueError(f"{kind}.{self.sentence}. At least {100 * LEAST:g} % has to be used. {_REMEDY[reason]}")
 

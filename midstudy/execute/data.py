@@ -174,7 +174,7 @@ def make_tokens(
             on_tokenised=progress.on_tokenised,
         )
         for _ in documents:
-            pass  # where every shard was taken over, nothing has been read, nor counted, yet
+            pass  # where every shard was taken over, the end has not been read, nor what a limit leaves out counted
         _read_on(rows, should_stop, then="takes over the shards that are finished")
         if not written.shards and not (rows.is_carved and rows.num_rows == 0):  # what reads it was refused by the plan
             raise ValueError(f"{recipe.data.name}: the {split} split of {recipe.data.source} is empty.")
