@@ -23,6 +23,16 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
+def _at_least_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):  # nan is no limit
+        raise argparse.ArgumentTypeError(f"found {text or 'nothing'}; allowed: a number of at least 0")
+    return number
+
+
 def _named(text: str) -> str:
     """A path or name; an empty one is what a shell makes of a variable that is not set."""
     if not text.strip():
@@ -159,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     takes_experiment(run)
     takes_placement(run)
     takes_tracking(run)
-    run.add_argument("--max-gpu-hours", type=float, metavar="H", help="refuse a plan that needs more device hours")
+    run.add_argument("--max-gpu-hours", type=_at_least_zero, metavar="H", help="refuse a plan that needs more device hours")
 
     status = verb("status", "Show which stages of a study are finished, running, failed or waiting.", reads=True)
     takes_study(status)

@@ -9,10 +9,12 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """`value` as Python's own whole number or float, where it is a number of another library; anything else as it is.
+    """`value` as Python's own whole number, float or bool, where it is one of another library; anything else as it is.
 
     A float of fewer bits becomes the number that its shortest digits say: 0.1 from `numpy.float32(0.1)`.
     """
+    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
     if type(value) in (int, float, bool, str, Fraction) or not isinstance(value, Real) or isinstance(value, bool):
         return value
     if isinstance(value, Integral):
