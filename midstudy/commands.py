@@ -537,6 +537,11 @@ def _find_stage(store: Store, stages: Mapping[str, Mapping[str, Any]], name: str
     matches = matches or [one for one, stage in stages.items() if name in stage["label"]]
     if len(matches) == 1:
         return matches[0]
+    if not matches and is_name(name) and store.paths.stage(name).is_dir():
+        raise StoreError(
+            f"stage {name}: not one of a study as it was run last; the former manifests, with the commands that made them, "
+            f"are in {store.paths.study('STUDY') / 'history'}."
+        )
     if not matches:
         raise StoreError(f"{store.root}: no stage {name!r}; `midstudy status --json` names them all.")
     shown = "\n".join(f"  {one}  {stages[one]['label']}" for one in matches[:_SHOWN])

@@ -93,9 +93,6 @@ def tidied(given: Mapping[str, str], *, spare_home: Path | None = None) -> dict[
     for name in _USERS_FOLDERS:
         if name in found and not (os.path.isabs(found[name]) and _can_be_made(found[name])):
             del found[name]
-    for name in _FOLDERS:
-        if name in found:
-            found[name] = _absolute(os.path.expanduser(found[name]))
     for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH"):
         if name in found:
             found[name] = os.pathsep.join(_absolute(one) for one in found[name].split(os.pathsep) if one)
@@ -103,6 +100,12 @@ def tidied(given: Mapping[str, str], *, spare_home: Path | None = None) -> dict[
         found["HOME"] = home
     if spare_home is not None and (WITHOUT_HOME in found or not _is_home(found.get("HOME", ""))):
         found = _with_home(found, spare_home)
+    for name in _FOLDERS:
+        if name in found:
+            folder = _absolute(_expanded(found[name], home="" if WITHOUT_HOME in found else found.get("HOME", "")))
+            found[name] = folder
+            if folder.startswith("~"):  # nobody's home
+                del found[name]
     return _loopback_without_proxy(found)
 
 
@@ -113,14 +116,17 @@ def take_over() -> None:
     warnings as errors), re-executes the command. Raises the limit on open files as far as allowed.
     """
     _open_standard_descriptors()
-    wanted = {name: value for name, value in os.environ.items() if name not in _OF_A_START}
+    given = dict(os.environb)  # as they came: not every locale's letters turn back into the bytes that they were read from
+    wanted = {name: value for name, value in given.items() if name.decode("latin-1") not in _OF_A_START}
     if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
-        wanted["PYTHONUTF8"] = "1"
+        wanted[b"PYTHONUTF8"] = b"1"
         if sys.stdout is not None:  # keep the terminal's encoding
-            wanted["PYTHONIOENCODING"] = sys.stdout.encoding
-    if wanted != dict(os.environ):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
-    tidy = tidied(wanted)
+            wanted[b"PYTHONIOENCODING"] = sys.stdout.encoding.encode("ascii")
+    if wanted != given:
+        command = Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1]
+        interpreter = command[0] if os.path.isabs(command[0]) else os.fsencode(sys.executable)
+        os.execve(interpreter, [interpreter, *command[1:]], wanted)
+    tidy = tidied(os.environ)
     if not _is_home(tidy.get("HOME", "")):
         home = tempfile.mkdtemp(prefix="midstudy-home-")
         atexit.register(shutil.rmtree, home, ignore_errors=True)
@@ -170,8 +176,8 @@ def speak_directly() -> None:
     Children still get the proxies as given.
     """
     global _given_no_proxy
-    names = ("http_proxy", "https_proxy", "all_proxy")
-    used = [value for name in names for value in (os.environ.get(name), os.environ.get(name.upper())) if value]
+    names = ("http_proxy", "https_proxy", "all_proxy")  # in any mixture of cases
+    used = [value for name, value in os.environ.items() if value and name.lower() in names]
     if _given_no_proxy is None and not all(_is_plain_proxy(one) for one in used):
         _given_no_proxy = {name: os.environ[name] for name in ("no_proxy", "NO_PROXY") if name in os.environ}
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"
@@ -319,6 +325,12 @@ def _home_by_account() -> str:
         return ""
 
 
+def _expanded(path: str, *, home: str) -> str:
+    """The path with another user's home in it, or this one's; as it is where there is none."""
+    own = path == "~" or path.startswith("~/")
+    return (home + path[1:] if home else path) if own else os.path.expanduser(path)
+
+
 def _is_home(folder: str) -> bool:
     return os.path.isabs(folder) and _is_writable(folder)
 
@@ -345,7 +357,7 @@ def _absolute(path: str) -> str:
 
 def _loopback_without_proxy(given: Mapping[str, str]) -> dict[str, str]:
     """Add loopback to no_proxy, and write its hosts in the one form that all libraries parse."""
-    found = dict(given)
+    found = {name: value.strip() if name.lower().endswith("_proxy") else value for name, value in given.items()}
     listed = found.pop("NO_PROXY", "")
     listed = found.pop("no_proxy", "") or listed  # lower case wins, as in the libraries
     hosts = [host for one in listed.split(",") if (host := _host(one))]
@@ -371,7 +383,7 @@ def _host(entry: str) -> str:
 def _is_plain_proxy(value: str) -> bool:
     try:
         parts = urlsplit(value if "://" in value else f"http://{value}")
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return value.isprintable() and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
 

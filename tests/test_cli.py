@@ -155,6 +155,7 @@ def test_a_whole_id_is_enough_and_finds_the_log_whatever_the_studies_ask_for_now
     status, said = asked("export", shared, "--to", "hf", "--output", str(tmp_path / "out"))
     assert status == 0, said
     assert f"stage {former}: not one of study 'small' as it was run last" in asked("retry", "small", former)[1]
+    assert f"stage {former}: not one of a study as it was run last" in asked("export", former, "--to", "hf")[1]
     store.paths.manifest("other").write_text("{")  # a damaged manifest of one study does not affect the others
     assert f"stage {former}: no job has carried it yet" in asked("logs", former)[1]
 
@@ -202,7 +203,7 @@ EMPTY = [
     (["run", "x.py", "--store", ""], "--store"),
     (["run", "x.py", "--placement", ""], "--placement"),
     (["run", "x.py", "--tracking-uri", ""], "--tracking-uri"),
-    (["run", "x.py", "--max-gpu-hours", ""], "--max-gpu-hours"),
+    *((["run", "x.py", "--max-gpu-hours", odd], "--max-gpu-hours") for odd in ("", "nan", "inf", "-1", "many")),
     (["run", "x.py", "--jobs", ""], "--jobs"),
     (["run", "x.py", "--price-on", ""], "--price-on"),
     (["run", "x.py", "--backend", ""], "--backend"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,9 @@ def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         *(("XDG_CACHE_HOME", odd, UNSET) for odd in ("relative", f"{__file__}/cache")),
         ("XDG_CACHE_HOME", "/tmp/to/be/made", SAME),
         ("MIDSTUDY_CACHE", "relative", os.path.abspath("relative")),
+        ("MIDSTUDY_CACHE", "~/cache", "/tmp/cache"),
+        *((name, "~no-such-user/cache", UNSET) for name in ("MIDSTUDY_CACHE", "HF_HOME")),
+        ("https_proxy", " http://proxy:3128\r", "http://proxy:3128"),
         ("PYTHONPATH", ":lib:/tmp:", f"{os.path.abspath('lib')}:/tmp"),
         ("PATH", "/usr/bin:bin", f"/usr/bin:{os.path.abspath('bin')}"),
         *((name, "nonsense", UNSET) for name in ("MPLBACKEND", "MATPLOTLIBRC", "JUPYTER_PATH")),
@@ -100,19 +104,26 @@ def test_loopback_never_goes_through_a_proxy_and_every_library_can_read_the_rest
                 httpx.URL(f"all://[{host}]" if host.count(":") > 1 else f"all://*{host.removeprefix('*')}")
 
 
-@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", ":::garbage", "http://[bad", "ftp://host", "http://host:port"])
+@pytest.mark.parametrize("name", ["ALL_PROXY", "Http_Proxy"])
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        *("socks5://127.0.0.1:9", "socks5h://127.0.0.1:9", "socks4://host:1", ":::garbage", "http://[bad", "ftp://host"),
+        *("http://host:port", "direct://", "http://user:p#x@host:1", "http://ho\nst:1"),
+    ],
+)
 def test_a_proxy_that_a_library_cannot_use_is_left_out_here_and_given_to_children(
-    proxy: str, monkeypatch: pytest.MonkeyPatch
+    name: str, proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import httpx
 
-    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setenv(name, proxy)
     monkeypatch.setenv("no_proxy", "corp")
     monkeypatch.setenv("NO_PROXY", "corp")
     environment.speak_directly()
     httpx.Client().close()  # reads the proxy variables
     child = of_child()
-    assert (child["ALL_PROXY"], child["no_proxy"]) == (proxy, "corp,localhost,127.0.0.1,::1")
+    assert (child[name], child["no_proxy"]) == (proxy, "corp,localhost,127.0.0.1,::1")
 
 
 def test_a_plain_proxy_is_used_further(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +141,7 @@ def test_a_user_without_a_home_gets_one_and_no_cache_is_kept_in_it(
     found = tidied({"HOME": home}, spare_home=tmp_path)
     assert (found["HOME"], found[WITHOUT_HOME]) == (str(tmp_path), "1")
     assert found["USER"] == found["LOGNAME"] == f"uid{os.getuid()}"
+    assert "MIDSTUDY_CACHE" not in tidied({"HOME": home, "MIDSTUDY_CACHE": "~/cache"}, spare_home=tmp_path)
     for name in ("HOME", WITHOUT_HOME):
         monkeypatch.setenv(name, found[name])
     for name in ("MIDSTUDY_CACHE", "XDG_CACHE_HOME"):
@@ -311,6 +323,21 @@ def test_the_command_works_in_an_odd_environment(
         encoding = settings.get("PYTHONIOENCODING", "utf-8").partition(":")[0]
         assert done.stdout.decode(encoding)
         assert b"\xc3\x97 3" in done.stdout or b"\xd7 3" in done.stdout or rb"\xd7 3" in done.stdout
+
+
+@pytest.mark.parametrize(("language", "letters"), [("en_US", "ISO-8859-1"), ("ja_JP", "EUC-JP"), ("ru_RU", "KOI8-R")])
+def test_names_are_read_as_utf8_in_every_locale(language: str, letters: str, store: Store, tmp_path: Path) -> None:
+    """Where decoding is no inverse of encoding, as in EUC-JP, the bytes count that the command was called with."""
+    made = ["localedef", "-i", language, "-f", letters, str(tmp_path / f"{language}.{letters}")]
+    if shutil.which("localedef") is None or subprocess.run(made, capture_output=True).returncode:
+        pytest.skip("needs localedef and its sources (Debian's package locales)")
+    named = tmp_path / "d\u00e4ta \u2192 \u6f22"
+    named.symlink_to(store.root)
+    settings = {"LC_ALL": f"{language}.{letters}", "LOCPATH": str(tmp_path), "ODD": "\u2192\u00fc"}
+    given = {**os.environ, **settings, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "midstudy.cli", "status", "--store", str(named)]
+    done = subprocess.run(command, env=given, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_bound_to_one_core_the_machine_has_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -491,6 +491,13 @@ def test_a_data_set_that_is_not_counted_is_told_before_anything_runs():
         Study(name="small", question="?", arms=(control(),), token_counts=())
 
 
+@pytest.mark.parametrize("name", ["question", "notes"])
+def test_text_that_no_report_could_hold_is_told_before_anything_runs(name: str):
+    texts = {"question": "Helps?", name: "caf\udce9" if name == "question" else ("fine", "caf\udce9")}
+    with pytest.raises(RecipeError, match=rf"study\.{name}: found 'caf\\udce9'; allowed: text that UTF-8 can hold"):
+        Study(name="small", arms=(control(),), token_counts=(), **texts)
+
+
 def test_twice_as_many_seeds_take_about_twice_as_much_to_plan():
     """Counted in function calls; `benchmarks/plan.py` measures seconds."""
     few, many = (_calls_to_plan(num_seeds) for num_seeds in (2, 4))

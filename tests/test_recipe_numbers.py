@@ -169,6 +169,13 @@ def test_what_is_no_whole_number_is_refused_as_before(place: str, wrong: Any) ->
         make(wrong)
 
 
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_flag_of_numpy_is_a_flag(flag: bool) -> None:
+    assert_same(
+        phase(Mixture.only(GENERAL), 6, document_mask=np.bool_(flag)), phase(Mixture.only(GENERAL), 6, document_mask=flag)
+    )
+
+
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.longdouble])
 @pytest.mark.parametrize("place", NUMBERS)
 def test_a_number_of_numpy_is_the_number_that_its_digits_say(place: str, kind: type) -> None:

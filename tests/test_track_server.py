@@ -195,12 +195,18 @@ def test_a_database_that_cannot_be_used_is_told_at_once_by_every_command(
         assert len(said.splitlines()) == 1
 
 
-def test_a_database_of_another_schema_is_told_in_one_message_by_every_command(
-    store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ("UPDATE alembic_version SET version_num = 'bd07f7e963c5'", "database schema (found version bd07f7e963c5"),
+        ("DROP TABLE alembic_version", "database schema (found version None"),
+        ("ALTER TABLE experiments RENAME COLUMN lifecycle_stage TO life", "no such column: experiments.lifecycle_stage. "),
+    ],
+)  # fmt: skip
+def test_a_database_of_another_schema_is_told_in_one_message_by_every_command(change: str, cause: str, store: Store) -> None:
     sync(store, STUDY, tracking_uri=tracking_uri_of(store))
     with contextlib.closing(sqlite3.connect(store.paths.mlflow / "mlflow.db")) as opened:
-        opened.execute("UPDATE alembic_version SET version_num = 'bd07f7e963c5'")
+        opened.execute(change)
         opened.commit()
     for verb in (["track", "sync"], ["ui"]):
         done = subprocess.run(
@@ -209,8 +215,27 @@ def test_a_database_of_another_schema_is_told_in_one_message_by_every_command(
         assert (done.returncode, done.stdout) == (2, "")
         said = [line for line in done.stderr.splitlines() if line.startswith("midstudy")]
         assert len(said) == 1
-        assert "Detected out-of-date database schema (found version bd07f7e963c5" in said[0]
+        assert cause in said[0]
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("uri", "cause"),
+    [
+        ("nosuch+driver://user@host/mlflow", ""),
+        ("postgresql+pg8000://user@host/mlflow", "No module named 'pg8000'"),
+        ("http://[bad", "Invalid IPv6 URL"),
+        ("sqlite:relative.db", ""),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_told_by_every_command(
+    uri: str, cause: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in (["track", "sync"], ["ui"]):
+        assert main([*verb, "--store", str(store.root), "--tracking-uri", uri]) == 2
+        said = capsys.readouterr().err
+        assert f"midstudy {verb[0]}: MLflow at {uri}: " in said
+        assert cause in said
 
 
 def test_a_database_whose_path_sqlite_does_not_open_is_told_at_once(store: Store, tmp_path: Path) -> None:

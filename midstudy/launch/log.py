@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from midstudy.launch.job_file import job_log
 from midstudy.store.store import Store
@@ -11,17 +12,17 @@ LAST_LINES = 40
 """How much of a log a failure keeps."""
 
 _MARK = "=== stage "
+_TRACE = "Traceback (most recent call last)"
 _NOISE = (
     " ",
     "\t",
-    "Traceback (most recent call last)",
     "During handling of",
     "The above exception was",
     "submitit ",
     "srun: ",
 )
 _WORDS = 3
-_LONGEST_WORDS = 500
+_LONGEST_WORD = 300
 
 
 def begin_stage(stage_id: str, label: str) -> None:
@@ -32,15 +33,21 @@ def begin_stage(stage_id: str, label: str) -> None:
 def last_words(store: Store, stage_id: str, job_name: str) -> str:
     """The last lines of a job's log, joined: the cause of an end the job did not report. Empty if there are none.
 
-    Of a traceback, only its last line.
+    Of a traceback, only the line of its exception; of many lines of advice after it, the last two.
     """
     try:
         lines = stage_log(store, stage_id, job_name)[-LAST_LINES:]
     except OSError:
         return ""
-    said = [line.rstrip() for line in lines if line.strip() and not line.startswith((_MARK, *_NOISE))]
-    words = " | ".join(dict.fromkeys(said[-_WORDS:]))
-    return words if len(words) <= _LONGEST_WORDS else f"…{words[-_LONGEST_WORDS:]}"
+    traces = [number for number, line in enumerate(lines) if line.startswith(_TRACE)]
+    said = _said(lines[traces[-1] :]) if traces else []
+    said = [said[0], *said[-_WORDS + 1 :]] if len(said) > _WORDS else _said(lines)[-_WORDS:]
+    return " | ".join(dict.fromkeys(said))
+
+
+def _said(lines: Sequence[str]) -> list[str]:
+    said = [line.rstrip() for line in lines if line.strip() and not line.startswith((_MARK, _TRACE, *_NOISE))]
+    return [one if len(one) <= _LONGEST_WORD else f"{one[:_LONGEST_WORD]}…" for one in said]
 
 
 def stage_log(store: Store, stage_id: str, job_name: str) -> list[str]:

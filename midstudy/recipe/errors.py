@@ -68,6 +68,13 @@ def require_kind(path: str, value: object, kind: type | UnionType, *, allowed: s
         raise RecipeError(path, found=f"a value of type {type(value).__name__}", allowed=allowed)
 
 
+def require_text(path: str, value: object) -> None:
+    """Raise `RecipeError` unless `value` is text that can be written: no half of a surrogate pair, as of odd bytes."""
+    require_kind(path, value, str, allowed="text")
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise RecipeError(path, found=repr(value[:100]), allowed="text that UTF-8 can hold")
+
+
 def require_flag(path: str, value: object) -> None:
     """Raise `RecipeError` unless `value` is true or false."""
     if not isinstance(value, bool):

@@ -9,10 +9,12 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """`value` as a Python int or float if it is another library's number; anything else unchanged.
+    """`value` as a Python int, float or bool if it is another library's; anything else unchanged.
 
     A low-precision float becomes the float with the same shortest decimal form: `numpy.float32(0.1)` gives 0.1.
     """
+    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
     if type(value) in (int, float, bool, str, Fraction) or not isinstance(value, Real) or isinstance(value, bool):
         return value
     if isinstance(value, Integral):

@@ -15,7 +15,7 @@ from typing import Any
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, State
 from midstudy.recipe.data import Dataset, Tokenizer
-from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_name, require_number, require_whole
+from midstudy.recipe.errors import RecipeError, require_choice, require_name, require_number, require_text, require_whole
 from midstudy.recipe.measure import Evaluation, TokenCounts
 from midstudy.recipe.plain import hold_plain_numbers
 from midstudy.recipe.weights import Average
@@ -127,7 +127,7 @@ class Study:
             raise RecipeError("study.name", found=found, allowed=allowed)
         for name, texts in (("question", (self.question,)), ("notes", self.notes)):
             for text in texts:
-                require_kind(f"study.{name}", text, str, allowed="text")
+                require_text(f"study.{name}", text)
         if not self.arms:
             raise RecipeError("study.arms", found="no arm", allowed="at least one")
         seen: dict[tuple[Any, ...], int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shlex
 import sqlite3
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from midstudy.store.errors import StoreError
 from midstudy.store.paths import LONGEST_DATABASE
 from midstudy.store.store import Store
 
@@ -102,9 +104,13 @@ def told_as_tracking_errors(store: Store, tracking_uri: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints tracebacks of what is told here
     try:
         yield
-    except (MlflowException, SQLAlchemyError, CommandError, OSError) as error:
+    except StoreError:
+        raise
+    except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
+        # ImportError: a database's driver. ValueError: an address that cannot be one.
         study = f"midstudy track sync --store {shlex.quote(str(store.root))}"
-        said = " ".join(str(error).split()).removesuffix(".")
+        said = " ".join(str(error).split()).partition(" [SQL: ")[0].removesuffix(".")
         raise TrackingError(f"MLflow at {tracking_uri}: {said}. The results are in the store; later: {study}") from error
