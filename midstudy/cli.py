@@ -25,12 +25,12 @@ def _at_least_one(text: str) -> int:
 
 
 def _hours(text: str) -> float:
-    """Not `nan`: no plan needs more than that."""
+    """A finite number: no plan needs more than nan or infinite hours."""
     try:
         hours = float(text)
     except ValueError:
         hours = math.nan
-    if not hours >= 0:
+    if not 0 <= hours < math.inf:
         raise argparse.ArgumentTypeError(f"found {_found(text)}; allowed: a number of hours of at least 0")
     return hours
 

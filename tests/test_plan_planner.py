@@ -493,7 +493,7 @@ def test_a_data_set_that_is_not_counted_is_told_before_anything_runs():
 
 @pytest.mark.parametrize("name", ["question", "notes"])
 def test_text_that_no_report_could_hold_is_told_before_anything_runs(name: str):
-    texts = {"question": "Helps?", name: "caf\udce9" if name == "question" else ("fine", "caf\udce9")}
+    texts: dict[str, Any] = {"question": "Helps?", name: "caf\udce9" if name == "question" else ("fine", "caf\udce9")}
     with pytest.raises(RecipeError, match=rf"study\.{name}: found 'caf\\udce9'; allowed: text that UTF-8 can hold"):
         Study(name="small", arms=(control(),), token_counts=(), **texts)
 
