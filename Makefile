@@ -40,8 +40,9 @@ help:
 study: $(RUNTIME) $(TORCH) $(PROJECT)
 	@$(VENV)/bin/midstudy run experiments/bridging_micro.py $(ARGS)
 
+# Two at a time, file by file, since the tests of a file share expensive fixtures.
 test: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
-	@$(PY) -m pytest -q $(ARGS)
+	@$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 # PART is a name in tests/slow_parts.txt; without one, all of them.
 SLOW_PART := $(if $(PART),$(shell sed -n 's/^$(PART): *//p' tests/slow_parts.txt))

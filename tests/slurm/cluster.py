@@ -60,6 +60,8 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        # A daemon that a test restarts belongs to the cluster, and is not left behind by the test (`leftovers.py`).
+        self._owner = {name: value for name, value in os.environ.items() if name == "STARTED_BY_TEST"}
 
     @property
     def environment(self) -> dict[str, str]:
@@ -132,6 +134,7 @@ class Cluster:
                 self._command(daemon),
                 env={
                     **self.environment,
+                    **self._owner,
                     _MARK: str(self.folder),
                     "MYSQL_UNIX_PORT": str(self.folder / "run" / "mariadbd.socket"),
                 },
