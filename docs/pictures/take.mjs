@@ -27,7 +27,7 @@ const runs = async (filter) =>
     .map((run) => run.info.run_id);
 const ids = async (filter) => `runs=${encodeURIComponent(JSON.stringify(await runs(filter)))}`;
 const experiments = `experiments=${encodeURIComponent(JSON.stringify([experiment]))}`;
-const tuned = "tags.stage_kind = 'sft' and params.trunk_seed = '0'";
+const tuned = "tags.stage_kind = 'sft' and params.trunk_seed = '0' and params.sft_seed = '1337'";
 const branches = "tags.stage_kind != 'sft' and tags.stage_kind != 'evaluation' and params.trunk_seed = '0'";
 const sorted = 'workflowType=machine_learning&startTime=ALL&orderByKey=metrics.%60loss%2Fsft_test%60&orderByAsc=true';
 const curve = 'metric=%22train%2Floss_nats%22&plot_metric_keys=%5B%22train%2Floss_nats%22%5D&plot_layout=%7B%22autosize%22%3Atrue%7D'
