@@ -80,7 +80,7 @@ def record_rates(path: Path) -> None:
         found = json.loads(path.read_text("utf-8"))
         machine, rows = found["machine"]["device_name"], [row["rate"] for row in found["steps"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        sys.exit(f"--record: {path} is no result of this kit ({type(error).__name__}: {error}).")
+        sys.exit(f"--record: {path} is not a result file of this kit ({type(error).__name__}: {error}).")
     known = [name for name in DEVICES if name != CPU_CORE.name]
     name = next((name for name in known if re.search(rf"\b{name}\b", machine, re.IGNORECASE)), None)
     if name is None:

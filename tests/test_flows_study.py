@@ -317,6 +317,7 @@ def test_a_configured_server_that_is_down_costs_a_warning(
     assert len(summary.warnings) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_mlflow")
 @pytest.mark.parametrize(
     ("pressed", "signalled", "raised", "state"),

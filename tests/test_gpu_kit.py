@@ -209,10 +209,10 @@ def test_rates_of_a_result_are_taken_over_by_plans(tmp_path: Path, monkeypatch: 
         (json.dumps(result_of("NVIDIA A100-SXM4-80GB")), "NVIDIA A100-SXM4-80GB; allowed: .*h100, h200"),
         (json.dumps(result_of("CPU")), "CPU; allowed"),
         (json.dumps(result_of("NVIDIA H200") | {"steps": []}), "no training step"),
-        ("{}", "no result of this kit"),
-        ("[1", "no result of this kit"),
-        ("[]", "no result of this kit"),
-        (None, "no result of this kit"),
+        ("{}", "not a result file of this kit"),
+        ("[1", "not a result file of this kit"),
+        ("[]", "not a result file of this kit"),
+        (None, "not a result file of this kit"),
     ],
 )
 def test_what_is_no_result_of_a_known_gpu_is_refused(tmp_path: Path, content: str | None, words: str) -> None:

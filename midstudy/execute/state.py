@@ -244,8 +244,8 @@ def _from_kept(
 def _run_from(checkpoint: Path | None, recipe: State, placement: Placement, ranks: Ranks) -> TrainingRun:
     curriculum = recipe.curriculum
     if checkpoint is not None:
-        anew = _resets_at(curriculum, step_of(checkpoint))
-        return TrainingRun.load(checkpoint, with_optimizer=not anew, placement=placement, ranks=ranks)
+        resets = _resets_at(curriculum, step_of(checkpoint))
+        return TrainingRun.load(checkpoint, with_optimizer=not resets, placement=placement, ranks=ranks)
     precision = curriculum.stretches[0].phase.precision
     return TrainingRun.begin(curriculum.start, precision=precision, placement=placement, ranks=ranks)
 
