@@ -29,7 +29,8 @@ hypothesis.settings.load_profile("repeatable")
 def pytest_configure(config: pytest.Config) -> None:
     """Set the environment before any test imports torch, Prefect, MLflow or datasets, which read it when imported."""
     leftovers.pytest_configure(config)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell begin with it ignored,
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and those of nohup with this one
     home = tempfile.mkdtemp(prefix="midstudy-tests-")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     for name in list(os.environ):
