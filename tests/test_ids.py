@@ -1,7 +1,7 @@
 """The ids of the shipped experiments stay what they were at bce8467, before studies could have any shape.
 
-`tests/data/ids_at_bce8467` holds the kind and id of every stage of each experiment, planned there without a store. Versions of
-numerical components and defaults have changed since: the plans here are made with those of that commit.
+`tests/data/ids_at_bce8467` holds the kind and id of every stage of each experiment, planned there without a store. Versions
+of numerical components and defaults have changed since: the plans here are made with those of that commit.
 """
 
 from __future__ import annotations
