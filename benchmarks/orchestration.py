@@ -91,10 +91,10 @@ def run_midstudy(folder: Path, names: list[tuple[str, str | None]], payload_s: f
     from midstudy.launch.driver import Driver
     from midstudy.launch.launcher import Launcher
     from midstudy.launch.local import LocalLauncher
-    from midstudy.launch.slurm import SlurmLauncher
+    from midstudy.launch.slurm.launcher import SlurmLauncher
     from midstudy.plan.manifest import stage_entry
-    from midstudy.plan.stage import Stage, stage_id
     from midstudy.recipe import Corpus, Source, Tokenizer
+    from midstudy.recipe.stage import Stage, stage_id
     from midstudy.store.store import Store
     from midstudy.store.study_manifest import freeze
 
@@ -136,7 +136,8 @@ def run_midstudy(folder: Path, names: list[tuple[str, str | None]], payload_s: f
     max_jobs = (os.cpu_count() or 1) if backend == "local" else 1000
     driver = Driver(store, stages, launcher, study=STUDY, max_jobs=max_jobs, poll_s=POLL_S)
     if variant == "with views":
-        from flows.study import conduct
+        from flows.view import PrefectView
+        from midstudy.run.conduct import conduct
         from midstudy.track.sync import default_tracking_uri
 
         summary = conduct(
@@ -147,6 +148,7 @@ def run_midstudy(folder: Path, names: list[tuple[str, str | None]], payload_s: f
             max_jobs=max_jobs,
             on_progress=lambda progress: None,
             tracking_uri=default_tracking_uri(store),
+            view_of=PrefectView,
         )
         assert not summary.failed
         print(*summary.warnings, sep="\n", file=sys.stderr)

@@ -20,7 +20,7 @@ from typing import Any
 
 from flows.server import PrefectServer
 from flows.view import PrefectView
-from flows.watch import FINISHED, End, Watch
+from midstudy.run.watch import FINISHED, End, Watch
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
 

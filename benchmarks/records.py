@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe import Corpus, Source, Tokenizer
+from midstudy.recipe.stage import Stage, stage_id
 from midstudy.store.store import Store
 
 

@@ -41,9 +41,9 @@ from workload import Workload, batches, curriculum, product_rate, synchronise
 
 from midstudy.plan.device import CPU_CORE, DEVICES, Rate
 from midstudy.recipe.phase import PRECISIONS
+from midstudy.train.engine import Metrics, TrainingRun
 from midstudy.train.environment import ALLOCATOR, configure_threads
 from midstudy.train.placement import Placement
-from midstudy.train.run import Metrics, TrainingRun
 
 WARMUP_STEPS = 3
 READY_BATCHES = 64

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from midstudy.data.choice import DataChoice
+from midstudy.data.data_args import DataChoice
 from midstudy.recipe import (
     AdamW,
     Arm,

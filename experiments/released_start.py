@@ -20,7 +20,7 @@ Raise `num_sequences` and `seq_len` on a GPU.
 
 from __future__ import annotations
 
-from midstudy.data.choice import DataChoice
+from midstudy.data.data_args import DataChoice
 from midstudy.data.release import released_pythia
 from midstudy.recipe import (
     AdamW,

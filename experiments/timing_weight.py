@@ -17,7 +17,7 @@ trunks and the code arms of its ablations.
 
 from __future__ import annotations
 
-from midstudy.data.choice import DataChoice
+from midstudy.data.data_args import DataChoice
 from midstudy.recipe import (
     AdamW,
     Arm,

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from flows.watch import FAILED, Progress, Watch
+from midstudy.run.watch import FAILED, Progress, Watch
 from midstudy.store.store import Store
 from midstudy.track.facts import sft_losses
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -23,12 +24,13 @@ from rich.console import Console
 
 from flows.artifacts import artifact_key
 from flows.last_word import WAITING, LastWord
-from flows.study import DetachedError, run_study
 from flows.study_flow import ended_state
-from midstudy.data.choice import DEFAULT
+from flows.view import PrefectView
+from midstudy.data.data_args import DEFAULT
 from midstudy.plan.experiment import study_defaults
 from midstudy.plan.summary import plan_text
-from midstudy.run import answer, begin, command_line, forecast_s, place, plan_experiment, write_report
+from midstudy.run.conduct import DetachedError, run_study
+from midstudy.run.study import answer, begin, command_line, forecast_s, place, plan_experiment, write_report
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 from midstudy.track.client import TrackingError, tracking_uri_of
@@ -254,7 +256,7 @@ def _run(experiment: str, data: tuple[str, ...], machine: Machine, *, similarity
                 placements=where.placements,
                 on_notice=logger.warning,
                 when_done=lambda: logger.info("report: %s", write_report(store, manifest)),
-                in_flow_run=True,
+                view_of=partial(PrefectView, in_flow_run=True),
             )
     except (ValueError, OSError) as error:
         _end(Failed(message=str(error)))

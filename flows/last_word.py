@@ -15,8 +15,8 @@ import time
 from types import TracebackType
 from uuid import UUID
 
-from flows.watch import DETACHED, NOT_DONE
 from midstudy.environment import of_child
+from midstudy.run.watch import DETACHED, NOT_DONE
 
 WAITING = "told to leave, as by a worker that ends; the jobs go on, and the next worker follows them"
 _WORKER_FIRST_S = 5.0

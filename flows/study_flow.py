@@ -24,7 +24,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from flows.artifacts import artifact_key, one_line, progress_text, results_table, study_text
 from flows.mlflow_page import sft_runs_page
-from flows.watch import DETACHED, FAILED, INTERRUPTED, REUSED, SKIPPED, End, Watch
+from midstudy.run.watch import DETACHED, FAILED, INTERRUPTED, REUSED, SKIPPED, End, Watch
 from midstudy.store.store import Store
 
 ARTIFACTS_EVERY_S = 20.0

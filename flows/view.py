@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flows.server import PrefectServer
-from flows.watch import Watch
 from midstudy.environment import LOOPBACK, speak_directly
+from midstudy.run.watch import Watch
 from midstudy.store.store import Store
 
 if TYPE_CHECKING:

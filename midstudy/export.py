@@ -13,15 +13,15 @@ from safetensors.torch import save_file
 
 from midstudy.data.tokenizer import END_OF_TEXT, FILE_NAME
 from midstudy.execute.state import CHECKPOINT_FOLDER
+from midstudy.files.errors import StoreError
 from midstudy.model.config import huggingface_config
 from midstudy.model.huggingface import to_huggingface
-from midstudy.plan.stage import stage_id
 from midstudy.recipe.curriculum import Curriculum, Start, State
 from midstudy.recipe.data import Task
 from midstudy.recipe.decode import decode
 from midstudy.recipe.phase import Phase
-from midstudy.recipe.weights import Average
-from midstudy.store.errors import StoreError
+from midstudy.recipe.stage import stage_id
+from midstudy.recipe.start_weights import Average
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.store.whole_folder import write_folder

@@ -48,6 +48,6 @@ if __name__ == "__main__":
 
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     job_file.EXECUTE_STAGE = ENTRY  # before the launchers are imported, which have it as their default
-    from midstudy.cli import main
+    from midstudy.cli.main import main
 
     sys.exit(main())

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe import Corpus, Source, Tokenizer
+from midstudy.recipe.stage import Stage, stage_id
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 _LIMITS = {
-    "flows.study": ("_CLOSE_TIMEOUT_S", "_INTERRUPTED_TIMEOUT_S", "_ASK_TIMEOUT_S"),
+    "midstudy.run.conduct": ("_CLOSE_TIMEOUT_S", "_INTERRUPTED_TIMEOUT_S", "_ASK_TIMEOUT_S"),
     "flows.study_flow": ("_CALL_TIMEOUT_S",),
     "flows.view": ("_RECORD_TIMEOUT_S", "_FLUSH_TIMEOUT_S"),
 }

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from training_runs import batch_at, curriculum
 
+from midstudy.train.engine import TrainingRun
 from midstudy.train.placement import Placement
 from midstudy.train.ranks import joined
-from midstudy.train.run import TrainingRun
 
 
 def main(rank: int, size: int, folder: Path, words: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ from midstudy.plan.cost import Throughput
 from midstudy.plan.device import CPU_CORE
 from midstudy.plan.manifest import manifest_of
 from midstudy.plan.planner import Plan, make_plan
+from midstudy.plan.published import published_states
 from midstudy.recipe import (
     AdamW,
     Arm,
@@ -29,7 +30,6 @@ from midstudy.recipe import (
     Tokenizer,
     pythia,
 )
-from midstudy.store.states import published_states
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
 

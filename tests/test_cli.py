@@ -14,9 +14,9 @@ import pytest
 import torch
 from small_study import make_study, small_study, write_split
 
-from midstudy.cli import _parser, main
+from midstudy.cli.main import _parser, main
 from midstudy.data.cache import cache_dir
-from midstudy.data.choice import DataChoice
+from midstudy.data.data_args import DataChoice
 from midstudy.recipe import Corpus, Mixture, MixtureRamp, RecipeError
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
@@ -51,7 +51,7 @@ def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_the_verbs_are_these():
     """A new verb or option is a decision: this list is where it is seen."""
     printed = subprocess.run(
-        [sys.executable, "-m", "midstudy.cli", "--help"], capture_output=True, text=True, check=True, cwd=REPOSITORY
+        [sys.executable, "-m", "midstudy.cli.main", "--help"], capture_output=True, text=True, check=True, cwd=REPOSITORY
     ).stdout
     verbs = [line.split()[0] for line in printed.splitlines() if line.startswith("    ") and line[4] != " "]
     assert verbs == [
@@ -61,8 +61,8 @@ def test_the_verbs_are_these():
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys, midstudy.cli\n"
-        "try: midstudy.cli.main(['run', '--help'])\n"
+        "import sys\nfrom midstudy.cli.main import main\n"
+        "try: main(['run', '--help'])\n"
         "except SystemExit: pass\n"
         "print([m for m in ('torch', 'prefect', 'mlflow', 'pandas', 'numpy', 'datasets') if m in sys.modules])"
     )
@@ -87,8 +87,8 @@ def test_a_plan_is_printed_before_anything_is_spent(experiment, text, tmp_path, 
 
 def test_a_plan_of_a_finished_study_imports_no_pytorch(experiment, text, finished):
     code = (
-        "import sys, midstudy.cli\n"
-        f"midstudy.cli.main(['plan', {str(experiment)!r}, '--store', {str(finished.root)!r}, '--set', 'text={text}'])\n"
+        "import sys\nfrom midstudy.cli.main import main\n"
+        f"main(['plan', {str(experiment)!r}, '--store', {str(finished.root)!r}, '--set', 'text={text}'])\n"
         "print('torch' in sys.modules)"
     )
     tests = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
@@ -369,7 +369,7 @@ def test_where_a_study_is_computed_is_recorded_and_changes_no_id(experiment, tex
     where = ["--micro-batch", "2", "--threads", "1", "--jobs", "1"]
     command = ["run", str(experiment), "--store", str(store), "--set", f"text={text}", *where]
     done = subprocess.run(
-        [sys.executable, "-m", "midstudy.cli", *command],
+        [sys.executable, "-m", "midstudy.cli.main", *command],
         capture_output=True,
         text=True,
         cwd=REPOSITORY,

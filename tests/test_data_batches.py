@@ -21,7 +21,7 @@ from midstudy.evaluate.loss import mean_loss
 from midstudy.execute.evaluation import evaluate_state
 from midstudy.recipe import Constant, Corpus, Curriculum, Evaluation, Mixture, MixtureRamp, RecipeError, Task
 from midstudy.recipe.canonical import identify
-from midstudy.train.run import TrainingRun
+from midstudy.train.engine import TrainingRun
 
 VOCAB_SIZE = 512
 

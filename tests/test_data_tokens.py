@@ -154,15 +154,7 @@ def test_blocks_are_cut_as_if_there_were_one_file(cut, tokenizer, tmp_path):
         assert np.array_equal(split.tokens[block * 17 : (block + 1) * 17], whole.tokens[block * 17 : (block + 1) * 17])
 
 
-def test_a_split_written_before_there_were_shards_is_read(tmp_path):
-    np.array([5, 6, 0, 0, 7, 0], "<u2").tofile(tmp_path / "train.tokens")
-    np.array([0, 3, 4, 6], "<i8").tofile(tmp_path / "train.offsets")
-    np.array([1, 0, 0], "<i8").tofile(tmp_path / "train.prompts")
-    split = read_split(tmp_path, "train")
-    assert [split.document(i).tolist() for i in range(3)] == [[5, 6, 0], [0], [7, 0]]
-    assert split.offsets.tolist() == [0, 3, 4, 6]
-    assert split.prompt_lengths is not None
-    assert split.prompt_lengths.tolist() == [1, 0, 0]
+def test_a_split_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no dev split"):
         read_split(tmp_path, "dev")
 

@@ -27,8 +27,8 @@ from midstudy.data.tokens import read_split
 from midstudy.execute import progress, stage
 from midstudy.execute.data import make_tokenizer, make_tokens
 from midstudy.execute.stage import StoppedError, execute_stage
-from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe.data import Corpus, TokenizedData, Tokenizer
+from midstudy.recipe.stage import Stage, stage_id
 from midstudy.store.store import Store
 
 SHARD_BYTES = 20_000

@@ -22,7 +22,7 @@ from midstudy.data.rows import as_example, as_text
 from midstudy.data.wheels import packages, prepare
 from midstudy.data.wheels.docstrings import dedented, definitions
 from midstudy.data.wheels.prepare import frozen_manifest, item_text
-from midstudy.data.wheels.prose import html_paragraphs, is_prose, prose_of, sentences, text_paragraphs
+from midstudy.data.wheels.prose import html_paragraphs, is_prose, sentences, text_paragraphs
 
 SPLITS = ("train", "dev", "test")
 
@@ -297,7 +297,7 @@ def test_html_becomes_paragraphs_and_inline_code_takes_its_sentence_with_it() ->
     )
     found = list(html_paragraphs(markup))
     assert len(found) == 2
-    assert prose_of(found[0]) == "The first sentence has nothing but plain words in it."
+    assert [one for one in sentences(found[0]) if is_prose(one)] == ["The first sentence has nothing but plain words in it."]
     assert found[1] == "An item of a list is a paragraph of its own & stays."
     assert "Set Foo before" in next(html_paragraphs(markup, literals=True))
 

@@ -277,7 +277,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-STATUS = '"$PYTHON" -m midstudy.cli status --store "$STORE"'
+STATUS = '"$PYTHON" -m midstudy.cli.main status --store "$STORE"'
 ODD_LOCALES = [
     {"PYTHONIOENCODING": "latin-1"},
     {"PYTHONIOENCODING": "ascii:strict"},
@@ -335,13 +335,13 @@ def test_names_are_read_as_utf8_in_every_locale(language: str, letters: str, sto
     named.symlink_to(store.root)
     settings = {"LC_ALL": f"{language}.{letters}", "LOCPATH": str(tmp_path), "ODD": "\u2192\u00fc"}
     given = {**os.environ, **settings, "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", "midstudy.cli", "status", "--store", str(named)]
+    command = [sys.executable, "-m", "midstudy.cli.main", "status", "--store", str(named)]
     done = subprocess.run(command, env=given, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_bound_to_one_core_the_machine_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from midstudy.run import place
+    from midstudy.run.study import place
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     nothing = dict.fromkeys(("jobs", "micro_batch", "placement_file"))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from training_runs import begin, curriculum, same_bits, train
 
-from midstudy.evaluate import load
-from midstudy.evaluate.load import lent_model, load_model
+from midstudy.evaluate import model_cache as load
+from midstudy.evaluate.model_cache import lent_model, load_model
 from midstudy.model.pythia import Pythia
 
 PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")

@@ -10,8 +10,8 @@ import torch
 from training_runs import batch_at, begin, curriculum, train
 
 from midstudy.data.batch import Batch
-from midstudy.evaluate.load import load_model
 from midstudy.evaluate.loss import mean_loss
+from midstudy.evaluate.model_cache import load_model
 
 
 def by_hand(batch: Batch) -> tuple[float, int]:

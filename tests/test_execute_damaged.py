@@ -15,12 +15,12 @@ from small_study import make_study, plan_in, small_study
 
 from midstudy.data.release import released_pythia
 from midstudy.execute.stage import StoppedError, execute_stage
+from midstudy.files.errors import StoreError
 from midstudy.plan.planner import Plan
-from midstudy.plan.stage import Stage
+from midstudy.plan.published import published_states
 from midstudy.recipe import Average, Start, Study
+from midstudy.recipe.stage import Stage
 from midstudy.recipe.study import Arm
-from midstudy.store.errors import StoreError
-from midstudy.store.states import published_states
 from midstudy.store.store import Store
 from midstudy.train import checkpoint
 from midstudy.train.checkpoint import MANIFEST, MODEL, OPTIMIZER

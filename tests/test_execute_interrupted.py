@@ -37,16 +37,16 @@ from midstudy.launch.job_file import (
 from midstudy.launch.local import LocalLauncher
 from midstudy.launch.process import this_process
 from midstudy.plan.planner import Plan
-from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe import Curriculum
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import TokenizedData
+from midstudy.recipe.stage import Stage, stage_id
 from midstudy.store.attempt import read_metrics
 from midstudy.store.store import Store
+from midstudy.train.engine import Metrics, TrainingRun
 from midstudy.train.placement import Placement
 from midstudy.train.rolling import latest_valid
-from midstudy.train.run import Metrics, TrainingRun
 
 # -- in pieces, in micro-batches --------------------------------------------------------------------------------------
 

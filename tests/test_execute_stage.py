@@ -18,12 +18,12 @@ from safetensors.numpy import load_file
 from small_study import exchange_two_ids, make_study, plan_in, small_study, write_split, write_text
 
 from midstudy.data.batches import Batches
-from midstudy.evaluate import load
+from midstudy.evaluate import model_cache as load
 from midstudy.execute.stage import StoppedError, execute_stage
+from midstudy.files.errors import RecipeMismatchError, StoreError
 from midstudy.plan.planner import Plan
 from midstudy.recipe import Constant, Mixture, MixtureRamp, Study, WarmupStableDecay, versions
 from midstudy.store.attempt import Attempt
-from midstudy.store.errors import RecipeMismatchError, StoreError
 from midstudy.store.store import Store
 from midstudy.train.checkpoint import Checkpoint
 from midstudy.train.divergence import DivergedError
@@ -231,7 +231,7 @@ def test_a_divergence_names_the_documents_that_were_read(text, tmp_path):
 def test_a_stage_that_diverged_diverges_again_however_often_it_is_tried(text, tmp_path, monkeypatch):
     """Checkpoints made while it went wrong are not gone on from; the last good one is named and kept."""
     from midstudy.execute import state
-    from midstudy.train import run as engine
+    from midstudy.train import engine
 
     monkeypatch.setattr(state, "ROLLING_INTERVAL_S", 0.0)
     monkeypatch.setattr(state, "ROLLING_MOST_OF_TIME", math.inf)
@@ -266,7 +266,7 @@ def test_a_divergence_after_interruptions_names_the_good_checkpoint_of_a_former_
     text, tmp_path, monkeypatch
 ):
     """Stopped at step 50, then at step 64 after the divergence began: the attempt that detects it names step 50."""
-    from midstudy.train import run as engine
+    from midstudy.train import engine
 
     update = engine.TrainingRun._update
     steps: list[int] = []
@@ -313,7 +313,7 @@ def test_a_divergence_after_interruptions_names_the_good_checkpoint_of_a_former_
 
 def test_steps_that_are_computed_again_are_counted(text, tmp_path, monkeypatch):
     """Told to stop in the tenth step, and killed twice at step 45, each time on the way from the state that was saved."""
-    from midstudy.train import run as engine
+    from midstudy.train import engine
 
     store = Store.open(tmp_path / "store", create=True)
     plan = plan_in(store, small_study(text, starts=(), total_steps=60))
@@ -358,8 +358,8 @@ def test_the_loss_of_an_evaluation_is_the_token_weighted_mean_of_transformers(fi
     from midstudy.data.tokenizer import load_tokenizer
     from midstudy.model.config import huggingface_config
     from midstudy.model.huggingface import to_huggingface
-    from midstudy.plan.stage import stage_id
     from midstudy.recipe.data import Tokenizer
+    from midstudy.recipe.stage import stage_id
 
     store, plan = finished
     entry = plan.arms[1]

@@ -14,15 +14,15 @@ from safetensors.torch import load_file, save_file
 from small_study import make_study, plan_in, small_study
 
 from midstudy.data.release import released_pythia
-from midstudy.evaluate.load import load_model
+from midstudy.evaluate.model_cache import load_model
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.plan.manifest import manifest_of, stages_of
 from midstudy.plan.planner import Plan
-from midstudy.plan.stage import Stage
 from midstudy.plan.summary import plan_facts, plan_text
 from midstudy.recipe import Arm, Average, Curriculum, RecipeError, Release, Start, Study
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.model import pythia
+from midstudy.recipe.stage import Stage
 from midstudy.store.store import Store
 from midstudy.track.facts import study_facts
 from midstudy.train import checkpoint

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from midstudy.data.choice import DataChoice
+from midstudy.data.data_args import DataChoice
 from midstudy.plan.cost import Throughput
 from midstudy.plan.device import CPU_CORE
 from midstudy.plan.experiment import load_study

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from small_recipes import CODE, GENERAL, PYCODE, sft, trunk
 from small_study import SYMBOLS, WORDS, exchange_two_ids, make_study, small_study
 
-from midstudy.cli import main
+from midstudy.cli.main import main
 from midstudy.data.release import released_pythia
-from midstudy.evaluate.load import load_model
+from midstudy.evaluate.model_cache import load_model
 from midstudy.export import _phases
 from midstudy.plan.planner import Plan
 from midstudy.recipe import Mixture, MixtureRamp
@@ -73,7 +73,7 @@ def test_the_weights_are_those_of_the_checkpoint_bit_for_bit(exported):
 
 def test_the_tokenizer_gives_the_same_ids_and_decodes_back(exported):
     from midstudy.data.tokenizer import load_tokenizer
-    from midstudy.plan.stage import stage_id
+    from midstudy.recipe.stage import stage_id
 
     store, plan, folder = exported
     ours = load_tokenizer(store.published_folder(stage_id(plan.arms[0].arm.curriculum.start.tokenizer)))
@@ -227,7 +227,7 @@ def test_a_write_that_fails_half_way_leaves_no_folder(begun, tmp_path, monkeypat
 _EXPORT = """
 import os, pathlib, signal, sys
 import midstudy.export
-from midstudy.cli import main
+from midstudy.cli.main import main
 
 def card(*arguments, **options):
     made = [path for path in pathlib.Path(sys.argv[2]).parent.iterdir()]

@@ -25,13 +25,13 @@ from synthetic_study import SyntheticStudy, frozen, synthetic_study
 from waiting import wait_until
 
 from flows.server import PrefectServer
-from flows.study import DetachedError, RunSummary, conduct
 from flows.view import PrefectView
-from flows.watch import Progress
 from midstudy.launch.backends import live_jobs
 from midstudy.launch.driver import Driver, Outcome
 from midstudy.launch.local import LocalLauncher
-from midstudy.plan.stage import Stage
+from midstudy.recipe.stage import Stage
+from midstudy.run.conduct import DetachedError, RunSummary, conduct
+from midstudy.run.watch import Progress
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
 from midstudy.track.client import default_tracking_uri
@@ -103,7 +103,7 @@ def _conduct(
 ) -> RunSummary:
     return conduct(
         driver, store, "synthetic", backend="local", max_jobs=2, on_progress=on_progress,
-        tracking_uri=default_tracking_uri(store), when_done=when_done,
+        tracking_uri=default_tracking_uri(store), when_done=when_done, view_of=PrefectView,
     )  # fmt: skip
 
 
@@ -243,7 +243,7 @@ def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
         def sync_soon(self) -> None: ...
 
     monkeypatch.setattr(Nothing, "finish", lambda self: None)
-    monkeypatch.setattr("flows.study.Follower", Nothing)
+    monkeypatch.setattr("midstudy.run.conduct.Follower", Nothing)
 
 
 @pytest.mark.usefixtures("no_mlflow")
@@ -279,7 +279,7 @@ def test_a_server_that_dies_in_the_middle_costs_a_warning(
 @pytest.mark.usefixtures("no_mlflow")
 def test_a_server_that_hangs_is_given_up(store: Store, study: SyntheticStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     servers = _started_servers(monkeypatch)
-    monkeypatch.setattr("flows.study._CLOSE_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("midstudy.run.conduct._CLOSE_TIMEOUT_S", 2.0)
     last = list(study.stages)[-1]
 
     def stop_the_server(stage_id: str) -> None:
@@ -301,7 +301,7 @@ def test_a_configured_server_that_is_down_costs_a_warning(
         free.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{free.getsockname()[1]}/api"
     monkeypatch.setenv("PREFECT_API_URL", nobody)
-    monkeypatch.setattr("flows.study._CLOSE_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("midstudy.run.conduct._CLOSE_TIMEOUT_S", 2.0)
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     original = PrefectView._settings
@@ -398,7 +398,7 @@ def _conduct_real(store: Store, stages: dict[str, Stage], on_progress: Callable[
     driver = Driver(store, stages, LocalLauncher(store, entry=ENTRY, grace_s=0.5), study="real", max_jobs=2)
     return conduct(
         driver, store, "real", backend="local", max_jobs=2, on_progress=on_progress,
-        tracking_uri=default_tracking_uri(store),
+        tracking_uri=default_tracking_uri(store), view_of=PrefectView,
     )  # fmt: skip
 
 
@@ -462,7 +462,7 @@ def test_ctrl_c_leaves_no_process_and_a_cancelled_flow_run(store: Store) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_told_to_leave_lets_its_jobs_go_on(store: Store, number: signal.Signals) -> None:
-    script = "from flows.study import DetachedError" + _INTERRUPTED_RUN.replace("until=never", "until=go")
+    script = "from midstudy.run.conduct import DetachedError" + _INTERRUPTED_RUN.replace("until=never", "until=go")
     script = script.replace("KeyboardInterrupt:", "DetachedError as error:").replace('print("interrupted")', "print(error)")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-c", script, str(store.root)]

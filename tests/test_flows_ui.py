@@ -62,7 +62,7 @@ def test_configured_servers_are_named_and_not_started(tmp_path: Path) -> None:
 
 def _started(store: Store, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "midstudy.cli", "ui", "--store", str(store.root)],
+        [sys.executable, "-m", "midstudy.cli.main", "ui", "--store", str(store.root)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,

@@ -10,7 +10,7 @@ import pytest
 from synthetic_study import SyntheticStudy, frozen, synthetic_study
 
 from flows.artifacts import duration, progress_text, results_table, study_text
-from flows.watch import FAILED, FINISHED, INTERRUPTED, REUSED, SKIPPED, End, Watch
+from midstudy.run.watch import FAILED, FINISHED, INTERRUPTED, REUSED, SKIPPED, End, Watch
 from midstudy.store.store import Store
 
 STAGES = {name: {"label": name, "cost_s": cost_s} for name, cost_s in (("a", 6.0), ("b", 3.0), ("c", 1.0))}

@@ -8,6 +8,7 @@ change is meant, and record its trace again, with the new version in `@recorded`
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -34,7 +35,7 @@ from midstudy.recipe import Corpus, Evaluation, Mixture, Task, TokenCounts, Toke
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.data import TokenizedData
 from midstudy.train.averaging import mean_weights
-from midstudy.train.run import TrainingRun
+from midstudy.train.engine import TrainingRun
 
 RECORDED_AT: dict[str, int] = {}
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -185,8 +186,11 @@ def test_tokenizer(tmp_path: Path) -> None:
 def test_counts(tmp_path: Path) -> None:
     """Which documents are drawn, what is cut from them, and into which half they fall."""
     split = numbered_split(40, 30)
-    split.tokens[:].astype("<u2").tofile(tmp_path / "train.tokens")
-    split.offsets.astype("<i8").tofile(tmp_path / "train.offsets")
+    split.tokens[:].astype("<u2").tofile(tmp_path / "train-00000.tokens")
+    split.offsets.astype("<i8").tofile(tmp_path / "train-00000.offsets")
+    shard = {"num_documents": 40, "num_tokens": len(split.tokens), "text_bytes": 1, "sha256": {}}
+    index = {"shard_bytes": 1, "shards": [shard], "is_complete": True}
+    (tmp_path / "train.shards.json").write_text(json.dumps(index))
     recipe = TokenCounts(data=GENERAL, tokenizer=TOKENIZER, num_documents=11, tokens_per_document=20, seed=3)
     metrics = make_counts(recipe, tmp_path, tmp_path)
     assert (metrics["sampled_documents"], metrics["sampled_tokens"]) == (11, 220)

@@ -57,7 +57,7 @@ def test_what_the_kit_runs_imports_nothing_that_the_machine_lacks() -> None:
         import importlib.util, pathlib
         import midstudy.recipe, midstudy.plan.planner, midstudy.plan.device
         import midstudy.data.batches, midstudy.data.tokens, midstudy.data.tokenizer, midstudy.model.huggingface
-        import midstudy.train.run, midstudy.train.averaging, midstudy.evaluate.load, midstudy.evaluate.loss
+        import midstudy.train.engine, midstudy.train.averaging, midstudy.evaluate.model_cache, midstudy.evaluate.loss
         import midstudy.store.store, midstudy.execute.stage, midstudy.similarity.counts
         import train_step, shared_device, recording, on_gpu
         for path in sorted(pathlib.Path("tests/gpu").glob("*.py")):

@@ -20,7 +20,7 @@ from fake_execute import fake_stage
 from small_recipes import corpus, phase, task
 from small_study import small_study, write_text
 
-from midstudy.cli import main
+from midstudy.cli.main import main
 from midstudy.launch.job import write_failure
 from midstudy.launch.job_file import EXECUTE_STAGE, Job, JobStage, job_name
 from midstudy.launch.process import this_process
@@ -29,7 +29,7 @@ from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 from midstudy.train.placement import Placement
 
-MIDSTUDY = (sys.executable, "-m", "midstudy.cli")
+MIDSTUDY = (sys.executable, "-m", "midstudy.cli.main")
 TESTS = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
 

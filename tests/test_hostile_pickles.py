@@ -88,7 +88,7 @@ def watch(event, arguments):
         print("UNPICKLED", *arguments, file=sys.__stderr__, flush=True)
 sys.addaudithook(watch)
 sys.argv = ["midstudy", *sys.argv[1:]]
-runpy.run_module("midstudy.cli", run_name="__main__")
+runpy.run_module("midstudy.cli.main", run_name="__main__")
 """
 
 

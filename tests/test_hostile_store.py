@@ -22,13 +22,13 @@ import pytest
 from small_study import make_study, small_study
 from test_cli import EXPERIMENT, REPOSITORY
 
-from flows.study import RunSummary
-from midstudy.cli import main
+from midstudy.cli.main import main
 from midstudy.execute.stage import execute_stage
+from midstudy.files.errors import StoreError
 from midstudy.launch.job_file import EXECUTE_STAGE, Job, JobStage, write_job, write_process
 from midstudy.launch.process import Process
-from midstudy.plan.stage import Stage
-from midstudy.store.errors import StoreError
+from midstudy.recipe.stage import Stage
+from midstudy.run.conduct import RunSummary
 from midstudy.store.paths import LONGEST_ROOT, checked_root
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
@@ -71,7 +71,7 @@ def without_views(monkeypatch: pytest.MonkeyPatch) -> None:
         where["when_done"]()
         return RunSummary(finished=(), reused=(), failed=failed, skipped={}, wall_s=0.0, warnings=())
 
-    monkeypatch.setattr("flows.study.run_study", run_study)
+    monkeypatch.setattr("midstudy.run.conduct.run_study", run_study)
     monkeypatch.setattr("midstudy.track.sync.sync", lambda *arguments, **keywords: None)
     monkeypatch.setattr("midstudy.report.notebook.render", lambda folder: folder / "report" / "report.html")
 
@@ -384,7 +384,7 @@ def test_a_read_only_store_is_read_by_the_verbs_that_read_and_refused_by_those_t
     store.report_failure(failed, {"cause": "it broke", "retry": "midstudy retry"})
     writing = {"cancel", "report", "clean --yes", "retry", "run"}
     reading = {"plan", "status", "explain", "clean"}
-    command = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", str(store.root), sys.executable, "-m", "midstudy.cli"]
+    command = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", str(store.root), sys.executable, "-m", "midstudy.cli.main"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])}
     for verb, arguments in verbs(store, experiment).items():
         if verb in writing | reading:

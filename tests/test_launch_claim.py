@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from fake_execute import ENTRY, fake_stage
 
+from midstudy.files.errors import StoreError
 from midstudy.launch.claim import claim, claimed_by
 from midstudy.launch.job_file import Job, JobStage, job_name, write_end, write_job
 from midstudy.launch.log import begin_stage, stage_log
 from midstudy.launch.process import this_process
-from midstudy.store.errors import StoreError
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 

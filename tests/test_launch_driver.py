@@ -18,6 +18,7 @@ import pytest
 from fake_execute import ENTRY, fake_stage, let_go, starts
 from waiting import finish, until, wait_until
 
+from midstudy.files.errors import RecipeMismatchError, StoreError
 from midstudy.launch import clock
 from midstudy.launch.backends import live_jobs
 from midstudy.launch.cancel import cancel_study
@@ -27,8 +28,7 @@ from midstudy.launch.driver import MAX_RUNS_AGAIN, Driver, Outcome
 from midstudy.launch.job_file import Job, job_end, job_names, job_process, read_job, unended_jobs
 from midstudy.launch.launcher import Cause, Exit, Refusal
 from midstudy.launch.local import LocalLauncher
-from midstudy.plan.stage import Stage
-from midstudy.store.errors import RecipeMismatchError, StoreError
+from midstudy.recipe.stage import Stage
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 

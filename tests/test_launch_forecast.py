@@ -7,7 +7,7 @@ from fake_execute import fake_stage
 
 from midstudy.launch import forecast as module
 from midstudy.launch.forecast import JOB_START_S, RUN_END_S, RUN_START_S, STAGE_S, Forecast, forecast
-from midstudy.plan.stage import Stage
+from midstudy.recipe.stage import Stage
 
 
 def outlook(*stages: Stage, published: tuple[Stage, ...] = (), num_jobs: int = 2, job_budget_s: float = 60.0) -> Forecast:

@@ -14,6 +14,7 @@ import pytest
 from fake_execute import ENTRY, fake_stage, let_go, starts
 from waiting import finish, until
 
+from midstudy.files.errors import StoreError
 from midstudy.launch import clock
 from midstudy.launch.backends import live_jobs
 from midstudy.launch.cancel import cancel_study
@@ -25,8 +26,7 @@ from midstudy.launch.job_file import Job, job_end, job_names, read_job, unended_
 from midstudy.launch.launcher import Exit, Refusal
 from midstudy.launch.local import LocalLauncher
 from midstudy.launch.process import Process, this_process
-from midstudy.plan.stage import Stage
-from midstudy.store.errors import StoreError
+from midstudy.recipe.stage import Stage
 from midstudy.store.store import Store
 
 ELSEWHERE = dataclasses.replace(this_process(), host="elsewhere")

@@ -17,6 +17,7 @@ import pytest
 from fake_execute import ENTRY, fake_stage, starts
 from waiting import wait_until
 
+from midstudy.files.errors import StoreError
 from midstudy.launch.job import run_job
 from midstudy.launch.job_file import (
     Job,
@@ -32,8 +33,7 @@ from midstudy.launch.job_file import (
 from midstudy.launch.launcher import Cause, Exit, Refusal
 from midstudy.launch.local import LocalLauncher
 from midstudy.launch.process import Process, this_process
-from midstudy.plan.stage import Stage
-from midstudy.store.errors import StoreError
+from midstudy.recipe.stage import Stage
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 

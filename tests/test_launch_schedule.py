@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from operations import num_calls
 
 from midstudy.launch.schedule import SMALLEST_JOB_S, Schedule
-from midstudy.plan.stage import Stage
+from midstudy.recipe.stage import Stage
 
 
 def schedule(*stages: Stage, published: Iterable[Stage] = (), budget_s: float = 30.0) -> Schedule:

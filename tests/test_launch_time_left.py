@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from flows.watch import FINISHED, End, Watch
 from midstudy.launch.forecast import Forecast
 from midstudy.launch.time_left import Seen, time_left_s
+from midstudy.run.watch import FINISHED, End, Watch
 
 TICK_S = 0.5
 NUM_JOBS = 2

@@ -23,7 +23,7 @@ from midstudy.model.compiled import (
     require_compiler,
     signals_held,
 )
-from midstudy.train.run import TrainingRun
+from midstudy.train.engine import TrainingRun
 
 PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")
 # Of a loss near 6 nats after six steps at a high learning rate; bf16 keeps eight bits.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from small_recipes import GENERAL, PYCODE, TOKENIZER, arm, trunk
 
-from midstudy.cli import PRICED_DEVICES
+from midstudy.cli.main import PRICED_DEVICES
 from midstudy.plan import device as devices
 from midstudy.plan.cost import Throughput
 from midstudy.plan.device import CPU_CORE, DEVICES, H200, Rate, recorded_rates

@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 from waiting import wait_until
 
-from midstudy.cli import main
+from midstudy.cli.main import main
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 
@@ -202,7 +202,7 @@ def test_a_deployed_run_does_what_the_command_line_does(prefect: Prefect, tmp_pa
 
     settings = [f"{name}={tuple(value) if isinstance(value, list) else value}" for name, value in TINY.items()]
     arguments = ["run", "experiments/timing_weight.py", "--store", str(tmp_path / "store")]
-    command = [sys.executable, "-m", "midstudy.cli", *arguments, *(part for one in settings for part in ("--set", one))]
+    command = [sys.executable, "-m", "midstudy.cli.main", *arguments, *(part for one in settings for part in ("--set", one))]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
     other = Store.open(tmp_path / "store")
     mine, theirs = load(prefect.store, "timing_weight"), load(other, "timing_weight")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_recipes import CODE, GENERAL, MATH, PYCODE, phase, sft, start
 
-from midstudy.cli import main
+from midstudy.cli.main import main
 from midstudy.recipe import Average, Cosine, Curriculum, Mixture, Start, interpolated
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from midstudy.recipe.errors import RecipeError
-from midstudy.run import place
+from midstudy.run.study import place
 from midstudy.train import environment
 
 OPTIONS: dict[str, Any] = {

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from small_study import make_study, small_study
 
-from midstudy.cli import main
+from midstudy.cli.main import main
 from midstudy.environment import num_cores
 from midstudy.execute import calibration
 from midstudy.execute.calibration import Machine
-from midstudy.launch.placement_file import PlacementFile
+from midstudy.launch.slurm.placement_file import PlacementFile
 from midstudy.plan.cost import Calibrated, Throughput, Workload
 from midstudy.plan.device import CPU_CORE, H100, H200, Device
 from midstudy.recipe import pythia
-from midstudy.run import Place, forecast_s, plan_experiment
+from midstudy.run.study import Place, forecast_s, plan_experiment
 from midstudy.store import processor
 from midstudy.store.processor import Processor
 from midstudy.store.store import Store

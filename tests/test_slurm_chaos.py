@@ -443,7 +443,7 @@ class Chaos:
         """In the middle of a sync, which a schedule or a person may start beside the driver's own."""
         arguments = ["track", "sync", STUDY, "--store", str(self.store.root)]
         with self.log.open("ab") as log:
-            sync = subprocess.Popen([sys.executable, "-m", "midstudy.cli", *arguments], stdout=log, stderr=log)
+            sync = subprocess.Popen([sys.executable, "-m", "midstudy.cli.main", *arguments], stdout=log, stderr=log)
         self._others.append(sync)
         while sync.poll() is None and not (self.store.paths.mlflow / "mlflow.db").exists():
             self._wait(0.1)
@@ -462,7 +462,7 @@ class Chaos:
         arguments = ["status", STUDY, "--store", str(self.store.root)]
         try:
             status = subprocess.run(
-                [sys.executable, "-m", "midstudy.cli", *arguments], capture_output=True, text=True, timeout=120
+                [sys.executable, "-m", "midstudy.cli.main", *arguments], capture_output=True, text=True, timeout=120
             ).stdout
         except subprocess.TimeoutExpired:
             status = "midstudy status: no answer within 120 s"
@@ -539,7 +539,9 @@ def prefect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Prefect
 
 
 def midstudy(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "midstudy.cli", *arguments], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-m", "midstudy.cli.main", *arguments], capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

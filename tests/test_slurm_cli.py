@@ -10,7 +10,7 @@ import pytest
 from small_study import write_text
 from waiting import wait_until
 
-from midstudy.cli import main
+from midstudy.cli.main import main
 from midstudy.store.store import Store
 
 EXPERIMENT = """

@@ -16,12 +16,12 @@ from midstudy.launch.job import run_job
 from midstudy.launch.job_file import Job, JobStage, is_cancelled, job_end, job_name, mark_cancelled, write_end, write_job
 from midstudy.launch.launcher import Exit
 from midstudy.launch.process import this_process
-from midstudy.launch.slurm_commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
-from midstudy.launch.slurm_file import Submission, write_submission
-from midstudy.launch.slurm_job import requeue
-from midstudy.launch.starts import MOST_WITHOUT_PROGRESS, starts
+from midstudy.launch.restarts import MOST_WITHOUT_PROGRESS, starts
+from midstudy.launch.slurm.batch_file import Submission, write_submission
+from midstudy.launch.slurm.commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
+from midstudy.launch.slurm.job import requeue
 from midstudy.launch.stop import stop_signals
-from midstudy.plan.stage import Stage
+from midstudy.recipe.stage import Stage
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 

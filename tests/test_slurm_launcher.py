@@ -16,12 +16,12 @@ from midstudy.launch import clock
 from midstudy.launch.job_file import Job, JobStage, is_cancelled, job_log, job_name, write_end, write_job
 from midstudy.launch.launcher import Cause, Exit
 from midstudy.launch.log import stage_log
-from midstudy.launch.placement_file import Jobs, PlacementFile
 from midstudy.launch.process import this_process
-from midstudy.launch.slurm import LEAVES_WITHIN_S, LOST_AFTER_S, SACCT_AWAY_S, SETTLE_S, SlurmLauncher
-from midstudy.launch.slurm_commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
-from midstudy.launch.slurm_file import read_submission
-from midstudy.plan.stage import Stage
+from midstudy.launch.slurm.batch_file import read_submission
+from midstudy.launch.slurm.commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
+from midstudy.launch.slurm.launcher import LEAVES_WITHIN_S, LOST_AFTER_S, SACCT_AWAY_S, SETTLE_S, SlurmLauncher
+from midstudy.launch.slurm.placement_file import Jobs, PlacementFile
+from midstudy.recipe.stage import Stage
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from fake_execute import fake_stage
 
-from midstudy.launch.placement_file import Jobs, PlacementFile, read_placement_file
-from midstudy.plan.stage import Stage
+from midstudy.launch.slurm.placement_file import Jobs, PlacementFile, read_placement_file
+from midstudy.recipe.stage import Stage
 from midstudy.train.placement import Placement
 
 EXAMPLE = Path(__file__).parent.parent / "experiments" / "placement_slurm.toml"

@@ -10,8 +10,8 @@ import pytest
 from waiting import wait_until
 
 from midstudy.launch.process import Process
-from midstudy.launch.slurm_commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
-from midstudy.launch.slurm_queue import SlurmJob, parse_sacct, parse_squeue, sacct, squeue, task_ids
+from midstudy.launch.slurm.commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
+from midstudy.launch.slurm.queue import SlurmJob, parse_sacct, parse_squeue, sacct, squeue, task_ids
 
 SQUEUE = """\
 9104783_4|CANCELLED|127.0.0.2|15|None|61d847ff6331e574-098788b4|

@@ -19,17 +19,17 @@ from slurm.cluster import NODES, Cluster
 from small_study import plan_in, small_study, write_text
 from waiting import until, wait_until
 
-from midstudy.cli import main
+from midstudy.cli.main import main
 from midstudy.execute.stage import execute_stage
 from midstudy.launch.backends import live_jobs
 from midstudy.launch.driver import Driver, Outcome
 from midstudy.launch.job_file import job_end, job_names
-from midstudy.launch.placement_file import Jobs, PlacementFile
-from midstudy.launch.slurm import SlurmLauncher
-from midstudy.launch.slurm_file import read_submission
-from midstudy.launch.starts import starts as job_starts
+from midstudy.launch.restarts import starts as job_starts
+from midstudy.launch.slurm.batch_file import read_submission
+from midstudy.launch.slurm.launcher import SlurmLauncher
+from midstudy.launch.slurm.placement_file import Jobs, PlacementFile
 from midstudy.plan.planner import Plan
-from midstudy.plan.stage import Stage
+from midstudy.recipe.stage import Stage
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 
@@ -309,7 +309,7 @@ def test_jobs_of_a_driver_that_died_before_it_knew_their_numbers_are_found_and_s
             "from pathlib import Path",
             "from fake_execute import fake_stage",
             "from test_slurm_study import Study",
-            "from midstudy.launch.slurm import SlurmLauncher",
+            "from midstudy.launch.slurm.launcher import SlurmLauncher",
             "from midstudy.store.store import Store",
             "SlurmLauncher._keep_id = lambda *arguments: os._exit(9)",
             "Study(Store.open(Path(sys.argv[1])), fake_stage('one until=go'), fake_stage('two until=go')).run()",

@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 from small_study import plan_in, small_study
 
-from midstudy.cli import main
+from midstudy.cli.main import main
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.plan.manifest import manifest_of
 from midstudy.plan.planner import Plan
-from midstudy.plan.stage import Stage
 from midstudy.recipe import Study, WarmupStableDecay
+from midstudy.recipe.stage import Stage
 from midstudy.store import retention
-from midstudy.store.interrupted import is_alive
+from midstudy.store.leftovers import is_alive
 from midstudy.store.retention import Item, Retention
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze

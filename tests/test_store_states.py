@@ -10,10 +10,10 @@ import pytest
 from small_study import make_study, small_study
 
 from midstudy.plan.planner import Plan
+from midstudy.plan.published import published_states
 from midstudy.recipe.curriculum import State
 from midstudy.store.processor import Processor, this_processor
 from midstudy.store.record import Record
-from midstudy.store.states import published_states
 from midstudy.store.store import Store
 
 

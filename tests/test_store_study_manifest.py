@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from synthetic_study import synthetic_study
 
-from midstudy.store.errors import StoreError
+from midstudy.files.errors import StoreError
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze, load
 

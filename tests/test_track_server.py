@@ -21,7 +21,7 @@ from mlflow_database import mlflow_rows, query
 from synthetic_study import frozen, synthetic_study
 from waiting import wait_until
 
-from midstudy.cli import main
+from midstudy.cli.main import main
 from midstudy.store.store import Store
 from midstudy.track.client import TrackingError, tracking_uri_of
 from midstudy.track.follow import Follower
@@ -210,7 +210,7 @@ def test_a_database_of_another_schema_is_told_in_one_message_by_every_command(ch
         opened.commit()
     for verb in (["track", "sync"], ["ui"]):
         done = subprocess.run(
-            [sys.executable, "-m", "midstudy.cli", *verb, "--store", str(store.root)], capture_output=True, text=True
+            [sys.executable, "-m", "midstudy.cli.main", *verb, "--store", str(store.root)], capture_output=True, text=True
         )
         assert (done.returncode, done.stdout) == (2, "")
         said = [line for line in done.stderr.splitlines() if line.startswith("midstudy")]

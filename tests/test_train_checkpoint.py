@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from training_runs import begin, curriculum, same_bits, train, weights
 
+from midstudy.files.sealed import sealed
 from midstudy.train import checkpoint
 from midstudy.train.checkpoint import CheckpointError
+from midstudy.train.engine import TrainingRun
 from midstudy.train.environment import ALLOCATOR
 from midstudy.train.rolling import latest_valid, newest
-from midstudy.train.run import TrainingRun
 
 
 @pytest.fixture
@@ -86,31 +87,32 @@ def test_a_damaged_manifest_is_found(saved: Path) -> None:
 def test_the_manifest_says_what_the_random_state_is_a_function_of(saved: Path) -> None:
     text = (saved / "checkpoint.json").read_text()
     assert json.loads(text)["random"] == {"scheme": "counter", "function_of": ["phase seed", "step", "rank"]}
-    as_first_schema(saved, random={"scheme": "Mersenne Twister"})
+    resealed(saved, random={"scheme": "Mersenne Twister"})
     with pytest.raises(CheckpointError, match=r"random: found .*Mersenne Twister.*this version knows .*counter"):
         TrainingRun.load(saved)
 
 
-def as_first_schema(folder: Path, **changes: object) -> None:
-    """Rewrite a manifest as the first schema had it: without `random` and without a digest of its own."""
+def resealed(folder: Path, **changes: object) -> None:
+    """Rewrite a manifest with other fields, under a digest that is right."""
     fields = json.loads((folder / "checkpoint.json").read_text())
-    del fields["sha256"], fields["random"]
-    (folder / "checkpoint.json").write_text(json.dumps({**fields, "schema": 1, **changes}, indent=1) + "\n")
+    del fields["sha256"]
+    (folder / "checkpoint.json").write_bytes(sealed(fields | changes))
 
 
-def test_a_checkpoint_of_the_first_schema_is_read_and_its_files_checked(saved: Path) -> None:
-    as_first_schema(saved)
-    assert checkpoint.check(saved) == TrainingRun.load(saved).step == 2
-    as_first_schema_text = (saved / "checkpoint.json").read_text()
-    (saved / "checkpoint.json").write_text(as_first_schema_text.replace('"num_updates"', '"updates"'))
+def test_a_manifest_with_other_fields_is_refused(saved: Path) -> None:
+    original = (saved / "checkpoint.json").read_bytes()
+    resealed(saved, schema=99)
+    with pytest.raises(CheckpointError, match="expected schema 2, got 99"):
+        TrainingRun.load(saved)
+    (saved / "checkpoint.json").write_bytes(original)
+    fields = json.loads(original)
+    del fields["sha256"], fields["num_updates"]
+    (saved / "checkpoint.json").write_bytes(sealed(fields))
     with pytest.raises(CheckpointError, match="no field 'num_updates'"):
         TrainingRun.load(saved)
-    (saved / "checkpoint.json").write_text(as_first_schema_text.replace('"schema": 1', '"schema": 99'))
-    with pytest.raises(CheckpointError, match="schema 99; this version reads 1 to 2"):
-        TrainingRun.load(saved)
-    (saved / "checkpoint.json").write_text(as_first_schema_text)
-    flip_a_bit(saved / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+    without_seal = {name: value for name, value in json.loads(original).items() if name != "sha256"}
+    (saved / "checkpoint.json").write_text(json.dumps(without_seal, indent=1) + "\n")
+    with pytest.raises(CheckpointError, match="its last line holds no SHA-256"):
         TrainingRun.load(saved)
 
 
@@ -244,7 +246,7 @@ def test_a_failed_flush_leaves_nothing(saved: Path, monkeypatch: pytest.MonkeyPa
     def failing(path: Path) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(checkpoint, "_flush", failing)
+    monkeypatch.setattr(checkpoint, "sync", failing)
     with pytest.raises(OSError, match=os.strerror(number)):
         run.save(saved.with_name("step-00000009"), with_optimizer=True)
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
@@ -255,16 +257,16 @@ import os, signal, sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from midstudy.train import checkpoint
-from midstudy.train.run import TrainingRun
+from midstudy.train.engine import TrainingRun
 folder = Path({folder!r})
 run = TrainingRun.load(folder)
-flush, calls = checkpoint._flush, []
+flush, calls = checkpoint.sync, []
 def killed(path):
     calls.append(path)
     if len(calls) == {number}:
         os.kill(os.getpid(), signal.SIGKILL)
     flush(path)
-checkpoint._flush = killed
+checkpoint.sync = killed
 run.save(folder.with_name("step-00000003"), with_optimizer=True)
 """
 
@@ -281,14 +283,14 @@ def test_a_process_killed_while_saving_leaves_the_one_before(saved: Path, number
 def test_a_new_checkpoints_name_is_flushed_last(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rename itself survives a crash of the machine only once the folder around it is on the disk."""
     flushed: list[tuple[Path, bool]] = []
-    flush = checkpoint._flush
+    flush = checkpoint.sync
     target = tmp_path / "new" / "state"
 
     def noted(path: Path) -> None:
         flushed.append((path, target.exists()))
         flush(path)
 
-    monkeypatch.setattr(checkpoint, "_flush", noted)
+    monkeypatch.setattr(checkpoint, "sync", noted)
     checkpoint.write(checkpoint.read(saved), target)
     assert flushed[-1] == (target.parent, True)
     assert not any(there for _, there in flushed[:-1])

@@ -19,10 +19,10 @@ from midstudy.model.initialise import initialised
 from midstudy.recipe import AdamW, Constant, Curriculum, Mixture
 from midstudy.train import checkpoint
 from midstudy.train.divergence import DivergedError
+from midstudy.train.engine import Metrics, TrainingRun
 from midstudy.train.feed import Feed
 from midstudy.train.ranks import ALONE
 from midstudy.train.rolling import Rolling, latest_valid
-from midstudy.train.run import Metrics, TrainingRun
 
 PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")
 LAST = 24

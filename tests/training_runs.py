@@ -10,8 +10,8 @@ from small_recipes import CODE, GENERAL, PYCODE, phase, start
 
 from midstudy.data.batch import Batch
 from midstudy.recipe import Cosine, Curriculum, Mixture
+from midstudy.train.engine import Metrics, TrainingRun
 from midstudy.train.placement import Placement
-from midstudy.train.run import Metrics, TrainingRun
 
 VOCAB_SIZE = 512
 

@@ -34,8 +34,6 @@ SUMMARY_COLUMNS = (
 #: Columns that ``pair_by_trunk_seed`` gives.
 SEED_COLUMNS = ("trunk_seed", "n_sft_seeds", "reference_loss", "loss", "difference_nats", "relative_improvement")
 
-_PAIR_COLUMNS = ["trunk_seed", "n_sft_seeds", "reference_loss", "loss", "difference_nats", "relative_improvement"]
-
 
 def pair_by_trunk_seed(rows: pd.DataFrame, reference: pd.DataFrame, *, loss_column: str) -> pd.DataFrame:
     """Losses of two arms for the (trunk seed, SFT seed) pairs finished in both, averaged over SFT seeds.
@@ -56,7 +54,7 @@ def pair_by_trunk_seed(rows: pd.DataFrame, reference: pd.DataFrame, *, loss_colu
         reference_loss, loss = fmean(references), fmean(losses)
         difference = reference_loss - loss
         records.append((trunk_seed, len(set(seeds)), reference_loss, loss, difference, difference / reference_loss))
-    return pd.DataFrame(records, columns=_PAIR_COLUMNS)
+    return pd.DataFrame(records, columns=list(SEED_COLUMNS))
 
 
 def _seed_pairs(rows: pd.DataFrame) -> Iterator[tuple[Hashable, Hashable]]:

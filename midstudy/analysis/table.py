@@ -11,10 +11,10 @@ import pandas as pd
 from safetensors.numpy import load_file
 
 from midstudy.analysis.arms import ARM_COLUMNS
+from midstudy.files.atomic import write_json
 from midstudy.plan.left_out import left_out_in
 from midstudy.similarity.halves import SplitSample, similarity_matrix
 from midstudy.similarity.proximity import Mix, proximity_rows
-from midstudy.store.atomic import write_json
 from midstudy.store.store import Store
 
 _LOSSES = {  # column of the table: the evaluation behind it

@@ -57,9 +57,3 @@ class TestItems:
                     if " ".join(sequence[start : start + NGRAM]) in self._grams:
                         return True
         return False
-
-
-def overlaps(test_texts: Iterable[str], training_texts: Iterable[str]) -> list[int]:
-    """The positions of the training texts that overlap any test text."""
-    items = TestItems(test_texts)
-    return [position for position, text in enumerate(training_texts) if items.overlaps(text)]

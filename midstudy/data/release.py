@@ -24,7 +24,7 @@ from midstudy.recipe.curriculum import Start
 from midstudy.recipe.data import ReleasedTokenizer, Source
 from midstudy.recipe.errors import RecipeError, inside
 from midstudy.recipe.plain import plain
-from midstudy.recipe.weights import Release
+from midstudy.recipe.start_weights import Release
 
 _CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth")

@@ -115,8 +115,6 @@ def _names(folder: Path, split: str) -> list[str]:
     """Names of the split's files without their ending, in order."""
     index = read_index(folder, split)
     if index is None:
-        if (folder / f"{split}.tokens").exists():  # one file a split, as stages made before there were shards
-            return [split]
         raise FileNotFoundError(f"no {split} split among the tokens in {folder}")
     if index.is_complete and not index.shards:
         raise ValueError(

@@ -30,11 +30,11 @@ from typing import Any
 import midstudy
 from midstudy.data.cache import cache_dir
 from midstudy.environment import existing_folder, of_job
+from midstudy.files.atomic import write_json
+from midstudy.files.errors import StoreError
 from midstudy.plan.cost import Calibrated, Workload
 from midstudy.recipe import versions
 from midstudy.recipe.model import ModelShape
-from midstudy.store.atomic import write_json
-from midstudy.store.errors import StoreError
 from midstudy.store.processor import this_processor
 from midstudy.train.environment import ALLOCATOR, configure_threads
 
@@ -207,8 +207,8 @@ def measure(workload: Workload, *, num_threads: int) -> Calibrated:
 
     from midstudy.data.batches import pack_blocks
     from midstudy.evaluate.loss import mean_loss
+    from midstudy.train.engine import TrainingRun
     from midstudy.train.placement import Placement
-    from midstudy.train.run import TrainingRun
 
     course = _curriculum(workload)
     size = (workload.num_sequences, workload.seq_len + 1)

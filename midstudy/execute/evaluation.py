@@ -12,8 +12,8 @@ from midstudy.data.batch import Batch
 from midstudy.data.batches import pack_blocks, pad_items, usable_items
 from midstudy.data.tally import Tally, blocks_tally, items_tally
 from midstudy.data.tokens import TokenizedSplit
-from midstudy.evaluate.load import lent_model
 from midstudy.evaluate.loss import mean_loss
+from midstudy.evaluate.model_cache import lent_model
 from midstudy.execute.stopped import StoppedError, until_told
 from midstudy.model.compiled import ToldToStopError, left_when_told
 from midstudy.recipe.data import Corpus

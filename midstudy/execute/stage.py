@@ -15,20 +15,20 @@ from midstudy.data.source import ChangedTextError
 from midstudy.data.tokens import TokenizedSplit, read_split
 from midstudy.execute.data import copy_tokenizer, make_counts, make_tokenizer, make_tokens
 from midstudy.execute.evaluation import evaluate_state
+from midstudy.execute.first_weights import make_first_state
 from midstudy.execute.state import CHECKPOINT_FOLDER, KeptCheckpoint, assist, can_begin_at, train_state
 from midstudy.execute.stopped import StoppedError
-from midstudy.execute.weights import make_first_state
-from midstudy.plan.stage import StageRecipe, stage_id
+from midstudy.files.errors import StoreError, unwritable
+from midstudy.plan.published import states_before
 from midstudy.recipe.canonical import other_versions
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset, ReleasedTokenizer, TokenizedData, Tokenizer
 from midstudy.recipe.decode import decode
 from midstudy.recipe.measure import StateEvaluation, TokenCounts
-from midstudy.recipe.weights import Average
+from midstudy.recipe.stage import StageRecipe, stage_id
+from midstudy.recipe.start_weights import Average
 from midstudy.store.attempt import RESULT_FOLDER, Attempt
-from midstudy.store.errors import StoreError, unwritable
-from midstudy.store.interrupted import is_alive, remove
-from midstudy.store.states import states_before
+from midstudy.store.leftovers import is_alive, remove
 from midstudy.store.store import Store
 from midstudy.train.checkpoint import CheckpointError
 from midstudy.train.placement import Placement

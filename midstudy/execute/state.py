@@ -19,7 +19,7 @@ from midstudy.data.batches import Batches
 from midstudy.data.slots import slots_at
 from midstudy.data.tally import Tally, blocks_tally, items_tally
 from midstudy.data.tokens import TokenizedSplit
-from midstudy.evaluate.load import forget_models
+from midstudy.evaluate.model_cache import forget_models
 from midstudy.execute.stopped import StoppedError
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
@@ -27,10 +27,10 @@ from midstudy.recipe.data import Dataset, Task
 from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, Attempt, read_metrics, steps_of
 from midstudy.train.checkpoint import CheckpointError, step_of
 from midstudy.train.divergence import DivergedError
+from midstudy.train.engine import Metrics, TrainingRun
 from midstudy.train.placement import Placement
 from midstudy.train.ranks import ALONE, Ranks
 from midstudy.train.rolling import Rolling, forget_after, newest, newest_step
-from midstudy.train.run import Metrics, TrainingRun
 
 CHECKPOINT_FOLDER = "checkpoint"
 ROLLING_INTERVAL_S = 60.0

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from midstudy.launch.job_file import Job, unended_jobs
 from midstudy.launch.launcher import Launcher
-from midstudy.launch.placement_file import PlacementFile
-from midstudy.plan.stage import Stage
+from midstudy.launch.slurm.placement_file import PlacementFile
+from midstudy.recipe.stage import Stage
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 
@@ -36,7 +36,7 @@ def launcher_of(
 
         return DebugLauncher(store, placement=placement, gpus=gpus)
     if backend == "slurm":
-        from midstudy.launch.slurm import SlurmLauncher
+        from midstudy.launch.slurm.launcher import SlurmLauncher
 
         return SlurmLauncher(store, placements, stages, on_notice=on_notice)
     raise ValueError(f"backend {backend!r}; allowed are local, slurm and debug")
@@ -51,7 +51,7 @@ def by_backend(jobs: Iterable[Job]) -> dict[str, list[Job]]:
 
 def slurm_places(store: Store, jobs: Iterable[Job]) -> dict[str, str]:
     """Of these jobs those on Slurm, by name: what Slurm calls them and says of them, for people."""
-    from midstudy.launch.slurm import SlurmLauncher
+    from midstudy.launch.slurm.launcher import SlurmLauncher
 
     on_slurm = by_backend(jobs).get("slurm")
     return SlurmLauncher(store).places(on_slurm) if on_slurm else {}

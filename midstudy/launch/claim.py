@@ -13,10 +13,10 @@ import json
 import os
 from collections.abc import Collection, Iterator
 
+from midstudy.files.errors import StoreError, unwritable
+from midstudy.files.reading import read_object
 from midstudy.launch import clock
 from midstudy.launch.job_file import Job, job_end, read_job
-from midstudy.store.errors import StoreError, unwritable
-from midstudy.store.reading import read_object
 from midstudy.store.store import Store
 
 

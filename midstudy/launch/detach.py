@@ -20,14 +20,14 @@ from typing import Any
 import submitit
 
 from midstudy.environment import of_child
+from midstudy.files.atomic import write_json
+from midstudy.files.errors import StoreError
 from midstudy.launch import clock
-from midstudy.launch.placement_file import Resources
 from midstudy.launch.process import Process
-from midstudy.launch.slurm_commands import SlurmCommands, SlurmRefusedError
-from midstudy.launch.slurm_executor import job_number, sbatch_parameters
-from midstudy.launch.slurm_queue import squeue
-from midstudy.store.atomic import write_json
-from midstudy.store.errors import StoreError
+from midstudy.launch.slurm.commands import SlurmCommands, SlurmRefusedError
+from midstudy.launch.slurm.executor import job_number, sbatch_parameters
+from midstudy.launch.slurm.placement_file import Resources
+from midstudy.launch.slurm.queue import squeue
 from midstudy.store.store import Store
 
 SIGNAL_S = 60
@@ -53,7 +53,7 @@ def detach_here(store: Store, study: str, arguments: Sequence[str]) -> str:
     """
     with store.paths.detached_log(study).open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "midstudy.cli", *arguments],
+            [sys.executable, "-m", "midstudy.cli.main", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from midstudy.files.errors import StoreError, UnwritableError
 from midstudy.launch import clock
 from midstudy.launch.backends import by_backend, launcher_of
 from midstudy.launch.claim import claim, holder_of, is_taken_over, lock
 from midstudy.launch.heartbeat import BEAT_EVERY_S, STALE_AFTER_S, Heartbeats, forget_ended
-from midstudy.launch.interruptions import forget_interruptions, note_interruption
 from midstudy.launch.job import write_failure
 from midstudy.launch.job_file import (
     Job,
@@ -36,10 +36,10 @@ from midstudy.launch.job_file import (
 from midstudy.launch.launcher import Cause, Exit, Launcher, Refusal
 from midstudy.launch.log import last_words
 from midstudy.launch.process import this_process
+from midstudy.launch.restarts import starts
+from midstudy.launch.retries import forget_interruptions, note_interruption
 from midstudy.launch.schedule import Schedule
-from midstudy.launch.starts import starts
-from midstudy.plan.stage import Stage
-from midstudy.store.errors import StoreError, UnwritableError
+from midstudy.recipe.stage import Stage
 from midstudy.store.store import Store
 
 MAX_RUNS_AGAIN: Mapping[Cause, int] = {
@@ -74,11 +74,6 @@ class Outcome:
     status: Literal["published", "reused", "failed", "skipped"]
     cause: str = ""
     ancestor: str | None = None
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the stage has a record."""
-        return self.status in ("published", "reused")
 
 
 class StudyCancelledError(Exception):

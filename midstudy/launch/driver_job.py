@@ -13,7 +13,7 @@ import sys
 from types import FrameType
 
 from midstudy.environment import of_child
-from midstudy.launch.slurm_job import requeue
+from midstudy.launch.slurm.job import requeue
 from midstudy.launch.stop import STOP_SIGNALS
 
 
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     """Run `midstudy ARGUMENTS`; returns its exit status."""
     told: list[int] = []
     # In a session of its own, so that Slurm's signals reach it through here alone.
-    command = [sys.executable, "-m", "midstudy.cli", *arguments]
+    command = [sys.executable, "-m", "midstudy.cli.main", *arguments]
     with subprocess.Popen(command, env=of_child(), start_new_session=True) as driver:
 
         def pass_on(number: int, frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from midstudy.launch.schedule import Schedule
-from midstudy.plan.stage import Stage
+from midstudy.recipe.stage import Stage
 
 JOB_START_S = 2.5
 """From the moment a job is wanted until its first stage begins: Python, PyTorch, the driver's own look."""

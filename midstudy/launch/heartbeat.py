@@ -15,10 +15,10 @@ import os
 import shutil
 from collections.abc import Collection
 
+from midstudy.files.errors import unwritable
 from midstudy.launch import clock
 from midstudy.launch.process import Process
-from midstudy.store.errors import unwritable
-from midstudy.store.interrupted import entries
+from midstudy.store.leftovers import entries
 from midstudy.store.store import Store
 
 BEAT_EVERY_S = 10.0

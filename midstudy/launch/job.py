@@ -25,9 +25,9 @@ from midstudy.execute.stopped import StoppedError
 from midstudy.launch.claim import is_taken_over
 from midstudy.launch.job_file import End, Job, JobStage, is_cancelled, job_end, read_job, write_end
 from midstudy.launch.log import LAST_LINES, begin_stage, stage_log
-from midstudy.launch.slurm_file import read_submission
-from midstudy.launch.slurm_job import requeue, this_slurm_job
-from midstudy.launch.starts import MOST_WITHOUT_PROGRESS, Start, begin, failed_in, num_without_progress, starts
+from midstudy.launch.restarts import MOST_WITHOUT_PROGRESS, Start, begin, failed_in, num_without_progress, starts
+from midstudy.launch.slurm.batch_file import read_submission
+from midstudy.launch.slurm.job import requeue, this_slurm_job
 from midstudy.launch.stop import Stop, stop_signals
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement

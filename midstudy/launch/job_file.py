@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from midstudy.files.atomic import write_json
+from midstudy.files.errors import StoreError
+from midstudy.files.reading import read_object, require_fields
 from midstudy.launch import clock
 from midstudy.launch.process import Process, find_by_argument
-from midstudy.store.atomic import write_json
-from midstudy.store.errors import StoreError
-from midstudy.store.interrupted import entries
+from midstudy.store.leftovers import entries
 from midstudy.store.paths import is_name
-from midstudy.store.reading import read_object, require_fields
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 

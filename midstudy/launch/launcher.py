@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from midstudy.launch.job_file import Job
-from midstudy.plan.stage import Stage
+from midstudy.recipe.stage import Stage
 from midstudy.train.placement import Placement
 
 Cause = Literal["preempted", "timed out", "node failed", "out of memory", "killed", "cancelled", "lost", "exited"]

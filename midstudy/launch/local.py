@@ -21,13 +21,13 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.local.local import LocalJob
 
 from midstudy.environment import of_job
+from midstudy.files.errors import StoreError, unwritable
 from midstudy.launch import clock
 from midstudy.launch.job import run_job
 from midstudy.launch.job_file import EXECUTE_STAGE, Job, job_end, job_process, mark_cancelled, write_process
 from midstudy.launch.launcher import Exit, Refusal
 from midstudy.launch.process import Process
-from midstudy.plan.stage import Stage
-from midstudy.store.errors import StoreError, unwritable
+from midstudy.recipe.stage import Stage
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 
@@ -74,7 +74,7 @@ class SessionExecutor(submitit.LocalExecutor):
         }
         arguments = shlex.split(command)
         if self._num_ranks > 1:
-            arguments = [sys.executable, "-m", "midstudy.launch.tasks", str(self._num_ranks), *arguments]
+            arguments = [sys.executable, "-m", "midstudy.launch.local_ranks", str(self._num_ranks), *arguments]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 arguments,

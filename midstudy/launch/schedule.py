@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 
-from midstudy.plan.stage import Stage
+from midstudy.recipe.stage import Stage
 
 SMALLEST_JOB_S = 5.0
 """Jobs shorter than this are filled up even where slots would stay idle: starting one costs one to two seconds."""

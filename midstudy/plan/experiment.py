@@ -14,7 +14,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
-from midstudy.data.choice import DataChoice
+from midstudy.data.data_args import DataChoice
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.study import Study
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from midstudy.recipe.curriculum import Curriculum, Start
 from midstudy.recipe.data import Task
 from midstudy.recipe.mixture import Mixture, MixtureRamp
-from midstudy.recipe.weights import Average
+from midstudy.recipe.start_weights import Average
 
 _RUNS_SHOWN = 3
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from midstudy.plan.stage import Stage
 from midstudy.recipe.measure import StateEvaluation
+from midstudy.recipe.stage import Stage
 
 _LONGEST_VALUE = 40
 """Longest value, in characters, that a label can hold."""

@@ -12,11 +12,11 @@ from typing import Any
 
 from midstudy.data.tally import Tally, blocks_tally, items_tally
 from midstudy.data.tokens import read_split
-from midstudy.plan.stage import Stage
+from midstudy.files.errors import StoreError
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset, Task, TokenizedData
 from midstudy.recipe.measure import StateEvaluation
-from midstudy.store.errors import StoreError
+from midstudy.recipe.stage import Stage
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 

@@ -9,9 +9,9 @@ from midstudy.data.slots import drawn_tokens
 from midstudy.plan.left_out import uses_json
 from midstudy.plan.planner import ArmStages, Plan
 from midstudy.plan.shares import specialist_shares, trained_before
-from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe.data import Corpus, Task
 from midstudy.recipe.decode import decode
+from midstudy.recipe.stage import Stage, stage_id
 from midstudy.recipe.study import CONTROL
 
 _EXECUTION = (

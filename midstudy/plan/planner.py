@@ -30,13 +30,13 @@ from midstudy.plan.labels import with_labels_of_their_own
 from midstudy.plan.left_out import LeftOut
 from midstudy.plan.shares import check_weights
 from midstudy.plan.sharing import distinct_steps
-from midstudy.plan.stage import Stage, stage_id
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
 from midstudy.recipe.data import Dataset, ReleasedTokenizer, Source, Task, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.measure import Evaluation, StateEvaluation
+from midstudy.recipe.stage import Stage, stage_id
+from midstudy.recipe.start_weights import Average
 from midstudy.recipe.study import CONTROL, Arm, Study
-from midstudy.recipe.weights import Average
 
 
 @dataclass(frozen=True)

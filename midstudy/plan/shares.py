@@ -8,8 +8,8 @@ from fractions import Fraction
 from midstudy.recipe.curriculum import Curriculum
 from midstudy.recipe.data import Corpus, Task
 from midstudy.recipe.errors import RecipeError
+from midstudy.recipe.start_weights import Average
 from midstudy.recipe.study import CONTROL, Arm
-from midstudy.recipe.weights import Average
 
 _ROUNDING = 5e-10
 """An arm's weight is a float and is compared with nine decimals: a third of the tokens is 0.333333333."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from midstudy.plan.planner import Plan
 from midstudy.recipe.curriculum import State
+from midstudy.recipe.start_weights import Release
 from midstudy.recipe.study import CONTROL
-from midstudy.recipe.weights import Release
 
 _RATE_SOURCES = {
     "assumed": "assumed for {shapes}: {reason}",

@@ -26,8 +26,8 @@ from midstudy.recipe.schedule import (
     Sequential,
     WarmupStableDecay,
 )
+from midstudy.recipe.start_weights import Average, Release
 from midstudy.recipe.study import Arm, Study
-from midstudy.recipe.weights import Average, Release
 
 __all__ = [
     "AdamW",

@@ -24,7 +24,7 @@ from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.plain import hold_plain_numbers, plain
-from midstudy.recipe.weights import Average, Release
+from midstudy.recipe.start_weights import Average, Release
 
 
 @dataclass(frozen=True, kw_only=True)

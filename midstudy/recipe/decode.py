@@ -28,7 +28,7 @@ from midstudy.recipe.schedule import (
     Sequential,
     WarmupStableDecay,
 )
-from midstudy.recipe.weights import Average, Release
+from midstudy.recipe.start_weights import Average, Release
 
 _CLASSES = {
     cls.__name__: cls

@@ -18,7 +18,7 @@ from midstudy.recipe.data import Dataset, Tokenizer
 from midstudy.recipe.errors import RecipeError, require_choice, require_name, require_number, require_text, require_whole
 from midstudy.recipe.measure import Evaluation, TokenCounts
 from midstudy.recipe.plain import hold_plain_numbers
-from midstudy.recipe.weights import Average
+from midstudy.recipe.start_weights import Average
 
 CONTROL = "control"
 """The mix name of the general-only arm against which every effect is measured."""

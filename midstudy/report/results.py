@@ -74,6 +74,5 @@ def _most_replicated_first(arms: pd.DataFrame) -> list[str]:
 
 def _unfinished(arms: pd.DataFrame) -> pd.DataFrame:
     """Runs that lack a loss, in the study's order, with column ``lacks``: the losses' names, comma-joined."""
-    needed = [column for column in LOSS_COLUMNS if column != "sft_loss_dev"]
-    lacks = arms[needed].isna().apply(lambda row: ", ".join(row.index[row]), axis=1)
+    lacks = arms[list(LOSS_COLUMNS)].isna().apply(lambda row: ", ".join(row.index[row]), axis=1)
     return arms[[*ARM_KEY, "trunk_seed", "sft_seed", "groups"]].assign(lacks=lacks)[lacks != ""]

@@ -23,9 +23,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from midstudy.store.atomic import sync, write_bytes
+from midstudy.files.atomic import sync, write_bytes
+from midstudy.files.errors import StoreError, unwritable
 from midstudy.store.environment import describe_environment
-from midstudy.store.errors import StoreError, unwritable
 from midstudy.store.paths import StorePaths
 from midstudy.store.record import SCHEMA, Record, digest_file
 

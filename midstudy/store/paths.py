@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from midstudy.store.errors import StoreError
+from midstudy.files.errors import StoreError
 
 _LONGEST_NAME = 120
 """A file's name has at most 255 bytes, and names of temporary files are longer than the name itself."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from midstudy.sealed import seal_of, sealed
-from midstudy.store.errors import DamagedFileError, StoreError
-from midstudy.store.reading import parse_object, read_bytes, require_fields
+from midstudy.files.errors import DamagedFileError, StoreError
+from midstudy.files.reading import parse_object, read_bytes, require_fields
+from midstudy.files.sealed import seal_of, sealed
 
 SCHEMA = 1
 
@@ -79,7 +79,7 @@ def read_record(path: Path, stage_id: str, *, beside_files: bool = True) -> Reco
         raise StoreError(f"{path}: record of schema {fields['schema']}; this midstudy reads {SCHEMA}.")
     if fields["id"] != stage_id:
         raise StoreError(f"{path}: record of stage {fields['id']}, found under {stage_id}. {remedy}")
-    if fields.pop("sha256", None) is not None and seal_of(text) != "whole":  # the first records had none
+    if fields.pop("sha256", None) is None or seal_of(text) != "whole":
         raise StoreError(f"{path}: not the text that was published: it was edited or damaged. {remedy}")
     require_fields(path, fields["timing"], _TIMING, where="timing", remedy=remedy)
     for name, facts in fields["files"].items():

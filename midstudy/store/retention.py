@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from midstudy.files.errors import StoreError
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.decode import decode
 from midstudy.recipe.schedule import Hold
-from midstudy.store.errors import StoreError
-from midstudy.store.interrupted import entries, half_written, is_alive, is_temporary, remove, rolling_checkpoints
+from midstudy.store.leftovers import entries, half_written, is_alive, is_temporary, remove, rolling_checkpoints
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load

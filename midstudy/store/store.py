@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from midstudy.plan.stage import Stage
+from midstudy.files.atomic import write_json
+from midstudy.files.errors import RecipeMismatchError, StoreError, unwritable
+from midstudy.files.reading import read_object
 from midstudy.recipe.explain import differences
-from midstudy.store.atomic import write_json
+from midstudy.recipe.stage import Stage
 from midstudy.store.attempt import Attempt, read_interruptions
-from midstudy.store.errors import RecipeMismatchError, StoreError, unwritable
-from midstudy.store.interrupted import clear_interrupted, entries
+from midstudy.store.leftovers import clear_interrupted, entries
 from midstudy.store.paths import StorePaths, checked_root, is_name
-from midstudy.store.reading import read_object
 from midstudy.store.record import SCHEMA, Record, digest_file, read_record
 
 _REQUEST = {"id": str, "kind": str, "label": str, "parents": list, "canonical": dict, "recipe": dict}

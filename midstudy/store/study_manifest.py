@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from midstudy.store.atomic import write_json
-from midstudy.store.errors import StoreError
+from midstudy.files.atomic import write_json
+from midstudy.files.errors import StoreError
+from midstudy.files.reading import Kind, read_object, require_fields
 from midstudy.store.paths import is_name
-from midstudy.store.reading import Kind, read_object, require_fields
 from midstudy.store.store import Store
 
 

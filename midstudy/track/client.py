@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from midstudy.store.errors import StoreError
+from midstudy.files.errors import StoreError
 from midstudy.store.paths import LONGEST_DATABASE
 from midstudy.store.store import Store
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from midstudy.store.attempt import METRICS_FILE, RESULT_FOLDER
-from midstudy.store.interrupted import is_alive
+from midstudy.store.leftovers import is_alive
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.track.lineage import DataFacts, data_facts, environment_tags, state_behind

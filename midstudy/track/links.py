@@ -5,11 +5,6 @@ from __future__ import annotations
 from urllib.parse import quote, urlencode
 
 
-def runs_page(server_url: str, experiment_id: str) -> str:
-    """All runs: the study's, and below it those of its stages."""
-    return f"{server_url.rstrip('/')}/#/experiments/{experiment_id}/runs?{_query()}"
-
-
 def sft_page(server_url: str, experiment_id: str, *, charts: bool = False) -> str:
     """The fine-tuned states, the lowest loss on their task's test split first; select some and compare them.
 
@@ -18,11 +13,6 @@ def sft_page(server_url: str, experiment_id: str, *, charts: bool = False) -> st
     ordered = {"searchFilter": "tags.stage_kind = 'sft'", "orderByKey": "metrics.`loss/sft_test`", "orderByAsc": "true"}
     shown = {"compareRunsMode": "CHART"} if charts else {}
     return f"{server_url.rstrip('/')}/#/experiments/{experiment_id}/runs?{_query(**ordered, **shown)}"
-
-
-def run_page(server_url: str, experiment_id: str, run_id: str) -> str:
-    """One run."""
-    return f"{server_url.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def _query(**settings: str) -> str:

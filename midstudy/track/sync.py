@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from midstudy.store.errors import unwritable
+from midstudy.files.errors import unwritable
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 from midstudy.track.client import TrackingError, connect, default_tracking_uri, told_as_tracking_errors

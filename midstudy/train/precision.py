@@ -25,11 +25,6 @@ _MASTER_TYPES = {"fp32": torch.float32, "bf16_mixed": torch.float32, "bf16_true"
 _COMPUTE_TYPES = {"fp32": torch.float32, "bf16_mixed": torch.bfloat16, "bf16_true": torch.bfloat16}
 
 
-def master_type(precision: str) -> torch.dtype:
-    """Type of the weights that are trained and saved, and of the optimizer's moments."""
-    return _MASTER_TYPES[precision]
-
-
 class Weights:
     """The trained weights (`masters`) beside the model that computes with them.
 

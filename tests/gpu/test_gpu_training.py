@@ -16,15 +16,15 @@ from torch import distributed
 from training_runs import batch_at, begin, curriculum, same_bits, train, weights
 
 from midstudy.data.batch import Batch
-from midstudy.evaluate.load import forget_models, lent_model, load_model
 from midstudy.evaluate.loss import mean_loss
+from midstudy.evaluate.model_cache import forget_models, lent_model, load_model
 from midstudy.train import checkpoint
 from midstudy.train.averaging import mean_weights
 from midstudy.train.divergence import DivergedError
+from midstudy.train.engine import TrainingRun
 from midstudy.train.feed import Feed
 from midstudy.train.placement import Placement
 from midstudy.train.ranks import ALONE, Ranks
-from midstudy.train.run import TrainingRun
 
 PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")
 LAST_STEP = 24

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from midstudy.launch.slurm_commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
+from midstudy.launch.slurm.commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
 from simulation.disk import Disk
 from simulation.world import Actor, Host, World
 

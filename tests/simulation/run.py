@@ -28,18 +28,20 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from midstudy.launch import clock, job, slurm_job, starts
+from midstudy.files.errors import UnwritableError
+from midstudy.launch import clock, job
 from midstudy.launch import driver as driver_module
+from midstudy.launch import restarts as starts
 from midstudy.launch.driver import Driver, Outcome
 from midstudy.launch.launcher import Exit
-from midstudy.launch.placement_file import Jobs, PlacementFile
 from midstudy.launch.process import Process
-from midstudy.launch.slurm import SlurmLauncher
+from midstudy.launch.slurm import job as slurm_job
+from midstudy.launch.slurm.launcher import SlurmLauncher
+from midstudy.launch.slurm.placement_file import Jobs, PlacementFile
 from midstudy.launch.stop import Stop
-from midstudy.plan.stage import Stage
+from midstudy.recipe.stage import Stage
 from midstudy.store import attempt as attempt_module
 from midstudy.store.environment import describe_environment
-from midstudy.store.errors import UnwritableError
 from midstudy.store.store import Store
 from simulation import study
 from simulation.cluster import Cluster, Habits, SimulatedCommands
@@ -56,6 +58,11 @@ FAULTS = (
     "stop driver", "detach", "cancel",
 )  # fmt: skip
 _MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+def is_finished(outcome: Outcome) -> bool:
+    """Whether the stage has a record."""
+    return outcome.status in ("published", "reused")
 
 
 class InvariantError(AssertionError):
@@ -251,7 +258,7 @@ class Simulation:
                 if self.outcomes is None:
                     raise InvariantError(f"the run gave no outcome: {'; '.join(self.wrong)}")
                 self._check_outcomes(self.outcomes, after_chaos=not is_last)
-                if all(outcome.is_finished for outcome in self.outcomes.values()):
+                if all(is_finished(outcome) for outcome in self.outcomes.values()):
                     break
         except TimeoutError as error:
             raise InvariantError(f"the run does not end: {error}") from None
@@ -268,7 +275,7 @@ class Simulation:
         for identity, stage in self.stages.items():
             outcome, words = outcomes[identity], stage.label.split()[2:]
             needs = bad.intersection(stage.parents)
-            if outcome.is_finished:
+            if is_finished(outcome):
                 there = self.store.has(identity)
                 self._require(there, f"{stage.label} is said to be {outcome.status} and is not there")
             elif outcome.status == "skipped":
@@ -280,7 +287,9 @@ class Simulation:
                 explained = self._explains(words, outcome.cause, after_chaos=after_chaos)
                 self._require(explained, f"{stage.label} failed, and nothing that happened explains it: {outcome.cause}")
             if not after_chaos and not needs and not words:
-                self._require(outcome.is_finished, f"{stage.label} is {outcome.status} though all was well: {outcome.cause}")
+                self._require(
+                    is_finished(outcome), f"{stage.label} is {outcome.status} though all was well: {outcome.cause}"
+                )
 
     def _explains(self, words: list[str], cause: str, *, after_chaos: bool) -> bool:
         """Whether a stage could fail so, of its own or by what happened."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from fake_execute import fake_stage
 
 from midstudy.execute.stopped import StoppedError
-from midstudy.plan.stage import Stage
+from midstudy.recipe.stage import Stage
 from midstudy.store.store import Store
 from simulation.world import Actor, World
 

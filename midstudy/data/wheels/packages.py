@@ -20,8 +20,8 @@ from functools import cache
 from pathlib import Path
 
 from midstudy.data.cache import cache_dir
-from midstudy.data.lock import exclusive
 from midstudy.environment import of_child
+from midstudy.files.lock import exclusive
 
 LIST = Path(__file__).with_name("wheels.txt")
 _LINE = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.]+) --hash=sha256:([0-9a-f]{64})")

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from midstudy.data.cache import cache_dir
-from midstudy.data.lock import exclusive
 from midstudy.data.overlap import TestItems
 from midstudy.data.rows import as_example, as_text
 from midstudy.data.splits import canonical_row
 from midstudy.data.wheels.packages import LIST, listed
+from midstudy.files.lock import exclusive
 
 PREPARATION = 1
 """Raised by hand, with `python -m midstudy.data.wheels.freeze`, when the text made from the same packages changes."""

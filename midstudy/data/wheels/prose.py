@@ -84,11 +84,6 @@ def is_prose(sentence: str) -> bool:
     )
 
 
-def prose_of(paragraph: str) -> str:
-    """The plain sentences of a paragraph, joined by spaces; empty where there is none."""
-    return " ".join(sentence for sentence in sentences(paragraph) if is_prose(sentence))
-
-
 _RST_ROLE = re.compile(r":[a-z:+-]+:`~?\.?([^`<]+?)(?:\s*<[^`]*>)?`")
 _RST_LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}")
 _MD_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")

@@ -16,8 +16,8 @@ import submitit
 from submitit.core.utils import DelayedSubmission
 
 from midstudy.environment import of_slurm_job
-from midstudy.launch.placement_file import JobPlacement, Resources
-from midstudy.launch.slurm_commands import SlurmAwayError, SlurmCommands
+from midstudy.launch.slurm.commands import SlurmAwayError, SlurmCommands
+from midstudy.launch.slurm.placement_file import JobPlacement, Resources
 
 PICKLE = "submitted.pkl"
 SCRIPT = "submission.sh"

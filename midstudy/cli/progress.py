@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from flows.watch import Progress
+    from midstudy.run.watch import Progress
 
 _FILE_INTERVAL_S = 30.0
 

@@ -1,6 +1,6 @@
 """Starts the ranks of a job on this machine, as `srun` does on a cluster: submitit's job process once a rank.
 
-    python -m midstudy.launch.tasks NUM_RANKS COMMAND...
+    python -m midstudy.launch.local_ranks NUM_RANKS COMMAND...
 
 This process leads the job's session and does nothing but wait. The first rank writes to this process's output, the others
 to submitit's log files beside it. A rank that ends ends the others, after they had time to notice and to say so.

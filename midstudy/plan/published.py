@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+from midstudy.files.errors import DamagedFileError, StoreError
 from midstudy.plan.device import CPU_CORE, DEVICES
 from midstudy.plan.planner import KeptState
 from midstudy.recipe.curriculum import Curriculum
-from midstudy.store.errors import DamagedFileError, StoreError
 from midstudy.store.processor import Processor
 from midstudy.store.record import Record
 from midstudy.store.store import Store

@@ -16,7 +16,7 @@ from midstudy.execute.stopped import until_told
 from midstudy.model.huggingface import from_huggingface
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.model import ModelShape
-from midstudy.recipe.weights import Average, Release
+from midstudy.recipe.start_weights import Average, Release
 from midstudy.train import checkpoint
 from midstudy.train.averaging import mean_weights
 from midstudy.train.checkpoint import Checkpoint

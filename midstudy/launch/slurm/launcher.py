@@ -12,18 +12,18 @@ import errno
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from midstudy.files.errors import StoreError, unwritable
 from midstudy.launch import clock
 from midstudy.launch.job import run_job
 from midstudy.launch.job_file import EXECUTE_STAGE, Job, job_end, job_log, job_names, mark_cancelled
 from midstudy.launch.launcher import Exit, Refusal
 from midstudy.launch.log import LAST_LINES
-from midstudy.launch.placement_file import JobPlacement, PlacementFile
-from midstudy.launch.slurm_commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
-from midstudy.launch.slurm_executor import StoreExecutor
-from midstudy.launch.slurm_file import Submission, read_submission, write_submission
-from midstudy.launch.slurm_queue import MAY_COME_BACK, SlurmJob, sacct, squeue
-from midstudy.plan.stage import Stage
-from midstudy.store.errors import StoreError, unwritable
+from midstudy.launch.slurm.batch_file import Submission, read_submission, write_submission
+from midstudy.launch.slurm.commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
+from midstudy.launch.slurm.executor import StoreExecutor
+from midstudy.launch.slurm.placement_file import JobPlacement, PlacementFile
+from midstudy.launch.slurm.queue import MAY_COME_BACK, SlurmJob, sacct, squeue
+from midstudy.recipe.stage import Stage
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from midstudy.store.errors import StoreError
+from midstudy.files.errors import StoreError
 
 MOST_BYTES = 1 << 28
 """Far above what is ever written: the manifest of ten thousand stages has 20 MB."""

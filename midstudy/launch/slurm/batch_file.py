@@ -10,9 +10,9 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+from midstudy.files.atomic import write_json
+from midstudy.files.errors import StoreError
 from midstudy.launch.launcher import Exit
-from midstudy.store.atomic import write_json
-from midstudy.store.errors import StoreError
 from midstudy.store.store import Store
 
 

@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from midstudy.store.errors import unwritable
+from midstudy.files.errors import unwritable
 
 
 def sync(path: Path) -> None:

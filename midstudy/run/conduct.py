@@ -1,11 +1,11 @@
-"""Runs a study: the driver does the work, Prefect and MLflow are shown it.
+"""Conducts a run: the driver makes the stages, a view shows them, MLflow is kept up to date.
 
-Driver, Prefect and MLflow's sync live in the main thread, a thread and a process. Only what the driver raises ends a run,
-or somebody who wants it ended; what goes wrong with a view becomes a warning.
+Driver, view and MLflow's sync live in the main thread, a thread and a process. A run ends when the driver raises or a person
+ends it; what goes wrong with a view becomes a warning.
 
-Ctrl-C and Prefect's cancel button cancel: the jobs are ended. SIGTERM and SIGHUP, which a closed laptop, a logout or a
+Ctrl-C and the view's cancel button cancel: the jobs are ended. SIGTERM and SIGHUP, which a closed laptop, a logout or a
 restarted service send, detach: the jobs go on, and the next run follows them. A Prefect worker passes its cancel button on
-as SIGTERM, too; which of the two was meant, the server knows.
+as SIGTERM, too, so the view is asked which of the two was meant.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flows.view import PrefectView
-from flows.watch import DETACHED, FAILED, FINISHED, REUSED, SKIPPED, End, Progress, Watch
+from midstudy.files.errors import StoreError
 from midstudy.launch.backends import launcher_of
 from midstudy.launch.driver import Driver, Outcome, StudyCancelledError
 from midstudy.launch.forecast import Forecast, forecast
-from midstudy.launch.placement_file import PlacementFile
+from midstudy.launch.slurm.placement_file import PlacementFile
 from midstudy.plan.left_out import Notices
-from midstudy.plan.stage import Stage
-from midstudy.store.errors import StoreError
+from midstudy.recipe.stage import Stage
+from midstudy.run.view import View, ViewOf
+from midstudy.run.watch import DETACHED, FAILED, FINISHED, REUSED, SKIPPED, End, Progress, Watch
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 from midstudy.track.client import TrackingError, tracking_uri_of
@@ -92,7 +92,7 @@ def run_study(
     on_notice: Callable[[str], None] = lambda line: None,
     when_done: Callable[[], None] = lambda: None,
     tracking_uri: str | None = None,
-    in_flow_run: bool = False,
+    view_of: ViewOf,
 ) -> RunSummary:
     """Make every stage of a study that is missing; returns when the last has ended and the views are up to date.
 
@@ -110,11 +110,11 @@ def run_study(
         on_notice: called in this thread with a line for people: a stage is run again, a job could not be submitted.
         when_done: called in this thread when every stage has ended, while the views are brought up to date.
         tracking_uri: MLflow's address; by default MLFLOW_TRACKING_URI, else its SQLite file in the store.
-        in_flow_run: the caller is a Prefect flow, and the study is shown in its flow run instead of one of its own.
+        view_of: makes the view that shows the run, such as `flows.view.PrefectView`.
 
     Raises:
         StoreError: the store cannot be written, or a record in it is damaged.
-        KeyboardInterrupt: after Ctrl-C, `midstudy cancel` or Prefect's cancel button, when the jobs are gone.
+        KeyboardInterrupt: after Ctrl-C, `midstudy cancel` or the view's cancel button, when the jobs are gone.
         DetachedError: after SIGTERM or SIGHUP; the jobs go on.
     """
     launcher = launcher_of(
@@ -135,7 +135,7 @@ def run_study(
         on_progress=on_progress,
         tracking_uri=tracking_uri_of(store, tracking_uri),
         when_done=when_done,
-        in_flow_run=in_flow_run,
+        view_of=view_of,
         outlook=outlook,
     )
 
@@ -150,22 +150,14 @@ def conduct(
     on_progress: Callable[[Progress], None],
     tracking_uri: str,
     when_done: Callable[[], None] = lambda: None,
-    in_flow_run: bool = False,
+    view_of: ViewOf,
     outlook: Forecast | None = None,
 ) -> RunSummary:
     """`run_study` with an existing driver and a forecast of the run."""
     began = time.perf_counter()
     manifest = load(store, study_name)
     watch = Watch(manifest["stages"], max_jobs=max_jobs, outlook=outlook)
-    view = PrefectView(
-        store,
-        manifest,
-        watch,
-        backend=backend,
-        max_jobs=max_jobs,
-        tracking_uri=tracking_uri,
-        in_flow_run=in_flow_run,
-    )
+    view = view_of(store, manifest, watch, backend=backend, max_jobs=max_jobs, tracking_uri=tracking_uri)
     warnings = []
     with Follower(store, study_name, tracking_uri=tracking_uri) as follower:
         view.start()
@@ -200,7 +192,7 @@ def conduct(
 
 
 async def _drive(
-    driver: StageDriver, store: Store, watch: Watch, view: PrefectView, on_progress: Callable[[Progress], None]
+    driver: StageDriver, store: Store, watch: Watch, view: View, on_progress: Callable[[Progress], None]
 ) -> None:
     """Follow every stage to its end.
 

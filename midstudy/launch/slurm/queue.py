@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from midstudy.launch.launcher import Cause
-from midstudy.launch.slurm_commands import SlurmCommands
+from midstudy.launch.slurm.commands import SlurmCommands
 
 _CAUSES: dict[str, Cause] = {
     "BOOT_FAIL": "node failed",

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from midstudy.plan.stage import Stage
 from midstudy.recipe.errors import RecipeError, inside, require_kind, require_number, require_positive
 from midstudy.recipe.model import SIZES
+from midstudy.recipe.stage import Stage
 from midstudy.train.placement import Placement
 
 KINDS = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sft", "evaluation")

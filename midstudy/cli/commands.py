@@ -16,14 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from midstudy.store.errors import StoreError
+from midstudy.files.errors import StoreError
 from midstudy.store.paths import is_name
 from midstudy.store.store import Store
 
 if TYPE_CHECKING:
     from midstudy.plan.planner import Plan
-    from midstudy.plan.stage import Stage
-    from midstudy.run import Place
+    from midstudy.recipe.stage import Stage
+    from midstudy.run.study import Place
     from midstudy.store.retention import Item
 
 # -- plan and run -----------------------------------------------------------------------------------------------------
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def plan(options: Namespace) -> int:
     """Show what a study would run."""
     from midstudy.plan.summary import plan_facts, plan_text
-    from midstudy.run import forecast_s
+    from midstudy.run.study import forecast_s
 
     root = Path(options.store)
     planned = _plan(options, Store.open(root) if os.path.lexists(root / "store.json") else None)
@@ -48,7 +48,7 @@ def plan(options: Namespace) -> int:
 def run(options: Namespace) -> int:
     """Run a study: its stages, its tables, its report."""
     from midstudy.plan.summary import plan_text
-    from midstudy.run import begin, command_line, forecast_s
+    from midstudy.run.study import begin, command_line, forecast_s
 
     where = _place(options)
     root = Path(options.store)
@@ -88,7 +88,7 @@ def retry(options: Namespace) -> int:
 
 
 def _plan(options: Namespace, store: Store | None, where: Place | None = None) -> Plan:
-    from midstudy.run import plan_experiment
+    from midstudy.run.study import plan_experiment
 
     return plan_experiment(
         options.experiment,
@@ -103,7 +103,7 @@ def _plan(options: Namespace, store: Store | None, where: Place | None = None) -
 
 def _place(options: Namespace, *, placement_file: Path | None = None) -> Place:
     """Where and how stages are computed; `placement_file` is that of an earlier run, for where none is named."""
-    from midstudy.run import place
+    from midstudy.run.study import place
 
     if options.backend == "debug" and options.detach:
         raise ValueError(
@@ -126,7 +126,7 @@ def _place(options: Namespace, *, placement_file: Path | None = None) -> Place:
 def _detach(store: Store, name: str, where: Place, options: Namespace) -> int:
     """Let the same command run without `--detach`, and say how to follow it."""
     from midstudy.launch.detach import detach_here, detach_to_slurm
-    from midstudy.launch.slurm_commands import SlurmAwayError, SlurmRefusedError
+    from midstudy.launch.slurm.commands import SlurmAwayError, SlurmRefusedError
 
     arguments = [one for one in options.arguments if not (one.startswith("--det") and "--detach".startswith(one))]
     if where.placements is not None:
@@ -146,7 +146,7 @@ def _detach(store: Store, name: str, where: Place, options: Namespace) -> int:
 
 def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Place, tracking_uri: str | None) -> int:
     """Make what is missing, write the report, print how it went; returns the exit status."""
-    from midstudy.run import answer, write_report
+    from midstudy.run.study import answer, write_report
     from midstudy.track.client import tracking_uri_of
 
     began = time.perf_counter()
@@ -179,9 +179,10 @@ def _conduct(
     store: Store, manifest: dict[str, Any], stages: Mapping[str, Stage], where: Place, tracking_uri: str
 ) -> tuple[Mapping[str, str], Mapping[str, str], Sequence[str], Path]:
     """Run the flow; returns failed and skipped stages with their causes, warnings, and the report."""
-    from flows.study import DetachedError, run_study
-    from midstudy.progress import ProgressLine
-    from midstudy.run import write_report
+    from flows.view import PrefectView
+    from midstudy.cli.progress import ProgressLine
+    from midstudy.run.conduct import DetachedError, run_study
+    from midstudy.run.study import write_report
 
     pages: list[Path] = []
     line = ProgressLine()
@@ -199,6 +200,7 @@ def _conduct(
             on_notice=line.notice,
             when_done=lambda: pages.append(write_report(store, manifest)),
             tracking_uri=tracking_uri,
+            view_of=PrefectView,
         )
     except DetachedError as error:
         print(f"midstudy: {error}", file=sys.stderr)
@@ -246,7 +248,7 @@ def _nearby(path: Path) -> str:
 
 def report(options: Namespace) -> int:
     """Write the tables and the report of a study from what is finished."""
-    from midstudy.run import answer, write_report
+    from midstudy.run.study import answer, write_report
 
     store = _open_to_write(options)
     manifest = _manifest(store, options.study)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from midstudy.launch.placement_file import PlacementFile
+    from midstudy.launch.slurm.placement_file import PlacementFile
     from midstudy.plan.cost import Throughput
     from midstudy.plan.planner import Plan
     from midstudy.store.store import Store
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where and how stages are computed: what `flows.study.run_study` takes beside the study.
+    """Where and how stages are computed: what `midstudy.run.conduct.run_study` takes beside the study.
 
     On Slurm that is `placements`, for each kind of stage and size; elsewhere one `placement` and the GPUs to share out.
     """
@@ -43,7 +43,7 @@ class Place:
             ValueError: Slurm's commands are missing, or its nodes cannot see the store.
         """
         if self.backend == "slurm":
-            from midstudy.launch.slurm_commands import SlurmCommands
+            from midstudy.launch.slurm.commands import SlurmCommands
 
             SlurmCommands().require(Path(os.path.abspath(root)))
 
@@ -115,7 +115,7 @@ def place(
 
 
 def _on_slurm(placement_file: Path | None, given: Placement, *, jobs: int | None) -> Place:
-    from midstudy.launch.placement_file import read_placement_file
+    from midstudy.launch.slurm.placement_file import read_placement_file
     from midstudy.train.placement import Placement
 
     options = {"num_threads": "threads", "num_ranks": "ranks", "compiled": "compile"}
@@ -148,7 +148,7 @@ def plan_experiment(
     """The study of an experiment file, planned against what a store holds.
 
     Args:
-        data: `--data` arguments; see `midstudy.data.choice.DataChoice`.
+        data: `--data` arguments; see `midstudy.data.data_args.DataChoice`.
         settings: `KEYWORD=VALUE` arguments for the experiment's `study(...)`.
         where: what will compute; by default what a run without options takes. The plan counts the hours of its device, as
             fast as it was seen, unless `price_on` names another. A processor that no finished stage of the store tells
@@ -166,9 +166,9 @@ def plan_experiment(
     from midstudy.plan.experiment import load_study
     from midstudy.plan.left_out import left_out_of
     from midstudy.plan.planner import make_plan
+    from midstudy.plan.published import PublishedStates, published_states
     from midstudy.recipe.data import Task
     from midstudy.store.processor import this_processor
-    from midstudy.store.states import PublishedStates, published_states
 
     study = load_study(Path(experiment), data=data, settings=settings)
     evaluated = {one for arm in study.arms for one in (arm.task_evaluation, arm.general_evaluation)}
@@ -247,7 +247,7 @@ def forecast_s(plan: Plan, where: Place | None = None) -> float | None:
 def _similarity_only(plan: Plan) -> Plan:
     """The part of a plan that counts tokens: a study of its own name and without arms, on the same stages."""
     from midstudy.plan.planner import device_s
-    from midstudy.plan.stage import stage_id
+    from midstudy.recipe.stage import stage_id
 
     needed = [stage_id(recipe) for recipe in plan.study.token_counts]
     for identity in needed:  # grows by the parents of what is in it

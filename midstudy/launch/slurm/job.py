@@ -11,7 +11,7 @@ import re
 import signal
 from collections.abc import Sequence
 
-from midstudy.launch.slurm_commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
+from midstudy.launch.slurm.commands import SlurmAwayError, SlurmCommands, SlurmRefusedError
 
 
 def this_slurm_job() -> str | None:

@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         environment.require_readable([one for one in options.arguments if options.store not in one])
         environment.require_current_folder(options.store)
-        from midstudy import commands
+        from midstudy.cli import commands
 
         status = getattr(commands, options.verb)(options)
         return status or streams.lost()

@@ -1,0 +1,92 @@
+"""Dependencies point one way: a room imports only rooms on lower floors (README, "The house")."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = (
+    ("files", "environment", "streams"),
+    ("recipe",),
+    ("store", "model", "similarity"),
+    ("data",),
+    ("plan", "train"),
+    ("evaluate",),
+    ("analysis", "execute", "track", "export"),
+    ("report", "launch"),
+    ("run", "studies"),
+    ("flows",),
+    ("cli",),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(module: str) -> str:
+    """`recipe` of `midstudy.recipe.phase`, `flows` of `flows.view`."""
+    top, _, rest = module.partition(".")
+    return top if top == "flows" else rest.partition(".")[0]
+
+
+def imports_of(source: str) -> Iterator[str]:
+    """Modules of this project that a source text imports, also inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            if name.startswith(("midstudy.", "flows.")):
+                yield name
+
+
+def upward(module: str, source: str) -> list[str]:
+    """The imports of a module that do not lead to a lower floor."""
+    own = room_of(module)
+    return [name for name in imports_of(source) if room_of(name) != own and FLOOR_OF[room_of(name)] >= FLOOR_OF[own]]
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = [*(ROOT / "midstudy").rglob("*.py"), *(ROOT / "flows").rglob("*.py")]
+    return [
+        (".".join(path.relative_to(ROOT).with_suffix("").parts), path) for path in found if path.parent.name != "midstudy"
+    ]
+
+
+def test_every_room_has_a_floor_and_every_floor_its_rooms():
+    rooms = {room_of(module) for module, _ in modules()}
+    alone = {path.stem for path in (ROOT / "midstudy").glob("*.py")} - {"__init__"}
+    assert rooms | alone == {*FLOOR_OF} - {"studies"}
+
+
+def test_a_room_imports_only_lower_floors():
+    found = modules()
+    assert len(found) > 100
+    assert {module: names for module, path in found if (names := upward(module, path.read_text("utf-8")))} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from midstudy.plan.planner import make_plan", ["midstudy.plan.planner"]),
+        ("def f():\n    import midstudy.run.study", ["midstudy.run.study"]),
+        ("from midstudy.recipe.phase import Phase\nfrom midstudy.store.paths import is_name\nimport torch", []),
+    ],
+)
+def test_an_import_of_a_higher_floor_is_found(source: str, expected: list[str]):
+    assert upward("midstudy.store.store", source) == expected
+
+
+def test_nothing_but_flows_imports_prefect():
+    for module, path in modules():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert module.startswith("flows.") or not any(name.partition(".")[0] == "prefect" for name in names), module
+
+
+def test_analysis_and_report_do_without_torch():
+    for module, path in modules():
+        if room_of(module) in ("analysis", "report"):
+            assert "import torch" not in path.read_text("utf-8"), module
