@@ -88,6 +88,8 @@ def run_submitit(folder: Path, names: list[tuple[str, str | None]], payload_s: f
 
 def run_midstudy(folder: Path, names: list[tuple[str, str | None]], payload_s: float, backend: str, variant: str) -> None:
     """The same grid as a frozen study."""
+    from bare_manifest import bare_manifest
+
     from midstudy.launch.driver import Driver
     from midstudy.launch.launcher import Launcher
     from midstudy.launch.local import LocalLauncher
@@ -122,16 +124,13 @@ def run_midstudy(folder: Path, names: list[tuple[str, str | None]], payload_s: f
             recipe=recipe,
             parents=parents,
             cost_s=payload_s,
-            factors={"stage_kind": "data"},
+            role="data",
         )
     for stage in stages.values():
         store.request(stage)
-    nothing: dict[str, Any] = {"arms": [], "counts": [], "notes": [], "sources": {}}
-    steps = {"planned": 0, "lower_bound": 0, "without_sharing": 0}
-    listed = {identity: stage_entry(stage) for identity, stage in stages.items()}
+    entries = {identity: stage_entry(stage) for identity, stage in stages.items()}
     question, command = "What does it cost?", "benchmarks/orchestration.py"
-    about = {"name": STUDY, "question": question, "command": command, "general": "text", "steps": steps}
-    freeze(store, {**about, **nothing, "stages": listed})
+    freeze(store, bare_manifest(STUDY, entries, question=question, command=command))
     launcher: Launcher = Local(store, entry=ENTRY) if backend == "local" else Slurm(store, stages=stages, entry=ENTRY)
     max_jobs = (os.cpu_count() or 1) if backend == "local" else 1000
     driver = Driver(store, stages, launcher, study=STUDY, max_jobs=max_jobs, poll_s=POLL_S)

@@ -16,10 +16,12 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+
+from bare_manifest import bare_manifest
 
 from flows.server import PrefectServer
 from flows.view import PrefectView
+from midstudy.recipe.manifest import Manifest, StageEntry
 from midstudy.run.watch import FINISHED, End, Watch
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
@@ -48,7 +50,7 @@ def measure(store: Store, *, num_stages: int, wait_s: float) -> None:
         start(server)
 
     PrefectServer.start = remembered  # type: ignore[method-assign, assignment]
-    watch = Watch(manifest["stages"], max_jobs=2)
+    watch = Watch(manifest.stages, max_jobs=2)
     bare_mb, bare_s = _memory_mb(), _cpu_s()
     view = PrefectView(store, manifest, watch, backend="local", max_jobs=2, tracking_uri="sqlite:///none")
     view.start()
@@ -68,7 +70,7 @@ def measure(store: Store, *, num_stages: int, wait_s: float) -> None:
         f"{threading.active_count()} threads; server {_memory_mb(server.pid):.0f} MB, {100 * server_share:.2f} %"
     )
     began, began_s, server_began_s = time.perf_counter(), _cpu_s(), _cpu_s(server.pid)
-    for stage_id in manifest["stages"]:
+    for stage_id in manifest.stages:
         watch.end(stage_id, End(FINISHED))
     view._thread.join(600)
     recorded_s = time.perf_counter() - began
@@ -88,14 +90,32 @@ def _until_shown(view: PrefectView) -> None:
     time.sleep(5.0)  # the first artifacts
 
 
-def _manifest(num_stages: int) -> dict[str, Any]:
-    def stage(label: str, parents: list[str]) -> dict[str, Any]:
-        factors = {"stage_kind": "sft", "size": "micro", "mix": "code", "task": "pycode"}
-        return {"kind": "state", "label": label, "parents": parents, "factors": factors, "cost_s": 1.0}
+def _manifest(num_stages: int) -> Manifest:
+    def stage(role: str, label: str, *parents: str) -> StageEntry:
+        return StageEntry(
+            kind="state",
+            role=role,
+            label=label,
+            parents=parents,
+            start_from=parents[0] if parents else None,
+            continues_trunk=False,
+            keeps_optimizer=False,
+            num_steps=1,
+            num_tokens=1,
+            cost_s=1.0,
+            disk_bytes=0,
+            factors={"size": "micro", "mix": "code", "task": "pycode"},
+            model="micro",
+            step=240,
+            data="",
+            split="",
+        )
 
-    stages = {"trunk": stage("pretrain micro seed 0 to step 240", [])}
-    stages |= {f"{n:016x}": stage(f"sft micro code20@{n} → pycode, trunk 0, SFT 0", ["trunk"]) for n in range(num_stages)}
-    return {"name": "view", "question": "What does the view cost?", "arms": [], "stages": stages}
+    stages = {"trunk": stage("pretrain", "pretrain micro seed 0 to step 240")}
+    stages |= {
+        f"{n:016x}": stage("sft", f"sft micro code20@{n} → pycode, trunk 0, SFT 0", "trunk") for n in range(num_stages)
+    }
+    return bare_manifest("view", stages, question="What does the view cost?", command="benchmarks/prefect_view.py")
 
 
 def _memory_mb(pid: int | str = "self") -> float:

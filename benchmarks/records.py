@@ -36,7 +36,7 @@ def _publish(store: Store, num_stages: int) -> list[str]:
     """Publish one real stage, and copies of it under other ids with hard-linked files."""
     source = Source(kind="wheels", part="general", revision="r1")
     recipe = Tokenizer(corpus=Corpus(name="general", source=source), vocab_size=512, max_bytes=1000)
-    stage = Stage(id=stage_id(recipe), label="stage", recipe=recipe, parents=())
+    stage = Stage(id=stage_id(recipe), label="stage", recipe=recipe, parents=(), role="data")
     attempt = store.attempt(stage.id)
     (attempt.result / "weights").write_text("made")
     attempt.publish(

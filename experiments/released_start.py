@@ -20,25 +20,13 @@ Raise `num_sequences` and `seq_len` on a GPU.
 
 from __future__ import annotations
 
+from typing import Any
+
 from midstudy.data.data_args import DataChoice
 from midstudy.data.release import released_pythia
-from midstudy.recipe import (
-    AdamW,
-    Arm,
-    Average,
-    Corpus,
-    Cosine,
-    Curriculum,
-    Evaluation,
-    Mixture,
-    Phase,
-    Start,
-    Study,
-    Task,
-    TokenCounts,
-)
+from midstudy.recipe import Average, Comparison, Curriculum, Start, Study, factors, where
 from midstudy.recipe.errors import RecipeError
-from midstudy.recipe.study import CONTROL
+from midstudy.studies.bridging.scale import COLUMNS, Scale, mixes_of
 
 CODE_SHARE = 0.20
 
@@ -77,85 +65,35 @@ def study(
             fix="--set release=FOLDER; `midstudy export` makes one from any state.",
         )
     data = data or DataChoice()
-    general = data.corpus("general", max_bytes=6_000_000)
-    code = data.corpus("code", max_bytes=3_000_000)
+    general, code = data.corpus("general", max_bytes=6_000_000), data.corpus("code", max_bytes=3_000_000)
     pycode = data.task("pycode", folder="sft/pycode", max_items=2_000)
     start = released_pythia(release, step=release_step or None)
-    mixture = Mixture.blend(general, {code: CODE_SHARE})
-
-    def trained(seed: int) -> Curriculum:
-        """General text from the release on: warmed up anew, since a release comes without its optimizer."""
-        schedule = Cosine(
-            peak_lr=peak_lr, floor_lr=peak_lr / 300, warmup_steps=max(1, num_steps // 10), total_steps=num_steps
-        )
-        phase = Phase(
-            name="go on",
-            data=Mixture.only(general),
-            loss="all_tokens",
-            num_steps=num_steps,
-            num_sequences=num_sequences,
-            seq_len=seq_len,
-            optimizer=AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0),
-            schedule=schedule,
-            precision=precision,
-            seed=seed,
-            optimizer_state="reset",
-            data_positions="reset",
-        )
-        return Curriculum.of(start, phase)
-
-    sft = Phase(
-        name="sft pycode",
-        data=pycode,
-        loss="all_tokens",
-        num_steps=sft_steps,
-        num_sequences=num_sequences,
-        seq_len=seq_len,
-        optimizer=AdamW(beta1=0.9, beta2=0.999, weight_decay=0.01, clip_norm=0.0),
-        schedule=Cosine(peak_lr=sft_peak_lr, floor_lr=0.0, warmup_steps=max(1, sft_steps // 10), total_steps=sft_steps),
-        precision=precision,
-        seed=sft_seed,
-        optimizer_state="reset",
-        data_positions="reset",
-    )
-    task_evaluation = Evaluation(data=pycode, split="test", loss="all_tokens", seq_len=seq_len, max_sequences=test_items)
-    general_evaluation = Evaluation(
-        data=general, split="test", loss="all_tokens", seq_len=seq_len, max_sequences=test_items // 2
-    )
-
-    def arm(mix: str, curriculum: Curriculum, seed: int) -> Arm:
-        return Arm(
-            size=start.model.name,
-            mix=mix,
-            weight=0.0 if mix == CONTROL else CODE_SHARE,
-            start_step=0,
-            task="pycode",
-            trunk_seed=seed,
-            sft_seed=sft_seed,
-            groups=("main",),
-            curriculum=curriculum.then(sft),
-            task_evaluation=task_evaluation,
-            general_evaluation=general_evaluation,
-        )
+    small: dict[str, Any] = {"total_steps": num_steps, "num_sequences": num_sequences, "seq_len": seq_len}
+    small |= {"sft_steps": sft_steps, "sft_num_sequences": num_sequences, "sft_peak_lr": sft_peak_lr, "peak_lr": peak_lr}
+    small |= {"sft_warmup_steps": max(1, sft_steps // 10), "precision": precision, "test_items": test_items}
+    scale = Scale(size=start.model.name, **small)
 
     arms = []
     for seed in data_seeds:
-        control = trained(seed)
-        midtrained = control.branch(start_step=0, data=mixture, name="midtrain code")
-        average = Average.last(midtrained, num_states=averaged_states, every_steps=average_every_steps)
-        arms += [
-            arm(CONTROL, control, seed),
-            arm("code", midtrained, seed),
-            arm("code_averaged", Curriculum.of(Start.averaged(average)), seed),
-        ]
-    datasets: list[Corpus | Task] = [general, code, pycode]
+        # Warmed up from zero, since a release comes without its optimizer.
+        control = scale.go_on(start, general, seed=seed, name=f"go on {start.model.name} seed {seed}", averaged_states=1)
+        mixed = scale.midtrain(control, {code: CODE_SHARE}, start_step=0)
+        average = Average.last(mixed, num_states=averaged_states, every_steps=average_every_steps)
+        averaged = Curriculum.of(Start.averaged(average, factors=factors(averaged_states=averaged_states)))
+        arms += [scale.finetune(run, pycode, seed=sft_seed) for run in (control, mixed, averaged)]
+    last, mean = where(arms, mix="code", averaged_states=1), where(arms, averaged_states=averaged_states)
     return Study(
         name=name,
         question=f"Does code midtraining from {start.weights} help fine-tuning on code, and does averaging its last states?",
-        arms=tuple(arms),
-        token_counts=tuple(
-            TokenCounts(data=one, tokenizer=start.tokenizer, num_documents=2_000, tokens_per_document=512, seed=42)
-            for one in datasets
-        ),
+        arms=arms,
+        comparisons=[
+            Comparison(name=one, title=title, arms=some, references=others, columns=COLUMNS, match=("size", "task"))
+            for one, title, some, others in (
+                ("main", "Code against general text", last, where(arms, mix="control")),
+                ("averaging", "The mean of the last states against the last", mean, last),
+            )
+        ],
+        counts=scale.counts([general, code, pycode], start.tokenizer),
+        mixes=mixes_of(arms),
         notes=data.notes(),
     )

@@ -17,30 +17,16 @@ trunks and the code arms of its ablations.
 
 from __future__ import annotations
 
-from midstudy.data.data_args import DataChoice
-from midstudy.recipe import (
-    AdamW,
-    Arm,
-    Corpus,
-    Cosine,
-    Curriculum,
-    Evaluation,
-    Mixture,
-    Phase,
-    Start,
-    Study,
-    Task,
-    TokenCounts,
-    Tokenizer,
-    pythia,
-)
-from midstudy.recipe.errors import RecipeError, inside, require_choice
-from midstudy.recipe.study import CONTROL
+from itertools import product
+from typing import Any
 
-TASKS = {  # mix: its matched task, the task's folder in a directory source, tokens that carry loss
-    "code": ("pycode", "sft/pycode", "all_tokens"),
-    "math": ("word_problems", "sft/gsm8k", "target_tokens"),
-}
+from midstudy.data.data_args import DataChoice
+from midstudy.recipe import Comparison, Study, where
+from midstudy.recipe.errors import RecipeError, inside, require_choice
+from midstudy.studies.bridging.claims import claims_for
+from midstudy.studies.bridging.scale import COLUMNS, Scale, mixes_of
+
+TASKS = {"code": ("pycode", "sft/pycode"), "math": ("word_problems", "sft/gsm8k")}  # mix: its matched task, and its folder
 
 
 def study(
@@ -75,96 +61,41 @@ def study(
     for keyword, main, among in (("main_start_step", main_start_step, start_steps), ("main_weight", main_weight, weights)):
         if main not in among:
             raise RecipeError(keyword, found=main, allowed=f"one of {', '.join(f'{one:g}' for one in among)}")
-    task_name, folder, loss = TASKS[mix]
-    general = data.corpus("general", max_bytes=6_000_000)
-    specialist = data.corpus(mix, max_bytes=3_000_000)
+    small: dict[str, Any] = {"total_steps": total_steps, "num_sequences": num_sequences, "seq_len": seq_len}
+    small |= {"sft_steps": sft_steps, "sft_num_sequences": num_sequences, "sft_peak_lr": sft_peak_lr, "peak_lr": peak_lr}
+    scale = Scale(size=size, precision=precision, vocab_size=vocab_size, test_items=test_items, **small)
+    task_name, folder = TASKS[mix]
+    general, specialist = data.corpus("general", max_bytes=6_000_000), data.corpus(mix, max_bytes=3_000_000)
     task = data.task(task_name, folder=folder, max_items=2_000)
-    tokenizer = Tokenizer(corpus=general, vocab_size=vocab_size, max_bytes=2_000_000)
-
-    def trunk(seed: int) -> Curriculum:
-        """General text throughout: AdamW, 10 % warmup, cosine to a 300th of the peak, as the paper's configurations."""
-        pretrain = Phase(
-            name="pretrain",
-            data=Mixture.only(general),
-            loss="all_tokens",
-            num_steps=total_steps,
-            num_sequences=num_sequences,
-            seq_len=seq_len,
-            optimizer=AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0),
-            schedule=Cosine(
-                peak_lr=peak_lr,
-                floor_lr=peak_lr / 300,
-                warmup_steps=round(total_steps / 10),
-                total_steps=total_steps,
-            ),
-            precision=precision,
-            seed=seed,
-            optimizer_state="reset",
-            data_positions="reset",
-        )
-        model = pythia(size, vocab_size=vocab_size, max_seq_len=seq_len)
-        return Curriculum.of(Start(model=model, tokenizer=tokenizer, seed=seed), pretrain)
-
-    sft = Phase(
-        name=f"sft {task_name}",
-        data=task,
-        loss=loss,
-        num_steps=sft_steps,
-        num_sequences=num_sequences,
-        seq_len=seq_len,
-        optimizer=AdamW(beta1=0.9, beta2=0.999, weight_decay=0.01, clip_norm=0.0),
-        schedule=Cosine(
-            peak_lr=sft_peak_lr, floor_lr=0.0, warmup_steps=max(1, round(sft_steps / 10)), total_steps=sft_steps
-        ),
-        precision=precision,
-        seed=sft_seed,
-        optimizer_state="reset",
-        data_positions="reset",
-    )
-    task_evaluation = Evaluation(data=task, split="test", loss=loss, seq_len=seq_len, max_sequences=test_items)
-    general_evaluation = Evaluation(
-        data=general, split="test", loss="all_tokens", seq_len=seq_len, max_sequences=test_items // 2
-    )
-
-    def arm(seed: int, curriculum: Curriculum, *, start_step: int, weight: float) -> Arm:
-        is_control = weight == 0
-        groups = {
-            "main": is_control or (start_step == main_start_step and weight == main_weight),
-            "timing": is_control or weight == main_weight,
-            "weight": is_control or start_step == main_start_step,
-        }
-        return Arm(
-            size=size,
-            mix=CONTROL if is_control else mix,
-            weight=weight,
-            start_step=start_step,
-            task=task_name,
-            trunk_seed=seed,
-            sft_seed=sft_seed,
-            groups=tuple(group for group, member in groups.items() if member),
-            curriculum=curriculum.then(sft),
-            task_evaluation=task_evaluation,
-            general_evaluation=general_evaluation,
-        )
 
     arms = []
     for seed in trunk_seeds:
-        control = trunk(seed)
-        arms.append(arm(seed, control, start_step=0, weight=0.0))
-        for start_step in start_steps:
-            for weight in weights:
-                with inside(f"weights.{weight:g}"):
-                    mixture = Mixture.blend(general, {specialist: weight})
-                    branch = control.branch(start_step=start_step, data=mixture, name=f"midtrain {mix}")
-                arms.append(arm(seed, branch, start_step=start_step, weight=weight))
-    datasets: list[Corpus | Task] = [general, specialist, task]
+        trunk = scale.pretrain(general, seed=seed)
+        arms.append(scale.finetune(trunk, task, seed=sft_seed))
+        for start_step, weight in product(start_steps, weights):
+            with inside(f"weights.{weight:g}"):
+                run = scale.midtrain(trunk, {specialist: weight}, start_step=start_step)
+            arms.append(scale.finetune(run, task, seed=sft_seed))
+
+    control, match = where(arms, mix="control"), ("size", "task")
+    main_arms = where(arms, mix=mix, start_step=main_start_step, weight=main_weight)
+    timing, heavier = where(arms, mix=mix, weight=main_weight), where(arms, mix=mix, start_step=main_start_step)
+    comparisons = [
+        Comparison(name=one, title=title, arms=some, references=control, columns=COLUMNS, match=match, along=along)
+        for one, title, some, along in (
+            ("main", "The main arm", main_arms, None),
+            ("timing", "When to start", timing, "start_step"),
+            ("weight", "How much", heavier, "weight"),
+        )
+    ]
     return Study(
         name=name,
         question=f"From which step and at which weight does a {mix} mix help {task_name} most, and at what cost?",
-        arms=tuple(arms),
-        token_counts=tuple(
-            TokenCounts(data=one, tokenizer=tokenizer, num_documents=2_000, tokens_per_document=512, seed=42)
-            for one in datasets
-        ),
+        arms=arms,
+        comparisons=comparisons,
+        claims=claims_for(comparisons),
+        counts=scale.counts([general, specialist, task], scale.tokenizer(general)),
+        mixes=mixes_of(arms),
+        report="bridging",
         notes=data.notes(),
     )

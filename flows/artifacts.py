@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
+from midstudy.recipe.manifest import Manifest
 from midstudy.run.watch import FAILED, Progress, Watch
 from midstudy.store.store import Store
-from midstudy.track.facts import sft_losses
-
-FACTORS = ("size", "mix", "weight", "start_step", "task", "trunk_seed", "sft_seed")
+from midstudy.track.facts import measured_values
 
 
-def results_table(store: Store, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The arms whose fine-tuning is evaluated, one row each: factors and losses in nats per token."""
-    evaluations = [arm[name] for arm in manifest["arms"] for name in arm if "evaluation" in name]
-    losses = sft_losses(manifest, store.records(evaluations))
+def results_table(store: Store, manifest: Manifest) -> list[dict[str, Any]]:
+    """The arms of which something is measured at their end, one row each: factors and measured columns."""
+    wanted = {one for arm in manifest.arms for ids in arm.measures.values() for one in ids}
+    values = measured_values(manifest, store.records(wanted))
     rows = []
-    for arm in manifest["arms"]:
-        found = losses[arm["final_state"]]
-        if any(name.startswith("sft_loss") and not name.endswith("_before") for name in found):
-            rows.append({name: arm[name] for name in FACTORS} | {name: round(found[name], 4) for name in found})
-    return sorted(rows, key=lambda row: [str(row[name]) for name in ("size", "task", "mix", *FACTORS)])
+    for arm in manifest.arms:
+        found = values[arm.state]
+        if any(manifest.stages[arm.measures[column][0]].step == manifest.stages[arm.state].step for column in found):
+            rows.append({**arm.factors, **{column: round(value, 4) for column, value in found.items()}})
+    return sorted(rows, key=lambda row: [str(row[name]) for name in manifest.factor_names])
 
 
 def artifact_key(study: str, what: str) -> str:
@@ -48,26 +46,21 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def study_text(store: Store, manifest: Mapping[str, Any], watch: Watch, *, mlflow_page: str | None) -> str:
+def study_text(store: Store, manifest: Manifest, watch: Watch, *, mlflow_page: str | None) -> str:
     """The study's page: question, how far it is, failures with causes, where everything else is.
 
     Args:
-        mlflow_page: the fine-tuned states' page, where MLflow is a server that has the study.
+        mlflow_page: the page of the arms, where MLflow is a server that has the study.
     """
-    name, progress, at = manifest["name"], watch.progress(), shlex.quote(str(store.root))
-    lines = [f"# {name}", "", manifest["question"], ""]
+    name, progress, at = manifest.name, watch.progress(), shlex.quote(str(store.root))
+    lines = [f"# {name}", "", manifest.question, ""]
     lines += [f"**{progress_text(progress)}** after {duration(progress.elapsed_s)}.", ""]
     for stage_id, end in watch.ends.items():
         if end.how == FAILED:
             retry = f"midstudy retry --store {at} {name} {stage_id}"
-            lines += [f"**Failed: {manifest['stages'][stage_id]['label']}**", "", one_line(end.cause), "", *_code(retry)]
-    lines += [
-        "A name such as `sft micro code20@24 → pycode, trunk 0, SFT 1337` says: the micro model, 20 % code from step 24 "
-        "on, fine-tuned on pycode; the trunk's seed is 0, the fine-tuning's 1337.",
-        "",
-    ]
+            lines += [f"**Failed: {manifest.stages[stage_id].label}**", "", one_line(end.cause), "", *_code(retry)]
     if mlflow_page is not None:
-        lines += [f"[The fine-tuned states in MLflow]({mlflow_page}), the lowest loss first: select some and compare.", ""]
+        lines += [f"[The arms in MLflow]({mlflow_page}), the best first: select some and compare.", ""]
     else:
         lines += ["MLflow's pages, with a run for every stage:", ""]
         lines += _code(f"midstudy ui --store {at}")

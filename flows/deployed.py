@@ -3,18 +3,20 @@
 Parameters are checked when a run is created: by the server, against the schema of the signature. What only the experiment or
 the store can know (whether a mix has that task, whether the disk is large enough) ends the run at its beginning, with the
 message that the command line would print. Defaults are those of the experiments' `study(...)`, and only what differs from
-them is handed on, so that a study has the same command however it was started.
+them is handed on, so that a study has the same command however it was started. A flow for a file of one's own is
+`flow_of(Path("question.py"), name="question")`.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-from prefect import flow, get_run_logger, runtime
+from prefect import Flow, flow, get_run_logger, runtime
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.exceptions import Abort
@@ -27,7 +29,7 @@ from flows.last_word import WAITING, LastWord
 from flows.study_flow import ended_state
 from flows.view import PrefectView
 from midstudy.data.data_args import DEFAULT
-from midstudy.plan.experiment import study_defaults
+from midstudy.plan.experiment import study_parameters
 from midstudy.plan.summary import plan_text
 from midstudy.run.conduct import DetachedError, run_study
 from midstudy.run.study import answer, begin, command_line, forecast_s, place, plan_experiment, write_report
@@ -36,20 +38,16 @@ from midstudy.store.study_manifest import load
 from midstudy.track.client import TrackingError, tracking_uri_of
 from midstudy.track.sync import sync
 
-_EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+"""Of a checkout; an installed package has none."""
 
 StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-Size = Literal["nano", "micro", "14m", "31m", "70m", "160m", "410m", "1b"]
-Precision = Literal["fp32", "bf16_mixed", "bf16_true"]
 Named = Annotated[str, Field(pattern=r"\S")]
 """A path or address; rejects the empty text that an empty form field sends."""
 DataSource = Annotated[str, Field(pattern=r"^[^=]*[^=\s][^=]*(=[\s\S]*\S[\s\S]*)?$")]
 DataSources = Annotated[tuple[DataSource, ...], Field(min_length=1)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
 Count = Annotated[int, Field(ge=1)]
-Steps = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(gt=0, le=1)]
 
 
 class Machine(BaseModel):
@@ -80,91 +78,50 @@ class Machine(BaseModel):
 HERE = Machine()
 
 
-@flow(name="bridging", flow_run_name="{name}", persist_result=False)
-def bridging(
-    data: DataSources,
-    name: StudyName = "bridging_micro",
-    sizes: Annotated[tuple[Size, ...], Field(min_length=1)] = ("nano",),
-    trunk_seeds: Seeds = (0, 1, 2),
-    sft_seeds: Seeds = (1337, 895),
-    total_steps: Annotated[int, Field(ge=10)] = 240,
-    num_sequences: Count = 8,
-    seq_len: Count = 128,
-    peak_lr: Rate = 3e-3,
-    sft_steps: Count = 36,
-    sft_peak_lr: Rate = 1e-3,
-    precision: Precision = "fp32",
-    full: bool = False,
-    machine: Machine = HERE,
-) -> State[Any]:
-    """The flagship study (`experiments/bridging_micro.py`): which mix, from which step, at which weight, helps which task.
+def flow_of(experiment: Path, *, name: str) -> Flow[..., State[Any]]:
+    """The flow that runs an experiment file: its parameters are the keywords of the experiment's `study(...)`.
 
     Args:
-        data: Sources, as `--data` takes them: a folder of the worker's machine, `wheels`, or `hub:OWNER/SET@COMMIT` for all
-            corpora and tasks; `NAME=SOURCE` for one.
-        name: Name of the study in the store; two studies share what they have in common.
-        sizes: Model sizes.
-        trunk_seeds: Seeds that repeat the experiment.
-        sft_seeds: Seeds of fine-tuning, which repeat fine-tuning alone.
-        total_steps: Steps of pretraining and midtraining together.
-        num_sequences: Sequences of a training step.
-        seq_len: Tokens of a sequence.
-        peak_lr: Highest learning rate of pretraining and midtraining.
-        sft_steps: Steps of fine-tuning.
-        sft_peak_lr: Highest learning rate of fine-tuning.
-        precision: Arithmetic of training.
-        full: Every arm with every pair of seeds.
-        machine: Where it runs.
+        experiment: the file; its `study(...)` says the types and defaults.
+        name: of the flow.
+
+    Raises:
+        RecipeError: no such file, or no `study` function.
     """
-    return _run("bridging_micro.py", data, machine)
+    keywords = study_parameters(experiment)
+    if "name" in keywords:
+        keywords["name"] = keywords["name"].replace(annotation=StudyName)
+    told = {one: f"`{one}` of study(...) in {experiment.name}." for one in keywords}
+    told |= {"data": _DATA, "name": "Name of the study in the store.", "machine": "Where it runs."}
+
+    def run(**given: Any) -> State[Any]:
+        return _run(experiment, given["data"], given["machine"])
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    signature = [
+        inspect.Parameter("data", kind, annotation=DataSources),
+        *(
+            one.replace(kind=kind, annotation=StudyName if one.name == "name" else one.annotation)
+            for one in keywords.values()
+        ),
+        inspect.Parameter("machine", kind, annotation=Machine, default=HERE),
+    ]
+    run.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in signature} | {"return": State[Any]}
+    arguments = "\n".join(f"    {one.name}: {told[one.name]}" for one in signature)
+    run.__doc__ = f"What `midstudy run {experiment.name}` does.\n\nArgs:\n{arguments}\n"
+    return flow(name=name, flow_run_name="{name}", persist_result=False)(run)
 
 
-@flow(name="timing-weight", flow_run_name="{name}", persist_result=False)
-def timing_weight(
-    data: DataSources,
-    name: StudyName = "timing_weight",
-    mix: Literal["code", "math"] = "code",
-    size: Size = "nano",
-    start_steps: Annotated[tuple[Steps, ...], Field(min_length=1)] = (24, 79, 157, 197),
-    weights: Annotated[tuple[Weight, ...], Field(min_length=1)] = (0.1, 0.2, 0.5, 0.8),
-    main_start_step: Steps = 24,
-    main_weight: Weight = 0.2,
-    trunk_seeds: Seeds = (0, 1, 2),
-    total_steps: Annotated[int, Field(ge=10)] = 240,
-    precision: Precision = "fp32",
-    machine: Machine = HERE,
-) -> State[Any]:
-    """Every start step with every weight of one mix (`experiments/timing_weight.py`).
+_DATA = (
+    "Sources, as `--data` takes them: a folder of the worker's machine, `wheels`, or `hub:OWNER/SET@COMMIT` for all corpora "
+    "and tasks; `NAME=SOURCE` for one."
+)
 
-    Args:
-        data: Sources, as `--data` takes them: a folder of the worker's machine, `wheels`, or `hub:OWNER/SET@COMMIT` for all
-            corpora and tasks; `NAME=SOURCE` for one.
-        name: Name of the study in the store; two studies share what they have in common.
-        mix: The midtraining mix; its task is the one it lies closest to.
-        size: Model size.
-        start_steps: Steps at which midtraining begins.
-        weights: Shares of the mix from there on.
-        main_start_step: The start step at which the curve over weights is drawn.
-        main_weight: The weight at which the curve over start steps is drawn.
-        trunk_seeds: Seeds that repeat the experiment.
-        total_steps: Steps of pretraining and midtraining together.
-        precision: Arithmetic of training.
-        machine: Where it runs.
-    """
-    return _run("timing_weight.py", data, machine)
-
-
-@flow(name="similarity", flow_run_name="{name} similarity", persist_result=False)
-def similarity(data: DataSources, name: StudyName = "bridging_micro", machine: Machine = HERE) -> State[Any]:
-    """How close the corpora and mixes of the flagship study are to its tasks; no training.
-
-    Args:
-        data: Sources, as `--data` takes them: a folder of the worker's machine, `wheels`, or `hub:OWNER/SET@COMMIT` for all
-            corpora and tasks; `NAME=SOURCE` for one.
-        name: Name of the study whose data are compared; the comparison is kept beside it as NAME_similarity.
-        machine: Where it runs.
-    """
-    return _run("bridging_micro.py", data, machine, similarity_only=True)
+if EXPERIMENTS.is_dir():
+    bridging = flow_of(EXPERIMENTS / "bridging_micro.py", name="bridging")
+    timing_weight = flow_of(EXPERIMENTS / "timing_weight.py", name="timing-weight")
+    similarity = flow_of(EXPERIMENTS / "similarity.py", name="similarity")
 
 
 @flow(name="report", flow_run_name="report of {study}", persist_result=False)
@@ -220,7 +177,7 @@ def track_sync(
     return Completed(message="\n".join(told) or "no study in the store yet")
 
 
-def _run(experiment: str, data: tuple[str, ...], machine: Machine, *, similarity_only: bool = False) -> State[Any]:
+def _run(experiment: Path, data: tuple[str, ...], machine: Machine) -> State[Any]:
     """Run a study in this flow run as `midstudy run` does; returns its state where all went well.
 
     A run that was told to leave its jobs running is scheduled again, for whichever worker is there next: it follows them.
@@ -228,19 +185,16 @@ def _run(experiment: str, data: tuple[str, ...], machine: Machine, *, similarity
     # A worker that is killed leaves our output without a reader; at the next logged line rich would end this process.
     Console.on_broken_pipe = _be_quiet  # type: ignore[method-assign, assignment]
     logger = get_run_logger()
-    path = _EXPERIMENTS / experiment
-    shown = os.path.relpath(path)
+    shown = os.path.relpath(experiment)
     sources = () if data == (DEFAULT,) else data
     try:
-        settings = _settings(path, runtime.flow_run.parameters)
+        settings = _settings(experiment, runtime.flow_run.parameters)
         options = machine.model_dump(exclude={"store", "placement", "max_gpu_hours"})
         where = place(placement_file=Path(machine.placement) if machine.placement else None, **options)
         root = _store(machine.store)
         where.require(root)
-        plan = plan_experiment(
-            shown, Store.found(root), data=sources, settings=settings, where=where, similarity_only=similarity_only
-        )
-        command = command_line(shown, data=sources, settings=settings, similarity_only=similarity_only)
+        plan = plan_experiment(shown, Store.found(root), data=sources, settings=settings, where=where)
+        command = command_line(shown, data=sources, settings=settings)
         store = begin(root, plan, where, command=command, max_gpu_hours=machine.max_gpu_hours)
         logger.info("%s\n%s", command, plan_text(plan, forecast_s=forecast_s(plan, where)))
         manifest = load(store, plan.study.name)
@@ -268,7 +222,7 @@ def _run(experiment: str, data: tuple[str, ...], machine: Machine, *, similarity
         logger.warning(warning)
     logger.info(answer(store, manifest))
     state = ended_state(
-        manifest["stages"], failed=summary.failed, num_skipped=len(summary.skipped), num_reused=len(summary.reused)
+        manifest.stages, failed=summary.failed, num_skipped=len(summary.skipped), num_reused=len(summary.reused)
     )
     return state if state.is_completed() else _end(state)
 
@@ -281,8 +235,8 @@ def _settings(path: Path, parameters: Mapping[str, Any]) -> list[str]:
     """`--set` arguments for those parameters of a flow run that are not what the experiment would take anyway."""
     return [
         f"{name}={parameters[name]!r}"
-        for name, default in study_defaults(path).items()
-        if name in parameters and parameters[name] != default
+        for name, one in study_parameters(path).items()
+        if name in parameters and parameters[name] != one.default
     ]
 
 

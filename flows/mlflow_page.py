@@ -1,4 +1,4 @@
-"""Where MLflow shows a study, for where it is a server: asked over its REST API, since importing MLflow takes a second."""
+"""Where MLflow shows a study, if it is a server: asked over its REST API, since importing MLflow takes a second."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import json
 import urllib.request
 from urllib.parse import quote
 
-from midstudy.track.links import sft_page
+from midstudy.recipe.manifest import Manifest
+from midstudy.track.links import arms_page
 
 _TIMEOUT_S = 5.0
 
 
-def sft_runs_page(tracking_uri: str, study: str) -> str | None:
-    """The page of the study's fine-tuned states; none where MLflow is a file, is away, or does not know the study."""
+def mlflow_page(tracking_uri: str, manifest: Manifest) -> str | None:
+    """The page of the study's arms. None where MLflow is a file, does not answer, or does not know the study."""
     if not tracking_uri.startswith(("http://", "https://")):
         return None
     server = tracking_uri.rstrip("/")
     try:
-        asked = f"{server}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(study)}"
+        asked = f"{server}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(manifest.name)}"
         with urllib.request.urlopen(asked, timeout=_TIMEOUT_S) as answer:
-            return sft_page(server, json.load(answer)["experiment"]["experiment_id"])
+            return arms_page(server, json.load(answer)["experiment"]["experiment_id"], manifest)
     except (OSError, ValueError, KeyError):
         return None

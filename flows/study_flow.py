@@ -23,14 +23,14 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.artifacts import artifact_key, one_line, progress_text, results_table, study_text
-from flows.mlflow_page import sft_runs_page
+from flows.mlflow_page import mlflow_page
+from midstudy.recipe.manifest import Manifest, StageEntry
 from midstudy.run.watch import DETACHED, FAILED, INTERRUPTED, REUSED, SKIPPED, End, Watch
 from midstudy.store.store import Store
 
 ARTIFACTS_EVERY_S = 20.0
 _CALL_TIMEOUT_S = 20.0
 _CANCEL_EVERY_S = 2.0
-_TAGS = ("stage_kind", "size", "mix", "task", "data")
 
 
 class _Result:
@@ -51,7 +51,7 @@ class StudyFlow:
     def __init__(
         self,
         store: Store,
-        manifest: Mapping[str, Any],
+        manifest: Manifest,
         watch: Watch,
         *,
         tracking_uri: str,
@@ -69,7 +69,7 @@ class StudyFlow:
         Raises:
             Exception: the server refused the flow run, or could not be reached.
         """
-        study = self._manifest["name"]
+        study = self._manifest.name
         shown: Flow[[str, str, str, int], Coroutine[Any, Any, Any]] = flow(
             name="study",
             description="One study: a task run per stage. The store holds the results; this is a view of it.",
@@ -83,7 +83,7 @@ class StudyFlow:
 
     async def _body(self, store: str, study: str, backend: str, max_jobs: int) -> State[Any]:
         await self.tell()
-        return flow_state(self._manifest["stages"], self._watch.ends)
+        return flow_state(self._manifest.stages, self._watch.ends)
 
     async def is_cancelling(self) -> bool:
         """Whether the server says that the flow run is being cancelled.
@@ -108,7 +108,7 @@ class StudyFlow:
         self.run_id = str(context.flow_run.id)
         runs: dict[str, asyncio.Task[_Result | None]] = {}
         for stage_id, stage in self._watch.stages.items():
-            parents = [runs[parent] for parent in stage["parents"] if parent in runs]
+            parents = [runs[parent] for parent in stage.parents if parent in runs]
             runs[stage_id] = asyncio.create_task(self._show_stage(stage_id, stage, parents))
         artifacts = asyncio.create_task(self._keep_artifacts())
         cancelling = asyncio.create_task(self._look_for_cancel())
@@ -131,7 +131,7 @@ class StudyFlow:
                 return
 
     async def _show_stage(
-        self, stage_id: str, stage: Mapping[str, Any], parents: list[asyncio.Task[_Result | None]]
+        self, stage_id: str, stage: StageEntry, parents: list[asyncio.Task[_Result | None]]
     ) -> _Result | None:
         """A stage's task run, from when the stage is begun; none where the run was interrupted before that."""
         upstream = [result for result in [await parent for parent in parents] if result is not None]
@@ -143,11 +143,10 @@ class StudyFlow:
         async def stage_run(stage_id: str) -> State[Any]:
             return stage_state(await self._watch.ended(stage_id), result)
 
-        factors = stage["factors"]
         shown = task(
-            name=factors["stage_kind"],
-            task_run_name=stage["label"].replace("{", "{{").replace("}", "}}"),
-            tags=[str(factors[name]) for name in _TAGS if name in factors],
+            name=stage.role,
+            task_run_name=stage.label.replace("{", "{{").replace("}", "}}"),
+            tags=[stage.role, *([stage.data] if stage.data else []), *(str(one) for one in stage.factors.values())],
             retries=0,
             persist_result=False,
             cache_policy=NO_CACHE,
@@ -173,9 +172,9 @@ class StudyFlow:
     async def _contents(self) -> dict[str, ArtifactCreate]:
         """What the artifacts hold now."""
         progress = self._watch.progress()
-        study = self._manifest["name"]
+        study = self._manifest.name
         rows = await asyncio.to_thread(results_table, self._store, self._manifest)
-        page = await asyncio.to_thread(sft_runs_page, self._tracking_uri, study)
+        page = await asyncio.to_thread(mlflow_page, self._tracking_uri, self._manifest)
         text = study_text(self._store, self._manifest, self._watch, mlflow_page=page)
         contents = {
             "study": ArtifactCreate(type="markdown", data=text, description="What is run, and where everything is"),
@@ -186,7 +185,7 @@ class StudyFlow:
             ),
         }
         if rows:
-            about = "Losses in nats per token, after fine-tuning and before it"
+            about = "What is measured of each arm"
             contents["results"] = ArtifactCreate(type="table", data=json.dumps(rows), description=about)
         return {what: one.model_copy(update={"key": artifact_key(study, what)}) for what, one in contents.items()}
 
@@ -223,7 +222,7 @@ def stage_state(end: End, result: _Result) -> State[Any]:
     return Completed(message="published in the store", data=result)
 
 
-def flow_state(stages: Mapping[str, Mapping[str, Any]], ends: Mapping[str, End]) -> State[Any]:
+def flow_state(stages: Mapping[str, StageEntry], ends: Mapping[str, End]) -> State[Any]:
     """The flow run's last state, listing what failed and why."""
     numbers = Counter(end.how for end in ends.values())
     if numbers[DETACHED]:
@@ -238,11 +237,11 @@ def flow_state(stages: Mapping[str, Mapping[str, Any]], ends: Mapping[str, End])
 
 
 def ended_state(
-    stages: Mapping[str, Mapping[str, Any]], *, failed: Mapping[str, str], num_skipped: int, num_reused: int
+    stages: Mapping[str, StageEntry], *, failed: Mapping[str, str], num_skipped: int, num_reused: int
 ) -> State[Any]:
     """The last state of a flow run in which every stage has come out; `failed` maps stages to causes."""
     if failed:
-        listed = [f"{stages[stage_id]['label']}: {one_line(cause)}" for stage_id, cause in failed.items()]
+        listed = [f"{stages[stage_id].label}: {one_line(cause)}" for stage_id, cause in failed.items()]
         return Failed(
             message="\n".join([f"{len(failed)} failed and {num_skipped} skipped of {len(stages)} stages:", *listed])
         )

@@ -12,8 +12,9 @@ from types import FrameType
 
 from flows.server import PrefectServer
 from midstudy.store.store import Store
+from midstudy.store.study_manifest import load
 from midstudy.track.client import connect, told_as_tracking_errors, tracking_uri_of
-from midstudy.track.links import sft_page
+from midstudy.track.links import arms_page
 from midstudy.track.server import MlflowServer
 
 _POLL_S = 0.5
@@ -49,7 +50,7 @@ def serve(store: Store, *, tracking_uri: str | None) -> int:
         print(f"MLflow   {mlflow_url}")
         for name in store.studies():
             if identity := pages[name]:
-                print(f"         {name}, fine-tuned: {sft_page(mlflow_url, identity)}")
+                print(f"         {name}: {arms_page(mlflow_url, identity, load(store, name))}")
             else:
                 print(f"         {name} is not there yet: midstudy track sync {name} --store {shlex.quote(str(store.root))}")
         if prefect is not None:

@@ -12,13 +12,14 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flows.server import PrefectServer
 from midstudy.environment import LOOPBACK, speak_directly
+from midstudy.recipe.manifest import Manifest
 from midstudy.run.watch import Watch
 from midstudy.store.store import Store
 
@@ -42,7 +43,7 @@ class PrefectView:
     def __init__(
         self,
         store: Store,
-        manifest: Mapping[str, Any],
+        manifest: Manifest,
         watch: Watch,
         *,
         backend: str,

@@ -97,7 +97,9 @@ def starts(store: Store, name: str | None = None) -> list[str]:
     return [one for one in names if name is None or one == name]
 
 
-def fake_stage(label: str, *parents: Stage, cost_s: float = 1.0, trunk: bool = False) -> Stage:
+def fake_stage(
+    label: str, *parents: Stage, cost_s: float = 1.0, trunk: bool = False, role: str = "data", model: str = ""
+) -> Stage:
     """A stage that does what its label says; with `trunk`, a further milestone on its first parent's line."""
     source = Source(kind="wheels", part=label.split()[0], revision="r1")
     recipe = Tokenizer(corpus=Corpus(name="fake", source=source), vocab_size=512, max_bytes=1000)
@@ -109,4 +111,6 @@ def fake_stage(label: str, *parents: Stage, cost_s: float = 1.0, trunk: bool = F
         start_from=parents[0].id if trunk else None,
         continues_trunk=trunk,
         cost_s=cost_s,
+        role=role,
+        model=model,
     )

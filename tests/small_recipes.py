@@ -11,12 +11,14 @@ from midstudy.recipe import (
     Corpus,
     Curriculum,
     Evaluation,
+    Measure,
     Mixture,
     Phase,
     Source,
     Start,
     Task,
     Tokenizer,
+    factors,
     pythia,
 )
 
@@ -68,22 +70,37 @@ def code_branch(curriculum: Curriculum, start_step: int, weight: float = 0.2) ->
     return curriculum.branch(start_step=start_step, data=Mixture.blend(GENERAL, {CODE: weight}), name="midtrain code")
 
 
-def arm(curriculum: Curriculum, *, data: Task = PYCODE, **changes: Any) -> Arm:
-    """An arm whose curriculum ends with fine-tuning on `data`."""
-    fields: dict[str, Any] = {
-        "size": "nano",
-        "mix": "control",
-        "weight": 0.0,
-        "start_step": 0,
-        "task": data.name,
-        "trunk_seed": 0,
-        "sft_seed": 0,
-        "groups": ("main",),
-        "curriculum": curriculum.then(sft(data, seed=changes.get("sft_seed", 0))),
-        "task_evaluation": Evaluation(data=data, split="test", loss="all_tokens", seq_len=64, max_sequences=8),
-        "general_evaluation": Evaluation(data=GENERAL, split="test", loss="all_tokens", seq_len=64, max_sequences=8),
-    }
-    return Arm(**(fields | changes))
+LABELS: dict[str, Any] = {"size": "nano", "mix": "control", "weight": 0.0, "start_step": 0, "trunk_seed": 0, "sft_seed": 0}
+
+
+def whole_arm(curriculum: Curriculum, *, before: int | None = None, changes: Any = None, **labels: Any) -> Arm:
+    """An arm of a curriculum as it is, measured on general text and on its last task, at its end and at step `before`.
+
+    Args:
+        changes: fields of the evaluation of general text that are not the usual ones.
+    """
+    tasks = [one.phase.data for one in curriculum.stretches if isinstance(one.phase.data, Task)]
+    told = LABELS | {"task": tasks[-1].name if tasks else "none"} | labels
+    labelled = curriculum.then(phase(Mixture.only(GENERAL), 0, factors=factors(**told)))
+    usual: dict[str, Any] = {"split": "test", "loss": "all_tokens", "seq_len": 64, "max_sequences": 8}
+    evaluations = {"general_loss": Evaluation(data=GENERAL, **(usual | (changes or {})))}
+    if tasks:
+        evaluations["task_loss"] = Evaluation(data=tasks[-1], **usual)
+    states = {"": labelled.state()} | ({} if before is None else {"_before": labelled.state(before)})
+    return Arm(
+        curriculum=labelled,
+        measures={
+            column + when: Measure(state=state, evaluation=evaluation)
+            for when, state in states.items()
+            for column, evaluation in evaluations.items()
+        },
+    )
+
+
+def arm(curriculum: Curriculum, *, data: Task = PYCODE, changes: Any = None, **labels: Any) -> Arm:
+    """An arm whose curriculum is followed by fine-tuning on `data`, measured before and after it."""
+    tuned = curriculum.then(sft(data, seed=labels.get("sft_seed", 0)))
+    return whole_arm(tuned, before=curriculum.num_steps, changes=changes, **labels)
 
 
 def wrong(value: object) -> Any:

@@ -17,10 +17,13 @@ from midstudy.plan.published import published_states
 from midstudy.recipe import (
     AdamW,
     Arm,
+    Comparison,
     Corpus,
     Cosine,
     Curriculum,
     Evaluation,
+    Measure,
+    Mix,
     Mixture,
     Phase,
     Start,
@@ -28,7 +31,9 @@ from midstudy.recipe import (
     Task,
     TokenCounts,
     Tokenizer,
+    factors,
     pythia,
+    where,
 )
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
@@ -101,7 +106,8 @@ def small_study(
     trunk = Curriculum.of(
         start,
         Phase(
-            name="pretrain",
+            name="pretrain nano seed 0",
+            factors=factors(size="nano", trunk_seed=0, mix="control", weight=0.0, start_step=0),
             data=Mixture.only(general),
             loss="all_tokens",
             num_steps=total_steps,
@@ -112,9 +118,10 @@ def small_study(
         ),
     )
 
-    def arm(curriculum: Curriculum, task: str, **factors: Any) -> Arm:
+    def arm(run: Curriculum, task: str, name: str) -> Arm:
         sft = Phase(
-            name=f"sft {task}",
+            name=f"sft nano {name} → {task}, trunk 0, SFT 7",
+            factors=factors(task=task, sft_seed=7),
             data=all_tasks[task],
             loss="target_tokens",
             num_steps=sft_steps,
@@ -124,30 +131,60 @@ def small_study(
             **reset,
         )
         measured: dict[str, Any] = {"split": "test", "seq_len": 32, "max_sequences": test_items}
-        return Arm(
-            size="nano",
-            task=task,
-            trunk_seed=0,
-            sft_seed=7,
-            groups=("main",),
-            curriculum=curriculum.then(sft),
-            task_evaluation=Evaluation(data=all_tasks[task], loss="target_tokens", **measured),
-            general_evaluation=Evaluation(data=general, loss="all_tokens", **measured),
-            **factors,
-        )
+        tuned = run.then(sft)
+        evaluations = {
+            "sft_loss": Evaluation(data=all_tasks[task], loss="target_tokens", **measured),
+            "general_loss": Evaluation(data=general, loss="all_tokens", **measured),
+        }
+        measures = {
+            f"{column}{when}": Measure(state=state, evaluation=evaluation)
+            for when, state in (("", tuned.state()), ("_before", run.state()))
+            for column, evaluation in evaluations.items()
+        }
+        return Arm(curriculum=tuned, measures=measures)
 
     arms = []
     for task in tasks:
-        arms.append(arm(trunk, task, mix="control", weight=0.0, start_step=0))
+        arms.append(arm(trunk, task, "control"))
         for start_step in starts:
-            branch = trunk.branch(start_step=start_step, data=Mixture.blend(general, {code: 0.5}), name="midtrain code")
-            arms.append(arm(branch, task, mix="code", weight=0.5, start_step=start_step))
+            branch = trunk.branch(
+                start_step=start_step,
+                data=Mixture.blend(general, {code: 0.5}),
+                name=f"midtrain nano code50@{start_step} seed 0",
+                factors=factors(mix="code", weight=0.5, start_step=start_step),
+            )
+            arms.append(arm(branch, task, f"code50@{start_step}"))
     datasets: list[Corpus | Task] = [general, code, *all_tasks.values()]
     counts = tuple(
         TokenCounts(data=data, tokenizer=start.tokenizer, num_documents=100, tokens_per_document=64, seed=1)
         for data in datasets
     )
-    return Study(name="small", question="Does code help code?", arms=tuple(arms), token_counts=counts)
+    comparisons = []
+    if starts:
+        main = Comparison(
+            name="main",
+            title="Does code help?",
+            arms=where(arms, mix="code"),
+            references=where(arms, mix="control"),
+            columns=("sft_loss", "general_loss"),
+            match=("size", "task"),
+            along="start_step" if len(starts) > 1 else None,
+        )
+        comparisons.append(main)
+    mix = Mix(
+        name="code 50 %",
+        mixture=Mixture.blend(general, {code: 0.5}),
+        reference=general,
+        factors=factors(mix="code", weight=0.5),
+    )
+    return Study(
+        name="small",
+        question="Does code help code?",
+        arms=arms,
+        comparisons=comparisons,
+        counts=counts,
+        mixes=[mix],
+    )
 
 
 def plan_in(store: Store, study: Study) -> Plan:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from analysis_tables import proximity_table, study_table
+from analysis_tables import bridging_tables, proximity_table
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from midstudy.analysis.arms import in_group
-from midstudy.analysis.correlations import CORRELATION_COLUMNS, correlate_pairs, correlations, proximity_pairs
-from midstudy.analysis.effects import paired_effects
+from midstudy.analysis.correlations import CORRELATION_COLUMNS, correlate_pairs, correlations
+from midstudy.studies.bridging.proximity import proximity_pairs
 
 
 def pairs_of(x: list[float], y: list[float], matched: list[bool] | None = None) -> pd.DataFrame:
@@ -120,28 +120,33 @@ def test_no_table_of_numbers_raises(values: list[tuple[float, float]]) -> None:
     assert math.isnan(found["r"]) or -1 <= found["r"] <= 1
 
 
-def test_correlations_run_per_size_over_main_pairs_without_the_control() -> None:
-    table = pd.concat([study_table(), study_table().assign(size="small")], ignore_index=True)
-    pairs = proximity_pairs(paired_effects(table).table, proximity_table())
-    found = correlations(pairs, measure="js")
-    assert list(found.columns) == CORRELATION_COLUMNS
+def test_correlations_run_per_size_over_the_main_arms() -> None:
+    pairs = proximity_pairs(bridging_tables(sizes=("micro", "small")))
+    assert pairs is not None
+    found = correlations(pairs, measure="js", by="size")
+    assert list(found.columns) == ["size", *CORRELATION_COLUMNS]
     assert found["size"].tolist() == ["micro", "small"]
     assert found["n_pairs"].tolist() == [6, 6]
     assert "control" not in set(pairs["mix"])
-    expected = stats.pearsonr(pairs["pa_js"][:6].astype(float), pairs["relative_improvement"][:6]).statistic
+    expected = stats.pearsonr(pairs["pa_js"][:6], pairs["relative_improvement"][:6]).statistic
     assert found["r"].tolist() == pytest.approx([expected, expected])
     assert pairs.loc[pairs["matched"], "pair"].tolist()[:2] == ["code → pycode", "math → word_problems"]
+    assert correlations(pairs)["n_pairs"].tolist() == [12]
+
+
+def test_pairs_wait_for_the_counts() -> None:
+    assert proximity_pairs(replace(bridging_tables(), proximity=None)) is None
 
 
 def test_a_missing_proximity_advantage_is_an_error_that_names_the_pair() -> None:
-    effects = paired_effects(in_group(study_table(), "main")).table
-    known = proximity_table()
-    with pytest.raises(ValueError, match=r"mix 'math' at weight 0\.2 to task 'pycode'"):
-        proximity_pairs(effects, known[~((known["mix"] == "math") & (known["task"] == "pycode"))])
-    with pytest.raises(ValueError, match=r"mix 'code' at weight 0\.2"):
-        proximity_pairs(effects, known.assign(weight=0.25))
+    tables, known = bridging_tables(), proximity_table()
+    without = known[~((known["mix"] == "math") & (known["task"] == "pycode"))]
+    with pytest.raises(ValueError, match=r"mix math, weight 0\.2, task pycode: expected one mix .*, got 0"):
+        proximity_pairs(replace(tables, proximity=without))
+    with pytest.raises(ValueError, match=r"mix code, weight 0\.2"):
+        proximity_pairs(replace(tables, proximity=known.assign(weight=0.25)))
 
 
 def test_an_unknown_measure_is_refused() -> None:
-    with pytest.raises(ValueError, match="measure 'kl' is unknown; allowed are combined, cosine, jaccard, js"):
+    with pytest.raises(ValueError, match="expected one of combined, cosine, jaccard, js, got 'kl'"):
         correlations(pd.DataFrame(), measure="kl")

@@ -40,7 +40,7 @@ def test_one_value_has_no_interval_and_says_so() -> None:
     assert found.mean == 0.4
     assert math.isnan(found.low)
     assert math.isnan(found.p_value)
-    assert found.note == "one trunk seed: no interval"
+    assert found.note == "one seed: no interval"
 
 
 @pytest.mark.parametrize("values", [[0.3, 0.3, 0.3], [0.0, 0.0]])

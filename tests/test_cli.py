@@ -12,24 +12,37 @@ from pathlib import Path
 
 import pytest
 import torch
+from changed_studies import measured_like
 from small_study import make_study, small_study, write_split
 
 from midstudy.cli.main import _parser, main
 from midstudy.data.cache import cache_dir
 from midstudy.data.data_args import DataChoice
-from midstudy.recipe import Corpus, Mixture, MixtureRamp, RecipeError
+from midstudy.recipe import Corpus, Mixture, MixtureRamp, RecipeError, factors
 from midstudy.store.store import Store
-from midstudy.store.study_manifest import freeze
+from midstudy.store.study_manifest import freeze, load
 from midstudy.track.client import tracking_uri_of
 
 REPOSITORY = Path(__file__).parent.parent
 
 EXPERIMENT = """
 from pathlib import Path
+from changed_studies import measured_like
 from small_study import small_study
 
 def study(*, data, text: str, total_steps: int = 12):
     return small_study(Path(text), total_steps=total_steps)
+"""
+
+COUNTS_ALONE = """
+import dataclasses
+from pathlib import Path
+from changed_studies import measured_like
+from small_study import small_study
+
+def study(*, data, text: str):
+    small = small_study(Path(text))
+    return dataclasses.replace(small, name="small_similarity", arms=(), comparisons=())
 """
 
 
@@ -64,7 +77,7 @@ def test_help_imports_nothing_heavy():
         "import sys\nfrom midstudy.cli.main import main\n"
         "try: main(['run', '--help'])\n"
         "except SystemExit: pass\n"
-        "print([m for m in ('torch', 'prefect', 'mlflow', 'pandas', 'numpy', 'datasets') if m in sys.modules])"
+        "print([m for m in ('torch', 'prefect', 'mlflow', 'pandas', 'pydantic', 'numpy', 'datasets') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -76,10 +89,11 @@ def test_a_plan_is_printed_before_anything_is_spent(experiment, text, tmp_path, 
     assert facts["steps"] == facts["steps_lower_bound"] == 12 + 9 + 4 + 4
     assert facts["steps_without_sharing"] == 2 * 16
     assert facts["stages_finished"] == 0
+    assert facts["comparisons"] == [{"name": "main", "arms": 1, "references": 1}]
     assert not (tmp_path / "store").exists()
     assert main(["plan", str(experiment), "--set", f"text={text}"]) == 0
     told = capsys.readouterr().out
-    assert "arms     2 (1 of them the control) from 1 trunk and 1 branch\n" in told
+    assert "  arms     2 from 1 trunk and 1 branch\n  compare  main: 1 arm against 1 reference\n" in told
     assert "lower bound 29; 32 without sharing" in told
     # Data and evaluations are in both prices, and three steps of the trunk in one: at most as much again for these.
     assert facts["device_hours_missing"] < facts["device_hours_without_sharing"] < 32 / 29 * facts["device_hours_missing"]
@@ -99,10 +113,13 @@ def test_a_plan_of_a_finished_study_imports_no_pytorch(experiment, text, finishe
     assert done.stdout.splitlines()[-1] == "False"
 
 
-def test_a_plan_that_only_compares_data_speaks_of_no_training(experiment, text, capsys):
-    assert main(["plan", str(experiment), "--similarity-only", "--set", f"text={text}"]) == 0
+def test_a_plan_of_a_study_without_arms_speaks_of_no_training(text, tmp_path, capsys):
+    experiment = tmp_path / "counts.py"
+    experiment.write_text(COUNTS_ALONE)
+    assert main(["plan", str(experiment), "--set", f"text={text}"]) == 0
     told = capsys.readouterr().out
     assert [line.split()[0] for line in told.splitlines()[1:4]] == ["stages", "data", "cost"]
+    assert "similarity 4" in told
     assert "arms" not in told
     assert "trunk" not in told
     assert "without sharing" not in told
@@ -135,11 +152,10 @@ def test_a_whole_id_is_enough_and_finds_the_log_whatever_the_studies_ask_for_now
     copy = tmp_path / "store"
     shutil.copytree(finished.root, copy)
     store = Store.open(copy)
-    manifest = json.loads(store.paths.manifest("small").read_text())
-    shared, former = manifest["arms"][0]["final_state"], manifest["arms"][1]["final_state"]
-    other = json.loads(json.dumps(manifest).replace(former, "0" * len(former))) | {"name": "other"}
-    freeze(store, other)
-    freeze(store, other | {"name": "small"})  # run again with other settings: neither study requests `former` now
+    shared, former = (arm.state for arm in load(store, "small").arms)
+    text_without = store.paths.manifest("small").read_text().replace(former, "0" * len(former))
+    store.paths.manifest("small").write_text(text_without)  # as if run again with other settings
+    freeze(store, dataclasses.replace(load(store, "small"), name="other"))  # neither study requests `former` now
 
     def asked(*arguments: str) -> tuple[int, str]:
         status = main([*arguments, "--store", str(copy)])
@@ -306,7 +322,9 @@ def test_a_plan_refuses_an_empty_carved_split_where_an_evaluation_reads_it(
         told = capsys.readouterr().err
         assert f"{copy / name}: the test split is empty: of the 40 rows of train.jsonl" in told
         assert "Supply test.jsonl, or more rows" in told
-        assert main([*arguments, "--similarity-only"]) == 0
+        counts = tmp_path / "counts.py"
+        counts.write_text(COUNTS_ALONE)
+        assert main(["plan", str(counts), "--set", f"text={copy}"]) == 0
 
 
 def test_status_and_explain_read_the_store(finished, capsys):
@@ -323,29 +341,34 @@ def test_status_and_explain_read_the_store(finished, capsys):
 
 
 def test_a_study_of_a_ramped_mixture_reaches_its_report(text, tmp_path):
-    """A tenth code to a half over 4 of the 9 steps after step 3, a half from there: the weight is the mean of all nine."""
+    """A tenth code to a half over 4 of the 9 steps after step 3, a half from there: the tokens are those of all nine."""
     study = small_study(text)
     control, code = study.arms
     corpora = {one.name: one for one in study.datasets() if isinstance(one, Corpus)}
     before, after = (Mixture.blend(corpora["general"], {corpora["code"]: share}) for share in (0.1, 0.5))
     ramp = MixtureRamp(from_mixture=before, to_mixture=after, num_steps=4)
     trunk, sft = control.curriculum.until(12), control.curriculum.stretches[-1].phase
-    curriculum = trunk.branch(start_step=3, data=ramp, name="ramp to code").then(sft)
+    labels = factors(mix="ramp to code", weight=0.411, start_step=3)
+    curriculum = trunk.branch(start_step=3, data=ramp, name="ramp to code", factors=labels).then(sft)
     assert len(curriculum.stretches) == 4
-    ramped = dataclasses.replace(code, curriculum=curriculum, weight=(4 * 0.3 + 5 * 0.5) / 9)
+    ramped = measured_like(code, curriculum)
     store = Store.open(tmp_path / "store", create=True)
-    make_study(store, dataclasses.replace(study, arms=(control, ramped)))
+    compared = dataclasses.replace(study.comparisons[0], arms=[ramped], references=[control])
+    make_study(store, dataclasses.replace(study, arms=(control, ramped), comparisons=[compared]))
+    assert load(store, "small").arms[1].tokens["code"] == pytest.approx((4 * 0.3 + 5 * 0.5) * 4 * 32, abs=32)
     assert main(["report", "small", "--store", str(store.root)]) == 0
-    assert "code 41.1 %" in (store.paths.study("small") / "report" / "report.html").read_text()
+    assert "ramp to code" in (store.paths.study("small") / "report" / "report.html").read_text()
 
 
 def test_a_failed_stage_is_told_with_what_runs_it_again(finished, capsys, tmp_path):
     copy = tmp_path / "store"
     shutil.copytree(finished.root, copy)
     store = Store.open(copy)
-    manifest = json.loads(store.paths.manifest("small").read_text())
-    stage = manifest["arms"][1]["start_state"]
-    for one in (stage, manifest["arms"][1]["final_state"], manifest["arms"][1]["task_evaluation"]):
+    manifest = load(store, "small")
+    arm = manifest.arms[1]
+    stage = manifest.stages[arm.state].start_from
+    assert stage is not None
+    for one in (stage, arm.state, *arm.measures["sft_loss"]):
         shutil.rmtree(store.paths.published(one))
     store.report_failure(stage, {"cause": "MemoryError: no more", "retry": "midstudy retry small", "log": []})
     assert main(["status", "--store", str(copy), "--json"]) == 0
@@ -353,11 +376,11 @@ def test_a_failed_stage_is_told_with_what_runs_it_again(finished, capsys, tmp_pa
     assert [one["cause"] for one in facts["failed"]] == ["MemoryError: no more"]
     assert facts["skipped"] == 2
     assert {one["id"]: one["label"] for one in facts["by_stage"]} == {
-        one: planned["label"] for one, planned in manifest["stages"].items()
+        one: planned.label for one, planned in manifest.stages.items()
     }
     states = [one["is"] for one in facts["by_stage"]]
     assert {word: states.count(word) for word in set(states)} == {
-        "failed": 1, "skipped": 2, "finished": len(manifest["stages"]) - 3,
+        "failed": 1, "skipped": 2, "finished": len(manifest.stages) - 3,
     }  # fmt: skip
     assert main(["status", "--store", str(copy)]) == 0
     assert "midstudy retry small" in capsys.readouterr().out
@@ -378,13 +401,13 @@ def test_where_a_study_is_computed_is_recorded_and_changes_no_id(experiment, tex
     assert done.returncode == 0, done.stderr
     assert "0 failed" in done.stdout
     made = Store.open(store)
-    manifest = json.loads(made.paths.manifest("small").read_text())
-    assert set(manifest["stages"]) == set(json.loads(finished.paths.manifest("small").read_text())["stages"])
-    for arm in manifest["arms"]:
-        record = made.record(arm["final_state"])
+    manifest = load(made, "small")
+    assert set(manifest.stages) == set(load(finished, "small").stages)
+    for arm in manifest.arms:
+        record = made.record(arm.state)
         assert record.environment["placement"]["micro_batch"] == 2
         assert "noise_scale_sequences" in record.metrics
-        evaluation = arm["task_evaluation"]
+        (evaluation,) = arm.measures["sft_loss"]
         expected = finished.record(evaluation).metrics["loss_nats"]
         assert made.record(evaluation).metrics["loss_nats"] == pytest.approx(expected, rel=1e-3)
 

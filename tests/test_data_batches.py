@@ -259,7 +259,13 @@ def test_a_model_trains_and_is_measured_through_a_change_of_length(lengths: tupl
             evaluation = Evaluation(
                 data=GENERAL, split="test", loss="all_tokens", seq_len=length, max_sequences=40, document_mask=document_mask
             )
-            found = evaluate_state(evaluation, checkpoint=tmp_path / "state", split=SPLITS[identify(GENERAL)])
+            found = evaluate_state(
+                evaluation,
+                checkpoint=tmp_path / "state",
+                split=SPLITS[identify(GENERAL)],
+                tokenizer=pytest.fail,
+                folder=tmp_path,
+            )
             blocks = SPLITS[identify(GENERAL)].tokens[: 40 * (length + 1)].astype(np.int64).reshape(40, length + 1)
             whole = mean_loss(run.model, [pack_blocks(blocks, document_mask=document_mask)])
             assert found["target_tokens"] == 40 * length

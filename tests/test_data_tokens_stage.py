@@ -24,7 +24,7 @@ from midstudy.data.shards import read_index
 from midstudy.data.source import ChangedTextError, resolve_source
 from midstudy.data.tokenizer import load_tokenizer
 from midstudy.data.tokens import read_split
-from midstudy.execute import progress, stage
+from midstudy.execute import data, progress
 from midstudy.execute.data import make_tokenizer, make_tokens
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.recipe.data import Corpus, TokenizedData, Tokenizer
@@ -77,7 +77,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     def with_small_shards(*args: Any, **keywords: Any) -> dict[str, Any]:
         return make_tokens(*args, **keywords, shard_bytes=SHARD_BYTES)
 
-    monkeypatch.setattr(stage, "make_tokens", with_small_shards)
+    monkeypatch.setattr(data, "make_tokens", with_small_shards)
 
 
 def test_published_tokens_are_those_of_the_text(text, tmp_path):
@@ -131,7 +131,6 @@ def test_a_stage_stopped_before_its_first_shard_leaves_nothing(text, tmp_path):
 
 def test_a_bad_row_loses_no_finished_shard(text, tmp_path, small_shards, monkeypatch):
     store, corpus, _ = opened(text, tmp_path / "store")
-    from midstudy.execute import data
 
     def breaking(row: Any, where: str) -> str:
         if where == "general train:900":
@@ -267,10 +266,10 @@ def test_the_log_says_how_far_it_is(text, tmp_path, monkeypatch, capsys):
 KILLED = """
 import sys
 from pathlib import Path
-from midstudy.execute import stage
+from midstudy.execute import data, stage
 from midstudy.store.store import Store
-made = stage.make_tokens
-stage.make_tokens = lambda *args, **keywords: made(*args, **keywords, shard_bytes=int(sys.argv[3]))
+made = data.make_tokens
+data.make_tokens = lambda *args, **keywords: made(*args, **keywords, shard_bytes=int(sys.argv[3]))
 print("begun", flush=True)
 stage.execute_stage(
     Store.open(Path(sys.argv[1])), sys.argv[2], start_from=None, keeps_optimizer=False, should_stop=lambda: False

@@ -270,9 +270,9 @@ def test_every_process_is_started_with_an_environment_that_is_decided_there() ->
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store.open(tmp_path_factory.mktemp("environment") / "store", create=True)
     study = frozen(store, synthetic_study())
-    assert any("→" in stage["label"] for stage in study.stages.values())
+    assert any("→" in stage.label for stage in study.stages.values())
     for one, stage in study.stages.items():
-        if "→" in stage["label"]:
+        if "→" in stage.label:
             store.report_failure(one, {"cause": "0.8 [0.7, 0.9] × 3 → 4"})
     return store
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from changed_studies import fine_tuned_from, with_arms
 from releases import write_release
 from small_study import make_study, plan_in, small_study
 
@@ -20,7 +21,6 @@ from midstudy.plan.planner import Plan
 from midstudy.plan.published import published_states
 from midstudy.recipe import Average, Start, Study
 from midstudy.recipe.stage import Stage
-from midstudy.recipe.study import Arm
 from midstudy.store.store import Store
 from midstudy.train import checkpoint
 from midstudy.train.checkpoint import MANIFEST, MODEL, OPTIMIZER
@@ -238,20 +238,15 @@ def averaging(text: Path, folder: Path) -> Study:
     control, code = study.arms
     states = tuple(arm.curriculum.state(12) for arm in (control, code))
     start = Start.averaged(Average(states=states))
-    from midstudy.recipe import Curriculum
-
-    tuned: Arm = dataclasses.replace(
-        control, curriculum=Curriculum.of(start, control.curriculum.stretches[-1].phase), sft_seed=8
-    )
-    return dataclasses.replace(study, arms=(control, code, tuned))
+    return with_arms(study, control, code, fine_tuned_from(start, control, sft_seed=8))
 
 
 @pytest.mark.parametrize(
     ("study_of", "damaged", "needs_it"),
     [
-        (released, {"stage_kind": "import"}, {"stage_kind": "pretrain", "step": 3}),
-        (averaging, {"stage_kind": "midtrain", "step": 12}, {"stage_kind": "average"}),
-        (averaging, {"stage_kind": "midtrain", "step": 12}, {"stage_kind": "evaluation", "when": "before", "mix": "code"}),
+        (released, "import tiny-neox", "pretrain nano seed 0 to step 3"),
+        (averaging, "midtrain nano code50@3 seed 0 to step 12", "average of 2 states"),
+        (averaging, "midtrain nano code50@3 seed 0 to step 12", "evaluate midtrain nano code50@3 seed 0 to step 12 on"),
     ],
     ids=["imported weights", "a state that is averaged", "a state that is evaluated"],
 )
@@ -259,16 +254,16 @@ def test_a_damaged_parent_is_named_with_what_to_do(text, tmp_path, study_of, dam
     store = Store.open(tmp_path / "store", create=True)
     plan = plan_in(store, study_of(text, tmp_path))
 
-    def is_of(stage: Stage, factors: dict) -> bool:
-        return factors.items() <= stage.factors.items()
+    def called(label: str) -> Stage:
+        return next(stage for stage in plan.stages.values() if stage.label.startswith(label))
 
-    needing = next(stage for stage in plan.stages.values() if is_of(stage, needs_it))
+    needing = called(needs_it)
     for stage in plan.stages.values():
         store.request(stage)
         if stage.id == needing.id:
             break
         execute(store, stage)
-    parent = damage(store, next(stage.id for stage in plan.stages.values() if is_of(stage, damaged)))
+    parent = damage(store, called(damaged).id)
     message = rf"{re.escape(MODEL)}: .* Remove {re.escape(str(parent))} and run the study again"
     with pytest.raises(StoreError, match=message):
         execute(store, needing)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from changed_studies import state_before_sft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_study import WORDS, plan_in, small_study, write_split, write_text
@@ -83,7 +84,8 @@ def course(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Course:
     store = Store.open(tmp_path_factory.mktemp("course") / "store", create=True)
     plan = plan_in(store, small_study(text))
     curriculum = plan.arms[1].arm.curriculum
-    assert [stretch.phase.name for stretch in curriculum.stretches] == ["pretrain", "midtrain code", "sft code_task"]
+    names = [stretch.phase.name.split()[0] for stretch in curriculum.stretches]
+    assert names == ["pretrain", "midtrain", "sft"]
     splits = {}
     for stage in plan.stages.values():
         if stage.kind in ("tokenizer", "tokens"):
@@ -339,19 +341,19 @@ def _command(pid: int) -> bytes:
 
 def chosen_stages(plan: Plan) -> dict[str, Stage]:
     """A trunk up to its branch point, its rest, the branch, fine-tuning from the branch, and an evaluation of the branch."""
-    entry = next(one for one in plan.arms if one.arm.mix == "code")
-    control = next(one for one in plan.arms if one.arm.mix == "control")
-    point = plan.stages[entry.start_state].start_from
+    entry = next(one for one in plan.arms if one.arm.factors["mix"] == "code")
+    control = next(one for one in plan.arms if one.arm.factors["mix"] == "control")
+    point = plan.stages[state_before_sft(entry)].start_from
     assert point is not None
     found = {
         "trunk": plan.stages[point],
-        "trunk's end": plan.stages[control.start_state],
-        "branch": plan.stages[entry.start_state],
-        "sft": plan.stages[entry.final_state],
-        "evaluation": plan.stages[entry.general_evaluation_before],
+        "trunk's end": plan.stages[state_before_sft(control)],
+        "branch": plan.stages[state_before_sft(entry)],
+        "sft": plan.stages[entry.state],
+        "evaluation": plan.stages[entry.measures["general_loss_before"][0]],
     }
     assert found["trunk's end"].start_from == point
-    assert found["sft"].start_from == entry.start_state
+    assert found["sft"].start_from == state_before_sft(entry)
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from changed_studies import measured_like, state_before_sft, with_arms
 from safetensors.numpy import load_file
 from small_study import exchange_two_ids, make_study, plan_in, small_study, write_split, write_text
 
@@ -22,7 +23,7 @@ from midstudy.evaluate import model_cache as load
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.files.errors import RecipeMismatchError, StoreError
 from midstudy.plan.planner import Plan
-from midstudy.recipe import Constant, Mixture, MixtureRamp, Study, WarmupStableDecay, versions
+from midstudy.recipe import Constant, Mixture, MixtureRamp, Study, WarmupStableDecay, factors, versions
 from midstudy.store.attempt import Attempt
 from midstudy.store.store import Store
 from midstudy.train.checkpoint import Checkpoint
@@ -57,13 +58,13 @@ def test_a_study_is_made_and_its_records_say_what_happened(finished: tuple[Store
     assert store.published(plan.stages) == set(plan.stages)
     steps = sum(record.metrics.get("num_steps", 0) for record in store.records(plan.stages).values())
     assert steps == plan.total_steps == plan.lower_bound_steps
-    shares = store.record(plan.arms[1].start_state).metrics["token_shares"]
+    shares = store.record(state_before_sft(plan.arms[1])).metrics["token_shares"]
     assert shares == {"general": 30 / 48, "code": 18 / 48}  # half of the 36 sequences after step 3
     for entry in plan.arms:
-        loss = store.record(entry.task_evaluation).metrics
+        loss = store.record(entry.measures["sft_loss"][0]).metrics
         assert loss["target_tokens"] > 0
         assert 0 < loss["loss_nats"] < 10
-        before = store.record(entry.task_evaluation_before).metrics["loss_nats"]
+        before = store.record(entry.measures["sft_loss_before"][0]).metrics["loss_nats"]
         assert loss["loss_nats"] < before  # four steps of fine-tuning on it do help
 
 
@@ -101,31 +102,33 @@ def test_a_longer_run_under_stable_decay_goes_on_from_the_stable_part(text, tmp_
 
     straight = Store.open(tmp_path / "straight", create=True)
     plan = make_study(straight, small_study(text, starts=(), total_steps=16, schedule=schedule(16)))
-    final = plan.arms[0].final_state
+    final = plan.arms[0].state
     assert weights(store, final) == weights(straight, final)
 
 
 def with_ramp(study: Study, *branch_steps: int) -> Study:
     """The study with code coming in over 8 steps from step 2 on, and arms that leave that ramp for code alone."""
     control, code = study.arms
-    curriculum, sft = control.curriculum.until(control.pretrain_steps), control.curriculum.stretches[-1].phase
+    curriculum, sft = control.curriculum.until(12), control.curriculum.stretches[-1].phase
     mixture = code.curriculum.stretches[1].phase.data
     assert isinstance(mixture, Mixture)
     ramp = MixtureRamp(from_mixture=Mixture.only(mixture.corpora[0]), to_mixture=mixture, num_steps=8)
-    ramped = curriculum.branch(start_step=2, data=ramp, name="ramp")
+    labels = factors(mix="ramp", weight=0.3, start_step=2)
+    ramped = curriculum.branch(start_step=2, data=ramp, name="ramp", factors=labels)
     only_code = Mixture.blend(mixture.corpora[0], {mixture.corpora[1]: 1})
-    arms = [control, dataclasses.replace(code, mix="ramp", weight=0.3, start_step=2, curriculum=ramped.then(sft))]
+    arms = [control, measured_like(code, ramped.then(sft))]
     for step in branch_steps:
-        branch = ramped.branch(start_step=step, data=only_code, name="code")
-        arms.append(dataclasses.replace(code, weight=1.0, start_step=step, curriculum=branch.then(sft)))
-    return dataclasses.replace(study, arms=tuple(arms))
+        labels = factors(mix="code", weight=1.0, start_step=step)
+        branch = ramped.branch(start_step=step, data=only_code, name="code", factors=labels)
+        arms.append(measured_like(code, branch.then(sft)))
+    return with_arms(study, *arms)
 
 
 def test_a_mixture_ramp_is_trained_and_cut_where_a_branch_leaves_without_changing_a_bit(text, tmp_path):
     cut, whole = (Store.open(tmp_path / name, create=True) for name in ("cut", "whole"))
     make_study(cut, with_ramp(small_study(text), 5))
     plan = make_study(whole, with_ramp(small_study(text)))
-    state = plan.arms[1].start_state
+    state = state_before_sft(plan.arms[1])
     # From none to half of 4 sequences over 8 steps are 8, and half of them in the 2 steps after it are 4.
     assert whole.record(state).metrics["token_shares"] == {"general": 36 / 48, "code": 12 / 48}
     assert weights(cut, state) == weights(whole, state)
@@ -137,7 +140,7 @@ def test_milestones_on_the_way_change_no_bit(text, tmp_path, precision):
     cut, whole = (Store.open(tmp_path / name, create=True) for name in ("cut", "whole"))
     many = make_study(cut, small_study(text, starts=(3, 7, 9), precision=precision))
     few = make_study(whole, small_study(text, starts=(), precision=precision))
-    final = few.arms[0].final_state
+    final = few.arms[0].state
     assert final in many.stages
     assert weights(cut, final) == weights(whole, final)
 
@@ -202,7 +205,7 @@ def test_a_signal_that_comes_while_a_state_is_saved_ends_the_stage_there(text, t
 def test_an_evaluation_that_is_told_to_stop_stops_between_batches(text, tmp_path, finished):
     reference, plan = finished
     store = Store.open(tmp_path / "store", create=True)
-    evaluation = plan.stages[plan.arms[0].task_evaluation]
+    evaluation = plan.stages[plan.arms[0].measures["sft_loss"][0]]
     for identity in evaluation.parents:
         shutil.copytree(reference.paths.stage(identity), store.paths.stage(identity))
     for stage in plan.stages.values():
@@ -367,13 +370,13 @@ def test_the_loss_of_an_evaluation_is_the_token_weighted_mean_of_transformers(fi
     tokenizer = load_tokenizer(store.published_folder(stage_id(tokenizer_stage.recipe)))
     shape = entry.arm.curriculum.start.model
     model = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**huggingface_config(shape)))
-    tensors = load_file(store.published_folder(entry.final_state) / "checkpoint" / "model.safetensors")
+    tensors = load_file(store.published_folder(entry.state) / "checkpoint" / "model.safetensors")
     weights = {name: torch.from_numpy(value) for name, value in tensors.items()}
     # Pythia's files call the head embed_out, this version of transformers lm_head.
     model.load_state_dict({name.replace("embed_out", "lm_head"): one for name, one in to_huggingface(weights).items()})
     model.eval()
     nats, tokens = 0.0, 0
-    folder = Path(entry.arm.task_evaluation.data.source.location)
+    folder = Path(entry.arm.measures["sft_loss"].evaluation.data.source.location)
     for line in (folder / "test.jsonl").read_text().splitlines()[:16]:
         row = json.loads(line)
         prompt, target = (tokenizer.encode(row[field], add_special_tokens=False).ids for field in ("question", "answer"))
@@ -382,7 +385,7 @@ def test_the_loss_of_an_evaluation_is_the_token_weighted_mean_of_transformers(fi
             logp = model(ids[None, :-1]).logits[0].log_softmax(-1)
         losses = -logp[torch.arange(len(ids) - 1), ids[1:]][len(prompt) - 1 :]
         nats, tokens = nats + losses.sum().item(), tokens + len(losses)
-    metrics = store.record(entry.task_evaluation).metrics
+    metrics = store.record(entry.measures["sft_loss"][0]).metrics
     assert metrics["target_tokens"] == tokens
     assert metrics["loss_nats"] == pytest.approx(nats / tokens, rel=1e-5)
 
@@ -418,7 +421,7 @@ def test_a_process_evaluates_many_states_on_one_model_and_makes_room_before_it_t
     reference, plan = finished
     store = Store.open(Path(shutil.copytree(reference.root, tmp_path / "store")))
     evaluations = [stage for stage in plan.stages.values() if stage.kind == "evaluation"]
-    tuned = plan.stages[plan.arms[1].final_state]
+    tuned = plan.stages[plan.arms[1].state]
     for stage in (*evaluations, tuned):
         shutil.rmtree(store.published_folder(stage.id))
     built: list[tuple[Any, ...]] = []
@@ -462,8 +465,8 @@ def with_model_version(study: Study, version: int) -> Study:
     for arm in study.arms:
         start = arm.curriculum.start
         older = dataclasses.replace(start, model=dataclasses.replace(start.model, version=version))
-        arms.append(dataclasses.replace(arm, curriculum=dataclasses.replace(arm.curriculum, start=older)))
-    return dataclasses.replace(study, arms=tuple(arms))
+        arms.append(measured_like(arm, dataclasses.replace(arm.curriculum, start=older)))
+    return with_arms(study, *arms)
 
 
 def test_a_stage_that_was_planned_for_other_numbers_is_not_made(text, tmp_path):
@@ -514,7 +517,7 @@ def test_a_record_of_another_recipe_is_an_error(text, tmp_path):
     store = Store.open(tmp_path / "store", create=True)
     study = small_study(text, starts=())
     plan = make_study(store, study)
-    stage = plan.stages[plan.arms[0].task_evaluation]
+    stage = plan.stages[plan.arms[0].measures["sft_loss"][0]]
     record = store.record(stage.id)
     record.canonical["evaluation"]["max_sequences"] = 99
     store.paths.record(stage.id).write_bytes(record.as_bytes())

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from changed_studies import fine_tuned_from, measured_like, relabelled, state_before_sft, with_arms
 from releases import write_release
 from safetensors.torch import load_file, save_file
 from small_study import make_study, plan_in, small_study
@@ -19,7 +20,7 @@ from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.plan.manifest import manifest_of, stages_of
 from midstudy.plan.planner import Plan
 from midstudy.plan.summary import plan_facts, plan_text
-from midstudy.recipe import Arm, Average, Curriculum, RecipeError, Release, Start, Study
+from midstudy.recipe import Average, Curriculum, RecipeError, Release, Start, Study
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.model import pythia
 from midstudy.recipe.stage import Stage
@@ -40,16 +41,7 @@ def weights(store: Store, stage: str) -> dict[str, torch.Tensor]:
 
 
 def import_stage(store: Store, study: Study) -> Stage:
-    return next(s for s in plan_in(store, study).missing if s.factors["stage_kind"] == "import")
-
-
-def replaced(study: Study, *arms: Arm, name: str = "small") -> Study:
-    return dataclasses.replace(study, name=name, arms=arms)
-
-
-def restarted(arm: Arm, start: Start, **changes) -> Arm:
-    """The arm with its fine-tuning alone, from `start`."""
-    return dataclasses.replace(arm, curriculum=Curriculum.of(start, arm.curriculum.stretches[-1].phase), **changes)
+    return next(s for s in plan_in(store, study).missing if s.role == "import")
 
 
 # -- releases ---------------------------------------------------------------------------------------------------------
@@ -60,24 +52,24 @@ def midtrained(text: Path, release: Path, tmp_path_factory: pytest.TempPathFacto
     """A release, its control and its code branch, and fine-tuning right from it."""
     study = small_study(text, start=released_pythia(str(release), step=71_000))
     control = study.arms[0]
-    direct = restarted(control, control.curriculum.start, sft_seed=8)
+    direct = fine_tuned_from(control.curriculum.start, control, sft_seed=8)
     store = Store.open(tmp_path_factory.mktemp("midtrained") / "store", create=True)
-    return store, make_study(store, replaced(study, *study.arms, direct))
+    return store, make_study(store, with_arms(study, *study.arms, direct))
 
 
 def test_a_release_is_imported_once_midtrained_fine_tuned_and_evaluated(midtrained):
     store, plan = midtrained
     assert store.published(plan.stages) == set(plan.stages)
-    [imported] = [stage for stage in plan.stages.values() if stage.factors["stage_kind"] == "import"]
+    [imported] = [stage for stage in plan.stages.values() if stage.role == "import"]
     assert imported.label == "import tiny-neox@step71000"
     assert {stage.id for stage in plan.stages.values() if stage.start_from == imported.id} == {
-        plan.arms[2].final_state,
-        *(s.id for s in plan.stages.values() if s.factors.get("step") == 3),
+        plan.arms[2].state,
+        *(s.id for s in plan.stages.values() if s.step == 3 and s.kind == "state"),
     }
     assert plan.total_steps == plan.lower_bound_steps == 12 + 9 + 3 * 4
     for entry in plan.arms:
         before, after = (
-            store.record(one).metrics["loss_nats"] for one in (entry.task_evaluation_before, entry.task_evaluation)
+            store.record(entry.measures[column][0]).metrics["loss_nats"] for column in ("sft_loss_before", "sft_loss")
         )
         assert 0 < after < before
 
@@ -86,7 +78,7 @@ def test_the_imported_weights_are_those_of_transformers(midtrained, release):
     store, plan = midtrained
     transformers = pytest.importorskip("transformers")
     theirs = transformers.GPTNeoXForCausalLM.from_pretrained(release, dtype="float32").eval()
-    imported = plan.arms[2].start_state
+    imported = state_before_sft(plan.arms[2])
     ours = load_model(store.published_folder(imported) / "checkpoint")
     ids = torch.randint(512, (2, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -110,14 +102,15 @@ def test_text_is_read_through_the_releases_tokenizer(midtrained, release):
 def test_the_manifest_of_a_study_of_releases_reads_back_and_counts_its_own_tokens(midtrained, release):
     store, plan = midtrained
     manifest = manifest_of(plan, command="midstudy run x.py")
-    control, code, direct = manifest["arms"]
-    assert (control["pretrain_tokens"], code["specialist_tokens"]) == (12 * 4 * 32, 18 * 32)
-    assert (direct["pretrain_tokens"], direct["start_fraction"], direct["specialists"]) == (0, 0.0, {})
+    control, code, direct = manifest.arms
+    assert control.tokens == {"general": 12 * 4 * 32}
+    assert code.tokens == {"general": 30 * 32, "code": 18 * 32}
+    assert (direct.tokens, direct.items, direct.num_steps) == ({}, {"code_task": 16}, 4)
     again = stages_of(manifest, lambda one: store.requested(one)["recipe"])
     assert {one: stage.canonical_form for one, stage in again.items()} == {
         one: stage.canonical_form for one, stage in plan.stages.items()
     }
-    assert plan_facts(plan)["stages_by_kind"]["import"] == {"all": 1, "missing": 1}
+    assert plan_facts(plan)["stages_by_role"]["import"] == {"all": 1, "missing": 1}
     assert "import 1" in plan_text(plan)
     assert f"  release  tiny-neox@step71000: {release}\n" in f"{plan_text(plan)}\n"
     facts = {one.name: one for one in study_facts(store, manifest)}
@@ -131,7 +124,7 @@ def test_two_releases_of_one_name_are_shown_apart(text, tmp_path):
     first, second = (small_study(text, start=start, starts=()).arms[0] for start in starts)
     plan = plan_in(
         Store.open(tmp_path / "store", create=True),
-        replaced(small_study(text, start=starts[0]), first, dataclasses.replace(second, sft_seed=8)),
+        with_arms(small_study(text, start=starts[0]), first, relabelled(second, sft_seed=8)),
     )
     sources = [start.weights.source for start in starts if isinstance(start.weights, Release)]
     shown = {f"tiny-neox@step71000 ({source.revision[:12]})": str(source) for source in sources}
@@ -144,7 +137,7 @@ def test_a_release_whose_weights_are_of_another_model_or_damaged_fails_by_name(t
     start = study.arms[0].curriculum.start
     other = dataclasses.replace(start, model=dataclasses.replace(start.model, num_layers=3))
     store = Store.open(tmp_path / "store", create=True)
-    stage = import_stage(store, replaced(study, restarted(study.arms[0], other)))
+    stage = import_stage(store, with_arms(study, fine_tuned_from(other, study.arms[0])))
     store.request(stage)
     with pytest.raises(ValueError, match=r"gpt_neox\.layers\.2\..*missing"):
         execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
@@ -225,10 +218,11 @@ def test_integer_weights_are_refused(text, tmp_path):
         execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
 
 
-def test_fine_tuning_alone_needs_weights_to_begin_from(text):
+def test_what_is_measured_before_fine_tuning_alone_needs_weights_to_begin_from(text, tmp_path):
     study = small_study(text)
-    with pytest.raises(RecipeError, match=r"arm\.curriculum: found 1 phases"):
-        restarted(study.arms[0], study.arms[0].curriculum.start)
+    alone = with_arms(study, fine_tuned_from(study.arms[0].curriculum.start, study.arms[0]))
+    with pytest.raises(RecipeError, match=r"measures\.sft_loss_before\.state: found the random weights of a start"):
+        plan_in(Store.open(tmp_path / "store", create=True), alone)
 
 
 # -- averages ---------------------------------------------------------------------------------------------------------
@@ -242,12 +236,12 @@ def averaging(text: Path, **changes) -> Study:
     last = Average.last(control.curriculum.until(12), num_states=3, every_steps=2)
     branch = Average.last(early.curriculum.until(12), num_states=2, every_steps=1)
     ends = Average.of(early.curriculum.state(12), late.curriculum.state(12))
-    return replaced(
+    return with_arms(
         study,
         *study.arms,
-        restarted(control, Start.averaged(last), sft_seed=8),
-        restarted(early, Start.averaged(ends), sft_seed=8),
-        restarted(early, Start.averaged(branch), sft_seed=8, mix="code_averaged"),
+        fine_tuned_from(Start.averaged(last), control, sft_seed=8),
+        fine_tuned_from(Start.averaged(ends), early, sft_seed=8),
+        fine_tuned_from(Start.averaged(branch), early, sft_seed=8, mix="code_averaged"),
     )
 
 
@@ -269,9 +263,9 @@ def test_a_stage_of_any_kind_that_is_told_to_stop_stops_and_is_made_the_next_tim
             execute_stage(store, stage.id, should_stop=lambda: True, **kept)
         assert not store.has(stage.id)
         execute_stage(store, stage.id, should_stop=lambda: False, **kept)
-        stopped.add(stage.factors["stage_kind"])
+        stopped.add(stage.role)
     assert stopped == {"data", "similarity", "pretrain", "midtrain", "average", "import", "sft", "evaluation"}
-    last = whole.arms[-1].final_state
+    last = whole.arms[-1].state
     assert all(torch.equal(one, weights(store, last)[name]) for name, one in weights(averaged[0], last).items())
 
 
@@ -281,13 +275,13 @@ def test_averages_share_the_runs_that_they_average(averaged):
     # One trunk of 12 steps with its milestones, two branches of 9 and 6, six times fine-tuning: nothing twice.
     assert plan.total_steps == plan.lower_bound_steps == 12 + 9 + 6 + 6 * 4
     assert plan.unshared_steps == 3 * 16 + (12 + 4) + (12 + 12 + 4) + (12 + 4)
-    labels = {stage.label for stage in plan.stages.values() if stage.factors["stage_kind"] == "average"}
+    labels = {stage.label for stage in plan.stages.values() if stage.role == "average"}
     assert labels == {
         "average of 3 states: pretrain nano seed 0 to step 8, 10, 12",
         "average of 2 states: midtrain nano code50@3 seed 0 to step 12; midtrain nano code50@6 seed 0 to step 12",
         "average of 2 states: midtrain nano code50@3 seed 0 to step 11, 12",
     }
-    assert [s.factors["step"] for s in plan.stages.values() if s.label.startswith("pretrain")] == [3, 6, 8, 10, 12]
+    assert [s.step for s in plan.stages.values() if s.label.startswith("pretrain")] == [3, 6, 8, 10, 12]
 
 
 def test_an_average_is_the_mean_of_the_published_weights(averaged):
@@ -295,20 +289,19 @@ def test_an_average_is_the_mean_of_the_published_weights(averaged):
     for entry in plan.arms[3:]:
         states = entry.arm.curriculum.start.weights.states
         parents = [weights(store, state.id) for state in states]
-        found = weights(store, entry.start_state)
+        found = weights(store, state_before_sft(entry))
         for name, one in found.items():
             exact = torch.stack([parent[name].double() for parent in parents]).mean(0)
             torch.testing.assert_close(one.double(), exact, rtol=1e-7, atol=1e-9)
         assert not any(torch.equal(found["head.weight"], parent["head.weight"]) for parent in parents)
-        assert store.record(entry.start_state).metrics["num_states"] == len(states)
+        assert store.record(state_before_sft(entry)).metrics["num_states"] == len(states)
 
 
 def test_the_row_of_an_averaged_arm_says_what_its_states_were_trained_on(averaged):
-    rows = manifest_of(averaged[1], command="")["arms"]
-    control, ends, _ = rows[3:]
-    assert (control["pretrain_tokens"], control["specialists"]) == (12 * 4 * 32, {})
-    assert (ends["specialists"], ends["start_fraction"]) == ({"code": 0.5}, 0.25)
-    assert ends["specialist_tokens"] == 18 * 32
+    early, late, control, ends, branch = manifest_of(averaged[1], command="").arms[1:]
+    assert (control.tokens, control.num_steps) == ({"general": 12 * 4 * 32}, 16)
+    assert ends.tokens in (early.tokens, late.tokens)
+    assert branch.tokens == early.tokens == {"general": 30 * 32, "code": 18 * 32}
 
 
 def test_an_average_added_to_a_finished_study_trains_only_what_no_kept_state_covers(text, tmp_path):
@@ -328,27 +321,27 @@ def test_training_goes_on_from_an_average_and_an_average_may_take_it_in(text, tm
         arm.curriculum.start, dataclasses.replace(phase, num_steps=4, schedule=arm.curriculum.stretches[-1].phase.schedule)
     )
     twice = Start.averaged(Average.of(onward.state(2), onward.state(4)))
-    longer = dataclasses.replace(
-        study.arms[1], curriculum=onward.then(arm.curriculum.stretches[-1].phase), start_step=0, sft_seed=9
-    )
-    nested = replaced(study, *study.arms[:1], restarted(study.arms[0], twice, sft_seed=9), longer)
+    longer = measured_like(study.arms[1], onward.then(arm.curriculum.stretches[-1].phase))
+    nested = with_arms(study, study.arms[0], fine_tuned_from(twice, study.arms[0], sft_seed=9), longer)
     store = Store.open(tmp_path / "store", create=True)
     plan = make_study(store, nested)
     assert store.published(plan.stages) == set(plan.stages)
     assert plan.total_steps == plan.lower_bound_steps == 12 + 4 + 4 + 4 + 4
-    assert isinstance(plan.stages[plan.arms[1].start_state].recipe, State)
+    assert isinstance(plan.stages[state_before_sft(plan.arms[1])].recipe, State)
 
 
 def test_seeds_of_fine_tuning_are_averaged_by_their_own_names(text, tmp_path):
     study = small_study(text, starts=())
     control = study.arms[0]
     phase = control.curriculum.stretches[-1].phase
-    ends = [control.curriculum.until(12).then(dataclasses.replace(phase, seed=seed)).state() for seed in (1, 2, 3, 4)]
-    soup = restarted(control, Start.averaged(Average.of(*ends)), sft_seed=8)
-    plan = plan_in(Store.open(tmp_path / "store", create=True), replaced(study, control, soup))
-    [average] = [stage for stage in plan.stages.values() if stage.factors["stage_kind"] == "average"]
-    assert average.label.startswith("average of 4 states: sft code_task nano trunk 0, SFT 1 from step 12 to step 16; ")
-    assert average.label.endswith("; 2 more runs")
+    phases = [dataclasses.replace(phase, seed=seed, name=f"sft code_task, SFT {seed}") for seed in (1, 2, 3, 4)]
+    ends = [control.curriculum.until(12).then(one).state() for one in phases]
+    soup = fine_tuned_from(Start.averaged(Average.of(*ends)), control, sft_seed=8)
+    plan = plan_in(Store.open(tmp_path / "store", create=True), with_arms(study, control, soup))
+    [average] = [stage for stage in plan.stages.values() if stage.role == "average"]
+    runs = average.label.removeprefix("average of 4 states: ").split("; ")
+    names = [f"{one.name} to step 16" for one in phases]
+    assert (len(set(runs)), {*runs[:2]} <= {*names}, runs[2]) == (3, True, "2 more runs")
     assert len({stage.label for stage in plan.stages.values()}) == len(plan.stages)
 
 

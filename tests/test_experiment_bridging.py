@@ -11,8 +11,11 @@ from midstudy.plan.cost import Throughput
 from midstudy.plan.device import CPU_CORE
 from midstudy.plan.experiment import load_study
 from midstudy.plan.planner import Plan, make_plan
-from midstudy.recipe import Corpus, RecipeError, Source, Task
+from midstudy.recipe import Arm, Comparison, Corpus, RecipeError, Source, Task, where
+from midstudy.recipe.factors import Value
 from midstudy.recipe.study import Study
+from midstudy.studies.bridging import grid
+from midstudy.studies.bridging.grid import Midtraining
 
 EXPERIMENT = Path(__file__).parent.parent / "experiments" / "bridging_micro.py"
 
@@ -30,6 +33,14 @@ class FixedData(DataChoice):
 @pytest.fixture(autouse=True)
 def fixed_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("midstudy.plan.experiment.DataChoice", FixedData)
+
+
+def comparison(study: Study, name: str) -> Comparison:
+    return next(one for one in study.comparisons if one.name == name)
+
+
+def cell(arm: Arm) -> tuple[Value, ...]:
+    return tuple(arm.factors[name] for name in ("mix", "weight", "start_step"))
 
 
 def planned(study: Study) -> Plan:
@@ -58,8 +69,8 @@ PAPER_SCALE = [
 def test_the_papers_arms_start_where_the_paper_says():
     """Table 1 and the configurations behind it (nightingal3/midtraining)."""
     study = load_study(EXPERIMENT, settings=PAPER_SCALE)
-    main = {(a.mix, a.weight, a.start_step) for a in study.arms if "main" in a.groups}
-    assert main == {
+    main = comparison(study, "main")
+    assert {cell(arm) for arm in (*main.arms, *main.references)} == {
         ("control", 0.0, 0),
         ("code", 0.2, 6_000),
         ("math", 0.12, 20_000),
@@ -67,8 +78,9 @@ def test_the_papers_arms_start_where_the_paper_says():
         ("qa", 0.2, 40_000),
         ("hqweb", 0.2, 40_000),
     }
-    assert {(a.mix, a.start_step) for a in study.arms if "continued" in a.groups} == {("code", 40_000), ("math", 56_000)}
-    assert all(a.pretrain_steps == 61_035 for a in study.arms)
+    alone = {cell(arm) for arm in comparison(study, "continued").references}
+    assert alone == {("code", 1.0, 40_000), ("math", 1.0, 56_000)}
+    assert all(arm.curriculum.stretches[-1].start_step == 61_035 for arm in study.arms)
 
 
 PINNED = {
@@ -86,14 +98,16 @@ PINNED = {
 def test_the_ids_of_the_papers_arms_are_pinned():
     """They change only with a numerical version: otherwise years of finished training would be forgotten."""
     study = load_study(EXPERIMENT, settings=PAPER_SCALE)
-    ids = {f"{a.mix_label} → {a.task}": a.final_state.id for a in study.arms}
+    names = {arm.curriculum.stretches[-1].phase.name.split(", ")[0]: arm.final_state.id for arm in study.arms}
+    ids = {name.removeprefix("sft 70m "): one for name, one in names.items()}
     assert {name: ids[name] for name in PINNED} == PINNED
 
 
 def test_the_micro_study_runs_the_main_contrasts_on_three_trunk_seeds():
     study = load_study(EXPERIMENT)
     for mix, task in (("code", "pycode"), ("math", "word_problems"), ("control", "pycode"), ("control", "word_problems")):
-        seeds = {a.trunk_seed for a in study.arms if (a.mix, a.task) == (mix, task) and "main" in a.groups}
+        main = comparison(study, "main")
+        seeds = {arm.factors["trunk_seed"] for arm in where((*main.arms, *main.references), mix=mix, task=task)}
         assert len(seeds) >= 3
     plan = planned(study)
     assert plan.total_steps == plan.lower_bound_steps < plan.unshared_steps / 3
@@ -101,7 +115,37 @@ def test_the_micro_study_runs_the_main_contrasts_on_three_trunk_seeds():
 
 def test_a_sweep_varies_the_keywords_of_study():
     study = load_study(EXPERIMENT, settings=["sizes=('nano','micro')", "trunk_seeds=(7,)", "total_steps=100"])
-    assert {(a.size, a.trunk_seed, a.pretrain_steps) for a in study.arms} == {("nano", 7, 100), ("micro", 7, 100)}
+    found = {(a.factors["size"], a.factors["trunk_seed"], a.curriculum.num_steps) for a in study.arms}
+    assert found == {("nano", 7, 136), ("micro", 7, 136)}
+
+
+def test_claims_are_those_whose_arms_the_study_has():
+    study = load_study(EXPERIMENT)
+    assert len(study.claims) == 16
+    assert {claim.comparison for claim in study.claims} == {"main", "continued", "earliest_latest"}
+    few = load_study(EXPERIMENT.parent / "timing_weight.py")
+    assert {claim.text for claim in few.claims} < {claim.text for claim in study.claims}
+    assert few.claims
+
+
+def test_an_ablation_rests_on_the_seeds_on_which_all_of_it_runs():
+    """The code mix at its own start also runs on other trunk seeds, for the main comparison."""
+    timing = comparison(load_study(EXPERIMENT), "timing")
+    assert sorted(float(arm.factors["start_step"]) for arm in timing.arms) == [24, 79, 157, 197]
+    assert {arm.factors["trunk_seed"] for arm in timing.arms} == {0}
+
+
+def test_timing_times_weight_shares_its_states_with_the_flagship():
+    """With today's defaults: the trunks, and the code arms of both ablations."""
+    ours, theirs = (
+        {one.id: one for one in planned(load_study(EXPERIMENT.parent / name)).stages.values() if one.kind == "state"}
+        for name in ("bridging_micro.py", "timing_weight.py")
+    )
+    shared = [ours[one] for one in ours.keys() & theirs.keys()]
+    labels = {stage.label for stage in shared}
+    assert {f"pretrain nano seed {seed} to step 240" for seed in (0, 1, 2)} <= labels
+    assert {f"midtrain nano code20@{start} seed 0 to step 240" for start in (24, 79, 157, 197)} <= labels
+    assert {f"midtrain nano code{weight}@157 seed 0 to step 240" for weight in (10, 20, 50, 80)} <= labels
 
 
 @pytest.mark.parametrize(
@@ -133,16 +177,9 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('Midtraining("math", 0.12, 20_000)', 'Midtraining("math", 1.2, 20_000)', r"mixes\.math\.mixture\.math: found 1\.2"),
-        ('Midtraining("math", 0.12, 20_000)', 'Midtraining("math", 0.12, 70_000)', r"mixes\.math\.start_step: found 275"),
-        ("TIMING_STARTS = (6_000,", "TIMING_STARTS = (61_035,", r"mixes\.code\.start_step: found 240"),
-        (
-            "for mix in (None, *MIXES))\n        yield from ((mix, M",
-            "for mix in (None, *MIXSE))\n        yield from ((mix, M",
-            r"edited\.py:\d+: NameError.*MIXSE",
-        ),
-        ("task_evaluation=self.task", "evaluation=self.task", r"edited\.py:\d+: TypeError.*evaluation"),
-        ("arms=tuple(cells.values())", "arms=tuple(cells.values()) * 2", r"study\.arms\[\d+\]: found .* already arms\[0\]"),
+        ("comparisons_of(arms, total", "comparisons_fo(arms, total", r"edited\.py:\d+: NameError.*comparisons_fo"),
+        ("arms=arms,", "arms=arms * 2,", r"study\.arms\[\d+\]: found .* already arms\[0\]"),
+        ("arms=arms,", "arms=arms[1:],", r"study\.comparisons\.main\.\w+: found .*; allowed: arms of the study"),
     ],
 )
 def test_a_wrong_experiment_file_gives_one_message_with_the_fields_path(tmp_path, old, new, message):
@@ -150,9 +187,20 @@ def test_a_wrong_experiment_file_gives_one_message_with_the_fields_path(tmp_path
         load_study(edited(tmp_path, old, new))
 
 
+@pytest.mark.parametrize(
+    ("weight", "start_step", "message"),
+    [(1.2, 20_000, r"mixes\.math\.mixture\.math: found 1\.2"), (0.12, 70_000, r"mixes\.math\.start_step: found 275")],
+)
+def test_a_wrong_mix_is_named(monkeypatch: pytest.MonkeyPatch, weight: float, start_step: int, message: str):
+    mixes = tuple(Midtraining("math", weight, start_step) if one.mix == "math" else one for one in grid.MIXES)
+    monkeypatch.setattr(grid, "MIXES", mixes)
+    with pytest.raises(RecipeError, match=message):
+        load_study(EXPERIMENT)
+
+
 def test_an_unknown_corpus_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("midstudy.plan.experiment.DataChoice", DataChoice)
-    with pytest.raises(ValueError, match=r"maths.*allowed: general, code, math"):
-        load_study(edited(tmp_path, 'Midtraining("math", 0.12, 20_000)', 'Midtraining("maths", 0.12, 20_000)'))
+    with pytest.raises(ValueError, match=r"generel.*allowed: general, code, math"):
+        load_study(edited(tmp_path, '("general", *(one.mix', '("generel", "general", *(one.mix'))
     with pytest.raises(RecipeError, match=r"--data coed: .*allowed: general, code"):
         load_study(EXPERIMENT, data=["coed=wheels"])

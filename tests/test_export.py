@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from changed_studies import state_before_sft
 from releases import write_release
 from safetensors.torch import load_file
 from small_recipes import CODE, GENERAL, PYCODE, sft, trunk
@@ -51,7 +52,7 @@ def test_the_logits_are_those_of_transformers_in_the_type_that_was_trained(expor
     assert [name for name, keys in info.items() if keys] == []
     assert theirs.dtype == (torch.bfloat16 if precision_of(plan) == "bf16_true" else torch.float32)
     ids = torch.randint(300, (2, 32), generator=torch.Generator().manual_seed(0))
-    checkpoint = store.published_folder(plan.arms[1].final_state) / "checkpoint"
+    checkpoint = store.published_folder(plan.arms[1].state) / "checkpoint"
     for precision, tolerance in (("fp32", 1e-5), ("bf16_true", 0.05)):
         ours = load_model(checkpoint, precision=precision)
         like = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=ours.head.weight.dtype).eval()
@@ -63,7 +64,7 @@ def test_the_logits_are_those_of_transformers_in_the_type_that_was_trained(expor
 
 def test_the_weights_are_those_of_the_checkpoint_bit_for_bit(exported):
     store, plan, folder = exported
-    ours = load_file(store.published_folder(plan.arms[1].final_state) / "checkpoint" / "model.safetensors")
+    ours = load_file(store.published_folder(plan.arms[1].state) / "checkpoint" / "model.safetensors")
     theirs = load_file(folder / "model.safetensors")
     assert {(one.dtype, tuple(one.shape)) for one in ours.values()} == {(o.dtype, tuple(o.shape)) for o in theirs.values()}
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # readable by whom the rest is readable by
@@ -93,16 +94,16 @@ def test_the_model_card_tells_recipe_lineage_and_commands(exported):
     entry = plan.arms[1]
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert f"# {FINAL}" in card
-    assert "| midtrain code | 3 to 12 | 50 % general, 50 % code | 4 × 32 tokens |" in card
-    assert "| sft code_task | 12 to 16 | task code_task |" in card
-    assert f"- `{entry.start_state}` midtrain nano code50@3 seed 0 to step 12" in card
+    assert "| midtrain nano code50@3 seed 0 | 3 to 12 | 50 % general, 50 % code | 4 × 32 tokens |" in card
+    assert f"| {FINAL} | 12 to 16 | task code_task |" in card
+    assert f"- `{state_before_sft(entry)}` midtrain nano code50@3 seed 0 to step 12" in card
     assert "tokenizer 300 on general" in card
-    assert f"midstudy export {entry.final_state} --to hf --study small" in card
+    assert f"midstudy export {entry.state} --to hf --study small" in card
     assert "midstudy run small.py" in card
-    loss = store.record(entry.task_evaluation).metrics["loss_nats"]
+    loss = store.record(entry.measures["sft_loss"][0]).metrics["loss_nats"]
     assert f"code_task test: {loss:.4f} nats per token" in card
     kept = json.loads((folder / "midstudy.json").read_text())
-    assert (kept["id"], kept["recipe"]) == (entry.final_state, store.record(entry.final_state).recipe)
+    assert (kept["id"], kept["recipe"]) == (entry.state, store.record(entry.state).recipe)
 
 
 def test_the_model_card_tells_ramps_loss_weights_and_masks():
@@ -126,11 +127,11 @@ def test_an_exported_state_is_imported_again_with_the_same_weights_and_trained_o
     assert start.model.name == "nano"
     other = Store.open(tmp_path / "store", create=True)
     again = make_study(other, small_study(text, start=start, starts=()), until="pretrain nano seed 0 to step 12")
-    before = load_file(store.published_folder(plan.arms[1].final_state) / "checkpoint" / "model.safetensors")
+    before = load_file(store.published_folder(plan.arms[1].state) / "checkpoint" / "model.safetensors")
     imported = load_file(other.published_folder(again.arms[0].arm.curriculum.start.id) / "checkpoint" / "model.safetensors")
     assert before.keys() == imported.keys()
     assert all(torch.equal(one.float(), imported[name]) for name, one in before.items())
-    trained = load_file(other.published_folder(again.arms[0].start_state) / "checkpoint" / "model.safetensors")
+    trained = load_file(other.published_folder(state_before_sft(again.arms[0])) / "checkpoint" / "model.safetensors")
     assert all(not torch.equal(one, imported[name]) for name, one in trained.items())
     # The state that was imported may itself be exported: the release comes out as it went in.
     back = tmp_path / "back"

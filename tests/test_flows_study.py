@@ -21,7 +21,7 @@ import pytest
 from begun_execute import ENTRY
 from fake_execute import fake_stage, let_go, starts
 from patience import lift_limits
-from synthetic_study import SyntheticStudy, frozen, synthetic_study
+from synthetic_study import SyntheticStudy, bare_manifest, frozen, synthetic_study
 from waiting import wait_until
 
 from flows.server import PrefectServer
@@ -29,6 +29,7 @@ from flows.view import PrefectView
 from midstudy.launch.backends import live_jobs
 from midstudy.launch.driver import Driver, Outcome
 from midstudy.launch.local import LocalLauncher
+from midstudy.plan import manifest
 from midstudy.recipe.stage import Stage
 from midstudy.run.conduct import DetachedError, RunSummary, conduct
 from midstudy.run.watch import Progress
@@ -80,11 +81,11 @@ class FakeDriver:
             self._before(stage_id)
             if self._store.has(stage_id):
                 outcome = Outcome(status="reused")
-            elif ancestor := next((lost[parent] for parent in stage["parents"] if parent in lost), None):
+            elif ancestor := next((lost[parent] for parent in stage.parents if parent in lost), None):
                 lost[stage_id] = ancestor
                 outcome = Outcome(status="skipped", cause=f"needs {ancestor}, which failed", ancestor=ancestor)
-            elif cause := self._failing.get(stage["label"]):
-                lost[stage_id] = stage["label"]
+            elif cause := self._failing.get(stage.label):
+                lost[stage_id] = stage.label
                 outcome = Outcome(status="failed", cause=cause)
             else:
                 self.in_jobs = [stage_id]
@@ -137,8 +138,8 @@ def test_a_failed_stage_skips_its_descendants_and_the_rest_goes_on(
     runs: tuple[Store, SyntheticStudy, list[RunSummary]],
 ) -> None:
     _, study, (first, second) = runs
-    assert [study.stages[stage_id]["label"] for stage_id in first.failed] == ["midtrain micro math12@30 seed 0 to step 60"]
-    behind = {i for i, s in study.stages.items() if s["factors"].get("mix") == "math"} - set(first.failed)
+    assert [study.stages[stage_id].label for stage_id in first.failed] == ["midtrain micro math12@30 seed 0 to step 60"]
+    behind = {i for i, s in study.stages.items() if s.factors.get("mix") == "math"} - set(first.failed)
     assert set(first.skipped) == behind
     assert len(first.finished) == len(study.stages) - 1 - len(behind)
     assert set(second.reused) == set(first.finished)
@@ -166,7 +167,7 @@ def test_a_task_run_per_stage_named_as_the_stage_in_a_state_that_means_what_it_s
     flow_runs = [row[0] for row in _query(store, "SELECT id FROM flow_run ORDER BY created")]
     for flow_run, summary in zip(flow_runs, summaries, strict=True):
         rows = _query(store, f"SELECT name, state_type, state_name FROM task_run WHERE flow_run_id = '{flow_run}'")
-        assert Counter(name for name, *_ in rows) == Counter(stage["label"] for stage in study.stages.values())
+        assert Counter(name for name, *_ in rows) == Counter(stage.label for stage in study.stages.values())
         assert Counter((state, name) for _, state, name in rows) == Counter(
             {
                 ("COMPLETED", "Completed"): len(summary.finished),
@@ -185,12 +186,11 @@ def test_task_runs_are_tagged_and_linked_to_their_parents(
     rows = _query(store, f"SELECT id, name, tags, task_inputs FROM task_run WHERE flow_run_id = '{last}'")
     names = {str(run_id).replace("-", ""): name for run_id, name, *_ in rows}
     for stage in study.stages.values():
-        _, _, tags, inputs = next(row for row in rows if row[1] == stage["label"])
-        factors = stage["factors"]
-        expected = {factors[key] for key in ("stage_kind", "size", "mix", "task", "data") if key in factors}
+        _, _, tags, inputs = next(row for row in rows if row[1] == stage.label)
+        expected = {stage.role, *([stage.data] if stage.data else []), *(str(one) for one in stage.factors.values())}
         assert set(json.loads(tags)) == expected
         linked = {names[one["id"].replace("-", "")] for one in json.loads(inputs).get("wait_for", [])}
-        assert linked == {study.stages[parent]["label"] for parent in stage["parents"]}
+        assert linked == {study.stages[parent].label for parent in stage.parents}
 
 
 def test_artifacts_show_progress_results_and_where_everything_is(
@@ -200,8 +200,8 @@ def test_artifacts_show_progress_results_and_where_everything_is(
     latest = dict(_query(store, "SELECT key, data FROM artifact ORDER BY created"))
     assert float(latest["synthetic-progress"]) == 100.0
     table = json.loads(json.loads(latest["synthetic-results"]))
-    assert len(table) == len(study.manifest["arms"])
-    assert {"size", "mix", "weight", "start_step", "task", "trunk_seed", "sft_seed", "sft_loss_test"} <= table[0].keys()
+    assert len(table) == len(study.manifest.arms)
+    assert {"size", "mix", "weight", "start_step", "task", "trunk_seed", "sft_seed", "sft_loss"} <= table[0].keys()
     page = json.loads(latest["synthetic-study"])
     for wanted in ("Does code help code?", "midstudy ui --store", "report"):
         assert wanted in page
@@ -376,21 +376,7 @@ def _request(store: Store, stages: list[Stage]) -> dict[str, Stage]:
     """Ask for the stages and freeze a study of them."""
     for stage in stages:
         store.request(stage)
-    placed = {"start_from": None, "continues_trunk": False, "keeps_optimizer": False}
-    costs = {"num_steps": 0, "num_tokens": 0, "disk_bytes": 0}
-    listed = {
-        stage.id: {
-            "kind": stage.kind,
-            "label": stage.label,
-            "parents": list(stage.parents),
-            "factors": {"stage_kind": "data"},
-            "cost_s": stage.cost_s,
-            **placed,
-            **costs,
-        }
-        for stage in stages
-    }
-    freeze(store, {**synthetic_study("real").manifest, "arms": [], "stages": listed})
+    freeze(store, bare_manifest("real", {stage.id: manifest.stage_entry(stage) for stage in stages}))
     return {stage.id: stage for stage in stages}
 
 

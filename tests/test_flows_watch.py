@@ -7,13 +7,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from synthetic_study import SyntheticStudy, frozen, synthetic_study
+from synthetic_study import SyntheticStudy, frozen, stage_entry, synthetic_study
 
 from flows.artifacts import duration, progress_text, results_table, study_text
 from midstudy.run.watch import FAILED, FINISHED, INTERRUPTED, REUSED, SKIPPED, End, Watch
 from midstudy.store.store import Store
 
-STAGES = {name: {"label": name, "cost_s": cost_s} for name, cost_s in (("a", 6.0), ("b", 3.0), ("c", 1.0))}
+STAGES = {name: stage_entry("tokens", "data", name, cost_s=cost_s) for name, cost_s in (("a", 6.0), ("b", 3.0), ("c", 1.0))}
 
 
 def test_a_loop_in_another_thread_sees_stages_begin_and_end() -> None:
@@ -90,13 +90,13 @@ def store(tmp_path: Path) -> Store:
 def test_the_table_of_results_has_the_arms_that_are_evaluated(store: Store) -> None:
     study = frozen(store, synthetic_study())
     assert results_table(store, study.manifest) == []
-    arm = next(arm for arm in study.manifest["arms"] if (arm["mix"], arm["task"]) == ("code", "pycode"))
-    study.publish(store, arm["task_evaluation"])
-    study.publish(store, arm["general_evaluation_before"])
+    arm = study.arm(mix="code", task="pycode")
+    study.publish(store, arm.measures["sft_loss"][0])
+    study.publish(store, arm.measures["general_loss_before"][0])
     assert results_table(store, study.manifest) == [
         {
             "size": "micro", "mix": "code", "weight": 0.2, "start_step": 30, "task": "pycode", "trunk_seed": 0,
-            "sft_seed": 0, "sft_loss_test": 3.4, "general_loss_test_before": 5.7,
+            "sft_seed": 0, "sft_loss": 3.4, "general_loss_before": 5.7,
         }
     ]  # fmt: skip
 

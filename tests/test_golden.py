@@ -245,7 +245,9 @@ def test_evaluation(tmp_path: Path) -> None:
     for data, loss, prompt in ((GENERAL, "all_tokens", None), (PYCODE, "all_tokens", 9), (PYCODE, "target_tokens", 9)):
         split = numbered_split(50, 30, prompt=prompt)
         evaluation = Evaluation(data=data, split="test", loss=loss, seq_len=36, max_sequences=33)
-        metrics = evaluate_state(evaluation, checkpoint=tmp_path / "checkpoint", split=split)
+        metrics = evaluate_state(
+            evaluation, checkpoint=tmp_path / "checkpoint", split=split, tokenizer=pytest.fail, folder=tmp_path
+        )
         found.append((metrics["target_tokens"], metrics["loss_nats"]))
     assert [number for number, _ in found] == [1188, 1110, 846]
     assert [nats for _, nats in found] == pytest.approx([6.4431490, 6.4307110, 6.4304743], rel=1e-5)

@@ -201,7 +201,7 @@ def test_a_study_of_odd_names_in_a_store_of_an_odd_path_is_run_beside_another_th
         ).stdout.split("\0")  # fmt: skip
         assert (folder / words[-2]).resolve() == store  # it is told relative to where the command was run
     made = Store.open(store)
-    shared = set.intersection(*(set(load(made, name)["stages"]) for name in ("one", "two")))
+    shared = set.intersection(*(set(load(made, name).stages) for name in ("one", "two")))
     assert len(shared) > 8
     attempts = [line for log in made.paths.jobs.glob("*/submitit/*.out") for line in log.read_text().splitlines()]
     starts = Counter(line.split()[2] for line in attempts if line.startswith("=== stage "))

@@ -26,7 +26,7 @@ from small_study import make_study, small_study
 from test_cli import EXPERIMENT, REPOSITORY
 from waiting import wait_until
 
-from midstudy.analysis.table import write_tables
+from midstudy.analysis.tables import write_tables
 from midstudy.data.release import released_pythia
 from midstudy.execute.stage import execute_stage
 from midstudy.launch.job_file import Job, JobStage, job_name, write_job
@@ -132,8 +132,8 @@ def test_stages_are_made_from_parents_and_attempts_full_of_pickles(store: Store,
     """A job's own work, resumed from what an interrupted attempt had left."""
     told = tmp_path / "told"
     manifest = load(store, "small")
-    state = manifest["arms"][1]["start_state"]
-    evaluation = manifest["arms"][1]["task_evaluation_before"]
+    (evaluation,) = manifest.arms[1].measures["sft_loss_before"]
+    state = manifest.stages[evaluation].parents[0]
     expected = {one: store.record(one).metrics for one in (state, evaluation)}
     for one in expected:
         shutil.rmtree(store.paths.published(one))
@@ -142,7 +142,7 @@ def test_stages_are_made_from_parents_and_attempts_full_of_pickles(store: Store,
     interrupted.close()
     assert planted_everywhere(store, told) > 500
     for one in expected:
-        start_from, keeps = manifest["stages"][one]["start_from"], manifest["stages"][one]["keeps_optimizer"]
+        start_from, keeps = manifest.stages[one].start_from, manifest.stages[one].keeps_optimizer
         execute_stage(store, one, start_from=start_from, keeps_optimizer=keeps, should_stop=lambda: False)
     assert not told.exists()
     assert store.record(evaluation).metrics["loss_nats"] == expected[evaluation]["loss_nats"]
@@ -152,9 +152,9 @@ def test_stages_are_made_from_parents_and_attempts_full_of_pickles(store: Store,
 def test_a_pickle_in_place_of_a_published_file_is_damage_and_nothing_more(store: Store, name: str, tmp_path: Path) -> None:
     told = tmp_path / "told"
     manifest = load(store, "small")
-    evaluation = manifest["arms"][0]["task_evaluation_before"]
+    (evaluation,) = manifest.arms[0].measures["sft_loss_before"]
     shutil.rmtree(store.paths.published(evaluation))
-    path = store.published_folder(manifest["arms"][0]["start_state"]) / name
+    path = store.published_folder(manifest.stages[evaluation].parents[0]) / name
     pickled = payloads(told)["model.pth" if name.endswith("safetensors") else "data.pkl"]
     path.write_bytes(pickled.ljust(path.stat().st_size, b"\0"))  # of its size, so that only what it holds can tell
     with pytest.raises(ValueError, match=rf"{name}: (.* damaged|damaged)"):

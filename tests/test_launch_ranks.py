@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from changed_studies import state_before_sft
 from fake_execute import ENTRY, fake_stage
 from safetensors.numpy import load_file
 from small_study import plan_in, small_study
@@ -77,15 +78,15 @@ def test_two_ranks_give_the_results_of_one_and_the_same_bits_again_whatever_happ
     quiet = Store.open(tmp_path / "quiet", create=True)
     run(quiet, text, 2)
     for entry in plan.arms:
-        for identity in (entry.task_evaluation, entry.general_evaluation):
+        for identity in (entry.measures["sft_loss"][0], entry.measures["general_loss"][0]):
             expected, found = alone.record(identity), quiet.record(identity)
             assert found.metrics["loss_nats"] == pytest.approx(expected.metrics["loss_nats"], rel=1e-3)
-    final = quiet.record(plan.arms[0].final_state)
+    final = quiet.record(plan.arms[0].state)
     assert final.environment["placement"]["num_ranks"] == 2
     assert "noise_scale_sequences" in final.metrics
 
     hit: list[str] = []
-    trunk = [entry.start_state for entry in plan.arms]
+    trunk = [state_before_sft(entry) for entry in plan.arms]
 
     def disturb(store: Store) -> None:
         """A rank is killed in the middle of the trunk, and all are told to stop in the middle of fine-tuning."""

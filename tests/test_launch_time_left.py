@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import pytest
+from synthetic_study import stage_entry
 
 from midstudy.launch.forecast import Forecast
 from midstudy.launch.time_left import Seen, time_left_s
@@ -14,12 +14,12 @@ from midstudy.run.watch import FINISHED, End, Watch
 
 TICK_S = 0.5
 NUM_JOBS = 2
-STAGES: dict[str, dict[str, Any]] = {
-    **{f"tokens {n}": {"label": f"tokens {n}", "kind": "tokens", "cost_s": 2.0} for n in range(8)},
-    **{f"state {n}": {"label": f"state {n}", "kind": "state", "cost_s": 10.0 + n % 3} for n in range(50)},
-    **{f"look {n}": {"label": f"look {n}", "kind": "evaluation", "cost_s": 0.5} for n in range(60)},
+STAGES = {
+    **{f"tokens {n}": stage_entry("tokens", "data", f"tokens {n}", cost_s=2.0) for n in range(8)},
+    **{f"state {n}": stage_entry("state", "pretrain", f"state {n}", cost_s=10.0 + n % 3) for n in range(50)},
+    **{f"look {n}": stage_entry("evaluation", "evaluation", f"look {n}", cost_s=0.5) for n in range(60)},
 }
-WORK_S = sum(stage["cost_s"] for stage in STAGES.values())
+WORK_S = sum(stage.cost_s for stage in STAGES.values())
 
 
 def history(took_s: Callable[[str, float], float]) -> list[tuple[float, float]]:
@@ -36,11 +36,11 @@ def history(took_s: Callable[[str, float], float]) -> list[tuple[float, float]]:
         for name, end_s in list(running.items()):
             if end_s <= now:
                 del running[name]
-                watch.end(name, End(FINISHED, took_s=took_s(name, STAGES[name]["cost_s"])))
+                watch.end(name, End(FINISHED, took_s=took_s(name, STAGES[name].cost_s)))
         while waiting and len(running) < NUM_JOBS:
             name = waiting.pop(0)
             watch.begin(name)
-            running[name] = now + took_s(name, STAGES[name]["cost_s"])
+            running[name] = now + took_s(name, STAGES[name].cost_s)
         points.append((now, now + watch.progress().left_s))
         now += TICK_S
     return points

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from small_recipes import CODE, GENERAL, PYCODE, TOKENIZER, arm, code_branch, trunk
+from small_recipes import CODE, GENERAL, PYCODE, TOKENIZER
 
 from midstudy.data import wheels
 from midstudy.data.size import text_bytes, unprepared_parts
@@ -77,12 +77,11 @@ def test_parts_of_the_wheels_are_prepared_once_with_the_tasks_whose_test_items_t
 
 def test_tokens_are_priced_by_bytes_and_preparation_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def costs() -> dict[str, float]:
-        arms = (arm(trunk()), arm(code_branch(trunk(), 30), mix="code", weight=0.2, start_step=30))
         counts = tuple(
             TokenCounts(data=data, tokenizer=TOKENIZER, num_documents=10, tokens_per_document=32, seed=0)
             for data in (GENERAL, CODE, PYCODE)
         )
-        study = Study(name="s", question="q", arms=arms, token_counts=counts)
+        study = Study(name="s", question="q", counts=counts)
         plan = make_plan(study, throughput=Throughput(CPU_CORE, {}), published=lambda ids: set(), kept_states=())
         return {stage.label: stage.cost_s for stage in plan.stages.values()}
 

@@ -77,7 +77,7 @@ def plan_on(device: devices.Device) -> Plan:
         TokenCounts(data=data, tokenizer=TOKENIZER, num_documents=10, tokens_per_document=32, seed=0)
         for data in (GENERAL, PYCODE)
     )
-    study = Study(name="s", question="q", arms=(arm(course),), token_counts=counts)
+    study = Study(name="s", question="q", arms=(arm(course),), counts=counts)
     return make_plan(study, throughput=Throughput(device, {}), published=lambda ids: set(), kept_states=())
 
 
@@ -102,7 +102,7 @@ def test_the_plan_says_what_its_price_rests_on(monkeypatch: pytest.MonkeyPatch) 
 def test_a_gpus_hours_are_those_of_models_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "recorded_rates", lambda: ())
     plan = plan_on(H200)
-    models = [stage for stage in plan.missing if stage.factors["stage_kind"] not in ("data", "similarity")]
+    models = [stage for stage in plan.missing if stage.role not in ("data", "similarity")]
     assert 0 < plan.missing_s == pytest.approx(sum(stage.cost_s for stage in models))
     assert plan.unshared_s == pytest.approx(plan.missing_s)  # one arm shares nothing
     on_cpu = plan_on(CPU_CORE)

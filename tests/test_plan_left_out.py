@@ -10,7 +10,7 @@ import pytest
 from small_study import plan_in, small_study, write_split, write_text
 
 from midstudy.data.tokens import read_split
-from midstudy.execute.evaluation import _tally
+from midstudy.evaluate.loss import loss_tally
 from midstudy.execute.stage import execute_stage
 from midstudy.execute.state import _tallies
 from midstudy.plan.left_out import LeftOut, Notices, left_out_in, left_out_of
@@ -62,7 +62,7 @@ def test_plan_manifest_and_notices_say_the_same(made: tuple[Store, Plan]) -> Non
     found = left_out_of(store, plan.stages)
     assert found.not_counted == ()
     assert any(sentence.startswith(TOLD) for sentence in found.sentences)
-    assert left_out_in(store, json.loads(json.dumps(manifest_of(plan, command="midstudy run x.py")))) == found
+    assert left_out_in(store, manifest_of(plan, command="midstudy run x.py")) == found
     known = replace(plan, left_out=found)
     assert f"  note     {TOLD}" in plan_text(known)
     (told,) = [one for one in plan_facts(known)["left_out"]["tallies"] if one["text"].startswith(TOLD)]
@@ -102,9 +102,6 @@ def test_records_made_before_there_were_counts_are_not_counted(
     found = left_out_of(store, plan.stages)
     assert "tokens code" in found.not_counted
     assert any(sentence.startswith(TOLD) for sentence in found.sentences)  # tokens are reported even so
-    manifest = manifest_of(plan, command="midstudy run x.py")
-    del manifest["uses"]
-    assert left_out_in(store, manifest).tallies == ()
 
 
 def test_a_task_of_which_nothing_is_left_is_refused_by_its_evaluation_and_training(tmp_path: Path) -> None:
@@ -121,7 +118,7 @@ def test_a_task_of_which_nothing_is_left_is_refused_by_its_evaluation_and_traini
     folder = store.published_folder(task.id)
     arm = plan.arms[0].arm
     with pytest.raises(ValueError, match=r"tasks\.code_task test, evaluation at 32 tokens: 30 of 30 items left out"):
-        _tally(arm.task_evaluation, read_split(folder, "test")).require_enough()
+        loss_tally(arm.measures["sft_loss"].evaluation, read_split(folder, "test")).require_enough()
     with pytest.raises(
         ValueError, match=r"tasks\.code_task train, training at 32 tokens: 120 of 120 items .* Raise seq_len"
     ):

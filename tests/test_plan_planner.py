@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from operations import num_calls
-from small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, WORDS, arm, code_branch, phase, sft, trunk
+from small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, WORDS, arm, code_branch, phase, sft, trunk, whole_arm
 
 from midstudy.plan.cost import Throughput
 from midstudy.plan.device import CPU_CORE
@@ -20,11 +19,15 @@ from midstudy.plan.planner import KeptState, Plan, make_plan
 from midstudy.recipe import (
     Anneal,
     Arm,
+    Claim,
+    Comparison,
     Constant,
     Cosine,
     Curriculum,
     Exponential,
     LinearWarmup,
+    Measure,
+    Mix,
     Mixture,
     MixtureRamp,
     Power,
@@ -44,7 +47,7 @@ def plan_of(arms: Iterable[Arm], *, published: Iterable[str] = (), kept: Iterabl
         TokenCounts(data=data, tokenizer=TOKENIZER, num_documents=10, tokens_per_document=32, seed=0)
         for data in (GENERAL, CODE, MATH, PYCODE, WORDS)
     )
-    study = Study(name="small", question="?", arms=tuple(arms), token_counts=counts)
+    study = Study(name="small", question="?", arms=tuple(arms), counts=counts)
     return make_plan(
         study,
         throughput=Throughput(CPU_CORE, {}),
@@ -188,7 +191,7 @@ def test_the_steps_of_any_grid_are_the_distinct_ones(grid):
         arms.append(arm(whole, size=f"size{number}"))
         if second:
             twice = whole.then(sft(PYCODE)).then(sft(WORDS, optimizer_state=second, seed=1))
-            arms.append(dataclasses.replace(arm(whole, size=f"size{number}", data=WORDS), curriculum=twice))
+            arms.append(whole_arm(twice, size=f"size{number}"))
         for start_step, weight, ramp_steps in branches:
             branch, share = ramp_branch(whole, start_step, weight, ramp_steps)
             mix = f"code over {ramp_steps}"
@@ -200,7 +203,7 @@ def test_the_steps_of_any_grid_are_the_distinct_ones(grid):
         stage, stretch = plan.stages[identity], state.curriculum.stretches[-1]
         data = stretch.phase.data
         kind = "sft" if isinstance(data, Task) else "midtrain" if data.specialist_corpora else "pretrain"
-        assert stage.factors["stage_kind"] == kind
+        assert stage.role == kind
         if stage.start_from and (stage.continues_trunk or stretch.phase.optimizer_state == "continue"):
             assert plan.stages[stage.start_from].keeps_optimizer
 
@@ -214,15 +217,15 @@ def test_a_restarted_rate_shares_what_came_before_it():
 
 def test_a_state_keeps_its_optimizer_where_the_next_phase_continues_it():
     twice = trunk(10).then(sft(WORDS)).then(sft(PYCODE, optimizer_state="continue", schedule=None))
-    plan = plan_of([dataclasses.replace(control(), curriculum=twice)])
-    kept = {s.factors["step"]: s.keeps_optimizer for s in plan.stages.values() if s.kind == "state"}
+    plan = plan_of([whole_arm(twice)])
+    kept = {s.step: s.keeps_optimizer for s in plan.stages.values() if s.kind == "state"}
     assert kept == {10: True, 15: True, 20: False}
 
 
 def test_a_phase_that_continues_a_state_kept_without_its_optimizer_is_refused():
     def twice(optimizer_state: str) -> Arm:
         second = sft(PYCODE, optimizer_state=optimizer_state, seed=1)
-        return dataclasses.replace(control(), sft_seed=1, curriculum=trunk().then(sft(PYCODE)).then(second))
+        return whole_arm(trunk().then(sft(PYCODE)).then(second), sft_seed=1)
 
     once = control()
     finished = plan_of([once])
@@ -238,27 +241,10 @@ def test_a_phase_that_continues_a_state_kept_without_its_optimizer_is_refused():
     plan_of([once, twice("continue")], published=again.stages.keys(), kept=kept)  # nothing is left to train
 
 
-def test_a_weight_that_is_not_the_share_of_the_tokens_is_refused():
-    with pytest.raises(
-        RecipeError, match=r"study\.arms\[1\]\.weight: found 0\.5 of nano code50@6 .*; allowed: 0\.2, .*weight=0\.2"
-    ):
-        plan_of([control(), arm(code_branch(trunk(), 6), mix="code", weight=0.5, start_step=6)])
-    with pytest.raises(RecipeError, match=r"allowed: 0\.144444444444, .*after step 6 \(code 0\.1444\)"):
-        plan_of([control(), ramp_arm(ramped(), weight=0.2)])
-    with pytest.raises(
-        RecipeError, match=r"allowed: 0\.180769230769, "
-    ):  # (15 · 0.15 + 24 · 0.2) / 39, from within the ramp
-        plan_of([control(), ramp_arm(ramped(), start_step=21)])
-    with pytest.raises(RecipeError, match=r"no specialist is read\)\. Change the mixture"):
-        plan_of([control(), arm(trunk(), mix="code", weight=0.2, start_step=6)])
-
-
 def test_a_ramp_and_what_follows_it_are_one_midtraining():
-    """The normal form cuts it in two where the ramp is over; the arm's share is over both."""
-    row = manifest_of(plan_of([control(), ramp_arm(ramped())]), command="")["arms"][1]
-    assert row["specialists"] == {"code": pytest.approx(RAMP_WEIGHT)}
-    assert row["weight"] == row["specialists"]["code"]
-    assert row["specialist_tokens"] == round(0.2 * (30 / 2 + 24) * 8) * 64
+    """The normal form cuts it in two where the ramp is over; what the arm drew is of both."""
+    row = manifest_of(plan_of([control(), ramp_arm(ramped())]), command="").arms[1]
+    assert row.tokens["code"] == round(0.2 * (30 / 2 + 24) * 8) * 64
 
 
 def _trained(**changes: Any) -> Arm:
@@ -274,12 +260,11 @@ def _mixed(**changes: Any) -> Arm:
 def _tuned_twice(**changes: Any) -> Arm:
     """Its first fine-tuning has the same label."""
     curriculum = trunk().then(sft(PYCODE, **changes)).then(sft(WORDS, seed=1))
-    return dataclasses.replace(arm(trunk(), sft_seed=1 if changes else 0, data=WORDS), curriculum=curriculum)
+    return whole_arm(curriculum, sft_seed=1 if changes else 0)
 
 
 def _measured(**changes: Any) -> Arm:
-    one = arm(trunk(), sft_seed=1 if changes else 0)
-    return dataclasses.replace(one, general_evaluation=dataclasses.replace(one.general_evaluation, **changes))
+    return arm(trunk(), sft_seed=1 if changes else 0, changes=changes)
 
 
 @pytest.mark.parametrize(
@@ -319,8 +304,8 @@ def test_stages_that_differ_in_several_fields_name_what_tells_them_apart() -> No
     """Four trunks with two precisions and two lengths: both fields are named once."""
     kinds = [{"precision": precision, "seq_len": length} for precision in ("fp32", "bf16_true") for length in (64, 32)]
     plan = plan_of([arm(trunk(60, **one), sft_seed=seed) for seed, one in enumerate(kinds)])
-    assert {stage.label for stage in plan.stages.values() if stage.factors.get("stage_kind") == "pretrain"} == {
-        f"pretrain nano seed 0 to step 60, seq_len {one['seq_len']}, precision {one['precision']}" for one in kinds
+    assert {stage.label for stage in plan.stages.values() if stage.role == "pretrain"} == {
+        f"pretrain to step 60, seq_len {one['seq_len']}, precision {one['precision']}" for one in kinds
     }
 
 
@@ -341,25 +326,19 @@ def test_averages_and_schedules_that_would_have_one_name_are_told_apart():
             control(),
             arm(restarted, sft_seed=1),
             arm(whole, mix="soup", weight=0.15, start_step=20),
-            dataclasses.replace(arm(trunk(), data=WORDS), curriculum=twice),
+            whole_arm(twice),
         ]
     )
     labels = [stage.label for stage in plan.stages.values()]
     assert len(set(labels)) == len(labels)
     named = {stage.id: stage.label for stage in plan.stages.values()}
     assert {named[one.state_id(60)] for one in (trunk(), restarted)} == {
-        "pretrain nano seed 0 to step 60, learning rate hold",
-        "pretrain nano seed 0 to step 60, learning rate ramp",
+        "pretrain to step 60, learning rate hold",
+        "pretrain to step 60, learning rate ramp",
     }
-    assert named[fifth.state_id(60)] == "midtrain code code 20 % nano seed 0 from step 20 to step 60"
-    assert named[averages[0].state_id(0)] == (
-        "average of 2 states: midtrain code code 10 % nano seed 0 from step 20 to step 50, 60"
-    )
-    assert named[whole.state_id(0)] == (
-        f"average of 2 states: {named[averages[0].state_id(0)]}; {named[averages[1].state_id(0)]}"
-    )
-    assert plan.stages[twice.state_id(65)].factors["stage_kind"] == "sft"
-    assert named[twice.state_id(70)] == "sft nano control → word_problems, trunk 0, SFT 0"
+    assert named[fifth.state_id(60)].startswith("midtrain code to step 60, ")
+    assert named[averages[0].state_id(0)].startswith("average of 2 states: midtrain code to step 50, 60")
+    assert plan.stages[twice.state_id(65)].role == plan.stages[twice.state_id(70)].role == "sft"
 
 
 def test_a_published_state_without_its_optimizer_is_not_gone_on_from():
@@ -368,7 +347,7 @@ def test_a_published_state_without_its_optimizer_is_not_gone_on_from():
 
     def start_of_longer(kept: list[KeptState]) -> tuple[int, str | None]:
         plan = plan_of([short, long], published=finished.stages.keys(), kept=kept)
-        first = next(s for s in plan.missing if s.factors.get("step") == 70)
+        first = next(s for s in plan.missing if s.step == 70)
         return first.num_steps, first.start_from
 
     assert start_of_longer(kept_of(finished)) == (30, stable_decay(60).state_id(40))
@@ -389,8 +368,8 @@ def test_parents_come_first_and_a_trunk_is_one_chain():
     for one in plan.stages.values():
         assert set(one.parents) <= seen
         seen.add(one.id)
-    chain = [s for s in plan.stages.values() if s.factors.get("stage_kind") == "pretrain"]
-    assert [s.factors["step"] for s in chain] == [6, 20, 60]
+    chain = [s for s in plan.stages.values() if s.role == "pretrain"]
+    assert [s.step for s in chain] == [6, 20, 60]
     assert [s.continues_trunk for s in chain] == [False, True, True]
     assert [s.start_from for s in chain] == [None, chain[0].id, chain[1].id]
     assert [s.num_steps for s in chain] == [6, 14, 40]
@@ -439,19 +418,17 @@ def test_a_start_step_inside_a_mixture_ramp_recomputes_only_what_no_kept_state_c
 
 def test_a_ramp_is_midtraining_and_reads_the_corpora_of_both_its_ends():
     plan = plan_of([control(), ramp_arm(ramped(num_steps=60), weight=0.09)])
-    to_the_end = plan.stages[plan.arms[1].start_state]
-    assert to_the_end.label == "midtrain nano ramp9@6 seed 0 to step 60"
-    data = [plan.stages[parent].factors["data"] for parent in to_the_end.parents if plan.stages[parent].kind != "state"]
+    to_the_end = plan.stages[plan.arms[1].arm.curriculum.state_id(60)]
+    assert (to_the_end.label, to_the_end.role) == ("ramp to step 60", "midtrain")
+    data = [plan.stages[parent].data for parent in to_the_end.parents if plan.stages[parent].kind != "state"]
     assert data == ["general", "code"]
-    row = manifest_of(plan, command="")["arms"][1]
-    assert row["specialists"] == {"code": pytest.approx(0.2 * 54 / 60 / 2)}  # 54 of the ramp's 60 steps, halved
-    assert row["specialist_tokens"] == 39 * 64  # 54 · 8 · 0.09 = 38.88
+    row = manifest_of(plan, command="").arms[1]
+    assert row.tokens["code"] == 39 * 64  # 54 of the ramp's 60 steps at half of its 0.2: 54 · 8 · 0.09 = 38.88
 
 
 def test_an_evaluation_added_later_runs_alone():
     finished = plan_of([control()])
-    more = control()
-    wider = dataclasses.replace(more, task_evaluation=dataclasses.replace(more.task_evaluation, max_sequences=16))
+    wider = arm(trunk(), changes={"max_sequences": 16})
     plan = plan_of([wider], published=finished.stages.keys())
     assert {s.kind for s in plan.missing} == {"evaluation"}
     assert len(plan.missing) == 2  # before and after fine-tuning
@@ -461,7 +438,7 @@ def test_a_kept_state_of_another_study_is_gone_on_from():
     whole = trunk()
     kept = [KeptState(stretch_from=whole.state_id(0), step=45, id=whole.state_id(45))]
     plan = plan_of([control()], kept=kept)
-    first = next(s for s in plan.stages.values() if s.factors.get("stage_kind") == "pretrain")
+    first = next(s for s in plan.stages.values() if s.role == "pretrain")
     assert (first.start_from, first.num_steps) == (whole.state_id(45), 15)
     stranger = [KeptState(stretch_from=whole.state_id(0), step=45, id="0" * 16)]
     assert plan_of([control()], kept=stranger).total_steps == 65
@@ -469,33 +446,141 @@ def test_a_kept_state_of_another_study_is_gone_on_from():
 
 def test_the_before_evaluation_is_made_once_per_model_and_task():
     plan = plan_of([control(), arm(trunk(), sft_seed=1)])
-    assert plan.arms[0].task_evaluation_before == plan.arms[1].task_evaluation_before
-    assert plan.arms[0].final_state != plan.arms[1].final_state
+    first, second = plan.arms
+    assert first.measures["task_loss_before"] == second.measures["task_loss_before"]
+    assert first.measures["task_loss"] != second.measures["task_loss"]
+    assert first.state != second.state
 
 
-def test_the_realised_tokens_of_an_arm():
-    row = manifest_of(plan_of([control(), code(6)]), command="")["arms"][1]
-    assert (row["pretrain_tokens"], row["specialist_tokens"]) == (480 * 64, 86 * 64)  # the design's worked example
-    assert row["start_fraction"] == 0.1
+def test_the_realised_tokens_and_the_dose_of_an_arm():
+    """60 steps at a constant rate, a fifth of the last 54 of them code, then 5 steps of fine-tuning at the same rate."""
+    row = manifest_of(plan_of([control(), code(6)]), command="").arms[1]
+    assert row.tokens == {"general": (480 - 86) * 64, "code": 86 * 64}  # the design's worked example
+    assert row.items == {"pycode": 5 * 8}
+    assert row.dose == {
+        "general": pytest.approx((60 - 54 * 0.2) / 65),
+        "code": pytest.approx(54 * 0.2 / 65),
+        "pycode": pytest.approx(5 / 65),
+    }
 
 
-def test_a_duplicate_arm_and_a_missing_control_are_refused():
+def test_a_dose_weighs_steps_by_their_learning_rate():
+    """Half as much code early as late is half the dose where the rate is constant, and more than that where it falls."""
+    falling = Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=0, total_steps=60)
+
+    def dose_of_code(schedule: Any, start_step: int, weight: float) -> float:
+        branch = code_branch(trunk(60, schedule=schedule), start_step, weight)
+        return manifest_of(plan_of([whole_arm(branch)]), command="").arms[0].dose["code"]
+
+    assert dose_of_code(Constant(lr=1e-3), 30, 0.2) == pytest.approx(0.1)
+    rates = [falling.curve().lr(step) for step in range(60)]
+    assert dose_of_code(falling, 30, 0.2) == pytest.approx(0.2 * sum(rates[30:]) / sum(rates))
+    rising = MixtureRamp(from_mixture=Mixture.only(GENERAL), to_mixture=Mixture.blend(GENERAL, {CODE: 0.4}), num_steps=60)
+    ramp = trunk(60, schedule=falling).branch(start_step=0, data=rising, name="ramp")
+    by_hand = sum(rate * 0.4 * (step + 0.5) / 60 for step, rate in enumerate(rates)) / sum(rates)
+    assert manifest_of(plan_of([whole_arm(ramp)]), command="").arms[0].dose["code"] == pytest.approx(by_hand)
+
+
+def test_a_duplicate_arm_is_refused():
     with pytest.raises(RecipeError, match=r"study\.arms\[1\].*already arms\[0\]"):
         plan_of([control(), control()])
-    with pytest.raises(RecipeError, match=r"study\.arms\[0\].*control"):
-        plan_of([code()])
 
 
-def test_a_data_set_that_is_not_counted_is_told_before_anything_runs():
-    with pytest.raises(RecipeError, match=r"study\.token_counts: found no counts of general"):
-        Study(name="small", question="?", arms=(control(),), token_counts=())
+def test_an_arm_with_other_factors_is_refused():
+    with pytest.raises(
+        RecipeError, match=r"study\.arms\[1\]\.factors: found .*loader.*; allowed: the factors of study\.arms\[0\]"
+    ):
+        plan_of([control(), arm(code_branch(trunk(), 6), mix="code", loader="best_fit")])
+
+
+def comparison_of(arms: Iterable[Arm], references: Iterable[Arm], **changes: Any) -> Comparison:
+    fields: dict[str, Any] = {"name": "main", "columns": ("task_loss",), "match": ("size", "task")}
+    return Comparison(arms=tuple(arms), references=tuple(references), **(fields | changes))
+
+
+def study_of(arms: Iterable[Arm], *comparisons: Comparison, **changes: Any) -> Study:
+    return Study(name="small", question="?", arms=tuple(arms), comparisons=comparisons, **changes)
+
+
+def test_an_arm_without_its_reference_is_refused_and_both_are_named():
+    arms = [control(), code(), arm(code_branch(trunk(seed=1), 6), mix="code", weight=0.2, start_step=6, trunk_seed=1)]
+    study_of(arms, comparison_of(arms[1:2], arms[:1]))
+    with pytest.raises(
+        RecipeError,
+        match=r"study\.comparisons\.main\.references: found no reference for the arm with .*trunk_seed 1.*; allowed: a "
+        r"reference with the same size, task, trunk_seed, sft_seed",
+    ):
+        study_of(arms, comparison_of(arms[1:], arms[:1]))
+    with pytest.raises(RecipeError, match=r"main\.references: found 2 references for the arm with .*start_step 20"):
+        study_of([*arms[:2], code(20)], comparison_of([code(20)], arms[:2]))
+    with pytest.raises(RecipeError, match=r"main\.arms: found .*start_step 30.*; allowed: arms of the study"):
+        study_of(arms[:2], comparison_of([code(30)], arms[:1]))
+    with pytest.raises(RecipeError, match=r"comparisons\.main\.references: found none"):
+        comparison_of(arms[1:2], [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"comparison": "timing"}, r"comparison: found 'timing', for the claim 'code helps'; allowed: .*: main"),
+        ({"arms": {"mix": "math"}}, r"arms: found no arm of main with \{'mix': 'math'\}, for the claim 'code helps'"),
+        ({"column": "general_loss"}, r"column: found general_loss; allowed: a column that main compares: task_loss"),
+    ],
+    ids=["comparison", "arms", "column"],
+)
+def test_a_claim_that_the_study_cannot_judge_is_refused_and_both_are_named(changes: dict[str, Any], told: str):
+    arms = [control(), code()]
+    fields: dict[str, Any] = {"text": "code helps", "source": "own", "estimator": "paired_effect", "comparison": "main"}
+    claim = Claim(**(fields | {"column": "task_loss", "arms": {"mix": "code"}} | changes))
+    with pytest.raises(RecipeError, match=r"study\.claims\[0\]\." + told):
+        study_of(arms, comparison_of(arms[1:], arms[:1]), claims=(claim,))
+
+
+def test_seeds_are_factors_of_the_arms():
+    with pytest.raises(RecipeError, match=r"study\.seeds: found seed; allowed: factors of the arms: size, mix"):
+        study_of([control()], seeds=("seed",))
+
+
+def test_a_measure_of_random_weights_is_refused():
+    with pytest.raises(
+        RecipeError, match=r"study\.arms\[0\]\.measures\.general_loss_before\.state: found the random weights"
+    ):
+        plan_of([whole_arm(trunk(), before=0)])
+
+
+def test_a_curve_evaluates_every_state_it_names():
+    """States inside a phase are kept for it, and cost no training of their own."""
+    whole = trunk()
+    evaluation = whole_arm(whole).measures["general_loss"].evaluation
+    labelled = whole_arm(whole).curriculum
+    curve = Measure(states=tuple(labelled.state(step) for step in (7, 31, 60)), evaluation=evaluation)
+    plan = plan_of([Arm(curriculum=labelled, measures={"general_curve": curve})])
+    ids = plan.arms[0].measures["general_curve"]
+    assert [plan.stages[one].step for one in ids] == [7, 31, 60]
+    assert plan.total_steps == plan.lower_bound_steps == 60
+    manifest = manifest_of(plan, command="")
+    assert manifest.columns["general_curve"].is_curve
+
+
+def test_a_study_without_arms_counts_its_data_sets():
+    plan = plan_of([])
+    assert {stage.role for stage in plan.stages.values()} == {"data", "similarity"}
+    assert plan.total_steps == plan.unshared_steps == 0
+    with pytest.raises(RecipeError, match=r"study\.arms: found no arm; allowed: at least one arm, or counts"):
+        study_of([])
+
+
+def test_a_mix_of_a_corpus_that_is_not_counted_is_refused():
+    mix = Mix(name="code 20 %", mixture=Mixture.blend(GENERAL, {CODE: 0.2}), reference=GENERAL)
+    with pytest.raises(RecipeError, match=r"study\.counts: found no counts of general, for the mix code 20 %"):
+        study_of([control()], mixes=(mix,))
 
 
 @pytest.mark.parametrize("name", ["question", "notes"])
 def test_text_that_no_report_could_hold_is_told_before_anything_runs(name: str):
     texts: dict[str, Any] = {"question": "Helps?", name: "caf\udce9" if name == "question" else ("fine", "caf\udce9")}
     with pytest.raises(RecipeError, match=rf"study\.{name}: found 'caf\\udce9'; allowed: text that UTF-8 can hold"):
-        Study(name="small", arms=(control(),), token_counts=(), **texts)
+        Study(name="small", arms=(control(),), **texts)
 
 
 def test_twice_as_many_seeds_take_about_twice_as_much_to_plan():

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_recipes import CODE, GENERAL, MATH, PYCODE, phase, sft, start
 
 from midstudy.cli.main import main
-from midstudy.recipe import Average, Cosine, Curriculum, Mixture, Start, interpolated
+from midstudy.data.data_args import DataChoice
+from midstudy.plan.cost import Throughput
+from midstudy.plan.device import CPU_CORE
+from midstudy.plan.planner import make_plan
+from midstudy.recipe import Average, Comparison, Cosine, Curriculum, Mixture, Start, Study, interpolated, where
+from midstudy.studies.bridging.scale import Scale
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 LINES = re.findall(r"^midstudy +(.*?)(?:#.*)?$", README, flags=re.MULTILINE)
 VERBS = sorted({part.split()[0] for line in LINES for part in line.split("|")})
 
 
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_example_of_a_study_is_one() -> None:
+    names: dict[str, Any] = {"Scale": Scale, "Study": Study, "Comparison": Comparison, "where": where}
+    exec(EXAMPLES[0], names)
+    study = names["study"](data=DataChoice())
+    plan = make_plan(study, throughput=Throughput(CPU_CORE, {}), published=lambda ids: set(), kept_states=())
+    assert len(study.arms) == 3 * 4
+    assert plan.total_steps == plan.lower_bound_steps
+
+
 def test_the_example_of_a_curriculum_runs() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    _, code = EXAMPLES
     schedule = Cosine(peak_lr=1e-3, floor_lr=1e-5, warmup_steps=10, total_steps=9_000)
     names = {
         "Curriculum": Curriculum,

@@ -1,253 +1,140 @@
-"""Figures: readable without the text (units, n, what is not finished), honest axes, labels that do not collide."""
+"""Figures can be read without the text: units, seeds, intervals, and places for what is not finished."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-from analysis_tables import study_table, unfinished
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from analysis_tables import bridging_tables, similarity_table, tables_of
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation, Text
-from matplotlib.transforms import Bbox
-from report_study import bridging_arms, similarity_tables
 
-from midstudy.analysis.ablations import timing_curve, weight_curve
-from midstudy.analysis.arms import in_group
-from midstudy.analysis.correlations import correlations, proximity_pairs
-from midstudy.analysis.effects import paired_effects
+from midstudy.analysis.correlations import correlations
+from midstudy.analysis.effects import effects
+from midstudy.analysis.tables import Tables
+from midstudy.report.cells import names_of_arms
 from midstudy.report.figures import style
-from midstudy.report.figures.curves import curve_figure
-from midstudy.report.figures.effects import effects_figure
-from midstudy.report.figures.forgetting import forgetting_figure
-from midstudy.report.figures.placement import label_points, lay_out
-from midstudy.report.figures.proximity import proximity_figure
+from midstudy.report.figures.along import along_figure
+from midstudy.report.figures.forest import forest_figure
 from midstudy.report.figures.similarity import similarity_figure
+from midstudy.studies.bridging.forgetting_figure import forgetting_figure
+from midstudy.studies.bridging.proximity import proximity_pairs
+from midstudy.studies.bridging.proximity_figure import numbered, proximity_figure
 
 
-@pytest.fixture(scope="module")
-def arms() -> pd.DataFrame:
-    return bridging_arms()
-
-
-def draw_effects(arms: pd.DataFrame) -> Figure:
-    main = in_group(arms, "main")
-    general = paired_effects(main, loss_column="general_loss")
-    return effects_figure(arms, task=paired_effects(main), general=general, size="micro")
+def draw(tables: Tables, name: str) -> Figure:
+    entry = tables.manifest.comparison(name)
+    found = {column: effects(tables, entry, column) for column in entry.columns}
+    names = names_of_arms(tables.arms, tables.manifest, entry)
+    figure = forest_figure if entry.along is None else along_figure
+    return figure(tables.arms, entry, found, names=names, seed=tables.manifest.seeds[0])
 
 
 def texts(figure: Figure) -> list[str]:
-    return [text.get_text() for axes in figure.axes for text in axes.texts]
+    """Every text of a figure that is not a tick."""
+    found = [text.get_text() for axes in figure.axes for text in (*axes.texts, axes.xaxis.label, axes.yaxis.label)]
+    return [*found, *(axes.get_title(loc="left") for axes in figure.axes)]
 
 
-def row_names(axes: Axes) -> list[str]:
-    return [label.get_text() for label in axes.get_yticklabels()]
+def row_names(figure: Figure) -> list[str]:
+    return [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
 
 
-def test_effects_name_every_arm_with_its_weight_and_trunk_seeds(arms: pd.DataFrame) -> None:
-    figure = draw_effects(arms)
-    first = figure.axes[0]
-    assert row_names(first)[:3] == ["code 20 %, n = 3", "math 12 %, n = 3", "instruction 5 %, n = 1"]
-    assert figure.axes[-1].get_xlabel() == "lower than the control's by, %  (right is better)"
-    low, high = first.get_xlim()
-    assert low < 0 < high
+def test_a_forest_names_every_arm_with_its_seeds_and_prints_its_mean() -> None:
+    tables = bridging_tables()
+    figure = draw(tables, "main")
+    names = row_names(figure)
+    for mix in ("code", "math", "instruction"):
+        assert f"{mix}, n = 3" in names
+    best = effects(tables, tables.manifest.comparison("main"), "sft_loss").table.iloc[0]
+    assert f"{100 * best['relative_improvement']:+.1f}" in texts(figure)
+    assert any("%" in text for text in texts(figure))
 
 
-def test_effects_print_the_mean_that_the_analysis_gives(arms: pd.DataFrame) -> None:
-    table = paired_effects(in_group(arms, "main")).table
-    expected = f"{100 * table['relative_improvement'].max():+.1f}"
-    assert expected in texts(draw_effects(arms))
+def test_arms_are_named_by_what_tells_them_apart_alone() -> None:
+    """Weight and start step are the same in all arms of the main comparison; along the axis a factor is no name."""
+    tables = bridging_tables()
+    assert names_of_arms(tables.arms, tables.manifest, tables.manifest.comparison("main")) == ["mix"]
+    assert names_of_arms(tables.arms, tables.manifest, tables.manifest.comparison("timing")) == []
 
 
-def test_an_unfinished_arm_keeps_its_row(arms: pd.DataFrame) -> None:
-    half = unfinished(unfinished(arms, mix="qa", task="pycode"), trunk_seed=2)
-    figure = draw_effects(half)
-    assert row_names(figure.axes[0])[3] == "qa 20 %, n = 0"
-    assert row_names(figure.axes[0])[0] == "code 20 %, n = 2"
-    assert texts(figure).count("not finished") == 2  # of task loss and of general loss
+def test_an_unfinished_arm_keeps_its_row() -> None:
+    figure = draw(bridging_tables(unfinished=[{"mix": "math"}]), "main")
+    assert "math, n = 0" in row_names(figure)
+    assert "not finished" in texts(figure)
 
 
-def test_different_seeds_behind_the_two_losses_are_both_stated(arms: pd.DataFrame) -> None:
-    half = arms.copy()
-    half.loc[(half["mix"] == "code") & (half["trunk_seed"] == 2), "general_loss"] = np.nan
-    assert row_names(draw_effects(half).axes[0])[0] == "code 20 %, n = 3 | 2"
+def test_one_seed_has_no_interval_and_a_hollow_mean() -> None:
+    figure = draw(bridging_tables(trunk_seeds=(0,)), "main")
+    assert "code, n = 1" in row_names(figure)
+    means = [line for axes in figure.axes for line in axes.lines if line.get_markersize() == style.MEAN]
+    assert means
+    assert all(line.get_markerfacecolor() == "white" for line in means)
+
+
+def test_a_curve_shows_units_seeds_and_every_planned_value() -> None:
+    figure = draw(bridging_tables(unfinished=[{"start_step": 80}]), "timing")
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["10", "50", "80"]
+    assert "not\nfinished" in texts(figure)
+    assert "start step" in texts(figure)
+    assert any("n = 3" in text for text in texts(figure))
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_no_point_of_a_curve_is_cut_by_its_axis(end: int) -> None:
+    axes = draw(bridging_tables(), "timing").axes[0]
+    left, right = axes.get_xlim()
+    ticks = list(axes.get_xticks())
+    assert abs(ticks[end] - (left, right)[end]) >= 0.05 * (ticks[-1] - ticks[0])
 
 
 def test_an_interval_wider_than_everything_else_is_cut_with_an_arrow() -> None:
-    axes = style.new_figure(height_in=2).subplots()
-    low, high = style.room_for(axes, [1.0, 2.0], intervals=[(-30.0, 33.0)], vertical=True)
-    assert -3 < low < high < 5
-    style.draw_interval(axes, at=0.5, low=-30.0, high=33.0, colour="black", vertical=True)
-    bar, *arrows = axes.lines
-    assert [line.get_marker() for line in arrows] == ["v", "^"]
-    assert np.min(bar.get_ydata()) == pytest.approx(low)
-
-
-def test_an_interval_that_fits_is_drawn_whole() -> None:
-    axes = style.new_figure(height_in=2).subplots()
-    style.room_for(axes, [1.0, 2.0], intervals=[(0.5, 2.5)], vertical=True)
-    style.draw_interval(axes, at=0.5, low=0.5, high=2.5, colour="black", vertical=True)
-    (bar,) = axes.lines
-    assert np.asarray(bar.get_ydata()).tolist() == [0.5, 2.5]
-
-
-@pytest.mark.parametrize(("factor", "curve"), [("start_step", timing_curve), ("weight", weight_curve)])
-def test_curves_show_tokens_units_n_and_zero(arms: pd.DataFrame, factor: Any, curve: Any) -> None:
-    figure = curve_figure(arms, curve(arms), curve(arms, loss_column="general_loss"), factor=factor, size="micro")
-    task, general = figure.axes
-    assert task.get_title(loc="left") == "pycode loss after SFT, n = 1"
-    assert general.get_title(loc="left") == "general loss after SFT, n = 1"
-    assert "tokens drawn" in task.get_xlabel()
-    assert "%" in task.get_ylabel()
-    assert task.get_ylim()[0] < 0 < task.get_ylim()[1]
-    ticks = [label.get_text() for label in task.get_xticklabels()]
-    assert ticks[0] == ("10 %\n24\n88.5k" if factor == "start_step" else "10 %\n17k")
-
-
-def test_curves_of_several_trunk_seeds_have_intervals_and_single_seeds() -> None:
-    arms = study_table()
-    figure = curve_figure(
-        arms, timing_curve(arms), timing_curve(arms, loss_column="general_loss"), factor="start_step", size="micro"
-    )
-    assert figure.axes[0].get_title(loc="left").endswith("n = 3")
-    rings = [line for line in figure.axes[0].lines if line.get_markersize() == style.POINT]
-    assert [np.size(line.get_ydata()) for line in rings] == [3, 3, 3]
-
-
-def _moved(arms: pd.DataFrame, places: dict[float, float], factor: str) -> pd.DataFrame:
-    """The arms with start steps or token fractions (in percent) moved to other places."""
-    column = "start_fraction" if factor == "start_step" else "weight"
-    special = arms["mix"] != "control"
-    moved = arms[column].where(~special, arms[column].round(4).replace(places))
-    return arms.assign(**{column: moved})
-
-
-@pytest.mark.parametrize(
-    ("factor", "curve", "end"),
-    [
-        *(("start_step", timing_curve, end) for end in (0.0, 0.01, 0.99)),
-        *(("weight", weight_curve, end) for end in (0.01, 0.99, 1.0)),
-    ],
-)
-def test_no_point_of_a_curve_is_cut_by_its_axis(arms: pd.DataFrame, factor: Any, curve: Any, end: float) -> None:
-    """A mix that starts at step 0 or makes up all the text lies at an end of the axis, where its markers must be whole."""
-    special = in_group(arms, "timing" if factor == "start_step" else "weight")[lambda rows: rows["mix"] != "control"]
-    there = special["start_fraction" if factor == "start_step" else "weight"].round(4)
-    arms = _moved(arms, {there.max() if end > 0.5 else there.min(): end}, factor)
-    general = curve(arms, loss_column="general_loss")
-    figure = curve_figure(arms, curve(arms), general, factor=factor, size="micro")
-    FigureCanvasAgg(figure).draw()
-    for axes in figure.axes:
-        frame = axes.get_window_extent()
-        marks = [line for line in axes.lines if line.get_marker() not in ("", "None", None)]
-        assert marks
-        for line in marks:
-            points = axes.transData.transform(np.column_stack(line.get_data()).astype(float))
-            radius = line.get_markersize() / 2 * figure.dpi / 72
-            assert (points[:, 0] - radius >= frame.x0).all()
-            assert (points[:, 0] + radius <= frame.x1).all()
-
-
-def test_an_unfinished_point_of_a_curve_keeps_its_place(arms: pd.DataFrame) -> None:
-    half = unfinished(arms, start_step=197)
-    figure = curve_figure(
-        half, timing_curve(half), timing_curve(half, loss_column="general_loss"), factor="start_step", size="micro"
-    )
-    assert len(figure.axes[0].get_xticks()) == 4
-    assert "not\nfinished" in texts(figure)
-
-
-def test_the_matrix_prints_every_similarity_it_shades(arms: pd.DataFrame) -> None:
-    similarity, _ = similarity_tables(arms)
-    figure = similarity_figure(similarity, arms)
-    (axes,) = figure.axes
-    printed = [text.get_text() for text in axes.texts if text.get_text()[0].isdigit()]
-    assert len(printed) == len(axes.patches) == (6 + 5 + 4) * (6 + 4)
-    pair = similarity[(similarity["left"] == "code 20 %") & (similarity["right"] == "pycode")]
-    row = row_names(axes).index("code 20 %")
-    assert printed[10 * row + 6] == f"{pair['combined'].iloc[0]:.2f}"
-
-
-def test_a_mixture_without_similarities_is_an_error(arms: pd.DataFrame) -> None:
-    similarity, _ = similarity_tables(arms)
-    with pytest.raises(ValueError, match="no row of 'qa 20 %'"):
-        similarity_figure(similarity[similarity["left"] != "qa 20 %"], arms)
-
-
-@pytest.fixture(scope="module")
-def proximity(arms: pd.DataFrame) -> Figure:
-    pairs = proximity_pairs(paired_effects(in_group(arms, "main")).table, similarity_tables(arms)[1])
-    return proximity_figure(pairs, correlations(pairs).iloc[0], arms)
-
-
-def test_proximity_states_what_r_leans_on_in_the_figure_itself(arms: pd.DataFrame, proximity: Figure) -> None:
-    pairs = proximity_pairs(paired_effects(in_group(arms, "main")).table, similarity_tables(arms)[1])
-    found = correlations(pairs).iloc[0]
-    headline = proximity.get_suptitle()
-    for column in ("r", "ci_low", "ci_high", "r_unmatched", "r_without_best_pair", "leave_one_out_low", "spearman_rho"):
-        assert f"{found[column]:.2f}" in headline
-
-
-def test_proximity_names_all_pairs(proximity: Figure) -> None:
-    whole, close = proximity.axes
-    assert whole.get_title(loc="left") == "All 20 pairs"
-    assert {"code → pycode (matched)", "math → word problems (matched)"} <= {text.get_text() for text in whole.texts}
-    assert close.get_title(loc="left") == f"The {len(close.texts)} pairs in the frame, enlarged"
-    assert len(whole.texts) + len(close.texts) == 20
-
-
-def test_too_few_pairs_are_drawn_without_a_correlation(arms: pd.DataFrame) -> None:
-    few = arms[
-        (arms["task"] == "pycode") & arms["mix"].isin(["control", "code", "math"]) & arms["groups"].str.contains("main")
+    gains = {1: 0.01, 2: 0.9}
+    rows = [
+        {"mix": mix, "seed": seed, "loss": 4.0 - gains[seed] * (mix == "code")}
+        for mix in ("general", "code")
+        for seed in gains
     ]
-    pairs = proximity_pairs(paired_effects(few).table, similarity_tables(arms)[1])
-    figure = proximity_figure(pairs, correlations(pairs).iloc[0], few)
-    assert figure.get_suptitle().startswith("No correlation: r: 2 pairs, at least 4 are needed")
+    main = {"name": "main", "arms": {"mix": "code"}, "references": {"mix": "general"}, "columns": ("loss",)}
+    figure = draw(tables_of(rows, [main], columns={"loss": "lower"}, seeds=("seed",)), "main")
+    assert {line.get_marker() for line in figure.axes[0].lines} >= {"<", ">"}
 
 
-def test_forgetting_has_a_line_for_every_trunk_seed(arms: pd.DataFrame) -> None:
-    figure = forgetting_figure(arms, size="micro")
-    first = figure.axes[0]
-    assert row_names(first)[0] == "control, n = 3"
-    assert row_names(first)[-1] == "code 100 %, n = 1"
-    assert first.get_xlabel() == "general loss, nats/token"
-    segments = [line for line in first.lines if line.get_linewidth() == 1.3]
-    assert len(segments) == 3 + 3 + 3 + 1 + 1 + 1 + 1
-    shared = {axes.get_xlim() for axes in figure.axes}
-    assert len(shared) == 1
+def test_the_matrix_prints_every_similarity_it_shades() -> None:
+    figure = similarity_figure(similarity_table())
+    axes = figure.axes[0]
+    shaded = len(axes.patches)
+    printed = [text for text in axes.texts if text.get_text() in ("0.90", "0.50")]
+    assert shaded == len(printed) == 5 * 5
 
 
-def test_labels_cover_neither_points_nor_each_other() -> None:
-    generator = np.random.default_rng(5)
-    x, y = generator.uniform(0.1, 0.9, 14), generator.uniform(0.1, 0.9, 14)
-    figure = style.new_figure(height_in=5)
-    axes = figure.subplots()
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    lay_out(figure)
-    label_points(axes, x=list(x), y=list(y), texts=[f"label {i}" for i in range(14)], size=8)
-    figure.draw_without_rendering()
-    labels = [child for child in axes.get_children() if isinstance(child, Annotation)]
-    assert len(labels) == 14
-    texts_only = [Text.get_window_extent(label) for label in labels]  # without the lines to their points
-    points = [Bbox.from_bounds(at_x - 3, at_y - 3, 6, 6) for at_x, at_y in axes.transData.transform(np.column_stack([x, y]))]
-    for i, box in enumerate(texts_only):
-        assert not any(box.overlaps(other) for other in [*texts_only[:i], *points])
+def test_proximity_states_what_r_leans_on_and_numbers_every_pair() -> None:
+    pairs = proximity_pairs(bridging_tables())
+    assert pairs is not None
+    row = correlations(pairs, measure="combined", by="size").iloc[0]
+    figure = proximity_figure(pairs, row)
+    heading = figure.get_suptitle()
+    assert "Pearson r" in heading
+    assert "Unmatched pairs alone" in heading
+    shown = {text for text in texts(figure) if text.isdigit()}
+    assert shown == {str(number + 1) for number in range(len(pairs))}
+    assert numbered(pairs).startswith("1 code → pycode (matched), 2 ")
 
 
-def test_every_mix_has_a_look_of_its_own() -> None:
-    arms = pd.DataFrame({"mix": ["control", *(f"mix{i}" for i in range(30))]})
-    known = style.looks(arms)
-    assert len({(look.colour, look.marker) for look in known.values()}) == 31
+def test_forgetting_has_a_line_for_every_trunk_seed() -> None:
+    tables = bridging_tables()
+    arms = tables.arms.iloc[list(tables.manifest.comparison("main").arms)]
+    figure = forgetting_figure(arms)
+    lines = [line for line in figure.axes[0].lines if np.size(line.get_xdata()) == 2 and line.get_linewidth() == 1.3]
+    assert len(lines) == 3 * 3
+    assert "general loss, nats/token" in texts(figure)
 
 
-def test_a_figure_is_saved_the_same_twice(tmp_path: Path, arms: pd.DataFrame) -> None:
-    for folder in ("one", "two"):
-        assert style.save(forgetting_figure(arms, size="micro"), tmp_path / folder, "forgetting").name == "forgetting.png"
-    for suffix in ("png", "svg"):
-        one, two = ((tmp_path / folder / f"forgetting.{suffix}").read_bytes() for folder in ("one", "two"))
-        assert one == two
+def test_every_name_has_a_look_of_its_own() -> None:
+    looks = style.looks(f"mix {number}" for number in range(12))
+    assert len(set(looks.values())) == 12
+
+
+def test_a_figure_is_saved_the_same_twice(tmp_path: Path) -> None:
+    saved = [style.save(draw(bridging_tables(), "main"), tmp_path / name, "main").read_bytes() for name in ("a", "b")]
+    assert saved[0] == saved[1]

@@ -1,115 +1,65 @@
-"""What a report is made from: every file and field is required, and the error names the one that is not there."""
+"""What a report is made from: every file is required, and what is damaged is named with what writes it again."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
-from analysis_tables import unfinished
-from report_study import bridging_arms, write_study
+from analysis_tables import bridging_tables
+from report_study import write_study
 
-from midstudy.report.inputs import FACTS, TABLES, ReportInputError, read_study
-
-
-def rewrite(path: Path, **changes: Any) -> None:
-    """Change fields of a JSON file; None removes one."""
-    value = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps({name: one for name, one in value.items() if one is not None}))
+from midstudy.report.inputs import FILES, ReportInputError, read_study
 
 
-def test_a_study_is_read_whole(tmp_path: Path) -> None:
-    study = read_study(write_study(tmp_path))
-    assert study.name == "bridging_micro"
-    assert len(study.arms) == 62
-    assert study.similarity is not None
-    assert study.proximity is not None
-    assert study.cost.unshared_steps == 17_112
-    assert study.reproduction.versions["torch"] == "2.13.0+cpu"
-    assert study.notes == ("long_form: dev carved from train by hash (10 % each)",)
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_study(tmp_path, bridging_tables())
 
 
-@pytest.mark.parametrize("name", [*TABLES, *FACTS])
-def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
-    write_study(tmp_path)
-    (tmp_path / name).unlink()
-    with pytest.raises(ReportInputError, match=f"{name}: missing"):
-        read_study(tmp_path)
+def test_a_study_is_read_whole(folder: Path) -> None:
+    study, tables = read_study(folder), bridging_tables()
+    assert study.tables.manifest == tables.manifest
+    assert study.tables.arms["sft_loss"].tolist() == tables.arms["sft_loss"].tolist()
+    assert study.cost["useful_steps"] == 5_397
+    assert study.answer.startswith("For task pycode")
 
 
-@pytest.mark.parametrize(
-    ("name", "field"),
-    [
-        ("manifest.json", "question"),
-        ("cost.json", "lower_bound_steps"),
-        ("cost.json", "failed"),
-        ("reproduce.json", "sources"),
-    ],
-)
-def test_a_missing_field_is_an_error_that_names_file_and_field(tmp_path: Path, name: str, field: str) -> None:
-    write_study(tmp_path)
-    rewrite(tmp_path / name, **{field: None})
-    with pytest.raises(ReportInputError, match=f"{name}: field '{field}' is missing"):
-        read_study(tmp_path)
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_an_error_that_names_it(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ReportInputError, match=rf"{name}: missing. `midstudy report` writes it"):
+        read_study(folder)
 
 
-def test_a_field_of_the_wrong_type_is_an_error(tmp_path: Path) -> None:
-    write_study(tmp_path)
-    rewrite(tmp_path / "cost.json", cpu_s="much")
-    with pytest.raises(ReportInputError, match="cpu_s"):
-        read_study(tmp_path)
-
-
-def test_a_failed_stage_without_its_cause_is_an_error(tmp_path: Path) -> None:
-    write_study(tmp_path, failed=[{"id": "0a", "label": "sft"}])
-    with pytest.raises(ReportInputError, match=r"failed\[0\]"):
-        read_study(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["cost.json", "arms.parquet"])
-def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
-    write_study(tmp_path)
-    (tmp_path / name).write_bytes(b"{")
-    with pytest.raises(ReportInputError, match=f"{name}: damaged"):
-        read_study(tmp_path)
+@pytest.mark.parametrize("name", ["arms.parquet", "cost.json", "left_out.json"])
+def test_a_damaged_file_is_an_error_that_names_the_folder(folder: Path, name: str) -> None:
+    (folder / name).write_text("{")
+    with pytest.raises(ReportInputError, match=r"damaged \(.*Let `midstudy report` write its tables again"):
+        read_study(folder)
 
 
 def test_a_table_of_another_manifest_is_an_error(tmp_path: Path) -> None:
-    write_study(tmp_path)
-    bridging_arms().iloc[1:].to_parquet(tmp_path / "arms.parquet", index=False)
-    with pytest.raises(ReportInputError, match=r"holds 61 runs .* the manifest has 62"):
-        read_study(tmp_path)
+    tables = bridging_tables()
+    folder = write_study(tmp_path, replace(tables, arms=tables.arms.iloc[1:]))
+    with pytest.raises(ReportInputError, match=r"arms\.parquet: expected the manifest's \d+ arms, got"):
+        read_study(folder)
 
 
-def test_tables_without_rows_are_counts_that_are_not_finished(tmp_path: Path) -> None:
-    study = read_study(write_study(tmp_path, counted=False))
-    assert study.similarity is None
-    assert study.proximity is None
+def test_similarities_that_are_not_there_are_not_finished(folder: Path) -> None:
+    (folder / "similarity.parquet").unlink()
+    (folder / "proximity.parquet").unlink()
+    study = read_study(folder)
+    assert study.tables.similarity is None
+    assert study.tables.proximity is None
 
 
-def test_a_similarity_table_without_a_measure_is_an_error(tmp_path: Path) -> None:
-    write_study(tmp_path)
-    path = tmp_path / "similarity.parquet"
-    pd.read_parquet(path).drop(columns="jsd_nats").to_parquet(path)
-    with pytest.raises(ReportInputError, match="missing columns jsd_nats"):
-        read_study(tmp_path)
-
-
-def test_a_commit_is_not_known_outside_git(tmp_path: Path) -> None:
-    write_study(tmp_path)
-    path = tmp_path / "reproduce.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "git_commit": None, "git_dirty": None}))
-    assert read_study(tmp_path).reproduction.git_commit is None
-
-
-def test_the_digest_follows_what_the_report_uses_and_nothing_else(tmp_path: Path) -> None:
-    before = read_study(write_study(tmp_path)).digest
-    rewrite(tmp_path / "manifest.json", stages={"0a": {"cost_s": 3.0}}, command="midstudy run elsewhere.py")
-    assert read_study(tmp_path).digest == before
-    rewrite(tmp_path / "cost.json", cpu_s=1.0)
-    other_cost = read_study(tmp_path).digest
-    assert other_cost != before
-    write_study(tmp_path, arms=unfinished(bridging_arms(), trunk_seed=2))
-    assert read_study(tmp_path).digest not in {before, other_cost}
+def test_the_digest_follows_what_the_report_uses_and_nothing_else(folder: Path) -> None:
+    before = read_study(folder).digest
+    assert read_study(folder).digest == before
+    (folder / "other.json").write_text("{}")
+    assert read_study(folder).digest == before
+    cost = json.loads((folder / "cost.json").read_text())
+    (folder / "cost.json").write_text(json.dumps({**cost, "cpu_s": 391.0}))
+    assert read_study(folder).digest != before

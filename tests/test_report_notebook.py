@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -9,23 +10,25 @@ import sys
 from pathlib import Path
 
 import pytest
-from report_study import bridging_arms, write_study
+from analysis_tables import bridging_tables
+from report_study import write_study
 
-from midstudy.analysis.arms import in_group
-from midstudy.analysis.effects import paired_effects
+from midstudy.analysis.effects import effects
 from midstudy.report.inputs import ReportInputError
-from midstudy.report.notebook import TEMPLATE, ReportError, notebook_of, render
+from midstudy.report.notebook import ReportError, notebook_of, render, template_of
 
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return render(write_study(tmp_path_factory.mktemp("studies") / "bridging_micro"))
+    tables = bridging_tables()
+    manifest = dataclasses.replace(tables.manifest, report="bridging")
+    return render(write_study(tmp_path_factory.mktemp("store"), dataclasses.replace(tables, manifest=manifest)))
 
 
 def test_the_report_lies_in_the_study(html: Path) -> None:
     assert (html.parent.name, html.name) == ("report", "report.html")
     figures = {path.name for path in (html.parent / "figures").iterdir()}
-    names = {"effects", "similarity", "proximity", "timing", "weight", "forgetting"}
+    names = {"main", "continued", "proximity", "timing", "weight", "forgetting"}
     assert figures == {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
 
 
@@ -36,14 +39,15 @@ def test_the_page_stands_alone_and_hides_code(html: Path) -> None:
     assert "read_study" not in text
     assert "overview.summary" not in text
     assert text.count("<figure>") == text.count('src="data:image/png;base64,') == 6
-    assert "<title>Does midtraining bridge pretraining and fine-tuning? · bridging_micro</title>" in text
+    assert "<title>Does midtraining bridge pretraining and fine-tuning? · synthetic</title>" in text
 
 
 def test_the_page_has_the_numbers_of_the_analysis(html: Path) -> None:
     text = html.read_text("utf-8")
-    best = paired_effects(in_group(bridging_arms(), "main")).table.iloc[0]
-    assert f"{best['difference_nats']:+.3f}" in text
-    assert f"by {100 * best['relative_improvement']:.1f} % ({best['difference_nats']:.3f} nats" in text
+    tables = bridging_tables()
+    best = effects(tables, tables.manifest.comparison("main"), "sft_loss").table.iloc[0]
+    assert f"{best['difference']:+.3f}" in text
+    assert f"by {100 * best['relative_improvement']:.1f} % ({best['difference']:.3f} nats" in text
 
 
 def test_the_notebook_keeps_code_and_outputs_and_no_dates(html: Path) -> None:
@@ -68,7 +72,7 @@ SMALL = (
 def test_a_change_of_inputs_or_of_a_lost_page_renders_again(tmp_path: Path) -> None:
     template = tmp_path / "small.py"
     template.write_text(SMALL)
-    study = write_study(tmp_path / "study")
+    study = write_study(tmp_path / "store", bridging_tables())
     page = render(study, template=template)
     first = page.read_text("utf-8")
     assert "<em>lines</em>" in first
@@ -82,7 +86,7 @@ def test_a_change_of_inputs_or_of_a_lost_page_renders_again(tmp_path: Path) -> N
 def test_a_failing_cell_surfaces_with_its_text_and_traceback(tmp_path: Path) -> None:
     template = tmp_path / "broken.py"
     template.write_text("# %%\nloss = {}\nloss['general']\n")
-    study = write_study(tmp_path / "study")
+    study = write_study(tmp_path / "store", bridging_tables())
     with pytest.raises(ReportError) as caught:
         render(study, template=template)
     message = str(caught.value)
@@ -118,19 +122,19 @@ def test_nothing_of_the_users_settings_and_folders_reaches_the_report(
     template = tmp_path / "short.py"
     cell = "import matplotlib.pyplot\nassert matplotlib.rcParams['text.usetex'] is False\n'→'\n"
     template.write_text(f"# %%\n{cell}")
-    assert render(write_study(tmp_path / "study"), template=template).is_file()
+    assert render(write_study(tmp_path / "store", bridging_tables()), template=template).is_file()
 
 
 def test_a_missing_file_is_told_before_anything_runs(tmp_path: Path) -> None:
-    study = write_study(tmp_path)
-    (study / "proximity.parquet").unlink()
-    with pytest.raises(ReportInputError, match=r"proximity\.parquet: missing"):
+    study = write_study(tmp_path / "store", bridging_tables())
+    (study / "cost.json").unlink()
+    with pytest.raises(ReportInputError, match=r"cost\.json: missing"):
         render(study)
 
 
 def test_a_missing_template_is_named(tmp_path: Path) -> None:
     with pytest.raises(ReportInputError, match=r"nowhere\.py: no such template"):
-        render(write_study(tmp_path), template=tmp_path / "nowhere.py")
+        render(write_study(tmp_path / "store", bridging_tables()), template=tmp_path / "nowhere.py")
 
 
 def test_cells_of_a_template() -> None:
@@ -138,7 +142,7 @@ def test_cells_of_a_template() -> None:
     assert [cell.cell_type for cell in cells] == ["markdown", "code"]
     assert cells[0].source == "# Small\n\nTwo *lines*."
     assert [cell.id for cell in cells] == ["cell-00", "cell-01"]
-    assert len(notebook_of(TEMPLATE.read_text("utf-8")).cells) > 20
+    assert len(notebook_of(template_of("bridging").read_text("utf-8")).cells) > 20
 
 
 def test_report_and_analysis_import_neither_torch_nor_prefect_nor_mlflow() -> None:

@@ -1,215 +1,221 @@
-"""Sections: their numbers are the analysis's, and a study that is half done says what is missing."""
+"""What a report says, section by section: the numbers of the analysis, what is missing, and what a study has not."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from analysis_tables import unfinished
-from report_study import bridging_arms, similarity_tables, write_study
+from analysis_tables import bridging_tables, similarity_table, tables_of
+from report_study import tally, write_study
 
-from midstudy.analysis.ablations import mid_versus_continued
-from midstudy.analysis.answer import answer_sentence
-from midstudy.analysis.arms import in_group
-from midstudy.analysis.correlations import MEASURES, correlations, proximity_pairs
-from midstudy.analysis.effects import paired_effects
-from midstudy.report.inputs import FailedStage
+from midstudy.analysis.tables import Tables
+from midstudy.plan.left_out import LeftOut
+from midstudy.recipe.manifest import ColumnEntry, CountsEntry
+from midstudy.recipe.study import Claim
+from midstudy.report.html import Html
 from midstudy.report.report import Report
-from midstudy.report.sections import ablations, bridging, effects, forgetting, left_out, overview, provenance
+from midstudy.report.sections import claims, comparisons, curves, left_out, overview, provenance, similarity
+from midstudy.studies.bridging.sections import forgetting, proximity
 
-SECTIONS = [
+SECTIONS = (
     overview.summary,
     overview.missing,
-    effects.effects,
-    bridging.similarity,
-    bridging.proximity,
-    ablations.mid_versus_continued,
-    ablations.timing,
-    ablations.weight,
-    forgetting.forgetting,
-    provenance.beside_paper,
+    comparisons.comparisons,
+    curves.curves,
+    claims.claims,
+    similarity.similarity,
+    similarity.proximity,
     provenance.cost,
     provenance.data,
     left_out.left_out,
     provenance.reproduce,
-]
+)
+
+CODE_HELPS = Claim(
+    text="code lowers pycode loss",
+    source="a paper",
+    estimator="paired_effect",
+    comparison="main",
+    column="sft_loss",
+    arms={"mix": "code", "task": "pycode"},
+    cited="2.3 → 2.1",
+)
 
 
-def plain(markup: str) -> str:
-    """Text of markup, without tags and embedded images."""
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", markup)).replace("&#x27;", "'").replace("&gt;", ">")
+def plain(shown: Html) -> str:
+    """The text of a section."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", shown.markup))
+
+
+def report_of(root: Path, tables: Tables, **facts: Any) -> Report:
+    return Report.of(write_study(root, tables, **facts))
 
 
 @pytest.fixture(scope="module")
-def correlation_rows() -> dict[str, pd.Series]:
-    """The correlation of each measure, straight from the analysis."""
-    arms = bridging_arms()
-    pairs = proximity_pairs(paired_effects(in_group(arms, "main")).table, similarity_tables(arms)[1])
-    return {measure: correlations(pairs, measure=measure).iloc[0] for measure in MEASURES}
-
-
-def one_contrast() -> pd.DataFrame:
-    """Code and the control on one task."""
-    arms = bridging_arms()
-    few = arms[(arms["task"] == "pycode") & arms["mix"].isin(["control", "code"]) & arms["groups"].str.contains("main")]
-    return few.assign(groups="main").reset_index(drop=True)
+def tables() -> Tables:
+    return bridging_tables(claims=[CODE_HELPS])
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    return Report.of(write_study(tmp_path_factory.mktemp("study")))
+def report(tmp_path_factory: pytest.TempPathFactory, tables: Tables) -> Report:
+    return report_of(tmp_path_factory.mktemp("store"), tables)
 
 
-def half_done(folder: Path) -> Report:
-    arms = unfinished(unfinished(bridging_arms(), trunk_seed=2), task="science_qa")
-    failed = [{"id": "0a1b", "label": "sft micro control → science_qa", "cause": "RuntimeError: loss is NaN\nTraceback"}]
-    return Report.of(write_study(folder, arms=arms, failed=failed))
-
-
-def test_the_summary_has_question_answer_r_and_cost(report: Report, correlation_rows: dict[str, pd.Series]) -> None:
-    text = plain(overview.summary(report).markup)
-    assert "Which midtraining mix, from which step" in text
-    tasks = ["pycode", "word_problems", "science_qa", "long_form"]
-    for sentence in re.split(r"(?<=\.) (?=[A-Z])", answer_sentence(bridging_arms(), tasks=tasks)):
-        assert sentence in text
-    found = correlation_rows["combined"]
-    assert f"r = {found['r']:.2f} over 20 (mix, task) pairs" in text
-    assert f"{found['r_unmatched']:.2f} over the 18 unmatched pairs alone" in text
-    assert "8.5 min of CPU time" in text
+def test_the_summary_has_question_answer_and_cost(report: Report) -> None:
+    text = plain(overview.summary(report, proximity.closeness(report)))
+    assert report.manifest.question in text
+    assert "code lowers sft_loss most" in text
+    assert "Pearson r =" in text
+    assert "5,397 training steps; each arm trained alone would take 16,560" in text
     assert "not finished" not in text
 
 
-def test_the_table_of_effects_is_the_analysis(report: Report) -> None:
-    text = plain(effects.effects(report).markup)
-    for loss_column in ("sft_loss", "general_loss"):
-        for _, row in paired_effects(in_group(bridging_arms(), "main"), loss_column=loss_column).table.iterrows():
-            assert f"{row['control_loss']:.3f} {row['loss']:.3f}" in text
-            if row["n_trunk_seeds"] > 1:
-                assert f"[{row['ci_low']:.3f}, {row['ci_high']:.3f}]".replace("-", "−") in text
+def test_a_comparison_shows_the_numbers_of_the_analysis(report: Report) -> None:
+    text = plain(comparisons.comparisons(report, "main"))
+    row = report.effects(report.manifest.comparison("main"), "sft_loss").table.iloc[0]
+    assert f"{row['difference']:+.3f}" in text
+    assert f"{100 * row['relative_improvement']:+.1f}" in text
+    assert f"{row['num_seeds']} × {row['num_inner_seeds']}" in text
+    assert "pycode" in text
+    assert "word problems" in text
+    assert (report.figures_folder / "main.png").exists()
 
 
-def test_the_correlation_table_has_all_that_r_leans_on(report: Report, correlation_rows: dict[str, pd.Series]) -> None:
-    text = plain(bridging.proximity(report).markup)
-    for found in correlation_rows.values():
-        for column in ("r", "r_unmatched", "r_without_best_pair", "leave_one_out_low", "leave_one_out_high", "spearman_rho"):
-            assert f"{found[column]:.2f}".replace("-", "−") in text
-        assert f"{found['ci_low']:.2f} to {found['ci_high']:.2f}".replace("-", "−") in text
-    assert "too narrow" in text
+def test_a_comparison_along_a_factor_names_its_values(report: Report) -> None:
+    text = plain(comparisons.comparisons(report, "timing"))
+    for step in (10, 50, 80):
+        assert f"start step {step}" in text
+    assert "main" not in {path.stem for path in report.figures_folder.glob("timing*")}
 
 
-def test_mid_and_continued_stand_side_by_side(report: Report) -> None:
-    text = plain(ablations.mid_versus_continued(report).markup)
-    for _, row in mid_versus_continued(bridging_arms()).iterrows():
-        assert f"{row['control_loss']:.3f} {row['mid_loss']:.3f} {row['continued_loss']:.3f}" in text
-    assert "20 % from step 24 (88.5k code tokens) against 100 % from step 157 (170k)" in text
+def test_a_comparison_the_study_does_not_have_is_said(report: Report) -> None:
+    assert "no such comparison" in plain(comparisons.comparisons(report, "unheard"))
 
 
-def test_ablations_state_the_specialist_tokens_and_that_they_are_tied_to_the_factor(report: Report) -> None:
-    timing, weight = (plain(section(report).markup) for section in (ablations.timing, ablations.weight))
-    assert "An earlier start also means more specialist tokens" in timing
-    assert "20 % from step 197 (82.1 %) 17.6k" in timing
-    assert "A heavier share also means more specialist tokens" in weight
-    assert "80 % from step 157 (65.4 %) 136k" in weight
+def test_claims_stand_beside_their_source(report: Report) -> None:
+    text = plain(claims.claims(report))
+    assert "code lowers pycode loss" in text
+    assert "2.3 → 2.1" in text
+    assert "1 claims of a paper: 1 hold here, 0 do not, 0 are not decided" in text
+
+
+def test_the_bridging_report_has_sections_of_its_own(report: Report) -> None:
+    assert "forgotten, nats" in plain(forgetting.forgetting(report))
+    text = plain(proximity.proximity(report))
+    assert "r of the unmatched pairs alone" in text
+    assert "1 code → pycode (matched)" in text
 
 
 def test_cost_stands_beside_the_lower_bound_and_the_price_without_sharing(report: Report) -> None:
-    text = plain(provenance.cost(report).markup)
-    assert "useful training steps 4,971" in text
-    assert "lower bound of the plan 4,971" in text
-    assert "the same grid without sharing 17,112 (3.4 ×)" in text
-
-
-def test_what_was_carved_is_told(report: Report) -> None:
-    assert "long_form: dev carved from train by hash" in plain(provenance.data(report).markup)
+    text = plain(provenance.cost(report))
+    assert "lower bound of the plan 5,397" in text
+    assert "16,560 (3.1 ×)" in text
 
 
 def test_commands_commit_versions_and_stage_ids_are_there(report: Report) -> None:
-    text = plain(provenance.reproduce(report).markup)
-    assert "git checkout 0123456789abcdef0123456789abcdef01234567 midstudy run experiments/bridging_micro.py" in text
-    assert "torch 2.13.0+cpu" in text
-    for state in bridging_arms()["sft_state"]:
-        assert state in text
+    text = plain(provenance.reproduce(report))
+    for wanted in ("git checkout 0123abcd", "midstudy run experiments/bridging_micro.py", "2.13.0"):
+        assert wanted in text
+    assert all(arm.state in text for arm in report.manifest.arms)
 
 
-def test_every_claim_of_the_paper_has_a_row_with_a_verdict(report: Report) -> None:
-    markup = provenance.beside_paper(report).markup
-    claims = report.results.claims
-    assert len(re.findall(r'class="verdict-', markup)) == len(claims)
-    assert "2.264 → 2.091, 7.6 % lower (v1 Table 2, 410m)" in plain(markup)
+def test_text_of_a_study_cannot_become_markup(tmp_path: Path, tables: Tables) -> None:
+    manifest = replace(tables.manifest, question="<script>alert(1)</script>", notes=("<b>note</b>",))
+    report = report_of(tmp_path, replace(tables, manifest=manifest))
+    for section in (overview.summary, provenance.data):
+        assert "<script>" not in section(report).markup
+        assert "<b>note" not in section(report).markup
 
 
 def test_a_finished_study_misses_nothing(report: Report) -> None:
-    assert "all 62 runs and all 300 stages are finished" in plain(overview.missing(report).markup)
+    assert overview.is_complete(report)
+    assert plain(overview.missing(report)).strip().startswith("Nothing: all")
 
 
-def test_a_half_done_study_says_what_is_missing(tmp_path: Path) -> None:
-    report = half_done(tmp_path)
-    assert "This study is not finished." in plain(overview.summary(report).markup)
-    text = plain(overview.missing(report).markup)
-    missing = report.study.arms["sft_loss"].isna().sum()
-    assert f"Runs that lack a loss: {missing} of 62." in text
-    assert "micro code 20 % from step 24 → pycode 2 / 1337, 895 all losses" in text
-    assert "micro control → science_qa 0 / 1337 all losses" in text
-    assert "sft micro control → science_qa (0a1b): RuntimeError: loss is NaN" in text
-    assert "of 300 stages are not finished" in text
-
-
-def test_a_single_missing_loss_is_named(tmp_path: Path) -> None:
-    arms = one_contrast()
-    arms.loc[0, "general_loss"] = float("nan")
-    text = plain(overview.missing(Report.of(write_study(tmp_path, arms=arms))).markup)
-    assert "micro control → pycode 0 / 1337 general loss after SFT" in text
-
-
-@pytest.mark.parametrize("counted", [True, False])
-def test_a_study_of_which_nothing_is_finished_has_every_section(tmp_path: Path, counted: bool) -> None:
-    arms = bridging_arms()
-    arms[[column for column in arms if "loss" in str(column)]] = float("nan")
-    report = Report.of(write_study(tmp_path, arms=arms, counted=counted))
+def test_an_unfinished_study_says_what_is_missing_and_still_has_every_section(tmp_path: Path) -> None:
+    tables = bridging_tables(unfinished=[{"mix": "code", "task": "pycode"}])
+    failed = {"id": "f" * 16, "label": "sft code", "cause": "out of memory\nmore"}
+    report = report_of(tmp_path, tables, num_finished=200, failed=[failed])
+    assert "This study is not finished." in plain(overview.summary(report))
+    text = plain(overview.missing(report))
+    assert "sft code (ffffffffffffffff): out of memory" in text
+    assert "more" not in text.split("out of memory")[1][:6]
+    unfinished = sum(arm.factors["mix"] == "code" and arm.factors["task"] == "pycode" for arm in tables.manifest.arms)
+    assert f"Arms that lack a value: {unfinished} of {len(tables.manifest.arms)}" in text
+    assert "120 of 320 stages are not finished" in text
     for section in SECTIONS:
         assert section(report).markup
-    assert "Nothing to show yet" in effects.effects(report).markup
-    assert "Nothing to show yet" in bridging.proximity(report).markup
 
 
-def test_a_study_of_one_contrast_has_every_section(tmp_path: Path) -> None:
-    report = Report.of(write_study(tmp_path, arms=one_contrast()))
+def test_a_study_of_which_nothing_is_finished_has_every_section(tmp_path: Path) -> None:
+    tables = bridging_tables(unfinished=[{}])
+    counts = tuple(CountsEntry(data=one, is_task=False, stage=f"counts{one}") for one in ("general", "code"))
+    bare = replace(tables, manifest=replace(tables.manifest, counts=counts), similarity=None, proximity=None)
+    report = report_of(tmp_path, bare, num_finished=0)
+    for section in (*SECTIONS, forgetting.forgetting, proximity.proximity):
+        assert section(report).markup
+    assert "Nothing to show yet" in plain(comparisons.comparisons(report))
+    assert "token counts are not finished" in plain(similarity.similarity(report))
+
+
+def loader_study() -> Tables:
+    """A study with factors that the bridging study does not have, a column where higher is better, and a curve."""
+    rows = [
+        {"loader": loader, "seed": seed, "accuracy": 0.5 + 0.1 * (loader == "best fit") + 0.01 * seed}
+        for loader in ("plain", "best fit")
+        for seed in (1, 2, 3)
+    ]
+    points = [
+        {"arm": row, "loader": one["loader"], "seed": one["seed"], "column": "path", "step": step, "value": 4.0 - step / 100}
+        for row, one in enumerate(rows)
+        for step in (10, 20, 30)
+    ]
+    main = {"name": "loaders", "arms": {"loader": "best fit"}, "references": {"loader": "plain"}, "columns": ("accuracy",)}
+    tables = tables_of(rows, [main], columns={"accuracy": "higher"}, seeds=("seed",), curves=points)
+    path = ColumnEntry(metric="loss_nats", better="lower", is_curve=True, data="web", split="test")
+    return replace(tables, manifest=replace(tables.manifest, columns={**tables.manifest.columns, "path": path}))
+
+
+def test_a_study_of_any_factors_is_shown_in_its_own_words(tmp_path: Path) -> None:
+    report = report_of(tmp_path, loader_study())
+    text = plain(comparisons.comparisons(report))
+    assert "best fit" in text
+    assert "+0.100" in text, "higher is better, so an improvement is positive"
+    shown = plain(curves.curves(report))
+    assert "path on web test, nats per token, lower is better" in shown
+    assert (report.figures_folder / "curve-path.png").exists()
+    for section in SECTIONS:
+        if section is not similarity.proximity:  # the study counts nothing, which the matrix says
+            assert section(report).markup
+
+
+def test_a_study_without_arms_is_shown(tmp_path: Path) -> None:
+    tables = bridging_tables()
+    counts = tuple(CountsEntry(data=one, is_task=False, stage=f"counts{one}") for one in ("general", "code"))
+    manifest = replace(
+        tables.manifest,
+        arms=(),
+        comparisons=(),
+        columns={},
+        claims=(),
+        stages={},
+        counts=counts,
+        mixes=tables.manifest.mixes,
+    )
+    bare = Tables(manifest, pd.DataFrame(), pd.DataFrame(), similarity_table(), tables.proximity)
+    report = report_of(tmp_path, bare, num_stages=0, num_finished=0, lower_bound_steps=0, unshared_steps=0)
+    text = plain(similarity.proximity(report))
+    assert text.index("code 20 %") < text.index("math 20 %"), "the closest mix first"
+    assert "Runs:" not in plain(overview.summary(report))
     for section in SECTIONS:
         assert section(report).markup
-    assert "no continued-pretraining arms" in ablations.mid_versus_continued(report).markup
-    assert "no timing arms" in ablations.timing(report).markup
 
 
-def test_sizes_have_figures_of_their_own(tmp_path: Path) -> None:
-    arms = pd.concat([one_contrast(), one_contrast().assign(size="small")], ignore_index=True)
-    report = Report.of(write_study(tmp_path, arms=arms))
-    assert "Size small." in effects.effects(report).markup
-    assert {path.name for path in report.figures_folder.glob("*.png")} == {"effects-micro.png", "effects-small.png"}
-
-
-def test_text_of_a_study_cannot_become_markup(report: Report) -> None:
-    cost = replace(report.study.cost, failed=(FailedStage(id="0a", label="<script>", cause="</p><b>"),))
-    markup = overview.missing(replace(report, study=replace(report.study, cost=cost))).markup
-    assert "<script>" not in markup
-    assert "&lt;script&gt;" in markup
-
-
-def test_what_was_left_out_is_on_the_first_screen_and_in_its_section(report: Report) -> None:
-    assert "training sees: pycode 33.3 % within 128 tokens" in plain(overview.summary(report).markup)
-    text = plain(left_out.left_out(report).markup)
-    assert "pycode train, training at 128 tokens: 60 of 2,000 items left out (no target token within 128 tokens)" in text
-    assert "with 30,000 of 90,000 target tokens (33.3 %); 1,900 targets cut" in text
-    assert "All 2 uses of the data" in text
-    assert "34 of 23,434 tokens left out" not in text  # a loss of 0.1 % appears only in the table
-    assert "too few to fill a block 23,400 tokens 34" in text
-
-
-def test_a_stage_without_counts_is_not_counted(tmp_path: Path) -> None:
-    folder = write_study(tmp_path)
-    (folder / "left_out.json").write_text('{"tallies": [], "not_counted": ["tokens code"]}')
-    report = Report.of(folder)
-    assert "Not counted: tokens code." in plain(left_out.left_out(report).markup)
-    assert "training sees" not in plain(overview.summary(report).markup)
+def test_what_was_left_out_is_on_the_first_screen_and_in_its_section(tmp_path: Path, tables: Tables) -> None:
+    report = report_of(tmp_path, tables, left_out=LeftOut(tallies=(tally(),)))
+    assert "pycode 25 % within 128 tokens" in plain(overview.summary(report))
+    assert "1,990" in plain(left_out.left_out(report))

@@ -57,7 +57,7 @@ def modules() -> list[tuple[str, Path]]:
 def test_every_room_has_a_floor_and_every_floor_its_rooms():
     rooms = {room_of(module) for module, _ in modules()}
     alone = {path.stem for path in (ROOT / "midstudy").glob("*.py")} - {"__init__"}
-    assert rooms | alone == {*FLOOR_OF} - {"studies"}
+    assert rooms | alone == {*FLOOR_OF}
 
 
 def test_a_room_imports_only_lower_floors():
@@ -90,3 +90,38 @@ def test_analysis_and_report_do_without_torch():
     for module, path in modules():
         if room_of(module) in ("analysis", "report"):
             assert "import torch" not in path.read_text("utf-8"), module
+
+
+NAMES = ("pycode", "word_problems", "science_qa", "long_form", "hqweb", "sft_loss", "general_loss", "control", "bridging")
+"""Mixes, tasks, columns and the name of the bridging study; `code` and `math` are words of other things, too."""
+
+
+def text_literals(source: str) -> Iterator[str]:
+    """The texts in a source other than docstrings."""
+    tree = ast.parse(source)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def test_only_studies_name_a_mix_a_task_or_a_column_of_a_study():
+    """data/wheels/ names its own parts; flows/deployed.py the shipped experiments."""
+    found: dict[str, list[str]] = {}
+    for module, path in modules():
+        if module.startswith(("midstudy.studies.", "midstudy.data.wheels.")) or module == "flows.deployed":
+            continue
+        named = [name for name in NAMES for text in text_literals(path.read_text("utf-8")) if text == name]
+        if named:
+            found[module] = named
+    assert found == {}
+
+
+def test_a_study_that_names_its_columns_is_found():
+    assert "sft_loss" in list(text_literals((ROOT / "midstudy/studies/bridging/scale.py").read_text("utf-8")))

@@ -52,10 +52,9 @@ def test_a_mix_shares_no_document_with_the_control_it_is_compared_with() -> None
 @given(general=samples, code=samples, task=samples)
 def test_a_zero_weight_mix_has_no_advantage_at_all(general: SplitSample, code: SplitSample, task: SplitSample) -> None:
     (row,) = proximity_rows(
-        general="general",
         corpora={"general": general, "code": code},
         tasks={"pycode": task},
-        mixes=[Mix("code", 0.0, {"code": 0.0})],
+        mixes=[Mix("code", {"code": 0.0, "general": 1.0}, "general")],
     )
     assert [row[f"pa_{measure}"] for measure in ("combined", "cosine", "jaccard", "js")] == [0, 0, 0, 0]
 
@@ -81,10 +80,9 @@ def test_the_papers_rounded_similarities_give_its_advantages() -> None:
 
 def test_more_code_lies_closer_to_the_code_task() -> None:
     rows = proximity_rows(
-        general="general",
         corpora={"general": GENERAL, "code": CODE},
         tasks={"pycode": CODE_TASK},
-        mixes=[Mix("code", weight, {"code": weight}) for weight in (0.1, 0.2, 0.5, 1.0)],
+        mixes=[Mix("code", {"code": weight, "general": 1 - weight}, "general") for weight in (0.1, 0.2, 0.5, 1.0)],
     )
     advantages: list[Any] = [row["pa_js"] for row in rows]
     assert advantages == sorted(advantages)
@@ -94,10 +92,9 @@ def test_more_code_lies_closer_to_the_code_task() -> None:
 
 def test_the_mix_in_a_row_is_weighted_by_tokens() -> None:
     (row,) = proximity_rows(
-        general="general",
         corpora={"general": GENERAL, "code": CODE},
         tasks={"pycode": CODE_TASK},
-        mixes=[Mix("code", 0.2, {"code": 0.2})],
+        mixes=[Mix("code", {"code": 0.2, "general": 0.8}, "general")],
     )
     by_hand = [
         similarity(TokenDistribution(0.2 * code.probability + 0.8 * general.probability), task)
@@ -112,23 +109,17 @@ def test_the_mix_in_a_row_is_weighted_by_tokens() -> None:
 def test_a_mix_of_several_specialists_holds_each_at_its_share() -> None:
     math = SplitSample.from_counts([[5, 5, 80, 5, 5], [4, 6, 82, 4, 4]])
     (row,) = proximity_rows(
-        general="general",
         corpora={"general": GENERAL, "code": CODE, "math": math},
         tasks={"pycode": CODE_TASK},
-        mixes=[Mix("stem", 0.5, {"code": 0.2, "math": 0.3})],
+        mixes=[Mix("stem", {"code": 0.2, "math": 0.3, "general": 0.5}, "general", {"mix": "stem", "weight": 0.5})],
     )
     halves = [
         TokenDistribution(0.2 * code.probability + 0.3 * maths.probability + 0.5 * general.probability)
         for code, maths, general in ((CODE.first, math.first, GENERAL.first), (CODE.second, math.second, GENERAL.second))
     ]
     crossed = [similarity(halves[0], CODE_TASK.second), similarity(halves[1], CODE_TASK.first)]
-    assert (row["mix"], row["weight"]) == ("stem", 0.5)
+    assert (row["mix_name"], row["mix"], row["weight"], row["reference"]) == ("stem", "stem", 0.5, "general")
     assert row["mix_cosine"] == pytest.approx(np.mean([part.cosine for part in crossed]))
-
-
-def test_shares_that_do_not_add_up_to_the_weight_are_refused() -> None:
-    with pytest.raises(ValueError, match="sum to 1"):
-        Mix("code", 0.5, {"code": 0.2}).of({"general": GENERAL, "code": CODE}, general="general")
 
 
 def test_unsplit_counts_are_refused() -> None:
@@ -139,14 +130,26 @@ def test_unsplit_counts_are_refused() -> None:
 def test_a_corpus_that_was_not_sampled_is_named() -> None:
     with pytest.raises(ValueError, match="no token counts of the corpus 'math'; counted are: general"):
         proximity_rows(
-            general="general",
             corpora={"general": GENERAL},
             tasks={"pycode": CODE_TASK},
-            mixes=[Mix("math", 0.12, {"math": 0.12})],
+            mixes=[Mix("math", {"math": 0.12, "general": 0.88}, "general")],
         )
 
 
-@pytest.mark.parametrize("weight", [-0.1, 1.2, float("nan")])
-def test_a_weight_that_is_no_share_is_refused(weight: float) -> None:
-    with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
-        Mix("code", weight, {"code": weight})
+def test_each_mix_is_compared_with_its_own_reference() -> None:
+    shares = {"code": 0.5, "general": 0.5}
+    rows = proximity_rows(
+        corpora={"general": GENERAL, "code": CODE},
+        tasks={"pycode": CODE_TASK},
+        mixes=[Mix("beside general", shares, "general"), Mix("beside code", shares, "code")],
+    )
+    assert rows[0]["mix_combined"] == rows[1]["mix_combined"]
+    assert rows[1]["control_combined"] == compare_samples(CODE, CODE_TASK).combined
+    advantages = [float(str(row["pa_combined"])) for row in rows]
+    assert advantages[0] > 0 > advantages[1]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.2, 0.5])
+def test_shares_that_do_not_add_up_to_one_are_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="expected shares that add up to 1"):
+        Mix("code", {"code": share, "general": -0.2 if share > 1 else 0.9}, "general")

@@ -109,9 +109,8 @@ class Given:
         """One that knows only what is written down, as that of a new driver."""
         return SlurmLauncher(self.store, self.file, self.stages, commands=self.slurm, on_notice=self.notices.append)
 
-    def job(self, label: str, kind: str = "sft") -> Job:
-        stage = fake_stage(label)
-        stage.factors["stage_kind"] = kind
+    def job(self, label: str, role: str = "sft") -> Job:
+        stage = fake_stage(label, role=role)
         self.store.request(stage)
         self.stages[stage.id] = stage
         job = Job(
@@ -142,7 +141,7 @@ def given(tmp_path: Path) -> Given:
 def test_equal_jobs_are_one_array_and_others_a_job_each(given: Given) -> None:
     given.file = PlacementFile({(None, None): {"partition": "gpu"}, ("evaluation", None): {"partition": "cpu"}})
     leaves = [given.job(f"leaf{number}") for number in range(3)]
-    other = given.job("other", kind="evaluation")
+    other = given.job("other", role="evaluation")
     assert given.launcher().submit([*leaves, other]) == {}
     assert [given.id_of(job) for job in (*leaves, other)] == ["101_0", "101_1", "101_2", "102"]
     assert given.slurm.count("sbatch") == 2

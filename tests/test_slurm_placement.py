@@ -20,10 +20,8 @@ def read(tmp_path: Path, text: str) -> PlacementFile:
     return read_placement_file(path)
 
 
-def stage(kind: str, size: str | None = None) -> Stage:
-    made = fake_stage(f"{kind} {size}")
-    made.factors.update({"stage_kind": kind} | ({"size": size} if size else {}))
-    return made
+def stage(role: str, model: str = "") -> Stage:
+    return fake_stage(f"{role} {model}", role=role, model=model)
 
 
 def test_the_most_specific_table_wins(tmp_path: Path) -> None:
@@ -48,11 +46,11 @@ def test_the_most_specific_table_wins(tmp_path: Path) -> None:
     )
     placed = {
         (kind, size): file.place(stage(kind, size)).resources
-        for kind, size in (("data", None), ("pretrain", "70m"), ("sft", "160m"), ("sft", "70m"))
+        for kind, size in (("data", ""), ("pretrain", "70m"), ("sft", "160m"), ("sft", "70m"))
     }
     shown = {key: (one.partition, one.time_limit_min, one.memory_gb, one.cpus_per_task) for key, one in placed.items()}
     assert shown == {
-        ("data", None): ("a", 10, 1, 1),
+        ("data", ""): ("a", 10, 1, 1),
         ("pretrain", "70m"): ("a", 20, 2, 2),
         ("sft", "160m"): ("a", 10, 3, 3),
         ("sft", "70m"): ("a", 20, 3, 4),

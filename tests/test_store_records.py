@@ -111,7 +111,7 @@ def test_names_that_are_no_single_plain_folder_are_refused(store: Store, name: s
 
 def test_a_stage_is_asked_for_once_and_again_without_harm(store: Store) -> None:
     state = code_branch(trunk(), 30).state()
-    stage = Stage(id=stage_id(state), label="branch", recipe=state, parents=(STAGE.id,))
+    stage = Stage(id=stage_id(state), label="branch", recipe=state, parents=(STAGE.id,), role="midtrain")
     store.request(stage)
     written = store.paths.recipe(stage.id).stat().st_mtime_ns
     store.request(stage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -20,15 +21,18 @@ from small_study import plan_in, small_study
 
 from midstudy.cli.main import main
 from midstudy.execute.stage import StoppedError, execute_stage
+from midstudy.files.errors import StoreError
 from midstudy.plan.manifest import manifest_of
 from midstudy.plan.planner import Plan
 from midstudy.recipe import Study, WarmupStableDecay
 from midstudy.recipe.stage import Stage
+from midstudy.run.study import Place, begin, plan_experiment
 from midstudy.store import retention
 from midstudy.store.leftovers import is_alive
 from midstudy.store.retention import Item, Retention
 from midstudy.store.store import Store
-from midstudy.store.study_manifest import freeze
+from midstudy.store.study_manifest import freeze, load
+from midstudy.train.placement import Placement
 from midstudy.train.rolling import latest_valid
 
 
@@ -121,7 +125,7 @@ def test_of_a_finished_study_everything_stays_and_each_state_says_why(finished: 
     why = {item.detail.partition(";")[0]: item.reason for item in found.kept}
     assert why["pretrain nano seed 0 to step 3"] == why["pretrain nano seed 0 to step 7"] == "branch point of 1 branch"
     for label in ("pretrain nano seed 0 to step 12", BRANCH, "midtrain nano code50@7 seed 0 to step 12"):
-        assert why[label] == "start of fine-tuning for 2 tasks (2 runs)"
+        assert why[label] == "start of 2 fine-tuning runs"
     assert why["sft nano code50@3 → code_task, trunk 0, SFT 7"] == "final state of 1 arm"
     assert why["tokens general"] == "tokens: read by training and evaluation"
     assert why["token counts general"] == "counts: read by the tables"
@@ -146,7 +150,7 @@ def test_the_end_of_a_hold_stays_for_the_longer_runs_that_leave_there(text: Path
         make(store, stage)
     why = {item.detail.partition(";")[0]: item.reason for item in survey(store).kept}
     assert why["pretrain nano seed 0 to step 8"] == "end of a held learning rate: longer runs leave here"
-    assert why["pretrain nano seed 0 to step 12"] == "start of fine-tuning for 1 task (1 run)"
+    assert why["pretrain nano seed 0 to step 12"] == "start of 1 fine-tuning run"
 
 
 # -- what goes --------------------------------------------------------------------------------------------------------
@@ -237,8 +241,7 @@ def test_what_no_study_asks_for_any_more_goes_only_when_that_is_said(copy: Made,
 
 
 def test_a_stage_that_two_studies_ask_for_stays_while_one_does(copy: Made, text: Path) -> None:
-    manifest = json.loads(copy.store.paths.manifest("small").read_text())
-    freeze(copy.store, {**manifest, "name": "other"})
+    freeze(copy.store, dataclasses.replace(load(copy.store, "small"), name="other"))
     ask(copy.store, small_study(text, starts=(), tasks=("code_task",)))
     assert survey(copy.store, unreferenced=True).free == []
 
@@ -272,7 +275,7 @@ def test_an_attempt_at_work_is_not_touched_though_no_job_is_known(copy: Made) ->
 
 
 def test_a_study_that_begins_to_ask_for_a_stage_keeps_it(copy: Made, text: Path) -> None:
-    whole = json.loads(copy.store.paths.manifest("small").read_text())
+    whole = load(copy.store, "small")
     ask(copy.store, small_study(text, starts=(), tasks=("code_task",)))
     found = survey(copy.store, unreferenced=True)
     assert found.free
@@ -439,6 +442,53 @@ def test_a_damaged_manifest_stops_the_cleaning(copy: Made, capsys: pytest.Captur
     assert main(["clean", "--store", str(copy.store.root), "--yes", "--unreferenced"]) == 2
     assert "manifest.json: damaged" in capsys.readouterr().err
     assert files(copy.store.root) == before
+
+
+OLD_MANIFEST = {
+    "name": "small",
+    "question": "Does code help code?",
+    "command": "midstudy run small.py --set steps=12",
+    "arms": [{"mix": "code", "final_state": "0123456789abcdef", "groups": ["main"]}],
+    "stages": {"0123456789abcdef": {"label": "sft", "parents": [], "factors": {"stage_kind": "sft"}}},
+}
+"""As version 0.1.0 wrote it: without `schema`."""
+
+
+def test_a_manifest_of_an_earlier_version_frees_nothing_until_the_study_is_run_again(
+    copy: Made, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, root = copy.store, copy.store.root
+    store.paths.manifest("small").write_text(json.dumps(OLD_MANIFEST))
+    before = files(root)
+    for verb in (
+        ["status"],
+        ["report"],
+        ["clean"],
+        ["clean", "--yes", "--unreferenced"],
+        ["retry"],
+        ["export", "sft", "--to", "hf"],
+    ):
+        assert main([*verb, "--store", str(root)]) == 2, verb
+        said = capsys.readouterr().err
+        assert f"{store.paths.manifest('small')}: expected schema 2, got an older one" in said, verb
+        assert "Run the study again: midstudy run small.py --set steps=12. Its finished stages are reused." in said, verb
+    with pytest.raises(StoreError, match="expected schema 2"):
+        free(store, [Item(reason="old", path=store.paths.stage(copy.one(BRANCH)), num_bytes=1)])
+    assert files(root) == before
+
+    experiment = tmp_path / "small.py"
+    experiment.write_text(
+        "from pathlib import Path\nfrom small_study import small_study\n\n"
+        "def study(*, data):\n"
+        f"    return small_study(Path({str(text)!r}), starts=(3, 7), tasks=('code_task', 'word_task'))\n"
+    )
+    plan = plan_experiment(str(experiment), store, data=(), settings=())
+    assert plan.missing == []
+    where = Place(backend="local", placement=Placement(), max_jobs=1)
+    begin(root, plan, where, command="midstudy run small.py", max_gpu_hours=None)
+    assert main(["status", "--store", str(root), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["finished"] == len(copy.plan.stages)
+    assert survey(store, unreferenced=True).free == []
 
 
 def test_what_others_keep_in_the_store_is_theirs(copy: Made) -> None:

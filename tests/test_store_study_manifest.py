@@ -1,15 +1,18 @@
-"""Study manifests: frozen whole, former ones kept, the only study found without its name."""
+"""Study manifests: frozen whole, earlier ones kept, the only study found without its name, other versions refused."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_study import synthetic_study
+from small_study import plan_in, small_study
 
 from midstudy.files.errors import StoreError
+from midstudy.plan.manifest import manifest_of
+from midstudy.recipe.manifest import Manifest
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze, load
 
@@ -19,36 +22,43 @@ def store(tmp_path: Path) -> Store:
     return Store.open(tmp_path / "store", create=True)
 
 
-def test_the_last_frozen_manifest_is_the_studys_and_the_former_are_kept(store: Store) -> None:
-    one, two = (synthetic_study("bridging", trunk_seeds=seeds).manifest for seeds in (1, 2))
-    for manifest in (one, two, one):
-        freeze(store, manifest)
-    assert load(store, "bridging") == one
-    history = [json.loads(path.read_text()) for path in (store.paths.study("bridging") / "history").iterdir()]
-    assert sorted(history, key=lambda manifest: len(manifest["arms"])) == [one, two]
+@pytest.fixture(scope="module")
+def manifest(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """That of the small study, called `one`."""
+    store = Store.open(tmp_path_factory.mktemp("planned") / "store", create=True)
+    made = manifest_of(plan_in(store, small_study(text)), command="midstudy run small.py")
+    return dataclasses.replace(made, name="one")
 
 
-def test_the_only_study_needs_no_name(store: Store) -> None:
+def test_the_last_frozen_manifest_is_the_studys_and_the_earlier_are_kept(store: Store, manifest: Manifest) -> None:
+    two = dataclasses.replace(manifest, question="Another one?")
+    for one in (manifest, two, manifest):
+        freeze(store, one)
+    assert load(store, "one") == manifest
+    history = [json.loads(path.read_text()) for path in (store.paths.study("one") / "history").iterdir()]
+    assert sorted(kept["question"] for kept in history) == sorted([manifest.question, two.question])
+
+
+def test_the_only_study_needs_no_name(store: Store, manifest: Manifest) -> None:
     with pytest.raises(StoreError, match="0 studies"):
         load(store, None)
-    one = synthetic_study("one").manifest
-    freeze(store, one)
-    assert load(store, None) == one
-    freeze(store, synthetic_study("two").manifest)
+    freeze(store, manifest)
+    assert load(store, None) == manifest
+    freeze(store, dataclasses.replace(manifest, name="two"))
     with pytest.raises(StoreError, match="name one of: one, two"):
         load(store, None)
     with pytest.raises(StoreError, match=r"no study called 'three'; there are: one, two"):
         load(store, "three")
 
 
-def test_a_study_whose_name_is_no_folder_is_refused(store: Store) -> None:
+def test_a_study_whose_name_is_no_folder_is_refused(store: Store, manifest: Manifest) -> None:
     with pytest.raises(StoreError, match="allowed are letters"):
-        freeze(store, {"name": "../elsewhere"})
+        freeze(store, dataclasses.replace(manifest, name="../elsewhere"))
     assert [path.name for path in store.root.iterdir()] == ["store.json"]
 
 
-def test_a_damaged_manifest_points_to_the_former_ones(store: Store) -> None:
-    freeze(store, synthetic_study("one").manifest)
+def test_a_damaged_manifest_points_to_the_earlier_ones(store: Store, manifest: Manifest) -> None:
+    freeze(store, manifest)
     store.paths.manifest("one").write_text("{")
     with pytest.raises(StoreError, match=r"damaged.*history"):
         load(store, "one")
@@ -57,28 +67,48 @@ def test_a_damaged_manifest_points_to_the_former_ones(store: Store) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda manifest: manifest.pop("steps"), "steps: found nothing, allowed is an object"),
-        (lambda manifest: manifest.update(arms={}), "arms: found an object, allowed is an array"),
-        (lambda manifest: manifest.update(name="two"), "the manifest of study 'two'"),
-        (lambda manifest: manifest["arms"].append(7), r"arms\[6\]: found a whole number, allowed is an object"),
-        (lambda manifest: manifest["arms"][1].update(task=None), r"arms\[1\].task: found null, allowed is text"),
-        (lambda manifest: manifest["arms"][1].update(final_state="0" * 16), r"arms\[1\].final_state: no stage '0{16}'"),
-        (lambda manifest: first(manifest).update(parents=["../../etc"]), r"parents: found '../../etc', allowed are ids"),
-        (lambda manifest: first(manifest).update(label="\x1b[2Jgone"), "odd characters in its id or label"),
-        (lambda manifest: first(manifest).update(cost_s=True), "cost_s: found true or false, allowed is a number"),
-        (lambda manifest: manifest["stages"].update({"../a": first(manifest)}), "odd characters in its id or label"),
+        (lambda fields: fields.pop("steps"), "steps: Field required"),
+        (lambda fields: fields.update(arms={}), "arms: Input should be a valid array"),
+        (lambda fields: fields.update(name="two"), "the manifest of study 'two'"),
+        (lambda fields: fields["arms"].append(7), r"arms\.2: Input should be an object"),
+        (lambda fields: fields["arms"][1].update(state=None), r"arms\.1\.state: Input should be a valid string"),
+        (lambda fields: fields["arms"][1].update(state="0" * 16), r"arms\[1\]: no stage '0{16}'"),
+        (lambda fields: fields["arms"][1]["measures"].update(sft_loss=["0" * 16]), r"arms\[1\]: no stage '0{16}'"),
+        (lambda fields: fields["comparisons"][0].update(arms=[2]), r"comparisons\.main: a row that is not there"),
+        (lambda fields: first(fields).update(parents=["../../etc"]), r"parents: expected ids, got '../../etc'"),
+        (lambda fields: first(fields).update(label="\x1b[2Jgone"), "odd characters in its id or label"),
+        (lambda fields: first(fields).update(cost_s=True), r"cost_s: Input should be a valid number"),
+        (lambda fields: fields["stages"].update({"../a": first(fields)}), "odd characters in its id or label"),
     ],
 )
-def test_a_manifest_edited_by_hand_is_refused_with_the_field(store: Store, edit: Any, message: str) -> None:
-    manifest = synthetic_study("one").manifest
+def test_a_manifest_edited_by_hand_is_refused_with_the_field(
+    store: Store, manifest: Manifest, edit: Any, message: str
+) -> None:
     freeze(store, manifest)
-    edit(manifest)
-    store.paths.manifest("one").write_text(json.dumps(manifest))
+    path = store.paths.manifest("one")
+    fields = json.loads(path.read_text())
+    edit(fields)
+    path.write_text(json.dumps(fields))
     with pytest.raises(StoreError, match=message) as caught:
         load(store, "one")
-    assert "Former manifests are in" in str(caught.value)
+    assert "Earlier manifests are in" in str(caught.value)
 
 
-def first(manifest: dict[str, Any]) -> dict[str, Any]:
+@pytest.mark.parametrize("schema", [None, 1, 3])
+def test_a_manifest_of_another_version_says_what_to_run(store: Store, manifest: Manifest, schema: int | None) -> None:
+    freeze(store, manifest)
+    path = store.paths.manifest("one")
+    fields = json.loads(path.read_text())
+    fields |= {"schema": schema} if schema else {}
+    if schema is None:
+        del fields["schema"]
+    path.write_text(json.dumps(fields))
+    found = schema or "an older one"
+    with pytest.raises(StoreError, match=f"expected schema 2, got {found}. Run the study again: midstudy run small.py"):
+        load(store, "one")
+
+
+def first(fields: dict[str, Any]) -> dict[str, Any]:
     """The entry of the first stage."""
-    return next(iter(manifest["stages"].values()))
+    found: dict[str, Any] = next(iter(fields["stages"].values()))
+    return found

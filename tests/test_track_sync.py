@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -17,6 +18,7 @@ from mlflow_database import forget_connections, mlflow_rows, query
 from synthetic_study import SFT_STEPS, STEPS, SyntheticStudy, frozen, synthetic_study
 from waiting import wait_until
 
+from midstudy.recipe.manifest import ArmEntry
 from midstudy.store.attempt import Attempt
 from midstudy.store.store import Store
 from midstudy.track.client import TrackingError, default_tracking_uri
@@ -96,8 +98,8 @@ def _study_artifacts(store: Store) -> Path:
     return Path(uri.removeprefix("file://"))
 
 
-def _first_sft(study: SyntheticStudy) -> dict[str, Any]:
-    return next(arm for arm in study.manifest["arms"] if arm["mix"] == "code" and arm["task"] == "pycode")
+def _first_sft(study: SyntheticStudy) -> ArmEntry:
+    return study.arm(mix="code", task="pycode")
 
 
 def test_one_run_for_the_study_and_one_per_stage_named_by_what_tells_it_from_others(
@@ -106,56 +108,56 @@ def test_one_run_for_the_study_and_one_per_stage_named_by_what_tells_it_from_oth
     runs = {stage: name for stage, name, *_ in _rows(store)["runs"]}
     assert runs.keys() == {f"study {STUDY}", *study.stages}
     arm = _first_sft(study)
-    assert runs[arm["final_state"]] == "code20@30 → pycode, trunk 0, SFT 0"
-    assert runs[arm["start_state"]] == "code20@30 seed 0 to step 60"
-    assert runs[arm["task_evaluation"]] == "code20@30 → pycode, trunk 0, SFT 0 on pycode test"
-    assert all(runs[stage_id] in stage["label"] for stage_id, stage in study.stages.items()), "midstudy logs finds them"
+    assert runs[arm.state] == "code20@30 → pycode, trunk 0, SFT 0"
+    assert runs[study.start_of(arm)] == "code20@30 seed 0 to step 60"
+    assert runs[arm.measures["sft_loss"][0]] == "code20@30 → pycode, trunk 0, SFT 0 on pycode test"
+    assert all(runs[stage_id] in stage.label for stage_id, stage in study.stages.items()), "midstudy logs finds them"
     assert _query(store, f"SELECT COUNT(*) FROM experiments WHERE name = '{STUDY}'") == [(1,)]
 
 
 def test_stages_are_nested_below_the_study_and_evaluations_below_their_state(store: Store, study: SyntheticStudy) -> None:
     for stage_id, parent in _rows(store)["nesting"]:
         stage = study.stages[stage_id]
-        assert parent == (stage["parents"][0] if stage["kind"] == "evaluation" else f"study {STUDY}")
+        assert parent == (stage.parents[0] if stage.kind == "evaluation" else f"study {STUDY}")
     assert len(_rows(store)["nesting"]) == len(study.stages)
 
 
 def test_sft_runs_have_factors_as_parameters_and_losses_as_metrics(store: Store, study: SyntheticStudy) -> None:
     arm = _first_sft(study)
-    run = _run(store, arm["final_state"])
+    run = _run(store, arm.state)
     assert run.data.params == {
         "size": "micro", "mix": "code", "weight": "0.2", "start_step": "30", "task": "pycode", "trunk_seed": "0",
-        "sft_seed": "0", "step": "80",
+        "sft_seed": "0", "step": "80", "model": "micro",
     }  # fmt: skip
     for name, evaluation in (
-        ("loss/sft_test", "task_evaluation"),
-        ("loss/general_test", "general_evaluation"),
-        ("loss/sft_test_before", "task_evaluation_before"),
-        ("loss/general_test_before", "general_evaluation_before"),
+        ("arm/sft_loss", "sft_loss"),
+        ("arm/general_loss", "general_loss"),
+        ("arm/sft_loss_before", "sft_loss_before"),
+        ("arm/general_loss_before", "general_loss_before"),
     ):
-        assert run.data.metrics[name] == store.record(arm[evaluation]).metrics["loss_nats"], name
-    assert sorted(run.data.metrics)[0] == "loss/general_test", "the first section of charts is of losses"
+        assert run.data.metrics[name] == store.record(arm.measures[evaluation][0]).metrics["loss_nats"], name
+    assert sorted(run.data.metrics)[0] == "arm/general_loss", "the first section of charts is of losses"
     assert run.data.metrics["mix/epochs/general"] == 0.5
-    assert run.data.metrics["work/wall_s"] == store.record(arm["final_state"]).timing["wall_s"]
+    assert run.data.metrics["work/wall_s"] == store.record(arm.state).timing["wall_s"]
 
 
 def test_tags_say_where_a_run_comes_from(store: Store, study: SyntheticStudy) -> None:
     arm = _first_sft(study)
-    record = store.record(arm["final_state"])
-    tags = _run(store, arm["final_state"]).data.tags
-    assert tags["midstudy.parent_state"] == arm["start_state"]
-    assert tags["midstudy.folder"] == str(store.published_folder(arm["final_state"]))
+    record = store.record(arm.state)
+    tags = _run(store, arm.state).data.tags
+    assert tags["midstudy.parent_state"] == study.start_of(arm)
+    assert tags["midstudy.folder"] == str(store.published_folder(arm.state))
     for name in ("host", "torch", "git_commit", "git_dirty"):
         assert tags.get(f"environment.{name}", "None") == str(record.environment[name]), name
     assert tags.get("mlflow.source.git.commit") == record.environment["git_commit"]
-    assert _run(store, arm["task_evaluation"]).data.tags["midstudy.parent_state"] == arm["final_state"]
+    assert _run(store, arm.measures["sft_loss"][0]).data.tags["midstudy.parent_state"] == arm.state
 
 
 def test_what_was_read_is_a_dataset_of_the_run(store: Store, study: SyntheticStudy) -> None:
     """The digest is that of the split's files, so that one on other text, or of another split, is another data set."""
     arm = _first_sft(study)
-    tokens = study.stages[arm["final_state"]]["parents"][1]
-    trained, evaluated = (_run(store, arm[one]).inputs.dataset_inputs[0] for one in ("final_state", "task_evaluation"))
+    tokens = study.stages[arm.state].parents[1]
+    trained, evaluated = (_run(store, one).inputs.dataset_inputs[0] for one in (arm.state, arm.measures["sft_loss"][0]))
     for found, split in ((trained, "train"), (evaluated, "test")):
         sha256 = hashlib.sha256(f"tokens pycode {split}".encode()).hexdigest()
         digest = hashlib.sha256(f"{split}-00000.tokens {sha256}\n".encode()).hexdigest()[:16]
@@ -168,23 +170,23 @@ def test_what_was_read_is_a_dataset_of_the_run(store: Store, study: SyntheticStu
             "documents": 16,
             "text": "wheels:pycode",
         }
-    assert _run(store, arm["final_state"]).data.tags["midstudy.data.pycode"] == trained.dataset.digest
+    assert _run(store, arm.state).data.tags["midstudy.data.pycode"] == trained.dataset.digest
 
 
 def test_the_last_states_of_arms_are_models_whose_weights_stay_in_the_store(store: Store, study: SyntheticStudy) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(default_tracking_uri(store))
-    models = client.search_logged_models([_run(store, _first_sft(study)["final_state"]).info.experiment_id])
+    models = client.search_logged_models([_run(store, _first_sft(study).state).info.experiment_id])
     by_stage = {model.tags[STAGE_ID_TAG]: model for model in models}
-    assert by_stage.keys() == {arm["final_state"] for arm in study.manifest["arms"]}
+    assert by_stage.keys() == {arm.state for arm in study.manifest.arms}
     arm = _first_sft(study)
-    model, run = by_stage[arm["final_state"]], _run(store, arm["final_state"])
-    assert model.tags["midstudy.checkpoint"] == (store.published_folder(arm["final_state"]) / "checkpoint").as_uri()
+    model, run = by_stage[arm.state], _run(store, arm.state)
+    assert model.tags["midstudy.checkpoint"] == (store.published_folder(arm.state) / "checkpoint").as_uri()
     assert (model.source_run_id, model.params["mix"], str(model.status)) == (run.info.run_id, "code", "READY")
     assert run.outputs.model_outputs[0].model_id == model.model_id
     losses = {metric.key: metric.value for metric in model.metrics or ()}
-    assert losses["loss/sft_test"] == store.record(arm["task_evaluation"]).metrics["loss_nats"]
+    assert losses["arm/sft_loss"] == store.record(arm.measures["sft_loss"][0]).metrics["loss_nats"]
 
 
 def test_the_report_is_an_artifact_of_the_study_and_a_new_one_replaces_it(store: Store) -> None:
@@ -205,13 +207,13 @@ def test_runs_can_be_filtered_by_kind_and_name_their_parents(store: Store, study
     experiment = client.get_experiment_by_name(STUDY)
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id], filter_string="tags.stage_kind = 'sft'")
-    assert {run.data.tags[STAGE_ID_TAG] for run in found} == {arm["final_state"] for arm in study.manifest["arms"]}
+    assert {run.data.tags[STAGE_ID_TAG] for run in found} == {arm.state for arm in study.manifest.arms}
     for run in found:
-        assert run.data.tags["midstudy.parents"].split(",") == study.stages[run.data.tags[STAGE_ID_TAG]]["parents"]
+        assert run.data.tags["midstudy.parents"].split(",") == [*study.stages[run.data.tags[STAGE_ID_TAG]].parents]
 
 
 def test_the_curve_in_mlflow_is_the_published_file(store: Store, study: SyntheticStudy) -> None:
-    stage_id = _first_sft(study)["final_state"]
+    stage_id = _first_sft(study).state
     lines = [json.loads(line) for line in (store.published_folder(stage_id) / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(STEPS + 1, STEPS + SFT_STEPS + 1))
     for name in ("loss_nats", "lr", "grad_norm"):
@@ -238,7 +240,7 @@ def test_an_emptied_mlflow_is_rebuilt_run_for_run(store: Store) -> None:
 
 def test_runs_deleted_in_the_ui_come_back_once(store: Store, study: SyntheticStudy) -> None:
     before = _rows(store)
-    _delete_runs(store, [_first_sft(study)["final_state"]])
+    _delete_runs(store, [_first_sft(study).state])
     report = sync(store, STUDY, tracking_uri=default_tracking_uri(store))
     assert report.created == 1
     assert _rows(store) == before
@@ -285,7 +287,7 @@ def test_a_sync_that_died_between_two_writes_is_completed(
 def test_a_failed_stage_is_a_failed_run_until_it_is_published(store: Store, study: SyntheticStudy) -> None:
     arm = _first_sft(study)
     whole = _rows(store)
-    record = store.paths.published(arm["final_state"])
+    record = store.paths.published(arm.state)
     record.rename(store.root / "aside")
     failure = {
         "cause": "DivergedError: loss is nan at step 63",
@@ -293,14 +295,14 @@ def test_a_failed_stage_is_a_failed_run_until_it_is_published(store: Store, stud
         "time": 1.7e9,
         "retry": "midstudy retry",
     }
-    store.report_failure(arm["final_state"], failure)
+    store.report_failure(arm.state, failure)
     report = sync(store, STUDY, tracking_uri=default_tracking_uri(store))
     assert report.failed_stages == 1
-    failed = _run(store, arm["final_state"])
+    failed = _run(store, arm.state)
     assert failed.info.status == "FAILED"
     assert "nan at step 63" in failed.data.tags["mlflow.note.content"]
 
-    store.clear_failure(arm["final_state"])
+    store.clear_failure(arm.state)
     (store.root / "aside").rename(record)
     sync(store, STUDY, tracking_uri=default_tracking_uri(store))
     assert _rows(store) == whole
@@ -309,24 +311,25 @@ def test_a_failed_stage_is_a_failed_run_until_it_is_published(store: Store, stud
 def test_losses_that_come_later_are_added_to_the_sft_run(store: Store, study: SyntheticStudy) -> None:
     whole = _rows(store)
     arm = _first_sft(study)
-    _delete_runs(store, [arm["final_state"], arm["general_evaluation"]])
-    store.paths.published(arm["general_evaluation"]).rename(store.root / "aside")
+    _delete_runs(store, [arm.state, arm.measures["general_loss"][0]])
+    store.paths.published(arm.measures["general_loss"][0]).rename(store.root / "aside")
     sync(store, STUDY, tracking_uri=default_tracking_uri(store))
-    assert "loss/general_test" not in _run(store, arm["final_state"]).data.metrics
-    (store.root / "aside").rename(store.paths.published(arm["general_evaluation"]))
+    assert "arm/general_loss" not in _run(store, arm.state).data.metrics
+    (store.root / "aside").rename(store.paths.published(arm.measures["general_loss"][0]))
     report = sync(store, STUDY, tracking_uri=default_tracking_uri(store))
     assert (report.created, report.updated) == (1, 2), "the evaluation; its state and the study"
     assert _rows(store) == whole
 
 
-def test_a_renamed_factor_makes_the_run_anew_and_leaves_no_double(store: Store, study: SyntheticStudy) -> None:
+def test_a_renamed_factor_makes_the_run_again_and_leaves_one(store: Store, study: SyntheticStudy) -> None:
     from midstudy.store.study_manifest import freeze
 
     arm = _first_sft(study)
-    study.stages[arm["final_state"]]["factors"]["mix"] = "source code"
-    freeze(store, study.manifest)
+    stage = study.stages[arm.state]
+    renamed = dataclasses.replace(stage, factors={**stage.factors, "mix": "source code"})
+    freeze(store, dataclasses.replace(study.manifest, stages={**study.stages, arm.state: renamed}))
     sync(store, STUDY, tracking_uri=default_tracking_uri(store))
-    assert _run(store, arm["final_state"]).data.params["mix"] == "source code"
+    assert _run(store, arm.state).data.params["mix"] == "source code"
 
 
 def _log_steps(attempt: Attempt, steps: range) -> None:
@@ -338,7 +341,7 @@ def test_a_state_that_trains_is_shown_while_it_does_and_ends_as_if_it_had_been_t
     store: Store, study: SyntheticStudy
 ) -> None:
     """A second attempt computes steps again, at other times: what the first was told of them may not stay."""
-    stage_id = _first_sft(study)["final_state"]
+    stage_id = _first_sft(study).state
     stage = study.stages[stage_id]
     shutil.rmtree(store.paths.published(stage_id))
     tell = partial(sync, store, STUDY, tracking_uri=default_tracking_uri(store))
@@ -362,7 +365,7 @@ def test_a_state_that_trains_is_shown_while_it_does_and_ends_as_if_it_had_been_t
     tell()
     assert (_run(store, stage_id).info.status, _curve_steps(store, stage_id)) == ("RUNNING", list(range(61, 81)))
     second.publish(
-        kind="state", label=stage["label"], recipe={}, canonical={}, parents=tuple(stage["parents"]), metrics={"step": 80}
+        kind="state", label=stage.label, recipe={}, canonical={}, parents=tuple(stage.parents), metrics={"step": 80}
     )
     tell()
     told_as_it_went = _rows(store)
@@ -388,7 +391,7 @@ def test_a_curve_of_many_batches_that_broke_off_goes_on_where_it_stopped(
 ) -> None:
     from mlflow.tracking import MlflowClient
 
-    stage_id = _first_sft(study)["final_state"]
+    stage_id = _first_sft(study).state
     shutil.rmtree(store.paths.published(stage_id))
     _log_steps(store.attempt(stage_id), range(1, 2001))
     original, calls = MlflowClient.log_batch, 0
@@ -473,9 +476,9 @@ def test_the_follower_ends_with_everything_that_was_published_meanwhile(store: S
     arm = _first_sft(study)
     whole = _rows(store)
     _delete_runs(store)
-    store.paths.published(arm["final_state"]).rename(store.root / "aside")
+    store.paths.published(arm.state).rename(store.root / "aside")
     with Follower(store, STUDY) as follower:
-        (store.root / "aside").rename(store.paths.published(arm["final_state"]))
+        (store.root / "aside").rename(store.paths.published(arm.state))
         report = follower.finish()
     assert report.created == len(whole["runs"])
     assert _rows(store) == whole

@@ -1,90 +1,86 @@
-"""The study's main question answered in a sentence per task, with its uncertainty and what is missing."""
+"""A study's question answered in a sentence per cell of its first comparison, with uncertainty and what is missing."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from midstudy.analysis.arms import CONTROL, in_group, is_member, require_arms
-from midstudy.analysis.effects import best_of, paired_effects
-from midstudy.analysis.phrases import reduction_with_interval
+from midstudy.analysis.effects import Cell, cell_factors, cells, effects
+from midstudy.analysis.phrases import capitalised, improvement, name_of, telling_factors, unit_of
+from midstudy.recipe.factors import Value, selects
+from midstudy.recipe.manifest import ComparisonEntry
+
+if TYPE_CHECKING:
+    from midstudy.analysis.tables import Tables
 
 
-def answer_sentence(arms: pd.DataFrame, *, tasks: Sequence[str]) -> str:
-    """Which mix of the main group helps each task most, by how much, and how sure that is.
+def answer(tables: Tables) -> str:
+    """Which arm of the first comparison does best in its first column, by how much, and how sure that is.
 
-    A sentence per (size, task), then one on unfinished runs where there are any. The best mix is picked after looking,
-    so the p value given is Holm-corrected over the main group's effects, and rivals that paired differences cannot tell
-    from it are named. One trunk seed gives no interval, and the sentence says so.
-
-    Raises ValueError where a task is not in the table.
+    A sentence for each combination of the comparison's `match` factors, then one on unfinished arms where there are any. The
+    best arm is picked after looking, so the p value given is Holm-corrected over the comparison's effects, and rivals that
+    paired differences cannot tell from it are named. One seed gives no interval, and the sentence says so.
     """
-    require_arms(arms)
-    unknown = [task for task in tasks if task not in set(arms["task"])]
-    if unknown:
-        raise ValueError(f"tasks: '{unknown[0]}' is not a task of this study; its tasks are {_listed(arms['task'])}")
-    main = in_group(arms, "main")
-    effects = paired_effects(main).table
-    sizes = list(arms["size"].unique())
+    if not tables.manifest.comparisons:
+        return "This study compares nothing."
+    comparison = tables.manifest.comparisons[0]
+    column = comparison.columns[0]
+    table = effects(tables, comparison, column).table
+    groups: dict[tuple[Value, ...], list[Cell]] = {}
+    for cell in cells(tables, comparison):
+        groups.setdefault(tuple(cell.factors[name] for name in comparison.match), []).append(cell)
+    shown = [name for name in comparison.match if len({key[comparison.match.index(name)] for key in groups}) > 1]
     sentences = []
-    for size in sizes:
-        where = f"at size {size}, " if len(sizes) > 1 else ""
-        for task in tasks:
-            cell = effects[(effects["size"] == size) & (effects["task"] == task) & is_member(effects, "main")]
-            clause = _answer_for_task(main, cell, size=size, task=task)
-            sentences.append(_capitalised(f"{where}{clause}."))
-    unfinished = int(main["sft_loss"].isna().sum())
+    for key, members in groups.items():
+        matched = dict(zip(comparison.match, key, strict=True))
+        rows = table[[selects(matched, dict(row)) for _, row in table.iterrows()]]
+        where = ", ".join(f"{name} {matched[name]}" for name in shown)
+        clause = _clause(tables, comparison, column, members, rows)
+        sentences.append(capitalised(f"for {where}, {clause}." if where else f"{clause}."))
+    used = sorted({*comparison.arms, *comparison.references})
+    unfinished = int(tables.arms.iloc[used][column].isna().sum())
     if unfinished:
-        sentences.append(f"{unfinished} of the main question's {len(main)} runs are not finished, so this may change.")
+        sentences.append(f"{unfinished} of the {len(used)} arms behind this are not finished, so it may change.")
     return " ".join(sentences)
 
 
-def _answer_for_task(main: pd.DataFrame, effects: pd.DataFrame, *, size: str, task: str) -> str:
-    if effects.empty:
-        return f"nothing can be said about {task} yet: no midtraining arm is finished together with its control"
-    best = effects.loc[effects["relative_improvement"].idxmax()]
-    mix, effect = str(best["mix"]), reduction_with_interval(best)
-    if best["relative_improvement"] <= 0:
-        return f"no mix lowers the {task} loss below the general-only control; the nearest is {mix} at {effect}"
-    single = len(effects) == 1
-    if int(best["n_trunk_seeds"]) < 2:
-        lead = "lowers the loss" if single else "lowers the loss most"
-        return (
-            f"on {task}, {mix} midtraining {lead}, by {effect} against the general-only control, "
-            "but one trunk seed says nothing about chance"
-        )
+def _clause(tables: Tables, comparison: ComparisonEntry, column: str, members: Sequence[Cell], rows: pd.DataFrame) -> str:
+    from midstudy.analysis.estimators import rivals  # reads `Tables`
+
+    if rows.empty:
+        return f"nothing can be said about {column} yet: no arm is finished together with its reference"
+    entry = tables.manifest.columns[column]
+    unit = unit_of(entry)
+    best = rows.loc[rows["difference"].idxmax()]
+    control = members[0].references.iloc[0]
+    names = telling_factors([control, *(cell.factors for cell in members)], cell_factors(tables))
+    reference, arm, effect = name_of(control, names), name_of(best, names), improvement(best, unit)
+    verb = "lowers" if entry.better == "lower" else "raises"
+    if best["difference"] <= 0:
+        return f"no arm {verb} {column} against {reference}; the nearest is {arm} at {effect}"
+    lead = f"{arm} {verb} {column}" + (" most" if len(rows) > 1 else "") + f", by {effect} against {reference}"
+    if int(best["num_seeds"]) < 2:
+        return f"{lead}, but one seed says nothing about chance"
     if math.isnan(best["ci_low"]):
-        return f"on {task}, {mix} midtraining lowers the loss by {effect}: {best['note']}"
+        return f"{lead}: {best['note']}"
     if best["ci_low"] <= 0:
         return (
-            f"no mix can be told from the general-only control on {task}: the largest reduction of the loss, "
-            f"by {mix} midtraining, is {effect} and its interval includes zero"
+            f"no arm can be told from {reference} in {column}: the largest improvement, by {arm}, is {effect} and its "
+            "interval includes zero"
         )
-    lead = "lowers the loss" if single else "lowers the loss most"
-    return (
-        f"on {task}, {mix} midtraining {lead}, by {effect} against the general-only control, "
-        f"Holm-corrected p = {best['p_holm']:.2g}"
-        f"{_against_rivals(main, size=size, task=task, mix=mix)}"
-    )
+    (cell,) = (one for one in members if all(one.factors[name] == best[name] for name in cell_factors(tables)))
+    others = rivals(tables, comparison, cell, column).iloc[1:]  # the first is the reference
+    return f"{lead}, Holm-corrected p = {best['p_holm']:.2g}{_against(others)}"
 
 
-def _against_rivals(main: pd.DataFrame, *, size: str, task: str, mix: str) -> str:
-    rivals = best_of(main, size=size, task=task, mix=mix)
-    rivals = rivals[rivals["other"] != CONTROL]
-    if rivals.empty:
-        return "; no other mix was tried"
-    beaten = rivals["ci_low"] > 0
+def _against(others: pd.DataFrame) -> str:
+    if others.empty:
+        return "; no other arm was tried"
+    beaten = others["ci_low"] > 0
     if beaten.all():
-        names = {1: "the only other mix", 2: "both other mixes"}.get(len(rivals), f"all {len(rivals)} other mixes")
-        return f", and it ends below {names} in paired differences whose intervals exclude zero"
-    return f"; not told from it by a paired interval: {_listed(rivals.loc[~beaten, 'other'])}"
-
-
-def _listed(names: pd.Series) -> str:
-    return ", ".join(dict.fromkeys(str(name) for name in names))
-
-
-def _capitalised(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
+        names = {1: "the only other arm", 2: "both other arms"}.get(len(others), f"all {len(others)} other arms")
+        return f", and it is better than {names} in paired differences whose intervals exclude zero"
+    return f"; not told from it by a paired interval: {', '.join(others.loc[~beaten, 'rival'])}"

@@ -1,33 +1,28 @@
-"""Does proximity predict improvement? Correlation over (mix, task) pairs, with everything that shows what it leans on.
+"""Does proximity predict improvement? Correlation over pairs of a mix and a task, with what shows what it leans on.
 
-Pearson's r of proximity advantage with relative improvement, per model size over the main group's pairs, the control
-excluded (arXiv 2510.14865; the control's advantage is zero by construction). A few matched pairs can carry all of r, so
-the row also has Spearman's rho, the leave-one-out range, r of the unmatched pairs alone, r without the best pair, and a
-bootstrap over pairs. Pairs share mixes, tasks and one control: they are not independent, and the intervals, which treat
-them as if they were, are too narrow.
+Pearson's r of proximity advantage with relative improvement over the arms of a comparison (arXiv 2510.14865). A few pairs of
+a mix and the task it was made for can carry all of r, so the row also has Spearman's rho, the leave-one-out range, r of the
+unmatched pairs alone, r without the best pair, and a bootstrap over pairs. Pairs share mixes, tasks and one reference: they
+are not independent, and the intervals, which treat them as if they were, are too narrow.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from midstudy.analysis.arms import is_member
 from midstudy.analysis.intervals import CONFIDENCE, MIN_PAIRS_OF_A_CORRELATION, fisher_interval
 
-#: Mix → the task it is matched with; the authors' "perfect" matches, StarCoder → PyCode and Math → GSM8K.
-MATCHED_TASK: dict[str, str] = {"code": "pycode", "math": "word_problems"}
 MEASURES = ("combined", "cosine", "jaccard", "js")
 BOOTSTRAP_RESAMPLES = 10_000
 BOOTSTRAP_SEED = 20251014
 
 CORRELATION_COLUMNS = [
-    "size",
     "measure",
     "n_pairs",
     "r",
@@ -50,55 +45,52 @@ CORRELATION_COLUMNS = [
 ]
 
 
-def proximity_pairs(effects: pd.DataFrame, proximity: pd.DataFrame) -> pd.DataFrame:
-    """Join the main group's effects with their proximity advantages, one row per (size, mix, task).
+def with_proximity(effects: pd.DataFrame, proximity: pd.DataFrame, *, factors: Sequence[str], task: str) -> pd.DataFrame:
+    """The rows of ``Effects.table`` with their proximity advantages ``pa_*``.
 
-    ``effects`` is ``Effects.table``; ``proximity`` has columns mix, weight, task and pa_combined, pa_cosine,
-    pa_jaccard, pa_js. Adds ``pair`` ('code → pycode') and ``matched`` to the effects' columns.
+    Args:
+        proximity: as `tables.similarity_tables` gives it.
+        factors: the factors that tell the mixes apart, columns of both tables.
+        task: the factor of the arms that names the task.
 
-    Raises ValueError naming the pair where a proximity advantage is missing.
+    Raises ValueError naming the arm whose mix or task has no advantage, or more than one.
     """
-    main = effects[is_member(effects, "main")].copy()
     columns = [f"pa_{measure}" for measure in MEASURES]
-    known = {(row["mix"], round(float(row["weight"]), 9), row["task"]): row for _, row in proximity.iterrows()}
-    for column in columns:
-        main[column] = math.nan
-    for index, row in main.iterrows():
-        found = known.get((row["mix"], round(float(row["weight"]), 9), row["task"]))
-        if found is None or any(pd.isna(found[column]) for column in columns):
+    known: dict[tuple[Any, ...], list[pd.Series]] = {}
+    for _, row in proximity.iterrows():
+        known.setdefault((*(row[name] for name in factors), row["task"]), []).append(row)
+    joined = effects.reset_index(drop=True)
+    found = []
+    for _, row in joined.iterrows():
+        rows = known.get((*(row[name] for name in factors), row[task]), [])
+        if len(rows) != 1 or rows[0][columns].isna().any():
+            label = ", ".join(f"{name} {row[name]}" for name in (*factors, task))
             raise ValueError(
-                f"no proximity advantage of mix '{row['mix']}' at weight {row['weight']:g} to task '{row['task']}'; "
-                "finish the study's similarity stage for it"
+                f"{label}: expected one mix with a proximity advantage, got {len(rows)}; add it to Study(mixes=...)"
             )
-        main.loc[index, columns] = [float(found[column]) for column in columns]
-    main["pair"] = main["mix"].astype(str) + " → " + main["task"].astype(str)
-    main["matched"] = is_matched(main)
-    return main.reset_index(drop=True)
+        found.append([float(rows[0][column]) for column in columns])
+    return joined.assign(**dict(zip(columns, np.array(found, dtype=float).reshape(-1, len(columns)).T, strict=True)))
 
 
-def is_matched(table: pd.DataFrame) -> pd.Series:
-    """Whether each row's mix is made for its task."""
-    matched = [MATCHED_TASK.get(mix) == task for mix, task in zip(table["mix"], table["task"], strict=True)]
-    return pd.Series(matched, index=table.index, dtype=bool)
+def correlations(pairs: pd.DataFrame, *, measure: str = "combined", by: str | None = None) -> pd.DataFrame:
+    """Correlate proximity advantage with relative improvement, one row per value of the column ``by``, or one for all.
 
-
-def correlations(pairs: pd.DataFrame, *, measure: str = "combined") -> pd.DataFrame:
-    """Correlate proximity advantage with relative improvement, one row per size (``CORRELATION_COLUMNS``).
-
-    ``pairs`` comes from ``proximity_pairs``. A value that cannot be computed (fewer than four pairs, no variation) is
-    NaN and ``reason`` says so; nothing raises for it, so that a report of a half-done study can be made.
+    ``pairs`` has columns pair (its name), matched (whether the mix was made for the task), pa_* and relative_improvement. A
+    value that cannot be computed (fewer than four pairs, no variation) is NaN and ``reason`` says so; nothing raises for it,
+    so that a report of a half-done study can be made.
     """
     if measure not in MEASURES:
-        raise ValueError(f"measure '{measure}' is unknown; allowed are {', '.join(MEASURES)}")
+        raise ValueError(f"measure: expected one of {', '.join(MEASURES)}, got '{measure}'")
+    groups = [({}, pairs)] if by is None else [({by: value}, rows) for value, rows in pairs.groupby(by, sort=False)]
     records = [
-        {"size": size, "measure": measure} | correlate_pairs(rows, x=f"pa_{measure}", y="relative_improvement")
-        for size, rows in pairs.groupby("size", sort=False)
+        {**group, "measure": measure, **correlate_pairs(rows, x=f"pa_{measure}", y="relative_improvement")}
+        for group, rows in groups
     ]
-    return pd.DataFrame(records, columns=CORRELATION_COLUMNS)
+    return pd.DataFrame(records, columns=[*([] if by is None else [by]), *CORRELATION_COLUMNS])
 
 
 def correlate_pairs(pairs: pd.DataFrame, *, x: str, y: str) -> dict[str, Any]:
-    """One size's correlation of two columns; see ``CORRELATION_COLUMNS`` past size and measure."""
+    """Correlation of two columns; see ``CORRELATION_COLUMNS`` past measure."""
     xs, ys = pairs[x].to_numpy(dtype=float), pairs[y].to_numpy(dtype=float)
     names = pairs["pair"].tolist()
     unmatched = ~pairs["matched"].to_numpy(dtype=bool)

@@ -1,124 +1,154 @@
-"""Effects of midtraining against the general-only control, and of one mix against the others.
+"""Effects of arms against their references: the one paired statistic, for any comparison of a study.
 
-Effects are paired by trunk seed and keyed by (size, task), as relative improvement is in arXiv 2510.14865; a missing
-control is never replaced by another cell's (the authors' scripts fall back to the 70m code baseline).
+Arms are paired with the reference of the same `match` factors and seeds; a missing reference is never replaced by another
+(the scripts of arXiv 2510.14865 fall back to the 70m code baseline).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from midstudy.analysis.arms import ARM_KEY, CONTROL, SEED_KEY, describe_run, in_group, require_arms
-from midstudy.analysis.pairs import SEED_COLUMNS, SUMMARY_COLUMNS, comparison_table, pair_by_trunk_seed, summarise
+from midstudy.analysis.pairs import SEED_COLUMNS, SUMMARY_COLUMNS, comparison_table, pair_by_seed, seed_values, summarise
+from midstudy.recipe.factors import Value
+from midstudy.recipe.manifest import ComparisonEntry
 
-_PASSED_ON = ["start_fraction", "groups", "specialist_tokens"]
-BY_TRUNK_SEED_COLUMNS = [*ARM_KEY, "start_fraction", "groups", *SEED_COLUMNS]
-EFFECT_COLUMNS = [*ARM_KEY, *_PASSED_ON, *SUMMARY_COLUMNS]
+if TYPE_CHECKING:
+    from midstudy.analysis.tables import Tables
+
+AMOUNTS = ("num_steps", "num_tokens", "tokens:", "dose:")
+"""Columns of the table of arms, or beginnings of them, whose means stand beside the effects."""
 
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """Paired effects of every arm against its control.
+    """Paired effects of the arms of a comparison.
 
-    ``table``: one row per arm with at least one finished pair: size, mix, weight, start_step, task, start_fraction,
-    groups, specialist_tokens, n_trunk_seeds, n_sft_seeds, control_loss, loss, difference_nats (control − arm, positive
-    is better) with ci_low and ci_high, relative_improvement with relative_ci_low and relative_ci_high, p_value, note,
-    p_holm, family_size. ``by_trunk_seed``: the values behind it. ``missing``: runs that could not be used, with reason.
+    ``table``: one row per cell with at least one finished pair: the factors but the seeds, num_seeds, num_inner_seeds,
+    reference, value, difference (in the column's unit, positive is better) with ci_low and ci_high, relative_improvement
+    with relative_ci_low and relative_ci_high, p_value, note, p_holm and family_size (the family is this table), and the
+    means over seeds of the columns `AMOUNTS`. ``by_seed``: the values behind it. ``missing``: rows of the table of arms that
+    could not be used: the factors, column, reason.
     """
 
     table: pd.DataFrame
-    by_trunk_seed: pd.DataFrame
+    by_seed: pd.DataFrame
     missing: pd.DataFrame
 
 
-def paired_effects(arms: pd.DataFrame, *, loss_column: str = "sft_loss") -> Effects:
-    """Compare every arm of the table with the control of its (size, task), over common seeds.
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """Arms that differ in their seeds alone, and the reference of each."""
 
-    The Holm family is all arms in the table passed in: pass ``in_group(arms, "main")`` for the main question alone.
-    ``loss_column="general_loss"`` gives forgetting.
+    factors: Mapping[str, Value]
+    arms: pd.DataFrame
+    references: pd.DataFrame
 
-    Raises ValueError naming the arm where a finished run has no control run of the same size, task, trunk seed and SFT
-    seed in the table at all; runs that exist but are not finished are listed in ``missing`` instead.
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.factors.items())
+
+
+def cells(tables: Tables, comparison: ComparisonEntry) -> Iterator[Cell]:
+    """The cells of a comparison in the order of its arms."""
+    arms = tables.arms.iloc[list(comparison.arms)]
+    references = tables.arms.iloc[list(comparison.references)]
+    names = cell_factors(tables)
+    for rows in _split(arms, names):
+        factors = {name: rows[name].iloc[0] for name in names}
+        agrees = np.ones(len(references), dtype=bool)
+        for name in comparison.match:
+            agrees &= (references[name] == factors[name]).to_numpy()
+        yield Cell(factors, rows, references[agrees])
+
+
+def cell_factors(tables: Tables) -> list[str]:
+    """The factors but the seeds: what tells one cell from another."""
+    return [name for name in tables.manifest.factor_names if name not in tables.manifest.seeds]
+
+
+def paired(tables: Tables, rows: pd.DataFrame, references: pd.DataFrame, column: str) -> pd.DataFrame:
+    """`pair_by_seed` with the seeds of the study, and with what its column calls better."""
+    better = tables.manifest.columns[column].better
+    return pair_by_seed(rows, references, column=column, seeds=tables.manifest.seeds, better=better)
+
+
+def effects(tables: Tables, comparison: ComparisonEntry, column: str) -> Effects:
+    """Compare every cell of a comparison with its reference over common seeds.
+
+    Rows are in the order of the arms; where ``comparison.along`` is set, sorted by it within the other factors.
+
+    Raises ValueError naming the arm where a finished arm has no reference of the same match factors and seeds in the study
+    at all; those that exist but are not finished are listed in ``missing`` instead.
     """
-    require_arms(arms)
-    control = arms[arms["mix"] == CONTROL]
-    missing = [_missing(control[control[loss_column].isna()], loss_column, "not finished")]
-    records, seed_tables = [], []
-    for _, rows in arms[arms["mix"] != CONTROL].groupby(ARM_KEY, sort=False, dropna=False):
-        first = rows.iloc[0]
-        reference = control[(control["size"] == first["size"]) & (control["task"] == first["task"])]
-        missing += _unpaired(rows, reference, loss_column)
-        by_seed = pair_by_trunk_seed(rows, reference, loss_column=loss_column)
+    names = cell_factors(tables)
+    amounts = [name for name in tables.arms.columns if name.startswith(AMOUNTS)]
+    unfinished = tables.arms.iloc[sorted(set(comparison.references))]
+    missing = [_missing(tables, unfinished[unfinished[column].isna()], column, "not finished")]
+    records: list[dict[str, object]] = []
+    seed_tables = []
+    for cell in _ordered(cells(tables, comparison), comparison.along):
+        missing += _unpaired(tables, cell, column)
+        by_seed = paired(tables, cell.arms, cell.references, column)
         if by_seed.empty:
             continue
-        identity = {column: first[column] for column in [*ARM_KEY, "start_fraction", "groups"]}
-        records.append(identity | {"specialist_tokens": rows["specialist_tokens"].mean()} | summarise(by_seed))
-        seed_tables.append(by_seed.assign(**identity)[BY_TRUNK_SEED_COLUMNS])
-    table = comparison_table(records, columns=EFFECT_COLUMNS).rename(columns={"reference_loss": "control_loss"})
-    empty = pd.DataFrame(columns=BY_TRUNK_SEED_COLUMNS)
-    by_trunk_seed = pd.concat(seed_tables, ignore_index=True) if seed_tables else empty
+        means = {name: float(cell.arms[name].mean()) for name in amounts}
+        records.append({**cell.factors, **summarise(by_seed), **means})
+        seed_tables.append(by_seed.assign(**cell.factors))
+    seed_columns = [*names, *tables.manifest.seeds[:1], *SEED_COLUMNS]
+    table = comparison_table(records, columns=[*names, *SUMMARY_COLUMNS, *amounts])
+    by_seed = pd.concat(seed_tables, ignore_index=True) if seed_tables else pd.DataFrame(columns=seed_columns)
     return Effects(
-        table=table,
-        by_trunk_seed=by_trunk_seed.rename(columns={"reference_loss": "control_loss"}),
-        missing=pd.concat(missing, ignore_index=True),
+        table=table[[*names, *SUMMARY_COLUMNS, "p_holm", "family_size", *amounts]],
+        by_seed=by_seed[seed_columns],
+        missing=pd.concat(missing, ignore_index=True).drop_duplicates(ignore_index=True),
     )
 
 
-def best_of(arms: pd.DataFrame, *, size: str, task: str, mix: str, loss_column: str = "sft_loss") -> pd.DataFrame:
-    """Compare one mix of the main group with every other main mix and the control on one task.
-
-    Returns a row per rival: size, task, mix, other (the rival), other_weight, other_start_step, n_trunk_seeds,
-    n_sft_seeds, loss, other_loss, difference_nats (rival − mix over common seeds, positive: ``mix`` is better) with
-    interval, relative_improvement with interval, p_value, note, p_holm, family_size. Intervals need two common trunk
-    seeds; a rival without any common finished seed stays in the table with a note.
-
-    Raises ValueError where the main group has no such mix for this size and task.
-    """
-    require_arms(arms)
-    cell = in_group(arms, "main")
-    cell = cell[(cell["size"] == size) & (cell["task"] == task)]
-    rows = cell[cell["mix"] == mix]
-    if rows.empty:
-        found = ", ".join(dict.fromkeys(cell["mix"])) or "nothing"
-        raise ValueError(f"mix '{mix}': not in group main for {size} → {task}; the mixes there are {found}")
-    rivals = cell[cell["mix"] != mix]
-    rivals = rivals.assign(start_step=rivals["start_step"].where(rivals["mix"] != CONTROL))
-    records = []
-    for key, rival in rivals.groupby(["mix", "weight", "start_step"], sort=False, dropna=False):
-        by_seed = pair_by_trunk_seed(rows, rival, loss_column=loss_column)
-        record = {"size": size, "task": task, "mix": mix, "other": key[0]}
-        record |= {"other_weight": key[1], "other_start_step": key[2]} | summarise(by_seed)
-        if by_seed.empty:
-            record["note"] = "no finished seed in common"
-        records.append(record)
-    columns = ["size", "task", "mix", "other", "other_weight", "other_start_step", *SUMMARY_COLUMNS]
-    return comparison_table(records, columns=columns).rename(columns={"reference_loss": "other_loss"})
+def _split(arms: pd.DataFrame, names: Sequence[str]) -> Iterator[pd.DataFrame]:
+    if not names:
+        yield arms
+        return
+    for _, rows in arms.groupby(list(names), sort=False, dropna=False):
+        yield rows
 
 
-def _unpaired(rows: pd.DataFrame, reference: pd.DataFrame, loss_column: str) -> list[pd.DataFrame]:
-    """List runs that cannot be paired yet; raise for a finished run whose control run does not exist."""
-    finished = rows[loss_column].notna().to_numpy()
-    control = dict(
-        zip(zip(reference["trunk_seed"], reference["sft_seed"], strict=True), reference[loss_column].notna(), strict=True)
-    )
-    seeds = list(zip(rows["trunk_seed"], rows["sft_seed"], strict=True))
-    orphans = rows[finished & np.array([pair not in control for pair in seeds], dtype=bool)]
+def _ordered(found: Iterator[Cell], along: str | None) -> list[Cell]:
+    """Cells sorted by one factor, those that differ in another one kept in their order."""
+    if along is None:
+        return list(found)
+    rank: dict[tuple[Value, ...], int] = {}
+    keyed = []
+    for cell in found:
+        rest = tuple(value for name, value in cell.factors.items() if name != along)
+        value = cell.factors[along]
+        keyed.append(((rank.setdefault(rest, len(rank)), isinstance(value, str), value), cell))
+    return [cell for _, cell in sorted(keyed, key=lambda pair: pair[0])]
+
+
+def _unpaired(tables: Tables, cell: Cell, column: str) -> list[pd.DataFrame]:
+    """List arms that cannot be paired yet; raise for a finished one whose reference does not exist."""
+    finished = cell.arms[column].notna().to_numpy()
+    seeds = tables.manifest.seeds
+    reference = dict(zip(seed_values(cell.references, seeds), cell.references[column].notna(), strict=True))
+    runs = list(seed_values(cell.arms, seeds))
+    orphans = cell.arms[finished & np.array([run not in reference for run in runs], dtype=bool)]
     if len(orphans):
+        first = orphans.iloc[0]
+        run = ", ".join(f"{name} {first[name]}" for name in tables.manifest.factor_names)
         raise ValueError(
-            f"{describe_run(orphans.iloc[0])}: the study has no control run with the same size, task and seeds, so its "
-            "effect cannot be stated; add the control to the study for these seeds, or leave the arm out"
+            f"{run}: the comparison has no reference with the same factors and seeds, so its effect on {column} cannot "
+            "be stated; add the reference to the study for these seeds, or take the arm out of the comparison"
         )
-    waiting = finished & np.array([not control.get(pair, False) for pair in seeds], dtype=bool)
-    missing = []
-    if not finished.all():
-        missing.append(_missing(rows[~finished], loss_column, "not finished"))
-    if waiting.any():
-        missing.append(_missing(rows[waiting], loss_column, "its control is not finished"))
-    return missing
+    waiting = finished & np.array([not reference.get(run, False) for run in runs], dtype=bool)
+    return [
+        _missing(tables, cell.arms[~finished], column, "not finished"),
+        _missing(tables, cell.arms[waiting], column, "its reference is not finished"),
+    ]
 
 
-def _missing(rows: pd.DataFrame, loss_column: str, reason: str) -> pd.DataFrame:
-    return rows[[*ARM_KEY, *SEED_KEY]].assign(loss_column=loss_column, reason=reason)
+def _missing(tables: Tables, rows: pd.DataFrame, column: str, reason: str) -> pd.DataFrame:
+    return rows[list(tables.manifest.factor_names)].assign(column=column, reason=reason)

@@ -40,10 +40,10 @@ def mean_interval(values: Iterable[float]) -> MeanInterval:
         return MeanInterval(math.nan, math.nan, math.nan, math.nan, 0, "no value")
     mean = float(sample.mean())
     if n == 1:
-        return MeanInterval(mean, math.nan, math.nan, math.nan, 1, "one trunk seed: no interval")
+        return MeanInterval(mean, math.nan, math.nan, math.nan, 1, "one seed: no interval")
     deviation = float(sample.std(ddof=1))
     if deviation <= 1e-12 * float(np.abs(sample).max()):
-        return MeanInterval(mean, math.nan, math.nan, math.nan, n, "no variation over trunk seeds: no interval")
+        return MeanInterval(mean, math.nan, math.nan, math.nan, n, "no variation over seeds: no interval")
     from scipy import stats
 
     error = deviation / math.sqrt(n)

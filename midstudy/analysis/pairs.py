@@ -1,26 +1,26 @@
-"""Paired comparison of two arms over the trunk seeds they share.
+"""Paired comparison of two arms over the seeds they share.
 
-Arms share their randomness, so differences are taken within a pair of seeds. The unit of replication is the trunk seed:
-SFT seeds are averaged within it first, because SFT runs from one trunk are not independent trainings.
+Arms share their randomness, so differences are taken within a pair of runs with the same seeds. The unit of replication is
+the first of the study's seeds: the others are averaged within it, because runs that share it are not independent trainings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from statistics import fmean
 
 import pandas as pd
 
 from midstudy.analysis.intervals import holm, mean_interval
 
-#: Columns that ``summarise`` gives. Differences are reference − arm: positive means the arm's loss is lower.
+#: Columns that ``summarise`` gives. A positive difference means that the arm is better than its reference.
 SUMMARY_COLUMNS = (
-    "n_trunk_seeds",
-    "n_sft_seeds",
-    "reference_loss",
-    "loss",
-    "difference_nats",
+    "num_seeds",
+    "num_inner_seeds",
+    "reference",
+    "value",
+    "difference",
     "ci_low",
     "ci_high",
     "relative_improvement",
@@ -30,52 +30,56 @@ SUMMARY_COLUMNS = (
     "note",
 )
 
+#: Columns that ``pair_by_seed`` gives behind the replicating seed.
+SEED_COLUMNS = ("num_inner_seeds", "reference", "value", "difference", "relative_improvement")
 
-#: Columns that ``pair_by_trunk_seed`` gives.
-SEED_COLUMNS = ("trunk_seed", "n_sft_seeds", "reference_loss", "loss", "difference_nats", "relative_improvement")
 
+def pair_by_seed(
+    rows: pd.DataFrame, reference: pd.DataFrame, *, column: str, seeds: Sequence[str], better: str
+) -> pd.DataFrame:
+    """Values of two arms for the seeds finished in both, averaged over all seeds but the first.
 
-def pair_by_trunk_seed(rows: pd.DataFrame, reference: pd.DataFrame, *, loss_column: str) -> pd.DataFrame:
-    """Losses of two arms for the (trunk seed, SFT seed) pairs finished in both, averaged over SFT seeds.
-
-    Returns one row per trunk seed: trunk_seed, n_sft_seeds, reference_loss, loss, difference_nats (reference − arm) and
-    relative_improvement (difference over reference). Empty where nothing is shared.
+    Returns one row per value of ``seeds[0]``: that seed, num_inner_seeds, reference, value, difference (positive where the
+    arm is better, with ``better`` lower or higher) and relative_improvement (difference over the reference's size, NaN where
+    that is 0). Empty where nothing is shared; one row without a seed where ``seeds`` is empty.
     """
     # Plain dictionaries: a merge and a grouped aggregation of a handful of rows cost pandas 15 ms, a hundred times as much.
-    other = dict(zip(_seed_pairs(reference), reference[loss_column].astype(float), strict=True))
-    found: dict[Hashable, list[tuple[Hashable, float, float]]] = {}
-    for (trunk_seed, sft_seed), loss in zip(_seed_pairs(rows), rows[loss_column].astype(float), strict=True):
-        reference_loss = other.get((trunk_seed, sft_seed), math.nan)
-        if not (math.isnan(loss) or math.isnan(reference_loss)):
-            found.setdefault(trunk_seed, []).append((sft_seed, reference_loss, loss))
+    other = dict(zip(seed_values(reference, seeds), reference[column].astype(float), strict=True))
+    found: dict[tuple[Hashable, ...], list[tuple[Hashable, float, float]]] = {}
+    for run, value in zip(seed_values(rows, seeds), rows[column].astype(float), strict=True):
+        reference_value = other.get(run, math.nan)
+        if not (math.isnan(value) or math.isnan(reference_value)):
+            found.setdefault(run[:1], []).append((run[1:], reference_value, value))
     records = []
-    for trunk_seed in sorted(found):  # type: ignore[type-var]
-        seeds, references, losses = zip(*found[trunk_seed], strict=True)
-        reference_loss, loss = fmean(references), fmean(losses)
-        difference = reference_loss - loss
-        records.append((trunk_seed, len(set(seeds)), reference_loss, loss, difference, difference / reference_loss))
-    return pd.DataFrame(records, columns=list(SEED_COLUMNS))
+    for seed in sorted(found):
+        inner, references, values = zip(*found[seed], strict=True)
+        before, after = fmean(references), fmean(values)
+        difference = before - after if better == "lower" else after - before
+        relative = difference / abs(before) if before else math.nan
+        records.append((*seed, len(set(inner)), before, after, difference, relative))
+    return pd.DataFrame(records, columns=[*seeds[:1], *SEED_COLUMNS])
 
 
-def _seed_pairs(rows: pd.DataFrame) -> Iterator[tuple[Hashable, Hashable]]:
-    return zip(rows["trunk_seed"], rows["sft_seed"], strict=True)
+def seed_values(rows: pd.DataFrame, seeds: Sequence[str]) -> Iterator[tuple[Hashable, ...]]:
+    """The seeds of each row."""
+    return zip(*(rows[seed] for seed in seeds), strict=True) if seeds else iter([()] * len(rows))
 
 
 def summarise(by_seed: pd.DataFrame) -> dict[str, object]:
-    """Means over trunk seeds with 95 % t-intervals, for the output of ``pair_by_trunk_seed``.
+    """Means over seeds with 95 % t-intervals, for the output of ``pair_by_seed``.
 
-    ``ci_low`` and ``ci_high`` belong to ``difference_nats``; ``p_value`` is the two-sided paired t-test's.
-    ``relative_improvement`` is the mean of the trunk seeds' own ratios, so that it has an interval of its own.
-    ``n_sft_seeds`` is the smallest number of SFT seeds behind a trunk seed's value.
+    ``ci_low`` and ``ci_high`` belong to ``difference``; ``p_value`` is the two-sided paired t-test's.
+    ``relative_improvement`` is the mean of the seeds' own ratios, so that it has an interval of its own.
+    ``num_inner_seeds`` is the smallest number of inner seeds behind a seed's value.
     """
-    difference = mean_interval(by_seed["difference_nats"])
+    difference = mean_interval(by_seed["difference"])
     relative = mean_interval(by_seed["relative_improvement"])
     return {
-        "n_trunk_seeds": difference.n,
-        "n_sft_seeds": int(by_seed["n_sft_seeds"].min()) if difference.n else 0,
-        "reference_loss": float(by_seed["reference_loss"].mean()),
-        "loss": float(by_seed["loss"].mean()),
-        "difference_nats": difference.mean,
+        "num_seeds": difference.n,
+        "num_inner_seeds": int(by_seed["num_inner_seeds"].min()) if difference.n else 0,
+        "reference": float(by_seed["reference"].mean()),
+        "value": float(by_seed["value"].mean()),
+        "difference": difference.mean,
         "ci_low": difference.low,
         "ci_high": difference.high,
         "relative_improvement": relative.mean,
@@ -86,12 +90,12 @@ def summarise(by_seed: pd.DataFrame) -> dict[str, object]:
     }
 
 
-def comparison_table(records: Iterable[dict[str, object]], *, columns: list[str]) -> pd.DataFrame:
+def comparison_table(records: Iterable[dict[str, object]], *, columns: Sequence[str]) -> pd.DataFrame:
     """A table of comparisons with Holm-corrected p values, the family being all tested rows of this table.
 
     Adds ``p_holm`` and ``family_size`` (rows tested) to ``columns``; keeps the columns of an empty table.
     """
-    table = pd.DataFrame(list(records), columns=columns)
+    table = pd.DataFrame(list(records), columns=list(columns))
     p_values = table["p_value"].astype(float)
     table["p_holm"] = holm(p_values.to_numpy())
     table["family_size"] = int(p_values.notna().sum())

@@ -22,6 +22,7 @@ from midstudy.store.store import Store
 
 if TYPE_CHECKING:
     from midstudy.plan.planner import Plan
+    from midstudy.recipe.manifest import Manifest, StageEntry
     from midstudy.recipe.stage import Stage
     from midstudy.run.study import Place
     from midstudy.store.retention import Item
@@ -55,9 +56,7 @@ def run(options: Namespace) -> int:
     known = Store.found(root)  # not created until the study begins, so that a rejected one leaves nothing behind
     where.require(root)
     planned = _plan(options, known, where)
-    command = command_line(
-        options.experiment, data=options.data, settings=options.settings, similarity_only=options.similarity_only
-    )
+    command = command_line(options.experiment, data=options.data, settings=options.settings)
     store = begin(root, planned, where, command=command, max_gpu_hours=options.max_gpu_hours)
     print(plan_text(planned, forecast_s=forecast_s(planned, where)), flush=True)
     if options.detach:
@@ -71,10 +70,10 @@ def retry(options: Namespace) -> int:
 
     store = _open_to_write(options)
     manifest = _manifest(store, options.study)
-    kept = store.paths.placement_file(manifest["name"]) if options.backend == "slurm" else None
+    kept = store.paths.placement_file(manifest.name) if options.backend == "slurm" else None
     where = _place(options, placement_file=kept)
     where.require(store.root)
-    failed = [one for one in manifest["stages"] if not store.has(one) and store.failure(one) is not None]
+    failed = [one for one in manifest.stages if not store.has(one) and store.failure(one) is not None]
     chosen = [_own_stage(store, manifest, name) for name in options.stages] or failed
     for identity in chosen:
         if identity not in failed:
@@ -82,9 +81,9 @@ def retry(options: Namespace) -> int:
         store.write_interruptions(identity, [])  # it has all its runs again
         store.clear_failure(identity)
     if options.detach:
-        return _detach(store, manifest["name"], where, options)
+        return _detach(store, manifest.name, where, options)
     stages = stages_of(manifest, lambda one: store.requested(one)["recipe"])
-    return _run_stages(store, manifest["name"], stages, where, options.tracking_uri)
+    return _run_stages(store, manifest.name, stages, where, options.tracking_uri)
 
 
 def _plan(options: Namespace, store: Store | None, where: Place | None = None) -> Plan:
@@ -97,7 +96,6 @@ def _plan(options: Namespace, store: Store | None, where: Place | None = None) -
         settings=options.settings,
         where=where,
         price_on=options.price_on,
-        similarity_only=options.similarity_only,
     )
 
 
@@ -161,7 +159,7 @@ def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Pla
         page = write_report(store, manifest)
         failed, skipped, warnings = {}, {}, _sync(store, name, tracking_uri)
     for identity, cause in failed.items():
-        print(f"failed: {manifest['stages'][identity]['label']} ({identity}): {cause}", file=sys.stderr)
+        print(f"failed: {manifest.stages[identity].label} ({identity}): {cause}", file=sys.stderr)
         print(f"        midstudy logs {identity} --store {shlex.quote(str(store.root))}", file=sys.stderr)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -176,7 +174,7 @@ def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Pla
 
 
 def _conduct(
-    store: Store, manifest: dict[str, Any], stages: Mapping[str, Stage], where: Place, tracking_uri: str
+    store: Store, manifest: Manifest, stages: Mapping[str, Stage], where: Place, tracking_uri: str
 ) -> tuple[Mapping[str, str], Mapping[str, str], Sequence[str], Path]:
     """Run the flow; returns failed and skipped stages with their causes, warnings, and the report."""
     from flows.view import PrefectView
@@ -190,7 +188,7 @@ def _conduct(
         summary = run_study(
             store,
             stages,
-            manifest["name"],
+            manifest.name,
             backend=where.backend,
             max_jobs=where.max_jobs,
             placement=where.placement,
@@ -254,7 +252,7 @@ def report(options: Namespace) -> int:
     manifest = _manifest(store, options.study)
     page = write_report(store, manifest)
     if options.json:
-        print(json.dumps({"study": manifest["name"], "report": str(page), "answer": answer(store, manifest)}))
+        print(json.dumps({"study": manifest.name, "report": str(page), "answer": answer(store, manifest)}))
     else:
         print(answer(store, manifest))
         print(f"report: {page}")
@@ -271,7 +269,7 @@ def status(options: Namespace) -> int:
 
     store = Store.open(Path(options.store))
     manifest = _manifest(store, options.study)
-    stages = manifest["stages"]
+    stages = manifest.stages
     finished = store.published(stages)
     failures = {one: failure for one in stages if one not in finished and (failure := store.failure(one))}
     jobs = live_jobs(store, stages)
@@ -281,19 +279,19 @@ def status(options: Namespace) -> int:
     said = {"finished": finished, "running": running, "failed": failures, "skipped": skipped, "waiting": waiting}
     of_stage = {one: word for word, some in said.items() for one in some}
     data_left_out = left_out_in(store, manifest)
-    facts = {
-        "study": manifest["name"],
+    facts: dict[str, Any] = {
+        "study": manifest.name,
         "stages": len(stages),
         "finished": len(finished),
-        "running": [{"id": one, "label": stages[one]["label"]} for one in running],
-        "failed": [{"id": one, "label": stages[one]["label"], "cause": f["cause"]} for one, f in failures.items()],
+        "running": [{"id": one, "label": stages[one].label} for one in running],
+        "failed": [{"id": one, "label": stages[one].label, "cause": f["cause"]} for one, f in failures.items()],
         "skipped": len(skipped),
         "interrupted": {one: known for one in stages if one not in finished and (known := store.interruptions(one))},
         "waiting": len(waiting),
         "jobs": [job.name for job in jobs],
         "slurm": slurm_places(store, jobs),
         "left_out": data_left_out.as_json(),
-        "by_stage": [{"id": one, "label": stage["label"], "is": of_stage[one]} for one, stage in stages.items()],
+        "by_stage": [{"id": one, "label": stage.label, "is": of_stage[one]} for one, stage in stages.items()],
     }
     if options.json:
         print(json.dumps(facts, indent=1))
@@ -302,28 +300,28 @@ def status(options: Namespace) -> int:
         f"{facts['study']}: {len(finished)} of {len(stages)} stages finished, {len(running)} running in {len(jobs)} jobs, "
         f"{len(failures)} failed, {len(skipped)} skipped, {facts['waiting']} waiting"
     )
-    kinds = Counter(stage["factors"]["stage_kind"] for stage in stages.values())
-    done = Counter(stages[one]["factors"]["stage_kind"] for one in finished)
-    for kind, number in kinds.items():
-        print(f"  {kind:12} {done[kind]:>5} of {number}")
+    roles = Counter(stage.role for stage in stages.values())
+    done = Counter(stages[one].role for one in finished)
+    for role, number in roles.items():
+        print(f"  {role:12} {done[role]:>5} of {number}")
     for name, place in facts["slurm"].items():
         print(f"  job      {name}  {place}")
     for one in running:
-        print(f"  running  {one}  {stages[one]['label']}")
+        print(f"  running  {one}  {stages[one].label}")
     for sentence in data_left_out.sentences:
         print(f"  note     {sentence}")
     for one, known in facts["interrupted"].items():
-        print(f"  run again {one}  {stages[one]['label']}: {'; '.join(run['text'] for run in known)}")
+        print(f"  run again {one}  {stages[one].label}: {'; '.join(run['text'] for run in known)}")
     for one, failure in failures.items():
-        print(f"  failed   {one}  {stages[one]['label']}: {failure['cause']}\n           {failure.get('retry', '')}")
+        print(f"  failed   {one}  {stages[one].label}: {failure['cause']}\n           {failure.get('retry', '')}")
     return 0
 
 
-def _descendants(stages: Mapping[str, Mapping[str, Any]], roots: Mapping[str, Any]) -> set[str]:
+def _descendants(stages: Mapping[str, StageEntry], roots: Mapping[str, Any]) -> set[str]:
     """Every stage that needs one of `roots`; parents come before their children in a manifest."""
     found: set[str] = set()
     for identity, stage in stages.items():
-        if any(parent in roots or parent in found for parent in stage["parents"]):
+        if any(parent in roots or parent in found for parent in stage.parents):
             found.add(identity)
     return found
 
@@ -356,7 +354,8 @@ def explain(options: Namespace) -> int:
 
     store = Store.open(Path(options.store))
     known = {one: store.requested(one) for one in store.stage_ids() if os.path.lexists(store.paths.recipe(one))}
-    left, right = (known[_find_stage(store, known, name)] for name in (options.left, options.right))
+    labels = {one: requested["label"] for one, requested in known.items()}
+    left, right = (known[_find_stage(store, labels, name)] for name in (options.left, options.right))
     found = differences(left["canonical"], right["canonical"])
     if options.json:
         sides = {side: {"id": one["id"], "label": one["label"]} for side, one in (("a", left), ("b", right))}
@@ -385,28 +384,28 @@ def export(options: Namespace) -> int:
 
     store = Store.open(Path(options.store))
     manifest = _manifest_with(store, options.study, options.stage)
-    stages = manifest["stages"]
-    states = {one: stage for one, stage in stages.items() if stage["kind"] == "state"}
+    stages = manifest.stages
+    states = {one: stage for one, stage in stages.items() if stage.kind == "state"}
     known = [one for one in stages if one.startswith(options.stage)]
     if known and not any(one in states for one in known):
-        raise ValueError(f"{known[0]}: {stages[known[0]]['label']}; allowed: a state, such as an arm's last.")
-    identity = _find_stage(store, states, options.stage)
+        raise ValueError(f"{known[0]}: {stages[known[0]].label}; allowed: a state, such as an arm's last.")
+    identity = _find_stage(store, _labels(states), options.stage)
     if not store.has(identity):
-        raise ValueError(f"{identity}: {states[identity]['label']} is not finished; run the study first.")
-    name = re.sub(r"[^A-Za-z0-9.@]+", "-", states[identity]["label"])[:100].strip("-.")
+        raise ValueError(f"{identity}: {states[identity].label} is not finished; run the study first.")
+    name = re.sub(r"[^A-Za-z0-9.@]+", "-", states[identity].label)[:100].strip("-.")
     folder = Path(options.output) if options.output else Path(f"{name}-{identity[:8]}")
-    command = shlex.join(["midstudy", "export", identity, "--to", "hf", "--study", manifest["name"]])
+    command = shlex.join(["midstudy", "export", identity, "--to", "hf", "--study", manifest.name])
     losses: dict[str, float] = {}
-    for one in stages:
-        if stages[one]["kind"] == "evaluation" and identity in stages[one]["parents"] and store.has(one):
-            what = f"{stages[one]['factors']['data']} {stages[one]['factors']['split']}"
+    for one, stage in stages.items():
+        if stage.kind == "evaluation" and identity in stage.parents and store.has(one):
+            what = f"{stage.data} {stage.split}"
             # A split may be measured twice, with other tokens counted or documents masked: the id tells which.
             losses[f"{what} ({one[:8]})" if what in losses else what] = store.record(one).metrics["loss_nats"]
-    export_huggingface(store, identity, folder, commands=(manifest["command"], command), losses=losses)
+    export_huggingface(store, identity, folder, commands=(manifest.command, command), losses=losses)
     if options.json:
-        print(json.dumps({"stage": identity, "label": states[identity]["label"], "folder": str(folder)}))
+        print(json.dumps({"stage": identity, "label": states[identity].label, "folder": str(folder)}))
     else:
-        print(f"{folder}: {states[identity]['label']}; AutoModelForCausalLM and AutoTokenizer load it")
+        print(f"{folder}: {states[identity].label}; AutoModelForCausalLM and AutoTokenizer load it")
     return 0
 
 
@@ -419,7 +418,7 @@ def track(options: Namespace) -> int:
     from midstudy.track.sync import sync
 
     store = Store.open(Path(options.store))
-    name = _manifest(store, options.study)["name"]
+    name = _manifest(store, options.study).name
     report = sync(store, name, tracking_uri=tracking_uri_of(store, options.tracking_uri))
     if options.json:
         print(json.dumps(report.as_json()))
@@ -447,7 +446,7 @@ def cancel(options: Namespace) -> int:
     from midstudy.launch.detach import end_detached
 
     store = _open_to_write(options)
-    name = _manifest(store, options.study)["name"]
+    name = _manifest(store, options.study).name
     if driver := end_detached(store, name):
         print(f"{name}: its driver, {driver}, is ended")
     jobs = cancel_study(store, name)
@@ -526,17 +525,22 @@ _SHOWN = 20
 # -- finding ----------------------------------------------------------------------------------------------------------
 
 
-def _manifest(store: Store, name: str | None) -> dict[str, Any]:
+def _manifest(store: Store, name: str | None) -> Manifest:
     from midstudy.store.study_manifest import load
 
     return load(store, name)
 
 
-def _find_stage(store: Store, stages: Mapping[str, Mapping[str, Any]], name: str) -> str:
-    """The stage whose id begins with `name`, or whose label is `name` or, alone, contains it."""
-    matches = [one for one in stages if one.startswith(name)] if name else []
-    matches = matches or [one for one, stage in stages.items() if stage["label"] == name]
-    matches = matches or [one for one, stage in stages.items() if name in stage["label"]]
+def _labels(stages: Mapping[str, StageEntry]) -> dict[str, str]:
+    return {one: stage.label for one, stage in stages.items()}
+
+
+def _find_stage(store: Store, labels: Mapping[str, str], name: str) -> str:
+    """The stage whose id begins with `name`, or whose label is `name` or, alone, contains it; `labels` are those of the
+    stages by id."""
+    matches = [one for one in labels if one.startswith(name)] if name else []
+    matches = matches or [one for one, label in labels.items() if label == name]
+    matches = matches or [one for one, label in labels.items() if name in label]
     if len(matches) == 1:
         return matches[0]
     if not matches and is_name(name) and store.paths.stage(name).is_dir():
@@ -546,7 +550,7 @@ def _find_stage(store: Store, stages: Mapping[str, Mapping[str, Any]], name: str
         )
     if not matches:
         raise StoreError(f"{store.root}: no stage {name!r}; `midstudy status --json` names them all.")
-    shown = "\n".join(f"  {one}  {stages[one]['label']}" for one in matches[:_SHOWN])
+    shown = "\n".join(f"  {one}  {labels[one]}" for one in matches[:_SHOWN])
     shown += f"\n  and {len(matches) - _SHOWN} more" * (len(matches) > _SHOWN)
     raise StoreError(f"{name!r} names {len(matches)} stages; give more of its id or name:\n{shown}")
 
@@ -560,30 +564,31 @@ def _named_stage(store: Store, study: str | None, name: str) -> str:
     if is_name(name) and store.paths.stage(name).is_dir():
         return name
     studies = [study] if study is not None else store.studies()
-    stages = {one: stage for name in studies for one, stage in _manifest(store, name)["stages"].items()}
+    labels = {one: label for study in studies for one, label in _labels(_manifest(store, study).stages).items()}
     try:
-        return _find_stage(store, stages, name)
+        return _find_stage(store, labels, name)
     except StoreError:
-        former = [one for one in store.stage_ids() if name and one.startswith(name) and one not in stages]
-        if len(former) != 1 or any(one.startswith(name) for one in stages):
+        former = [one for one in store.stage_ids() if name and one.startswith(name) and one not in labels]
+        if len(former) != 1 or any(one.startswith(name) for one in labels):
             raise
         return former[0]
 
 
-def _manifest_with(store: Store, study: str | None, name: str) -> dict[str, Any]:
+def _manifest_with(store: Store, study: str | None, name: str) -> Manifest:
     """The study's manifest. If no study is named and there are several, that of a study with the stage `name`."""
     if study is None and len(names := store.studies()) > 1:
         manifests = [_manifest(store, one) for one in names]
-        identity = _find_stage(store, {one: stage for each in manifests for one, stage in each["stages"].items()}, name)
-        return next(one for one in manifests if identity in one["stages"])
+        labels = {one: label for each in manifests for one, label in _labels(each.stages).items()}
+        identity = _find_stage(store, labels, name)
+        return next(one for one in manifests if identity in one.stages)
     return _manifest(store, study)
 
 
-def _own_stage(store: Store, manifest: Mapping[str, Any], name: str) -> str:
+def _own_stage(store: Store, manifest: Manifest, name: str) -> str:
     """The stage of this study that `name` identifies."""
-    if name not in manifest["stages"] and is_name(name) and store.paths.stage(name).is_dir():
+    if name not in manifest.stages and is_name(name) and store.paths.stage(name).is_dir():
         raise StoreError(
-            f"stage {name}: not one of study {manifest['name']!r} as it was run last; its former manifests, with the "
-            f"commands that made them, are in {store.paths.study(manifest['name']) / 'history'}."
+            f"stage {name}: not one of study {manifest.name!r} as it was run last; its former manifests, with the "
+            f"commands that made them, are in {store.paths.study(manifest.name) / 'history'}."
         )
-    return _find_stage(store, manifest["stages"], name)
+    return _find_stage(store, _labels(manifest.stages), name)

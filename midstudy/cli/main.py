@@ -108,11 +108,6 @@ def _parser() -> argparse.ArgumentParser:
             help="a keyword argument of study(...), as a Python literal; repeatable",
         )
         one.add_argument(
-            "--similarity-only",
-            action="store_true",
-            help="only compare the data of the study: similarities and proximity advantages, no training",
-        )
-        one.add_argument(
             "--price-on",
             choices=PRICED_DEVICES,
             help=f"device whose hours the plan counts (default: {PRICED_DEVICES[0]}; of a run on GPUs h100)",

@@ -247,7 +247,7 @@ def _is_of_the_kind(stated: dict[str, Any]) -> bool:
 
 def _ranks(vocab: dict[str, int], merges: list[Any]) -> dict[bytes, int] | None:
     """Bytes of every token (the 256 bytes and all merge results) to its id. None if ids do not rise with merge rank."""
-    letters = _letters()
+    letters = byte_letters()
     if not vocab.keys() >= letters.keys():
         return None
     known, last = {letter: vocab[letter] for letter in letters}, -1
@@ -262,7 +262,7 @@ def _ranks(vocab: dict[str, int], merges: list[Any]) -> dict[bytes, int] | None:
     return {bytes(letters[letter] for letter in word): number for word, number in known.items()}
 
 
-def _letters() -> dict[str, int]:
+def byte_letters() -> dict[str, int]:
     """GPT-2's character for each byte: the byte itself if printable, else the next code point from 256 on."""
     printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printed]

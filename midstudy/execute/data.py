@@ -1,4 +1,7 @@
-"""Data stages: train a tokenizer, turn a data set into token files, count tokens of a sample."""
+"""Data stages: train a tokenizer, turn a data set into token files, count tokens of a sample.
+
+The functions that end in `_stage` are the makers that `recipe/kinds.py` names.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,33 @@ from midstudy.data.tokens import read_split
 from midstudy.data.wheels import removed_for_overlap
 from midstudy.execute.progress import TokenisingProgress
 from midstudy.execute.stopped import until_told
+from midstudy.execute.work import Work
 from midstudy.recipe.data import SPLITS, Corpus, Dataset, ReleasedTokenizer, Task, TokenizedData, Tokenizer
 from midstudy.recipe.measure import TokenCounts
+from midstudy.recipe.stage import stage_id
 from midstudy.similarity.counts import token_counts
+from midstudy.store.attempt import RESULT_FOLDER
 
 COUNTS_FILE = "counts.safetensors"
+
+
+def tokenizer_stage(recipe: Tokenizer, work: Work) -> dict[str, Any]:
+    return make_tokenizer(recipe, work.folder, should_stop=work.should_stop)
+
+
+def released_tokenizer_stage(recipe: ReleasedTokenizer, work: Work) -> dict[str, Any]:
+    return copy_tokenizer(recipe, work.folder)
+
+
+def tokens_stage(recipe: TokenizedData, work: Work) -> dict[str, Any]:
+    tokenizer = work.unchanged(stage_id(recipe.tokenizer))
+    former = [attempt / RESULT_FOLDER for attempt in work.former]
+    return make_tokens(recipe, tokenizer, work.folder, former=former, should_stop=work.should_stop)
+
+
+def counts_stage(recipe: TokenCounts, work: Work) -> dict[str, Any]:
+    tokens = work.unchanged(stage_id(recipe.tokenized))
+    return make_counts(recipe, tokens, work.folder, should_stop=work.should_stop)
 
 
 def _texts(corpus: Corpus, split: str, rows: Rows, should_stop: Callable[[], bool]) -> Limited[str]:

@@ -108,10 +108,11 @@ class Throughput:
 
     def evaluation_s(self, model: ModelShape, precision: str, evaluation: Evaluation) -> float:
         """Seconds of forward passes over at most the evaluation's sequences, plus fixed overhead."""
-        num_tokens = evaluation.max_sequences * evaluation.seq_len
         known = self.calibrated.get((model.name, precision))
         share = known.forward_share if known else FORWARD_SHARE
-        return EVALUATION_S + share * self.training_s(model, precision, num_tokens=num_tokens, seq_len=evaluation.seq_len)
+        return EVALUATION_S + share * self.training_s(
+            model, precision, num_tokens=evaluation.num_tokens, seq_len=evaluation.seq_len
+        )
 
 
 def measured_throughput(samples: Iterable[tuple[str, str, float]]) -> dict[tuple[str, str], float]:

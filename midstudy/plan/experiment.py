@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from midstudy.data.data_args import DataChoice
 from midstudy.recipe.errors import RecipeError
@@ -46,15 +46,20 @@ def load_study(path: Path, *, data: Sequence[str] = (), settings: Sequence[str] 
     return study
 
 
-def study_defaults(path: Path) -> dict[str, Any]:
-    """The keywords of an experiment's `study(...)` with their defaults, `data` left out.
+def study_parameters(path: Path) -> dict[str, inspect.Parameter]:
+    """The keywords of an experiment's `study(...)` with their types and defaults, `data` left out.
 
     Raises:
         RecipeError: no such file, or no `study` function.
         ValueError: the experiment file itself raises.
     """
-    parameters = inspect.signature(_study_function(path)).parameters
-    return {name: one.default for name, one in parameters.items() if name != "data"}
+    build = _study_function(path)
+    types = get_type_hints(build)
+    return {
+        name: one.replace(annotation=types.get(name, Any))
+        for name, one in inspect.signature(build).parameters.items()
+        if name != "data"
+    }
 
 
 def _study_function(path: Path) -> Callable[..., Study]:

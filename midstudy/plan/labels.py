@@ -1,4 +1,4 @@
-"""Make stage labels unique: stages whose labels collide get the fields in which they differ appended."""
+"""Make stage labels unique: stages whose labels collide get the factors or fields in which they differ appended."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from midstudy.recipe.factors import Value
 from midstudy.recipe.measure import StateEvaluation
 from midstudy.recipe.stage import Stage
 
@@ -22,7 +23,8 @@ _OF_A_STATE = re.compile(r"\b(curriculum|stretches|phase|curve|segments|shape|ev
 
 
 def with_labels_of_their_own(stages: Mapping[str, Stage]) -> dict[str, Stage]:
-    """The stages with unique labels: where labels collide, the differing recipe fields are appended (`…, precision fp32`).
+    """The stages with unique labels: where labels collide, the factors that differ are appended (`…, mix code`), or else
+    fields of the recipe (`…, precision fp32`).
 
     States come first because evaluation labels contain them. If no field can tell stages apart, the start of the stage id
     is appended.
@@ -48,7 +50,7 @@ def _told_apart(stages: Mapping[str, Stage]) -> dict[str, str]:
         if len(ids) == 1:
             labels[ids[0]] = label
             continue
-        words = _differences([_fields(stages[identity].canonical_form) for identity in ids])
+        words = _differences([_fields(stages[identity]) for identity in ids])
         named = [", ".join([label, *more]) for more in words]
         times = Counter(named)
         for identity, name in zip(ids, named, strict=True):
@@ -79,20 +81,28 @@ def _differences(recipes: Sequence[Mapping[str, str]]) -> list[list[str]]:
     return words
 
 
-def _fields(form: Any) -> dict[str, str]:
-    """Field values of a canonical form by name, as text; a field of several phases lists its values: `fp32 → bf16_true`."""
+def _fields(stage: Stage) -> dict[str, str]:
+    """Factors, then field values of the recipe by name, as text; a field of several phases lists its values:
+    `fp32 → bf16_true`.
+    """
     found: dict[str, list[str]] = defaultdict(list)
-    for path, value in _leaves(form, ""):
+    for path, value in _leaves(stage.canonical_form, ""):
         kind_of_segment = path.endswith("segments.is")
         name = "learning rate" if kind_of_segment else _OF_A_STATE.sub("", path)
         if name.rsplit(".", 1)[-1] not in ("is", "state_id"):
             found[name].append(f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value))
             if kind_of_segment:
                 found[name][-1] = str(value).lower()
-    return {
+    fields = {
         name: " → ".join(text for place, text in enumerate(values) if place == 0 or text != values[place - 1])
         for name, values in found.items()
     }
+    factors = {name.replace("_", " "): _text(value) for name, value in stage.factors.items()}
+    return factors | {name: text for name, text in fields.items() if name not in factors}
+
+
+def _text(value: Value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _leaves(form: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from midstudy.data.tally import Tally, blocks_tally, items_tally
@@ -15,6 +15,7 @@ from midstudy.data.tokens import read_split
 from midstudy.files.errors import StoreError
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset, Task, TokenizedData
+from midstudy.recipe.manifest import Manifest, Use
 from midstudy.recipe.measure import StateEvaluation
 from midstudy.recipe.stage import Stage
 from midstudy.store.record import Record
@@ -22,20 +23,6 @@ from midstudy.store.store import Store
 
 _OWN_USE = {"tokenizer": "tokenizer", "tokens": "text", "counts": "similarity"}
 """Stage kinds whose records count what they left out of their text, and the use it belongs to."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Use:
-    """What training or an evaluation reads of a split of the data stage `tokens`."""
-
-    tokens: str
-    data: str
-    is_task: bool
-    split: str
-    use: str
-    seq_len: int
-    target_only: bool
-    max_sequences: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,16 +65,6 @@ def uses_of(stages: Mapping[str, Stage]) -> tuple[Use, ...]:
     return tuple(found)
 
 
-def uses_in(manifest: Mapping[str, Any]) -> tuple[Use, ...]:
-    """The uses stored in a manifest; empty if it predates them."""
-    return tuple(Use(**one) for one in manifest.get("uses", ()))
-
-
-def uses_json(stages: Mapping[str, Stage]) -> list[dict[str, Any]]:
-    """The uses of a study as stored in its manifest."""
-    return [asdict(use) for use in uses_of(stages)]
-
-
 def left_out(store: Store, stages: Iterable[tuple[str, str, str, str]], uses: Iterable[Use]) -> LeftOut:
     """What the finished data stages leave out.
 
@@ -116,14 +93,13 @@ def left_out(store: Store, stages: Iterable[tuple[str, str, str, str]], uses: It
 
 def left_out_of(store: Store, stages: Mapping[str, Stage]) -> LeftOut:
     """`left_out` for planned stages."""
-    return left_out(store, ((one.id, one.kind, *_names(one.factors, one.label)) for one in stages.values()), uses_of(stages))
+    return left_out(store, ((one.id, one.kind, one.data, one.label) for one in stages.values()), uses_of(stages))
 
 
-def left_out_in(store: Store, manifest: Mapping[str, Any]) -> LeftOut:
+def left_out_in(store: Store, manifest: Manifest) -> LeftOut:
     """`left_out` for a frozen study."""
-    stages = manifest["stages"].items()
-    named = ((identity, one["kind"], *_names(one["factors"], one["label"])) for identity, one in stages)
-    return left_out(store, named, uses_in(manifest))
+    stages = ((identity, one.kind, one.data, one.label) for identity, one in manifest.stages.items())
+    return left_out(store, stages, manifest.uses)
 
 
 class Notices:
@@ -136,13 +112,9 @@ class Notices:
     def __call__(self, identity: str, status: str) -> None:
         stage = self._stages[identity]
         if status == "published" and stage.kind in _OWN_USE:
-            one = (identity, stage.kind, *_names(stage.factors, stage.label))
+            one = (identity, stage.kind, stage.data, stage.label)
             for sentence in left_out(self._store, [one], self._uses).sentences:
                 self._on_notice(sentence)
-
-
-def _names(factors: Mapping[str, Any], label: str) -> tuple[str, str]:
-    return str(factors.get("data", "")), label
 
 
 def _own(record: Record, kind: str, data: str) -> list[Tally]:

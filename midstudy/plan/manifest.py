@@ -1,119 +1,148 @@
-"""A study's manifest: what `run` freezes in the store, and what every command after it reads instead of the experiment."""
+"""The manifest of a plan, which `run` freezes, and the stages of a manifest, which `retry` runs without the experiment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
-from midstudy.data.slots import drawn_tokens
-from midstudy.plan.left_out import uses_json
+from midstudy.plan.dose import dose, items_drawn, tokens_drawn, whole_run
+from midstudy.plan.left_out import uses_of
 from midstudy.plan.planner import ArmStages, Plan
-from midstudy.plan.shares import specialist_shares, trained_before
-from midstudy.recipe.data import Corpus, Task
+from midstudy.recipe.curriculum import Curriculum
+from midstudy.recipe.data import Task
 from midstudy.recipe.decode import decode
-from midstudy.recipe.stage import Stage, stage_id
-from midstudy.recipe.study import CONTROL
-
-_EXECUTION = (
-    "start_from",
-    "continues_trunk",
-    "keeps_optimizer",
-    "num_steps",
-    "num_tokens",
-    "cost_s",
-    "disk_bytes",
-    "factors",
+from midstudy.recipe.manifest import (
+    SCHEMA,
+    ArmEntry,
+    ColumnEntry,
+    ComparisonEntry,
+    CountsEntry,
+    Manifest,
+    MixEntry,
+    StageEntry,
+    StepsEntry,
 )
-"""Fields of a stage that are written down as they are."""
+from midstudy.recipe.stage import Stage, stage_id
+from midstudy.recipe.study import Arm, Comparison, Mix, Study
+
+_OWN_FIELDS = {"kind", "factors"}
+"""Fields of a stage's entry that are not written down as the stage has them."""
 
 
-def manifest_of(plan: Plan, *, command: str) -> dict[str, Any]:
-    """The plan as plain JSON: arms with the stages behind each, stages with their place in the graph, and the numbers
-    that the report puts beside what was spent."""
+def manifest_of(plan: Plan, *, command: str) -> Manifest:
+    """The plan as a manifest: arms with the stages behind each, stages with their place in the graph, comparisons and
+    claims, and the numbers that the report puts beside what was spent."""
     study = plan.study
-    return {
-        "name": study.name,
-        "question": study.question,
-        "notes": list(study.notes),
-        "command": command,
-        "arms": _arm_rows(plan),
-        "stages": {stage.id: stage_entry(stage) for stage in plan.stages.values()},
-        "counts": [
-            {
-                "data": recipe.data.name,
-                "kind": "task" if isinstance(recipe.data, Task) else "corpus",
-                "stage": stage_id(recipe),
-            }
-            for recipe in study.token_counts
-        ],
-        "general": study.arms[0].general_evaluation.data.name,
-        "uses": uses_json(plan.stages),
-        "sources": {data.name: str(data.source) for data in study.datasets()},
-        "steps": {
-            "planned": plan.total_steps,
-            "lower_bound": plan.lower_bound_steps,
-            "without_sharing": plan.unshared_steps,
-        },
-    }
+    return Manifest(
+        schema=SCHEMA,
+        name=study.name,
+        question=study.question,
+        notes=tuple(study.notes),
+        report=study.report,
+        command=command,
+        seeds=study.seeds,
+        columns={name: _column(study, name) for name in study.columns},
+        arms=tuple(_arm_entries(plan.arms)),
+        comparisons=tuple(_comparison(study, one) for one in study.comparisons),
+        claims=tuple(study.claims),
+        stages={stage.id: stage_entry(stage) for stage in plan.stages.values()},
+        counts=tuple(
+            CountsEntry(data=one.data.name, is_task=isinstance(one.data, Task), stage=stage_id(one)) for one in study.counts
+        ),
+        mixes=tuple(_mix(one) for one in study.mixes),
+        uses=uses_of(plan.stages),
+        sources={data.name: str(data.source) for data in study.datasets()},
+        steps=StepsEntry(planned=plan.total_steps, lower_bound=plan.lower_bound_steps, without_sharing=plan.unshared_steps),
+    )
 
 
-def stage_entry(stage: Stage) -> dict[str, Any]:
+def stage_entry(stage: Stage) -> StageEntry:
     """What a manifest says of a stage; its recipe is in the store."""
-    return {
-        "kind": stage.kind,
-        "label": stage.label,
-        "parents": list(stage.parents),
-        **{name: getattr(stage, name) for name in _EXECUTION},
-    }
+    as_they_are = {one.name: getattr(stage, one.name) for one in fields(StageEntry) if one.name not in _OWN_FIELDS}
+    return StageEntry(kind=stage.kind, factors=dict(stage.factors), **as_they_are)
 
 
-def stages_of(manifest: dict[str, Any], recipes: Callable[[str], Any]) -> dict[str, Stage]:
+def stages_of(manifest: Manifest, recipes: Callable[[str], Any]) -> dict[str, Stage]:
     """The stages of a frozen study again, without its experiment file.
 
     Args:
         recipes: the expanded recipe of a stage, as the store holds it.
     """
-    return {
-        identity: Stage(
-            id=identity,
-            label=entry["label"],
-            recipe=decode(recipes(identity), f"stages.{identity}.recipe"),
-            parents=tuple(entry["parents"]),
-            **{name: entry[name] for name in _EXECUTION},
-        )
-        for identity, entry in manifest["stages"].items()
-    }
+    found = {}
+    for identity, entry in manifest.stages.items():
+        as_they_are = {name: value for name, value in asdict(entry).items() if name != "kind"}
+        recipe = decode(recipes(identity), f"stages.{identity}.recipe")
+        found[identity] = Stage(id=identity, recipe=recipe, **as_they_are)
+    return found
 
 
-def _arm_rows(plan: Plan) -> list[dict[str, Any]]:
-    drawn: dict[str, dict[Corpus, int]] = {}
-    return [_arm_row(plan, entry, drawn) for entry in plan.arms]
+def _column(study: Study, name: str) -> ColumnEntry:
+    measure = study.columns[name]
+    data = {arm.measures[name].evaluation.data.name for arm in study.arms if name in arm.measures}
+    return ColumnEntry(
+        metric=measure.metric,
+        better=measure.better,
+        is_curve=measure.is_curve,
+        data=data.pop() if len(data) == 1 else "",
+        split=measure.evaluation.split,
+    )
 
 
-def _arm_row(plan: Plan, entry: ArmStages, drawn: dict[str, dict[Corpus, int]]) -> dict[str, Any]:
-    arm = entry.arm
-    trained = trained_before(arm.curriculum.until(arm.pretrain_steps))
-    if entry.start_state not in drawn:
-        drawn[entry.start_state] = drawn_tokens(trained)
-    tokens = drawn[entry.start_state]
-    specialists = specialist_shares(arm.curriculum.until(arm.pretrain_steps), arm.start_step)
-    return {
-        "size": arm.size,
-        "mix": arm.mix,
-        "weight": 0.0 if arm.mix == CONTROL else float(sum(specialists.values())),  # the arm's own, to the last digit
-        "start_step": arm.start_step,
-        "start_fraction": arm.start_step / trained.num_steps if trained.num_steps else 0.0,
-        "task": arm.task,
-        "trunk_seed": arm.trunk_seed,
-        "sft_seed": arm.sft_seed,
-        "groups": ",".join(arm.groups),
-        "specialists": {corpus.name: float(share) for corpus, share in specialists.items()},
-        "pretrain_tokens": sum(tokens.values()),
-        "specialist_tokens": sum(count for corpus, count in tokens.items() if corpus in specialists),
-        "start_state": entry.start_state,
-        "final_state": entry.final_state,
-        "task_evaluation": entry.task_evaluation,
-        "general_evaluation": entry.general_evaluation,
-        "task_evaluation_before": entry.task_evaluation_before,
-        "general_evaluation_before": entry.general_evaluation_before,
-    }
+def _arm_entries(arms: tuple[ArmStages, ...]) -> list[ArmEntry]:
+    memo: dict[str, Mapping[str, int]] = {}
+    return [_arm(entry, memo) for entry in arms]
+
+
+def _arm(entry: ArmStages, memo: dict[str, Mapping[str, int]]) -> ArmEntry:
+    arm: Arm = entry.arm
+    curriculum = arm.curriculum
+    behind_last = curriculum.state_id(curriculum.stretches[-1].start_step if curriculum.stretches else 0)
+    is_tuned = bool(curriculum.stretches) and isinstance(curriculum.stretches[-1].phase.data, Task)
+    key = behind_last if is_tuned else entry.state  # what was fine-tuned differently had drawn the same tokens
+    if key not in memo:
+        memo[key] = tokens_drawn(curriculum)
+    return ArmEntry(
+        factors=dict(arm.factors),
+        state=entry.state,
+        measures=entry.measures,
+        num_steps=sum(part.num_steps for part in whole_run(curriculum)),
+        tokens=memo[key],
+        items=items_drawn(curriculum),
+        dose=dose(curriculum),
+        flops=sum(_flops(part) for part in whole_run(curriculum)),
+    )
+
+
+def _flops(curriculum: Curriculum) -> float:
+    model = curriculum.start.model
+    return sum(
+        (stretch.stop_step - stretch.start_step)
+        * stretch.phase.tokens_per_step
+        * model.flops_per_token(seq_len=stretch.phase.seq_len)
+        for stretch in curriculum.stretches
+    )
+
+
+def _comparison(study: Study, comparison: Comparison) -> ComparisonEntry:
+    def rows(arms: Any) -> tuple[int, ...]:
+        return tuple(row for arm in arms if (row := study.index(arm)) is not None)
+
+    return ComparisonEntry(
+        name=comparison.name,
+        title=comparison.title or comparison.name,
+        arms=rows(comparison.arms),
+        references=rows(comparison.references),
+        columns=comparison.columns,
+        match=comparison.match,
+        along=comparison.along,
+    )
+
+
+def _mix(mix: Mix) -> MixEntry:
+    return MixEntry(
+        name=mix.name,
+        shares={part.corpus.name: float(part.share) for part in mix.mixture.parts},
+        reference=mix.reference.name,
+        factors=dict(mix.factors),
+    )

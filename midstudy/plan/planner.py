@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from midstudy.data.size import text_bytes, unprepared_parts
+from midstudy.plan.averages import averaged_runs, name_of_average, runs_alone
 from midstudy.plan.cost import (
     COUNTING_TOKENS_PER_S,
     DATA_STAGE_S,
@@ -25,18 +26,17 @@ from midstudy.plan.cost import (
     checkpoint_bytes,
 )
 from midstudy.plan.device import CPU_CORE, Device
-from midstudy.plan.first_state import average_name, behind_name, runs_alone, runs_behind
 from midstudy.plan.labels import with_labels_of_their_own
 from midstudy.plan.left_out import LeftOut
-from midstudy.plan.shares import check_weights
 from midstudy.plan.sharing import distinct_steps
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
 from midstudy.recipe.data import Dataset, ReleasedTokenizer, Source, Task, TokenizedData, Tokenizer
-from midstudy.recipe.errors import RecipeError
+from midstudy.recipe.errors import RecipeError, inside
+from midstudy.recipe.factors import Value, joined
 from midstudy.recipe.measure import Evaluation, StateEvaluation
 from midstudy.recipe.stage import Stage, stage_id
 from midstudy.recipe.start_weights import Average
-from midstudy.recipe.study import CONTROL, Arm, Study
+from midstudy.recipe.study import Arm, Study
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,9 @@ class ArmStages:
     """The stages an arm's row of the table is read from."""
 
     arm: Arm
-    start_state: str
-    final_state: str
-    task_evaluation: str
-    general_evaluation: str
-    task_evaluation_before: str
-    general_evaluation_before: str
+    state: str
+    measures: Mapping[str, tuple[str, ...]]
+    """The evaluations behind each measured column, in the order of its states."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +109,10 @@ class _Builder:
     throughput: Throughput
     kept: Mapping[str, list[KeptState]]
     stages: dict[str, Stage] = field(default_factory=dict)
-    requested: dict[str, tuple[Curriculum, int, Arm]] = field(default_factory=dict)
-    curricula: list[tuple[Curriculum, Arm]] = field(default_factory=list)
+    requested: dict[str, tuple[Curriculum, int]] = field(default_factory=dict)
+    curricula: list[Curriculum] = field(default_factory=list)
+    finals: set[str] = field(default_factory=set)
+    """Last states of arms, which are called by their phase alone."""
     steps_on_line: dict[str, set[int]] = field(default_factory=dict)
     priced_by: dict[str, set[str]] = field(default_factory=dict)
     published: set[str] = field(default_factory=set)
@@ -137,12 +136,11 @@ class _Builder:
                 name, label = tokenizer.corpus.name, f"tokenizer {tokenizer.vocab_size:,} on {tokenizer.corpus.name}"
             else:
                 name, label = tokenizer.name, f"tokenizer {tokenizer.vocab_size:,} of {tokenizer.name}"
-            factors = {"stage_kind": "data", "data": name}
             cost_s = DATA_STAGE_S
             if isinstance(tokenizer, Tokenizer):
                 num_bytes = min(tokenizer.max_bytes, self._text_bytes(tokenizer.corpus))
                 cost_s += num_bytes / TOKENIZER_BYTES_PER_S + self._preparing_s(tokenizer.corpus.source)
-            self.add(Stage(id=identity, label=label, recipe=tokenizer, parents=(), cost_s=cost_s, factors=factors))
+            self.add(Stage(id=identity, label=label, recipe=tokenizer, parents=(), cost_s=cost_s, role="data", data=name))
         return identity
 
     def _text_bytes(self, data: Dataset) -> float:
@@ -168,7 +166,8 @@ class _Builder:
                     cost_s=DATA_STAGE_S
                     + self._preparing_s(data.data.source)
                     + self._text_bytes(data.data) / TOKENISING_BYTES_PER_S,
-                    factors={"stage_kind": "data", "data": data.data.name},
+                    role="data",
+                    data=data.data.name,
                 )
             )
         return identity
@@ -185,7 +184,7 @@ class _Builder:
     _memo: dict[tuple[int, int], tuple[Any, Any, str]] = field(default_factory=dict)
 
     def counts(self) -> None:
-        for recipe in self.study.token_counts:
+        for recipe in self.study.counts:
             parent = self._tokens_memo(recipe.tokenizer, recipe.data)
             self.add(
                 Stage(
@@ -194,73 +193,77 @@ class _Builder:
                     recipe=recipe,
                     parents=(parent,),
                     cost_s=recipe.num_documents * recipe.tokens_per_document / COUNTING_TOKENS_PER_S,
-                    factors={"stage_kind": "similarity", "data": recipe.data.name},
+                    role="similarity",
+                    data=recipe.data.name,
                 )
             )
 
     # -- states -------------------------------------------------------------------------------------------------------
 
-    def request_states(self, arm: Arm, curriculum: Curriculum) -> None:
-        """Ask for the states of an arm's curriculum, or of a run behind it, that are kept whatever else the study holds."""
-        self.curricula.append((curriculum, arm))
+    def request_states(self, curriculum: Curriculum) -> None:
+        """Ask for the states of a curriculum that are kept whatever else the study holds."""
+        self.curricula.append(curriculum)
         if curriculum.start.weights is not None:
-            self.requested.setdefault(curriculum.state_id(0), (curriculum, 0, arm))
+            self.requested.setdefault(curriculum.state_id(0), (curriculum, 0))
         for stretch in curriculum.stretches:
             steps = {stretch.stop_step}
             steps |= {s for s in curriculum.curve.ends_of_endless() if stretch.start_step < s < stretch.stop_step}
-            self._request(curriculum, stretch.start_step, steps, arm)
+            self._request(curriculum, stretch.start_step, steps)
             if stretch.start_step and stretch.phase.optimizer_state == "continue":
                 self.continued.add(curriculum.state_id(stretch.start_step))
 
-    def request_behind(self) -> None:
-        """Ask for the states that averages take in: as those of an arm that passes there, which names them, or else as those
-        of a run that no arm has."""
-        behind = {run.state_id(run.num_steps): (run, arm) for arm in self.study.arms for run in runs_behind(arm.curriculum)}
-        passing: dict[str, dict[str, Arm]] = {}
-        for arm in self.study.arms if behind else ():
-            for stretch in arm.curriculum.stretches:
-                line, end = arm.curriculum.state_id(stretch.start_step), arm.curriculum.state_id(stretch.stop_step)
-                passing.setdefault(line, {}).setdefault(end, arm)
-        for identity, (run, arm) in behind.items():
-            step, line_step = run.num_steps, run.stretches[-1].start_step if run.stretches else 0
-            for owner in passing.get(run.state_id(line_step), {}).values() if step else ():
-                if step <= owner.curriculum.num_steps and owner.curriculum.state_id(step) == identity:
-                    self._request(owner.curriculum, line_step, {step}, owner)
-                    break
-            else:
-                self.request_states(arm, run)
+    def request_measured(self, arm: Arm) -> None:
+        """Ask for the states that an arm's measures name: on its own curriculum, or else as those of a run of their own."""
+        for measure in arm.measures.values():
+            for state in measure.all_states:
+                own, step = arm.curriculum, state.step
+                if step > own.num_steps or own.state_id(step) != state.id:
+                    self._request_run(state.curriculum)
+                elif step:
+                    stretch = next(one for one in own.stretches if one.start_step < step <= one.stop_step)
+                    self._request(own, stretch.start_step, {step})
+
+    def request_averaged(self, curriculum: Curriculum) -> None:
+        """Ask for the states that are averaged to begin a curriculum."""
+        for run in averaged_runs(curriculum):
+            self._request_run(run)
+
+    def _request_run(self, run: Curriculum) -> None:
+        if run.state_id(run.num_steps) not in self.requested:
+            self.request_states(run)
+            self.request_averaged(run)
 
     def request_partings(self) -> None:
         """Ask for the states, inside a stretch, after which the study's learning-rate curves part."""
         starts: dict[str, set[int]] = {}
-        for curriculum, _ in self.curricula:
+        for curriculum in self.curricula:
             for line, _, segment_start in _segment_starts(curriculum):
                 starts.setdefault(line, set()).add(segment_start)
         following: dict[str, set[str]] = {}
-        inside: list[tuple[Curriculum, Arm, int, int, str]] = []
-        for curriculum, arm in self.curricula:
+        inside: list[tuple[Curriculum, int, int, str]] = []
+        for curriculum in self.curricula:
             for stretch in curriculum.stretches:
                 for step in starts.get(curriculum.state_id(stretch.start_step), ()):
                     if stretch.start_step < step < stretch.stop_step:
                         identity = curriculum.state_id(step)
                         following.setdefault(identity, set()).add(curriculum.state_id(step + 1))
-                        inside.append((curriculum, arm, stretch.start_step, step, identity))
-        for curriculum, arm, stretch_start, step, identity in inside:
+                        inside.append((curriculum, stretch.start_step, step, identity))
+        for curriculum, stretch_start, step, identity in inside:
             if len(following[identity]) > 1:
-                self._request(curriculum, stretch_start, {step}, arm)
+                self._request(curriculum, stretch_start, {step})
 
-    def _request(self, curriculum: Curriculum, stretch_start: int, steps: set[int], arm: Arm) -> None:
+    def _request(self, curriculum: Curriculum, stretch_start: int, steps: set[int]) -> None:
         line = curriculum.state_id(stretch_start)
         known = self.steps_on_line.setdefault(line, {k.step for k in self.kept.get(line, ())})
         for step in steps:
-            self.requested.setdefault(curriculum.state_id(step), (curriculum, step, arm))
+            self.requested.setdefault(curriculum.state_id(step), (curriculum, step))
             known.add(step)
 
     def state(self, identity: str, kept_ids: frozenset[str]) -> str:
         """The stage that makes a requested state; its ancestors are planned first."""
         if identity in self.stages:
             return identity
-        curriculum, step, arm = self.requested[identity]
+        curriculum, step = self.requested[identity]
         if step == 0:
             return self._first_state(curriculum, kept_ids)
         index = next(i for i, s in enumerate(curriculum.stretches) if s.start_step < step <= s.stop_step)
@@ -286,11 +289,11 @@ class _Builder:
         num_tokens = (step - ancestor_step) * phase.tokens_per_step
         source = self.throughput.source(model, phase.precision, seq_len=phase.seq_len)
         self.priced_by.setdefault(source, set()).add(model.name)
-        self.runs[identity], label, factors = _describe(arm, curriculum, step, index)
+        self.runs[identity] = phase.name
         self.add(
             Stage(
                 id=identity,
-                label=label,
+                label=phase.name if identity in self.finals else f"{phase.name} to step {step}",
                 recipe=State(curriculum=curriculum.until(step)),
                 parents=(*((ancestor,) if ancestor else ()), *data),
                 start_from=ancestor,
@@ -300,7 +303,10 @@ class _Builder:
                 num_tokens=num_tokens,
                 disk_bytes=checkpoint_bytes(model, precision=phase.precision, with_optimizer=keeps_optimizer),
                 cost_s=self.throughput.training_s(model, phase.precision, num_tokens=num_tokens, seq_len=phase.seq_len),
-                factors=factors,
+                role=_role(stretch),
+                model=model.name,
+                step=step,
+                factors=_factors(curriculum, index),
             )
         )
         return identity
@@ -321,9 +327,9 @@ class _Builder:
         parents: tuple[str, ...] = ()
         if isinstance(start.weights, Average):
             parents = tuple(self.state(one.id, kept_ids) for one in start.weights.states)
-            kind, label = "average", average_name([(self.runs[one.id], one.step) for one in start.weights.states])
+            role, label = "average", name_of_average([(self.runs[one.id], one.step) for one in start.weights.states])
         else:
-            kind, label = "import", f"import {start.weights}"
+            role, label = "import", f"import {start.weights}"
         self.runs[state.id] = label
         return self.add(
             Stage(
@@ -333,32 +339,35 @@ class _Builder:
                 parents=parents,
                 disk_bytes=disk_bytes,
                 cost_s=(len(parents) + 2) * disk_bytes / FILE_BYTES_PER_S,
-                factors={"stage_kind": kind, "size": start.model.name, "step": 0},
+                role=role,
+                model=start.model.name,
+                step=0,
+                factors=dict(start.factors),
             )
         )
 
-    def evaluation(self, state: str, evaluation: Evaluation, arm: Arm, when: str) -> str:
-        recipe = StateEvaluation(state_id=state, evaluation=evaluation)
-        identity = self._evaluation_id(state, evaluation)
-        if identity in self.stages:
-            return identity
-        curriculum = arm.curriculum
-        made = self.stages[state]
-        precision = curriculum.stretches[-1].phase.precision
-        factors = {**made.factors, "stage_kind": "evaluation", "data": evaluation.data.name, "split": evaluation.split}
-        return self.add(
-            Stage(
-                id=identity,
-                label=f"evaluate {made.label} on {evaluation.data.name} {evaluation.split}",
-                recipe=recipe,
-                parents=(state, self.tokens_of(curriculum, evaluation.data)),
-                cost_s=self.throughput.evaluation_s(curriculum.start.model, precision, evaluation),
-                factors={**factors, "when": when},
+    def evaluation(self, state: State, evaluation: Evaluation) -> str:
+        """The stage that evaluates a planned state."""
+        recipe = StateEvaluation(state_id=state.id, evaluation=evaluation)
+        identity = recipe.id
+        if identity not in self.stages:
+            made, curriculum = self.stages[state.id], state.curriculum
+            self.add(
+                Stage(
+                    id=identity,
+                    label=f"evaluate {made.label} on {evaluation.data.name} {evaluation.split}",
+                    recipe=recipe,
+                    parents=(state.id, self.tokens_of(curriculum, evaluation.data)),
+                    cost_s=self.throughput.evaluation_s(curriculum.start.model, state.precision, evaluation),
+                    role="evaluation",
+                    model=made.model,
+                    step=made.step,
+                    data=evaluation.data.name,
+                    split=evaluation.split,
+                    factors=made.factors,
+                )
             )
-        )
-
-    def _evaluation_id(self, state: str, evaluation: Evaluation) -> str:
-        return stage_id(StateEvaluation(state_id=state, evaluation=evaluation))
+        return identity
 
 
 def _segment_starts(curriculum: Curriculum) -> Iterable[tuple[str, int, int]]:
@@ -381,27 +390,17 @@ def _check_goes_on(stretch: Stretch, from_state: str) -> None:
         )
 
 
-def _describe(arm: Arm, curriculum: Curriculum, step: int, index: int) -> tuple[str, str, dict[str, Any]]:
-    """A state's run, label and factors; a state of the shared trunk knows nothing of the arms that leave it."""
-    if curriculum is not arm.curriculum:
-        kind, run = behind_name(curriculum, index)
-        return run, f"{run} to step {step}", {"stage_kind": kind, "size": curriculum.start.model.name, "step": step}
-    phase = curriculum.stretches[index].phase
-    factors: dict[str, Any] = {"size": arm.size, "trunk_seed": arm.trunk_seed, "step": step}
-    of_arm = {"mix": arm.mix, "weight": arm.weight, "start_step": arm.start_step}
-    if isinstance(phase.data, Task):
-        last = index == len(curriculum.stretches) - 1
-        task, seed = (arm.task, arm.sft_seed) if last else (phase.data.name, phase.seed)
-        factors |= {"stage_kind": "sft", **of_arm, "task": task, "sft_seed": seed}
-        run = f"sft {arm.size} {arm.mix_label} → {task}, trunk {arm.trunk_seed}, SFT {seed}"
-        return run, run if step == curriculum.num_steps else f"{run} to step {step}", factors
-    if arm.mix == CONTROL or not phase.data.specialist_corpora:
-        factors |= {"stage_kind": "pretrain"}
-        run = f"pretrain {arm.size} seed {arm.trunk_seed}"
-    else:
-        factors |= {"stage_kind": "midtrain", **of_arm}
-        run = f"midtrain {arm.size} {arm.mix_label} seed {arm.trunk_seed}"
-    return run, f"{run} to step {step}", factors
+def _role(stretch: Stretch) -> str:
+    data = stretch.phase.data
+    if isinstance(data, Task):
+        return "sft"
+    return "midtrain" if data.specialist_corpora else "pretrain"
+
+
+def _factors(curriculum: Curriculum, index: int) -> dict[str, Value]:
+    """The factors of the start and of the phases up to and including stretch `index`."""
+    phases = (stretch.phase.factors for stretch in curriculum.stretches[: index + 1])
+    return dict(joined(curriculum.start.factors, *phases))
 
 
 def make_plan(
@@ -419,37 +418,35 @@ def make_plan(
         kept_states: published states of any study in the store, which training may go on from.
 
     Raises:
-        RecipeError: an arm's weight is not what its mixture says, or a phase continues the optimizer of a state that was
+        RecipeError: a measure names the random weights of a start, or a phase continues the optimizer of a state that was
             published without it.
     """
-    check_weights(study.arms)
     kept: dict[str, list[KeptState]] = {}
     for state in kept_states:
         kept.setdefault(state.stretch_from, []).append(state)
     kept_ids = frozenset(state.id for states in kept.values() for state in states)
     builder = _Builder(study=study, throughput=throughput, kept=kept)
+    builder.finals = {arm.final_state.id for arm in study.arms}
     for arm in study.arms:
-        builder.request_states(arm, arm.curriculum)
-    builder.request_behind()
+        builder.request_states(arm.curriculum)
+    for index, arm in enumerate(study.arms):
+        with inside(f"study.arms[{index}]"):
+            _check_measured(arm)
+        builder.request_measured(arm)
+        builder.request_averaged(arm.curriculum)
     builder.request_partings()
     builder.published = published(builder.requested)
     arms = []
     for arm in study.arms:
-        start = builder.state(arm.curriculum.state_id(arm.pretrain_steps), kept_ids)
-        final = builder.state(arm.final_state.id, kept_ids)
+        builder.state(arm.final_state.id, kept_ids)
         builder.states_on(arm.curriculum, kept_ids)
-        arms.append(
-            ArmStages(
-                arm=arm,
-                start_state=start,
-                final_state=final,
-                task_evaluation=builder.evaluation(final, arm.task_evaluation, arm, "after"),
-                general_evaluation=builder.evaluation(final, arm.general_evaluation, arm, "after"),
-                task_evaluation_before=builder.evaluation(start, arm.task_evaluation, arm, "before"),
-                general_evaluation_before=builder.evaluation(start, arm.general_evaluation, arm, "before"),
-            )
-        )
-    for curriculum, _ in builder.curricula[len(arms) :]:
+        measures = {}
+        for column, measure in arm.measures.items():
+            for measured in measure.all_states:
+                builder.state(measured.id, kept_ids)
+            measures[column] = tuple(builder.evaluation(one, measure.evaluation) for one in measure.all_states)
+        arms.append(ArmStages(arm=arm, state=arm.final_state.id, measures=measures))
+    for curriculum in builder.curricula:
         builder.states_on(curriculum, kept_ids)
     builder.counts()
     stages = with_labels_of_their_own(builder.stages)
@@ -459,7 +456,7 @@ def make_plan(
         stages=stages,
         published=frozenset(published(stages)),
         arms=tuple(arms),
-        lower_bound_steps=distinct_steps(curriculum for curriculum, _ in builder.curricula),
+        lower_bound_steps=distinct_steps(builder.curricula),
         unshared_steps=sum(curriculum.num_steps for curriculum in alone),
         unshared_s=sum(_training_s(curriculum, throughput) for curriculum in alone)
         + device_s(throughput.device, (stage for stage in stages.values() if not stage.num_steps)),
@@ -467,6 +464,18 @@ def make_plan(
         priced_by={source: tuple(sorted(names)) for source, names in builder.priced_by.items()},
         workloads=_workloads(stage for stage in stages.values() if stage.id not in builder.published),
     )
+
+
+def _check_measured(arm: Arm) -> None:
+    """Random weights are drawn inside the first training stage and are never published."""
+    for column, measure in arm.measures.items():
+        for state in measure.all_states:
+            if state.step == 0 and state.curriculum.start.weights is None:
+                raise RecipeError(
+                    f"measures.{column}.state",
+                    found="the random weights of a start",
+                    allowed="states after at least one step",
+                )
 
 
 def _workloads(stages: Iterable[Stage]) -> tuple[Workload, ...]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from midstudy.plan.planner import Plan
 from midstudy.recipe.curriculum import State
+from midstudy.recipe.stage import ROLES
 from midstudy.recipe.start_weights import Release
-from midstudy.recipe.study import CONTROL
 
 _RATE_SOURCES = {
     "assumed": "assumed for {shapes}: {reason}",
@@ -16,7 +16,6 @@ _RATE_SOURCES = {
     "recorded": "as measured by the benchmark for {shapes}",
     "store": "measured on this store's finished stages for {shapes}",
 }
-_KINDS = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sft", "evaluation")
 
 
 def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]:
@@ -26,20 +25,22 @@ def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]
         forecast_s: expected wall-clock seconds of the run, if its jobs are known.
     """
     missing = plan.missing
-    kinds = Counter(stage.factors["stage_kind"] for stage in plan.stages.values())
-    left = Counter(stage.factors["stage_kind"] for stage in missing)
-    arms = [entry.arm for entry in plan.arms]
+    roles = Counter(stage.role for stage in plan.stages.values())
+    left = Counter(stage.role for stage in missing)
     return {
         "study": plan.study.name,
         "question": plan.study.question,
-        "arms": len(arms),
-        "control_arms": sum(arm.mix == CONTROL for arm in arms),
-        "trunks": len({(arm.size, arm.trunk_seed) for arm in arms}),
-        "branches": len({entry.start_state for entry in plan.arms if entry.arm.mix != CONTROL}),
+        "arms": len(plan.arms),
+        "trunks": _num_trunks(plan),
+        "branches": _num_branches(plan),
+        "comparisons": [
+            {"name": one.name, "arms": len(one.arms), "references": len(one.references)} for one in plan.study.comparisons
+        ],
+        "claims": len(plan.study.claims),
         "stages": len(plan.stages),
         "stages_finished": len(plan.stages) - len(missing),
         "stages_missing": len(missing),
-        "stages_by_kind": {kind: {"all": kinds[kind], "missing": left[kind]} for kind in _KINDS if kinds[kind]},
+        "stages_by_role": {role: {"all": roles[role], "missing": left[role]} for role in ROLES if roles[role]},
         "steps": plan.total_steps,
         "steps_missing": plan.missing_steps,
         "steps_lower_bound": plan.lower_bound_steps,
@@ -70,6 +71,18 @@ def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]
     }
 
 
+def _num_trunks(plan: Plan) -> int:
+    """Runs of pretraining, told apart by their first step."""
+    states = [stage.recipe for stage in plan.stages.values() if stage.role == "pretrain"]
+    return len({state.curriculum.state_id(1) for state in states if isinstance(state, State)})
+
+
+def _num_branches(plan: Plan) -> int:
+    """Runs of midtraining: their last states, from which no midtraining goes on."""
+    midtrained = [stage for stage in plan.stages.values() if stage.role == "midtrain"]
+    return len({stage.id for stage in midtrained} - {stage.start_from for stage in midtrained})
+
+
 def _flops(state: State, num_tokens: int) -> float:
     curriculum = state.curriculum
     if not curriculum.stretches:
@@ -91,9 +104,9 @@ def _releases(plan: Plan) -> dict[str, str]:
 def plan_text(plan: Plan, *, forecast_s: float | None = None) -> str:
     """The plan for a person; of a plan without arms, that is without training, only what it has."""
     facts = plan_facts(plan, forecast_s=forecast_s)
-    kinds = ", ".join(
-        f"{kind} {n['all']}" + (f" ({n['missing']} to run)" if 0 < n["missing"] < n["all"] else "")
-        for kind, n in facts["stages_by_kind"].items()
+    roles = ", ".join(
+        f"{role} {n['all']}" + (f" ({n['missing']} to run)" if 0 < n["missing"] < n["all"] else "")
+        for role, n in facts["stages_by_role"].items()
     )
     by_source: dict[str, list[str]] = {}
     for name, source in facts["sources"].items():
@@ -104,7 +117,7 @@ def plan_text(plan: Plan, *, forecast_s: float | None = None) -> str:
         f"{facts['study']}: {facts['question']}",
         *_arm_lines(facts),
         f"  stages   {facts['stages']}: {facts['stages_finished']} finished, {facts['stages_missing']} to run",
-        f"           {kinds}",
+        f"           {roles}",
         *(_training_lines(plan, facts, cost) if plan.arms else [cost]),
         *([f"  time     about {hours(forecast_s / 3600)} from start to report"] if forecast_s else []),
         *(f"  data     {', '.join(names)}: {kind}" for kind, names in by_source.items()),
@@ -117,8 +130,15 @@ def plan_text(plan: Plan, *, forecast_s: float | None = None) -> str:
 def _arm_lines(facts: dict[str, Any]) -> list[str]:
     if not facts["arms"]:
         return []
-    trunks, branches = _counted(facts["trunks"], "trunk"), _counted(facts["branches"], "branch", "branches")
-    return [f"  arms     {facts['arms']} ({facts['control_arms']} of them the control) from {trunks} and {branches}"]
+    parts = [("trunk", "trunks"), ("branch", "branches")]
+    runs = " and ".join(_counted(facts[several], one, several) for one, several in parts if facts[several])
+    lines = [f"  arms     {facts['arms']}" + (f" from {runs}" if runs else "")]
+    for one in facts["comparisons"]:
+        arms, references = _counted(one["arms"], "arm"), _counted(one["references"], "reference")
+        lines.append(f"  compare  {one['name']}: {arms} against {references}")
+    if facts["claims"]:
+        lines.append(f"  claims   {facts['claims']}")
+    return lines
 
 
 def _bfloat16_notes(plan: Plan) -> list[str]:

@@ -8,6 +8,7 @@ from midstudy.recipe.changing_mixture import interpolated, piecewise
 from midstudy.recipe.curriculum import Curriculum, Start, State
 from midstudy.recipe.data import Corpus, ReleasedTokenizer, Source, Task, Tokenizer
 from midstudy.recipe.errors import RecipeError
+from midstudy.recipe.factors import factors
 from midstudy.recipe.measure import Evaluation, TokenCounts
 from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape, pythia
@@ -27,13 +28,15 @@ from midstudy.recipe.schedule import (
     WarmupStableDecay,
 )
 from midstudy.recipe.start_weights import Average, Release
-from midstudy.recipe.study import Arm, Study
+from midstudy.recipe.study import Arm, Claim, Comparison, Measure, Mix, Study, where
 
 __all__ = [
     "AdamW",
     "Anneal",
     "Arm",
     "Average",
+    "Claim",
+    "Comparison",
     "Constant",
     "Continued",
     "Corpus",
@@ -44,6 +47,8 @@ __all__ = [
     "HoldThenLinear",
     "Linear",
     "LinearWarmup",
+    "Measure",
+    "Mix",
     "Mixture",
     "MixtureRamp",
     "ModelShape",
@@ -61,7 +66,9 @@ __all__ = [
     "TokenCounts",
     "Tokenizer",
     "WarmupStableDecay",
+    "factors",
     "interpolated",
     "piecewise",
     "pythia",
+    "where",
 ]

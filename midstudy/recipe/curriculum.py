@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from midstudy.recipe.canonical import added_field, canonical, canonical_text, expanded, identify
+from midstudy.recipe.canonical import added_field, canonical, canonical_text, expanded, identify, label_field
 from midstudy.recipe.curve import Curve
 from midstudy.recipe.data import Dataset, ReleasedTokenizer, Task, Tokenizer
 from midstudy.recipe.errors import RecipeError, inside, require_whole
+from midstudy.recipe.factors import Factors, joined, require_factors
 from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape
 from midstudy.recipe.phase import Phase
@@ -39,9 +40,11 @@ class Start:
     tokenizer: Tokenizer | ReleasedTokenizer
     seed: int | None
     weights: Release | Average | None = added_field(omit_at=None)
+    factors: Factors = label_field(default=())
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
+        require_factors("start.factors", self.factors)
         if (self.seed is None) == (self.weights is None):
             raise RecipeError(
                 "start.seed",
@@ -68,10 +71,18 @@ class Start:
             )
 
     @classmethod
-    def averaged(cls, weights: Average) -> Start:
-        """The start whose weights are an average, with the model and the tokenizer of its states."""
+    def averaged(cls, weights: Average, *, factors: Factors = ()) -> Start:
+        """The start whose weights are an average, with the model and the tokenizer of its states, and with the factors on
+        which they all agree before `factors`."""
         source = weights.states[0].curriculum.start
-        return cls(model=source.model, tokenizer=source.tokenizer, seed=None, weights=weights)
+        shared = [pair for pair in weights.states[0].factors if all(pair in state.factors for state in weights.states)]
+        return cls(
+            model=source.model,
+            tokenizer=source.tokenizer,
+            seed=None,
+            weights=weights,
+            factors=joined(tuple(shared), factors),
+        )
 
     @cached_property
     def id(self) -> str:
@@ -193,9 +204,9 @@ class Curriculum:
         return curriculum
 
     def then(self, phase: Phase) -> Curriculum:
-        """This curriculum followed by `phase`."""
+        """This curriculum followed by `phase`; of a phase without steps the factors alone count."""
         if phase.num_steps == 0:
-            return self
+            return self._labelled(phase.factors)
         if phase.seq_len > self.start.model.max_seq_len:
             raise RecipeError(
                 f"phases.{phase.name}.seq_len",
@@ -223,11 +234,25 @@ class Curriculum:
                 _check_takes_over(stretches[-1], part, stretches)
             if stretches and _same_but_length(stretches[-1].phase, part, first=len(stretches) == 1):
                 last = stretches[-1]
-                stretches = (*stretches[:-1], dataclasses.replace(last, stop_step=here + part.num_steps))
+                labelled = dataclasses.replace(last.phase, factors=joined(last.phase.factors, part.factors))
+                merged = dataclasses.replace(last, phase=labelled, stop_step=here + part.num_steps)
+                stretches = (*stretches[:-1], merged)
             else:
                 stretches = (*stretches, Stretch(phase=part, start_step=here, stop_step=here + part.num_steps))
             longer = longer._sharing_ids(Curriculum(start=self.start, stretches=stretches, curve=curve))
         return longer
+
+    def _labelled(self, factors: Factors) -> Curriculum:
+        """This curriculum with more factors on its last phase, or on its start."""
+        if not factors:
+            return self
+        if not self.stretches:
+            start = dataclasses.replace(self.start, factors=joined(self.start.factors, factors))
+            return dataclasses.replace(self, start=start)
+        last = self.stretches[-1]
+        phase = dataclasses.replace(last.phase, factors=joined(last.phase.factors, factors))
+        stretches = (*self.stretches[:-1], dataclasses.replace(last, phase=phase))
+        return self._sharing_ids(dataclasses.replace(self, stretches=stretches))
 
     def until(self, step: int) -> Curriculum:
         """The first `step` steps; the learning-rate curve keeps its horizon.
@@ -238,17 +263,22 @@ class Curriculum:
         step = plain(step)
         if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= self.num_steps:
             raise RecipeError("step", found=step, allowed=f"a whole step in [0, {self.num_steps}]")
+        if step == self.num_steps:
+            return self
         kept = tuple(s for s in self.stretches if s.start_step < step)
         if kept and kept[-1].stop_step > step:
             kept = (*kept[:-1], dataclasses.replace(kept[-1], stop_step=step))
-        return Curriculum(start=self.start, stretches=kept, curve=self.curve)
+        clipped = Curriculum(start=self.start, stretches=kept, curve=self.curve)
+        clipped.__dict__["_ids"] = {known: identity for known, identity in self._ids.items() if known <= step}
+        return clipped
 
-    def branch(self, *, start_step: int, data: Mixture | MixtureRamp, name: str) -> Curriculum:
+    def branch(self, *, start_step: int, data: Mixture | MixtureRamp, name: str, factors: Factors = ()) -> Curriculum:
         """Leave at `start_step` with a new mixture and go on to the same end: midtraining.
 
         The optimizer's state, the learning-rate curve and the data positions continue; batch, precision and seed are those
         of the stretch that is left. Where that stretch itself begins at `start_step`, the branch takes over from the stretch
-        before what the trunk does there: a branch with the trunk's own data is the trunk.
+        before what the trunk does there: a branch with the trunk's own data is the trunk. `factors` are added to those of
+        the stretch that is left.
 
         Raises:
             RecipeError: `start_step` is negative or not before the end, or the trunk is fine-tuned after it.
@@ -269,7 +299,14 @@ class Curriculum:
                     fix="Branch the trunk first, then add the fine-tuning with `then`.",
                 )
         left = next(s for s in self.stretches if s.start_step <= start_step < s.stop_step)
-        phase = dataclasses.replace(left.phase, name=name, data=data, num_steps=self.num_steps - start_step, schedule=None)
+        phase = dataclasses.replace(
+            left.phase,
+            name=name,
+            data=data,
+            num_steps=self.num_steps - start_step,
+            schedule=None,
+            factors=joined(left.phase.factors, factors),
+        )
         if start_step > left.start_step:
             phase = dataclasses.replace(phase, optimizer_state="continue", data_positions="continue")
         head = self.until(start_step)
@@ -280,6 +317,11 @@ class Curriculum:
     @property
     def num_steps(self) -> int:
         return self.stretches[-1].stop_step if self.stretches else 0
+
+    @property
+    def factors(self) -> Factors:
+        """What the start and the phases fix, the last word counting."""
+        return joined(self.start.factors, *(stretch.phase.factors for stretch in self.stretches))
 
     def state(self, step: int | None = None) -> State:
         """The state after `step` steps; by default the last."""
@@ -336,6 +378,10 @@ class State:
     @property
     def step(self) -> int:
         return self.curriculum.num_steps
+
+    @property
+    def factors(self) -> Factors:
+        return self.curriculum.factors
 
     @property
     def precision(self) -> str:

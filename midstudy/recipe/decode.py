@@ -6,11 +6,12 @@ import dataclasses
 from fractions import Fraction
 from typing import Any
 
-from midstudy.recipe.curriculum import Curriculum, Start, State, Stretch
+from midstudy.recipe.curriculum import Curriculum, Start, Stretch
 from midstudy.recipe.curve import Curve, HalfLife, Hold, PowerLaw, Ramp
-from midstudy.recipe.data import Corpus, ReleasedTokenizer, Source, Task, TokenizedData, Tokenizer
+from midstudy.recipe.data import Corpus, Source, Task
 from midstudy.recipe.errors import RecipeError
-from midstudy.recipe.measure import Evaluation, StateEvaluation, TokenCounts
+from midstudy.recipe.kinds import STAGE_KINDS
+from midstudy.recipe.measure import EVALUATIONS
 from midstudy.recipe.mixture import Mixture, MixtureRamp, Share
 from midstudy.recipe.model import ModelShape
 from midstudy.recipe.optimizer import AdamW
@@ -33,10 +34,11 @@ from midstudy.recipe.start_weights import Average, Release
 _CLASSES = {
     cls.__name__: cls
     for cls in (
-        *(AdamW, Anneal, Average, Constant, Continued, Corpus, Cosine, Curriculum, Curve, Evaluation, Exponential, HalfLife),
-        *(Hold, HoldThenLinear, Linear, LinearWarmup, Mixture, MixtureRamp, ModelShape, Phase, Power, PowerLaw, Ramp),
-        *(Release, ReleasedTokenizer, Sequential, Share, Source, Start, State, StateEvaluation, Stretch, Task, TokenCounts),
-        *(TokenizedData, Tokenizer, WarmupStableDecay),
+        *STAGE_KINDS,
+        *EVALUATIONS,
+        *(AdamW, Anneal, Average, Constant, Continued, Corpus, Cosine, Curriculum, Curve, Exponential, HalfLife, Hold),
+        *(HoldThenLinear, Linear, LinearWarmup, Mixture, MixtureRamp, ModelShape, Phase, Power, PowerLaw, Ramp, Release),
+        *(Sequential, Share, Source, Start, Stretch, Task, WarmupStableDecay),
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import ClassVar
 
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import added_field, identify
@@ -14,12 +15,31 @@ from midstudy.recipe.plain import hold_plain_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A number that an evaluation reports. `better` is `lower` or `higher`; `is_extra` says that it must be asked for."""
+
+    name: str
+    unit: str
+    better: str
+    is_extra: bool = False
+
+
+LOSS_NATS = Metric(name="loss_nats", unit="nats per target token", better="lower")
+BITS_PER_BYTE = Metric(name="bits_per_byte", unit="bits per byte", better="lower", is_extra=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Token-weighted mean loss, in nats, over the first `max_sequences` sequences of a split.
 
     A sequence is an item of a task (truncated at `seq_len`) or a block of `seq_len` tokens of a corpus. `document_mask`
     keeps attention inside each document of a block: how a model that was trained so is measured.
+
+    `metrics` names what is measured besides: `bits_per_byte`. `items` publishes the sums of every sequence in a file beside
+    the record.
     """
+
+    METRICS: ClassVar[tuple[Metric, ...]] = (LOSS_NATS, BITS_PER_BYTE)
 
     data: Dataset
     split: str
@@ -28,6 +48,8 @@ class Evaluation:
     max_sequences: int
     version: int = versions.EVALUATION
     document_mask: bool = added_field(omit_at=False)
+    metrics: tuple[str, ...] = added_field(omit_at=())
+    items: bool = added_field(omit_at=False)
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
@@ -43,6 +65,40 @@ class Evaluation:
             raise RecipeError(
                 f"{path}.document_mask", found=True, allowed="false for a task: a sequence is one item, none is packed"
             )
+        require_flag(f"{path}.items", self.items)
+        extra = tuple(metric.name for metric in self.METRICS if metric.is_extra)
+        if not isinstance(self.metrics, tuple) or not all(self.metrics.count(name) == 1 for name in self.metrics):
+            allowed = f"a tuple of different names of {', '.join(extra)}"
+            raise RecipeError(f"{path}.metrics", found=repr(self.metrics), allowed=allowed)
+        for name in self.metrics:
+            require_choice(f"{path}.metrics", name, extra)
+        # One order, one id.
+        object.__setattr__(self, "metrics", tuple(name for name in extra if name in self.metrics))
+
+    @property
+    def reported(self) -> tuple[Metric, ...]:
+        """What the record will hold."""
+        return tuple(metric for metric in self.METRICS if not metric.is_extra or metric.name in self.metrics)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that go through the model at most: what the evaluation costs."""
+        return self.max_sequences * self.seq_len
+
+
+EVALUATIONS = (Evaluation,)
+"""Recipes of evaluations. The function that runs each is in `midstudy/evaluate/table.py`."""
+
+
+def require_metric(path: str, evaluation: Evaluation, name: str, better: str) -> None:
+    """Raise `RecipeError` unless the evaluation reports a metric of this name, for which `better` is better."""
+    reported = {metric.name: metric for metric in evaluation.reported}
+    if name not in reported:
+        is_known = any(metric.name == name for metric in evaluation.METRICS)
+        fix = f"Ask for it: {type(evaluation).__name__}(metrics=({name!r},), ...)." if is_known else ""
+        raise RecipeError(f"{path}.metric", found=name, allowed=", ".join(reported), fix=fix)
+    if better != reported[name].better:
+        raise RecipeError(f"{path}.better", found=better, allowed=f"{reported[name].better} for {name}")
 
 
 @dataclass(frozen=True, kw_only=True)

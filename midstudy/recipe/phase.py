@@ -20,6 +20,7 @@ from midstudy.recipe.errors import (
     require_number,
     require_positive,
 )
+from midstudy.recipe.factors import Factors, require_factors
 from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.plain import hold_plain_numbers
@@ -44,6 +45,8 @@ class Phase:
     ends with its end-of-text token. That token still has the next document's first token to predict, as in litgpt and
     OLMo: the mask changes what a token sees and not which tokens carry loss, so token counts stay equal between arms. The
     characters `<|endoftext|>` inside a corpus's text are read as that token too, and end a document there.
+
+    `factors` say what of a study this phase fixes. `name` is what its states are called.
     """
 
     name: str = label_field()
@@ -62,11 +65,13 @@ class Phase:
     training_version: int = versions.TRAINING
     document_mask: bool = added_field(omit_at=False)
     prompt_weight: float = added_field(omit_at=0)
+    factors: Factors = label_field(default=())
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
         require_name("phase.name", self.name)
         path = f"phases.{self.name}"
+        require_factors(f"{path}.factors", self.factors)
         kinds = Mixture | MixtureRamp | Task
         require_kind(f"{path}.data", self.data, kinds, allowed="a Mixture of corpora, a MixtureRamp or a Task")
         require_kind(f"{path}.optimizer", self.optimizer, AdamW, allowed="AdamW")

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from midstudy.recipe.canonical import canonical, expanded, identify
 from midstudy.recipe.curriculum import State
-from midstudy.recipe.data import ReleasedTokenizer, TokenizedData, Tokenizer
-from midstudy.recipe.measure import StateEvaluation, TokenCounts
+from midstudy.recipe.factors import Value
+from midstudy.recipe.kinds import STAGE_KINDS, StageRecipe
+from midstudy.recipe.measure import StateEvaluation
 
-StageRecipe = Tokenizer | ReleasedTokenizer | TokenizedData | TokenCounts | State | StateEvaluation
-
-KINDS = {
-    Tokenizer: "tokenizer",
-    ReleasedTokenizer: "tokenizer",
-    TokenizedData: "tokens",
-    TokenCounts: "counts",
-    State: "state",
-    StateEvaluation: "evaluation",
-}
+ROLES = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sft", "evaluation")
+"""What a stage does in a study: `data` are tokenizers and token files, `similarity` token counts; `midtrain` trains on a
+mixture with specialists, `sft` on a task, `pretrain` on one corpus."""
 
 
 def stage_id(recipe: StageRecipe) -> str:
@@ -37,6 +32,9 @@ class Stage:
     same line as `start_from`, so one job should make both without stopping in between. `keeps_optimizer` says that the
     optimizer's state is published with the weights, so that training can go on from here. `num_steps` are the updates this
     stage computes; `cost_s` is its expected seconds on the chosen device, `disk_bytes` the size of its checkpoint.
+
+    `role` is one of `ROLES`; placement goes by it and by `model`, the name of the shape. `step` is that of a state, `data`
+    and `split` what the stage is about.
     """
 
     id: str
@@ -50,12 +48,17 @@ class Stage:
     num_tokens: int = 0
     cost_s: float = 0.0
     disk_bytes: int = 0
-    factors: dict[str, Any] = field(default_factory=dict, hash=False)
-    """What the stage is in the study's words, for MLflow and Prefect: size, mix, weight, start_step, task, seeds."""
+    role: str
+    model: str = ""
+    step: int | None = None
+    data: str = ""
+    split: str = ""
+    factors: Mapping[str, Value] = field(default_factory=dict, hash=False)
+    """What the study fixes up to this stage: the factors of the phases behind it."""
 
     @property
     def kind(self) -> str:
-        return KINDS[type(self.recipe)]
+        return STAGE_KINDS[type(self.recipe)].name
 
     @cached_property
     def canonical_form(self) -> Any:

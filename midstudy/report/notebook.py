@@ -19,8 +19,7 @@ from midstudy.report.report import REPORT_FOLDER
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-TEMPLATE = Path(midstudy.__file__).parent.parent / "reports" / "bridging.py"
-_CODE_FOLDERS = ("report", "analysis")  # what the numbers and the looks of a report depend on
+_CODE_FOLDERS = ("report", "analysis", "studies")  # what the numbers and the looks of a report depend on
 _CELL_TIMEOUT_S = 300
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -36,16 +35,16 @@ def render(study_folder: Path, *, template: Path | None = None) -> Path:
 
     Args:
         study_folder: ``STORE/studies/NAME``, with the files that ``read_study`` asks for.
-        template: a Python file in percent format; by default that of the bridging study.
+        template: a Python file in percent format; by default the one that the study names.
 
     Raises:
         ReportInputError: a file of the study or the template is missing or damaged.
         ReportError: a cell failed.
     """
-    template = TEMPLATE if template is None else template
+    study = read_study(study_folder)
+    template = template_of(study.tables.manifest.report) if template is None else template
     if not template.is_file():
         raise ReportInputError(f"{template}: no such template; give a Python file with '# %%' cells")
-    study = read_study(study_folder)
     text = template.read_text("utf-8")
     inputs_sha256 = _sha256(study.digest, text, *(path.read_text("utf-8") for path in _code_files()))
     folder = study_folder.absolute() / REPORT_FOLDER
@@ -62,9 +61,15 @@ def render(study_folder: Path, *, template: Path | None = None) -> Path:
     import nbformat
 
     _write(ipynb, nbformat.writes(notebook))
-    _write(html, page(notebook, title=f"{_title(text)} · {study.name}"))
+    _write(html, page(notebook, title=f"{_title(text)} · {study.tables.manifest.name}"))
     _write(marker, json.dumps({"inputs_sha256": inputs_sha256}))
     return html
+
+
+def template_of(report: str) -> Path:
+    """The template of the report called `report`: `study` for the general one, else that of a package in `studies/`."""
+    package = Path(midstudy.__file__).parent
+    return package / "report" / "template.py" if report == "study" else package / "studies" / report / "report.py"
 
 
 def notebook_of(text: str) -> NotebookNode:

@@ -67,3 +67,21 @@ def percent(share: float) -> str:
 
 def _minus(text: str) -> str:
     return text.replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """'45 s', '8.5 min', '2.4 h'."""
+    if math.isnan(seconds):
+        return ABSENT
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5_400 else f"{seconds / 3_600:,.1f} h"
+
+
+UNITS = {"loss_nats": "nats per token", "bits_per_byte": "bits per byte"}
+"""Units of metrics; others are shown by their name."""
+
+
+def unit(metric: str) -> str:
+    """The unit of a metric."""
+    return UNITS.get(metric, metric.replace("_", " "))

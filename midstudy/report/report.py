@@ -1,46 +1,68 @@
-"""A report being made: a study's tables, their analysis, and where its figures go. What a notebook's cells work with."""
+"""A report being made: a study's tables and facts, and where its figures go. What a notebook's cells work with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
+from midstudy.analysis.effects import Effects, effects
+from midstudy.analysis.tables import Tables
+from midstudy.recipe.manifest import ComparisonEntry, Manifest
 from midstudy.report.figures import style
 from midstudy.report.html import Html, Text, image
-from midstudy.report.inputs import StudyTables, read_study
-from midstudy.report.results import Results, analyse
+from midstudy.report.inputs import StudyFacts, read_study
 
 REPORT_FOLDER = "report"  # inside the study's folder; figures/ inside it
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """``study`` and ``results`` are for the reader to go on with; the sections show them."""
+    """`study` is for the reader to go on with; the sections show it."""
 
-    study: StudyTables
-    results: Results
+    study: StudyFacts
     figures_folder: Path
 
     @classmethod
     def of(cls, study_folder: Path) -> Report:
-        """Read and analyse a study's folder; raises what ``read_study`` and ``analyse`` raise."""
-        study = read_study(study_folder)
-        return cls(study, analyse(study), study_folder / REPORT_FOLDER / "figures")
+        """Read a study's folder; raises what `read_study` raises."""
+        return cls(read_study(study_folder), study_folder / REPORT_FOLDER / "figures")
 
     @property
-    def sizes(self) -> list[str]:
-        """Model sizes in the study's order."""
-        return list(dict.fromkeys(self.study.arms["size"]))
+    def tables(self) -> Tables:
+        return self.study.tables
 
-    def by_size(self) -> Iterator[tuple[str, str]]:
-        """Each size with what to add to a caption for it: nothing where there is one size."""
-        for size in self.sizes:
-            yield size, f" Size {size}." if len(self.sizes) > 1 else ""
+    @property
+    def manifest(self) -> Manifest:
+        return self.study.tables.manifest
 
-    def figure(self, drawn: Figure, name: str, *, size: str | None = None, caption: Text) -> Html:
+    @cached_property
+    def unfinished(self) -> pd.DataFrame:
+        """Arms that lack a measured value, with column `lacks`: the names of the columns, comma-joined."""
+        arms = self.tables.arms
+        rows, lacks = [], []
+        for row, arm in enumerate(self.manifest.arms):
+            missing = [
+                name for name in arm.measures if not self.manifest.columns[name].is_curve and pd.isna(arms[name].iloc[row])
+            ]
+            if missing:
+                rows.append(row)
+                lacks.append(", ".join(missing))
+        return arms.iloc[rows].assign(lacks=lacks)
+
+    def effects(self, comparison: ComparisonEntry, column: str) -> Effects:
+        """The effects of a comparison on one of its columns, computed once."""
+        if (comparison.name, column) not in self._effects:
+            self._effects[comparison.name, column] = effects(self.tables, comparison, column)
+        return self._effects[comparison.name, column]
+
+    @cached_property
+    def _effects(self) -> dict[tuple[str, str], Effects]:
+        return {}
+
+    def figure(self, drawn: Figure, name: str, *, caption: Text) -> Html:
         """Save a figure as PNG and SVG, and show it with its caption."""
-        stem = f"{name}-{size}" if size is not None and len(self.sizes) > 1 else name
-        return image(style.save(drawn, self.figures_folder, stem), alternative=name.replace("-", " "), caption=caption)
+        return image(style.save(drawn, self.figures_folder, name), alternative=name.replace("-", " "), caption=caption)

@@ -156,7 +156,7 @@ def conduct(
     """`run_study` with an existing driver and a forecast of the run."""
     began = time.perf_counter()
     manifest = load(store, study_name)
-    watch = Watch(manifest["stages"], max_jobs=max_jobs, outlook=outlook)
+    watch = Watch(manifest.stages, max_jobs=max_jobs, outlook=outlook)
     view = view_of(store, manifest, watch, backend=backend, max_jobs=max_jobs, tracking_uri=tracking_uri)
     warnings = []
     with Follower(store, study_name, tracking_uri=tracking_uri) as follower:

@@ -9,7 +9,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from midstudy.launch.slurm.placement_file import PlacementFile
     from midstudy.plan.cost import Throughput
     from midstudy.plan.planner import Plan
+    from midstudy.recipe.manifest import Manifest
     from midstudy.store.store import Store
     from midstudy.train.placement import Placement
 
@@ -143,7 +144,6 @@ def plan_experiment(
     settings: Sequence[str],
     where: Place | None = None,
     price_on: str | None = None,
-    similarity_only: bool = False,
 ) -> Plan:
     """The study of an experiment file, planned against what a store holds.
 
@@ -153,7 +153,6 @@ def plan_experiment(
         where: what will compute; by default what a run without options takes. The plan counts the hours of its device, as
             fast as it was seen, unless `price_on` names another. A processor that no finished stage of the store tells
             about is calibrated, which takes seconds; not so on Slurm, whose nodes are other machines.
-        similarity_only: only the stages that the similarities between data sets are made of.
 
     Raises:
         RecipeError: a field of the study is wrong.
@@ -171,9 +170,8 @@ def plan_experiment(
     from midstudy.store.processor import this_processor
 
     study = load_study(Path(experiment), data=data, settings=settings)
-    evaluated = {one for arm in study.arms for one in (arm.task_evaluation, arm.general_evaluation)}
-    for one in evaluated if not similarity_only else ():
-        require_rows(one.data.source, split=one.split, is_task=isinstance(one.data, Task))
+    for evaluation in {measure.evaluation for arm in study.arms for measure in arm.measures.values()}:
+        require_rows(evaluation.data.source, split=evaluation.split, is_task=isinstance(evaluation.data, Task))
     where = where or _here()
     processor, num_threads = (this_processor(), where.threads_a_job) if where.placement else (None, 1)
     states = published_states(store, processor=processor, num_threads=num_threads) if store else PublishedStates()
@@ -190,11 +188,9 @@ def plan_experiment(
         )
 
     plan = plan_at(throughput)
-    if processor is not None and priced is CPU_CORE and price_on is None and not similarity_only and plan.workloads:
+    if processor is not None and priced is CPU_CORE and price_on is None and plan.workloads:
         seen = _calibrated(replace(throughput, emulates_bfloat16=not processor.has_bfloat16), plan, where)
         plan = plan_at(seen) if seen.calibrated else replace(plan, throughput=seen)
-    if similarity_only:
-        plan = _similarity_only(plan)
     return replace(plan, left_out=left_out_of(store, plan.stages)) if store else plan
 
 
@@ -244,32 +240,6 @@ def forecast_s(plan: Plan, where: Place | None = None) -> float | None:
     return forecast(plan.stages, published=plan.published, num_jobs=where.max_jobs, **budget).wall_s
 
 
-def _similarity_only(plan: Plan) -> Plan:
-    """The part of a plan that counts tokens: a study of its own name and without arms, on the same stages."""
-    from midstudy.plan.planner import device_s
-    from midstudy.recipe.stage import stage_id
-
-    needed = [stage_id(recipe) for recipe in plan.study.token_counts]
-    for identity in needed:  # grows by the parents of what is in it
-        needed += [parent for parent in plan.stages[identity].parents if parent not in needed]
-    stages = {identity: stage for identity, stage in plan.stages.items() if identity in needed}
-    return replace(
-        plan,
-        study=replace(
-            plan.study,
-            name=f"{plan.study.name}_similarity",
-            question="How close are the corpora and mixes to the tasks, as bags of tokens?",
-        ),
-        stages=stages,
-        published=plan.published & stages.keys(),
-        arms=(),
-        lower_bound_steps=0,
-        unshared_steps=0,
-        unshared_s=device_s(plan.throughput.device, stages.values()),
-        priced_by={},
-    )
-
-
 def begin(root: Path, plan: Plan, where: Place, *, command: str, max_gpu_hours: float | None) -> Store:
     """Ask the store for what is missing and freeze the study in it; returns the store, which is made if need be.
 
@@ -306,71 +276,30 @@ def begin(root: Path, plan: Plan, where: Place, *, command: str, max_gpu_hours: 
     store = Store.open(root, create=True)
     for stage in plan.missing:
         store.request(stage)
-    manifest = manifest_of(plan, command=command)
-    if not plan.arms:
-        manifest["mixes"] = _mixes(plan)
-    freeze(store, manifest)
+    freeze(store, manifest_of(plan, command=command))
     if where.placement_file is not None:
         shutil.copyfile(where.placement_file, store.paths.placement_file(plan.study.name))
     return store
 
 
-def _mixes(plan: Plan) -> list[dict[str, Any]]:
-    """What the arms mix, for a study that has none but compares their data: mix, weight, and share of each specialist."""
-    from midstudy.plan.shares import specialist_shares
-
-    found: dict[tuple[str, float], dict[str, Any]] = {}
-    for arm in plan.study.arms:
-        shares = specialist_shares(arm.curriculum.until(arm.pretrain_steps), arm.start_step)
-        specialists = {corpus.name: float(share) for corpus, share in shares.items()}
-        weight = float(sum(shares.values()))
-        found[arm.mix, weight] = {"mix": arm.mix, "weight": weight, "specialists": specialists}
-    return list(found.values())
-
-
-def command_line(experiment: str, *, data: Sequence[str], settings: Sequence[str], similarity_only: bool = False) -> str:
+def command_line(experiment: str, *, data: Sequence[str], settings: Sequence[str]) -> str:
     """The command that runs a study, as its manifest and report keep it."""
     parts = ["midstudy", "run", experiment]
     parts += [part for one in data for part in ("--data", one)]
     parts += [part for one in settings for part in ("--set", one)]
-    parts += ["--similarity-only"] * similarity_only
     return shlex.join(parts)
 
 
-def write_report(store: Store, manifest: Mapping[str, Any]) -> Path:
-    """Write the tables and the report of a study from what is finished; returns the report's page.
-
-    A study of similarities alone has no arms to report on: its page is the table of proximity advantages.
-    """
-    from midstudy.analysis.table import similarity_tables, write_tables
+def write_report(store: Store, manifest: Manifest) -> Path:
+    """Write the tables and the report of a study from what is finished; returns the report's page."""
+    from midstudy.analysis.tables import write_tables
     from midstudy.report.notebook import render
 
-    folder = store.paths.study(manifest["name"])
-    if "mixes" not in manifest:
-        write_tables(store, manifest, folder)
-        return render(folder)
-    similarity, proximity = similarity_tables(store, {**manifest, "arms": manifest["mixes"]})
-    for name, table in (("similarity", similarity), ("proximity", proximity)):
-        table.to_parquet(folder / f"{name}.parquet", index=False)
-        table.to_csv(folder / f"{name}.csv", index=False)
-    return folder / "proximity.csv"
+    folder = store.paths.study(manifest.name)
+    write_tables(store, manifest, folder)
+    return render(folder)
 
 
-def answer(store: Store, manifest: Mapping[str, Any]) -> str:
-    """The study's question answered in a few sentences, from the tables that `write_report` wrote."""
-    import pandas as pd
-
-    from midstudy.analysis.answer import answer_sentence
-
-    folder = store.paths.study(manifest["name"])
-    if "mixes" not in manifest:
-        arms = pd.read_parquet(folder / "arms.parquet")
-        return answer_sentence(arms, tasks=list(dict.fromkeys(arms["task"])))
-    proximity = pd.read_parquet(folder / "proximity.parquet")
-    if proximity.empty:
-        return "No similarity is known yet: not every data set is counted."
-    nearest = proximity.loc[proximity.groupby("task", sort=False)["pa_combined"].idxmax()]
-    return " ".join(
-        f"Nearest to {row.task} is {row.mix} at {100 * row.weight:g} %, {row.pa_combined:+.3f} against general text alone."
-        for row in nearest.itertuples()
-    )
+def answer(store: Store, manifest: Manifest) -> str:
+    """The study's question answered in a few sentences, as `write_report` wrote it."""
+    return (store.paths.study(manifest.name) / "answer.txt").read_text("utf-8").strip()

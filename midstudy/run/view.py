@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
+from midstudy.recipe.manifest import Manifest
 from midstudy.run.watch import Watch
 from midstudy.store.store import Store
 
@@ -35,7 +35,7 @@ class ViewOf(Protocol):
     def __call__(
         self,
         store: Store,
-        manifest: Mapping[str, Any],
+        manifest: Manifest,
         watch: Watch,
         *,
         backend: str,

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any
 
 from midstudy.launch.forecast import Forecast
 from midstudy.launch.time_left import Seen, time_left_s
+from midstudy.recipe.manifest import StageEntry
 
 REUSED, FINISHED, FAILED, SKIPPED = "reused", "finished", "failed", "skipped"
 INTERRUPTED, DETACHED = "interrupted", "detached"
@@ -56,7 +56,7 @@ class Watch:
     """`begin` and `end` are called by the driver's thread, once a stage each; `begun` and `ended` awaited by any loop.
 
     Args:
-        stages: of each stage its place in the study's manifest: label, parents, cost_s.
+        stages: the stages of the study's manifest.
         max_jobs: number of jobs that run side by side.
         outlook: forecast of this run, the basis of the time left. Default: all jobs are always busy.
         clock: monotonic clock in seconds.
@@ -64,7 +64,7 @@ class Watch:
 
     def __init__(
         self,
-        stages: Mapping[str, Mapping[str, Any]],
+        stages: Mapping[str, StageEntry],
         *,
         max_jobs: int,
         outlook: Forecast | None = None,
@@ -78,10 +78,10 @@ class Watch:
         self._all_ended: Future[None] = Future()
         self._counts = dict.fromkeys((REUSED, FINISHED, FAILED, SKIPPED, INTERRUPTED, DETACHED), 0)
         self._settled_s = 0.0
-        self._total_s = sum(stage["cost_s"] for stage in stages.values())
+        self._total_s = sum(stage.cost_s for stage in stages.values())
         self._seen: dict[str, Seen] = {}
         for stage in stages.values():
-            self._seen.setdefault(_work_of(stage), Seen()).remaining_s += stage["cost_s"]
+            self._seen.setdefault(_work_of(stage), Seen()).remaining_s += stage.cost_s
         self._outlook = outlook or Forecast((0.0, self._total_s / max_jobs), (0.0, self._total_s))
         self._clock, self._began = clock, clock()
 
@@ -97,7 +97,7 @@ class Watch:
         self._running.pop(stage_id, None)
         self._counts[end.how] += 1
         if end.how not in NOT_DONE:
-            cost_s = self.stages[stage_id]["cost_s"]
+            cost_s = self.stages[stage_id].cost_s
             seen = self._seen[_work_of(self.stages[stage_id])]
             self._settled_s += cost_s
             seen.remaining_s -= cost_s
@@ -136,21 +136,20 @@ class Watch:
         seen = {work: replace(one, running=[]) for work, one in self._seen.items()}
         for stage_id, began_s in running.items():
             stage = self.stages[stage_id]
-            seen[_work_of(stage)].running.append((stage["cost_s"], now_s - began_s))
+            seen[_work_of(stage)].running.append((stage.cost_s, now_s - began_s))
         return Progress(
             num_stages=len(self.stages),
             finished=self._counts[FINISHED],
             reused=self._counts[REUSED],
             failed=self._counts[FAILED],
             skipped=self._counts[SKIPPED],
-            running=tuple(self.stages[stage_id]["label"] for stage_id in running),
+            running=tuple(self.stages[stage_id].label for stage_id in running),
             share_done=self._settled_s / self._total_s if self._total_s > 0 else len(self.ends) / max(1, len(self.stages)),
             elapsed_s=now_s - self._began,
             left_s=0.0 if self.all_ended else time_left_s(self._outlook, seen),
         )
 
 
-def _work_of(stage: Mapping[str, Any]) -> str:
+def _work_of(stage: StageEntry) -> str:
     """The kind of work a stage's speed is estimated from: data, training or evaluation."""
-    kind = stage.get("kind", "data")
-    return kind if kind in ("state", "evaluation") else "data"
+    return stage.kind if stage.kind in ("state", "evaluation") else "data"

@@ -1,14 +1,14 @@
-"""Proximity advantage: how much closer a midtraining mix lies to a task than the general-only control does.
+"""Proximity advantage: how much closer a mix lies to a task than the corpus that it is compared with.
 
-PA(M → T) = sim(M, T) − sim(C, T) (arXiv 2510.14865), for the combined score and for each of its parts. The mix M holds
-its specialist corpora at their shares and the general corpus, *the same documents as in C*, at the rest: at weight 0 the
-advantage is exactly zero, and noise in the general sample cancels.
+PA(M → T) = sim(M, T) − sim(C, T) (arXiv 2510.14865), for the combined score and for each of its parts. Where the mix M
+holds its reference C, these are *the same documents as in C*: at a share of 1 the advantage is exactly zero, and noise in
+the sample of C cancels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from midstudy.similarity.distribution import Similarity
 from midstudy.similarity.halves import SplitSample, compare_samples, mix_samples
@@ -26,29 +26,29 @@ class ProximityAdvantage:
 
 @dataclass(frozen=True)
 class Mix:
-    """A midtraining mix: ``specialists`` by name at their shares of the tokens, general text at the rest.
+    """A midtraining mix: corpora by name at their shares of the tokens, and the corpus it is compared with.
 
-    ``weight`` is the sum of the shares, as the arms of the mix have it to the last digit.
+    ``factors`` are those of the arms that train on it; they become columns.
     """
 
     name: str
-    weight: float
-    specialists: Mapping[str, float]
+    shares: Mapping[str, float]
+    reference: str
+    factors: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.weight <= 1.0:
-            raise ValueError(f"mix '{self.name}': weight {self.weight} is outside [0, 1]")
+        if abs(sum(self.shares.values()) - 1.0) > 1e-9 or any(share < 0.0 for share in self.shares.values()):
+            raise ValueError(f"mix '{self.name}': expected shares that add up to 1, got {dict(self.shares)}")
 
-    def of(self, corpora: Mapping[str, SplitSample], *, general: str) -> SplitSample:
-        """The mix of samples by name, ``general`` among them.
+    def of(self, corpora: Mapping[str, SplitSample]) -> SplitSample:
+        """The mix of samples by name.
 
-        Raises ValueError where a corpus was not sampled, and where the shares do not add up to the weight.
+        Raises ValueError where a corpus was not sampled.
         """
-        for corpus in (general, *self.specialists):
+        for corpus in (self.reference, *self.shares):
             if corpus not in corpora:
                 raise ValueError(f"no token counts of the corpus '{corpus}'; counted are: {', '.join(corpora) or 'none'}")
-        parts = [(corpora[corpus], share) for corpus, share in self.specialists.items()]
-        return mix_samples([*parts, (corpora[general], 1.0 - self.weight)])
+        return mix_samples([(corpora[corpus], share) for corpus, share in self.shares.items()])
 
 
 def proximity_advantage(*, mix_to_task: Similarity, control_to_task: Similarity) -> ProximityAdvantage:
@@ -62,30 +62,31 @@ def proximity_advantage(*, mix_to_task: Similarity, control_to_task: Similarity)
 
 
 def proximity_rows(
-    *,
-    general: str,
-    corpora: Mapping[str, SplitSample],
-    tasks: Mapping[str, SplitSample],
-    mixes: Sequence[Mix],
+    *, corpora: Mapping[str, SplitSample], tasks: Mapping[str, SplitSample], mixes: Sequence[Mix]
 ) -> list[dict[str, object]]:
-    """One row per (mix, weight, task), ready for a table.
+    """One row per mix and task, ready for a table.
 
-    ``general`` names the general corpus in ``corpora``. Columns: mix, weight, task; pa_combined, pa_cosine, pa_jaccard,
-    pa_js; mix_* and control_* with the two similarities behind them (cosine, jaccard, jsd_nats, combined).
+    Columns: mix_name, the factors of the mix, task, reference; pa_combined, pa_cosine, pa_jaccard, pa_js; mix_* and
+    control_* with the similarities of the mix and of its reference (cosine, jaccard, jsd_nats, combined).
 
     Raises ValueError where a corpus that a mix needs was not sampled.
     """
-    mixed = [one.of(corpora, general=general) for one in mixes]
-    control_to_task = {task: compare_samples(corpora[general], sample) for task, sample in tasks.items()}
+    mixed = [one.of(corpora) for one in mixes]
+    references = dict.fromkeys(one.reference for one in mixes)
+    control = {
+        (reference, task): compare_samples(corpora[reference], sample)
+        for reference in references
+        for task, sample in tasks.items()
+    }
     rows: list[dict[str, object]] = []
     for one, sample_of_mix in zip(mixes, mixed, strict=True):
         for task, sample in tasks.items():
-            mix_to_task = compare_samples(sample_of_mix, sample)
-            advantage = proximity_advantage(mix_to_task=mix_to_task, control_to_task=control_to_task[task])
+            mix_to_task, control_to_task = compare_samples(sample_of_mix, sample), control[one.reference, task]
+            advantage = proximity_advantage(mix_to_task=mix_to_task, control_to_task=control_to_task)
             rows.append(
-                {"mix": one.name, "weight": one.weight, "task": task}
+                {"mix_name": one.name, **one.factors, "task": task, "reference": one.reference}
                 | {f"pa_{measure}": value for measure, value in asdict(advantage).items()}
                 | {f"mix_{measure}": value for measure, value in asdict(mix_to_task).items()}
-                | {f"control_{measure}": value for measure, value in asdict(control_to_task[task]).items()}
+                | {f"control_{measure}": value for measure, value in asdict(control_to_task).items()}
             )
     return rows

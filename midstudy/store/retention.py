@@ -19,6 +19,7 @@ from typing import Any
 from midstudy.files.errors import StoreError
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.decode import decode
+from midstudy.recipe.manifest import StageEntry
 from midstudy.recipe.schedule import Hold
 from midstudy.store.leftovers import entries, half_written, is_alive, is_temporary, remove, rolling_checkpoints
 from midstudy.store.record import Record
@@ -69,7 +70,7 @@ def survey(
         unreferenced: free finished stages, too, that no study asks for any more.
 
     Raises:
-        StoreError: a manifest or a record was damaged: without it nobody knows what is needed.
+        StoreError: a manifest or a record is damaged, or a manifest is of another version: what it asks for is unknown.
     """
     found = Retention()
     uses = _uses(store)
@@ -169,21 +170,18 @@ def _why(record: Record, uses: _Uses) -> list[str]:
     """Why a finished stage stays, the strongest reason first."""
     if record.kind != "state":
         return [f"{record.kind}: {'read by training and evaluation' if uses.is_parent else 'read by the tables'}"]
-    branches = [
-        one for one in uses.leave_here if one["factors"].get("stage_kind") == "midtrain" and not one["continues_trunk"]
-    ]
-    tuned = [one for one in uses.leave_here if one["factors"].get("stage_kind") == "sft"]
+    branches = [stage for stage in uses.leave_here if stage.role == "midtrain" and not stage.continues_trunk]
+    tuned = [stage for stage in uses.leave_here if stage.role == "sft" and not stage.continues_trunk]
     reasons = []
     if branches:
         reasons.append(f"branch point of {_number(len(branches), 'branch', 'branches')}")
     if tuned:
-        tasks = {one["factors"].get("task") for one in tuned}
-        reasons.append(f"start of fine-tuning for {_number(len(tasks), 'task')} ({_number(len(tuned), 'run')})")
+        reasons.append(f"start of {_number(len(tuned), 'fine-tuning run')}")
     if uses.num_arms:
         reasons.append(f"final state of {_number(uses.num_arms, 'arm')}")
     if record.metrics["has_optimizer"] and _is_held(record):
         reasons.append("end of a held learning rate: longer runs leave here")
-    if any(one["continues_trunk"] for one in uses.leave_here):
+    if any(stage.continues_trunk for stage in uses.leave_here):
         reasons.append("on the way: training goes on from here")
     if uses.num_evaluations:
         reasons.append(f"evaluated {_number(uses.num_evaluations, 'time')}")
@@ -204,7 +202,7 @@ class _Uses:
     """What the manifests of all studies do with a stage; `leave_here` are the states trained from it."""
 
     parents: tuple[str, ...] = ()
-    leave_here: list[dict[str, Any]] = field(default_factory=list)
+    leave_here: list[StageEntry] = field(default_factory=list)
     is_parent: bool = False
     num_arms: int = 0
     num_evaluations: int = 0
@@ -213,22 +211,22 @@ class _Uses:
 def _uses(store: Store) -> dict[str, _Uses]:
     """The stages that the studies ask for, each once, whichever of them ask for it."""
     found: dict[str, _Uses] = {}
-    stages: dict[str, dict[str, Any]] = {}
+    stages: dict[str, StageEntry] = {}
     finals: dict[str, set[str]] = {}
     for name in store.studies():
         manifest = load(store, name)
-        stages |= manifest["stages"]
-        for number, arm in enumerate(manifest["arms"]):
-            finals.setdefault(arm["final_state"], set()).add(f"{name} {number}")
+        stages |= manifest.stages
+        for row, arm in enumerate(manifest.arms):
+            finals.setdefault(arm.state, set()).add(f"{name} {row}")
     for identity, stage in stages.items():
-        found.setdefault(identity, _Uses()).parents = tuple(stage["parents"])
+        found.setdefault(identity, _Uses()).parents = stage.parents
         found[identity].num_arms = len(finals.get(identity, ()))
-        if stage["start_from"] is not None:
-            found.setdefault(stage["start_from"], _Uses()).leave_here.append(stage)
-        for parent in stage["parents"]:
+        if stage.start_from is not None:
+            found.setdefault(stage.start_from, _Uses()).leave_here.append(stage)
+        for parent in stage.parents:
             known = found.setdefault(parent, _Uses())
             known.is_parent = True
-            known.num_evaluations += stage["kind"] == "evaluation"
+            known.num_evaluations += stage.kind == "evaluation"
     return found
 
 

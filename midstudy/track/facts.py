@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from midstudy.recipe.manifest import Manifest, StageEntry
 from midstudy.store.attempt import METRICS_FILE, RESULT_FOLDER
 from midstudy.store.leftovers import is_alive
 from midstudy.store.record import Record
@@ -29,8 +30,8 @@ CONTENT_TAG = "midstudy.content"
 CURVE_STEP_TAG = "midstudy.curve_step"
 """The last step of the curve that a run was told: what is told later goes on from there."""
 LAYOUT_TAG = "midstudy.layout"
-_LAYOUT = "1"
-"""Which names parameters and metrics have; runs told with others are made anew. A change of names takes the next."""
+_LAYOUT = "2"
+"""Version of the names of parameters and metrics; runs with another are made again."""
 
 FINISHED, FAILED, RUNNING, WAITING = "FINISHED", "FAILED", "RUNNING", "SCHEDULED"
 
@@ -62,6 +63,8 @@ class RunFacts:
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
     curve: Path | None = None
+    measured: tuple[Point, ...] = ()
+    """Curves that the study measures of this state's run, by the step of each state."""
     data: tuple[DataFacts, ...] = ()
     checkpoint: Path | None = None
     artifacts: Mapping[Path, str | None] | None = None
@@ -74,13 +77,14 @@ class RunFacts:
         """
         for name, value in self.metrics.items():
             yield Point(name, value, self.ended_ms or self.started_ms, 0)
+        yield from self.measured
         if self.curve is not None:
             yield from curve_points(self.curve, after_step=after_step)
 
     def digested(self) -> RunFacts:
         """With `content`, which changes whenever anything of it does."""
         told: list[Any] = [self.name, self.status, self.started_ms, self.ended_ms, self.params, self.tags, self.metrics]
-        told += [[one.as_json() for one in self.data], str(self.checkpoint)]
+        told += [[one.as_json() for one in self.data], str(self.checkpoint), [astuple(one) for one in self.measured]]
         told += [self.curve.stat().st_size if self.curve is not None and self.curve.exists() else None]
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode("utf-8"))
         for path in self.artifacts or ():
@@ -88,19 +92,19 @@ class RunFacts:
         return replace(self, content=digest.hexdigest()[:16])
 
 
-def study_facts(store: Store, manifest: Mapping[str, Any]) -> list[RunFacts]:
+def study_facts(store: Store, manifest: Manifest) -> list[RunFacts]:
     """The study's run, then those of its stages that are finished, failed or begun; parents before their children.
 
     Nothing while no stage is begun.
     """
-    records = store.records(manifest["stages"])
-    losses = sft_losses(manifest, records)
-    final_states = {arm["final_state"] for arm in manifest["arms"]}
+    records = store.records(manifest.stages)
+    values, names = measured_values(manifest, records), run_names(manifest)
+    finals = {arm.state for arm in manifest.arms}
     facts = []
-    for stage_id, stage in manifest["stages"].items():
-        told = _Told(store, manifest, records, stage_id, stage)
+    for stage_id, stage in manifest.stages.items():
+        told = StageRun(store, manifest, records, stage_id, stage, names[stage_id])
         if stage_id in records:
-            facts.append(told.finished(losses.get(stage_id, {}), is_final=stage_id in final_states))
+            facts.append(told.finished(values.get(stage_id, {}), is_final=stage_id in finals))
         elif failure := store.failure(stage_id):
             facts.append(told.failed(failure))
         elif begun := told.begun():
@@ -110,47 +114,54 @@ def study_facts(store: Store, manifest: Mapping[str, Any]) -> list[RunFacts]:
     return [one.digested() for one in (_study(store, manifest, facts), *facts)]
 
 
-def sft_losses(manifest: Mapping[str, Any], records: Mapping[str, Record]) -> dict[str, dict[str, float]]:
-    """Of each state after fine-tuning, the losses of its evaluations, in nats per token, as far as they are finished.
-
-    Names say what and on which split: `sft_loss_test`, `general_loss_test`; with `_before`, of the state that
-    fine-tuning started from.
-    """
-    losses: dict[str, dict[str, float]] = {}
-    for arm in manifest["arms"]:
-        found = losses.setdefault(arm["final_state"], {})
-        for name, evaluation, suffix in (
-            ("sft_loss", arm["task_evaluation"], ""),
-            ("general_loss", arm["general_evaluation"], ""),
-            ("sft_loss", arm["task_evaluation_before"], "_before"),
-            ("general_loss", arm["general_evaluation_before"], "_before"),
-        ):
-            if evaluation in records:
-                split = manifest["stages"][evaluation]["factors"]["split"]
-                found[f"{name}_{split}{suffix}"] = float(records[evaluation].metrics["loss_nats"])
-    return losses
+def measured_values(manifest: Manifest, records: Mapping[str, Record]) -> dict[str, dict[str, float]]:
+    """Measured columns of each arm's last state, as far as they are finished; curves apart."""
+    found: dict[str, dict[str, float]] = {}
+    for arm in manifest.arms:
+        values = found.setdefault(arm.state, {})
+        for column, evaluations in arm.measures.items():
+            about = manifest.columns[column]
+            if not about.is_curve and evaluations[0] in records and about.metric in records[evaluations[0]].metrics:
+                values[column] = float(records[evaluations[0]].metrics[about.metric])
+    return found
 
 
-def shown_loss(name: str) -> str:
-    """`sft_loss_test_before` as the metric `loss/sft_test_before`."""
-    return f"loss/{name.replace('_loss', '', 1)}"
+def measured_curves(manifest: Manifest, records: Mapping[str, Record], state: str) -> tuple[Point, ...]:
+    """The curves of the arms that end in a state, a point for each finished evaluation."""
+    points = []
+    for arm in manifest.arms:
+        for column, evaluations in arm.measures.items() if arm.state == state else ():
+            about = manifest.columns[column]
+            for one in evaluations if about.is_curve else ():
+                if one in records and about.metric in records[one].metrics:
+                    value, step = float(records[one].metrics[about.metric]), manifest.stages[one].step or 0
+                    finished_ms = milliseconds(records[one].timing["finished_at"])
+                    points.append(Point(result_name(column), value, finished_ms, step))
+    return tuple(points)
+
+
+def result_name(column: str) -> str:
+    """A measured column as a metric, in the first section of charts: `arm/sft_loss`."""
+    return f"arm/{column}"
 
 
 @dataclass(frozen=True)
-class _Told:
-    """One stage of a study, to be told in one of three states."""
+class StageRun:
+    """Builds the MLflow facts of a finished, failed or running stage."""
 
     store: Store
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     records: Mapping[str, Record]
     stage_id: str
-    stage: Mapping[str, Any]
+    stage: StageEntry
+    name: str
 
-    def finished(self, losses: Mapping[str, float], *, is_final: bool) -> RunFacts:
+    def finished(self, values: Mapping[str, float], *, is_final: bool) -> RunFacts:
         record, folder = self.records[self.stage_id], self.store.published_folder(self.stage_id)
-        of_record = {name: value for name, value in record.metrics.items() if name not in self.stage["factors"]}
+        of_record = {name: value for name, value in record.metrics.items() if name not in self._params}
         spent = {name: record.timing[name] for name in ("wall_s", "cpu_s")}
-        metrics = {shown_loss(name): loss for name, loss in losses.items()} | dict(final_metrics({**of_record, **spent}))
+        metrics = {result_name(column): value for column, value in values.items()}
+        metrics |= dict(final_metrics({**of_record, **spent}))
         tags = {ATTEMPT_TAG: record.attempt, "midstudy.folder": str(folder), **environment_tags(record.environment)}
         return self._facts(
             status=FINISHED,
@@ -159,6 +170,7 @@ class _Told:
             tags=tags,
             metrics=metrics,
             curve=folder / METRICS_FILE if METRICS_FILE in record.files else None,
+            measured=measured_curves(self.manifest, self.records, self.stage_id) if is_final else (),
             checkpoint=folder / CHECKPOINT_FOLDER if is_final else None,
         )
 
@@ -180,16 +192,22 @@ class _Told:
             curve=attempt / RESULT_FOLDER / METRICS_FILE,
         )
 
+    @property
+    def _params(self) -> dict[str, Any]:
+        """The study's factors, and what the stage is about."""
+        stage = self.stage
+        own = {"model": stage.model or None, "step": stage.step, "data": stage.data or None, "split": stage.split or None}
+        return {**stage.factors, **{name: value for name, value in own.items() if value is not None}}
+
     def _facts(self, *, tags: Mapping[str, str], metrics: Mapping[str, float] | None = None, **facts: Any) -> RunFacts:
-        factors = dict(self.stage["factors"])
         state = state_behind(self.manifest, self.stage)
         data = data_facts(self.store, self.manifest, self.records, self.stage)
         told = {
             STAGE_ID_TAG: self.stage_id,
             LAYOUT_TAG: _LAYOUT,
-            PARENTS_TAG: ",".join(self.stage["parents"])[:_TEXT_LENGTH],
-            "midstudy.kind": self.stage["kind"],
-            "stage_kind": str(factors.pop("stage_kind")),
+            PARENTS_TAG: ",".join(self.stage.parents)[:_TEXT_LENGTH],
+            "midstudy.kind": self.stage.kind,
+            "stage_kind": self.stage.role,
             "mlflow.source.name": "midstudy",
             "mlflow.source.type": "JOB",
             **{f"midstudy.data.{one.name}": one.digest for one in data},
@@ -197,13 +215,13 @@ class _Told:
         }
         if state is not None:
             told["midstudy.parent_state"] = state
-        nested = self.stage["kind"] == "evaluation" and state in self.records
+        nested = self.stage.kind == "evaluation" and state in self.records
         return RunFacts(
             key=self.stage_id,
             under=state if nested else STUDY,
-            name=run_name(self.manifest, self.stage),
+            name=self.name,
             ended_ms=facts.pop("ended_ms", None),
-            params={name: _text(value) for name, value in factors.items()},
+            params={name: _text(value) for name, value in self._params.items()},
             tags=told,
             metrics=metrics or {},
             data=data,
@@ -211,33 +229,46 @@ class _Told:
         )
 
 
-def run_name(manifest: Mapping[str, Any], stage: Mapping[str, Any]) -> str:
-    """A stage's label without the words that all its neighbours begin with, since MLflow's columns and legends show some
-    twenty letters: `code20@24 → pycode, trunk 0, SFT 1337`. It stays a substring of the label, so `midstudy logs` finds the
-    stage."""
-    sizes = {arm["size"] for arm in manifest["arms"]}
-    name: str = stage["label"]
-    for word in ("evaluate", "sft", "midtrain"):
-        name = name.removeprefix(f"{word} ")
-    return name.removeprefix(f"{next(iter(sizes))} ") if len(sizes) == 1 else name
+def run_names(manifest: Manifest) -> dict[str, str]:
+    """What MLflow calls each stage: its label without the words that all labels of its role begin with, since columns and
+    legends show some twenty letters: `code20@24 → pycode, trunk 0, SFT 1337`. An evaluation is called by the name of its
+    state. A name is a substring of its label, so `midstudy logs` finds the stage."""
+    words: dict[str, list[list[str]]] = {}
+    for stage in manifest.stages.values():
+        words.setdefault(stage.role, []).append(stage.label.split(" ")[:-1])  # the last word of a label always stays
+    shared = {role: _num_shared(labels) if len(labels) > 1 else 0 for role, labels in words.items()}
+    names: dict[str, str] = {}
+    for identity, stage in manifest.stages.items():  # parents come first
+        names[identity] = stage.label.split(" ", shared[stage.role])[shared[stage.role]]
+        state = state_behind(manifest, stage) if stage.kind == "evaluation" else None
+        if state is not None:
+            names[identity] = f"{names[state]}{stage.label.partition(manifest.stages[state].label)[2]}"
+    return names
 
 
-def _study(store: Store, manifest: Mapping[str, Any], stages: list[RunFacts]) -> RunFacts:
+def _num_shared(rows: list[list[str]]) -> int:
+    """How many leading words all rows share."""
+    return next(
+        (place for place, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), min(map(len, rows))
+    )
+
+
+def _study(store: Store, manifest: Manifest, stages: list[RunFacts]) -> RunFacts:
     """The study's run: what it asks, how far it is, and its report, if there is one."""
-    folder = store.paths.study(manifest["name"])
+    folder = store.paths.study(manifest.name)
     statuses = [one.status for one in stages]
     num_finished, num_failed = statuses.count(FINISHED), statuses.count(FAILED)
-    if num_finished == len(manifest["stages"]):
+    if num_finished == len(manifest.stages):
         status = FINISHED
     else:
         status = RUNNING if RUNNING in statuses else FAILED if num_failed else WAITING
     where = f"Its report is among the artifacts, and in `{folder / 'report'}`."
     tags = {
-        STUDY_TAG: manifest["name"],
+        STUDY_TAG: manifest.name,
         LAYOUT_TAG: _LAYOUT,
         "stage_kind": "study",
-        "midstudy.stages": f"{num_finished} of {len(manifest['stages'])} finished, {num_failed} failed",
-        "mlflow.note.content": f"{manifest['question']}\n\n`{manifest['command']}`\n\n{where}",
+        "midstudy.stages": f"{num_finished} of {len(manifest.stages)} finished, {num_failed} failed",
+        "mlflow.note.content": f"{manifest.question}\n\n`{manifest.command}`\n\n{where}",
         "mlflow.source.name": "midstudy",
         "mlflow.source.type": "JOB",
     }
@@ -247,7 +278,7 @@ def _study(store: Store, manifest: Mapping[str, Any], stages: list[RunFacts]) ->
     return RunFacts(
         key=STUDY,
         under=None,
-        name=manifest["name"],
+        name=manifest.name,
         status=status,
         started_ms=min(one.started_ms for one in stages),
         ended_ms=max((one.ended_ms for one in stages if one.ended_ms is not None), default=None),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from midstudy.recipe.manifest import Manifest, StageEntry
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 
@@ -32,24 +33,22 @@ class DataFacts:
         return {**dataclasses.asdict(self), "folder": str(self.folder)}
 
 
-def data_facts(
-    store: Store, manifest: Mapping[str, Any], records: Mapping[str, Record], stage: Mapping[str, Any]
-) -> tuple[DataFacts, ...]:
+def data_facts(store: Store, manifest: Manifest, records: Mapping[str, Record], stage: StageEntry) -> tuple[DataFacts, ...]:
     """The data that a stage reads: of its parents the token files, in the split it is evaluated on, else the train split."""
-    split = stage["factors"].get("split", "train")
+    split = stage.split or "train"
     found = []
-    for parent in stage["parents"]:
+    for parent in stage.parents:
         record = records.get(parent)
         if record is None or record.kind != "tokens":
             continue
-        name = manifest["stages"][parent]["factors"]["data"]
+        name = manifest.stages[parent].data
         found.append(
             DataFacts(
                 name=name,
                 split=split,
                 digest=_split_digest(record, split),
                 folder=store.published_folder(parent),
-                source=manifest["sources"][name],
+                source=manifest.sources[name],
                 num_tokens=record.metrics.get(f"{split}_tokens", 0),
                 num_documents=record.metrics.get(f"{split}_documents", 0),
             )
@@ -57,12 +56,11 @@ def data_facts(
     return tuple(found)
 
 
-def state_behind(manifest: Mapping[str, Any], stage: Mapping[str, Any]) -> str | None:
-    """The state that a stage trains on from, or evaluates; none where it starts from drawn weights or is about data."""
-    if stage.get("start_from") is not None:
-        return stage["start_from"]
-    kinds = ((parent, manifest["stages"].get(parent, {}).get("kind")) for parent in stage["parents"])
-    return next((parent for parent, kind in kinds if kind == "state"), None)
+def state_behind(manifest: Manifest, stage: StageEntry) -> str | None:
+    """The state that a stage trains on from, or evaluates; None where it starts from drawn weights or is about data."""
+    if stage.start_from is not None:
+        return stage.start_from
+    return next((one for one in stage.parents if one in manifest.stages and manifest.stages[one].kind == "state"), None)
 
 
 def environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:

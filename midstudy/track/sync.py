@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from midstudy.files.errors import unwritable
+from midstudy.recipe.manifest import Manifest
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 from midstudy.track.client import TrackingError, connect, default_tracking_uri, told_as_tracking_errors
@@ -61,7 +62,7 @@ def sync(store: Store, study_name: str, *, tracking_uri: str, lock_timeout_s: fl
     """
     began = time.perf_counter()
     manifest = load(store, study_name)
-    with _study_lock(store, manifest["name"], timeout_s=lock_timeout_s), told_as_tracking_errors(store, tracking_uri):
+    with _study_lock(store, manifest.name, timeout_s=lock_timeout_s), told_as_tracking_errors(store, tracking_uri):
         facts = study_facts(store, manifest)
         client = connect(tracking_uri)
         experiment_id = _experiment(client, store, manifest, tracking_uri)
@@ -114,9 +115,9 @@ def _study_lock(store: Store, study: str, *, timeout_s: float) -> Iterator[None]
         yield
 
 
-def _experiment(client: MlflowClient, store: Store, manifest: dict[str, Any], tracking_uri: str) -> str:
+def _experiment(client: MlflowClient, store: Store, manifest: Manifest, tracking_uri: str) -> str:
     """The study's experiment; one that was deleted in MLflow is restored, because the study is still in the store."""
-    name, root = manifest["name"], str(store.root)
+    name, root = manifest.name, str(store.root)
     own = tracking_uri == default_tracking_uri(store)
     found = client.get_experiment_by_name(name)
     if found is not None and found.tags.get("midstudy.store", root) != root:
@@ -136,7 +137,7 @@ def _experiment(client: MlflowClient, store: Store, manifest: dict[str, Any], tr
         location = None if served else (store.paths.mlflow / "artifacts" / name).as_uri()
         tags = {
             "midstudy.store": root,
-            "mlflow.note.content": manifest["question"],
+            "mlflow.note.content": manifest.question,
             "mlflow.experimentKind": "custom_model_development",  # else the UI opens as for prompts and traces
         }
         return client.create_experiment(name, artifact_location=location, tags=tags)

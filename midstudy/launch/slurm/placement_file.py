@@ -2,7 +2,7 @@
 
     [default]                     for all stages
     [size.410m]                   for stages of a model of this size
-    [kind.evaluation]             for stages of this kind, whatever the size
+    [kind.evaluation]             for stages with this role in the study, whatever the size
     [kind.sft.size.410m]          for stages of this kind and size
     [jobs]                        how many jobs, how full
     [driver]                      the job that `run --detach` makes of the driver
@@ -22,11 +22,8 @@ from typing import Any
 
 from midstudy.recipe.errors import RecipeError, inside, require_kind, require_number, require_positive
 from midstudy.recipe.model import SIZES
-from midstudy.recipe.stage import Stage
+from midstudy.recipe.stage import ROLES, Stage
 from midstudy.train.placement import Placement
-
-KINDS = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sft", "evaluation")
-"""What stages are in the words of a plan and of `midstudy status`."""
 
 _PARTS_OF_A_GPU = ("gres", "tres-per-task", "tres-per-job")
 """sbatch's parameters that can ask for a part of a GPU: a shard, MPS, a MIG device."""
@@ -161,7 +158,7 @@ class PlacementFile:
         Raises:
             RecipeError: what the tables say of it together cannot be.
         """
-        return self._merged(stage.factors.get("stage_kind"), stage.factors.get("size"))
+        return self._merged(stage.role, stage.model)
 
     def _merged(self, kind: str | None, size: str | None) -> JobPlacement:
         fields: dict[str, Any] = {}
@@ -201,7 +198,7 @@ def _parse(tables: dict[str, Any]) -> PlacementFile:
     rules: dict[tuple[str | None, str | None], dict[str, Any]] = {(None, None): _rule("default", tables.get("default", {}))}
     for size, rule in _named("size", tables.get("size", {}), SIZES):
         rules[None, size] = _rule(f"size.{size}", rule)
-    for kind, rule in _named("kind", tables.get("kind", {}), KINDS):
+    for kind, rule in _named("kind", tables.get("kind", {}), ROLES):
         own = dict(rule)
         for size, narrower in _named(f"kind.{kind}.size", own.pop("size", {}), SIZES):
             rules[kind, size] = _rule(f"kind.{kind}.size.{size}", narrower)

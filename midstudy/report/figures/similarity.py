@@ -7,31 +7,23 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from midstudy.analysis.arms import CONTROL, is_member
+from midstudy.report.cells import spoken
 from midstudy.report.figures import style
 
 _CELL_IN, _GAP = 0.33, 0.35
 
 
 @style.styled
-def similarity_figure(similarity: pd.DataFrame, arms: pd.DataFrame) -> Figure:
-    """Combined similarity as shade and number: corpora, main mixtures and tasks (rows) by corpora and tasks (columns).
+def similarity_figure(similarity: pd.DataFrame) -> Figure:
+    """Combined similarity as shade and number: corpora, mixtures and tasks (rows) by corpora and tasks (columns).
 
-    The matrix is symmetric, so mixtures are left out of the columns; of the mixtures, those of main arms are shown.
-
-    Raises ValueError where the table has no mixture of a main arm.
+    The matrix is symmetric, so mixtures are left out of the columns.
     """
     names = {kind: _names(similarity, kind) for kind in ("corpus", "mixture", "task")}
-    main = arms[is_member(arms, "main") & (arms["mix"] != CONTROL) & (arms["weight"] < 1)]
-    wanted = [f"{mix} {100 * weight:g} %" for mix, weight in zip(main["mix"], main["weight"], strict=True)]
-    names["mixture"] = list(dict.fromkeys(wanted))
     table = similarity.set_index(["left", "right"])["combined"]
-    columns = [("corpus", names["corpus"]), ("task", names["task"])]
-    rows = [("corpus", names["corpus"]), ("mixture with general text", names["mixture"]), ("task", names["task"])]
-    absent = [one for _, group in rows for one in group if (one, names["task"][0]) not in table.index]
-    if absent:
-        raise ValueError(f"similarity table: no row of '{absent[0]}'; build the table again from the store")
-
+    columns = [(kind, names[kind]) for kind in ("corpus", "task") if names[kind]]
+    titles = {"corpus": "corpus", "mixture": "mixture with general text", "task": "task"}
+    rows = [(title, names[kind]) for kind, title in titles.items() if names[kind]]
     num_rows = sum(len(group) for _, group in rows) + _GAP * (len(rows) - 1)
     figure = style.new_figure(height_in=_CELL_IN * num_rows + 1.5)
     axes = figure.subplots()
@@ -59,9 +51,9 @@ def similarity_figure(similarity: pd.DataFrame, arms: pd.DataFrame) -> Figure:
     axes.set_ylim(y - _GAP, 0)
     axes.xaxis.tick_top()
     axes.set_xticks(
-        x_ticks, [style.spoken(one) for _, group in columns for one in group], rotation=35, ha="left", rotation_mode="anchor"
+        x_ticks, [spoken(one) for _, group in columns for one in group], rotation=35, ha="left", rotation_mode="anchor"
     )
-    axes.set_yticks(y_ticks, [style.spoken(one) for _, group in rows for one in group])
+    axes.set_yticks(y_ticks, [spoken(one) for _, group in rows for one in group])
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -1,7 +1,7 @@
-"""How all figures look: size, type, the palette and marker of each mix, and how a figure is saved.
+"""How all figures look: size, type, colours and markers, and how a figure is saved.
 
 No pyplot: figures are plain objects, so nothing is global and nothing has to be closed. Colours are Okabe and Ito's
-("Color Universal Design", 2008), which stay apart for colour-blind readers; a mix has a marker of its own, too.
+("Color Universal Design", 2008), which stay apart for colour-blind readers; what has a colour has a marker, too.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-from midstudy.analysis.arms import CONTROL
 
 WIDTH_IN = 8.6
 """Every figure is as wide as the text of the page, so that type has one size on it."""
@@ -77,29 +75,27 @@ def new_figure(*, height_in: float) -> Figure:
 
 @dataclass(frozen=True)
 class Look:
-    """Colour and marker of one mix."""
+    """Colour and marker of one kind of arm."""
 
     colour: str
     marker: str
 
 
-def looks(arms: pd.DataFrame) -> dict[str, Look]:
-    """Colour and marker of every mix of a study, in its order; more than six mixes share colours, not the pair."""
-    mixes = [mix for mix in dict.fromkeys(arms["mix"]) if mix != CONTROL]
-    shifted = (_MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)] for i in range(len(mixes)))
-    found = {
-        mix: Look(_COLOURS[i % len(_COLOURS)], marker) for i, (mix, marker) in enumerate(zip(mixes, shifted, strict=True))
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """Colour and marker of every name, in order; more than six names share colours, not the pair."""
+    known = list(dict.fromkeys(names))
+    shifted = (_MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)] for i in range(len(known)))
+    return {
+        name: Look(_COLOURS[i % len(_COLOURS)], marker) for i, (name, marker) in enumerate(zip(known, shifted, strict=True))
     }
-    return {CONTROL: Look(INK, "X"), **found}
 
 
-def spoken(name: object) -> str:
-    """A name of a task or mix as it reads in a figure: 'word_problems' → 'word problems'."""
-    return str(name).replace("_", " ")
+REFERENCE = Look(INK, "X")
+"""How a reference is drawn where it has a point of its own."""
 
 
 def zero_line(axes: Axes, *, vertical: bool) -> None:
-    """The control: the value that effects are differences from."""
+    """The reference: the value that effects are differences from."""
     (axes.axvline if vertical else axes.axhline)(0, color=MUTED, linewidth=1.0, zorder=1)
 
 
@@ -144,7 +140,7 @@ def draw_interval(axes: Axes, *, at: float, low: float, high: float, colour: str
 
 
 def draw_mean(axes: Axes, *, x: float, y: float, look: Look, has_interval: bool) -> None:
-    """A mean in its mix's colour and marker; hollow where there is no interval."""
+    """A mean in its arm's colour and marker; hollow where there is no interval."""
     face = look.colour if has_interval else "white"
     axes.plot(x, y, look.marker, markersize=MEAN, color=look.colour, markerfacecolor=face, markeredgewidth=1.4, zorder=4)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from midstudy.data.tally import MUCH, Tally
-from midstudy.report.figures.style import spoken
+from midstudy.report.cells import spoken
 from midstudy.report.html import Heading, Html, Row, bullets, details, paragraph, table
 from midstudy.report.numbers import number, percent
 from midstudy.report.report import Report

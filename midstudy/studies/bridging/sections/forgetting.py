@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import pandas as pd
 
-from midstudy.analysis.arms import CONTROL, is_member
-from midstudy.report.figures.forgetting import forgetting_figure
-from midstudy.report.figures.style import spoken
+from midstudy.report.cells import spoken
 from midstudy.report.html import Heading, Html, Row, Text, table
 from midstudy.report.numbers import difference, interval, loss, percent
 from midstudy.report.report import Report
-from midstudy.report.sections.effects import NOTHING
+from midstudy.report.sections.comparisons import NOTHING
+from midstudy.studies.bridging.forgetting import forgetting as rises
+from midstudy.studies.bridging.forgetting_figure import forgetting_figure
+from midstudy.studies.bridging.scale import CONTROL
 
 
 def forgetting(report: Report) -> Html:
-    """The figure before and after SFT, and the rise of every arm in numbers."""
-    risen = report.results.forgetting
-    risen = risen[is_member(risen, "main") | is_member(risen, "continued")]
+    """The figure before and after SFT, and the rise of every arm of the main and continued comparisons in numbers."""
+    rows = sorted(
+        {
+            row
+            for one in report.manifest.comparisons
+            if one.name in ("main", "continued")
+            for row in (*one.arms, *one.references)
+        }
+    )
+    arms = report.tables.arms.iloc[rows]
+    risen = rises(report.tables)
+    risen = risen.merge(arms[["size", "mix", "weight", "start_step", "task"]].drop_duplicates())
     if risen.empty:
         return NOTHING
     shown = Html("")
-    for size, where in report.by_size():
+    sizes = list(dict.fromkeys(arms["size"]))
+    for size in sizes:
         shown += report.figure(
-            forgetting_figure(report.study.arms, size=size),
-            "forgetting",
-            size=size,
+            forgetting_figure(arms[arms["size"] == size]),
+            "forgetting" if len(sizes) == 1 else f"forgetting-{size}",
             caption="General-corpus loss (test, nats per token) before fine-tuning (ring) and after it (filled): "
             "the line is what was forgotten. One line per trunk seed (n), SFT seeds averaged. Panels share an axis "
             "that does not begin at zero. Levels differ between trunk seeds: compare arms on the same seeds, as "
-            f"the paired table of effects on general loss does.{where}",
+            "the paired table of effects on general loss does." + (f" Size {size}." if len(sizes) > 1 else ""),
         )
     return shown + _table(risen)
 
@@ -53,7 +63,7 @@ def _cells(row: pd.Series) -> list[Text]:
         name = f"{spoken(row['mix'])} {percent(row['weight'])} from step {row['start_step']:.0f}"
     return [
         name,
-        str(row["n_trunk_seeds"]),
+        str(row["num_seeds"]),
         loss(row["general_loss_before"]),
         loss(row["general_loss_after"]),
         difference(row["forgetting_nats"]),

@@ -6,32 +6,33 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from midstudy.analysis.arms import CONTROL, is_member
+from midstudy.report.cells import spoken
 from midstudy.report.figures import style
 from midstudy.report.numbers import percent
+from midstudy.studies.bridging.scale import CONTROL
 
 _ROW_IN, _PANEL_IN = 0.27, 0.75
 _SPREAD = 0.5  # of a row, over which its trunk seeds are spread
 
 
 @style.styled
-def forgetting_figure(arms: pd.DataFrame, *, size: str) -> Figure:
+def forgetting_figure(arms: pd.DataFrame) -> Figure:
     """A panel per task, two a row: general loss (nats/token, test) before SFT (ring) and after it (filled), per trunk seed.
 
-    Rows are the control, the main mixes and continued pretraining; SFT seeds are averaged within a trunk seed. All
-    panels share the axis, which does not begin at zero.
+    `arms` are the rows to show, of one size; SFT seeds are averaged within a trunk seed. All panels share the axis, which
+    does not begin at zero.
     """
-    shown = arms[(is_member(arms, "main") | is_member(arms, "continued")) & (arms["size"] == size)]
+    shown = arms
     tasks = list(dict.fromkeys(shown["task"]))
     names = {task: _rows(shown[shown["task"] == task]) for task in tasks}
     num_lines = -(-len(tasks) // 2)
     heights = [max(len(names[task]) for task in tasks[2 * i : 2 * i + 2]) for i in range(num_lines)]
     figure = style.new_figure(height_in=sum(_PANEL_IN + _ROW_IN * rows for rows in heights))
     panels = figure.subplots(num_lines, 2, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights}).ravel()
-    known = style.looks(arms)
+    known = style.looks(mix for mix in arms["mix"] if mix != CONTROL) | {CONTROL: style.REFERENCE}
     for axes, task in zip(panels, tasks, strict=False):
         _panel(axes, shown[shown["task"] == task], names[task], known)
-        axes.set_title(f"Fine-tuned on {style.spoken(task)}")
+        axes.set_title(f"Fine-tuned on {spoken(task)}")
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("general loss, nats/token")
     for axes in panels[len(tasks) :]:
@@ -55,7 +56,7 @@ def _panel(axes: Axes, cell: pd.DataFrame, rows: list[tuple[str, float]], known:
         own = cell[(cell["mix"] == mix) & (cell["weight"] == weight)].dropna(subset=["general_loss", "general_loss_before"])
         seeds = own.groupby("trunk_seed")[["general_loss_before", "general_loss"]].mean()
         axes.axhline(y, color=style.RULE, linewidth=0.4, zorder=0)
-        name = style.spoken(mix) if mix == CONTROL else f"{style.spoken(mix)} {percent(weight)}"
+        name = spoken(mix) if mix == CONTROL else f"{spoken(mix)} {percent(weight)}"
         labels.append(f"{name}, n = {len(seeds)}")
         colour = known[mix].colour
         for i, (before, after) in enumerate(seeds.itertuples(index=False)):

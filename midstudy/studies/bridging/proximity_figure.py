@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from midstudy.report.cells import spoken
 from midstudy.report.figures import style
-from midstudy.report.figures.placement import label_points, lay_out
 from midstudy.report.numbers import correlation, number
 
 MEASURE_NAMES = {
@@ -22,11 +22,11 @@ MEASURE_NAMES = {
 
 
 @style.styled
-def proximity_figure(pairs: pd.DataFrame, found: pd.Series, arms: pd.DataFrame) -> Figure:
+def proximity_figure(pairs: pd.DataFrame, found: pd.Series) -> Figure:
     """All (mix, task) pairs of one size (left), and those that lie close together on a scale of their own (right).
 
     ``pairs`` as ``proximity_pairs`` gives them, ``found`` a row of ``correlations``: its size and measure are shown, and its
-    values stand above the panels. Every pair has its name in one of the panels. The dashed line is the least-squares line
+    values stand above the panels. Every pair has a number, which `numbered` names. The dashed line is the least-squares line
     through all pairs. Bars are 95 % t-intervals of the improvement over trunk seeds where there are two or more; without
     them a mean is hollow. On the right there are no bars: they would be longer than the panel.
     """
@@ -35,7 +35,7 @@ def proximity_figure(pairs: pd.DataFrame, found: pd.Series, arms: pd.DataFrame) 
     crowd = _crowd(here, measure=measure)
     figure = style.new_figure(height_in=5.1)
     whole, close = figure.subplots(1, 2)
-    known = style.looks(arms)
+    known = style.looks(here["mix"])
     _scatter(whole, here, known, measure=measure, with_intervals=True)
     _scatter(close, here[crowd], known, measure=measure, with_intervals=False)
     figure.suptitle(_headline(found), x=0.01, ha="left", fontsize=9)
@@ -49,18 +49,23 @@ def proximity_figure(pairs: pd.DataFrame, found: pd.Series, arms: pd.DataFrame) 
     frame = Rectangle((left, bottom), right - left, top - bottom, fill=False, edgecolor=style.INK, linewidth=0.8, zorder=6)
     frame.set_linestyle(":")
     whole.add_patch(frame)
-    lay_out(figure)
-    for axes, rows, column in ((whole, here[~crowd], "pair"), (close, here[crowd], "task")):
-        matched = rows["matched"].map({True: " (matched)", False: ""})
-        label_points(
-            axes,
-            x=rows[f"pa_{measure}"].tolist(),
-            y=(100 * rows["relative_improvement"]).tolist(),
-            texts=[style.spoken(name) + mark for name, mark in zip(rows[column], matched, strict=True)],
-            others=list(zip(here[f"pa_{measure}"], 100 * here["relative_improvement"], strict=True)),
-            size=8,
-        )
+    for axes, rows in ((whole, here[~crowd]), (close, here[crowd])):
+        for number_of, row in _numbers(here).items():
+            if number_of in rows.index:
+                x, y = here.loc[number_of, f"pa_{measure}"], 100 * here.loc[number_of, "relative_improvement"]
+                axes.annotate(row, xy=(x, y), xytext=(5, 4), textcoords="offset points", fontsize=8, color=style.INK)
     return figure
+
+
+def numbered(pairs: pd.DataFrame) -> str:
+    """The key to the numbers in the figure: '1 code → pycode (matched), 2 …'."""
+    matched = pairs["matched"].map({True: " (matched)", False: ""})
+    names = [spoken(name) + mark for name, mark in zip(pairs["pair"], matched, strict=True)]
+    return ", ".join(f"{text} {name}" for text, name in zip(_numbers(pairs).values(), names, strict=True))
+
+
+def _numbers(pairs: pd.DataFrame) -> dict[int, str]:
+    return {index: str(place + 1) for place, index in enumerate(pairs.index)}
 
 
 def _crowd(pairs: pd.DataFrame, *, measure: str) -> pd.Series:
@@ -95,9 +100,7 @@ def _headline(found: pd.Series) -> str:
 
 def _key(axes: Axes, known: dict[str, style.Look], mixes: list[str]) -> None:
     handles = [
-        Line2D(
-            [], [], linestyle="", marker=known[mix].marker, color=known[mix].colour, markersize=6, label=style.spoken(mix)
-        )
+        Line2D([], [], linestyle="", marker=known[mix].marker, color=known[mix].colour, markersize=6, label=spoken(mix))
         for mix in mixes
     ]
     axes.legend(

@@ -1,4 +1,4 @@
-"""Similarity and what it predicts: the matrix, proximity advantage against improvement, and all that r leans on."""
+"""Does closeness predict improvement? Proximity advantage against improvement, and all that r leans on."""
 
 from __future__ import annotations
 
@@ -6,57 +6,64 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from midstudy.report.figures.proximity import MEASURE_NAMES, proximity_figure
-from midstudy.report.figures.similarity import similarity_figure
-from midstudy.report.figures.style import spoken
-from midstudy.report.html import Html, Text, lines, paragraph, small, table
+from midstudy.analysis.correlations import MEASURES, correlations
+from midstudy.report.cells import spoken
+from midstudy.report.html import Html, Text, bold, lines, paragraph, small, table
 from midstudy.report.numbers import correlation, number, p_value
 from midstudy.report.report import Report
+from midstudy.report.sections.similarity import UNCOUNTED
+from midstudy.studies.bridging.proximity import proximity_pairs
+from midstudy.studies.bridging.proximity_figure import MEASURE_NAMES, numbered, proximity_figure
 
 _COLUMN_NAMES = {"combined": "combined", "cosine": "cosine", "jaccard": "Jaccard", "js": "1 / (1 + JSD)"}
-_UNCOUNTED = paragraph("Nothing to show yet: token counts are not finished.", css="note")
 
 
-def similarity(report: Report) -> Html:
-    """The similarity matrix."""
-    if report.study.similarity is None:
-        return _UNCOUNTED
-    return report.figure(
-        similarity_figure(report.study.similarity, report.study.arms),
-        "similarity",
-        caption="Combined token similarity (0.4 cosine + 0.3 Jaccard + 0.3 / (1 + Jensen-Shannon divergence in "
-        "nats)); distributions without a common token have 0.18. Samples are compared between disjoint halves, so "
-        "the diagonal is not 1 but what two draws of the same text reach: the ceiling for its row. Mixtures hold "
-        "their specialists at the share shown and general text at the rest, weighted exactly; the general corpus is the "
-        "control. One sample each, no interval.",
-    )
+def closeness(report: Report) -> Html:
+    """Whether closeness predicts the gain, in a sentence for each size."""
+    pairs = proximity_pairs(report.tables)
+    if pairs is None or pairs.empty:
+        text = "Not known yet: token counts or effects are not finished."
+    else:
+        found = correlations(pairs, measure="combined", by="size")
+        text = " ".join(_sentence(row, found["size"].nunique() > 1) for _, row in found.iterrows())
+    return paragraph(bold("Does closeness predict the gain? "), text)
 
 
 def proximity(report: Report) -> Html:
     """Proximity advantage against improvement, and the correlation with everything it leans on, for every measure."""
-    pairs, found = report.results.pairs, report.results.correlations
-    if pairs is None or found is None:
-        return _UNCOUNTED
+    pairs = proximity_pairs(report.tables)
+    if pairs is None:
+        return UNCOUNTED
     if pairs.empty:
         return paragraph("Nothing to show yet: no arm is finished together with its control.", css="note")
     shown = Html("")
-    for size, where in report.by_size():
-        here = found[found["size"] == size]
-        if here.empty:
-            shown += paragraph(f"Size {size}: no arm is finished together with its control.", css="note")
-            continue
+    found = pd.concat([correlations(pairs, measure=measure, by="size") for measure in MEASURES], ignore_index=True)
+    sizes = list(dict.fromkeys(pairs["size"]))
+    for size in sizes:
+        here, of_size = found[found["size"] == size], pairs[pairs["size"] == size]
         row = here[here["measure"] == "combined"].iloc[0]
+        where = f" Size {size}." if len(sizes) > 1 else ""
         shown += report.figure(
-            proximity_figure(pairs, row, report.study.arms),
-            "proximity",
-            size=size,
+            proximity_figure(pairs, row),
+            "proximity" if len(sizes) == 1 else f"proximity-{size}",
             caption="Proximity advantage of a mix to a task (how much closer the mix is than general text) against "
             f"how far it lowers the task's loss; one point per mix and task ({number(row['n_pairs'])}), the control "
             "excluded. Left: all pairs with the least-squares line. Right: the pairs in the dotted frame, inside "
-            "Tukey's fences on both axes, on their own scale, named by task. Bars, on the left only: 95 % "
-            f"t-intervals over trunk seeds; hollow: one trunk seed, no interval.{where}",
+            "Tukey's fences on both axes, on their own scale. Bars, on the left only: 95 % t-intervals over trunk seeds; "
+            f"hollow: one trunk seed, no interval. {numbered(of_size)}.{where}",
         ) + _statistics(here, where)
     return shown
+
+
+def _sentence(row: pd.Series, has_sizes: bool) -> str:
+    where = f"At size {row['size']}: " if has_sizes else ""
+    if pd.isna(row["r"]):
+        return f"{where}no correlation ({row['reason']})."
+    return (
+        f"{where}Pearson r = {correlation(row['r'])} over {number(row['n_pairs'])} (mix, task) pairs (95 % "
+        f"interval {correlation(row['ci_low'])} to {correlation(row['ci_high'])}); "
+        f"{correlation(row['r_unmatched'])} over the {number(row['n_unmatched'])} unmatched pairs alone."
+    )
 
 
 def _statistics(rows: pd.DataFrame, where: str) -> Html:

@@ -5,10 +5,11 @@
 from pathlib import Path
 
 from midstudy.report.report import Report
-from midstudy.report.sections import ablations, bridging, effects, forgetting, left_out, overview, provenance
+from midstudy.report.sections import claims, comparisons, left_out, overview, provenance, similarity
+from midstudy.studies.bridging.sections import forgetting, proximity
 
 report = Report.of(Path(".."))  # the study's folder: a report lies in report/ inside it
-overview.summary(report)
+overview.summary(report, proximity.closeness(report))
 
 # %% [markdown]
 # ## What is missing
@@ -24,37 +25,41 @@ overview.missing(report)
 # replicates an experiment; SFT seeds from one trunk are averaged before anything is tested.
 
 # %%
-effects.effects(report)
+comparisons.comparisons(report, "main")
 
 # %% [markdown]
 # ## How close mixes are to tasks
 
 # %%
-bridging.similarity(report)
+similarity.similarity(report)
 
 # %% [markdown]
 # ## Does closeness predict improvement?
 
 # %%
-bridging.proximity(report)
+proximity.proximity(report)
 
 # %% [markdown]
 # ## Mixed into general text, or alone?
 
 # %%
-ablations.mid_versus_continued(report)
+comparisons.comparisons(report, "continued")
 
 # %% [markdown]
 # ## When to start
+#
+# An earlier start also means more specialist tokens: the two cannot be told apart here.
 
 # %%
-ablations.timing(report)
+comparisons.comparisons(report, "timing")
 
 # %% [markdown]
 # ## How much
+#
+# A heavier share also means more specialist tokens: the two cannot be told apart here.
 
 # %%
-ablations.weight(report)
+comparisons.comparisons(report, "weight")
 
 # %% [markdown]
 # ## What fine-tuning forgets
@@ -66,7 +71,7 @@ forgetting.forgetting(report)
 # ## Beside the paper's numbers
 
 # %%
-provenance.beside_paper(report)
+claims.claims(report)
 
 # %% [markdown]
 # ## What it cost
