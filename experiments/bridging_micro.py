@@ -62,9 +62,8 @@ def study(
     for keyword, seeds in (("trunk_seeds", trunk_seeds), ("sft_seeds", sft_seeds)):
         if not seeds or len(set(seeds)) < len(seeds):
             raise RecipeError(keyword, found=seeds, allowed="at least one seed, each once")
-    names = ("general", *(one.mix for one in MIXES))
-    limits = {one: general_bytes if one == "general" else specialist_bytes for one in names}
-    corpora = {one: data.corpus(one, max_bytes=limits[one]) for one in names}
+    limits = {"general": general_bytes} | dict.fromkeys((one.mix for one in MIXES), specialist_bytes)
+    corpora = {one: data.corpus(one, max_bytes=limit) for one, limit in limits.items()}
     tasks = {one: data.task(one, folder=folder, max_items=task_items) for one, folder in TASKS.items()}
     common: dict[str, Any] = {"total_steps": total_steps, "num_sequences": num_sequences, "seq_len": seq_len}
     common |= {
@@ -78,13 +77,12 @@ def study(
     for size in sizes:
         grid = Grid(scale=Scale(size=size, precision=precision, **common), corpora=corpora, tasks=tasks)
         for trunk_seed, sft_seed in product(trunk_seeds, sft_seeds):
-            pair = {"trunk_seed": trunk_seed, "sft_seed": sft_seed}
             if full or (trunk_seed, sft_seed) == (trunk_seeds[0], sft_seeds[0]):
-                arms += grid.everything(**pair)
+                arms += grid.everything(trunk_seed=trunk_seed, sft_seed=sft_seed)
             elif sft_seed == sft_seeds[0]:
-                arms += grid.matched_tasks(**pair)
+                arms += grid.matched_tasks(trunk_seed=trunk_seed, sft_seed=sft_seed)
             elif trunk_seed == trunk_seeds[0]:  # a second SFT seed replicates no trunk
-                arms += grid.main_contrasts(**pair)
+                arms += grid.main_contrasts(trunk_seed=trunk_seed, sft_seed=sft_seed)
     comparisons = comparisons_of(arms, total_steps=total_steps)
     scale = Scale(vocab_size=vocab_size, tokenizer_bytes=tokenizer_bytes)
     return Study(

@@ -78,14 +78,12 @@ def study(
             arms.append(scale.finetune(run, task, seed=sft_seed))
 
     control, match = where(arms, mix="control"), ("size", "task")
-    main_arms = where(arms, mix=mix, start_step=main_start_step, weight=main_weight)
-    timing, heavier = where(arms, mix=mix, weight=main_weight), where(arms, mix=mix, start_step=main_start_step)
     comparisons = [
         Comparison(name=one, title=title, arms=some, references=control, columns=COLUMNS, match=match, along=along)
         for one, title, some, along in (
-            ("main", "The main arm", main_arms, None),
-            ("timing", "When to start", timing, "start_step"),
-            ("weight", "How much", heavier, "weight"),
+            ("main", "The main arm", where(arms, mix=mix, start_step=main_start_step, weight=main_weight), None),
+            ("timing", "When to start", where(arms, mix=mix, weight=main_weight), "start_step"),
+            ("weight", "How much", where(arms, mix=mix, start_step=main_start_step), "weight"),
         )
     ]
     return Study(

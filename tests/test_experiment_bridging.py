@@ -201,6 +201,6 @@ def test_a_wrong_mix_is_named(monkeypatch: pytest.MonkeyPatch, weight: float, st
 def test_an_unknown_corpus_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("midstudy.plan.experiment.DataChoice", DataChoice)
     with pytest.raises(ValueError, match=r"generel.*allowed: general, code, math"):
-        load_study(edited(tmp_path, '("general", *(one.mix', '("generel", "general", *(one.mix'))
+        load_study(edited(tmp_path, '{"general": general_bytes}', '{"generel": None, "general": general_bytes}'))
     with pytest.raises(RecipeError, match=r"--data coed: .*allowed: general, code"):
         load_study(EXPERIMENT, data=["coed=wheels"])

@@ -105,7 +105,8 @@ def comparisons_of(arms: Sequence[Arm], *, total_steps: int) -> list[Comparison]
 
     control, match = where(arms, mix=CONTROL), ("size", "task")
     alone = [arm for cell in CONTINUED for arm in of(cell, task=MATCHED[cell.mix])]
-    mixed = [arm for cell in MIXES for arm in of(cell) if any(_same_but_weight(arm, one) for one in alone)]
+    places = {(arm.factors["mix"], *_place(arm)) for arm in alone}
+    mixed = [arm for cell in MIXES for arm in of(cell) if (arm.factors["mix"], *_place(arm)) in places]
     timing = common(TIMING)
     found = [
         _comparison("main", "Which mix helps which task", [arm for cell in MIXES for arm in of(cell)], control, match),
@@ -142,7 +143,3 @@ def _comparison(
 
 def _place(arm: Arm) -> tuple[Value, ...]:
     return tuple(arm.factors[name] for name in ("size", "task", "trunk_seed", "sft_seed"))
-
-
-def _same_but_weight(arm: Arm, other: Arm) -> bool:
-    return arm.factors["mix"] == other.factors["mix"] and _place(arm) == _place(other)

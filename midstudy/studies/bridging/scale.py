@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from midstudy.recipe import (
     AdamW,
     Arm,
+    Average,
     Corpus,
     Cosine,
     Curriculum,
@@ -26,7 +27,6 @@ from midstudy.recipe import (
 from midstudy.recipe.data import Dataset, ReleasedTokenizer
 from midstudy.recipe.errors import RecipeError, inside
 from midstudy.recipe.factors import Factors
-from midstudy.recipe.schedule import Schedule
 
 CONTROL = "control"
 """The factor `mix` of an arm that reads general text alone."""
@@ -34,7 +34,7 @@ CONTROL = "control"
 COLUMNS = ("sft_loss", "general_loss")
 """What is compared of an arm: nats per token on test splits after fine-tuning, of its task and of its general corpus."""
 
-SHORT_TRAINING_TARGETS = frozenset({"word_problems"})
+TARGETS_ONLY = frozenset({"word_problems"})
 """Tasks whose prompts carry no loss: the paper trains on the answers of GSM8K alone."""
 
 PAPER_STEPS = 61_035
@@ -148,7 +148,6 @@ class Scale:
         optimizer: AdamW,
         seed: int,
     ) -> Phase:
-        used: Schedule = schedule
         return Phase(
             name=name,
             factors=labels,
@@ -158,7 +157,7 @@ class Scale:
             num_sequences=num_sequences,
             seq_len=self.seq_len,
             optimizer=optimizer,
-            schedule=used,
+            schedule=schedule,
             precision=self.precision,
             seed=seed,
             optimizer_state="reset",
@@ -168,12 +167,12 @@ class Scale:
 
 def loss_of(data: Mixture | Dataset) -> str:
     """Which tokens carry loss."""
-    return "target_tokens" if isinstance(data, Task) and data.name in SHORT_TRAINING_TARGETS else "all_tokens"
+    return "target_tokens" if isinstance(data, Task) and data.name in TARGETS_ONLY else "all_tokens"
 
 
 def general_of(run: Curriculum) -> Corpus:
     """The general corpus of a run: the base of its first mixture, or of that of the runs behind its average."""
-    while not run.stretches and run.start.weights is not None and hasattr(run.start.weights, "states"):
+    while not run.stretches and isinstance(run.start.weights, Average):
         run = run.start.weights.states[0].curriculum
     for stretch in run.stretches:
         data = stretch.phase.data
