@@ -24,9 +24,8 @@ from midstudy.data.data_args import DataChoice
 from midstudy.recipe import Comparison, Study, where
 from midstudy.recipe.errors import RecipeError, inside, require_choice
 from midstudy.studies.bridging.claims import claims_for
+from midstudy.studies.bridging.grid import MATCHED, TASKS, earliest_latest
 from midstudy.studies.bridging.scale import COLUMNS, Scale, mixes_of
-
-TASKS = {"code": ("pycode", "sft/pycode"), "math": ("word_problems", "sft/gsm8k")}  # mix: its matched task, and its folder
 
 
 def study(
@@ -57,16 +56,15 @@ def study(
         RecipeError: a field cannot be trained; the message names it.
     """
     data = data or DataChoice()
-    require_choice("mix", mix, tuple(TASKS))
+    require_choice("mix", mix, tuple(MATCHED))
     for keyword, main, among in (("main_start_step", main_start_step, start_steps), ("main_weight", main_weight, weights)):
         if main not in among:
             raise RecipeError(keyword, found=main, allowed=f"one of {', '.join(f'{one:g}' for one in among)}")
     small: dict[str, Any] = {"total_steps": total_steps, "num_sequences": num_sequences, "seq_len": seq_len}
     small |= {"sft_steps": sft_steps, "sft_num_sequences": num_sequences, "sft_peak_lr": sft_peak_lr, "peak_lr": peak_lr}
     scale = Scale(size=size, precision=precision, vocab_size=vocab_size, test_items=test_items, **small)
-    task_name, folder = TASKS[mix]
     general, specialist = data.corpus("general", max_bytes=6_000_000), data.corpus(mix, max_bytes=3_000_000)
-    task = data.task(task_name, folder=folder, max_items=2_000)
+    task = data.task(MATCHED[mix], folder=TASKS[MATCHED[mix]], max_items=2_000)
 
     arms = []
     for seed in trunk_seeds:
@@ -77,18 +75,19 @@ def study(
                 run = scale.midtrain(trunk, {specialist: weight}, start_step=start_step)
             arms.append(scale.finetune(run, task, seed=sft_seed))
 
-    control, match = where(arms, mix="control"), ("size", "task")
+    control, timing, match = where(arms, mix="control"), where(arms, mix=mix, weight=main_weight), ("size", "task")
     comparisons = [
         Comparison(name=one, title=title, arms=some, references=control, columns=COLUMNS, match=match, along=along)
         for one, title, some, along in (
             ("main", "The main arm", where(arms, mix=mix, start_step=main_start_step, weight=main_weight), None),
-            ("timing", "When to start", where(arms, mix=mix, weight=main_weight), "start_step"),
+            ("timing", "When to start", timing, "start_step"),
             ("weight", "How much", where(arms, mix=mix, start_step=main_start_step), "weight"),
         )
     ]
+    comparisons += filter(None, [earliest_latest(timing)])  # None where there is one start step
     return Study(
         name=name,
-        question=f"From which step and at which weight does a {mix} mix help {task_name} most, and at what cost?",
+        question=f"From which step and at which weight does a {mix} mix help {task.name} most, and at what cost?",
         arms=arms,
         comparisons=comparisons,
         claims=claims_for(comparisons),

@@ -31,8 +31,27 @@ def test_the_comparisons_lie_along_the_axes_through_the_main_cell() -> None:
         "main": [(79, 0.5)],
         "timing": [(start, 0.5) for start in (24, 79, 157, 197)],
         "weight": [(79, weight) for weight in (0.1, 0.2, 0.5, 0.8)],
+        "earliest_latest": [(24, 0.5)],
     }
-    assert {one.name: one.along for one in study.comparisons} == {"main": None, "timing": "start_step", "weight": "weight"}
+    along = {one.name: one.along for one in study.comparisons}
+    assert along == {"main": None, "timing": "start_step", "weight": "weight", "earliest_latest": None}
+
+
+def test_the_earliest_start_is_held_against_the_latest_on_every_trunk_seed() -> None:
+    """At the main weight alone: a study that crosses starts with weights claims nothing of the other weights."""
+    study = load_study(EXPERIMENT)
+    assert [claim.text for claim in study.claims if claim.comparison == "earliest_latest"] == [
+        "an earlier start of code data lowers pycode loss more (it also means more code tokens)"
+    ]
+    held = next(one for one in study.comparisons if one.name == "earliest_latest")
+    for arms, start in ((held.arms, 24), (held.references, 197)):
+        cells = [(arm.factors["start_step"], arm.factors["weight"], arm.factors["trunk_seed"]) for arm in arms]
+        assert cells == [(start, 0.2, seed) for seed in (0, 1, 2)]
+
+
+def test_one_start_step_is_not_held_against_itself() -> None:
+    study = load_study(EXPERIMENT, settings=["start_steps=(24,)"])
+    assert "earliest_latest" not in {claim.comparison for claim in study.claims}
 
 
 @pytest.mark.parametrize("setting", ["main_start_step=25", "main_weight=0.3", "mix=poetry"])
