@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
+from analysis_tables import bridging_tables, similarity_table, tables_of
 
 from midstudy.analysis.answer import answer
 from midstudy.analysis.tables import Tables
 from midstudy.data.tally import Tally
 from midstudy.plan.left_out import LeftOut
+from midstudy.recipe.manifest import ColumnEntry, CountsEntry
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
 
@@ -32,6 +38,46 @@ REPRODUCTION: dict[str, Any] = {
     "versions": {"midstudy": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "platform": "Linux", "cpu": "a CPU"},
     "sources": {"general": "wheels:general", "code": "wheels:code"},
 }
+
+
+NO_STAGES: dict[str, Any] = {"num_stages": 0, "num_finished": 0, "lower_bound_steps": 0, "unshared_steps": 0}
+"""The cost of a study without arms."""
+
+
+def loader_study(*, seeds: tuple[str, ...] = ("seed",), unfinished: bool = False) -> Tables:
+    """A study with factors that the bridging study does not have, a column where higher is better, and a curve."""
+    numbers = (1, 2, 3) if seeds else (1,)
+    rows = [
+        {"loader": loader, **({"seed": seed} if seeds else {}), "accuracy": 0.5 + 0.1 * (loader == "best fit") + 0.01 * seed}
+        for loader in ("plain", "best fit")
+        for seed in numbers
+    ]
+    if unfinished:
+        rows[-1]["accuracy"] = math.nan
+    factors = ("loader", *seeds)
+    points = [
+        {"arm": row, **{name: one[name] for name in factors}, "column": "path", "step": step, "value": 4.0 - step / 100}
+        for row, one in enumerate(rows)
+        for step in (10, 20, 30)
+    ]
+    loaders = {
+        "name": "loaders",
+        "title": "Which loader is better",
+        "arms": {"loader": "best fit"},
+        "references": {"loader": "plain"},
+        "columns": ("accuracy",),
+    }
+    tables = tables_of(rows, [loaders], columns={"accuracy": "higher"}, seeds=seeds, curves=points)
+    path = ColumnEntry(metric="loss_nats", better="lower", is_curve=True, data="web", split="test")
+    return replace(tables, manifest=replace(tables.manifest, columns={**tables.manifest.columns, "path": path}))
+
+
+def study_without_arms() -> Tables:
+    """A study of counts and mixes alone."""
+    tables = bridging_tables()
+    counts = tuple(CountsEntry(data=one, is_task=False, stage=f"counts{one}") for one in ("general", "code"))
+    manifest = replace(tables.manifest, arms=(), comparisons=(), columns={}, claims=(), stages={}, counts=counts)
+    return Tables(manifest, pd.DataFrame(), pd.DataFrame(), similarity_table(), tables.proximity)
 
 
 def tally() -> Tally:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from analysis_tables import bridging_tables, similarity_table, tables_of
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from midstudy.analysis.correlations import correlations
 from midstudy.analysis.effects import effects
@@ -16,6 +19,7 @@ from midstudy.report.cells import names_of_arms
 from midstudy.report.figures import style
 from midstudy.report.figures.along import along_figure
 from midstudy.report.figures.forest import forest_figure
+from midstudy.report.figures.runs import runs_figure
 from midstudy.report.figures.similarity import similarity_figure
 from midstudy.studies.bridging.forgetting_figure import forgetting_figure
 from midstudy.studies.bridging.proximity import proximity_pairs
@@ -26,8 +30,9 @@ def draw(tables: Tables, name: str) -> Figure:
     entry = tables.manifest.comparison(name)
     found = {column: effects(tables, entry, column) for column in entry.columns}
     names = names_of_arms(tables.arms, tables.manifest, entry)
-    figure = forest_figure if entry.along is None else along_figure
-    return figure(tables.arms, entry, found, names=names, seed=tables.manifest.seeds[0])
+    if entry.along is None:
+        return forest_figure(tables.arms, entry, found, names=names)
+    return along_figure(tables.arms, entry, found, names=names, seed=next(iter(tables.manifest.seeds), None))
 
 
 def texts(figure: Figure) -> list[str]:
@@ -78,6 +83,60 @@ def test_a_curve_shows_units_seeds_and_every_planned_value() -> None:
     assert "not\nfinished" in texts(figure)
     assert "start step" in texts(figure)
     assert any("n = 3" in text for text in texts(figure))
+
+
+def orders(*, match: tuple[str, ...], seeds: tuple[str, ...] = ("seed",)) -> Tables:
+    """A comparison along a factor that is text, with a reference at each of its values."""
+    rows = [
+        {"order": order, "loader": loader, "seed": seed, "loss": 4.0 - (0.1 + 0.01 * seed) * (loader == "best fit")}
+        for order in ("by length", "at random", "as read")
+        for loader in ("plain", "best fit")
+        for seed in ((1, 2, 3) if seeds else (1,))
+    ]
+    along = {
+        "name": "order",
+        "arms": {"loader": "best fit"},
+        "references": {"loader": "plain"},
+        "columns": ("loss",),
+        "match": match,
+        "along": "order",
+    }
+    return tables_of(rows, [along], columns={"loss": "lower"}, seeds=seeds)
+
+
+def test_text_along_the_axis_stands_in_equal_steps() -> None:
+    axes = draw(orders(match=("order",)), "order").axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["as read", "at random", "by length"]
+    assert list(axes.get_xticks()) == [0, 1, 2]
+    means = {float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_markersize() == style.MEAN}
+    assert means == {0, 1, 2}
+
+
+def test_a_factor_that_is_matched_and_along_the_axis_makes_one_curve() -> None:
+    assert len(draw(orders(match=("order",)), "order").axes) == 1
+
+
+def test_a_study_that_repeats_nothing_has_hollow_means_alone() -> None:
+    axes = draw(orders(match=("order",), seeds=()), "order").axes[0]
+    means = [line for line in axes.lines if line.get_markersize() == style.MEAN]
+    assert len(means) == 3
+    assert all(line.get_markerfacecolor() == "white" for line in means)
+
+
+@pytest.mark.parametrize("num_arms", [2, 8, 30])
+def test_the_names_of_runs_that_end_alike_do_not_overlap(num_arms: int) -> None:
+    curves = pd.DataFrame(
+        {"loader": f"loader {arm}", "seed": 1, "step": step, "value": 4.0 - step / 100 + arm / 10_000}
+        for arm in range(num_arms)
+        for step in (10, 20)
+    )
+    figure = runs_figure(curves, column="path", unit="nats per token", names=["loader"], seed="seed")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    boxes = [Text.get_window_extent(text, renderer) for text in figure.axes[0].texts]  # without their leader lines
+    assert len(boxes) == num_arms
+    assert not any(one.overlaps(other) for index, one in enumerate(boxes) for other in boxes[:index])
+    assert all(figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 for box in boxes)
 
 
 @pytest.mark.parametrize("end", [0, -1])

@@ -10,7 +10,7 @@ import pytest
 from analysis_tables import bridging_tables
 from report_study import write_study
 
-from midstudy.report.inputs import FILES, ReportInputError, read_study
+from midstudy.report.inputs import FILES, OPTIONAL, ReportInputError, read_study
 
 
 @pytest.fixture
@@ -33,10 +33,17 @@ def test_a_missing_file_is_an_error_that_names_it(folder: Path, name: str) -> No
         read_study(folder)
 
 
-@pytest.mark.parametrize("name", ["arms.parquet", "cost.json", "left_out.json"])
-def test_a_damaged_file_is_an_error_that_names_the_folder(folder: Path, name: str) -> None:
-    (folder / name).write_text("{")
-    with pytest.raises(ReportInputError, match=r"damaged \(.*Let `midstudy report` write its tables again"):
+@pytest.mark.parametrize("name", [*FILES[1:], *OPTIONAL])
+def test_a_damaged_file_is_an_error_that_names_it(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"{\xff")
+    with pytest.raises(ReportInputError, match=rf"{name}: damaged \(.*Let `midstudy report` write it again"):
+        read_study(folder)
+
+
+@pytest.mark.parametrize("name", ["cost.json", "reproduce.json", "left_out.json"])
+def test_json_of_another_shape_is_damaged(folder: Path, name: str) -> None:
+    (folder / name).write_text("[1]")
+    with pytest.raises(ReportInputError, match=rf"{name}: damaged \(.*expected a JSON object, got list"):
         read_study(folder)
 
 

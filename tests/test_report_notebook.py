@@ -8,12 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from analysis_tables import bridging_tables
-from report_study import write_study
+from report_study import NO_STAGES, loader_study, study_without_arms, write_study
 
 from midstudy.analysis.effects import effects
+from midstudy.analysis.tables import Tables
 from midstudy.report.inputs import ReportInputError
 from midstudy.report.notebook import ReportError, notebook_of, render, template_of
 
@@ -62,6 +64,32 @@ def test_unchanged_inputs_give_the_report_that_is_there(html: Path) -> None:
     before = html.stat().st_mtime_ns
     assert render(html.parent.parent) == html
     assert html.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("tables", "cost", "figures", "said"),
+    [
+        (loader_study(), {}, {"loaders", "curve-path"}, ["Which loader is better", "best fit", "path on web test"]),
+        (loader_study(seeds=()), {}, {"loaders", "curve-path"}, ["none repeated with another seed"]),
+        (
+            bridging_tables(unfinished=[{"mix": "code", "task": "pycode"}]),
+            {"num_finished": 200},
+            {"main"},  # of the others, no arm is finished
+            ["This study is not finished.", "120 of 320 stages are not finished", "Arms that lack a value"],
+        ),
+        (study_without_arms(), NO_STAGES, {"similarity"}, ["compares no arms", "code 20 %", "all 0 stages are finished"]),
+    ],
+    ids=["other factors", "no seeds", "unfinished", "no arms"],
+)
+def test_the_general_template_renders_a_study_of_any_shape(
+    tmp_path: Path, tables: Tables, cost: dict[str, Any], figures: set[str], said: list[str]
+) -> None:
+    page = render(write_study(tmp_path, tables, **cost))
+    text = page.read_text("utf-8")
+    drawn = {path.stem for path in (page.parent / "figures").glob("*.png")}
+    assert drawn == figures
+    assert [one for one in said if one not in text] == []
+    assert "<title>A study · synthetic</title>" in text
 
 
 SMALL = (

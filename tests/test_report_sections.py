@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
-from analysis_tables import bridging_tables, similarity_table, tables_of
-from report_study import tally, write_study
+from analysis_tables import bridging_tables
+from report_study import NO_STAGES, loader_study, study_without_arms, tally, write_study
 
 from midstudy.analysis.tables import Tables
 from midstudy.plan.left_out import LeftOut
-from midstudy.recipe.manifest import ColumnEntry, CountsEntry
+from midstudy.recipe.manifest import CountsEntry
 from midstudy.recipe.study import Claim
 from midstudy.report.html import Html
 from midstudy.report.report import Report
@@ -162,27 +161,10 @@ def test_a_study_of_which_nothing_is_finished_has_every_section(tmp_path: Path) 
     assert "token counts are not finished" in plain(similarity.similarity(report))
 
 
-def loader_study() -> Tables:
-    """A study with factors that the bridging study does not have, a column where higher is better, and a curve."""
-    rows = [
-        {"loader": loader, "seed": seed, "accuracy": 0.5 + 0.1 * (loader == "best fit") + 0.01 * seed}
-        for loader in ("plain", "best fit")
-        for seed in (1, 2, 3)
-    ]
-    points = [
-        {"arm": row, "loader": one["loader"], "seed": one["seed"], "column": "path", "step": step, "value": 4.0 - step / 100}
-        for row, one in enumerate(rows)
-        for step in (10, 20, 30)
-    ]
-    main = {"name": "loaders", "arms": {"loader": "best fit"}, "references": {"loader": "plain"}, "columns": ("accuracy",)}
-    tables = tables_of(rows, [main], columns={"accuracy": "higher"}, seeds=("seed",), curves=points)
-    path = ColumnEntry(metric="loss_nats", better="lower", is_curve=True, data="web", split="test")
-    return replace(tables, manifest=replace(tables.manifest, columns={**tables.manifest.columns, "path": path}))
-
-
 def test_a_study_of_any_factors_is_shown_in_its_own_words(tmp_path: Path) -> None:
     report = report_of(tmp_path, loader_study())
     text = plain(comparisons.comparisons(report))
+    assert text.strip().startswith("Which loader is better"), "a single comparison has its title, too"
     assert "best fit" in text
     assert "+0.100" in text, "higher is better, so an improvement is positive"
     shown = plain(curves.curves(report))
@@ -193,24 +175,22 @@ def test_a_study_of_any_factors_is_shown_in_its_own_words(tmp_path: Path) -> Non
             assert section(report).markup
 
 
+def test_a_study_that_repeats_nothing_is_shown(tmp_path: Path) -> None:
+    report = report_of(tmp_path, loader_study(seeds=()))
+    assert "2 of 2 arms finished, none repeated with another seed." in plain(overview.summary(report))
+    assert "Nothing is repeated with another seed, so nothing can be tested." in plain(comparisons.comparisons(report))
+    assert "one run a line" in plain(curves.curves(report))
+    unfinished = report_of(tmp_path / "unfinished", loader_study(seeds=(), unfinished=True), num_finished=1)
+    assert "best fit" in plain(overview.missing(unfinished))
+
+
 def test_a_study_without_arms_is_shown(tmp_path: Path) -> None:
-    tables = bridging_tables()
-    counts = tuple(CountsEntry(data=one, is_task=False, stage=f"counts{one}") for one in ("general", "code"))
-    manifest = replace(
-        tables.manifest,
-        arms=(),
-        comparisons=(),
-        columns={},
-        claims=(),
-        stages={},
-        counts=counts,
-        mixes=tables.manifest.mixes,
-    )
-    bare = Tables(manifest, pd.DataFrame(), pd.DataFrame(), similarity_table(), tables.proximity)
-    report = report_of(tmp_path, bare, num_stages=0, num_finished=0, lower_bound_steps=0, unshared_steps=0)
+    report = report_of(tmp_path, study_without_arms(), **NO_STAGES)
     text = plain(similarity.proximity(report))
     assert text.index("code 20 %") < text.index("math 20 %"), "the closest mix first"
     assert "Runs:" not in plain(overview.summary(report))
+    assert "trained alone" not in plain(overview.summary(report))
+    assert "compares no arms" in plain(comparisons.comparisons(report))
     for section in SECTIONS:
         assert section(report).markup
 

@@ -11,12 +11,12 @@ from midstudy.recipe.manifest import ComparisonEntry, Manifest
 
 
 def spoken(name: object) -> str:
-    """A name as it reads in a sentence or a figure: 'word_problems' → 'word problems'."""
+    """A name as it reads in a sentence or a figure: 'best_fit' → 'best fit'."""
     return str(name).replace("_", " ")
 
 
 def written(name: str, value: object) -> str:
-    """A factor with its value: text speaks for itself, numbers need their name. 'code', 'weight 0.2'."""
+    """A factor with its value: text speaks for itself, numbers need their name. 'best fit', 'width 64'."""
     if isinstance(value, str):
         return spoken(value)
     return f"{spoken(name)} {value:g}" if isinstance(value, float) else f"{spoken(name)} {value}"
@@ -33,15 +33,15 @@ def differing(rows: pd.DataFrame, names: Sequence[str]) -> list[str]:
 
 
 def label(row: Mapping[str, Any] | pd.Series, names: Sequence[str]) -> str:
-    """The values of these factors, such as 'code, weight 0.2'; 'all' where nothing tells the arms apart."""
+    """The values of these factors, such as 'best fit, width 64'; 'all' where nothing tells the arms apart."""
     return ", ".join(written(name, row[name]) for name in names) or "all"
 
 
 def names_of_arms(arms: pd.DataFrame, manifest: Manifest, comparison: ComparisonEntry) -> list[str]:
     """The factors by which the arms of a comparison are called inside one of its panels.
 
-    Text comes first, so that a name begins with what it is about. Numbers that follow from the text, as a start step that
-    belongs to a mix, are left out.
+    Text comes first, so that a name begins with what it is about. Numbers that follow from the text are left
+    out.
     """
     rows = arms.iloc[list(comparison.arms)]
     panels = set(comparison.match)
@@ -58,9 +58,12 @@ def names_of_arms(arms: pd.DataFrame, manifest: Manifest, comparison: Comparison
 
 
 def panels_of(arms: pd.DataFrame, comparison: ComparisonEntry) -> list[tuple[str, dict[str, Any]]]:
-    """The panels of a comparison: for each combination of what arms and references agree in, its title and its factors."""
+    """The panels of a comparison: for each combination of what arms and references agree in, its title and its factors.
+
+    The factor along the axis makes no panels, also where each of its values has a reference of its own.
+    """
     rows = arms.iloc[list(comparison.arms)]
-    names = list(comparison.match)
+    names = [name for name in comparison.match if name != comparison.along]
     if not names:
         return [("", {})]
     shown = differing(rows, names)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import pandas as pd
 
 from midstudy.analysis.tables import Tables, read_tables
 from midstudy.data.tally import Tally
-from midstudy.files.errors import StoreError
 from midstudy.plan.left_out import LeftOut
 
 FILES = ("manifest.json", "arms.parquet", "curves.parquet", "cost.json", "reproduce.json", "left_out.json", "answer.txt")
+OPTIONAL = ("similarity.parquet", "proximity.parquet")
+"""Not there until the tokens of every data set are counted."""
+
+_T = TypeVar("_T")
 
 
 class ReportInputError(ValueError):
@@ -44,25 +50,38 @@ def read_study(folder: Path) -> StudyFacts:
     for name in FILES:
         if not (folder / name).is_file():
             raise ReportInputError(f"{folder / name}: missing. `midstudy report` writes it from the store.")
-    try:
-        tables = read_tables(folder)
-        cost, reproduction, left_out = (
-            json.loads((folder / name).read_text("utf-8")) for name in ("cost.json", "reproduce.json", "left_out.json")
-        )
-        left = LeftOut(
-            tallies=tuple(Tally.from_json(one) for one in left_out["tallies"]), not_counted=tuple(left_out["not_counted"])
-        )
-    except StoreError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError) as error:  # of JSON or Parquet
-        raise ReportInputError(f"{folder}: damaged ({error!r}). Let `midstudy report` write its tables again.") from error
+    for name in (*FILES, *OPTIONAL):
+        if name.endswith(".parquet") and (folder / name).is_file():
+            _read(folder / name, pd.read_parquet)  # Parquet's own errors do not name the file
+    tables = read_tables(folder)
+    cost, reproduction = (_read(folder / name, _facts) for name in ("cost.json", "reproduce.json"))
+    left = _read(folder / "left_out.json", _left_out)
+    answer = _read(folder / "answer.txt", lambda path: path.read_text("utf-8").strip())
     if len(tables.arms) != len(tables.manifest.arms):
         raise ReportInputError(
             f"{folder / 'arms.parquet'}: expected the manifest's {len(tables.manifest.arms)} arms, got {len(tables.arms)}. "
             "Let `midstudy report` write the tables of this manifest."
         )
-    answer = (folder / "answer.txt").read_text("utf-8").strip()
     return StudyFacts(tables, cost, reproduction, left, answer, _digest(folder, tables))
+
+
+def _read(path: Path, reader: Callable[[Path], _T]) -> _T:
+    try:
+        return reader(path)
+    except (OSError, KeyError, TypeError, ValueError) as error:  # of JSON or Parquet
+        raise ReportInputError(f"{path}: damaged ({error!r}). Let `midstudy report` write it again.") from error
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text("utf-8"))
+    if not isinstance(found, dict):
+        raise TypeError(f"expected a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _left_out(path: Path) -> LeftOut:
+    found = _facts(path)
+    return LeftOut(tallies=tuple(Tally.from_json(one) for one in found["tallies"]), not_counted=tuple(found["not_counted"]))
 
 
 def _digest(folder: Path, tables: Tables) -> str:
@@ -70,7 +89,7 @@ def _digest(folder: Path, tables: Tables) -> str:
     manifest = tables.manifest
     told = [manifest.name, manifest.question, manifest.notes, manifest.comparisons, manifest.claims, manifest.columns]
     total = hashlib.sha256(repr(told).encode("utf-8"))
-    for name in (*FILES[1:], "similarity.parquet", "proximity.parquet"):
+    for name in (*FILES[1:], *OPTIONAL):
         path = folder / name
         total.update(hashlib.sha256(path.read_bytes() if path.exists() else b"").digest())
     return total.hexdigest()

@@ -39,6 +39,11 @@ class Report:
     def manifest(self) -> Manifest:
         return self.study.tables.manifest
 
+    @property
+    def seed(self) -> str | None:
+        """The factor that replicates; None where the study repeats nothing."""
+        return next(iter(self.manifest.seeds), None)
+
     @cached_property
     def unfinished(self) -> pd.DataFrame:
         """Arms that lack a measured value, with column `lacks`: the names of the columns, comma-joined."""

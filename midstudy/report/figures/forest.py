@@ -22,7 +22,7 @@ _BELOW = 0.33  # of a row: single seeds below their mean, which would hide them
 
 @style.styled
 def forest_figure(
-    arms: pd.DataFrame, comparison: ComparisonEntry, effects: Mapping[str, Effects], *, names: Sequence[str], seed: str
+    arms: pd.DataFrame, comparison: ComparisonEntry, effects: Mapping[str, Effects], *, names: Sequence[str]
 ) -> Figure:
     """A row of panels for each case, a column for each measured column: percent better than the reference.
 
@@ -31,7 +31,6 @@ def forest_figure(
 
     Args:
         names: the factors by which arms are called.
-        seed: the factor that replicates.
     """
     planned = arms.iloc[list(comparison.arms)]
     panels = panels_of(arms, comparison)

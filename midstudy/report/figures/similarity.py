@@ -22,7 +22,7 @@ def similarity_figure(similarity: pd.DataFrame) -> Figure:
     names = {kind: _names(similarity, kind) for kind in ("corpus", "mixture", "task")}
     table = similarity.set_index(["left", "right"])["combined"]
     columns = [(kind, names[kind]) for kind in ("corpus", "task") if names[kind]]
-    titles = {"corpus": "corpus", "mixture": "mixture with general text", "task": "task"}
+    titles = {"corpus": "corpus", "mixture": "mixture", "task": "task"}
     rows = [(title, names[kind]) for kind, title in titles.items() if names[kind]]
     num_rows = sum(len(group) for _, group in rows) + _GAP * (len(rows) - 1)
     figure = style.new_figure(height_in=_CELL_IN * num_rows + 1.5)

@@ -25,7 +25,7 @@ PNG_DPI = 170
 INK, MUTED, RULE = "#1a1a1a", "#5f5f5f", "#c8c8c8"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-POINT = 3.6  # points; a value of one trunk seed
+POINT = 3.6  # points; a value of one seed
 MEAN = 7.0  # points; a mean
 
 _RC: dict[Any, Any] = {
@@ -146,7 +146,7 @@ def draw_mean(axes: Axes, *, x: float, y: float, look: Look, has_interval: bool)
 
 
 def draw_points(axes: Axes, *, x: Iterable[float], y: Iterable[float]) -> None:
-    """Values of single trunk seeds: small rings over everything else."""
+    """Values of single seeds: small rings over everything else."""
     axes.plot(list(x), list(y), "o", markersize=POINT, color=INK, markerfacecolor="white", markeredgewidth=0.9, zorder=5)
 
 

@@ -18,13 +18,15 @@ NOTHING = paragraph("Nothing to show yet: no arm is finished together with its r
 
 
 def comparisons(report: Report, *names: str) -> Html:
-    """The comparisons of these names, by default all of the study, each under its title."""
+    """The comparisons of these names; without names all of the study, each under its title."""
+    if not names and not report.manifest.comparisons:
+        return paragraph("The study compares no arms.", css="note")
     chosen = [one for one in report.manifest.comparisons if not names or one.name in names]
     if not chosen:
         return paragraph("The study has no such comparison.", css="note")
     shown = Html("")
     for one in chosen:
-        if len(chosen) > 1:
+        if not names or len(chosen) > 1:
             shown += element("h3", one.title)
         shown += comparison(report, one)
     return shown
@@ -36,16 +38,24 @@ def comparison(report: Report, entry: ComparisonEntry) -> Html:
     if all(one.table.empty for one in effects.values()):
         return NOTHING
     manifest, arms = report.manifest, report.tables.arms
-    names, seed = names_of_arms(arms, manifest, entry), manifest.seeds[0]
-    draw = forest_figure if entry.along is None else along_figure
+    names = names_of_arms(arms, manifest, entry)
+    if entry.along is None:
+        drawn = forest_figure(arms, entry, effects, names=names)
+    else:
+        drawn = along_figure(arms, entry, effects, names=names, seed=report.seed)
     by = f" by {spoken(entry.along)}" if entry.along else ""
     agree = ", ".join(spoken(name) for name in (*entry.match, *manifest.seeds))
     shown = report.figure(
-        draw(arms, entry, effects, names=names, seed=seed),
+        drawn,
         entry.name.replace("_", "-"),
-        caption=f"How much better each arm is than its reference{by}, percent of the reference. A reference agrees with its "
-        f"arm in {agree}. Large markers: means of paired differences; bars: 95 % t-intervals over n values of "
-        f"{spoken(seed)}; small rings: single ones. Hollow markers: one value, no interval.",
+        caption=f"How much better each arm is than its reference{by}, percent of the reference."
+        + (f" A reference agrees with its arm in {agree}." if agree else "")
+        + (
+            " Large markers: means of paired differences; bars: 95 % t-intervals over n values of "
+            f"{spoken(report.seed)}; small rings: single ones. Hollow markers: one value, no interval."
+            if report.seed
+            else " Nothing is repeated with another seed, so there are no intervals."
+        ),
     )
     for column in entry.columns:
         shown += _table(report, entry, column, names)
@@ -72,14 +82,18 @@ def _table(report: Report, entry: ComparisonEntry, column: str, names: Sequence[
         "p, Holm",
     ]
     seeds = " × ".join(spoken(name) for name in manifest.seeds)
+    tested = (
+        f"Seeds: {seeds}; differences are paired by all seeds and averaged within the first, intervals and p from the "
+        f"paired t-test over the first. Tokens: drawn of all corpora. Holm's correction is over the {family} effects of "
+        "this table that can be tested; bold: corrected p below 0.05. A dash: nothing to test."
+        if seeds
+        else "Nothing is repeated with another seed, so nothing can be tested. Tokens: drawn of all corpora."
+    )
     return table(
         columns,
         _rows(report, entry, effects, names),
         caption=f"{spoken(column)}: {unit(about.metric)} on {spoken(about.data) or 'the data of its arm'}, {about.split} "
-        f"split, {about.better} is better. Seeds: {seeds}; differences are paired by all seeds and averaged within the "
-        "first, intervals and p from the paired t-test over the first. Tokens: drawn of all corpora. Holm's correction is "
-        f"over the {family} effects of this table that can be tested; bold: corrected p below 0.05. A dash: nothing to "
-        "test.",
+        f"split, {about.better} is better. {tested}",
     )
 
 
@@ -114,7 +128,7 @@ def _cells(row: pd.Series, name: str) -> list[Text]:
 def _doses(report: Report, entry: ComparisonEntry, names: Sequence[str]) -> Html:
     """The tokens of each corpus and the dose of each data set, for every kind of arm."""
     arms = report.tables.arms
-    cell = [*entry.match, *names, *([entry.along] if entry.along else [])]
+    cell = list(dict.fromkeys([*entry.match, *names, *([entry.along] if entry.along else [])]))
     rows = arms.iloc[list(entry.arms)]
     data = [one.removeprefix("dose:") for one in arms.columns if one.startswith("dose:")]
     listed: list[Row] = []

@@ -23,13 +23,17 @@ def curves(report: Report) -> Html:
             continue
         arms = differing(rows, cell_factors(manifest))
         about = manifest.columns[name]
-        drawn = runs_figure(rows, column=name, unit=unit(about.metric), names=arms, seed=manifest.seeds[0])
+        drawn = runs_figure(rows, column=name, unit=unit(about.metric), names=arms, seed=report.seed)
         unfinished = int(rows["value"].isna().sum())
         shown += report.figure(
             drawn,
             f"curve-{name.replace('_', '-')}",
             caption=f"{spoken(name)} on {spoken(about.data)} {about.split}, {unit(about.metric)}, {about.better} is better: "
-            f"means over n values of {spoken(manifest.seeds[0])}, thin lines: single ones."
+            + (
+                f"means over n values of {spoken(report.seed)}, thin lines: single ones."
+                if report.seed
+                else "one run a line."
+            )
             + (f" {unfinished} of {len(rows)} points are not finished." if unfinished else ""),
         )
     return shown

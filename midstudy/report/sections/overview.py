@@ -30,7 +30,9 @@ def summary(report: Report, *more: Html) -> Html:
         paragraph(
             bold("Cost: "),
             f"{duration(cost['cpu_s'])} of CPU time, {tokens(cost['num_tokens'])} tokens, {number(cost['useful_steps'])} "
-            f"training steps; each arm trained alone would take {number(cost['unshared_steps'])}.",
+            "training steps"
+            + (f"; each arm trained alone would take {number(cost['unshared_steps'])}" if report.manifest.arms else "")
+            + ".",
         )
     )
     if shares := trained_shares(report):
@@ -45,7 +47,8 @@ def missing(report: Report) -> Html:
     study, unfinished = report.study, report.unfinished
     num_arms, cost = len(report.manifest.arms), study.cost
     if is_complete(report):
-        return paragraph(f"Nothing: all {num_arms} arms and all {number(cost['num_stages'])} stages are finished.")
+        arms = f"all {num_arms} arms and " if num_arms else ""
+        return paragraph(f"Nothing: {arms}all {number(cost['num_stages'])} stages are finished.")
     shown = Html("")
     if report.manifest.counts and report.tables.similarity is None:
         shown += paragraph("Token counts are not finished: there are no similarities yet.")
@@ -61,7 +64,7 @@ def missing(report: Report) -> Html:
         rows = [[label(some.iloc[0], names), _seeds(report, some), spoken(some["lacks"].iloc[0])] for _, some in groups]
         counted = f"Arms that lack a value: {len(unfinished)} of {num_arms}."
         listed = table(
-            ["arm", " / ".join(spoken(one) for one in report.manifest.seeds), "lacks"],
+            ["arm", " / ".join(spoken(one) for one in report.manifest.seeds) or "seeds", "lacks"],
             rows,
             caption=f"{counted} An effect is stated only from arms finished together with their reference.",
             num_text_columns=3,
@@ -85,15 +88,19 @@ def _sentences(answer: str) -> list[str]:
 def _runs(report: Report) -> str:
     arms, manifest = report.tables.arms, report.manifest
     cells = arms.drop_duplicates(cell_factors(manifest)) if cell_factors(manifest) else arms.head(1)
+    finished = f"{len(arms) - len(report.unfinished)} of {len(arms)} arms finished"
+    if not manifest.seeds:
+        return f"{finished}, none repeated with another seed."
     seeds = " and ".join(f"{arms[name].nunique()} values of {spoken(name)}" for name in manifest.seeds)
     return (
-        f"{len(arms) - len(report.unfinished)} of {len(arms)} arms finished, {len(cells)} without their seeds, on {seeds} "
-        "at most. The tables give the seeds behind every number."
+        f"{finished}, {len(cells)} without their seeds, on {seeds} at most. The tables give the seeds behind every number."
     )
 
 
 def _seeds(report: Report, arms: pd.DataFrame) -> str:
     """'0 / 1337, 895; 1 / 895': the first seed, and those of the others that it has."""
+    if not report.manifest.seeds:
+        return "–"
     first, *others = report.manifest.seeds
     if not others:
         return ", ".join(str(one) for one in arms[first])
