@@ -56,7 +56,7 @@ test-slurm: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
 
 test-chaos: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
 	@tests/slurm/packages
-	@$(PY) -m pytest -q -s -m slow tests/test_slurm_chaos.py $(ARGS)
+	@$(PY) -m pytest -q -s -m slow tests/launch/slurm/test_chaos.py $(ARGS)
 
 lint: $(RUNTIME) $(TORCH) $(PROJECT) $(DEV)
 	@$(VENV)/bin/ruff check

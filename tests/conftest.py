@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hypothesis
-import leftovers
 import pytest
-from patience import wait_for_followers
+from builders import leftovers
+from builders.patience import wait_for_followers
 from slurm.cluster import Cluster, missing_programs
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -94,7 +94,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The text of the small study; no test changes it."""
-    from small_study import write_text  # imports torch
+    from builders.small_study import write_text  # imports torch
 
     folder = tmp_path_factory.mktemp("text")
     write_text(folder)

@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic_study import frozen, synthetic_study
+from builders.places import REPOSITORY
+from builders.synthetic_study import frozen, synthetic_study
 
 from midstudy import environment
 from midstudy.data.cache import cache_dir
 from midstudy.environment import WITHOUT_HOME, of_child, of_git, of_job, of_kernel, of_slurm_command, of_slurm_job, tidied
 from midstudy.store.store import Store
 
-REPOSITORY = Path(__file__).parent.parent
 SAME, UNSET = object(), None
 
 

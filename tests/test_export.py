@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from changed_studies import state_before_sft
-from releases import write_release
+from builders.changed_studies import state_before_sft
+from builders.releases import write_release
+from builders.small_recipes import CODE, GENERAL, PYCODE, sft, trunk
+from builders.small_study import SYMBOLS, WORDS, exchange_two_ids, make_study, small_study
 from safetensors.torch import load_file
-from small_recipes import CODE, GENERAL, PYCODE, sft, trunk
-from small_study import SYMBOLS, WORDS, exchange_two_ids, make_study, small_study
 
 from midstudy.cli.main import main
 from midstudy.data.release import released_pythia

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.places import REPOSITORY
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path.append(str(REPOSITORY / "benchmarks"))
 
-import on_gpu  # noqa: E402
+import on_gpu
 
 ABSENT = (
     *("prefect", "mlflow", "hypothesis", "pandas", "scipy", "datasets", "submitit", "pyarrow", "matplotlib"),
@@ -41,7 +41,7 @@ sys.meta_path.insert(0, Refuse())
 
 def run_bare(code: str) -> subprocess.CompletedProcess[str]:
     """Run code with only the packages of the GPU machine."""
-    path = os.pathsep.join(str(ROOT / name) for name in (".", "tests", "benchmarks"))
+    path = os.pathsep.join(str(REPOSITORY / name) for name in (".", "tests", "benchmarks"))
     return subprocess.run(
         [sys.executable, "-c", BLOCKED + textwrap.dedent(code)],
         env=os.environ | {"PYTHONPATH": path},
@@ -70,7 +70,7 @@ def test_what_the_kit_runs_imports_nothing_that_the_machine_lacks() -> None:
 
 def test_the_kit_itself_needs_python_alone() -> None:
     found = subprocess.run(
-        [sys.executable, "-S", "-I", str(ROOT / "benchmarks" / "on_gpu.py"), "--help"], capture_output=True, text=True
+        [sys.executable, "-S", "-I", str(REPOSITORY / "benchmarks" / "on_gpu.py"), "--help"], capture_output=True, text=True
     )
     assert found.returncode == 0, found.stderr
     assert "--collect" in found.stdout
@@ -90,7 +90,7 @@ def test_the_wheels_that_travel_hold_what_they_need() -> None:
 
 
 def test_the_wheels_that_travel_are_locked() -> None:
-    lock = (ROOT / "requirements-dev.lock").read_text()
+    lock = (REPOSITORY / "requirements-dev.lock").read_text()
     assert [name for name in on_gpu.WHEELS if not re.search(rf"^{re.escape(name)}==", lock, re.MULTILINE)] == []
     assert set(on_gpu.WHEELS).isdisjoint({"torch", "numpy"})
 
@@ -151,7 +151,7 @@ def test_a_killed_kit_leaves_what_it_has_and_no_process(tmp_path: Path) -> None:
     """Terminated during a part: the file has what the part gathered so far, and its processes are gone."""
     code = f"""
         import sys, signal
-        sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+        sys.path.insert(0, {str(REPOSITORY / "benchmarks")!r})
         import on_gpu
         from pathlib import Path
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

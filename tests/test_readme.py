@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
-from small_recipes import CODE, GENERAL, MATH, PYCODE, phase, sft, start
+from builders.places import REPOSITORY
+from builders.small_recipes import CODE, GENERAL, MATH, PYCODE, phase, sft, start
 
 from midstudy.cli.main import main
 from midstudy.data.data_args import DataChoice
@@ -17,7 +17,7 @@ from midstudy.plan.planner import make_plan
 from midstudy.recipe import Average, Comparison, Cosine, Curriculum, Mixture, Start, Study, interpolated, where
 from midstudy.studies.bridging.scale import Scale
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (REPOSITORY / "README.md").read_text()
 LINES = re.findall(r"^midstudy +(.*?)(?:#.*)?$", README, flags=re.MULTILINE)
 VERBS = sorted({part.split()[0] for line in LINES for part in line.split("|")})
 
@@ -37,7 +37,7 @@ def test_the_example_of_a_study_is_one() -> None:
 def test_the_example_of_a_curriculum_runs() -> None:
     _, code = EXAMPLES
     schedule = Cosine(peak_lr=1e-3, floor_lr=1e-5, warmup_steps=10, total_steps=9_000)
-    names = {
+    names: dict[str, Any] = {
         "Curriculum": Curriculum,
         "Mixture": Mixture,
         "interpolated": interpolated,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from builders.places import REPOSITORY
 
-ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("files", "environment", "streams"),
     ("recipe",),
@@ -48,15 +48,17 @@ def upward(module: str, source: str) -> list[str]:
 
 
 def modules() -> list[tuple[str, Path]]:
-    found = [*(ROOT / "midstudy").rglob("*.py"), *(ROOT / "flows").rglob("*.py")]
+    found = [*(REPOSITORY / "midstudy").rglob("*.py"), *(REPOSITORY / "flows").rglob("*.py")]
     return [
-        (".".join(path.relative_to(ROOT).with_suffix("").parts), path) for path in found if path.parent.name != "midstudy"
+        (".".join(path.relative_to(REPOSITORY).with_suffix("").parts), path)
+        for path in found
+        if path.parent.name != "midstudy"
     ]
 
 
 def test_every_room_has_a_floor_and_every_floor_its_rooms():
     rooms = {room_of(module) for module, _ in modules()}
-    alone = {path.stem for path in (ROOT / "midstudy").glob("*.py")} - {"__init__"}
+    alone = {path.stem for path in (REPOSITORY / "midstudy").glob("*.py")} - {"__init__"}
     assert rooms | alone == {*FLOOR_OF}
 
 
@@ -124,4 +126,4 @@ def test_only_studies_name_a_mix_a_task_or_a_column_of_a_study():
 
 
 def test_a_study_that_names_its_columns_is_found():
-    assert "sft_loss" in list(text_literals((ROOT / "midstudy/studies/bridging/scale.py").read_text("utf-8")))
+    assert "sft_loss" in list(text_literals((REPOSITORY / "midstudy/studies/bridging/scale.py").read_text("utf-8")))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
 
-TESTS = Path(__file__).parent
+from builders.places import TESTS
+
 PARTS = dict(line.split(": ", 1) for line in (TESTS / "slow_parts.txt").read_text().splitlines() if not line.startswith("#"))
 
 
 def test_every_file_with_slow_tests_is_in_exactly_one_part() -> None:
-    slow = {f"tests/{path.name}" for path in TESTS.glob("test_*.py") if re.search(r"\bmark\.slow\b", path.read_text())}
+    files = [path for path in TESTS.rglob("test_*.py") if re.search(r"\bmark\.slow\b", path.read_text())]
+    slow = {f"tests/{path.relative_to(TESTS)}" for path in files}
     named = Counter(word for arguments in PARTS.values() for word in arguments.split() if word.startswith("tests/"))
-    simulated = "tests/test_simulation.py"  # its seeds are split by number, see below
+    simulated = "tests/launch/test_simulation.py"  # its seeds are split by number, see below
     assert set(named) == slow
     assert {path for path, times in named.items() if times > 1} == {simulated}
 
@@ -21,5 +22,5 @@ def test_every_file_with_slow_tests_is_in_exactly_one_part() -> None:
 def test_the_parts_of_one_file_name_all_of_its_slow_seeds() -> None:
     selections = [arguments for arguments in PARTS.values() if "test_simulation" in arguments]
     chosen = [int(number) for text in selections for number in re.findall(r"\[(\d+)\]", text)]
-    (declared,) = re.findall(r'parametrize\("first", \[(.*?)\]\)', (TESTS / "test_simulation.py").read_text())
+    (declared,) = re.findall(r'parametrize\("first", \[(.*?)\]\)', (TESTS / "launch" / "test_simulation.py").read_text())
     assert sorted(chosen) == [int(number) for number in declared.split(",")]

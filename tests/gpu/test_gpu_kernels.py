@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_recipes import start
+from builders.small_recipes import start
 from torch import Tensor
 
 from midstudy.model.attention import causal_attention, document_mask

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders.places import PYTHONPATH
+from builders.training_runs import batch_at, begin, curriculum, same_bits, train, weights
 from torch import distributed
-from training_runs import batch_at, begin, curriculum, same_bits, train, weights
 
 from midstudy.data.batch import Batch
 from midstudy.evaluate.loss import mean_loss
@@ -253,9 +255,10 @@ def test_sums_over_ranks_travel_from_the_device_and_back(device: torch.device, a
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_two_gpus_learn_what_one_learns(precision: str, tmp_path: Path) -> None:
-    driver = Path(__file__).resolve().parents[1] / "ranks_driver.py"
+    driver = [sys.executable, "-m", "builders.ranks_driver"]
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     words = [str(tmp_path), "device=cuda", f"precision={precision}"]
-    ranks = [subprocess.Popen([sys.executable, str(driver), str(rank), "2", *words]) for rank in range(2)]
+    ranks = [subprocess.Popen([*driver, str(rank), "2", *words], env=environment) for rank in range(2)]
     assert [one.wait() for one in ranks] == [0, 0]
     alone = train(begin(precision, device="cuda"), curriculum(precision), LAST_STEP)
     found = json.loads((tmp_path / "metrics-0.json").read_text())

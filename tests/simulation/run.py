@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -113,7 +114,7 @@ class Simulation:
             self.world.after(self.draw.uniform(0, CHAOS_S / 2), lambda: self.start_driver(self.hosts[1]))
         for _ in range(self.draw.randint(0, 25) if self.faults else 0):
             kind = self.draw.choice(self.faults)
-            self.world.after(self.draw.uniform(0, CHAOS_S), lambda kind=kind: self.befall(kind))
+            self.world.after(self.draw.uniform(0, CHAOS_S), functools.partial(self.befall, kind))
         self.world.after(CHAOS_S, self.calm)
 
     # -- processes ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fake_execute import fake_stage
+from builders.fake_execute import fake_stage
 
 from midstudy.execute.stopped import StoppedError
 from midstudy.recipe.stage import Stage

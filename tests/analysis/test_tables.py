@@ -1,0 +1,182 @@
+"""The tables of a real small study: values as recorded, mixes of any number of corpora, nothing of what is unknown."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from builders.small_study import plan_in, small_study
+
+from midstudy.analysis.tables import (
+    arms_table,
+    cost_summary,
+    curves_table,
+    read_tables,
+    reproduction,
+    similarity_tables,
+    write_tables,
+)
+from midstudy.execute.stage import execute_stage
+from midstudy.plan.manifest import manifest_of
+from midstudy.recipe.manifest import CountsEntry, Manifest, MixEntry
+from midstudy.store.store import Store
+from midstudy.store.study_manifest import freeze
+
+
+@pytest.fixture(scope="module")
+def made(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Manifest]:
+    """Everything of the small study but its code arm's evaluations, and its arm on the word task."""
+    store = Store.open(tmp_path_factory.mktemp("table") / "store", create=True)
+    plan = plan_in(store, small_study(text, tasks=("code_task", "word_task")))
+    manifest = manifest_of(plan, command="midstudy run small.py")
+    freeze(store, manifest)
+    left_out = {one for column in ("sft_loss", "general_loss") for one in manifest.arms[1].measures[column]}
+    left_out |= {manifest.arms[3].state, *(one for ids in manifest.arms[3].measures.values() for one in ids)}
+    for stage in plan.stages.values():
+        store.request(stage)
+        if stage.id not in left_out:
+            execute_stage(
+                store,
+                stage.id,
+                start_from=stage.start_from,
+                keeps_optimizer=stage.keeps_optimizer,
+                should_stop=lambda: False,
+            )
+    return store, manifest
+
+
+def test_a_row_is_an_arm_with_its_factors(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    arms = arms_table(store, manifest)
+    assert len(arms) == len(manifest.arms)
+    for row, arm in enumerate(manifest.arms):
+        assert arms.loc[row, list(arm.factors)].to_dict() == dict(arm.factors)
+        assert arms["state"][row] == arm.state
+    assert list(arms.columns[: 1 + len(manifest.factor_names)]) == ["study", *manifest.factor_names]
+
+
+def test_values_are_those_of_the_records_and_unknown_ones_are_nan(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    arms = arms_table(store, manifest)
+    (evaluation,) = manifest.arms[0].measures["sft_loss"]
+    assert arms["sft_loss"][0] == store.record(evaluation).metrics["loss_nats"] > 0
+    assert arms["sft_loss"].isna().tolist()[:2] == [False, True]
+    assert pd.isna(arms["general_loss"][1])
+    assert arms["sft_loss_before"][1] > 0
+
+
+def test_amounts_are_those_of_the_curriculum(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    arms = arms_table(store, manifest)
+    control, code = arms.loc[0], arms.loc[1]
+    assert (control["tokens:general"], control["tokens:code"]) == (12 * 4 * 32, 0)
+    assert code["tokens:general"] + code["tokens:code"] == code["num_tokens"] == 12 * 4 * 32
+    assert (code["items:code_task"], code["items:word_task"]) == (16, 0)
+    assert code[[name for name in arms.columns if name.startswith("dose:")]].sum() == pytest.approx(1)
+
+
+def test_epochs_are_passes_over_the_train_split(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    arms = arms_table(store, manifest)
+    sizes = {stage.data: store.record(one).metrics for one, stage in manifest.stages.items() if stage.kind == "tokens"}
+    assert arms["epochs:code"][1] == pytest.approx(arms["tokens:code"][1] / sizes["code"]["train_tokens"])
+    assert arms["epochs:code_task"][1] == pytest.approx(16 / 120)
+    assert arms["epochs:code"][0] == 0
+
+
+def test_wall_time_is_that_of_every_stage_on_the_way_and_unknown_until_the_last(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    arms = arms_table(store, manifest)
+    expected, state = 0.0, manifest.arms[1].state
+    seen = []
+    while state is not None:
+        expected += store.record(state).timing["wall_s"]
+        seen.append(state)
+        state = manifest.stages[state].start_from  # type: ignore[assignment]
+    assert len(seen) == 3  # the trunk to the branch point, midtraining, SFT
+    assert arms["wall_s"][1] == pytest.approx(expected)
+    assert math.isnan(arms["wall_s"][3])
+
+
+def test_the_wall_time_of_an_average_is_that_of_all_its_runs_each_stage_once(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    first, second = manifest.arms[0].state, manifest.arms[1].state  # both begin with the same steps of the trunk
+    end = manifest.arms[2].state
+    stages = {**manifest.stages, end: replace(manifest.stages[end], parents=(first, second), start_from=None)}
+    wall_s = arms_table(store, replace(manifest, stages=stages))["wall_s"][2]
+    behind = {end, first, second}
+    for one in (first, second):
+        while (parent := manifest.stages[one].start_from) is not None:
+            behind.add(parent)
+            one = parent
+    assert wall_s == pytest.approx(sum(store.record(one).timing["wall_s"] for one in behind))
+
+
+def test_a_curve_has_a_row_for_each_of_its_steps(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    assert curves_table(store, manifest).empty
+    before, after = (manifest.arms[0].measures[column][0] for column in ("general_loss_before", "general_loss"))
+    arm = replace(manifest.arms[0], measures={"general_curve": (before, after)})
+    columns = {"general_curve": replace(manifest.columns["general_loss"], is_curve=True)}
+    changed = replace(manifest, arms=(arm,), columns=columns)
+    curves = curves_table(store, changed)
+    assert curves["step"].tolist() == [12, 16]
+    assert curves["value"].tolist() == [store.record(one).metrics["loss_nats"] for one in (before, after)]
+    assert curves["arm"].tolist() == [0, 0]
+    assert "general_curve" not in arms_table(store, changed)
+
+
+def test_every_mix_is_beside_every_task_with_its_factors(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    shares = {"a quarter": 0.25, "a half": 0.5, "code alone": 1.0}
+    mixes = tuple(
+        MixEntry(
+            name=name,
+            shares={"code": share} | ({"general": 1 - share} if share < 1 else {}),
+            reference="general",
+            factors={"weight": share},
+        )
+        for name, share in shares.items()
+    )
+    similarity, proximity = similarity_tables(store, replace(manifest, mixes=mixes))
+    assert similarity is not None
+    assert proximity is not None
+    assert proximity[["mix_name", "weight", "task"]].to_numpy().tolist() == [
+        [name, share, task] for name, share in shares.items() for task in ("code_task", "word_task")
+    ]
+    assert proximity["pa_js"][0] > 0 > proximity["pa_js"][1]
+    assert proximity["pa_js"][0] < proximity["pa_js"][2]
+    assert set(similarity.loc[similarity["left_kind"] == "mixture", "left"]) == {"a quarter", "a half"}
+
+
+def test_similarities_wait_for_every_count(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    waiting = replace(manifest, counts=(*manifest.counts, CountsEntry(data="more", is_task=False, stage="0" * 16)))
+    assert similarity_tables(store, waiting) == (None, None)
+    assert similarity_tables(store, replace(manifest, counts=(), mixes=())) == (None, None)
+
+
+def test_the_cost_counts_what_is_finished(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    cost = cost_summary(store, manifest)
+    assert cost["num_stages"] - cost["num_finished"] == 2 + 5
+    assert (cost["failed"], cost["lower_bound_steps"]) == ([], manifest.steps.lower_bound)
+    assert reproduction(store, manifest)["command"] == "midstudy run small.py"
+
+
+def test_tables_are_read_back_as_they_were_written(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    folder = store.paths.study(manifest.name)
+    written = write_tables(store, manifest, folder)
+    found = read_tables(folder)
+    assert found.manifest == manifest
+    for name in ("arms", "curves", "similarity", "proximity"):
+        pd.testing.assert_frame_equal(getattr(found, name), getattr(written, name), check_dtype=name != "curves")
+    assert (
+        (folder / "answer.txt").read_text("utf-8").startswith("For task code_task, nothing can be said about sft_loss yet")
+    )
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"arms.csv", "curves.csv", "cost.json", "reproduce.json", "left_out.json"}

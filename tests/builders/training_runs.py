@@ -1,0 +1,64 @@
+"""Small training runs that the tests of the engine, its checkpoints and its evaluation share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from builders.small_recipes import CODE, GENERAL, PYCODE, phase, start
+from midstudy.data.batch import Batch
+from midstudy.recipe import Cosine, Curriculum, Mixture
+from midstudy.train.engine import Metrics, TrainingRun
+from midstudy.train.placement import Placement
+
+VOCAB_SIZE = 512
+
+
+def batch_at(step: int, *, num_sequences: int = 8, length: int | None = None) -> Batch:
+    """Random tokens with a learnable pattern; lengths vary from step to step and a tail of each row carries no loss."""
+    random = np.random.default_rng(step)
+    length = length or 16 + 8 * (step % 3)
+    tokens = random.integers(VOCAB_SIZE // 8, size=(num_sequences, length + 1))
+    tokens[:, 1::2] = tokens[:, :-1:2] + 1
+    targets = tokens[:, 1:].copy()
+    for row in range(num_sequences):
+        targets[row, length - random.integers(1, 8) :] = -100
+    return Batch(input_ids=tokens[:, :-1], targets=targets)
+
+
+def curriculum(precision: str = "fp32", *, sft_precision: str | None = None) -> Curriculum:
+    """12 steps of general text, 6 with code that continue everything, 6 of fine-tuning with a new optimizer and schedule."""
+    schedule = Cosine(peak_lr=1e-2, floor_lr=1e-4, warmup_steps=3, total_steps=18)
+    trunk = Curriculum.of(start(), phase(Mixture.only(GENERAL), 18, precision=precision, schedule=schedule))
+    tuning: dict[str, Any] = {
+        "name": "sft",
+        "precision": sft_precision or precision,
+        "schedule": Cosine(peak_lr=3e-3, floor_lr=0.0, warmup_steps=2, total_steps=6),
+        "optimizer_state": "reset",
+        "data_positions": "reset",
+    }
+    branch = trunk.branch(start_step=12, data=Mixture.blend(GENERAL, {CODE: 0.5}), name="midtrain")
+    return branch.then(phase(PYCODE, 6, **tuning))
+
+
+def begin(precision: str = "fp32", **placement: Any) -> TrainingRun:
+    return TrainingRun.begin(start(), precision=precision, placement=Placement(**placement))
+
+
+def train(run: TrainingRun, course: Curriculum, to_step: int, **options: Any) -> list[Metrics]:
+    """Advance and return the metrics of every step."""
+    metrics: list[Metrics] = []
+    assert run.advance(course, to_step=to_step, batch_at=batch_at, on_metrics=metrics.append, log_every=1, **options)
+    return metrics
+
+
+def weights(run: TrainingRun) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in run.model.named_parameters()}
+
+
+def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        a.dtype == second[name].dtype and torch.equal(a, second[name]) for name, a in first.items()
+    )

@@ -1,0 +1,41 @@
+"""Waiting in tests: for a condition, never for a fixed time.
+
+A busy machine makes everything late, so waits have no short limits of their own: pytest-timeout ends a whole test, and
+`leftovers` ends its processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_LOOK_EVERY_S = 0.02
+_GIVE_UP_S = 580.0
+"""Just below a test's limit (`timeout` in pyproject.toml), whose error asyncio may swallow in one of its tasks."""
+
+
+def wait_until(condition: Callable[[], T | None]) -> T:
+    """Poll `condition` until it is true; returns its value."""
+    while not (found := condition()):
+        time.sleep(_LOOK_EVERY_S)
+    return found
+
+
+async def until(condition: Callable[[], T | None]) -> T:
+    """Like `wait_until`, without blocking the event loop."""
+    while not (found := condition()):
+        await asyncio.sleep(_LOOK_EVERY_S)
+    return found
+
+
+def finish(work: Awaitable[T]) -> T:
+    """Run an event loop until `work` is done."""
+
+    async def within() -> T:
+        return await asyncio.wait_for(work, _GIVE_UP_S)
+
+    return asyncio.run(within())

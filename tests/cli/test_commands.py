@@ -1,0 +1,416 @@
+"""The command line: few verbs, quick help, one clear message for bad input, everything read from the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from builders.changed_studies import measured_like
+from builders.places import PYTHONPATH, REPOSITORY
+from builders.small_study import EXPERIMENT, make_study, small_study, write_split
+
+from midstudy.cli.main import _parser, main
+from midstudy.data.cache import cache_dir
+from midstudy.data.data_args import DataChoice
+from midstudy.recipe import Corpus, Mixture, MixtureRamp, RecipeError, factors
+from midstudy.store.store import Store
+from midstudy.store.study_manifest import freeze, load
+from midstudy.track.client import tracking_uri_of
+
+COUNTS_ALONE = """
+import dataclasses
+from pathlib import Path
+from builders.changed_studies import measured_like
+from builders.small_study import small_study
+
+def study(*, data, text: str):
+    small = small_study(Path(text))
+    return dataclasses.replace(small, name="small_similarity", arms=(), comparisons=())
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    path = tmp_path / "experiment.py"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with the small study in it, made without driver and views."""
+    store = Store.open(tmp_path_factory.mktemp("cli") / "store", create=True)
+    make_study(store, small_study(text))
+    return store
+
+
+def test_the_verbs_are_these():
+    """A new verb or option is a decision: this list is where it is seen."""
+    printed = subprocess.run(
+        [sys.executable, "-m", "midstudy.cli.main", "--help"], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    ).stdout
+    verbs = [line.split()[0] for line in printed.splitlines() if line.startswith("    ") and line[4] != " "]
+    assert verbs == [
+        "plan", "run", "status", "logs", "retry", "cancel", "report", "track", "ui", "clean", "explain", "export",
+    ]  # fmt: skip
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom midstudy.cli.main import main\n"
+        "try: main(['run', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'prefect', 'mlflow', 'pandas', 'pydantic', 'numpy', 'datasets') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_plan_is_printed_before_anything_is_spent(experiment, text, tmp_path, capsys):
+    assert main(["plan", str(experiment), "--store", str(tmp_path / "store"), "--set", f"text={text}", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["steps"] == facts["steps_lower_bound"] == 12 + 9 + 4 + 4
+    assert facts["steps_without_sharing"] == 2 * 16
+    assert facts["stages_finished"] == 0
+    assert facts["comparisons"] == [{"name": "main", "arms": 1, "references": 1}]
+    assert not (tmp_path / "store").exists()
+    assert main(["plan", str(experiment), "--set", f"text={text}"]) == 0
+    told = capsys.readouterr().out
+    assert "  arms     2 from 1 trunk and 1 branch\n  compare  main: 1 arm against 1 reference\n" in told
+    assert "lower bound 29; 32 without sharing" in told
+    # Data and evaluations are in both prices, and three steps of the trunk in one: at most as much again for these.
+    assert facts["device_hours_missing"] < facts["device_hours_without_sharing"] < 32 / 29 * facts["device_hours_missing"]
+
+
+def test_a_plan_of_a_finished_study_imports_no_pytorch(experiment, text, finished):
+    code = (
+        "import sys\nfrom midstudy.cli.main import main\n"
+        f"main(['plan', {str(experiment)!r}, '--store', {str(finished.root)!r}, '--set', 'text={text}'])\n"
+        "print('torch' in sys.modules)"
+    )
+    tests = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=tests, cwd=REPOSITORY
+    )
+    assert ", 0 to run\n" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_plan_of_a_study_without_arms_speaks_of_no_training(text, tmp_path, capsys):
+    experiment = tmp_path / "counts.py"
+    experiment.write_text(COUNTS_ALONE)
+    assert main(["plan", str(experiment), "--set", f"text={text}"]) == 0
+    told = capsys.readouterr().out
+    assert [line.split()[0] for line in told.splitlines()[1:4]] == ["stages", "data", "cost"]
+    assert "similarity 4" in told
+    assert "arms" not in told
+    assert "trunk" not in told
+    assert "without sharing" not in told
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--max-gpu-hours", "0.0000001"], "--max-gpu-hours: the plan needs"),
+        (["--set", "total_steps=1"], "total_steps"),
+        (["--set", "text=/nowhere"], "/nowhere: no such directory"),
+        (["--set", "nothing=1"], "--set nothing"),
+        (["--backend", "slurm", "--placement", "/nowhere"], "--placement: found /nowhere"),
+        (["--jobs-per-gpu", "2"], "placement.jobs_per_gpu"),
+        (["full disk"], "GB are free; the plan writes"),
+    ],
+)
+def test_a_run_that_is_refused_leaves_nothing_behind(more, message, experiment, text, tmp_path, capsys, monkeypatch):
+    if more == ["full disk"]:
+        more = []
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
+    store = tmp_path / "to" / "be" / "made"
+    assert main(["run", str(experiment), "--store", str(store), "--set", f"text={text}", *more]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_whole_id_is_enough_and_finds_the_log_whatever_the_studies_ask_for_now(finished, text, tmp_path, capsys):
+    """The command printed beside a failure keeps working later."""
+    copy = tmp_path / "store"
+    shutil.copytree(finished.root, copy)
+    store = Store.open(copy)
+    shared, former = (arm.state for arm in load(store, "small").arms)
+    text_without = store.paths.manifest("small").read_text().replace(former, "0" * len(former))
+    store.paths.manifest("small").write_text(text_without)  # as if run again with other settings
+    freeze(store, dataclasses.replace(load(store, "small"), name="other"))  # neither study requests `former` now
+
+    def asked(*arguments: str) -> tuple[int, str]:
+        status = main([*arguments, "--store", str(copy)])
+        captured = capsys.readouterr()
+        return status, captured.out + captured.err
+
+    for one in (shared, former, former[:12]):
+        assert f"stage {one if len(one) > 12 else former}: no job has carried it yet" in asked("logs", one)[1]
+    status, said = asked("logs", "evaluate")
+    assert (status, "names 8 stages; give more of its id or name:" in said) == (2, True)
+    assert "no stage 'nothing'" in asked("logs", "nothing")[1]
+    assert "no study called 'none'; there are: other, small" in asked("logs", former, "--study", "none")[1]
+    status, said = asked("export", shared, "--to", "hf", "--output", str(tmp_path / "out"))
+    assert status == 0, said
+    assert f"stage {former}: not one of study 'small' as it was run last" in asked("retry", "small", former)[1]
+    assert f"stage {former}: not one of a study as it was run last" in asked("export", former, "--to", "hf")[1]
+    store.paths.manifest("other").write_text("{")  # a damaged manifest of one study does not affect the others
+    assert f"stage {former}: no job has carried it yet" in asked("logs", former)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "nowhere.py"], "experiment: found nowhere.py; allowed: an existing Python file"),
+        (["plan", "{experiment}"], "text"),
+        (["plan", "{experiment}", "--set", "tex=1"], "Did you mean text?"),
+        (["plan", "{experiment}", "--set", "text={text}", "--data", "code=nowhere"], "--data code"),
+        (["plan", "{experiment}", "--set", "text=/nowhere"], "/nowhere: no such directory"),
+        (["status", "--store", "{tmp}/none"], "no store here. Run a study first"),
+        (["run", "{experiment}", "--set", "text={text}", "--store", "{text}"], "a folder with other files"),
+        (["run", "{experiment}", "--set", "text={text}", "--store", "/proc/store"], "cannot be written"),
+        (["report", "other", "--store", "{store}"], "no study called 'other'; there are: small"),
+        (["logs", "nothing", "--store", "{store}"], "no stage 'nothing'"),
+        (["explain", "evaluate", "tokenizer", "--store", "{store}"], "names 8 stages; give more of its id or name"),
+        (["retry", "small", "tokenizer", "--store", "{store}"], "has not failed; failed are: none"),
+        (["run", "{experiment}", "--set", "text={text}", "--backend", "debug", "--ranks", "2"], "one process"),
+        pytest.param(
+            ["run", "{experiment}", "--set", "text={text}", "--device", "cuda"],
+            "--device: found cuda, but PyTorch sees no CUDA device here; allowed: cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_bad_input_gives_one_message_and_status_two(arguments, message, experiment, text, tmp_path, finished, capsys):
+    places = {"experiment": experiment, "text": text, "tmp": tmp_path, "store": finished.root}
+    assert main([argument.format(**places) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+
+
+EMPTY = [
+    (["plan", "", "--store", "s"], "EXPERIMENT"),
+    (["plan", "x.py", "--store", ""], "--store"),
+    (["plan", "x.py", "--data", ""], "--data"),
+    (["plan", "x.py", "--data", "folder", "--data", "code="], "--data"),
+    (["plan", "x.py", "--data", "=folder"], "--data"),
+    (["plan", "x.py", "--set", ""], "--set"),
+    (["plan", "x.py", "--set", "name="], "--set"),
+    (["plan", "x.py", "--set", "=3"], "--set"),
+    (["run", "x.py", "--store", ""], "--store"),
+    (["run", "x.py", "--placement", ""], "--placement"),
+    (["run", "x.py", "--tracking-uri", ""], "--tracking-uri"),
+    *((["run", "x.py", "--max-gpu-hours", odd], "--max-gpu-hours") for odd in ("", "nan", "inf", "-1", "many")),
+    (["run", "x.py", "--jobs", ""], "--jobs"),
+    (["run", "x.py", "--price-on", ""], "--price-on"),
+    (["run", "x.py", "--backend", ""], "--backend"),
+    (["status", ""], "STUDY"),
+    (["status", "--store", ""], "--store"),
+    (["logs", ""], "STAGE"),
+    (["logs", "a", "--study", ""], "--study"),
+    (["logs", "a", "--lines", ""], "--lines"),
+    (["retry", ""], "STUDY"),
+    (["retry", "study", ""], "STAGE"),
+    (["retry", "--placement", ""], "--placement"),
+    (["cancel", ""], "STUDY"),
+    (["report", ""], "STUDY"),
+    (["track", "sync", ""], "STUDY"),
+    (["track", "sync", "--tracking-uri", ""], "--tracking-uri"),
+    (["ui", "--tracking-uri", ""], "--tracking-uri"),
+    (["clean", "--store", ""], "--store"),
+    (["explain", "", "b"], "A"),
+    (["explain", "a", ""], "B"),
+    (["export", "", "--to", "hf"], "STAGE"),
+    (["export", "a", "--to", "hf", "--output", ""], "--output"),
+    (["export", "a", "--to", "hf", "--study", ""], "--study"),
+]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n"])
+@pytest.mark.parametrize(("arguments", "option"), EMPTY)
+def test_what_a_variable_that_is_not_set_leaves_is_refused_by_the_options_name(
+    arguments, option, blank, tmp_path, monkeypatch, capsys
+):
+    """Otherwise it would mean the wheels, the folder for all, or a store in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    emptied = [blank if one == "" else one + blank if one.endswith("=") else one for one in arguments]
+    with pytest.raises(SystemExit) as ended:
+        main(emptied)
+    assert ended.value.code == 2
+    assert f"error: argument {option}: " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_argument_is_checked_and_every_one_that_takes_a_path_or_name_is_in_that_list():
+    verbs = next(one for one in _parser()._actions if one.dest == "verb").choices
+    assert isinstance(verbs, dict)
+    taken = [action for parser in verbs.values() for action in parser._actions if action.nargs != 0 and not action.choices]
+    assert [one.dest for one in taken if one.type is None] == []
+    names = {one.option_strings[0] if one.option_strings else one.metavar for one in taken}
+    numbers = {"--jobs", "--threads", "--ranks", "--micro-batch", "--jobs-per-gpu", "--lines", "--max-gpu-hours"}
+    assert names - numbers == {option for _, option in EMPTY} - numbers - {"--price-on", "--backend"}
+
+
+@pytest.mark.parametrize("value", ["", " ", "nan", "-1", "-inf", "two"])
+def test_a_limit_that_limits_nothing_is_refused(value, capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "x.py", f"--max-gpu-hours={value}"])
+    told = "nothing (is a variable not set?)" if not value.strip() else value
+    assert f"argument --max-gpu-hours: found {told}; allowed: a number of hours of at least 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [None, "", "  "])
+@pytest.mark.parametrize("name", ["MIDSTUDY_STORE", "MIDSTUDY_CACHE", "XDG_CACHE_HOME", "MLFLOW_TRACKING_URI"])
+def test_a_variable_that_is_empty_counts_as_not_set(name, value, tmp_path, monkeypatch):
+    for other in ("MIDSTUDY_STORE", "MIDSTUDY_CACHE", "XDG_CACHE_HOME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if value is not None:
+        monkeypatch.setenv(name, value)
+    assert _parser().parse_args(["status"]).store == "store"
+    assert cache_dir() == tmp_path / ".cache" / "midstudy"
+    assert tracking_uri_of(Store.open(tmp_path / "store", create=True)).endswith("mlflow.db")
+
+
+@pytest.mark.parametrize(
+    ("argument", "field"),
+    [("", "--data"), (" ", "--data"), ("code=", "--data code"), ("code= ", "--data code"), ("=x", "--data")],
+)
+def test_a_source_that_names_nothing_is_refused_wherever_it_comes_from(argument, field):
+    with pytest.raises(RecipeError, match="Is a variable not set") as raised:
+        DataChoice(("folder", argument))
+    assert raised.value.path == field
+
+
+@pytest.mark.parametrize(
+    ("name", "is_read"), [("general", True), ("code", False), ("sft/code", False)], ids=["evaluated", "trained", "task"]
+)
+def test_a_plan_refuses_an_empty_carved_split_where_an_evaluation_reads_it(
+    name, is_read, experiment, text, tmp_path, capsys
+):
+    """Forty rows of which none falls to test, or nine items of which none falls to dev."""
+    copy = tmp_path / "text"
+    shutil.copytree(text, copy)
+    (copy / name / "validation.jsonl").unlink()
+    if name.startswith("sft"):
+        write_split(copy / name, "train", ({"question": f"{number}?", "answer": "y"} for number in range(9)))
+    else:
+        (copy / name / "test.jsonl").unlink()
+        write_split(copy / name, "train", ({"text": f"x = {number}"} for number in range(40)))
+    arguments = ["plan", str(experiment), "--set", f"text={copy}"]
+    assert main(arguments) == (2 if is_read else 0)
+    if is_read:
+        told = capsys.readouterr().err
+        assert f"{copy / name}: the test split is empty: of the 40 rows of train.jsonl" in told
+        assert "Supply test.jsonl, or more rows" in told
+        counts = tmp_path / "counts.py"
+        counts.write_text(COUNTS_ALONE)
+        assert main(["plan", str(counts), "--set", f"text={copy}"]) == 0
+
+
+def test_status_and_explain_read_the_store(finished, capsys):
+    assert main(["status", "--store", str(finished.root), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["finished"] == facts["stages"]
+    assert (facts["running"], facts["failed"], facts["waiting"]) == ([], [], 0)
+
+    pair = ["sft nano control → code_task, trunk 0, SFT 7", "sft nano code50@3 → code_task, trunk 0, SFT 7"]
+    assert main(["explain", *pair, "--store", str(finished.root), "--json"]) == 0
+    explained = json.loads(capsys.readouterr().out)
+    paths = [one["path"] for one in explained["differences"]]
+    assert any(path.startswith("curriculum.stretches[1]") for path in paths)
+
+
+def test_a_study_of_a_ramped_mixture_reaches_its_report(text, tmp_path):
+    """A tenth code to a half over 4 of the 9 steps after step 3, a half from there: the tokens are those of all nine."""
+    study = small_study(text)
+    control, code = study.arms
+    corpora = {one.name: one for one in study.datasets() if isinstance(one, Corpus)}
+    before, after = (Mixture.blend(corpora["general"], {corpora["code"]: share}) for share in (0.1, 0.5))
+    ramp = MixtureRamp(from_mixture=before, to_mixture=after, num_steps=4)
+    trunk, sft = control.curriculum.until(12), control.curriculum.stretches[-1].phase
+    labels = factors(mix="ramp to code", weight=0.411, start_step=3)
+    curriculum = trunk.branch(start_step=3, data=ramp, name="ramp to code", factors=labels).then(sft)
+    assert len(curriculum.stretches) == 4
+    ramped = measured_like(code, curriculum)
+    store = Store.open(tmp_path / "store", create=True)
+    compared = dataclasses.replace(study.comparisons[0], arms=[ramped], references=[control])
+    make_study(store, dataclasses.replace(study, arms=(control, ramped), comparisons=[compared]))
+    assert load(store, "small").arms[1].tokens["code"] == pytest.approx((4 * 0.3 + 5 * 0.5) * 4 * 32, abs=32)
+    assert main(["report", "small", "--store", str(store.root)]) == 0
+    assert "ramp to code" in (store.paths.study("small") / "report" / "report.html").read_text()
+
+
+def test_a_failed_stage_is_told_with_what_runs_it_again(finished, capsys, tmp_path):
+    copy = tmp_path / "store"
+    shutil.copytree(finished.root, copy)
+    store = Store.open(copy)
+    manifest = load(store, "small")
+    arm = manifest.arms[1]
+    stage = manifest.stages[arm.state].start_from
+    assert stage is not None
+    for one in (stage, arm.state, *arm.measures["sft_loss"]):
+        shutil.rmtree(store.paths.published(one))
+    store.report_failure(stage, {"cause": "MemoryError: no more", "retry": "midstudy retry small", "log": []})
+    assert main(["status", "--store", str(copy), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [one["cause"] for one in facts["failed"]] == ["MemoryError: no more"]
+    assert facts["skipped"] == 2
+    assert {one["id"]: one["label"] for one in facts["by_stage"]} == {
+        one: planned.label for one, planned in manifest.stages.items()
+    }
+    states = [one["is"] for one in facts["by_stage"]]
+    assert {word: states.count(word) for word in set(states)} == {
+        "failed": 1, "skipped": 2, "finished": len(manifest.stages) - 3,
+    }  # fmt: skip
+    assert main(["status", "--store", str(copy)]) == 0
+    assert "midstudy retry small" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_where_a_study_is_computed_is_recorded_and_changes_no_id(experiment, text, tmp_path, finished):
+    store = tmp_path / "store"
+    where = ["--micro-batch", "2", "--threads", "1", "--jobs", "1"]
+    command = ["run", str(experiment), "--store", str(store), "--set", f"text={text}", *where]
+    done = subprocess.run(
+        [sys.executable, "-m", "midstudy.cli.main", *command],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},  # where the experiment finds the small study
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0 failed" in done.stdout
+    made = Store.open(store)
+    manifest = load(made, "small")
+    assert set(manifest.stages) == set(load(finished, "small").stages)
+    for arm in manifest.arms:
+        record = made.record(arm.state)
+        assert record.environment["placement"]["micro_batch"] == 2
+        assert "noise_scale_sequences" in record.metrics
+        (evaluation,) = arm.measures["sft_loss"]
+        expected = finished.record(evaluation).metrics["loss_nats"]
+        assert made.record(evaluation).metrics["loss_nats"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_study_runs_fails_and_is_retried_from_the_command_line(experiment, text, tmp_path, capfd):
+    """The whole path with real jobs, a real Prefect server and a real MLflow store."""
+    store = tmp_path / "store"
+    arguments = [str(experiment), "--store", str(store), "--set", f"text={text}"]
+    assert main(["run", *arguments]) == 0
+    assert "0 failed" in capfd.readouterr().out
+    assert (store / "studies" / "small" / "report" / "report.html").exists()
+    assert main(["run", *arguments]) == 0
+    assert "0 stages run" in capfd.readouterr().out
+    assert main(["report", "--store", str(store), "--json"]) == 0
+    assert "report" in json.loads(capfd.readouterr().out.splitlines()[-1])

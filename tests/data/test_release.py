@@ -1,0 +1,300 @@
+"""Released checkpoints as starts: found in a folder or the hub's cache, read without torch, refused by the field."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders.places import REPOSITORY
+from builders.releases import COMMIT, cached_snapshot, write_release, write_tokenizer
+
+from midstudy.data import digests
+from midstudy.data.release import release_bytes, release_files, released_pythia, tokenizer_bytes
+from midstudy.model.config import huggingface_config, shape_of_config
+from midstudy.recipe import RecipeError, Release, ReleasedTokenizer, Start, pythia
+
+# config.json of EleutherAI/pythia-70m, as published.
+PYTHIA_70M = {
+    "architectures": ["GPTNeoXForCausalLM"],
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "hidden_act": "gelu",
+    "hidden_size": 512,
+    "initializer_range": 0.02,
+    "intermediate_size": 2048,
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 2048,
+    "model_type": "gpt_neox",
+    "num_attention_heads": 8,
+    "num_hidden_layers": 6,
+    "rotary_emb_base": 10000,
+    "rotary_pct": 0.25,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+    "transformers_version": "4.24.0",
+    "use_cache": True,
+    "use_parallel_residual": True,
+    "vocab_size": 50304,
+}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_release(tmp_path_factory.mktemp("releases") / "tiny-neox")
+
+
+@pytest.fixture
+def release(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "tiny-neox"))
+
+
+def weights(start: Start) -> Release:
+    assert isinstance(start.weights, Release)
+    return start.weights
+
+
+def tokenizer(start: Start) -> ReleasedTokenizer:
+    assert isinstance(start.tokenizer, ReleasedTokenizer)
+    return start.tokenizer
+
+
+def edit(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config = {name: value for name, value in (config | changes).items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_the_published_configuration_of_pythia_is_the_shape_of_that_name():
+    assert shape_of_config(PYTHIA_70M) == pythia("70m")
+    assert shape_of_config(huggingface_config(pythia("1b"))) == pythia("1b")
+
+
+def test_a_folder_gives_model_tokenizer_and_weights(release: Path):
+    start = released_pythia(str(release), step=71_000)
+    assert (start.model.num_layers, start.model.width, start.model.vocab_size) == (2, 64, 512)
+    assert (start.model.rotary_fraction, start.model.rotary_base) == (0.5, 20_000)  # as transformers 5 writes them
+    assert (start.seed, str(start.weights)) == (None, "tiny-neox@step71000")
+    assert start.tokenizer.vocab_size == 322  # with the two added after training
+    assert release_files(weights(start)) == [release / "model.safetensors"]
+    assert tokenizer_bytes(tokenizer(start)) == (release / "tokenizer.json").read_bytes()
+
+
+def test_a_copy_elsewhere_is_the_same_release_and_other_weights_another(release: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(release, tmp_path / "copy"))
+    assert released_pythia(str(copy)).id == released_pythia(str(release)).id
+    other = released_pythia(str(write_release(tmp_path / "other", seed=1)))
+    assert other.id != released_pythia(str(release)).id
+    assert tokenizer(other).digest == tokenizer(released_pythia(str(release))).digest
+
+
+def test_shards_are_found_through_their_index(tmp_path: Path):
+    folder = write_release(tmp_path / "sharded", shard="100KB")
+    assert not (folder / "model.safetensors").exists()
+    names = [path.name for path in release_files(weights(released_pythia(str(folder))))]
+    assert len(names) > 1
+    assert names == sorted(path.name for path in folder.glob("*.safetensors"))
+    (folder / names[0]).unlink()
+    with pytest.raises(ValueError, match=f"{names[0]}: missing"):
+        released_pythia(str(folder))
+
+
+def test_what_changed_since_the_plan_is_refused(release: Path):
+    start = released_pythia(str(release))
+    with (release / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x07")
+    with pytest.raises(ValueError, match="changed: sha256"):
+        release_files(weights(start))
+    write_tokenizer(release, special=("<|endoftext|>",))
+    with pytest.raises(ValueError, match="changed: sha256"):
+        tokenizer_bytes(tokenizer(start))
+
+
+def exchange(path: Path) -> None:
+    """Replace the file with one of the same size and timestamp but other bytes at the end."""
+    status, content = path.stat(), path.read_bytes()
+    path.with_name("new").write_bytes(content[:-8] + content[-8:][::-1])
+    os.utime(path.with_name("new"), ns=(status.st_atime_ns, status.st_mtime_ns))
+    path.with_name("new").replace(path)
+    assert path.read_bytes() != content
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_an_exchanged_release_of_the_same_size_and_time_stamp_is_another(
+    release: Path, monkeypatch: pytest.MonkeyPatch, remembered: bool
+):
+    if remembered:
+        monkeypatch.setattr(digests, "_SMALL_BYTES", 0)
+        monkeypatch.setattr(digests, "_SETTLED_S", -60.0)
+    start = released_pythia(str(release))
+    exchange(release / "model.safetensors")
+    assert released_pythia(str(release)).id != start.id
+    with pytest.raises(ValueError, match="changed: sha256"):
+        release_files(weights(start))
+
+
+def test_a_latest_link_is_the_release_that_it_leads_to(release: Path, tmp_path: Path):
+    latest = tmp_path / "latest"
+    latest.symlink_to(release.name)
+    start = released_pythia(str(latest))
+    shutil.copytree(release, tmp_path / "v2")
+    exchange(tmp_path / "v2" / "model.safetensors")
+    latest.unlink()
+    latest.symlink_to("v2")
+    assert released_pythia(str(latest)).id != start.id
+
+
+def test_the_weights_that_are_imported_are_digested_whatever_was_remembered(release: Path, monkeypatch: pytest.MonkeyPatch):
+    start = released_pythia(str(release))
+    known = {path: digests.file_digest(path) for path in release.iterdir()}
+    assert [path.name for path, _ in release_bytes(weights(start))] == ["model.safetensors"]
+    monkeypatch.setattr("midstudy.data.release.file_digest", known.__getitem__)
+    exchange(release / "model.safetensors")
+    with pytest.raises(ValueError, match="changed: sha256"):
+        list(release_bytes(weights(start)))
+    exchange(release / "tokenizer.json")
+    with pytest.raises(ValueError, match="changed: sha256"):
+        tokenizer_bytes(tokenizer(start))
+
+
+def test_a_file_of_the_hubs_cache_is_what_its_name_says(original: Path):
+    """The cache names a large file by its SHA-256; the commit's folder links to it."""
+    snapshot = cached_snapshot("owner/exchanged")
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(original / name, snapshot / name)
+    blobs = snapshot.parent.parent / "blobs"
+    blobs.mkdir(exist_ok=True)
+    blob = blobs / digests.file_digest(original / "model.safetensors")
+    shutil.copy(original / "model.safetensors", blob)
+    (snapshot / "model.safetensors").unlink(missing_ok=True)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    start = released_pythia(f"hub:owner/exchanged@{COMMIT}")
+    assert len(list(release_bytes(weights(start)))) == 1
+    exchange(blob)
+    with pytest.raises(ValueError, match=r"damaged: expected sha256 .* \(its file name\), got .*\. Remove it"):
+        list(release_bytes(weights(start)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"model_type": "llama"}, "model_type"),
+        ({"hidden_act": "gelu_fast"}, "hidden_act"),
+        ({"use_parallel_residual": False}, "use_parallel_residual"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ({"attention_bias": False}, "attention_bias"),
+        ({"attention_dropout": 0.1}, "attention_dropout"),
+        ({"hidden_dropout": 0.1}, "hidden_dropout"),
+        ({"layer_norm_eps": 1e-6}, "layer_norm_eps"),
+        ({"intermediate_size": 128}, "intermediate_size"),
+        ({"num_hidden_layers": None}, "num_hidden_layers"),
+        ({"rope_parameters": None}, "rotary_pct"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_parameters.rope_type"),
+        ({"rope_parameters": ["default"]}, "rope_parameters"),
+        # Two spellings of one number, of which versions of transformers believe one or the other.
+        ({"rotary_pct": 1.0}, "rope_parameters.partial_rotary_factor"),
+        ({"rotary_emb_base": 500}, "rope_parameters.rope_theta"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, "rope_scaling.rope_type"),
+        ({"quantization_config": {"bits": 8}}, "quantization_config"),
+    ],
+)
+def test_an_architecture_that_is_not_computed_exactly_is_refused_by_its_field(release: Path, changes, field: str):
+    edit(release, **changes)
+    with pytest.raises(RecipeError) as raised:
+        released_pythia(str(release))
+    assert raised.value.path == f"release.tiny-neox.config.{field}"
+
+
+def test_two_spellings_that_agree_are_one(release: Path):
+    shape = released_pythia(str(release)).model
+    edit(release, rotary_pct=0.5, rotary_emb_base=20_000)
+    assert released_pythia(str(release)).model == shape
+
+
+@pytest.mark.parametrize("step", [-5, "main", True, 1.5])
+def test_a_step_that_is_none_is_refused(release: Path, step: Any):
+    with pytest.raises(RecipeError, match=r"step: found .*; allowed: a whole number of at least 0.*commit after @ chooses"):
+        released_pythia(str(release), step=step)
+
+
+@pytest.mark.parametrize("weight_map", [["model.safetensors"], {"a": ["model.safetensors"]}, {}, None])
+def test_an_index_that_names_no_files_is_told(tmp_path: Path, weight_map: Any):
+    folder = write_release(tmp_path / "sharded", shard="100KB")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ValueError, match="weight_map names no files beside it"):
+        released_pythia(str(folder))
+
+
+def test_a_tokenizer_whose_end_of_text_is_not_id_0_is_refused(release: Path):
+    write_tokenizer(release, special=("<|padding|>", "<|endoftext|>"))
+    with pytest.raises(RecipeError, match=r"tokenizer\.<\|endoftext\|>: found 1; allowed: id 0"):
+        released_pythia(str(release))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("{folder}/nowhere", "no such folder"),
+        ("", "release: found nothing"),
+        ("  ", "release: found nothing"),
+        ("hub:owner/name", "the commit pins the weights"),
+        ("hub:owner/name@step71000", "40 hex digits"),
+        (f"hub:owner/no-such-model@{COMMIT}", "the hub cannot be reached"),
+        (f"hub:a/b/c@{COMMIT}", "cannot be read"),
+    ],
+)
+def test_what_names_no_release_is_told(tmp_path: Path, argument: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        released_pythia(argument.format(folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("config.json", "config.json: missing"),
+        ("tokenizer.json", "tokenizer.json: missing"),
+        ("model.safetensors", "model.safetensors: missing"),
+    ],
+)
+def test_a_missing_file_is_named(release: Path, missing: str, message: str):
+    (release / missing).unlink()
+    with pytest.raises(ValueError, match=message):
+        released_pythia(str(release))
+
+
+def test_pickled_weights_are_refused_with_the_way_out(release: Path):
+    (release / "model.safetensors").rename(release / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin: pickled weights.*save_pretrained"):
+        released_pythia(str(release))
+
+
+def test_a_hub_model_is_read_from_the_cache_and_its_weights_only_when_they_are_imported(original: Path):
+    snapshot = cached_snapshot("owner/tiny-neox")
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(original / name, snapshot / name)
+    argument = f"hub:owner/tiny-neox@{COMMIT}"
+    start = released_pythia(argument, step=512)
+    assert str(start.weights) == "tiny-neox@step512"
+    assert str(weights(start).source) == "hub:owner/tiny-neox"
+    assert start.model == released_pythia(str(original)).model
+    with pytest.raises(ValueError, match=r"model\.safetensors: missing.*a commit, with safetensors"):
+        release_files(weights(start))
+    shutil.copy(original / "model.safetensors", snapshot)
+    assert release_files(weights(start)) == [snapshot / "model.safetensors"]
+    assert tokenizer_bytes(tokenizer(start)) == (snapshot / "tokenizer.json").read_bytes()
+
+
+def test_a_release_is_planned_without_torch(original: Path):
+    code = (
+        "import sys; from midstudy.data.release import released_pythia\n"
+        "import midstudy.plan.planner, midstudy.plan.manifest\n"
+        f"released_pythia({str(original)!r}); print('torch' in sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
+    assert printed.strip() == "False"

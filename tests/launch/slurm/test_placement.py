@@ -1,0 +1,133 @@
+"""Placement files: the most specific table wins, and what cannot be is said by its dotted path before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from builders.fake_execute import fake_stage
+from builders.places import REPOSITORY
+
+from midstudy.launch.slurm.placement_file import Jobs, PlacementFile, read_placement_file
+from midstudy.recipe.stage import Stage
+from midstudy.train.placement import Placement
+
+EXAMPLE = REPOSITORY / "experiments" / "placement_slurm.toml"
+
+
+def read(tmp_path: Path, text: str) -> PlacementFile:
+    path = tmp_path / "placement.toml"
+    path.write_text(text)
+    return read_placement_file(path)
+
+
+def stage(role: str, model: str = "") -> Stage:
+    return fake_stage(f"{role} {model}", role=role, model=model)
+
+
+def test_the_most_specific_table_wins(tmp_path: Path) -> None:
+    file = read(
+        tmp_path,
+        """
+        [default]
+        partition = "a"
+        time_limit_min = 10
+        memory_gb = 1
+        cpus_per_task = 1
+        [size.70m]
+        time_limit_min = 20
+        memory_gb = 2
+        cpus_per_task = 2
+        [kind.sft]
+        memory_gb = 3
+        cpus_per_task = 3
+        [kind.sft.size.70m]
+        cpus_per_task = 4
+        """,
+    )
+    placed = {
+        (kind, size): file.place(stage(kind, size)).resources
+        for kind, size in (("data", ""), ("pretrain", "70m"), ("sft", "160m"), ("sft", "70m"))
+    }
+    shown = {key: (one.partition, one.time_limit_min, one.memory_gb, one.cpus_per_task) for key, one in placed.items()}
+    assert shown == {
+        ("data", ""): ("a", 10, 1, 1),
+        ("pretrain", "70m"): ("a", 20, 2, 2),
+        ("sft", "160m"): ("a", 10, 3, 3),
+        ("sft", "70m"): ("a", 20, 3, 4),
+    }
+
+
+def test_small_jobs_share_a_gpu_in_the_parts_that_the_cluster_has(tmp_path: Path) -> None:
+    text = '[kind.sft]\ndevice = "cuda"\njobs_per_gpu = 4\nsbatch = {gres = "shard:1"}\n'
+    place = read(tmp_path, text).place(stage("sft", "70m"))
+    assert place.compute == Placement(device="cuda", jobs_per_gpu=4)
+    assert (place.resources.gpus_per_node, place.resources.sbatch) == (0, (("gres", "shard:1"),))
+
+
+def test_one_table_says_what_is_asked_for_and_how_it_computes(tmp_path: Path) -> None:
+    text = '[default]\nnodes = 2\nnum_ranks = 4\ndevice = "cuda"\ngpus_per_node = 2\nsbatch = {mail_type = "END"}\n'
+    place = read(tmp_path, text + 'setup = ["module load cuda"]\n[jobs]\nat_a_time = 7').place(stage("sft"))
+    assert place.compute == Placement(device="cuda", num_ranks=4)
+    assert place.ranks_per_node == 2
+    assert place.resources.sbatch == (("mail-type", "END"),)
+    assert place.resources.setup == ("module load cuda",)
+    assert hash(place) == hash(read(tmp_path, text + 'setup = ["module load cuda"]').place(stage("midtrain")))
+
+
+def test_an_empty_file_leaves_all_to_the_cluster(tmp_path: Path) -> None:
+    file = read(tmp_path, "")
+    assert file.jobs == Jobs()
+    assert file.place(stage("sft", "70m")).compute == Placement()
+    assert not file.uses_gpus
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "found", "allowed"),
+    [
+        ("[defaults]", "defaults", "a name it does not know", "default, size, kind, jobs, driver"),
+        ("[default]\nmemory = 3", "default.memory", "a name it does not know", "memory_gb"),
+        ("[size.70M]", "size.70M", "a name it does not know", "70m"),
+        ("[kind.finetune]", "kind.finetune", "a name it does not know", "sft"),
+        ("[kind.sft.size.7b]", "kind.sft.size.7b", "a name it does not know", "1b"),
+        ('[default]\ntime_limit_min = "4:00:00"', "default.time_limit_min", "4:00:00", "a whole number of minutes"),
+        ("[kind.sft]\nnum_ranks = 3\nnodes = 2", "kind.sft.num_ranks", "3", "a multiple of the 2 nodes"),
+        ("[default]\nnum_threads = 8", "default.num_threads", "8", "at most cpus_per_task, which is 1"),
+        ('[size.1b]\ndevice = "cuda"', "size.1b.gpus_per_node", "0", "at least 1, one a rank"),
+        (
+            '[size.70m]\ndevice = "cuda"\ngpus_per_node = 1\njobs_per_gpu = 4',
+            "size.70m.jobs_per_gpu",
+            "4 with gpus_per_node = 1",
+            "a part of a GPU among sbatch's parameters",
+        ),
+        ("[default]\njobs_per_gpu = 4", "default.jobs_per_gpu", "4 with device cpu", "1, or more with device"),
+        ('[default]\ndevice = "gpu"', "default.device", "gpu", "cpu, cuda"),
+        ('[default]\nsbatch = {signal = "USR1@10"}', "default.sbatch.signal", "USR1@10", "parameters other than"),
+        ('[default]\nsetup = "module load cuda"', "default.setup", "a value of type str", "a list of lines"),
+        ('[default]\npartition = "a\\nb"', "default.partition", "'a\\nb'", "a name, in quotes"),
+        ("[jobs]\nat_a_time = 0", "jobs.at_a_time", "0", "at least 1"),
+        ('[driver]\ndevice = "cpu"', "driver.device", "a name it does not know", "partition"),
+        ("size = 3", "size", "a value of type int", "a table"),
+    ],
+)
+def test_what_cannot_be_is_said_by_its_path(tmp_path: Path, text: str, path: str, found: str, allowed: str) -> None:
+    with pytest.raises(ValueError, match=r"--placement .*placement.toml: ") as caught:
+        read(tmp_path, text)
+    said = str(caught.value)
+    assert f"placement.toml: {path}: found {found}" in said
+    assert allowed in said
+
+
+def test_a_file_that_is_no_toml_or_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"placement.toml: not TOML \(Expected '\]' at the end"):
+        read(tmp_path, "[default")
+    with pytest.raises(ValueError, match=r"absent.toml: cannot be read \(No such file"):
+        read_placement_file(tmp_path / "absent.toml")
+
+
+def test_the_example_in_the_tree_is_one() -> None:
+    file = read_placement_file(EXAMPLE)
+    assert file.place(stage("sft", "1b")).compute.num_ranks == 4
+    assert file.place(stage("evaluation", "1b")).compute.num_ranks == 1
+    assert file.place(stage("data")).compute.device == "cpu"
+    assert file.uses_gpus

@@ -1,0 +1,128 @@
+"""Costs of stages other than training: text by its bytes; evaluations by forward pass plus fixed overhead."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from builders.small_recipes import CODE, GENERAL, PYCODE, TOKENIZER
+
+from midstudy.data import wheels
+from midstudy.data.size import text_bytes, unprepared_parts
+from midstudy.plan.cost import (
+    DATA_STAGE_S,
+    EVALUATION_S,
+    FORWARD_SHARE,
+    PREPARING_BYTES_PER_S,
+    TOKENISING_BYTES_PER_S,
+    Calibrated,
+    Throughput,
+    Workload,
+)
+from midstudy.plan.device import CPU_CORE
+from midstudy.plan.planner import make_plan
+from midstudy.recipe import Corpus, Evaluation, Source, Study, Task, TokenCounts, pythia
+
+NANO = pythia("nano", vocab_size=512, max_seq_len=64)
+
+
+def files(folder: Path, **changes: int) -> Corpus:
+    return Corpus(name="mine", source=Source(kind="files", part="", revision="r1", location=str(folder)), **changes)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, size in (("train.jsonl", 5_000), ("validation.jsonl.gz", 200), ("test.jsonl", 1_000), ("other.txt", 9_000)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    return tmp_path
+
+
+def test_the_text_of_a_folder_is_that_of_its_splits(folder: Path) -> None:
+    assert text_bytes(files(folder)) == 5_000 + 3 * 200 + 1_000
+    assert text_bytes(files(folder, max_bytes=800)) == 800 + 600 + 800
+    assert text_bytes(files(folder / "nowhere")) == 0
+
+
+def test_the_text_of_the_wheels_is_that_of_their_manifest() -> None:
+    part = wheels.frozen_manifest()["parts"]["general"]["splits"]
+    assert text_bytes(GENERAL) == sum(split["bytes"] for split in part.values())
+    limited = dataclasses.replace(GENERAL, max_bytes=1_000)
+    assert text_bytes(limited) == 3_000
+    part = wheels.frozen_manifest()["parts"]["pycode"]["splits"]
+    every, some = text_bytes(PYCODE), text_bytes(dataclasses.replace(PYCODE, max_items=100))
+    assert every == sum(split["bytes"] for split in part.values())
+    assert some == pytest.approx(sum(100 * split["bytes"] / split["docs"] for split in part.values()))
+
+
+def test_the_text_of_the_hub_goes_as_far_as_the_limit() -> None:
+    source = Source(kind="hub", part="a/b", revision="c" * 40)
+    limited = Corpus(name="mine", source=source, max_bytes=2_000_000)
+    assert text_bytes(limited) == 6_000_000
+    assert text_bytes(Corpus(name="mine", source=source)) > 50_000_000
+    assert text_bytes(Task(name="mine", source=source, max_items=1_000)) < 2_000_000
+
+
+def test_parts_of_the_wheels_are_prepared_once_with_the_tasks_whose_test_items_they_may_not_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIDSTUDY_CACHE", str(tmp_path))
+    assert set(unprepared_parts(GENERAL.source)) == {"general", *wheels.TASKS}
+    assert set(unprepared_parts(PYCODE.source)) == {"pycode"}
+    for part in wheels.TASKS:
+        (tmp_path / "prepared" / wheels.list_digest()[:16] / part).mkdir(parents=True)
+    assert set(unprepared_parts(GENERAL.source)) == {"general"}
+    assert unprepared_parts(files(tmp_path).source) == {}
+
+
+def test_tokens_are_priced_by_bytes_and_preparation_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def costs() -> dict[str, float]:
+        counts = tuple(
+            TokenCounts(data=data, tokenizer=TOKENIZER, num_documents=10, tokens_per_document=32, seed=0)
+            for data in (GENERAL, CODE, PYCODE)
+        )
+        study = Study(name="s", question="q", counts=counts)
+        plan = make_plan(study, throughput=Throughput(CPU_CORE, {}), published=lambda ids: set(), kept_states=())
+        return {stage.label: stage.cost_s for stage in plan.stages.values()}
+
+    monkeypatch.setenv("MIDSTUDY_CACHE", str(tmp_path))
+    first = costs()
+    for part in wheels.PARTS:
+        (tmp_path / "prepared" / wheels.list_digest()[:16] / part).mkdir(parents=True)
+    again = costs()
+    for data in (GENERAL, CODE, PYCODE):
+        assert again[f"tokens {data.name}"] == pytest.approx(DATA_STAGE_S + text_bytes(data) / TOKENISING_BYTES_PER_S)
+    needed = [dataclasses.replace(GENERAL.source, part=part) for part in ("general", "code", *wheels.TASKS)]
+    text = sum(text_bytes(Corpus(name="part", source=source)) for source in needed)
+    assert sum(first.values()) - sum(again.values()) == pytest.approx(text / PREPARING_BYTES_PER_S)
+
+
+def test_an_evaluation_costs_its_forward_pass_as_it_was_measured() -> None:
+    look = Evaluation(data=GENERAL, split="test", loss="all_tokens", seq_len=64, max_sequences=10)
+    training_s = Throughput(CPU_CORE, {("nano", "fp32"): 1e9}).training_s(NANO, "fp32", num_tokens=640, seq_len=64)
+    stores = Throughput(CPU_CORE, {("nano", "fp32"): 1e9})
+    assert stores.evaluation_s(NANO, "fp32", look) == pytest.approx(EVALUATION_S + FORWARD_SHARE * training_s)
+    calibrated = Throughput(CPU_CORE, {}, {("nano", "fp32"): Calibrated(1e9, 0.6)})
+    assert calibrated.evaluation_s(NANO, "fp32", look) == pytest.approx(EVALUATION_S + 0.6 * training_s)
+
+
+def test_the_store_counts_before_a_calibration_and_that_before_what_was_recorded() -> None:
+    kind = ("micro", "fp32")
+    micro = pythia("micro", vocab_size=4_096)
+    calibrated = {kind: Calibrated(2e9, 0.5)}
+    each = (Throughput(CPU_CORE, {kind: 1e9}, calibrated), Throughput(CPU_CORE, {}, calibrated), Throughput(CPU_CORE, {}))
+    assert [one.source(micro, "fp32", seq_len=256) for one in each] == ["store", "calibrated", "recorded"]
+    flops = micro.flops_per_token(seq_len=256)
+    seen = [one.training_s(micro, "fp32", num_tokens=1, seq_len=256) for one in each[:2]]
+    assert seen == pytest.approx([flops / 1e9, flops / 2e9])
+
+
+def test_how_much_slower_emulation_is_needs_both_rates() -> None:
+    rates = {("nano", "fp32"): Calibrated(4e9, 0.5), ("nano", "bf16_true"): Calibrated(1e9, 0.5)}
+    one = Workload(NANO, "bf16_true", 64, 8)
+    assert Throughput(CPU_CORE, {}, rates, emulates_bfloat16=True).times_fp32(one) == 4.0
+    assert Throughput(CPU_CORE, {}, rates).times_fp32(one) is None
+    for kind in rates:
+        assert Throughput(CPU_CORE, {}, {kind: rates[kind]}, emulates_bfloat16=True).times_fp32(one) is None
+    fp32 = dataclasses.replace(one, precision="fp32")
+    assert Throughput(CPU_CORE, {}, rates, emulates_bfloat16=True).times_fp32(fp32) is None

@@ -1,0 +1,199 @@
+"""Figures can be read without the text: units, seeds, intervals, and places for what is not finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders.analysis_tables import bridging_tables, similarity_table, tables_of
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from midstudy.analysis.correlations import correlations
+from midstudy.analysis.effects import effects
+from midstudy.analysis.tables import Tables
+from midstudy.report.cells import names_of_arms
+from midstudy.report.figures import style
+from midstudy.report.figures.along import along_figure
+from midstudy.report.figures.forest import forest_figure
+from midstudy.report.figures.runs import runs_figure
+from midstudy.report.figures.similarity import similarity_figure
+from midstudy.studies.bridging.forgetting_figure import forgetting_figure
+from midstudy.studies.bridging.proximity import proximity_pairs
+from midstudy.studies.bridging.proximity_figure import numbered, proximity_figure
+
+
+def draw(tables: Tables, name: str) -> Figure:
+    entry = tables.manifest.comparison(name)
+    found = {column: effects(tables, entry, column) for column in entry.columns}
+    names = names_of_arms(tables.arms, tables.manifest, entry)
+    if entry.along is None:
+        return forest_figure(tables.arms, entry, found, names=names)
+    return along_figure(tables.arms, entry, found, names=names, seed=next(iter(tables.manifest.seeds), None))
+
+
+def texts(figure: Figure) -> list[str]:
+    """Every text of a figure that is not a tick."""
+    found = [text.get_text() for axes in figure.axes for text in (*axes.texts, axes.xaxis.label, axes.yaxis.label)]
+    return [*found, *(axes.get_title(loc="left") for axes in figure.axes)]
+
+
+def row_names(figure: Figure) -> list[str]:
+    return [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+
+
+def test_a_forest_names_every_arm_with_its_seeds_and_prints_its_mean() -> None:
+    tables = bridging_tables()
+    figure = draw(tables, "main")
+    names = row_names(figure)
+    for mix in ("code", "math", "instruction"):
+        assert f"{mix}, n = 3" in names
+    best = effects(tables, tables.manifest.comparison("main"), "sft_loss").table.iloc[0]
+    assert f"{100 * best['relative_improvement']:+.1f}" in texts(figure)
+    assert any("%" in text for text in texts(figure))
+
+
+def test_arms_are_named_by_what_tells_them_apart_alone() -> None:
+    """Weight and start step are the same in all arms of the main comparison; along the axis a factor is no name."""
+    tables = bridging_tables()
+    assert names_of_arms(tables.arms, tables.manifest, tables.manifest.comparison("main")) == ["mix"]
+    assert names_of_arms(tables.arms, tables.manifest, tables.manifest.comparison("timing")) == []
+
+
+def test_an_unfinished_arm_keeps_its_row() -> None:
+    figure = draw(bridging_tables(unfinished=[{"mix": "math"}]), "main")
+    assert "math, n = 0" in row_names(figure)
+    assert "not finished" in texts(figure)
+
+
+def test_one_seed_has_no_interval_and_a_hollow_mean() -> None:
+    figure = draw(bridging_tables(trunk_seeds=(0,)), "main")
+    assert "code, n = 1" in row_names(figure)
+    means = [line for axes in figure.axes for line in axes.lines if line.get_markersize() == style.MEAN]
+    assert means
+    assert all(line.get_markerfacecolor() == "white" for line in means)
+
+
+def test_a_curve_shows_units_seeds_and_every_planned_value() -> None:
+    figure = draw(bridging_tables(unfinished=[{"start_step": 80}]), "timing")
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["10", "50", "80"]
+    assert "not\nfinished" in texts(figure)
+    assert "start step" in texts(figure)
+    assert any("n = 3" in text for text in texts(figure))
+
+
+def orders(*, match: tuple[str, ...], seeds: tuple[str, ...] = ("seed",)) -> Tables:
+    """A comparison along a factor that is text, with a reference at each of its values."""
+    rows = [
+        {"order": order, "loader": loader, "seed": seed, "loss": 4.0 - (0.1 + 0.01 * seed) * (loader == "best fit")}
+        for order in ("by length", "at random", "as read")
+        for loader in ("plain", "best fit")
+        for seed in ((1, 2, 3) if seeds else (1,))
+    ]
+    along = {
+        "name": "order",
+        "arms": {"loader": "best fit"},
+        "references": {"loader": "plain"},
+        "columns": ("loss",),
+        "match": match,
+        "along": "order",
+    }
+    return tables_of(rows, [along], columns={"loss": "lower"}, seeds=seeds)
+
+
+def test_text_along_the_axis_stands_in_equal_steps() -> None:
+    axes = draw(orders(match=("order",)), "order").axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["as read", "at random", "by length"]
+    assert list(axes.get_xticks()) == [0, 1, 2]
+    means = {float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_markersize() == style.MEAN}
+    assert means == {0, 1, 2}
+
+
+def test_a_factor_that_is_matched_and_along_the_axis_makes_one_curve() -> None:
+    assert len(draw(orders(match=("order",)), "order").axes) == 1
+
+
+def test_a_study_that_repeats_nothing_has_hollow_means_alone() -> None:
+    axes = draw(orders(match=("order",), seeds=()), "order").axes[0]
+    means = [line for line in axes.lines if line.get_markersize() == style.MEAN]
+    assert len(means) == 3
+    assert all(line.get_markerfacecolor() == "white" for line in means)
+
+
+@pytest.mark.parametrize("num_arms", [2, 8, 30])
+def test_the_names_of_runs_that_end_alike_do_not_overlap(num_arms: int) -> None:
+    curves = pd.DataFrame(
+        {"loader": f"loader {arm}", "seed": 1, "step": step, "value": 4.0 - step / 100 + arm / 10_000}
+        for arm in range(num_arms)
+        for step in (10, 20)
+    )
+    figure = runs_figure(curves, column="path", unit="nats per token", names=["loader"], seed="seed")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    boxes = [Text.get_window_extent(text, renderer) for text in figure.axes[0].texts]  # without their leader lines
+    assert len(boxes) == num_arms
+    assert not any(one.overlaps(other) for index, one in enumerate(boxes) for other in boxes[:index])
+    assert all(figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 for box in boxes)
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_no_point_of_a_curve_is_cut_by_its_axis(end: int) -> None:
+    axes = draw(bridging_tables(), "timing").axes[0]
+    left, right = axes.get_xlim()
+    ticks = list(axes.get_xticks())
+    assert abs(ticks[end] - (left, right)[end]) >= 0.05 * (ticks[-1] - ticks[0])
+
+
+def test_an_interval_wider_than_everything_else_is_cut_with_an_arrow() -> None:
+    gains = {1: 0.01, 2: 0.9}
+    rows = [
+        {"mix": mix, "seed": seed, "loss": 4.0 - gains[seed] * (mix == "code")}
+        for mix in ("general", "code")
+        for seed in gains
+    ]
+    main = {"name": "main", "arms": {"mix": "code"}, "references": {"mix": "general"}, "columns": ("loss",)}
+    figure = draw(tables_of(rows, [main], columns={"loss": "lower"}, seeds=("seed",)), "main")
+    assert {line.get_marker() for line in figure.axes[0].lines} >= {"<", ">"}
+
+
+def test_the_matrix_prints_every_similarity_it_shades() -> None:
+    figure = similarity_figure(similarity_table())
+    axes = figure.axes[0]
+    shaded = len(axes.patches)
+    printed = [text for text in axes.texts if text.get_text() in ("0.90", "0.50")]
+    assert shaded == len(printed) == 5 * 5
+
+
+def test_proximity_states_what_r_leans_on_and_numbers_every_pair() -> None:
+    pairs = proximity_pairs(bridging_tables())
+    assert pairs is not None
+    row = correlations(pairs, measure="combined", by="size").iloc[0]
+    figure = proximity_figure(pairs, row)
+    heading = figure.get_suptitle()
+    assert "Pearson r" in heading
+    assert "Unmatched pairs alone" in heading
+    shown = {text for text in texts(figure) if text.isdigit()}
+    assert shown == {str(number + 1) for number in range(len(pairs))}
+    assert numbered(pairs).startswith("1 code → pycode (matched), 2 ")
+
+
+def test_forgetting_has_a_line_for_every_trunk_seed() -> None:
+    tables = bridging_tables()
+    arms = tables.arms.iloc[list(tables.manifest.comparison("main").arms)]
+    figure = forgetting_figure(arms)
+    lines = [line for line in figure.axes[0].lines if np.size(line.get_xdata()) == 2 and line.get_linewidth() == 1.3]
+    assert len(lines) == 3 * 3
+    assert "general loss, nats/token" in texts(figure)
+
+
+def test_every_name_has_a_look_of_its_own() -> None:
+    looks = style.looks(f"mix {number}" for number in range(12))
+    assert len(set(looks.values())) == 12
+
+
+def test_a_figure_is_saved_the_same_twice(tmp_path: Path) -> None:
+    saved = [style.save(draw(bridging_tables(), "main"), tmp_path / name, "main").read_bytes() for name in ("a", "b")]
+    assert saved[0] == saved[1]

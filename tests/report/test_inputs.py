@@ -1,0 +1,72 @@
+"""What a report is made from: every file is required, and what is damaged is named with what writes it again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders.analysis_tables import bridging_tables
+from builders.report_study import write_study
+
+from midstudy.report.inputs import FILES, OPTIONAL, ReportInputError, read_study
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_study(tmp_path, bridging_tables())
+
+
+def test_a_study_is_read_whole(folder: Path) -> None:
+    study, tables = read_study(folder), bridging_tables()
+    assert study.tables.manifest == tables.manifest
+    assert study.tables.arms["sft_loss"].tolist() == tables.arms["sft_loss"].tolist()
+    assert study.cost["useful_steps"] == 5_397
+    assert study.answer.startswith("For task pycode")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_an_error_that_names_it(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ReportInputError, match=rf"{name}: missing. `midstudy report` writes it"):
+        read_study(folder)
+
+
+@pytest.mark.parametrize("name", [*FILES[1:], *OPTIONAL])
+def test_a_damaged_file_is_an_error_that_names_it(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"{\xff")
+    with pytest.raises(ReportInputError, match=rf"{name}: damaged \(.*Let `midstudy report` write it again"):
+        read_study(folder)
+
+
+@pytest.mark.parametrize("name", ["cost.json", "reproduce.json", "left_out.json"])
+def test_json_of_another_shape_is_damaged(folder: Path, name: str) -> None:
+    (folder / name).write_text("[1]")
+    with pytest.raises(ReportInputError, match=rf"{name}: damaged \(.*expected a JSON object, got list"):
+        read_study(folder)
+
+
+def test_a_table_of_another_manifest_is_an_error(tmp_path: Path) -> None:
+    tables = bridging_tables()
+    folder = write_study(tmp_path, replace(tables, arms=tables.arms.iloc[1:]))
+    with pytest.raises(ReportInputError, match=r"arms\.parquet: expected the manifest's \d+ arms, got"):
+        read_study(folder)
+
+
+def test_similarities_that_are_not_there_are_not_finished(folder: Path) -> None:
+    (folder / "similarity.parquet").unlink()
+    (folder / "proximity.parquet").unlink()
+    study = read_study(folder)
+    assert study.tables.similarity is None
+    assert study.tables.proximity is None
+
+
+def test_the_digest_follows_what_the_report_uses_and_nothing_else(folder: Path) -> None:
+    before = read_study(folder).digest
+    assert read_study(folder).digest == before
+    (folder / "other.json").write_text("{}")
+    assert read_study(folder).digest == before
+    cost = json.loads((folder / "cost.json").read_text())
+    (folder / "cost.json").write_text(json.dumps({**cost, "cpu_s": 391.0}))
+    assert read_study(folder).digest != before

@@ -1,0 +1,201 @@
+"""What a report says, section by section: the numbers of the analysis, what is missing, and what a study has not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders.analysis_tables import bridging_tables
+from builders.report_study import NO_STAGES, loader_study, study_without_arms, tally, write_study
+
+from midstudy.analysis.tables import Tables
+from midstudy.plan.left_out import LeftOut
+from midstudy.recipe.manifest import CountsEntry
+from midstudy.recipe.study import Claim
+from midstudy.report.html import Html
+from midstudy.report.report import Report
+from midstudy.report.sections import claims, comparisons, curves, left_out, overview, provenance, similarity
+from midstudy.studies.bridging.sections import forgetting, proximity
+
+SECTIONS = (
+    overview.summary,
+    overview.missing,
+    comparisons.comparisons,
+    curves.curves,
+    claims.claims,
+    similarity.similarity,
+    similarity.proximity,
+    provenance.cost,
+    provenance.data,
+    left_out.left_out,
+    provenance.reproduce,
+)
+
+CODE_HELPS = Claim(
+    text="code lowers pycode loss",
+    source="a paper",
+    estimator="paired_effect",
+    comparison="main",
+    column="sft_loss",
+    arms={"mix": "code", "task": "pycode"},
+    cited="2.3 → 2.1",
+)
+
+
+def plain(shown: Html) -> str:
+    """The text of a section."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", shown.markup))
+
+
+def report_of(root: Path, tables: Tables, **facts: Any) -> Report:
+    return Report.of(write_study(root, tables, **facts))
+
+
+@pytest.fixture(scope="module")
+def tables() -> Tables:
+    return bridging_tables(claims=[CODE_HELPS])
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, tables: Tables) -> Report:
+    return report_of(tmp_path_factory.mktemp("store"), tables)
+
+
+def test_the_summary_has_question_answer_and_cost(report: Report) -> None:
+    text = plain(overview.summary(report, proximity.closeness(report)))
+    assert report.manifest.question in text
+    assert "code lowers sft_loss most" in text
+    assert "Pearson r =" in text
+    assert "5,397 training steps; each arm trained alone would take 16,560" in text
+    assert "not finished" not in text
+
+
+def test_a_comparison_shows_the_numbers_of_the_analysis(report: Report) -> None:
+    text = plain(comparisons.comparisons(report, "main"))
+    row = report.effects(report.manifest.comparison("main"), "sft_loss").table.iloc[0]
+    assert f"{row['difference']:+.3f}" in text
+    assert f"{100 * row['relative_improvement']:+.1f}" in text
+    assert f"{row['num_seeds']} × {row['num_inner_seeds']}" in text
+    assert "pycode" in text
+    assert "word problems" in text
+    assert (report.figures_folder / "main.png").exists()
+
+
+def test_a_comparison_along_a_factor_names_its_values(report: Report) -> None:
+    text = plain(comparisons.comparisons(report, "timing"))
+    for step in (10, 50, 80):
+        assert f"start step {step}" in text
+    assert "main" not in {path.stem for path in report.figures_folder.glob("timing*")}
+
+
+def test_a_comparison_the_study_does_not_have_is_said(report: Report) -> None:
+    assert "no such comparison" in plain(comparisons.comparisons(report, "unheard"))
+
+
+def test_claims_stand_beside_their_source(report: Report) -> None:
+    text = plain(claims.claims(report))
+    assert "code lowers pycode loss" in text
+    assert "2.3 → 2.1" in text
+    assert "1 claims of a paper: 1 hold here, 0 do not, 0 are not decided" in text
+
+
+def test_the_bridging_report_has_sections_of_its_own(report: Report) -> None:
+    assert "forgotten, nats" in plain(forgetting.forgetting(report))
+    text = plain(proximity.proximity(report))
+    assert "r of the unmatched pairs alone" in text
+    assert "1 code → pycode (matched)" in text
+
+
+def test_cost_stands_beside_the_lower_bound_and_the_price_without_sharing(report: Report) -> None:
+    text = plain(provenance.cost(report))
+    assert "lower bound of the plan 5,397" in text
+    assert "16,560 (3.1 ×)" in text
+
+
+def test_commands_commit_versions_and_stage_ids_are_there(report: Report) -> None:
+    text = plain(provenance.reproduce(report))
+    for wanted in ("git checkout 0123abcd", "midstudy run experiments/bridging_micro.py", "2.13.0"):
+        assert wanted in text
+    assert all(arm.state in text for arm in report.manifest.arms)
+
+
+def test_text_of_a_study_cannot_become_markup(tmp_path: Path, tables: Tables) -> None:
+    manifest = replace(tables.manifest, question="<script>alert(1)</script>", notes=("<b>note</b>",))
+    report = report_of(tmp_path, replace(tables, manifest=manifest))
+    for section in (overview.summary, provenance.data):
+        assert "<script>" not in section(report).markup
+        assert "<b>note" not in section(report).markup
+
+
+def test_a_finished_study_misses_nothing(report: Report) -> None:
+    assert overview.is_complete(report)
+    assert plain(overview.missing(report)).strip().startswith("Nothing: all")
+
+
+def test_an_unfinished_study_says_what_is_missing_and_still_has_every_section(tmp_path: Path) -> None:
+    tables = bridging_tables(unfinished=[{"mix": "code", "task": "pycode"}])
+    failed = {"id": "f" * 16, "label": "sft code", "cause": "out of memory\nmore"}
+    report = report_of(tmp_path, tables, num_finished=200, failed=[failed])
+    assert "This study is not finished." in plain(overview.summary(report))
+    text = plain(overview.missing(report))
+    assert "sft code (ffffffffffffffff): out of memory" in text
+    assert "more" not in text.split("out of memory")[1][:6]
+    unfinished = sum(arm.factors["mix"] == "code" and arm.factors["task"] == "pycode" for arm in tables.manifest.arms)
+    assert f"Arms that lack a value: {unfinished} of {len(tables.manifest.arms)}" in text
+    assert "120 of 320 stages are not finished" in text
+    for section in SECTIONS:
+        assert section(report).markup
+
+
+def test_a_study_of_which_nothing_is_finished_has_every_section(tmp_path: Path) -> None:
+    tables = bridging_tables(unfinished=[{}])
+    counts = tuple(CountsEntry(data=one, is_task=False, stage=f"counts{one}") for one in ("general", "code"))
+    bare = replace(tables, manifest=replace(tables.manifest, counts=counts), similarity=None, proximity=None)
+    report = report_of(tmp_path, bare, num_finished=0)
+    for section in (*SECTIONS, forgetting.forgetting, proximity.proximity):
+        assert section(report).markup
+    assert "Nothing to show yet" in plain(comparisons.comparisons(report))
+    assert "token counts are not finished" in plain(similarity.similarity(report))
+
+
+def test_a_study_of_any_factors_is_shown_in_its_own_words(tmp_path: Path) -> None:
+    report = report_of(tmp_path, loader_study())
+    text = plain(comparisons.comparisons(report))
+    assert text.strip().startswith("Which loader is better"), "a single comparison has its title, too"
+    assert "best fit" in text
+    assert "+0.100" in text, "higher is better, so an improvement is positive"
+    shown = plain(curves.curves(report))
+    assert "path on web test, nats per token, lower is better" in shown
+    assert (report.figures_folder / "curve-path.png").exists()
+    for section in SECTIONS:
+        if section is not similarity.proximity:  # the study counts nothing, which the matrix says
+            assert section(report).markup
+
+
+def test_a_study_that_repeats_nothing_is_shown(tmp_path: Path) -> None:
+    report = report_of(tmp_path, loader_study(seeds=()))
+    assert "2 of 2 arms finished, none repeated with another seed." in plain(overview.summary(report))
+    assert "Nothing is repeated with another seed, so nothing can be tested." in plain(comparisons.comparisons(report))
+    assert "one run a line" in plain(curves.curves(report))
+    unfinished = report_of(tmp_path / "unfinished", loader_study(seeds=(), unfinished=True), num_finished=1)
+    assert "best fit" in plain(overview.missing(unfinished))
+
+
+def test_a_study_without_arms_is_shown(tmp_path: Path) -> None:
+    report = report_of(tmp_path, study_without_arms(), **NO_STAGES)
+    text = plain(similarity.proximity(report))
+    assert text.index("code 20 %") < text.index("math 20 %"), "the closest mix first"
+    assert "Runs:" not in plain(overview.summary(report))
+    assert "trained alone" not in plain(overview.summary(report))
+    assert "compares no arms" in plain(comparisons.comparisons(report))
+    for section in SECTIONS:
+        assert section(report).markup
+
+
+def test_what_was_left_out_is_on_the_first_screen_and_in_its_section(tmp_path: Path, tables: Tables) -> None:
+    report = report_of(tmp_path, tables, left_out=LeftOut(tallies=(tally(),)))
+    assert "pycode 25 % within 128 tokens" in plain(overview.summary(report))
+    assert "1,990" in plain(left_out.left_out(report))

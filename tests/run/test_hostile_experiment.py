@@ -1,0 +1,237 @@
+"""Experiment files that fail, talk or end the program, and names that nobody should give: one message says where."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+import pytest
+from builders import small_study as small_study_module
+from builders.fake_execute import fake_stage
+from builders.places import PYTHONPATH
+from builders.small_recipes import corpus, phase, task
+from builders.small_study import small_study, write_text
+
+from midstudy.cli.main import main
+from midstudy.launch.job import write_failure
+from midstudy.launch.job_file import EXECUTE_STAGE, Job, JobStage, job_name
+from midstudy.launch.process import this_process
+from midstudy.recipe import Mixture, RecipeError
+from midstudy.store.store import Store
+from midstudy.store.study_manifest import load
+from midstudy.train.placement import Placement
+
+MIDSTUDY = (sys.executable, "-m", "midstudy.cli.main")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PYTHONPATH}
+
+WRONG = {
+    "raises when it is read": ("x = 1\nraise RuntimeError('no such cluster')\n", ":2: RuntimeError: no such cluster"),
+    "raises an exception of its own": ("class Odd(Exception): pass\ndef study(*, data):\n    raise Odd('!')", ":3: Odd: !"),
+    "asserts": ("def study(*, data):\n    assert data == 3, 'three!'\n", ":2: AssertionError: three!"),
+    "reads a file that is not there": ("def study(*, data):\n    open('/nowhere/x')\n", ":2: FileNotFoundError: "),
+    "imports what is not installed": ("import no_such_module_anywhere\n", ":1: ModuleNotFoundError: No module named"),
+    "ends the program": ("import sys\nsys.exit(0)\n", ":2: SystemExit: it ends the program with status 0; allowed: to"),
+    "ends it from study": (
+        "def study(*, data):\n    exit('bye')\n",
+        ":2: SystemExit: it ends the program with status 'bye'",
+    ),
+    "is no Python": ("def study(*, data)\n    return 1\n", ":1: SyntaxError: expected ':'\n    def study(*, data)"),
+    "has a null byte": ("x = 1\0\n", "SyntaxError: source code string cannot contain null bytes"),
+    "defines no study": ("def studies(): pass\n", "found no such function; allowed: def study(*, data, ...)"),
+    "has a study that is no function": ("study = 3\n", "found no such function"),
+    "returns something else": ("def study(*, data): return {'arms': []}\n", "found dict; allowed: a function that returns"),
+    "takes no data": ("def study(): pass\n", "TypeError: study() got an unexpected keyword argument 'data'"),
+    "recurses": ("def study(*, data): return study(data=data)\n", ":1: RecursionError: "),
+    "is empty": ("", "found no such function"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_an_experiment_that_is_wrong_is_told_by_its_own_line_and_changes_nothing(what, tmp_path, capsys):
+    text, message = WRONG[what]
+    path = tmp_path / "my 'best' experiment.py"
+    path.write_text(text)
+    for verb in ("plan", "run"):
+        assert main([verb, str(path), "--store", str(tmp_path / "store")]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"midstudy {verb}: ")
+        assert path.name in said
+        assert message in said
+        assert "Traceback" not in said
+    assert not (tmp_path / "store" / "stages").exists()
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    write_text(tmp_path / "text")
+    return tmp_path / "text"
+
+
+def test_what_an_experiment_prints_does_not_mix_with_json(text, tmp_path, capsys):
+    experiment = tmp_path / "talks"  # nor need its name end with .py
+    experiment.write_text(
+        "print('hello')\nfrom pathlib import Path\nfrom builders.small_study import small_study\n"
+        f"def study(*, data):\n    print('thinking')\n    return small_study(Path({str(text)!r}))\n"
+    )
+    assert main(["plan", str(experiment), "--store", str(tmp_path / "store"), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["study"] == "small"
+    assert captured.err == "hello\nthinking\n"
+
+
+def status(arguments: list[str]) -> int | str | None:
+    """What the command exits with, whether or not it got past its arguments."""
+    try:
+        return main(arguments)
+    except SystemExit as stopped:
+        return stopped.code
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--set", "x"], "--set: found x; allowed: KEYWORD=VALUE."),
+        (["--set", "=1"], "argument --set: found =1; allowed: KEYWORD=VALUE"),
+        (["--set", "steps=" + "(" * 10_000], "allowed: a Python int, such as 12"),
+        (["--set", "steps={[]: 1}"], "allowed: a Python int, such as 12"),
+        (["--set", "steps=" + "9" * 5_000], "allowed: a Python int, such as 12"),
+        (["--set", "steps=__import__('os').system('true')"], "allowed: a Python int, such as 12"),
+    ],
+)
+def test_a_setting_that_is_no_value_is_refused_and_never_run(settings, message, tmp_path, capsys):
+    experiment = tmp_path / "experiment.py"
+    experiment.write_text("def study(*, data, steps: int = 12): raise ValueError('reached')\n")
+    assert status(["plan", str(experiment), *settings]) == 2
+    assert message in capsys.readouterr().err
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+UNFIT = ["", " ", " code", "code ", "two\nlines", "a\0b", "\x1b[2J", "\ud800", "\u202eedoc", "x" * 101, None, 7]
+FIT = [
+    "code",
+    "two words",
+    "it's",
+    '"quoted"',
+    "naïve Ünïcode",
+    "数学",
+    "../../etc/passwd",
+    "-rf",
+    "a=b",
+    "100 %",
+    "🙂",
+    "{x}",
+]
+
+NAMED: dict[str, Callable[[Any], Any]] = {
+    "corpus": corpus,
+    "task": task,
+    "phase": lambda name: phase(Mixture.only(corpus("general")), 10, name=name),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+@pytest.mark.parametrize("name", UNFIT, ids=repr)
+def test_a_name_that_is_no_line_of_text_is_refused_by_its_field(kind, name):
+    with pytest.raises(RecipeError, match=rf"{kind}\.name: found .*; allowed: 1 to 100 printable characters") as caught:
+        NAMED[kind](name) if kind == "phase" else dataclasses.replace(NAMED[kind]("x"), name=name)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", FIT)
+def test_every_other_name_is_a_name(name):
+    assert [NAMED[kind](name).name for kind in NAMED] == [name] * 3
+
+
+@pytest.mark.parametrize("name", ["", "two words", "..", "-rf", "a/b", "it's", "naïve", "a\n", "x" * 61, None, 7, ["a"]])
+def test_the_name_of_a_study_is_that_of_a_folder(text, name):
+    study = small_study(text)
+    with pytest.raises(RecipeError, match=r"study\.name: found .*; allowed: 1 to 60 letters, digits, - and _") as caught:
+        dataclasses.replace(study, name=name)
+    assert len(str(caught.value)) < 250
+
+
+# -- the whole way ----------------------------------------------------------------------------------------------------
+
+ODD_NAME = r"""it's "数学" ../.. {x} 100 % <b>$\frac$ -rf"""
+
+
+def oddly_named(text: Path, name: str) -> str:
+    """An experiment file: the small study, called `name`, with odd names for a corpus, a mix and a task."""
+    source = Path(small_study_module.__file__).read_text()
+    for plain in ('name="code"', 'mix="code"', '"code_task"', "name=name, source=source(name,"):
+        assert plain in source
+    source = source.replace('Corpus(name="code"', f"Corpus(name={ODD_NAME!r}").replace('mix="code"', f"mix={ODD_NAME!r}")
+    source = source.replace('"code_task"', repr(f"task {ODD_NAME}")).replace('name="small"', f"name={name!r}")
+    return (
+        f"{source}\n\ndef study(*, data, steps: int = 12):\n    return small_study(Path({str(text)!r}), total_steps=steps)\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_study_of_odd_names_in_a_store_of_an_odd_path_is_run_beside_another_that_shares_its_stages(text, tmp_path):
+    """Two commands on one store at once: each stage is made once, and both end on their report."""
+    folder = tmp_path / """it's a "store"; $HOME `ünï 数学` -rf & \\ {x}"""
+    folder.mkdir()
+    store = folder / "store"
+    running = []
+    for name, steps in (("one", 12), ("two", 15)):
+        experiment = folder / f"{name} 'odd'.py"
+        experiment.write_text(oddly_named(text, name))
+        command = [*MIDSTUDY, "run", experiment.name, "--store", "store", "--set", f"steps={steps}"]
+        running.append(subprocess.Popen(command, cwd=folder, stdout=PIPE, stderr=PIPE, text=True, env=ENVIRONMENT))
+    said = [one.communicate() for one in running]
+    for one, (out, err) in zip(running, said, strict=True):
+        assert one.returncode == 0, err
+        assert " 0 failed, 0 skipped" in out
+        assert "Traceback" not in err
+        line = next(line for line in out.splitlines() if line.startswith("MLflow and Prefect: "))
+        words = subprocess.run(
+            ["sh", "-c", f"for word in {line.removeprefix('MLflow and Prefect: ')}; do printf '%s\\0' \"$word\"; done"],
+            capture_output=True, text=True, check=True,
+        ).stdout.split("\0")  # fmt: skip
+        assert (folder / words[-2]).resolve() == store  # it is told relative to where the command was run
+    made = Store.open(store)
+    shared = set.intersection(*(set(load(made, name).stages) for name in ("one", "two")))
+    assert len(shared) > 8
+    attempts = [line for log in made.paths.jobs.glob("*/submitit/*.out") for line in log.read_text().splitlines()]
+    starts = Counter(line.split()[2] for line in attempts if line.startswith("=== stage "))
+    reused = Counter(attempts)["reused"]
+    assert sum(starts.values()) - reused == len(list(made.stage_ids()))
+    for name in ("one", "two"):
+        page = (made.paths.study(name) / "report" / "report.html").read_text()
+        assert html.escape(ODD_NAME, quote=False) in page
+        assert "<b>" not in page
+    label = f"sft nano control → task {ODD_NAME}, trunk 0, SFT 7"
+    done = subprocess.run(
+        [*MIDSTUDY, "export", label, "--to", "hf", "--store", store, "--study", "one"],
+        cwd=folder, capture_output=True, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in folder.glob("sft-nano-control*")]
+
+
+def test_the_command_that_retries_a_stage_survives_copy_and_paste(tmp_path):
+    folder = tmp_path / """it's a "store"; $HOME `ünï` & \\ {x}"""
+    store = Store.open(folder / "store", create=True)
+    stage = fake_stage("broken")
+    store.request(stage)
+    job = Job(
+        name=job_name(stage.id), study="small", stages=(JobStage(id=stage.id, start_from=None, keeps_optimizer=False),),
+        backend="local", placement=Placement(), entry=EXECUTE_STAGE, driver=this_process(),
+    )  # fmt: skip
+    write_failure(store, job, stage.id, label="broken", cause="it broke")
+    failure = store.failure(stage.id)
+    assert failure is not None
+    shell = 'midstudy() { printf "%s\\0" "$@"; }; '
+    words = subprocess.run(["sh", "-c", shell + failure["retry"]], capture_output=True, text=True, check=True).stdout
+    assert words.split("\0")[:-1] == ["retry", "--store", str(store.root), "small", stage.id]

@@ -1,0 +1,259 @@
+"""Which device a plan is priced on, and the source of its rates: this machine or a named device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders.small_study import make_study, small_study
+
+from midstudy.cli.main import main
+from midstudy.environment import num_cores
+from midstudy.execute import calibration
+from midstudy.execute.calibration import Machine
+from midstudy.launch.slurm.placement_file import PlacementFile
+from midstudy.plan.cost import Calibrated, Throughput, Workload
+from midstudy.plan.device import CPU_CORE, H100, H200, Device
+from midstudy.recipe import pythia
+from midstudy.run.study import Place, forecast_s, plan_experiment
+from midstudy.store import processor
+from midstudy.store.processor import Processor
+from midstudy.store.store import Store
+from midstudy.train import environment
+from midstudy.train.placement import Placement
+
+EXPERIMENT = """
+from pathlib import Path
+from builders.small_study import small_study
+
+def study(*, data, text: str, precision: str = "fp32"):
+    return small_study(Path(text), precision=precision)
+"""
+
+HERE = Place(backend="local", placement=Placement(), max_jobs=2)
+ON_GPU = Place(backend="local", placement=Placement(device="cuda"), max_jobs=1, gpus=("0",))
+ON_NODES = Place(backend="slurm", placements=PlacementFile(), max_jobs=100)
+ON_GPU_NODES = Place(backend="slurm", placements=PlacementFile({("sft", None): {"device": "cuda"}}), max_jobs=100)
+NANO = pythia("nano", vocab_size=512, max_seq_len=32)
+RATES = {"fp32": Calibrated(4e9, 0.5), "bf16_mixed": Calibrated(1e9, 0.25), "bf16_true": Calibrated(2e9, 0.25)}
+
+
+class Calibrations:
+    """Records calibration requests and answers with `RATES`; `kept` is what the cache holds."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Sequence[Workload], Machine]] = []
+        self.kept: Sequence[Workload] = ()
+
+    def now(self, workloads: Sequence[Workload], machine: Machine) -> dict[tuple[str, str], Calibrated]:
+        self.asked.append((workloads, machine))
+        return {(one.model.name, one.precision): RATES[one.precision] for one in workloads}
+
+    def earlier(self, workloads: Sequence[Workload], machine: Machine) -> dict[tuple[str, str], Calibrated]:
+        return {(one.model.name, one.precision): RATES[one.precision] for one in workloads if one in self.kept}
+
+
+@pytest.fixture
+def calibrations(monkeypatch: pytest.MonkeyPatch) -> Calibrations:
+    found = Calibrations()
+    monkeypatch.setattr(calibration, "calibrate", found.now)
+    monkeypatch.setattr(calibration, "calibrated", found.earlier)
+    return found
+
+
+@pytest.fixture
+def plan_of(text: Path, tmp_path: Path) -> Any:
+    """Plan the small study, by default with an empty store."""
+    path = tmp_path / "experiment.py"
+    path.write_text(EXPERIMENT)
+
+    def plan(where: Place | None = None, *, store: Store | None = None, precision: str = "fp32", **options: Any) -> Any:
+        settings = [f"text={text}", f"precision={precision}"]
+        return plan_experiment(str(path), store, data=(), settings=settings, where=where, **options)
+
+    return plan
+
+
+def bfloat16(monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool) -> None:
+    here = Processor(processor.this_processor().name, has_bfloat16)
+    monkeypatch.setattr(processor, "this_processor", lambda: here)
+
+
+@pytest.mark.parametrize(
+    ("where", "price_on", "device", "is_calibrated", "has_forecast"),
+    [
+        (None, None, CPU_CORE, True, True),
+        (HERE, None, CPU_CORE, True, True),
+        (HERE, "cpu-core", CPU_CORE, False, True),
+        (HERE, "h100", H100, False, False),
+        (None, "h200", H200, False, False),
+        (ON_GPU, None, H100, False, True),
+        (ON_GPU, "h200", H200, False, True),
+        (ON_GPU, "cpu-core", CPU_CORE, False, False),
+        (ON_NODES, None, CPU_CORE, False, True),
+        (ON_GPU_NODES, None, H100, False, True),
+        (ON_GPU_NODES, "h200", H200, False, True),
+    ],
+    ids=[
+        "by default", "here", "a core as recorded", "another device", "by default on another device", "on a GPU",
+        "on a named GPU", "on a GPU, as a core", "on nodes", "on nodes with GPUs", "on nodes with named GPUs",
+    ],
+)  # fmt: skip
+def test_a_plan_counts_the_hours_of_the_device_that_computes_or_is_named(
+    where: Place | None,
+    price_on: str | None,
+    device: Device,
+    is_calibrated: bool,
+    has_forecast: bool,
+    plan_of: Any,
+    calibrations: Calibrations,
+) -> None:
+    plan = plan_of(where, price_on=price_on)
+    assert plan.throughput.device is device
+    assert bool(calibrations.asked) == is_calibrated
+    known = {("nano", "fp32"): RATES["fp32"]} if is_calibrated else {}
+    rates = Throughput(device, {}, known)
+    trained = [stage for stage in plan.stages.values() if stage.num_steps]
+    assert trained
+    for stage in trained:
+        expected_s = rates.training_s(NANO, "fp32", num_tokens=stage.num_tokens, seq_len=32)
+        assert stage.cost_s == pytest.approx(expected_s)
+    assert (forecast_s(plan, where) is not None) == has_forecast
+
+
+@pytest.mark.parametrize(
+    ("arguments", "title"),
+    [
+        ([], "CPU core"),
+        (["--device", "cuda"], "H100"),
+        (["--device", "cuda", "--price-on", "h200"], "H200"),
+        (["--price-on", "h100"], "H100"),
+    ],
+)
+def test_the_command_line_says_on_what_a_run_is_priced(
+    arguments: list[str],
+    title: str,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    calibrations: Calibrations,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(environment, "visible_gpus", lambda: ("0",))
+    path = tmp_path / "experiment.py"
+    path.write_text(EXPERIMENT)
+    study = [str(path), "--set", f"text={text}", "--store", str(tmp_path / "store")]
+    assert main(["run", *study, "--max-gpu-hours", "0.000000001", *arguments]) == 2
+    assert f" of one {title}; allowed: 0 s" in capsys.readouterr().err
+    priced = [one for one in arguments if one not in ("--device", "cuda")]
+    assert main(["plan", *study, "--json", *priced]) == 0
+    assert json.loads(capsys.readouterr().out)["device"] == (title if priced or not arguments else "CPU core")
+
+
+def test_what_will_run_is_what_is_calibrated(plan_of: Any, calibrations: Calibrations) -> None:
+    where = Place(backend="local", placement=Placement(num_threads=2, num_ranks=2), max_jobs=100)
+    plan_of(where)
+    ((workloads, machine),) = calibrations.asked
+    assert workloads == [Workload(NANO, "fp32", 32, 4)]
+    assert machine.num_threads == 4
+    assert machine.num_jobs == max(1, num_cores() // 4)
+
+
+def test_what_the_cache_has_is_not_measured_again(plan_of: Any, calibrations: Calibrations) -> None:
+    first = plan_of(HERE)
+    assert first.priced_by == {"calibrated": ("nano",)}
+    ((calibrations.kept, _),) = calibrations.asked
+    calibrations.asked.clear()
+    second = plan_of(HERE)
+    assert calibrations.asked == []
+    assert second.stages == first.stages
+    assert (second.priced_by, second.throughput.calibration_s) == (first.priced_by, 0.0)
+
+
+def test_the_stores_own_stages_count_before_a_calibration_and_those_of_another_processor_do_not(
+    text: Path, tmp_path: Path, plan_of: Any, calibrations: Calibrations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(tmp_path / "store", create=True)
+    make_study(store, small_study(text), until="pretrain nano seed 0 to step 12")
+    assert plan_of(HERE, store=store).priced_by == {"store": ("nano",)}
+    assert calibrations.asked == []
+    monkeypatch.setattr(processor, "this_processor", lambda: Processor("another", True))
+    assert plan_of(HERE, store=store).priced_by == {"calibrated": ("nano",)}
+    assert plan_of(ON_NODES, store=store).priced_by == {"store": ("nano",)}, "whatever the nodes are"
+
+
+def test_a_finished_study_is_measured_nowhere(
+    text: Path, tmp_path: Path, plan_of: Any, calibrations: Calibrations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(tmp_path / "store", create=True)
+    make_study(store, small_study(text))
+    monkeypatch.setattr(processor, "this_processor", lambda: Processor("another", False))
+    plan = plan_of(HERE, store=store)
+    assert plan.missing == []
+    assert calibrations.asked == []
+    assert forecast_s(plan, HERE) == 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "has_bfloat16", "calibrated", "told"),
+    [
+        ("fp32", True, ["fp32"], None),
+        ("fp32", False, ["fp32"], None),
+        ("bf16_mixed", True, ["bf16_mixed"], None),
+        ("bf16_mixed", False, ["bf16_mixed", "fp32"], "bf16_mixed is emulated on this CPU: 4.0 × the time of fp32"),
+        ("bf16_true", False, ["bf16_true", "fp32"], "bf16_true is emulated on this CPU: 2.0 × the time of fp32"),
+    ],
+)
+def test_emulated_bfloat16_is_told_with_what_it_costs(
+    precision: str,
+    has_bfloat16: bool,
+    calibrated: list[str],
+    told: str | None,
+    plan_of: Any,
+    calibrations: Calibrations,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from midstudy.plan.summary import plan_facts, plan_text
+
+    bfloat16(monkeypatch, has_bfloat16)
+    plan = plan_of(HERE, precision=precision)
+    ((workloads, _),) = calibrations.asked
+    assert [one.precision for one in workloads] == calibrated
+    text, facts = plan_text(plan), plan_facts(plan)
+    assert facts["bfloat16_is_emulated"] == (not has_bfloat16)
+    if told is None:
+        assert "emulated" not in text
+        assert facts["times_fp32"] == {}
+    else:
+        assert f"  note     {told} for nano (measured); --set precision=fp32 avoids it" in text
+        assert facts["times_fp32"] == {f"nano {precision}": {"bf16_mixed": 4.0, "bf16_true": 2.0}[precision]}
+
+
+def test_emulated_bfloat16_is_told_where_it_could_not_be_measured(
+    plan_of: Any, calibrations: Calibrations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from midstudy.plan.summary import plan_text
+
+    bfloat16(monkeypatch, False)
+    monkeypatch.setattr(calibration, "calibrate", lambda workloads, machine: {})
+    told = plan_text(plan_of(HERE, precision="bf16_mixed"))
+    assert "bf16_mixed is emulated on this CPU: it may take several times as long as fp32; --set precision=fp32" in told
+
+
+def test_the_plan_says_how_long_the_run_takes_and_where_its_rates_come_from(
+    text: Path, tmp_path: Path, calibrations: Calibrations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "experiment.py"
+    path.write_text(EXPERIMENT)
+    assert main(["plan", str(path), "--set", f"text={text}", "--store", str(tmp_path / "none"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["forecast_s"] > 10, "the report alone takes so long"
+    assert facts["rate_calibrated_for"] == ["nano"]
+    assert facts["calibration_s"] > 0
+    assert main(["plan", str(path), "--set", f"text={text}", "--store", str(tmp_path / "none")]) == 0
+    told = capsys.readouterr().out
+    assert "  time     about " in told
+    assert "calibrated on this machine for nano in 0.0 s" in told

@@ -1,0 +1,221 @@
+"""Studies that are not the bridging study, from their phases to their report, on tiny models that are really trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from builders.small_study import make_study, write_text
+
+from midstudy.analysis.effects import effects
+from midstudy.analysis.tables import Tables, read_tables
+from midstudy.data.source import resolve_source
+from midstudy.recipe import (
+    AdamW,
+    Arm,
+    Average,
+    Claim,
+    Comparison,
+    Constant,
+    Corpus,
+    Curriculum,
+    Evaluation,
+    Measure,
+    Mixture,
+    Phase,
+    Start,
+    Study,
+    Task,
+    TokenCounts,
+    Tokenizer,
+    factors,
+    pythia,
+    where,
+)
+from midstudy.run.study import write_report
+from midstudy.store.store import Store
+from midstudy.store.study_manifest import load
+
+
+class Text:
+    """The corpora and the task that `write_text` wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        write_text(folder)
+        self.general, self.code = (
+            Corpus(name=one, source=resolve_source(str(folder), name=one, folder=one, is_task=False))
+            for one in ("general", "code")
+        )
+        self.task = Task(
+            name="code_task", source=resolve_source(str(folder), name="code_task", folder="sft/code", is_task=True)
+        )
+        self.tokenizer = Tokenizer(corpus=self.general, vocab_size=300, max_bytes=50_000)
+
+    def start(self, seed: int) -> Start:
+        return Start(model=pythia("nano", vocab_size=512, max_seq_len=32), tokenizer=self.tokenizer, seed=seed)
+
+    def mixture(self, share: float) -> Mixture:
+        return Mixture.blend(self.general, {self.code: share})
+
+
+def phase(name: str, data: Mixture | Task, num_steps: int, seed: int, **changes: Any) -> Phase:
+    fields: dict[str, Any] = {
+        "name": name,
+        "data": data,
+        "loss": "all_tokens",
+        "num_steps": num_steps,
+        "num_sequences": 4,
+        "seq_len": 32,
+        "optimizer": AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0),
+        "schedule": Constant(lr=3e-3),
+        "precision": "fp32",
+        "seed": seed,
+        "optimizer_state": "reset",
+        "data_positions": "reset",
+    }
+    return Phase(**(fields | changes))
+
+
+def evaluation(data: Corpus | Task, **changes: Any) -> Evaluation:
+    return Evaluation(data=data, split="test", loss="all_tokens", seq_len=32, max_sequences=8, **changes)
+
+
+def made(root: Path, study: Study) -> tuple[Store, Tables, str]:
+    """The study's store, its tables, and the text of its report, after every stage was made."""
+    store = Store.open(root, create=True)
+    make_study(store, study)
+    page = write_report(store, load(store, study.name))
+    return store, read_tables(store.paths.study(study.name)), page.read_text("utf-8")
+
+
+def test_base_mid_and_fine_tuning_without_control_or_target(tmp_path: Path) -> None:
+    """Three arms of one run each, told apart by a factor of the study's own, on a single kind of seed; measured in bits per
+    byte, too."""
+    text = Text(tmp_path / "text")
+    arms = []
+    for seed in (1, 2):
+        base = Curriculum.of(
+            text.start(seed), phase("base", text.mixture(0), 6, seed, factors=factors(seed=seed, until="base"))
+        )
+        mid = base.then(phase("mid", text.mixture(0.5), 6, seed, factors=factors(until="mid")))
+        sft = mid.then(phase("sft", text.task, 3, seed, factors=factors(until="sft")))
+        for run in (base, mid, sft):
+            measured = evaluation(text.code, metrics=("bits_per_byte",))
+            bytes_ = Measure(state=run.state(), evaluation=measured, metric="bits_per_byte")
+            loss = Measure(state=run.state(), evaluation=measured)
+            arms.append(Arm(curriculum=run, measures={"code_bits": bytes_, "code_loss": loss}))
+    steps = [
+        Comparison(
+            name=name,
+            arms=where(arms, until=after),
+            references=where(arms, until=before),
+            columns=("code_loss", "code_bits"),
+        )
+        for name, before, after in (("mid", "base", "mid"), ("sft", "mid", "sft"))
+    ]
+    study = Study(name="stages", question="What does each stage add?", arms=arms, comparisons=steps, seeds=("seed",))
+    store, tables, page = made(tmp_path / "store", study)
+    assert tables.arms["code_loss"].notna().all()
+    record = store.record(tables.manifest.arms[0].measures["code_bits"][0])
+    assert tables.arms["code_bits"].iloc[0] == record.metrics["bits_per_byte"]
+    by_hand = tables.arms.set_index(["until", "seed"])["code_loss"]
+    found = effects(tables, tables.manifest.comparison("mid"), "code_loss").table.iloc[0]
+    differences = [by_hand["base", seed] - by_hand["mid", seed] for seed in (1, 2)]
+    assert found["difference"] == pytest.approx(sum(differences) / 2)
+    assert found["num_seeds"] == 2
+    assert "What does each stage add?" in page
+    assert "bits per byte" in page
+
+
+def test_27_phases_with_a_curve_over_every_boundary(tmp_path: Path) -> None:
+    text = Text(tmp_path / "text")
+    arms = []
+    for order, shares in (("rising", range(27)), ("falling", range(26, -1, -1))):
+        run = Curriculum.of(text.start(0))
+        for number, share in enumerate(shares):
+            take_over = (
+                {} if number == 0 else {"optimizer_state": "continue", "data_positions": "continue", "schedule": None}
+            )
+            labels = factors(order=order, seed=0) if number == 0 else ()
+            run = run.then(phase(f"{order} {number}", text.mixture((1 + share) / 30), 1, 0, factors=labels, **take_over))
+        boundaries = tuple(run.state(step) for step in range(1, 28))
+        curve = Measure(states=boundaries, evaluation=evaluation(text.code))
+        arms.append(
+            Arm(
+                curriculum=run,
+                measures={"code_path": curve, "code_loss": Measure(state=run.state(), evaluation=evaluation(text.code))},
+            )
+        )
+    study = Study(
+        name="phases",
+        question="Does order matter?",
+        arms=arms,
+        comparisons=[
+            Comparison(name="order", arms=arms[:1], references=arms[1:], columns=("code_loss",)),
+        ],
+        seeds=("seed",),
+    )
+    _, tables, page = made(tmp_path / "store", study)
+    assert len(tables.curves) == 2 * 27
+    assert tables.curves["value"].notna().all()
+    for row, rows in tables.curves.groupby("arm"):
+        assert list(rows["step"]) == list(range(1, 28))
+        assert rows["value"].iloc[-1] == tables.arms["code_loss"].iloc[int(row)]
+    steps = tables.manifest.steps
+    assert steps.planned == steps.lower_bound == 2 * 27, "curves cost no training"
+    assert "code path on code test" in page
+
+
+def test_averaging_is_a_factor_and_the_verdicts_are_those_of_the_numbers(tmp_path: Path) -> None:
+    """A run, its control, and the average of its last states, on three seeds: the average is no rival of the mix."""
+    text = Text(tmp_path / "text")
+    arms = []
+    for seed in (0, 1, 2):
+        labels = factors(seed=seed, mix="general", averaged=1)
+        control = Curriculum.of(text.start(seed), phase("go on", text.mixture(0), 8, seed, factors=labels))
+        mixed = control.branch(start_step=0, data=text.mixture(0.8), name="mixed", factors=factors(mix="code"))
+        last = Average.last(mixed, num_states=2, every_steps=2)
+        mean = Curriculum.of(Start.averaged(last, factors=factors(averaged=2)))
+        for run in (control, mixed, mean):
+            tuned = run.then(phase(f"sft {dict(run.factors)['averaged']}", text.task, 3, seed))
+            arms.append(
+                Arm(curriculum=tuned, measures={"loss": Measure(state=tuned.state(), evaluation=evaluation(text.code))})
+            )
+    plain = where(arms, averaged=1)
+    comparisons = [
+        Comparison(name="main", arms=where(plain, mix="code"), references=where(plain, mix="general"), columns=("loss",)),
+        Comparison(name="averaging", arms=where(arms, averaged=2), references=where(plain, mix="code"), columns=("loss",)),
+    ]
+    best = Claim(
+        text="code is the best of all mixes",
+        source="here",
+        estimator="best_of",
+        comparison="main",
+        column="loss",
+        arms={"mix": "code"},
+    )
+    study = Study(
+        name="averages",
+        question="Does code help, and does averaging?",
+        arms=arms,
+        comparisons=comparisons,
+        claims=[best],
+        seeds=("seed",),
+        counts=[
+            TokenCounts(data=one, tokenizer=text.tokenizer, num_documents=20, tokens_per_document=32, seed=0)
+            for one in (text.general, text.code)
+        ],
+    )
+    _, tables, page = made(tmp_path / "store", study)
+    loss = tables.arms.set_index(["mix", "averaged", "seed"])["loss"]
+    gains = [loss["general", 1, seed] - loss["code", 1, seed] for seed in (0, 1, 2)]
+    assert min(gains) > 0.1, "eight steps of the code that the test is made of"
+    found = effects(tables, tables.manifest.comparison("main"), "loss").table
+    assert found["difference"].tolist() == [pytest.approx(sum(gains) / 3)]
+    row = page[page.index("code is the best of all mixes") :]
+    assert 'class="verdict-yes"' in row[: row.index("</tr>")]
+    averaged = effects(tables, tables.manifest.comparison("averaging"), "loss").by_seed
+    expected = pd.Series([loss["code", 1, seed] - loss["code", 2, seed] for seed in (0, 1, 2)])
+    assert averaged["difference"].tolist() == pytest.approx(expected.tolist())

@@ -1,0 +1,62 @@
+"""The locks hold together: hashes for everything, one version of each thing, no torch but the pinned one."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+from builders.places import REPOSITORY
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-benchmark.lock")
+
+
+def locked(name: str) -> dict[str, tuple[Version, int]]:
+    """Package name to its version and number of hashes."""
+    found: dict[str, tuple[Version, int]] = {}
+    for entry in re.split(r"\n(?=\S)", (REPOSITORY / name).read_text()):
+        if not entry.startswith("#"):
+            pin, version = re.match(r"([\w.-]+)==(\S+)", entry).groups()  # type: ignore[union-attr]
+            found[canonicalize_name(pin)] = (Version(version), entry.count("--hash=sha256:"))
+    return found
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_package_has_hashes(name: str) -> None:
+    assert [package for package, (_, hashes) in locked(name).items() if not hashes] == []
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_torch_and_cuda_come_from_beside_the_lock(name: str) -> None:
+    assert [p for p in locked(name) if p in ("torch", "triton") or p.startswith(("nvidia", "cuda"))] == []
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_no_index_or_file_is_named(name: str) -> None:
+    assert re.findall(r"--[\w-]*(?:index|links|host)[\w-]*|\S*://\S*", (REPOSITORY / name).read_text()) == []
+
+
+def test_the_development_lock_holds_the_runtime_lock() -> None:
+    assert locked("requirements.lock").items() <= locked("requirements-dev.lock").items()
+
+
+def test_the_locked_versions_are_what_the_project_declares() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    pins = {name: version for name, (version, _) in locked("requirements-dev.lock").items()}
+    torch = re.search(r"^torch==(\S+)$", (REPOSITORY / "requirements-torch.txt").read_text(), re.MULTILINE)
+    assert torch is not None
+    pins["torch"] = Version(torch[1])
+    declared = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["dev"]]
+    assert [str(d) for d in declared if not d.specifier.contains(pins[canonicalize_name(d.name)])] == []
+
+
+def test_the_lock_holds_what_torch_needs_so_that_torch_comes_alone() -> None:
+    needed = {"filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy", "typing-extensions"}
+    assert needed <= locked("requirements.lock").keys()
+
+
+def test_the_benchmark_lock_changes_nothing_that_the_development_lock_has() -> None:
+    assert locked("requirements-benchmark.lock").keys() & locked("requirements-dev.lock").keys() == set()

@@ -1,0 +1,267 @@
+"""Golden traces: the numbers of every versioned component. Other numbers need a new version, a new version new numbers.
+
+Integers and bytes are pinned exactly; floats to what rounding on other processors may change, and no more. A trace that
+fails says that finished studies could no longer be reproduced: raise the component's version in `recipe/versions.py` if the
+change is meant, and record its trace again, with the new version in `@recorded`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from builders.small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, code_branch, phase, sft, start, trunk
+from builders.small_study import write_split
+from builders.training_runs import begin, curriculum, train
+from safetensors.numpy import load_file
+
+from midstudy.data.batches import Batches
+from midstudy.data.order import derive_key, permute
+from midstudy.data.slots import slots_at
+from midstudy.data.source import resolve_source
+from midstudy.data.tokenizer import load_tokenizer
+from midstudy.data.tokens import TokenizedSplit, read_split
+from midstudy.execute.data import make_counts, make_tokenizer, make_tokens
+from midstudy.execute.evaluation import evaluate_state
+from midstudy.model.initialise import initialised
+from midstudy.recipe import Corpus, Evaluation, Mixture, Task, TokenCounts, Tokenizer, pythia, versions
+from midstudy.recipe.canonical import identify
+from midstudy.recipe.data import TokenizedData
+from midstudy.train.averaging import mean_weights
+from midstudy.train.engine import TrainingRun
+
+RECORDED_AT: dict[str, int] = {}
+Test = TypeVar("Test", bound=Callable[..., None])
+
+
+def recorded(name: str, *, version: int) -> Callable[[Test], Test]:
+    """The trace below was recorded at this version of the component."""
+
+    def note(test: Test) -> Test:
+        RECORDED_AT[name] = version
+        return test
+
+    return note
+
+
+def test_every_component_has_a_trace_recorded_at_its_version() -> None:
+    assert {name: number for name, number in vars(versions).items() if name.isupper()} == RECORDED_AT
+
+
+def digest(*pieces: bytes | np.ndarray[Any, Any]) -> str:
+    whole = hashlib.sha256()
+    for piece in pieces:
+        whole.update(piece if isinstance(piece, bytes) else np.ascontiguousarray(piece).tobytes())
+    return whole.hexdigest()[:16]
+
+
+# -- model ------------------------------------------------------------------------------------------------------------
+
+
+@recorded("MODEL", version=3)
+def test_model() -> None:
+    """Drawn weights, logits, loss and the gradient of the loss."""
+    model = initialised(pythia("nano", vocab_size=512), seed=0)
+    weights = model.state_dict()
+    assert weights["embedding.weight"][0, :3].tolist() == pytest.approx([-0.084555574, 0.0060327332, -0.050387837], rel=1e-5)
+    assert weights["blocks.1.mlp_out.weight"][3, :3].tolist() == pytest.approx(
+        [0.021259911, 0.019664636, -0.0056173983], rel=1e-5
+    )
+    ids = torch.arange(64).reshape(2, 32) * 7 % 512
+    logits = model(ids)
+    assert logits[1, 31, :4].tolist() == pytest.approx([0.19524543, 0.44219452, -0.19708471, 0.92926866], rel=1e-4)
+    loss = model.scaled_loss(ids[:, :-1], ids[:, 1:], scale=1 / 62)
+    loss.backward()
+    assert loss.item() == pytest.approx(6.5942335, rel=1e-5)
+    gradient = model.get_parameter("blocks.0.qkv.weight").grad
+    assert gradient is not None
+    assert gradient.norm().item() == pytest.approx(0.27019563, rel=1e-4)
+    model.zero_grad(set_to_none=True)
+    ids = torch.arange(301)[None] ** 2 % 512  # of several blocks of queries
+    loss = model.scaled_loss(ids[:, :-1], ids[:, 1:], scale=1 / 300)
+    loss.backward()
+    assert loss.item() == pytest.approx(6.3287978, rel=1e-5)
+    gradient = model.get_parameter("blocks.0.qkv.weight").grad
+    assert gradient is not None
+    assert gradient.norm().item() == pytest.approx(0.13114469, rel=1e-4)
+
+
+# -- order ------------------------------------------------------------------------------------------------------------
+
+
+def numbered_split(num_documents: int, length: int, *, prompt: int | None = None) -> TokenizedSplit:
+    """Documents whose tokens tell document and place apart; lengths differ."""
+    lengths = length + np.arange(num_documents) * 7 % 13
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = (np.arange(offsets[-1]) * 31 % 509).astype(np.uint16)
+    return TokenizedSplit([tokens], [offsets], None if prompt is None else [np.full(num_documents, prompt)])
+
+
+@recorded("ORDER", version=1)
+def test_order() -> None:
+    """Permutations, the slots of a curriculum of three mixtures, and the batches of a mixture and of a task."""
+    assert permute(np.arange(10), 10, 5).tolist() == [4, 7, 5, 2, 1, 9, 6, 3, 8, 0]
+    # First 8 bytes of sha256("blocks/0/x/0"), little-endian.
+    assert derive_key("blocks", 0, "x", 0) == 13844273846750010590
+
+    branch = code_branch(trunk(20), 5, weight=0.3)
+    both = phase(Mixture.blend(GENERAL, {CODE: 0.25, MATH: 0.15}), 10, schedule=None, name="both")
+    course = branch.then(both).then(sft(PYCODE, 40))
+    slots, first = slots_at(course, 29)
+    assert first == 29 * 8
+    draws = enumerate(slots.draws(0, slots.num_slots))
+    drawn = [(slot, draw.corpus.name, draw.position) for slot, draw in draws if draw.corpus != GENERAL]
+    assert drawn[:3] == [(41, "code", 0), (44, "code", 1), (48, "code", 2)]
+    assert drawn[-3:] == [(233, "code", 54), (236, "math", 11), (238, "code", 55)]
+    assert digest(repr(drawn).encode()) == "59a9c6ca34be81d8"
+
+    splits = {identify(one): numbered_split(40, 200) for one in (GENERAL, CODE, MATH)}
+    batches = Batches(course, splits | {identify(PYCODE): numbered_split(90, 40, prompt=9)})
+    assert [digest(batches(step).input_ids, batches(step).targets) for step in (0, 12, 29, 30, 69)] == [
+        *("5877c2ca79fc11fa", "35b23efb4f3453a5", "985132b19af46a4d"),  # of the three mixtures
+        *("16e233e54316b24e", "6bb1ba6b9ed91fb5"),  # of the task: its first batch, and one of its second epoch
+    ]
+
+
+# -- tokenizer and counts ---------------------------------------------------------------------------------------------
+
+
+def written(folder: Path) -> tuple[Tokenizer, Corpus, Task]:
+    """Text with letters that byte-level merges do not meet in English."""
+    draw = random.Random(20)
+    syllables = ("na", "ïve", "tō", "kyo", " 12", "def ", "\n\n", "été", "…", " the", "ing", "😀", "\t")
+
+    def words(number: int) -> str:
+        return "".join(draw.choices(syllables, k=number))
+
+    def rows(number: int) -> Iterable[dict[str, str]]:
+        return [{"text": f" {words(60)} "} for _ in range(number)]
+
+    def pairs(number: int) -> Iterable[dict[str, str]]:
+        return [{"inputs": words(9), "targets": words(12) + "<|endoftext|>"} for _ in range(number)]
+
+    for split, number in (("train", 60), ("validation", 5), ("test", 5)):
+        write_split(folder / "general", split, rows(number))
+        write_split(folder / "sft" / "task", split, pairs(number))
+    corpus = Corpus(name="general", source=resolve_source(str(folder), name="general", folder="general", is_task=False))
+    task = Task(name="task", source=resolve_source(str(folder), name="task", folder="sft/task", is_task=True))
+    return Tokenizer(corpus=corpus, vocab_size=300, max_bytes=6_000), corpus, task
+
+
+@recorded("TOKENIZER", version=2)
+def test_tokenizer(tmp_path: Path) -> None:
+    """The merges that are learned, and the token ids, boundaries and prompts of a corpus and a task."""
+    tokenizer, corpus, task = written(tmp_path / "text")
+    made = tmp_path / "tokenizer"
+    made.mkdir()
+    make_tokenizer(tokenizer, made)
+    assert load_tokenizer(made).encode("the naïve été in Tōkyō 😀").ids == [
+        *(84, 272, 284, 260, 221, 280, 221, 268, 221, 52, 274, 270, 274, 221, 267)
+    ]
+    digests = {}
+    for data in (corpus, task):
+        folder = tmp_path / data.name
+        folder.mkdir()
+        make_tokens(TokenizedData(data=data, tokenizer=tokenizer), made, folder)
+        for split in ("train", "dev"):
+            found = read_split(folder, split)
+            prompts = [] if found.prompt_lengths is None else [found.prompt_lengths.astype("<i8")]
+            digests[f"{data.name} {split}"] = digest(found.tokens[:].astype("<u2"), found.offsets.astype("<i8"), *prompts)
+    assert digests == {
+        "general train": "29dac1fc694d4a7e",
+        "general dev": "e94fe7947a35c437",
+        "task train": "2fcd2b4bd02d0ab7",
+        "task dev": "d8367f26a064ed78",
+    }
+
+
+@recorded("COUNTS", version=1)
+def test_counts(tmp_path: Path) -> None:
+    """Which documents are drawn, what is cut from them, and into which half they fall."""
+    split = numbered_split(40, 30)
+    split.tokens[:].astype("<u2").tofile(tmp_path / "train-00000.tokens")
+    split.offsets.astype("<i8").tofile(tmp_path / "train-00000.offsets")
+    shard = {"num_documents": 40, "num_tokens": len(split.tokens), "text_bytes": 1, "sha256": {}}
+    index = {"shard_bytes": 1, "shards": [shard], "is_complete": True}
+    (tmp_path / "train.shards.json").write_text(json.dumps(index))
+    recipe = TokenCounts(data=GENERAL, tokenizer=TOKENIZER, num_documents=11, tokens_per_document=20, seed=3)
+    metrics = make_counts(recipe, tmp_path, tmp_path)
+    assert (metrics["sampled_documents"], metrics["sampled_tokens"]) == (11, 220)
+    counts = load_file(tmp_path / "counts.safetensors")["counts"]
+    assert np.flatnonzero(counts[0])[:8].tolist() == [17, 20, 22, 25, 27, 30, 48, 51]
+    assert digest(counts.astype("<i8")) == "42ac0bb7af41d50a"
+
+
+# -- training and evaluation ------------------------------------------------------------------------------------------
+
+
+@recorded("TRAINING", version=3)
+@pytest.mark.parametrize(
+    ("precision", "tolerance", "losses", "norms", "weights"),
+    [
+        (
+            *("fp32", 1e-4),
+            [6.372046, 4.111597, 3.184862, 3.042299, 2.976346, 2.901963],
+            [2.342644, 0.988130, 0.804197, 1.056864, 1.178783, 0.696533],
+            [0.00624471, 0.02515197, -0.01860533, -0.04034145],
+        ),
+        (
+            *("bf16_mixed", 3e-3),
+            [6.372159, 4.111032, 3.185373, 3.042576, 2.976747, 2.902909],
+            [2.341489, 0.988016, 0.804012, 1.056126, 1.179019, 0.696332],
+            [0.00650024, 0.02539062, -0.01855469, -0.04101562],
+        ),
+        (
+            *("bf16_true", 3e-3),
+            [6.372159, 4.111211, 3.178449, 3.038415, 2.979489, 2.908135],
+            [2.341501, 0.988279, 0.808906, 1.062430, 1.181880, 0.696063],
+            [0.00643921, 0.02526855, -0.01794434, -0.04077148],
+        ),
+    ],
+)
+def test_training(precision: str, tolerance: float, losses: list[float], norms: list[float], weights: list[float]) -> None:
+    """Losses, gradient norms and weights of a run that passes every kind of phase boundary; moments where they continue."""
+    run = begin(precision)
+    metrics = train(run, curriculum(precision), 24)
+    shown = [metrics[step] for step in (0, 5, 11, 12, 18, 23)]
+    assert [one["loss_nats"] for one in shown] == pytest.approx(losses, rel=tolerance)
+    assert [one["grad_norm"] for one in shown] == pytest.approx(norms, rel=20 * tolerance)
+    found = run.model.get_parameter("blocks.1.mlp_in.weight")[5, :4].float()
+    assert found.tolist() == pytest.approx(weights, rel=20 * tolerance, abs=tolerance)
+
+
+@recorded("EVALUATION", version=1)
+def test_evaluation(tmp_path: Path) -> None:
+    """The loss on blocks of a corpus, on items, and on items' targets alone: which tokens count, and their mean."""
+    begin().save(tmp_path / "checkpoint", with_optimizer=False)
+    found = []
+    for data, loss, prompt in ((GENERAL, "all_tokens", None), (PYCODE, "all_tokens", 9), (PYCODE, "target_tokens", 9)):
+        split = numbered_split(50, 30, prompt=prompt)
+        evaluation = Evaluation(data=data, split="test", loss=loss, seq_len=36, max_sequences=33)
+        metrics = evaluate_state(
+            evaluation, checkpoint=tmp_path / "checkpoint", split=split, tokenizer=pytest.fail, folder=tmp_path
+        )
+        found.append((metrics["target_tokens"], metrics["loss_nats"]))
+    assert [number for number, _ in found] == [1188, 1110, 846]
+    assert [nats for _, nats in found] == pytest.approx([6.4431490, 6.4307110, 6.4304743], rel=1e-5)
+
+
+@recorded("AVERAGING", version=1)
+def test_averaging(tmp_path: Path) -> None:
+    """Initial weights of three seeds and their mean in bfloat16: numpy's mean in fp64, rounded once, to the bit."""
+    folders, drawn = [], []
+    for seed in range(3):
+        run = TrainingRun.begin(start(seed), precision="bf16_true")
+        run.save(tmp_path / str(seed), with_optimizer=False)
+        folders.append(tmp_path / str(seed))
+        drawn.append(run.model.get_parameter("blocks.1.mlp_out.weight").detach().double().numpy())
+    found = mean_weights(folders)["blocks.1.mlp_out.weight"]
+    assert found.equal(torch.from_numpy(np.mean(drawn, axis=0)).bfloat16())
+    assert found[3, :3].tolist() == [0.02734375, 0.0595703125, -0.023681640625]
