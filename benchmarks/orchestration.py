@@ -135,7 +135,7 @@ def run_midstudy(folder: Path, names: list[tuple[str, str | None]], payload_s: f
     max_jobs = (os.cpu_count() or 1) if backend == "local" else 1000
     driver = Driver(store, stages, launcher, study=STUDY, max_jobs=max_jobs, poll_s=POLL_S)
     if variant == "with views":
-        from flows.view import PrefectView
+        from midstudy.flows.view import PrefectView
         from midstudy.run.conduct import conduct
         from midstudy.track.sync import default_tracking_uri
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from bare_manifest import bare_manifest
 
-from flows.server import PrefectServer
-from flows.view import PrefectView
+from midstudy.flows.server import PrefectServer
+from midstudy.flows.view import PrefectView
 from midstudy.recipe.manifest import Manifest, StageEntry
 from midstudy.run.watch import FINISHED, End, Watch
 from midstudy.store.store import Store

@@ -26,9 +26,8 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def room_of(module: str) -> str:
-    """`recipe` of `midstudy.recipe.phase`, `flows` of `flows.view`."""
-    top, _, rest = module.partition(".")
-    return top if top == "flows" else rest.partition(".")[0]
+    """`recipe` of `midstudy.recipe.phase`."""
+    return module.split(".")[1]
 
 
 def imports_of(source: str) -> Iterator[str]:
@@ -37,7 +36,7 @@ def imports_of(source: str) -> Iterator[str]:
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         for name in names:
-            if name.startswith(("midstudy.", "flows.")):
+            if name.startswith("midstudy."):
                 yield name
 
 
@@ -48,10 +47,9 @@ def upward(module: str, source: str) -> list[str]:
 
 
 def modules() -> list[tuple[str, Path]]:
-    found = [*(REPOSITORY / "midstudy").rglob("*.py"), *(REPOSITORY / "flows").rglob("*.py")]
     return [
         (".".join(path.relative_to(REPOSITORY).with_suffix("").parts), path)
-        for path in found
+        for path in (REPOSITORY / "midstudy").rglob("*.py")
         if path.parent.name != "midstudy"
     ]
 
@@ -85,7 +83,7 @@ def test_nothing_but_flows_imports_prefect():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert module.startswith("flows.") or not any(name.partition(".")[0] == "prefect" for name in names), module
+            assert room_of(module) == "flows" or not any(name.partition(".")[0] == "prefect" for name in names), module
 
 
 def test_analysis_and_report_do_without_torch():
@@ -114,10 +112,10 @@ def text_literals(source: str) -> Iterator[str]:
 
 
 def test_only_studies_name_a_mix_a_task_or_a_column_of_a_study():
-    """data/wheels/ names its own parts; flows/deployed.py the shipped experiments."""
+    """data/wheels/ names its own parts."""
     found: dict[str, list[str]] = {}
     for module, path in modules():
-        if module.startswith(("midstudy.studies.", "midstudy.data.wheels.")) or module == "flows.deployed":
+        if module.startswith(("midstudy.studies.", "midstudy.data.wheels.")):
             continue
         named = [name for name in NAMES for text in text_literals(path.read_text("utf-8")) if text == name]
         if named:

@@ -30,6 +30,19 @@ if TYPE_CHECKING:
 # -- plan and run -----------------------------------------------------------------------------------------------------
 
 
+def new(options: Namespace) -> int:
+    """Write a commented example, and say what to do with it."""
+    from midstudy.cli.new import write_example
+
+    path = Path(options.file)
+    write_example(path)
+    if path.suffix == ".py":
+        print(f"{path} is written. What it would run and cost: midstudy plan {path}")
+    else:
+        print(f"{path} is written. Put your cluster's names in; midstudy run EXPERIMENT --backend slurm --placement {path}")
+    return 0
+
+
 def plan(options: Namespace) -> int:
     """Show what a study would run."""
     from midstudy.plan.summary import plan_facts, plan_text
@@ -177,8 +190,8 @@ def _conduct(
     store: Store, manifest: Manifest, stages: Mapping[str, Stage], where: Place, tracking_uri: str
 ) -> tuple[Mapping[str, str], Mapping[str, str], Sequence[str], Path]:
     """Run the flow; returns failed and skipped stages with their causes, warnings, and the report."""
-    from flows.view import PrefectView
     from midstudy.cli.progress import ProgressLine
+    from midstudy.flows.view import PrefectView
     from midstudy.run.conduct import DetachedError, run_study
     from midstudy.run.study import write_report
 
@@ -432,7 +445,7 @@ def track(options: Namespace) -> int:
 
 def ui(options: Namespace) -> int:
     """Serve MLflow and Prefect on the store until interrupted."""
-    from flows.ui import serve
+    from midstudy.flows.ui import serve
 
     return serve(Store.open(Path(options.store)), tracking_uri=options.tracking_uri)
 

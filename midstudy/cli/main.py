@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
             "--placement",
             type=_named,
             metavar="FILE",
-            help="what jobs ask of Slurm and how they compute, as in experiments/placement_slurm.toml",
+            help="what jobs ask of Slurm and how they compute; `midstudy new FILE` writes one to change",
         )
         one.add_argument(
             "--detach",
@@ -162,6 +162,11 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument(
             "study", type=_named, metavar="STUDY", nargs="?", help="name of a study in the store (default: the only one)"
         )
+
+    new = verbs.add_parser("new", help="Write a commented experiment, or a placement on Slurm, to change.")
+    new.description = "Write a commented example to change: an experiment, or what jobs ask of Slurm and how they compute."
+    new.set_defaults(store=DEFAULT_STORE)
+    new.add_argument("file", type=_named, metavar="FILE", help="file to make: NAME.py an experiment, NAME.toml a placement")
 
     plan = verb("plan", "Show what a study would run, what is already there and what it would cost.", reads=True)
     takes_experiment(plan)

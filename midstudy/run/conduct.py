@@ -110,7 +110,7 @@ def run_study(
         on_notice: called in this thread with a line for people: a stage is run again, a job could not be submitted.
         when_done: called in this thread when every stage has ended, while the views are brought up to date.
         tracking_uri: MLflow's address; by default MLFLOW_TRACKING_URI, else its SQLite file in the store.
-        view_of: makes the view that shows the run, such as `flows.view.PrefectView`.
+        view_of: makes the view that shows the run, such as `midstudy.flows.view.PrefectView`.
 
     Raises:
         StoreError: the store cannot be written, or a record in it is damaged.

@@ -129,7 +129,7 @@ def _on_slurm(placement_file: Path | None, given: Placement, *, jobs: int | None
     if placement_file is None or not placement_file.exists():
         raise ValueError(
             f"--placement: found {placement_file or 'none'}; allowed with --backend slurm: a file that says what jobs ask "
-            "for. Copy experiments/placement_slurm.toml and change it to your cluster's partitions."
+            "for. `midstudy new placement.toml` writes one; change it to your cluster's partitions."
         )
     placements = read_placement_file(placement_file)
     max_jobs = jobs or placements.jobs.at_a_time

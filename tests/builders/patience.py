@@ -10,14 +10,14 @@ import pytest
 
 _LIMITS = {
     "midstudy.run.conduct": ("_CLOSE_TIMEOUT_S", "_INTERRUPTED_TIMEOUT_S", "_ASK_TIMEOUT_S"),
-    "flows.study_flow": ("_CALL_TIMEOUT_S",),
-    "flows.view": ("_RECORD_TIMEOUT_S", "_FLUSH_TIMEOUT_S"),
+    "midstudy.flows.study_flow": ("_CALL_TIMEOUT_S",),
+    "midstudy.flows.view": ("_RECORD_TIMEOUT_S", "_FLUSH_TIMEOUT_S"),
 }
 _LONG_S = 1000.0
 
 
 def lift_limits(patch: pytest.MonkeyPatch) -> None:
-    from flows.server import PrefectServer
+    from midstudy.flows.server import PrefectServer
 
     for module, names in _LIMITS.items():
         for name in names:

@@ -12,7 +12,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.schema_tools.validation import ValidationError, is_valid_schema, validate
 from pydantic import TypeAdapter
 
-from flows.deployed import DataSources, _settings, flow_of
+from midstudy.flows.deployed import DataSources, _settings, flow_of
 from midstudy.plan.experiment import study_parameters
 
 DEPLOYMENTS = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]

@@ -25,8 +25,8 @@ from builders.places import PYTHONPATH, REPOSITORY
 from builders.synthetic_study import SyntheticStudy, bare_manifest, frozen, synthetic_study
 from builders.waiting import wait_until
 
-from flows.server import PrefectServer
-from flows.view import PrefectView
+from midstudy.flows.server import PrefectServer
+from midstudy.flows.view import PrefectView
 from midstudy.launch.backends import live_jobs
 from midstudy.launch.driver import Driver, Outcome
 from midstudy.launch.local import LocalLauncher

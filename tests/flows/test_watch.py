@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from builders.synthetic_study import SyntheticStudy, frozen, stage_entry, synthetic_study
 
-from flows.artifacts import duration, progress_text, results_table, study_text
+from midstudy.flows.artifacts import duration, progress_text, results_table, study_text
 from midstudy.run.watch import FAILED, FINISHED, INTERRUPTED, REUSED, SKIPPED, End, Watch
 from midstudy.store.store import Store
 

@@ -12,7 +12,7 @@ from midstudy.launch.slurm.placement_file import Jobs, PlacementFile, read_place
 from midstudy.recipe.stage import Stage
 from midstudy.train.placement import Placement
 
-EXAMPLE = REPOSITORY / "experiments" / "placement_slurm.toml"
+EXAMPLE = REPOSITORY / "midstudy/launch/slurm/placement.toml"
 
 
 def read(tmp_path: Path, text: str) -> PlacementFile:

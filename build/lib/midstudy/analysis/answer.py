@@ -1,0 +1,86 @@
+"""A study's question answered in a sentence per cell of its first comparison, with uncertainty and what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from midstudy.analysis.effects import Cell, cell_factors, cells, effects
+from midstudy.analysis.phrases import capitalised, improvement, name_of, telling_factors, unit_of
+from midstudy.recipe.factors import Value, selects
+from midstudy.recipe.manifest import ComparisonEntry
+
+if TYPE_CHECKING:
+    from midstudy.analysis.tables import Tables
+
+
+def answer(tables: Tables) -> str:
+    """Which arm of the first comparison does best in its first column, by how much, and how sure that is.
+
+    A sentence for each combination of the comparison's `match` factors, then one on unfinished arms where there are any. The
+    best arm is picked after looking, so the p value given is Holm-corrected over the comparison's effects, and rivals that
+    paired differences cannot tell from it are named. One seed gives no interval, and the sentence says so.
+    """
+    if not tables.manifest.comparisons:
+        return "This study compares nothing."
+    comparison = tables.manifest.comparisons[0]
+    column = comparison.columns[0]
+    table = effects(tables, comparison, column).table
+    groups: dict[tuple[Value, ...], list[Cell]] = {}
+    for cell in cells(tables, comparison):
+        groups.setdefault(tuple(cell.factors[name] for name in comparison.match), []).append(cell)
+    shown = [name for name in comparison.match if len({key[comparison.match.index(name)] for key in groups}) > 1]
+    sentences = []
+    for key, members in groups.items():
+        matched = dict(zip(comparison.match, key, strict=True))
+        rows = table[[selects(matched, dict(row)) for _, row in table.iterrows()]]
+        where = ", ".join(f"{name} {matched[name]}" for name in shown)
+        clause = _clause(tables, comparison, column, members, rows)
+        sentences.append(capitalised(f"for {where}, {clause}." if where else f"{clause}."))
+    used = sorted({*comparison.arms, *comparison.references})
+    unfinished = int(tables.arms.iloc[used][column].isna().sum())
+    if unfinished:
+        sentences.append(f"{unfinished} of the {len(used)} arms behind this are not finished, so it may change.")
+    return " ".join(sentences)
+
+
+def _clause(tables: Tables, comparison: ComparisonEntry, column: str, members: Sequence[Cell], rows: pd.DataFrame) -> str:
+    from midstudy.analysis.estimators import rivals  # reads `Tables`
+
+    if rows.empty:
+        return f"nothing can be said about {column} yet: no arm is finished together with its reference"
+    entry = tables.manifest.columns[column]
+    unit = unit_of(entry)
+    best = rows.loc[rows["difference"].idxmax()]
+    control = members[0].references.iloc[0]
+    names = telling_factors([control, *(cell.factors for cell in members)], cell_factors(tables))
+    reference, arm, effect = name_of(control, names), name_of(best, names), improvement(best, unit)
+    verb = "lowers" if entry.better == "lower" else "raises"
+    if best["difference"] <= 0:
+        return f"no arm {verb} {column} against {reference}; the nearest is {arm} at {effect}"
+    lead = f"{arm} {verb} {column}" + (" most" if len(rows) > 1 else "") + f", by {effect} against {reference}"
+    if int(best["num_seeds"]) < 2:
+        return f"{lead}, but one seed says nothing about chance"
+    if math.isnan(best["ci_low"]):
+        return f"{lead}: {best['note']}"
+    if best["ci_low"] <= 0:
+        return (
+            f"no arm can be told from {reference} in {column}: the largest improvement, by {arm}, is {effect} and its "
+            "interval includes zero"
+        )
+    (cell,) = (one for one in members if all(one.factors[name] == best[name] for name in cell_factors(tables)))
+    others = rivals(tables, comparison, cell, column).iloc[1:]  # the first is the reference
+    return f"{lead}, Holm-corrected p = {best['p_holm']:.2g}{_against(others)}"
+
+
+def _against(others: pd.DataFrame) -> str:
+    if others.empty:
+        return "; no other arm was tried"
+    beaten = others["ci_low"] > 0
+    if beaten.all():
+        names = {1: "the only other arm", 2: "both other arms"}.get(len(others), f"all {len(others)} other arms")
+        return f", and it is better than {names} in paired differences whose intervals exclude zero"
+    return f"; not told from it by a paired interval: {', '.join(others.loc[~beaten, 'rival'])}"

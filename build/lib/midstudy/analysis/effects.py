@@ -1,0 +1,154 @@
+"""Effects of arms against their references: the one paired statistic, for any comparison of a study.
+
+Arms are paired with the reference of the same `match` factors and seeds; a missing reference is never replaced by another
+(the scripts of arXiv 2510.14865 fall back to the 70m code baseline).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from midstudy.analysis.pairs import SEED_COLUMNS, SUMMARY_COLUMNS, comparison_table, pair_by_seed, seed_values, summarise
+from midstudy.recipe.factors import Value
+from midstudy.recipe.manifest import ComparisonEntry
+
+if TYPE_CHECKING:
+    from midstudy.analysis.tables import Tables
+
+AMOUNTS = ("num_steps", "num_tokens", "tokens:", "dose:")
+"""Columns of the table of arms, or beginnings of them, whose means stand beside the effects."""
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """Paired effects of the arms of a comparison.
+
+    ``table``: one row per cell with at least one finished pair: the factors but the seeds, num_seeds, num_inner_seeds,
+    reference, value, difference (in the column's unit, positive is better) with ci_low and ci_high, relative_improvement
+    with relative_ci_low and relative_ci_high, p_value, note, p_holm and family_size (the family is this table), and the
+    means over seeds of the columns `AMOUNTS`. ``by_seed``: the values behind it. ``missing``: rows of the table of arms that
+    could not be used: the factors, column, reason.
+    """
+
+    table: pd.DataFrame
+    by_seed: pd.DataFrame
+    missing: pd.DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """Arms that differ in their seeds alone, and the reference of each."""
+
+    factors: Mapping[str, Value]
+    arms: pd.DataFrame
+    references: pd.DataFrame
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.factors.items())
+
+
+def cells(tables: Tables, comparison: ComparisonEntry) -> Iterator[Cell]:
+    """The cells of a comparison in the order of its arms."""
+    arms = tables.arms.iloc[list(comparison.arms)]
+    references = tables.arms.iloc[list(comparison.references)]
+    names = cell_factors(tables)
+    for rows in _split(arms, names):
+        factors = {name: rows[name].iloc[0] for name in names}
+        agrees = np.ones(len(references), dtype=bool)
+        for name in comparison.match:
+            agrees &= (references[name] == factors[name]).to_numpy()
+        yield Cell(factors, rows, references[agrees])
+
+
+def cell_factors(tables: Tables) -> list[str]:
+    """The factors but the seeds: what tells one cell from another."""
+    return [name for name in tables.manifest.factor_names if name not in tables.manifest.seeds]
+
+
+def paired(tables: Tables, rows: pd.DataFrame, references: pd.DataFrame, column: str) -> pd.DataFrame:
+    """`pair_by_seed` with the seeds of the study, and with what its column calls better."""
+    better = tables.manifest.columns[column].better
+    return pair_by_seed(rows, references, column=column, seeds=tables.manifest.seeds, better=better)
+
+
+def effects(tables: Tables, comparison: ComparisonEntry, column: str) -> Effects:
+    """Compare every cell of a comparison with its reference over common seeds.
+
+    Rows are in the order of the arms; where ``comparison.along`` is set, sorted by it within the other factors.
+
+    Raises ValueError naming the arm where a finished arm has no reference of the same match factors and seeds in the study
+    at all; those that exist but are not finished are listed in ``missing`` instead.
+    """
+    names = cell_factors(tables)
+    amounts = [name for name in tables.arms.columns if name.startswith(AMOUNTS)]
+    unfinished = tables.arms.iloc[sorted(set(comparison.references))]
+    missing = [_missing(tables, unfinished[unfinished[column].isna()], column, "not finished")]
+    records: list[dict[str, object]] = []
+    seed_tables = []
+    for cell in _ordered(cells(tables, comparison), comparison.along):
+        missing += _unpaired(tables, cell, column)
+        by_seed = paired(tables, cell.arms, cell.references, column)
+        if by_seed.empty:
+            continue
+        means = {name: float(cell.arms[name].mean()) for name in amounts}
+        records.append({**cell.factors, **summarise(by_seed), **means})
+        seed_tables.append(by_seed.assign(**cell.factors))
+    seed_columns = [*names, *tables.manifest.seeds[:1], *SEED_COLUMNS]
+    table = comparison_table(records, columns=[*names, *SUMMARY_COLUMNS, *amounts])
+    by_seed = pd.concat(seed_tables, ignore_index=True) if seed_tables else pd.DataFrame(columns=seed_columns)
+    return Effects(
+        table=table[[*names, *SUMMARY_COLUMNS, "p_holm", "family_size", *amounts]],
+        by_seed=by_seed[seed_columns],
+        missing=pd.concat(missing, ignore_index=True).drop_duplicates(ignore_index=True),
+    )
+
+
+def _split(arms: pd.DataFrame, names: Sequence[str]) -> Iterator[pd.DataFrame]:
+    if not names:
+        yield arms
+        return
+    for _, rows in arms.groupby(list(names), sort=False, dropna=False):
+        yield rows
+
+
+def _ordered(found: Iterator[Cell], along: str | None) -> list[Cell]:
+    """Cells sorted by one factor, those that differ in another one kept in their order."""
+    if along is None:
+        return list(found)
+    rank: dict[tuple[Value, ...], int] = {}
+    keyed = []
+    for cell in found:
+        rest = tuple(value for name, value in cell.factors.items() if name != along)
+        value = cell.factors[along]
+        keyed.append(((rank.setdefault(rest, len(rank)), isinstance(value, str), value), cell))
+    return [cell for _, cell in sorted(keyed, key=lambda pair: pair[0])]
+
+
+def _unpaired(tables: Tables, cell: Cell, column: str) -> list[pd.DataFrame]:
+    """List arms that cannot be paired yet; raise for a finished one whose reference does not exist."""
+    finished = cell.arms[column].notna().to_numpy()
+    seeds = tables.manifest.seeds
+    reference = dict(zip(seed_values(cell.references, seeds), cell.references[column].notna(), strict=True))
+    runs = list(seed_values(cell.arms, seeds))
+    orphans = cell.arms[finished & np.array([run not in reference for run in runs], dtype=bool)]
+    if len(orphans):
+        first = orphans.iloc[0]
+        run = ", ".join(f"{name} {first[name]}" for name in tables.manifest.factor_names)
+        raise ValueError(
+            f"{run}: the comparison has no reference with the same factors and seeds, so its effect on {column} cannot "
+            "be stated; add the reference to the study for these seeds, or take the arm out of the comparison"
+        )
+    waiting = finished & np.array([not reference.get(run, False) for run in runs], dtype=bool)
+    return [
+        _missing(tables, cell.arms[~finished], column, "not finished"),
+        _missing(tables, cell.arms[waiting], column, "its reference is not finished"),
+    ]
+
+
+def _missing(tables: Tables, rows: pd.DataFrame, column: str, reason: str) -> pd.DataFrame:
+    return rows[list(tables.manifest.factor_names)].assign(column=column, reason=reason)

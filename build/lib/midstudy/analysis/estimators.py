@@ -1,0 +1,326 @@
+"""What decides a claim: functions of a study's tables and a claim that give an estimate with its interval.
+
+Each looks at `claim.column` of `claim.comparison`, at the cells (arms, seeds apart) with the factors `claim.arms`. What is
+not finished gives an estimate of NaN; a claim that selects the wrong arms raises ValueError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from midstudy.analysis.correlations import correlations, with_proximity
+from midstudy.analysis.effects import Cell, cell_factors, cells, effects, paired
+from midstudy.analysis.intervals import MeanInterval, mean_interval
+from midstudy.analysis.pairs import summarise
+from midstudy.analysis.phrases import (
+    RELATIVE,
+    difference_with_interval,
+    name_of,
+    percent_with_interval,
+    seeds,
+    telling_factors,
+    unit_of,
+    with_interval,
+)
+from midstudy.analysis.tables import Tables
+from midstudy.recipe.factors import selects
+from midstudy.recipe.manifest import ComparisonEntry
+from midstudy.recipe.study import Claim
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A value with its 95 % interval, positive where arms are better than their references, and the same in words.
+
+    NaN stands for what is unknown. `is_exact` says that the value was measured once and has no interval by nature; its claim
+    is judged by the value alone.
+    """
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    p_value: float = math.nan
+    unit: str
+    text: str = NOT_MEASURED
+    is_exact: bool = False
+
+
+Estimator = Callable[[Tables, Claim], Estimate]
+
+
+def paired_effect(tables: Tables, claim: Claim) -> Estimate:
+    """The effect of one cell against its reference. Option scale: "relative" (default) or "difference"."""
+    comparison = tables.manifest.comparison(claim.comparison)
+    cell = _one(_selected(tables, comparison, claim.arms), claim.arms)
+    row = summarise(paired(tables, cell.arms, cell.references, claim.column))
+    return _estimate(row, scale=_scale(claim), unit=_unit(tables, claim))
+
+
+def best_of(tables: Tables, claim: Claim) -> Estimate:
+    """One cell against every other cell with the same match factors, and against the reference.
+
+    The estimate is that of the rival that decides: the nearest one that is better, otherwise the nearest one that the cell
+    is not beyond doubt better than, otherwise the nearest one. Option scale: "difference" (default) or "relative".
+    """
+    comparison = tables.manifest.comparison(claim.comparison)
+    cell = _one(_selected(tables, comparison, claim.arms), claim.arms)
+    scale, unit = _scale(claim, default="difference"), _unit(tables, claim, default="difference")
+    rows = rivals(tables, comparison, cell, claim.column)
+    value, low, high = _SCALES[scale]
+    beaten = rows[low] > claim.margin
+    decides = _decider(rows, size=-rows[value], fails=rows[high] < claim.margin, holds=beaten)
+    if decides is None:
+        return Estimate(unit=unit)
+    text = f"next is {decides['rival']}, {_words(decides, scale, unit)}"
+    if not beaten.all():
+        text += f"; not beaten beyond doubt: {', '.join(rows.loc[~beaten, 'rival'])}"
+    # Better than all only if better than each: the largest p value is that of an intersection-union test.
+    p_value = rows["p_value"].max() if beaten.all() else decides["p_value"]
+    return _numbers(decides, scale=scale, p_value=float(p_value), unit=unit, text=text)
+
+
+def rivals(tables: Tables, comparison: ComparisonEntry, cell: Cell, column: str) -> pd.DataFrame:
+    """A cell compared with the other cells of the same match factors and with its reference, over common seeds.
+
+    Returns a row per rival: rival (the factors in which it differs), and the columns of `pairs.summarise`, where a positive
+    difference means that ``cell`` is better; without a common finished seed, num_seeds is 0.
+    """
+    others = [
+        other
+        for other in cells(tables, comparison)
+        if other.factors != cell.factors and selects({name: cell.factors[name] for name in comparison.match}, other.factors)
+    ]
+    reference = cell.references.iloc[0]
+    names = telling_factors([cell.factors, reference, *(one.factors for one in others)], cell_factors(tables))
+    records = [{"rival": name_of(reference, names)} | summarise(paired(tables, cell.arms, cell.references, column))]
+    for other in others:
+        summary = summarise(paired(tables, cell.arms, other.arms, column))
+        records.append({"rival": name_of(other.factors, names)} | summary)
+    return pd.DataFrame(records)
+
+
+def all_within(tables: Tables, claim: Claim) -> Estimate:
+    """All selected cells' relative effects within ± `claim.margin`.
+
+    The estimate is that of the cell that decides: the largest effect that lies outside, otherwise the largest that is not
+    beyond doubt inside, otherwise the largest.
+    """
+    comparison = tables.manifest.comparison(claim.comparison)
+    selected = _selected(tables, comparison, claim.arms)
+    rows = pd.DataFrame([summarise(paired(tables, cell.arms, cell.references, claim.column)) for cell in selected])
+    names = telling_factors([cell.factors for cell in selected], cell_factors(tables))
+    rows["cell"] = [name_of(cell.factors, names) for cell in selected]
+    value, low, high = _SCALES["relative"]
+    fails = (rows[low] > claim.margin) | (rows[high] < -claim.margin)
+    holds = (rows[low] > -claim.margin) & (rows[high] < claim.margin)
+    decides = _decider(rows, size=rows[value].abs(), fails=fails, holds=holds)
+    if decides is None:
+        return Estimate(unit=RELATIVE)
+    label = f"{decides['cell']}, which decides among {len(selected)}: " if len(selected) > 1 else ""
+    text = label + percent_with_interval(decides)
+    return _numbers(decides, scale="relative", p_value=float(decides["p_value"]), unit=RELATIVE, text=text)
+
+
+def correlation(tables: Tables, claim: Claim) -> Estimate:
+    """Pearson's r of proximity advantage with relative improvement over the selected cells, with Fisher's interval.
+
+    Options: measure (default "combined"), task, the factor that names an arm's task (default "task").
+    """
+    comparison = tables.manifest.comparison(claim.comparison)
+    task = str(claim.options.get("task", "task"))
+    table = effects(tables, comparison, claim.column).table
+    table = table[[selects(claim.arms, dict(row)) for _, row in table.iterrows()]]
+    if tables.proximity is None or table.empty:
+        return Estimate(unit="r")
+    factors = list(dict.fromkeys(name for mix in tables.manifest.mixes for name in mix.factors))
+    pairs = with_proximity(table, tables.proximity, factors=factors, task=task)
+    names = pairs[[*factors, task]].astype(str).agg(" ".join, axis=1)
+    pairs = pairs.assign(pair=names, matched=False)
+    row = correlations(pairs, measure=str(claim.options.get("measure", "combined"))).iloc[0]
+    if math.isnan(row["r"]):
+        return Estimate(unit="r", text=row["reason"])
+    text = f"r = {row['r']:.2f} (95 % interval {row['ci_low']:.2f} to {row['ci_high']:.2f}, {row['n_pairs']} pairs)"
+    return Estimate(
+        value=float(row["r"]),
+        low=float(row["ci_low"]),
+        high=float(row["ci_high"]),
+        p_value=float(row["p_value"]),
+        unit="r",
+        text=text,
+    )
+
+
+def trend(tables: Tables, claim: Claim) -> Estimate:
+    """The slope of the effect along the comparison's `along` factor, fitted to each seed's values.
+
+    The selected cells differ in that factor alone. A seed counts once all of them are finished. Option scale: "relative"
+    (default) or "difference".
+    """
+    comparison = tables.manifest.comparison(claim.comparison)
+    along = comparison.along
+    if along is None:
+        raise ValueError(f"trend: expected a comparison with `along`, got {claim.comparison!r}")
+    selected = _selected(tables, comparison, claim.arms)
+    others = {tuple(value for name, value in cell.factors.items() if name != along) for cell in selected}
+    if len(others) > 1 or len(selected) < 2:
+        raise ValueError(f"trend: expected cells that differ in {along} alone, at least two, got {_listed(selected)}")
+    unit = f"{_unit(tables, claim)} per {along}"
+    steps = [float(cell.factors[along]) for cell in selected]
+    values = _common_seeds(tables, selected, claim)
+    slopes = mean_interval(float(np.polyfit(steps, row, deg=1)[0]) for row in values)
+    return _of_mean(slopes, unit, digits=".3g")
+
+
+def interaction(tables: Tables, claim: Claim) -> Estimate:
+    """How much larger the effect is at one level of a factor than at another, over common seeds.
+
+    Options: factor, level, other; scale: "relative" (default) or "difference". At each level, `claim.arms` selects one cell.
+    """
+    comparison = tables.manifest.comparison(claim.comparison)
+    absent = [name for name in ("factor", "level", "other") if name not in claim.options]
+    if absent:
+        raise ValueError(f"interaction: expected the options factor, level and other, got no {', '.join(absent)}")
+    factor = str(claim.options["factor"])
+    pair = []
+    for level in (claim.options["level"], claim.options["other"]):
+        wanted = {**claim.arms, factor: level}
+        pair.append(_one(_selected(tables, comparison, wanted), wanted))
+    values = _common_seeds(tables, pair, claim)
+    return _of_mean(mean_interval(first - second for first, second in values), _unit(tables, claim))
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "paired_effect": paired_effect,
+    "best_of": best_of,
+    "all_within": all_within,
+    "correlation": correlation,
+    "trend": trend,
+    "interaction": interaction,
+}
+
+
+def find_estimator(name: str) -> Estimator:
+    """The estimator of this name, or that of another module as `package.module:function`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name in ESTIMATORS:
+        return ESTIMATORS[name]
+    module, colon, function = name.partition(":")
+    problem = f"estimator: expected one of {', '.join(ESTIMATORS)} or package.module:function, got {name!r}"
+    if not colon:
+        raise ValueError(problem)
+    try:
+        found = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{problem} ({error})") from error
+    if not callable(found):
+        raise ValueError(problem)
+    return found
+
+
+_SCALES = {
+    "relative": ("relative_improvement", "relative_ci_low", "relative_ci_high"),
+    "difference": ("difference", "ci_low", "ci_high"),
+}
+
+
+def _scale(claim: Claim, default: str = "relative") -> str:
+    scale = str(claim.options.get("scale", default))
+    if scale not in _SCALES:
+        raise ValueError(f"scale: expected one of {', '.join(_SCALES)}, got {scale!r}")
+    return scale
+
+
+def _unit(tables: Tables, claim: Claim, default: str = "relative") -> str:
+    return RELATIVE if _scale(claim, default) == "relative" else unit_of(tables.manifest.columns[claim.column])
+
+
+def _selected(tables: Tables, comparison: ComparisonEntry, wanted: Mapping[str, Any]) -> list[Cell]:
+    found = [cell for cell in cells(tables, comparison) if selects(wanted, cell.factors)]
+    if not found:
+        raise ValueError(
+            f"arms: expected cells of {comparison.name} with {dict(wanted)}, got none; its cells are "
+            f"{_listed(list(cells(tables, comparison)))}"
+        )
+    return found
+
+
+def _one(found: Sequence[Cell], wanted: Mapping[str, Any]) -> Cell:
+    if len(found) > 1:
+        raise ValueError(f"arms: expected one cell with {dict(wanted)}, got {len(found)}: {_listed(found)}")
+    return found[0]
+
+
+def _listed(found: Sequence[Cell]) -> str:
+    return "; ".join(str(cell) for cell in found)
+
+
+def _decider(rows: pd.DataFrame, *, size: pd.Series, fails: pd.Series, holds: pd.Series) -> pd.Series | None:
+    """The measured row of largest `size` that decides whether a claim on all rows holds; None if nothing is measured.
+
+    Where only rows that are not measured leave it open, the row is without an interval.
+    """
+    is_measured = rows["num_seeds"] > 0
+    if not is_measured.any():
+        return None
+    if fails.any():
+        candidates = fails
+    elif (is_measured & ~holds).any():
+        candidates = is_measured & ~holds
+    else:
+        candidates = is_measured
+    row = rows.loc[size[candidates].idxmax()].copy()
+    if holds[candidates].all() and not is_measured.all():
+        row[[name for name in rows.columns if "ci_" in name or name == "p_value"]] = math.nan
+    return row
+
+
+def _common_seeds(tables: Tables, selected: Sequence[Cell], claim: Claim) -> list[tuple[float, ...]]:
+    """The effect of each cell, for every seed that is finished in all of them."""
+    value = _SCALES[_scale(claim)][0]
+    by_cell = []
+    for cell in selected:
+        found = paired(tables, cell.arms, cell.references, claim.column)
+        keys = found[tables.manifest.seeds[0]] if tables.manifest.seeds else found.index
+        by_cell.append(dict(zip(keys, found[value], strict=True)))
+    common = [seed for seed in by_cell[0] if all(seed in values for values in by_cell)]
+    return [tuple(values[seed] for values in by_cell) for seed in common]
+
+
+def _words(row: pd.Series, scale: str, unit: str) -> str:
+    return percent_with_interval(row) if scale == "relative" else difference_with_interval(row, unit)
+
+
+def _estimate(row: Mapping[str, Any], *, scale: str, unit: str) -> Estimate:
+    if not row["num_seeds"]:
+        return Estimate(unit=unit)
+    series = pd.Series(dict(row))
+    return _numbers(series, scale=scale, p_value=float(row["p_value"]), unit=unit, text=_words(series, scale, unit))
+
+
+def _numbers(row: pd.Series, *, scale: str, p_value: float, unit: str, text: str) -> Estimate:
+    value, low, high = (float(row[name]) for name in _SCALES[scale])
+    return Estimate(value=value, low=low, high=high, p_value=p_value, unit=unit, text=text)
+
+
+def _of_mean(mean: MeanInterval, unit: str, *, digits: str = "") -> Estimate:
+    if not mean.n:
+        return Estimate(unit=unit)
+    if digits:
+        known = math.isfinite(mean.low)
+        interval = f"95 % interval {mean.low:{digits}} to {mean.high:{digits}}" if known else "no interval"
+        text = f"{mean.mean:+{digits}} {unit} ({interval}, {seeds(mean.n)})"
+    else:
+        text = with_interval(mean.mean, mean.low, mean.high, unit, num_seeds=mean.n)
+    return Estimate(value=mean.mean, low=mean.low, high=mean.high, p_value=mean.p_value, unit=unit, text=text)

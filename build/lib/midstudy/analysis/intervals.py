@@ -1,0 +1,81 @@
+"""Small-sample statistics: t-intervals of paired differences, Holm's correction, Fisher's interval of a correlation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+MIN_PAIRS_OF_A_CORRELATION = 4  # Fisher's z has standard error 1/sqrt(n - 3)
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """Mean of n independent values with its two-sided t-interval and the p value of 'the mean is zero'.
+
+    ``note`` says why interval and p value are NaN where they are.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+    note: str
+
+
+def mean_interval(values: Iterable[float]) -> MeanInterval:
+    """95 % t-interval of a mean; applied to paired differences it is the interval of the paired t-test.
+
+    One value has no interval. Values that do not vary have none either: the t statistic is not defined, and identical
+    values from different seeds point at seeds that did not take effect.
+    """
+    sample = np.asarray(list(values), dtype=np.float64)
+    n = sample.size
+    if n == 0:
+        return MeanInterval(math.nan, math.nan, math.nan, math.nan, 0, "no value")
+    mean = float(sample.mean())
+    if n == 1:
+        return MeanInterval(mean, math.nan, math.nan, math.nan, 1, "one seed: no interval")
+    deviation = float(sample.std(ddof=1))
+    if deviation <= 1e-12 * float(np.abs(sample).max()):
+        return MeanInterval(mean, math.nan, math.nan, math.nan, n, "no variation over seeds: no interval")
+    from scipy import stats
+
+    error = deviation / math.sqrt(n)
+    half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
+    p_value = 2 * float(stats.t.sf(abs(mean) / error, n - 1))
+    return MeanInterval(mean, mean - half_width, mean + half_width, p_value, n, "")
+
+
+def holm(p_values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Holm's step-down corrected p values (Scand. J. Statist. 6, 1979), in the order given.
+
+    The family is all values that are not NaN; NaN stays NaN.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    corrected = np.full(p.shape, math.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    factors = np.arange(order.size, 0, -1)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(factors * p[order]))
+    return corrected
+
+
+def fisher_interval(r: float, n: int) -> tuple[float, float]:
+    """95 % interval of Pearson's r over n independent pairs by Fisher's z = artanh r, standard error 1/√(n−3).
+
+    NaN for fewer than four pairs or an undefined r.
+    """
+    if n < MIN_PAIRS_OF_A_CORRELATION or math.isnan(r):
+        return math.nan, math.nan
+    if abs(r) >= 1.0:
+        return r, r
+    from scipy import stats
+
+    half_width = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) / math.sqrt(n - 3)
+    return math.tanh(math.atanh(r) - half_width), math.tanh(math.atanh(r) + half_width)

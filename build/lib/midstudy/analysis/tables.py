@@ -1,0 +1,280 @@
+"""The tables of a study, read from the store: arms, curves, similarities, proximity advantages, and what it all cost.
+
+A value that is NaN belongs to a stage that is not finished: the tables of a half-done study are valid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors.numpy import load_file
+
+from midstudy.files.atomic import write_bytes, write_json
+from midstudy.plan.left_out import left_out_in
+from midstudy.recipe.manifest import ArmEntry, Manifest, MixEntry
+from midstudy.similarity.halves import SplitSample, similarity_matrix
+from midstudy.similarity.proximity import Mix, proximity_rows
+from midstudy.store.record import Record
+from midstudy.store.store import Store
+from midstudy.store.study_manifest import load
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """A study's tables. `similarity` and `proximity` are None until the tokens of every data set are counted."""
+
+    manifest: Manifest
+    arms: pd.DataFrame
+    curves: pd.DataFrame
+    similarity: pd.DataFrame | None
+    proximity: pd.DataFrame | None
+
+
+def arms_table(store: Store, manifest: Manifest) -> pd.DataFrame:
+    """One row an arm, in the order of `manifest.arms`.
+
+    Columns: study, the factors, the measured columns that are no curves, state, num_steps, num_tokens (drawn of corpora),
+    flops, wall_s (seconds of the stages behind the arm's state); then for each data set NAME tokens:NAME, items:NAME,
+    epochs:NAME (passes over its train split) and dose:NAME. What belongs to an unfinished stage is NaN.
+    """
+    columns = [name for name, column in manifest.columns.items() if not column.is_curve]
+    measured = {one for arm in manifest.arms for name in columns for one in arm.measures.get(name, ())}
+    values = store.records(measured)
+    history = _History(store, manifest)
+    corpora, tasks, doses = (_names(getattr(arm, one) for arm in manifest.arms) for one in ("tokens", "items", "dose"))
+    rows = []
+    for arm in manifest.arms:
+        row: dict[str, Any] = {"study": manifest.name, **arm.factors}
+        for name in columns:
+            found = [values[one] for one in arm.measures.get(name, ()) if one in values]
+            row[name] = float(found[0].metrics.get(manifest.columns[name].metric, math.nan)) if found else math.nan
+        row |= {
+            "state": arm.state,
+            "num_steps": arm.num_steps,
+            "num_tokens": sum(arm.tokens.values()),
+            "flops": arm.flops,
+            "wall_s": history.wall_s(arm.state),
+        }
+        row |= {f"tokens:{name}": arm.tokens.get(name, 0) for name in corpora}
+        row |= {f"items:{name}": arm.items.get(name, 0) for name in tasks}
+        row |= {f"epochs:{name}": history.epochs(arm, name) for name in dict.fromkeys((*corpora, *tasks))}
+        row |= {f"dose:{name}": arm.dose.get(name, 0.0) for name in doses}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def curves_table(store: Store, manifest: Manifest) -> pd.DataFrame:
+    """One row per arm, curve and step: arm (its row), the factors, column, step, value (NaN where not finished)."""
+    curves = [name for name, column in manifest.columns.items() if column.is_curve]
+    records = store.records({one for arm in manifest.arms for name in curves for one in arm.measures.get(name, ())})
+    rows = [
+        {
+            "arm": row,
+            **arm.factors,
+            "column": name,
+            "step": manifest.stages[one].step,
+            "value": float(records[one].metrics.get(manifest.columns[name].metric, math.nan))
+            if one in records
+            else math.nan,
+        }
+        for row, arm in enumerate(manifest.arms)
+        for name in curves
+        for one in arm.measures.get(name, ())
+    ]
+    return pd.DataFrame(rows, columns=["arm", *manifest.factor_names, "column", "step", "value"])
+
+
+def similarity_tables(store: Store, manifest: Manifest) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+    """Similarity of every pair of corpora, tasks and mixtures (long), and proximity advantage of every mix to every task.
+
+    Proximity has the columns of `similarity.proximity.proximity_rows`. None for both while a count is not finished, and
+    where the study counts nothing.
+    """
+    records = store.records([one.stage for one in manifest.counts])
+    if not manifest.counts or len(records) < len({one.stage for one in manifest.counts}):
+        return None, None
+    corpora: dict[str, SplitSample] = {}
+    tasks: dict[str, SplitSample] = {}
+    for one in manifest.counts:
+        counts = load_file(store.published_folder(one.stage) / "counts.safetensors")["counts"]
+        (tasks if one.is_task else corpora)[one.data] = SplitSample.from_counts(counts)
+    mixes = [_mix(one) for one in manifest.mixes]
+    mixtures = {one.name: one.of(corpora) for one in mixes if len(one.shares) > 1}
+    kinds = {**dict.fromkeys(corpora, "corpus"), **dict.fromkeys(mixtures, "mixture"), **dict.fromkeys(tasks, "task")}
+    matrix = similarity_matrix({**corpora, **mixtures, **tasks})
+    long = pd.DataFrame(
+        {
+            "left": left,
+            "left_kind": kinds[left],
+            "right": right,
+            "right_kind": kinds[right],
+            "cosine": value.cosine,
+            "jaccard": value.jaccard,
+            "jsd_nats": value.jsd_nats,
+            "combined": value.combined,
+        }
+        for (left, right), value in matrix.items()
+    )
+    proximity = proximity_rows(corpora=corpora, tasks=tasks, mixes=mixes)
+    return long, pd.DataFrame(proximity, columns=None if proximity else ["mix_name", "task", "reference"])
+
+
+def cost_summary(store: Store, manifest: Manifest) -> dict[str, Any]:
+    """What the study's finished stages took, beside what the plan said they need.
+
+    Seconds are sums over stages. Everything is read from records, so the numbers are the same however often a finished
+    study is run again. `recomputed_steps` were run again after faults, and are not useful ones.
+    """
+    records = store.records(manifest.stages)
+    return {
+        "num_stages": len(manifest.stages),
+        "num_finished": len(records),
+        "failed": [
+            {"id": one, "label": stage.label, "cause": failure["cause"]}
+            for one, stage in manifest.stages.items()
+            if one not in records and (failure := store.failure(one))
+        ],
+        "cpu_s": sum(record.timing["cpu_s"] for record in records.values()),
+        "stage_wall_s": sum(record.timing["wall_s"] for record in records.values()),
+        "num_tokens": sum(record.metrics.get("num_tokens", 0) for record in records.values()),
+        "useful_steps": sum(record.metrics.get("num_steps", 0) for record in records.values()),
+        "recomputed_steps": sum(record.metrics.get("recomputed_steps", 0) for record in records.values()),
+        "lower_bound_steps": manifest.steps.lower_bound,
+        "unshared_steps": manifest.steps.without_sharing,
+    }
+
+
+def reproduction(store: Store, manifest: Manifest) -> dict[str, Any]:
+    """What one needs to make the study again: the command, and the code and libraries its records were made with."""
+    environments = [record.environment for record in store.records(manifest.stages).values()]
+
+    def seen(field: str) -> list[str]:
+        return sorted({str(one[field]) for one in environments if one.get(field) is not None})
+
+    return {
+        "command": manifest.command,
+        "git_commit": ", ".join(seen("git_commit")) or None,
+        "git_dirty": any(one.get("git_dirty") for one in environments),
+        "versions": {field: ", ".join(seen(field)) for field in ("midstudy", "python", "torch", "platform", "cpu")},
+        "sources": dict(manifest.sources),
+    }
+
+
+def write_tables(store: Store, manifest: Manifest, folder: Path) -> Tables:
+    """Write a report's inputs into the study's folder, and return the tables among them.
+
+    arms and curves as Parquet and CSV, similarity and proximity as Parquet once they are known; cost, reproduction and what
+    the data left out as JSON; the answer as text.
+    """
+    from midstudy.analysis.answer import answer  # reads `Tables`
+
+    similarity, proximity = similarity_tables(store, manifest)
+    tables = Tables(manifest, arms_table(store, manifest), curves_table(store, manifest), similarity, proximity)
+    for name, table in (("arms", tables.arms), ("curves", tables.curves)):
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+        table.to_csv(folder / f"{name}.csv", index=False)
+    for name, known in (("similarity", similarity), ("proximity", proximity)):
+        if known is None:
+            (folder / f"{name}.parquet").unlink(missing_ok=True)  # of an earlier plan that counted less
+        else:
+            known.to_parquet(folder / f"{name}.parquet", index=False)
+    write_json(folder / "cost.json", cost_summary(store, manifest))
+    write_json(folder / "reproduce.json", reproduction(store, manifest))
+    write_json(folder / "left_out.json", left_out_in(store, manifest).as_json())
+    write_bytes(folder / "answer.txt", (answer(tables) + "\n").encode())
+    return tables
+
+
+def read_tables(folder: Path) -> Tables:
+    """The tables that `write_tables` left in the folder of a study in its store.
+
+    Raises:
+        StoreError: the study's manifest is missing, damaged or of another version.
+        OSError: the tables are not there.
+    """
+    folder = folder.resolve()
+    manifest = load(Store.open(folder.parent.parent), folder.name)
+    optional = {
+        name: pd.read_parquet(path) if (path := folder / f"{name}.parquet").exists() else None
+        for name in ("similarity", "proximity")
+    }
+    arms, curves = (pd.read_parquet(folder / f"{name}.parquet") for name in ("arms", "curves"))
+    return Tables(manifest, arms, curves, **optional)
+
+
+class _History:
+    """The stages behind the arms' states: what they took, and how large the data are that they read."""
+
+    def __init__(self, store: Store, manifest: Manifest) -> None:
+        self._store, self._manifest = store, manifest
+        self._records: dict[str, Record | None] = {}
+        self._load([*manifest.stages])
+        self._tokens: dict[str, list[str]] = {}
+        for identity, stage in manifest.stages.items():
+            if stage.kind == "tokens":
+                self._tokens.setdefault(stage.data, []).append(identity)
+
+    def wall_s(self, state: str) -> float:
+        """Seconds of all training behind a state, NaN if a stage of it is unfinished."""
+        records = [self._record(one) for one in self._states(state)]
+        return math.fsum(math.nan if one is None else one.timing["wall_s"] for one in records)
+
+    def epochs(self, arm: ArmEntry, data: str) -> float:
+        """Passes over the train split of a data set: over its tokens, or over a task's items; NaN while unknown."""
+        drawn = arm.items[data] if data in arm.items else arm.tokens.get(data, 0)
+        if not drawn:
+            return 0.0
+        stages = self._tokens.get(data, [])
+        if len(stages) > 1:  # tokenized in several ways: the one that this arm reads
+            read = {parent for one in self._states(arm.state) for parent in self._parents(one)}
+            stages = [one for one in stages if one in read]
+        record = self._record(stages[0]) if stages else None
+        if record is None:
+            return math.nan
+        size = record.metrics["train_documents" if data in arm.items else "train_tokens"]
+        return drawn / size if size else math.nan
+
+    def _states(self, state: str) -> list[str]:
+        """A state and those behind it, the averaged ones of an average among them, each once."""
+        found = {state: None}
+        pending = [state]
+        for one in pending:
+            for parent in self._parents(one):
+                if parent not in found and self._is_state(parent):
+                    found[parent] = None
+                    pending.append(parent)
+        return list(found)
+
+    def _parents(self, identity: str) -> tuple[str, ...]:
+        if identity in self._manifest.stages:
+            return self._manifest.stages[identity].parents
+        record = self._record(identity)  # a state of another study, which this one starts from
+        return () if record is None else record.parents
+
+    def _is_state(self, identity: str) -> bool:
+        if identity in self._manifest.stages:
+            return self._manifest.stages[identity].kind == "state"
+        record = self._record(identity)
+        return record is not None and record.kind == "state"
+
+    def _record(self, identity: str) -> Record | None:
+        if identity not in self._records:
+            self._load([identity])
+        return self._records[identity]
+
+    def _load(self, identities: list[str]) -> None:
+        found = self._store.records(identities)
+        self._records |= {one: found.get(one) for one in identities}
+
+
+def _mix(entry: MixEntry) -> Mix:
+    return Mix(entry.name, entry.shares, entry.reference, entry.factors)
+
+
+def _names(counted: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for one in counted for name in one))

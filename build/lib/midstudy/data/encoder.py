@@ -1,0 +1,69 @@
+"""Encode texts as token ids: with tiktoken if `plain_bpe.py` proves the ids identical, else with `tokenizers`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from midstudy.data.long_texts import PIECE_CHARACTERS, may_cut, pieces
+from midstudy.data.plain_bpe import PlainBpe, plain_bpe
+
+_PIECES = 4
+"""Pieces of a long document that `tokenizers` encodes at once, on its own threads."""
+
+_MAX_THREADS = 8
+"""The single reader thread keeps at most about this many encoding threads busy."""
+
+
+class Encoder:
+    """Gives the ids of `tokenizer.encode` without special tokens. Thread-safe."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @cached_property
+    def _plain(self) -> PlainBpe | None:
+        return plain_bpe(self._tokenizer)
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that should encode at once: one per core with tiktoken; two with `tokenizers`, which has its own pool."""
+        if self._plain is None:
+            return 2
+        stated = os.environ.get("RAYON_NUM_THREADS", "")
+        allowed = int(stated) if stated.isdecimal() and int(stated) else len(os.sched_getaffinity(0))
+        return min(allowed, _MAX_THREADS)
+
+    def ids(self, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
+        """The ids of each text."""
+        if self._plain is None:
+            yield from self._through_tokenizers(texts)
+            return
+        for text in texts:
+            if self._plain.reads(text):
+                yield self._plain.ids(text)
+            else:
+                yield from self._through_tokenizers([text])
+
+    def _through_tokenizers(self, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
+        """Encode as one batch; long texts that can be split safely are encoded a few pieces at a time."""
+        if max(map(len, texts)) <= 2 * PIECE_CHARACTERS or not may_cut(self._tokenizer):
+            yield from self._encode(texts)
+            return
+        for text in texts:
+            ids: list[NDArray[np.uint16]] = []
+            cut = pieces(text)
+            while some := list(islice(cut, _PIECES)):
+                ids.extend(self._encode(some))
+            yield np.concatenate(ids) if ids else np.zeros(0, np.uint16)
+
+    def _encode(self, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
+        # The fast variant gives the same ids without character offsets, in two thirds of the time.
+        for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+            yield np.array(encoding.ids, np.uint16)

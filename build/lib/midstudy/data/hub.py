@@ -1,0 +1,99 @@
+"""Data sets of the Hugging Face hub, streamed at a pinned revision through `datasets`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from midstudy.data.splits import SPLIT_NAMES
+
+
+def load(name: str, config: str, revision: str, split: str) -> Iterator[dict[str, Any]]:
+    """The rows of one split, streamed: nothing is downloaded whole.
+
+    Args:
+        name: `owner/name`; a local folder with JSONL files is read the same way, without network.
+        config: the data set's configuration, empty for its default.
+        revision: the commit, 40 hex digits; for a local folder it is not looked at by `datasets`.
+        split: `train`, `dev` or `test`.
+
+    Raises:
+        ValueError: no revision, no such data set, configuration or split, or no network; the message says which.
+    """
+    import datasets
+
+    if not revision:
+        raise ValueError(f"hub:{name}: no revision; allowed: hub:OWNER/NAME[:CONFIG]@COMMIT, so that the text is pinned.")
+    present = present_splits(name, config, revision)
+    hub_split = present.get(split)
+    if hub_split is None:
+        raise ValueError(f"hub:{name}: no {split} split; found: {', '.join(present)}.")
+    with _told(name):
+        rows = datasets.load_dataset(name, config or None, revision=revision, split=hub_split, streaming=True)
+        yield from rows
+
+
+def present_splits(name: str, config: str, revision: str) -> dict[str, str]:
+    """Map each of train, dev and test that the data set has at the revision to its Hub name. Needs the network.
+
+    Raises:
+        ValueError: no such data set, no network, or two Hub splits map to the same split.
+    """
+    import datasets
+
+    require_no_folder(name)
+    with _told(name):
+        found = datasets.get_dataset_split_names(name, config or None, revision=revision)
+    present = {}
+    for split, names in SPLIT_NAMES.items():
+        known = [candidate for candidate in names if candidate in found]
+        if len(known) > 1:
+            raise ValueError(
+                f"hub:{name}: found {' and '.join(known)} for the {split} split; allowed: one. Save the one that is meant "
+                "into a folder as JSONL, with the other splits, and name the folder with --data."
+            )
+        if known:
+            present[split] = known[0]
+    if "train" not in present:
+        raise ValueError(f"hub:{name}: the train split is missing; the hub has: {', '.join(found) or 'none'}.")
+    return present
+
+
+def require_no_folder(name: str) -> None:
+    """Reject a Hub data set name that is also a local folder: `datasets` would read the folder and ignore the revision.
+
+    Raises:
+        ValueError: a folder of this name exists.
+    """
+    if not Path(name).is_absolute() and Path(name).exists():
+        raise ValueError(
+            f"hub:{name}: the folder {Path(name).absolute()} has the same name and would be read instead of the Hub's data "
+            "set. Run the command from another folder, or name this one with --data."
+        )
+
+
+def require_commit(name: str, revision: str) -> None:
+    """Reject branches and tags, which can move.
+
+    Raises:
+        ValueError: the revision is not a commit hash.
+    """
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ValueError(f"hub:{name}: revision {revision!r}; allowed: a commit of 40 hex digits (its page lists them).")
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Turns what `datasets` raises into one clear sentence."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"hub:{name}: cannot be read: {error}") from error
+    except OSError as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"hub:{name}: the hub cannot be reached ({first}). Connect, or name a folder with --data."
+        ) from error

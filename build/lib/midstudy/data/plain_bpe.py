@@ -1,0 +1,331 @@
+"""Plain byte-level BPE through tiktoken: the same ids as `tokenizers`, several times faster, in bounded memory.
+
+Plain means: GPT-2's pre-tokenizer, no normalizer or NFC (GPT-NeoX, Pythia), and merge order consistent with id order.
+For such a tokenizer both libraries give the same ids for every text. This is proved when the encoder is built:
+
+*Words.* Both libraries split text with the same regular expression. Their engines could differ only in which characters
+are letters, numbers or spaces, so both are tested on every code point of the assigned planes.
+
+*Merges.* `tokenizers` applies the adjacent merge of lowest rank, leftmost first; tiktoken joins the pair whose joined bytes
+have the lowest token id. If result ids rise with merge rank, they differ only where tokens x and y, which no merge joins,
+become adjacent although xy is a token. A span of bytes whose ends no merge crosses is encoded independently of its
+context, so the span xy alone would also give x, y. But xy alone gives the single token xy (checked for every token of the
+vocabulary), and only the one pair that makes it leads there.
+
+*Long words.* A sequence of tokens is the encoding of its bytes exactly if each adjacent pair is the encoding of its own
+bytes: the first merge that crosses a boundary would also cross it within the pair. So a word of any length is encoded
+window by window, and every boundary is checked.
+
+Added tokens, such as end-of-text, are extracted first, leftmost-longest, as `tokenizers` does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import normalizers, pre_tokenizers
+
+if TYPE_CHECKING:
+    import tiktoken
+
+PIECE_CHARACTERS = 2**16
+"""A text of more than twice this length is split into pieces of about this length, so that no piece holds a run of spaces
+long enough to overflow the stack of tiktoken's regular expression (a million) or a word that needs much memory.
+"""
+
+WINDOW_BYTES = 2**16
+"""A longer word is encoded in windows of this many bytes."""
+
+_SEAM_TOKENS = 16
+"""Tokens at the end of a window that are re-encoded with the next; this many boundaries are tried before it grows."""
+
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CUT = re.compile(r"(?<=[!-~])(?=[ \n])|(?<=[A-Za-z])(?=[0-9])")
+"""Places where a word ends in any context: before a space, or between a letter and a digit."""
+
+_NOT_INERT = re.compile("[^\0-\u02ff\u2010-\u2027\u2030-\u205e]")
+"""Characters beyond Latin and common punctuation. Without them, no Unicode version's NFC changes a text."""
+
+_PROBES = (
+    "",
+    " ",
+    "The naïve café's owner — she'd said “it'll do”, we've 1234567,890.12 of THEM'S\r\n\r\n\tx  y   \n\n",
+    "e\u0301 n\u0303o\u0308 \u1e9b\u0323 \u212b ﬁ 日本語 한국어 ไทย हिन्दी العربية Ελλάδα 🙂👩\u200d👩 \U000e0041 𝔘𝔫𝔦 ²³ ⅷ ٣",
+    "\u00a0\u1680\u2003\u2028\u2029\u202f\u205f\u3000\u200b\ufeff\x00\x1c\x1f\x85\x7f \x0b\x0c x",
+    "aaaaaaaaaaaaaaa                x" + "=" * 70 + "ab" * 90 + "\n" * 33,
+    "for i in range(10):\n        if x[i] != '\\t':\n\t\treturn f\"{x}\"  # don't",
+)
+"""Texts that both libraries must encode identically before tiktoken is used."""
+
+
+def plain_bpe(tokenizer: tokenizers.Tokenizer) -> PlainBpe | None:
+    """The tokenizer as a plain byte-level BPE. None if it is not proved to be one or tiktoken is not installed."""
+    return _proved(tokenizer.to_str()) if find_spec("tiktoken") else None
+
+
+@lru_cache(maxsize=2)
+def _proved(text: str) -> PlainBpe | None:
+    stated = json.loads(text)
+    if not _is_of_the_kind(stated) or not _same_classes():
+        return None
+    ranks = _ranks(stated["model"]["vocab"], stated["model"]["merges"])
+    added = _added_tokens(stated)
+    if ranks is None or added is None:
+        return None
+    tokenizer = tokenizers.Tokenizer.from_str(text)
+    spelled = {number: word for word, number in stated["model"]["vocab"].items()}
+    for number in ranks.values():
+        if [token.id for token in tokenizer.model.tokenize(spelled[number])] != [number]:
+            return None
+    cut = pre_tokenizers.Split(tokenizers.Regex(_WORDS), "isolated")
+    for probe in _PROBES:
+        if [place for _, place in tokenizer.pre_tokenizer.pre_tokenize_str(probe)] != [
+            place for _, place in cut.pre_tokenize_str(probe)
+        ]:
+            return None
+    found = PlainBpe(ranks, added, only_inert=stated["normalizer"] is not None)
+    probes = [*_PROBES, *(f"x{token} {token}{token}'s" for _, ids in added for token in ids)]
+    wanted = tokenizer.encode_batch_fast(probes, add_special_tokens=False)
+    same = all(found.ids(probe).tolist() == one.ids for probe, one in zip(probes, wanted, strict=True) if found.reads(probe))
+    return found if same else None
+
+
+class PlainBpe:
+    """Encodes with tiktoken.
+
+    Args:
+        ranks: bytes of each token, single bytes included, to its id.
+        added: regular expressions for added tokens, applied in turn to the remaining text, each with its tokens' ids.
+        only_inert: accept only texts that the normalizer leaves unchanged.
+    """
+
+    def __init__(self, ranks: dict[bytes, int], added: list[tuple[re.Pattern[str], dict[str, int]]], *, only_inert: bool):
+        self._encoding = _encoding(_WORDS, ranks)
+        self._added, self._only_inert = added, only_inert
+        self._token_bytes = {number: token for token, number in ranks.items()}
+
+    def reads(self, text: str) -> bool:
+        """Whether `ids` supports this text."""
+        return not self._only_inert or text.isascii() or _NOT_INERT.search(text) is None
+
+    def ids(self, text: str) -> NDArray[np.uint16]:
+        """Token ids of a text, uint16."""
+        if len(text) <= 2 * PIECE_CHARACTERS and not any(pattern.search(text) for pattern, _ in self._added):
+            return _array(self._encoding.encode_ordinary(text))
+        parts = list(self._parts(text))
+        return np.concatenate(parts) if parts else _array([])
+
+    def _parts(self, text: str) -> Iterator[NDArray[np.uint16]]:
+        for part in self._between_added(text):
+            if isinstance(part, int):
+                yield _array([part])
+                continue
+            for piece in _pieces(part):
+                if len(piece) <= 2 * PIECE_CHARACTERS:
+                    yield _array(self._encoding.encode_ordinary(piece))
+                else:
+                    yield from self._word_by_word(piece)
+
+    def _between_added(self, text: str, stage: int = 0) -> Iterator[str | int]:
+        """The text split at added tokens: strings between them, ids for them."""
+        if stage == len(self._added):
+            if text:
+                yield text
+            return
+        pattern, ids = self._added[stage]
+        begin = 0
+        for found in pattern.finditer(text):
+            yield from self._between_added(text[begin : found.start()], stage + 1)
+            yield ids[found[0]]
+            begin = found.end()
+        yield from self._between_added(text[begin:] if begin else text, stage + 1)
+
+    def _word_by_word(self, text: str) -> Iterator[NDArray[np.uint16]]:
+        some: list[int] = []
+        for word in map(str.encode, _words(text)):
+            if len(word) <= WINDOW_BYTES:
+                some += self._encoding._encode_single_piece(word)
+            if len(some) > PIECE_CHARACTERS or len(word) > WINDOW_BYTES:
+                yield _array(some)
+                some = []
+            if len(word) > WINDOW_BYTES:
+                yield from self._long_word(word)
+        yield _array(some)
+
+    def _long_word(self, word: bytes) -> list[NDArray[np.uint16]]:
+        size = WINDOW_BYTES
+        while (found := self._in_windows(word, size)) is None:
+            size *= 2
+        return found
+
+    def _in_windows(self, word: bytes, size: int) -> list[NDArray[np.uint16]] | None:
+        """Token ids of a word encoded `size` bytes at a time. None if two windows do not join."""
+        encode, token_bytes, start = self._encoding._encode_single_piece, self._token_bytes, 0
+        ids, found = encode(word[:size]), []
+        while start + size < len(word):
+            for num_kept in islice(range(len(ids) - _SEAM_TOKENS, 0, -1), _SEAM_TOKENS):
+                place = start + sum(len(token_bytes[number]) for number in ids[:num_kept])
+                more = encode(word[place : place + size])
+                pair = [ids[num_kept - 1], more[0]]
+                if encode(token_bytes[pair[0]] + token_bytes[pair[1]]) == pair:
+                    break
+            else:
+                return None
+            found.append(_array(ids[:num_kept]))
+            ids, start = more, place
+        return [*found, _array(ids)]
+
+
+def _words(text: str) -> Iterator[str]:
+    return (found[0] for found in _words_in_python().finditer(text))
+
+
+@cache
+def _words_in_python() -> re.Pattern[str]:
+    """`_WORDS` with the libraries' character classes instead of Python's and no limit on word length."""
+    letters, numbers, spaces = (_as_ranges(one) for one in _classes_of_tiktoken())
+    words = _WORDS.replace(r"[^\s\p{L}\p{N}]", f"[^{spaces}{letters}{numbers}]")
+    for name, ranges in ((r"\p{L}", letters), (r"\p{N}", numbers), (r"\s", spaces)):
+        words = words.replace(name, f"[{ranges}]")
+    return re.compile(words.replace(r"\S", f"[^{spaces}]"))
+
+
+def _encoding(words: str, ranks: dict[bytes, int]) -> tiktoken.Encoding:
+    import tiktoken  # takes 0.2 s to import, so only if needed
+
+    return tiktoken.Encoding("plain", pat_str=words, mergeable_ranks=ranks, special_tokens={})
+
+
+def _array(ids: list[int]) -> NDArray[np.uint16]:
+    return np.fromiter(ids, np.uint16, len(ids))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Split a long text into pieces of `PIECE_CHARACTERS`, longer where there is no safe place to split."""
+    if len(text) <= 2 * PIECE_CHARACTERS:
+        yield text
+        return
+    first = 0
+    while first < len(text):
+        place = _CUT.search(text, first + PIECE_CHARACTERS)
+        end = len(text) if place is None else place.start()
+        yield text[first:end]
+        first = end
+
+
+# -- proof when an encoder is built -----------------------------------------------------------------------------------
+
+
+_CHANGES_MERGES = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+
+
+def _is_of_the_kind(stated: dict[str, Any]) -> bool:
+    model, words = stated["model"], stated["pre_tokenizer"] or {}
+    return (
+        model["type"] == "BPE"
+        and not any(
+            model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+        )
+        and words.get("type") == "ByteLevel"
+        and not words.get("add_prefix_space", True)
+        and words.get("use_regex", True)
+        and (stated["normalizer"] or {"type": "NFC"}) == {"type": "NFC"}
+        and (stated["post_processor"] or {"type": "ByteLevel"})["type"] == "ByteLevel"
+        and not stated["truncation"]
+        and not stated["padding"]
+    )
+
+
+def _ranks(vocab: dict[str, int], merges: list[Any]) -> dict[bytes, int] | None:
+    """Bytes of every token (the 256 bytes and all merge results) to its id. None if ids do not rise with merge rank."""
+    letters = byte_letters()
+    if not vocab.keys() >= letters.keys():
+        return None
+    known, last = {letter: vocab[letter] for letter in letters}, -1
+    for merge in merges:
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        made = vocab.get(left + right)
+        if made is None or left not in known or right not in known or made <= last:
+            return None
+        known[left + right] = last = made
+    if len(set(known.values())) < len(known) or max(known.values()) >= 2**16:
+        return None
+    return {bytes(letters[letter] for letter in word): number for word, number in known.items()}
+
+
+def byte_letters() -> dict[str, int]:
+    """GPT-2's character for each byte: the byte itself if printable, else the next code point from 256 on."""
+    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+def _added_tokens(stated: dict[str, Any]) -> list[tuple[re.Pattern[str], dict[str, int]]] | None:
+    """Expressions for added tokens, those matched before normalization first. None if a token sets unsupported options."""
+    found = []
+    for normalized in (False, True):
+        ids = {one["content"]: one["id"] for one in stated["added_tokens"] if one["normalized"] == normalized}
+        if ids:
+            found.append((re.compile("|".join(map(re.escape, sorted(ids, key=len, reverse=True)))), ids))
+    asks_for_more = any(
+        not one["content"]
+        or one["id"] >= 2**16
+        or one["single_word"]
+        or one["lstrip"]
+        or one["rstrip"]
+        or (stated["normalizer"] and _NOT_INERT.search(one["content"]))
+        for one in stated["added_tokens"]
+    )
+    return None if asks_for_more else found
+
+
+@cache
+def _same_classes() -> bool:
+    """Whether both libraries classify letters, numbers and spaces identically."""
+    return _classes_of_tiktoken() == _classes_of_tokenizers()
+
+
+@cache
+def _all_characters() -> str:
+    """All characters of the assigned Unicode planes; the others are neither letters, numbers nor spaces."""
+    return "".join(map(chr, (*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE1000))))
+
+
+@cache
+def _classes_of_tiktoken() -> tuple[str, ...]:
+    """All letters, all numbers and all spaces, as tiktoken classifies them."""
+    characters, single = _all_characters(), {bytes([byte]): byte for byte in range(256)}
+
+    def of(pattern: str) -> str:  # tiktoken skips what its expression does not match
+        return bytes(_encoding(pattern, single).encode_ordinary(characters)).decode("utf-8")
+
+    return of(r"\p{L}+"), of(r"\p{N}+"), of(r"\s+")
+
+
+def _classes_of_tokenizers() -> tuple[str, ...]:
+    characters = _all_characters()
+
+    def without(pattern: str) -> str:
+        return normalizers.Replace(tokenizers.Regex(pattern), "").normalize_str(characters)
+
+    return without(r"\P{L}+"), without(r"\P{N}+"), without(r"\S+")
+
+
+def _as_ranges(characters: Iterable[str]) -> str:
+    """Sorted characters as ranges of a regular expression's character class."""
+    ranges: list[list[int]] = []
+    for character in map(ord, characters):
+        if ranges and ranges[-1][1] == character - 1:
+            ranges[-1][1] = character
+        else:
+            ranges.append([character, character])
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)

@@ -1,0 +1,217 @@
+"""Released models as starts: GPT-NeoX checkpoints in the layout of the Hugging Face hub, from a folder or the hub.
+
+A plan needs the two small files, `config.json` and `tokenizer.json`; the weights of a hub model are fetched by the stage
+that imports them. Weights are safetensors only: a pickle can run code when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from midstudy.data.digests import file_digest
+from midstudy.data.hub import require_commit
+from midstudy.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, FILE_NAME
+from midstudy.model.config import shape_of_config
+from midstudy.recipe.curriculum import Start
+from midstudy.recipe.data import ReleasedTokenizer, Source
+from midstudy.recipe.errors import RecipeError, inside
+from midstudy.recipe.plain import plain
+from midstudy.recipe.start_weights import Release
+
+_CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth")
+
+
+def released_pythia(argument: str, *, step: int | None = None) -> Start:
+    """The start that a released checkpoint gives: its model, its weights and its tokenizer.
+
+    Args:
+        argument: a folder, or `hub:OWNER/NAME@COMMIT`. Each step of a Pythia on the hub is a branch; its page gives the
+            branch's commit.
+        step: the step of the training that made it, for people to read. It chooses nothing: the commit, or the folder, does.
+
+    Raises:
+        RecipeError: `step` is no step, the model is not of Pythia's architecture, or its tokenizer cannot be used; the
+            message names the field.
+        ValueError: a file is missing or damaged, the weights are pickled, or the hub cannot be reached.
+    """
+    if not argument.strip():
+        raise ValueError("release: found nothing; allowed: a folder or hub:OWNER/NAME@COMMIT. Is a variable not set?")
+    step = plain(step)
+    if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
+        raise RecipeError(
+            "step",
+            found=step,
+            allowed="a whole number of at least 0, for people to read",
+            fix="The commit after @ chooses the weights: on the hub, each step of a Pythia is a branch.",
+        )
+    if argument.startswith("hub:"):
+        part, at, revision = argument.removeprefix("hub:").rpartition("@")
+        if not at or not part:
+            raise ValueError(f"{argument}: allowed: a folder or hub:OWNER/NAME@COMMIT; the commit pins the weights.")
+        require_commit(part, revision)
+        folder, name = _fetched(part, revision, (_CONFIG, FILE_NAME)), part.rpartition("/")[2]
+        weights = tokenizer = Source(kind="hub", part=part, revision=revision)
+    else:
+        folder = Path(os.path.expanduser(argument)).absolute()
+        if not folder.is_dir():
+            raise ValueError(f"{argument}: no such folder; allowed: a folder or hub:OWNER/NAME@COMMIT.")
+        name = folder.name
+        digests = ((path, file_digest(path)) for path in _weight_files(folder))
+        weights = Source(kind="files", part="", revision=_digest(digests), location=str(folder))
+        tokenizer = Source(kind="files", part="", revision=file_digest(_present(folder, FILE_NAME)), location=str(folder))
+    with inside(f"release.{name}"):
+        return Start(
+            model=shape_of_config(_json(_present(folder, _CONFIG))),
+            tokenizer=_tokenizer(_present(folder, FILE_NAME), name, tokenizer),
+            seed=None,
+            weights=Release(name=name, source=weights, step=step),
+        )
+
+
+def release_files(release: Release) -> list[Path]:
+    """The safetensors files of a release, fetched where they are the hub's.
+
+    Raises:
+        ValueError: a file is missing, it changed since the plan, or the hub cannot be reached.
+    """
+    source = release.source
+    if source.kind == "hub":
+        return _weight_files(_fetched(source.part, source.revision, ("*.safetensors", _INDEX)))
+    files = _weight_files(Path(source.location))
+    _require_unchanged(Path(source.location), _digest((path, file_digest(path)) for path in files), source.revision)
+    return files
+
+
+def release_bytes(release: Release) -> Iterator[tuple[Path, bytes]]:
+    """The safetensors files of a release with their bytes; verified only once the iteration completes.
+
+    Raises:
+        ValueError: as `release_files`, or the bytes read differ from the plan's digest.
+    """
+    found = []
+    for path in release_files(release):
+        content = path.read_bytes()
+        found.append((path, hashlib.sha256(content).hexdigest()))
+        if release.source.kind == "hub":
+            _require_blob(*found[-1])
+        yield path, content
+    if release.source.kind == "files":
+        _require_unchanged(Path(release.source.location), _digest(found), release.source.revision)
+
+
+def _require_blob(path: Path, found: str) -> None:
+    """Check a large file against its name in the Hub cache, its SHA-256. The commit's link pins the name, not the bytes."""
+    name = path.resolve().name
+    if re.fullmatch("[0-9a-f]{64}", name) and name != found:
+        raise ValueError(
+            f"{path.resolve()}: damaged: expected sha256 {name[:12]} (its file name), got {found[:12]}. Remove it; the next "
+            "run fetches it again."
+        )
+
+
+def tokenizer_bytes(tokenizer: ReleasedTokenizer) -> bytes:
+    """The `tokenizer.json` of a release.
+
+    Raises:
+        ValueError: it is missing, it changed since the plan, or the hub cannot be reached.
+    """
+    source = tokenizer.source
+    hub = source.kind == "hub"
+    folder = _fetched(source.part, source.revision, (FILE_NAME,)) if hub else Path(source.location)
+    path = _present(folder, FILE_NAME)
+    content = path.read_bytes()
+    _require_unchanged(path, hashlib.sha256(content).hexdigest(), tokenizer.digest)
+    return content
+
+
+def _fetched(part: str, revision: str, patterns: Sequence[str]) -> Path:
+    """The folder of a hub model's files, those of `patterns` among them as far as the model has them."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return Path(snapshot_download(part, revision=revision, allow_patterns=list(patterns)))
+    except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ValueError(f"hub:{part}: cannot be read: {str(error).strip().splitlines()[0]}") from error
+    except OSError as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"hub:{part}: the hub cannot be reached ({first}). Connect, or name a folder.") from error
+
+
+def _present(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.is_file():
+        raise ValueError(f"{path}: missing; allowed: a folder with {_CONFIG}, {FILE_NAME} and {_WEIGHTS}.")
+    return path
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """`model.safetensors`, or the shards that its index names, in order of their names."""
+    if (folder / _WEIGHTS).is_file():
+        return [folder / _WEIGHTS]
+    if (folder / _INDEX).is_file():
+        named = _json(folder / _INDEX).get("weight_map")
+        names = list(named.values()) if isinstance(named, dict) else []
+        if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
+            raise ValueError(f"{folder / _INDEX}: its weight_map names no files beside it. Fetch the file again.")
+        return [_present(folder, name) for name in sorted(set(names))]
+    for pattern in _PICKLES:
+        for pickled in sorted(folder.glob(pattern)):
+            raise ValueError(
+                f"{pickled}: pickled weights, which can run code when they are read; allowed: {_WEIGHTS}. Convert them "
+                "(load with transformers, save_pretrained), or name a commit that has safetensors."
+            )
+    raise ValueError(f"{folder / _WEIGHTS}: missing, and so is {_INDEX}. Name a checkpoint, or a commit, with safetensors.")
+
+
+def _digest(files: Iterable[tuple[Path, str]]) -> str:
+    """SHA-256 over name and digest of each file."""
+    lines = "".join(f"{path.name} {digest}\n" for path, digest in files)
+    return hashlib.sha256(lines.encode("utf-8")).hexdigest()
+
+
+def _require_unchanged(path: Path, found: str, planned: str) -> None:
+    if found != planned:
+        raise ValueError(
+            f"{path}: changed: sha256 {found[:12]}; allowed: {planned[:12]}, that of the plan. Restore the release, or plan "
+            "anew for the changed one."
+        )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}). Fetch the file again.") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: found {type(value).__name__}; allowed: a JSON object.")
+    return value
+
+
+def _tokenizer(path: Path, name: str, source: Source) -> ReleasedTokenizer:
+    content = path.read_bytes()
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises nothing more particular
+        raise ValueError(f"{path}: no tokenizer ({error}). Fetch the file again.") from None
+    if tokenizer.token_to_id(END_OF_TEXT) != END_OF_TEXT_ID:
+        raise RecipeError(
+            f"tokenizer.{END_OF_TEXT}",
+            found=tokenizer.token_to_id(END_OF_TEXT),
+            allowed=f"id {END_OF_TEXT_ID}, as in Pythia: documents end with it",
+        )
+    if tokenizer.truncation or tokenizer.padding:
+        raise RecipeError(
+            "tokenizer.truncation", found="a tokenizer that cuts or pads texts", allowed="null for truncation and padding"
+        )
+    vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    return ReleasedTokenizer(name=name, digest=hashlib.sha256(content).hexdigest(), vocab_size=vocab_size, source=source)

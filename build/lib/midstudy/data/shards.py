@@ -1,0 +1,369 @@
+"""Writes a split as shards: runs of consecutive documents, tokenised in parallel, finished one by one, taken over on resume.
+
+A shard ends with the document that brings it to `shard_bytes` of UTF-8 text; no document is divided. For each there is
+`<split>-00000.tokens` (uint16, little-endian), `<split>-00000.offsets` (int64; document i of the shard is
+tokens[offsets[i]:offsets[i + 1]]) and, for a task, `<split>-00000.prompts` (int64; how many leading tokens of item i are
+its prompt). `<split>.shards.json` lists the finished shards in order, with the digest of every file, and says when the
+split is complete. Every document and item ends with exactly one end-of-text token, even if its text already ends in one.
+
+Shard boundaries depend on the text alone, so neither the number of threads nor an interruption changes a byte. Encoding
+runs in threads (tiktoken's or the tokenizer's own): RAYON_NUM_THREADS, else one per usable core. Worker processes were at
+most a tenth faster on two cores.
+
+A task's prompt and target are encoded apart, so that the loss mask falls on the boundary between them. (The paper's code
+encodes them together and takes the mask from the prompt alone, which lets a merge cross the boundary.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from midstudy.data.encoder import Encoder
+from midstudy.data.source import ChangedTextError
+from midstudy.data.tokenizer import END_OF_TEXT_ID, without_end
+
+SHARD_BYTES = 2**28
+"""Text of a shard: what an interruption loses at most, about a minute's work of one thread."""
+
+_CHUNK_BYTES = 2**19
+_CHUNK_DOCUMENTS = 1_024
+"""What is tokenised at a time; many encodings take about 30 times the memory of their text. The document that brings a
+chunk to its size is in it whole."""
+
+_PENDING_BYTES = 2**24
+"""Reading pauses while this much text is pending, so that a huge document is in memory alone."""
+
+Document = tuple[str, ...]
+"""The texts of a document, encoded apart: the only one of a corpus document, or the prompt and target of an item."""
+
+Chunk = tuple[list[Document], int]
+"""Documents that are encoded together, and their bytes of UTF-8 text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A finished shard. `text_bytes` counts UTF-8 bytes; `sha256` maps the names of its files to their digests.
+
+    `text_sha256` is the digest of the text that it was made from; none of shards that were written before it was noted.
+    """
+
+    num_documents: int
+    num_tokens: int
+    text_bytes: int
+    sha256: dict[str, str]
+    text_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardIndex:
+    """The finished shards of a split, from its first document on; `is_complete` once there are no more documents."""
+
+    shard_bytes: int
+    shards: tuple[Shard, ...] = ()
+    is_complete: bool = False
+
+    @property
+    def num_documents(self) -> int:
+        return sum(shard.num_documents for shard in self.shards)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(shard.num_tokens for shard in self.shards)
+
+
+def shard_name(split: str, number: int) -> str:
+    """Name of a shard's files without their ending."""
+    return f"{split}-{number:05d}"
+
+
+def _index_path(folder: Path, split: str) -> Path:
+    return folder / f"{split}.shards.json"
+
+
+def read_index(folder: Path, split: str) -> ShardIndex | None:
+    """The index of a split; none where the folder has none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = _index_path(folder, split)
+    try:
+        fields = json.loads(path.read_text("utf-8"))
+        shards = tuple(Shard(**one) for one in fields.pop("shards"))
+        return ShardIndex(shards=shards, **fields)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged ({error!r}). Remove {folder} to make the stage again.") from error
+
+
+def has_shards(folder: Path) -> bool:
+    """Whether an attempt finished a shard there that a later one can take over."""
+    return any(folder.glob("*.shards.json"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenised:
+    """A chunk of documents as ids: all of them in a row, the tokens of each, and of each prompt."""
+
+    tokens: NDArray[np.uint16]
+    lengths: NDArray[np.int64]
+    prompt_lengths: NDArray[np.int64] | None
+    text_bytes: int
+
+
+def write_split(
+    tokenizer: tokenizers.Tokenizer,
+    documents: Iterable[Document],
+    folder: Path,
+    split: str,
+    *,
+    former: Sequence[Path] = (),
+    shard_bytes: int = SHARD_BYTES,
+    on_taken_over: Callable[[Shard], None] = lambda shard: None,
+    on_tokenised: Callable[[Tokenised], None] = lambda chunk: None,
+) -> ShardIndex:
+    """Tokenise the documents of a split into shards in `folder`; memory does not grow with their number.
+
+    Memory grows with the longest document, by a few times its text if the text can be split (`plain_bpe.py`,
+    `long_texts.py`). Other tokenizers encode a document whole, in about a hundred times the memory of its text.
+
+    Args:
+        documents: all of the split, in order. What reading them raises ends the writing; finished shards stay.
+        former: folders of interrupted attempts at the same split. A shard whose digests are right is taken over, once
+            its documents are read and found to be the text that it was made from.
+        on_taken_over: told of every such shard.
+        on_tokenised: told of every chunk, in order, once it is written.
+
+    Raises:
+        ChangedTextError: a former attempt's shard was made from other text, as when a file was exchanged and put back.
+    """
+    encoder, reading = Encoder(tokenizer), iter(documents)
+    index = ShardIndex(shard_bytes=shard_bytes)
+    while not index.is_complete:
+        grown = _take_over(former, folder, split, index)
+        if grown is not None:
+            _require_text(grown.shards[-1], reading, f"{split} split: shard {len(grown.shards)}")
+            index = grown
+            on_taken_over(index.shards[-1])
+        else:
+            name = shard_name(split, len(index.shards))
+            made = _write_shard(encoder, reading, folder, name, shard_bytes, on_tokenised)
+            index = replace(index, is_complete=True) if made is None else replace(index, shards=(*index.shards, made))
+        _write_index(folder, split, index)
+    return index
+
+
+def _take_over(former: Sequence[Path], folder: Path, split: str, index: ShardIndex) -> ShardIndex | None:
+    """`index` with the next shard, if a former attempt that began with the same shards has it undamaged."""
+    number = len(index.shards)
+    for place in former:
+        try:
+            theirs = read_index(place, split)
+        except ValueError:
+            continue  # an interrupted attempt may have left anything
+        if theirs is None or theirs.shard_bytes != index.shard_bytes:
+            continue
+        if len(theirs.shards) == number or theirs.shards[:number] != index.shards:
+            continue
+        shard = theirs.shards[number]
+        if shard.text_sha256 is not None and all(_digest(place / name) == noted for name, noted in shard.sha256.items()):
+            for name in shard.sha256:
+                _link(place / name, folder / name)
+            is_complete = theirs.is_complete and len(theirs.shards) == number + 1
+            return replace(index, shards=(*index.shards, shard), is_complete=is_complete)
+    return None
+
+
+def _require_text(shard: Shard, reading: Iterator[Document], what: str) -> None:
+    """Read the shard's documents, which have to be those that it was made from."""
+    text_sha256 = hashlib.sha256()
+    for document in islice(reading, shard.num_documents):
+        _add_text(text_sha256, document)
+    if text_sha256.hexdigest() != shard.text_sha256:
+        raise ChangedTextError(
+            f"{what} of an interrupted attempt was made from other text than this: its files changed meanwhile. What such "
+            "attempts left is removed; run the study again, which makes the stage from its beginning."
+        )
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same bytes under another name: shards are never changed. A copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        _sync(target)
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _write_index(folder: Path, split: str, index: ShardIndex) -> None:
+    path = _index_path(folder, split)
+    file = _NewFile(path)
+    file.write(json.dumps(asdict(index), indent=1).encode("utf-8"))
+    file.finish()
+
+
+class _NewFile:
+    """A file that is there whole or not at all: temporary name, fsync, rename."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._temporary = path, path.with_name(f".{path.name}.partial")
+        self._file = self._temporary.open("wb")
+        self._sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._sha256.update(data)
+
+    def finish(self) -> str:
+        """Give the file its name; returns its SHA-256."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._temporary.replace(self._path)
+        return self._sha256.hexdigest()
+
+    def discard(self) -> None:
+        """Remove what was written, unless it was finished."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def _write_shard(
+    encoder: Encoder,
+    reading: Iterator[Document],
+    folder: Path,
+    name: str,
+    shard_bytes: int,
+    on_tokenised: Callable[[Tokenised], None],
+) -> Shard | None:
+    """Write the next shard; none where there are no more documents."""
+    first = next(reading, None)
+    if first is None:
+        return None
+    num_documents, num_tokens, text_bytes, text_sha256 = 0, 0, 0, hashlib.sha256()
+    with ExitStack() as stack:
+        files: dict[str, _NewFile] = {}
+
+        def append(ending: str, values: NDArray[np.int64] | NDArray[np.uint16], dtype: str) -> None:
+            if ending not in files:
+                files[ending] = _NewFile(folder / f"{name}.{ending}")
+                stack.callback(files[ending].discard)
+            files[ending].write(values.astype(dtype, copy=False).tobytes())
+
+        append("offsets", np.zeros(1, np.int64), "<i8")
+        chunks = _chunks(_until_full(chain([first], reading), shard_bytes, text_sha256))
+        for chunk in _in_parallel(partial(_tokenise, encoder), chunks, encoder.num_threads):
+            append("tokens", chunk.tokens, "<u2")
+            append("offsets", num_tokens + np.cumsum(chunk.lengths), "<i8")
+            if chunk.prompt_lengths is not None:
+                append("prompts", chunk.prompt_lengths, "<i8")
+            num_documents += len(chunk.lengths)
+            num_tokens += len(chunk.tokens)
+            text_bytes += chunk.text_bytes
+            on_tokenised(chunk)
+        sha256 = {f"{name}.{ending}": files[ending].finish() for ending in sorted(files)}
+    return Shard(
+        num_documents=num_documents,
+        num_tokens=num_tokens,
+        text_bytes=text_bytes,
+        sha256=sha256,
+        text_sha256=text_sha256.hexdigest(),
+    )
+
+
+def _add_text(sha256: hashlib._Hash, document: Document) -> int:
+    """Digest a document, with where its texts end; returns its bytes of UTF-8 text."""
+    encoded = [text.encode("utf-8") for text in document]
+    for one in encoded:
+        sha256.update(len(one).to_bytes(8, "little"))
+        sha256.update(one)
+    return sum(map(len, encoded))
+
+
+def _until_full(
+    documents: Iterable[Document], shard_bytes: int, text_sha256: hashlib._Hash
+) -> Iterator[tuple[Document, int]]:
+    """The documents of one shard, digested, each with its bytes of text."""
+    total = 0
+    for document in documents:
+        num_bytes = _add_text(text_sha256, document)
+        total += num_bytes
+        yield document, num_bytes
+        if total >= shard_bytes:
+            return
+
+
+def _chunks(documents: Iterable[tuple[Document, int]]) -> Iterator[Chunk]:
+    chunk: list[Document] = []
+    total = 0
+    for document, num_bytes in documents:
+        chunk.append(document)
+        total += num_bytes
+        if total >= _CHUNK_BYTES or len(chunk) == _CHUNK_DOCUMENTS:
+            yield chunk, total
+            chunk, total = [], 0
+    if chunk:
+        yield chunk, total
+
+
+def _tokenise(encoder: Encoder, chunk: Chunk) -> Tokenised:
+    documents, text_bytes = chunk
+    encoded = encoder.ids([text for *prompt, last in documents for text in (*prompt, without_end(last))])
+    ids: list[NDArray[np.uint16]] = []
+    lengths, prompt_lengths = [], []
+    for document in documents:
+        parts = list(islice(encoded, len(document)))
+        ids.extend((*parts, np.array([END_OF_TEXT_ID], np.uint16)))
+        lengths.append(sum(map(len, parts)) + 1)
+        prompt_lengths.append(len(parts[0]))
+    return Tokenised(
+        tokens=np.concatenate(ids),
+        lengths=np.array(lengths, np.int64),
+        prompt_lengths=np.array(prompt_lengths, np.int64) if len(documents[0]) > 1 else None,
+        text_bytes=text_bytes,
+    )
+
+
+def _in_parallel(function: Callable[[Chunk], Tokenised], chunks: Iterable[Chunk], num_threads: int) -> Iterator[Tokenised]:
+    """`function` of each chunk, in order, while the next chunks are read; few are held at a time."""
+    pool = ThreadPoolExecutor(num_threads)
+    pending: deque[tuple[Future[Tokenised], int]] = deque()
+    try:
+        for chunk in chunks:
+            pending.append((pool.submit(function, chunk), chunk[1]))
+            del chunk  # free a huge document as soon as it is encoded
+            while len(pending) > num_threads or sum(num_bytes for _, num_bytes in pending) > _PENDING_BYTES:
+                yield pending.popleft()[0].result()
+        while pending:
+            yield pending.popleft()[0].result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,57 @@
+"""The byte-level BPE: trained on the general corpus, saved as `tokenizer.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT_ID = 0
+FILE_NAME = "tokenizer.json"
+
+
+def without_end(text: str) -> str:
+    """Strip trailing end-of-text markers and the white space after them.
+
+    Some data sets end each document or answer with the marker. Every document gets one end-of-text token anyway, so a second
+    is avoided; markers inside a text stay and encode to that token.
+    """
+    while (seen := text.rstrip()).endswith(END_OF_TEXT):
+        text = seen.removesuffix(END_OF_TEXT)
+    return text
+
+
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> tokenizers.Tokenizer:
+    """Train a byte-level BPE (GPT-2's pre-tokenisation, no normalisation, all 256 bytes in the vocabulary).
+
+    Raises:
+        ValueError: the text is too little to fill the vocabulary.
+    """
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer=trainer)
+    if tokenizer.get_vocab_size() != vocab_size:
+        raise ValueError(
+            f"tokenizer.vocab_size: the corpus yields only {tokenizer.get_vocab_size()} of {vocab_size} entries; "
+            "train on more bytes or ask for a smaller vocabulary."
+        )
+    assert tokenizer.token_to_id(END_OF_TEXT) == END_OF_TEXT_ID
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
+    tokenizer.save(str(folder / FILE_NAME))
+
+
+def load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer.from_file(str(folder / FILE_NAME))

@@ -1,0 +1,131 @@
+"""The splits of a data set as flat 16-bit ids with document boundaries, read through memory maps.
+
+A split is one object however many shards it was written in (`shards.py`); blocks may straddle their seams.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from midstudy.data.shards import read_index, shard_name
+
+
+class Tokens:
+    """The tokens of a split's shards in a row: `len`, and slices as arrays of uint16.
+
+    A slice within a shard is a view of the file, one over a seam a copy.
+    """
+
+    def __init__(self, shards: list[NDArray[np.uint16]]) -> None:
+        self._shards = shards
+        self.starts = np.concatenate([[0], np.cumsum([len(shard) for shard in shards], dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, wanted: slice) -> NDArray[np.uint16]:
+        start, stop, step = wanted.indices(len(self))
+        assert step == 1
+        number = int(np.searchsorted(self.starts, start, side="right")) - 1
+        parts = []
+        while start < stop:
+            begin = int(self.starts[number])
+            parts.append(self._shards[number][start - begin : stop - begin])
+            start, number = int(self.starts[number + 1]), number + 1
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty(0, np.uint16)
+
+
+class TokenizedSplit:
+    """One split, memory-mapped.
+
+    Args:
+        tokens: of each shard, the ids of its documents in a row.
+        offsets: of each shard with n documents, n + 1 places among its tokens where documents begin or end.
+        prompt_lengths: of each shard of a task, the tokens of every item's prompt; none for a corpus.
+    """
+
+    def __init__(
+        self,
+        tokens: list[NDArray[np.uint16]],
+        offsets: list[NDArray[np.int64]],
+        prompt_lengths: list[NDArray[np.int64]] | None,
+    ) -> None:
+        self.tokens = Tokens(tokens)
+        self._shards, self._offsets, self._prompt_lengths = tokens, offsets, prompt_lengths
+        self._first_documents = np.concatenate([[0], np.cumsum([len(one) - 1 for one in offsets], dtype=np.int64)])
+
+    @property
+    def num_documents(self) -> int:
+        return int(self._first_documents[-1])
+
+    def document(self, index: int) -> NDArray[np.uint16]:
+        """Token ids of document or item `index`, end of text included."""
+        assert 0 <= index < self.num_documents
+        shard = int(np.searchsorted(self._first_documents, index, side="right")) - 1
+        place = index - int(self._first_documents[shard])
+        offsets = self._offsets[shard]
+        return self._shards[shard][int(offsets[place]) : int(offsets[place + 1])]
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """Document i is tokens[offsets[i]:offsets[i + 1]]. In memory, 8 bytes a document: for tasks."""
+        within = (offsets[1:] + start for offsets, start in zip(self._offsets, self.tokens.starts[:-1], strict=True))
+        return np.concatenate([np.zeros(1, np.int64), *within])
+
+    @cached_property
+    def prompt_lengths(self) -> NDArray[np.int64] | None:
+        """Tokens of every item's prompt, in memory; none for a corpus."""
+        return np.concatenate(self._prompt_lengths) if self._prompt_lengths is not None else None
+
+    def document_at(self, token: int) -> int:
+        """The document or item that token number `token` of the split belongs to."""
+        shard = int(np.searchsorted(self.tokens.starts, token, side="right")) - 1
+        place = np.searchsorted(self._offsets[shard], token - self.tokens.starts[shard], side="right") - 1
+        return int(self._first_documents[shard] + place)
+
+    def num_blocks(self, seq_len: int) -> int:
+        """Blocks of `seq_len + 1` tokens the split can be cut in (the paper's: 2,049 tokens)."""
+        return len(self.tokens) // (seq_len + 1)
+
+
+def read_split(folder: Path, split: str) -> TokenizedSplit:
+    """Open a split that a data stage published.
+
+    Raises:
+        FileNotFoundError: the data set has no such split.
+        ValueError: the shard list is damaged or incomplete, or the split is empty.
+    """
+    names = _names(folder, split)
+    has_prompts = (folder / f"{names[0]}.prompts").exists()
+    return TokenizedSplit(
+        tokens=[_map(folder / f"{name}.tokens", "<u2") for name in names],
+        offsets=[_map(folder / f"{name}.offsets", "<i8") for name in names],
+        prompt_lengths=[_map(folder / f"{name}.prompts", "<i8") for name in names] if has_prompts else None,
+    )
+
+
+def _names(folder: Path, split: str) -> list[str]:
+    """Names of the split's files without their ending, in order."""
+    index = read_index(folder, split)
+    if index is None:
+        raise FileNotFoundError(f"no {split} split among the tokens in {folder}")
+    if index.is_complete and not index.shards:
+        raise ValueError(
+            f"the {split} split is empty: it was carved from train by hash, and no row fell to it. Supply a {split} split, "
+            "or more rows."
+        )
+    if not index.is_complete:
+        raise ValueError(f"{folder}: the {split} split is not complete. Remove the folder to make the stage again.")
+    return [shard_name(split, number) for number in range(len(index.shards))]
+
+
+def _map(path: Path, dtype: str) -> NDArray[Any]:
+    # A plain array over the map: slices of numpy's own memmap class cost several times more.
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r")).view(np.ndarray)

@@ -1,0 +1,37 @@
+"""Make every part anew and freeze its digests: run by hand after the list or the preparation was changed on purpose.
+
+python -m midstudy.data.wheels.freeze
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from typing import Any
+
+from midstudy.data.cache import cache_dir
+from midstudy.data.wheels.packages import LIST
+from midstudy.data.wheels.prepare import CORPORA, FROZEN, PREPARATION, TASKS, built, list_digest, write
+
+
+def freeze() -> None:
+    """Prepare tasks, then the corpora that must not contain their tests, and write the manifest after each."""
+    parts: dict[str, Any] = {}
+    manifest = {
+        "list": hashlib.sha256(LIST.read_bytes()).hexdigest(),
+        "preparation": PREPARATION,
+        "revision": list_digest(),
+        "parts": parts,
+    }
+    shutil.rmtree(cache_dir() / "prepared" / list_digest()[:16], ignore_errors=True)
+    for part in TASKS + CORPORA:
+        folder = cache_dir() / "prepared" / list_digest()[:16] / part
+        folder.mkdir(parents=True)
+        parts[part] = write(part, built(part), folder)
+        FROZEN.write_text(json.dumps(manifest, indent=1) + "\n", "ascii")
+        print(part, json.dumps(parts[part]))
+
+
+if __name__ == "__main__":
+    freeze()

@@ -1,0 +1,131 @@
+"""The frozen list of package wheels: read, fetched once into the cache, and opened as archives.
+
+The wheels are never installed, imported or executed: their files are read as bytes, Python source as syntax trees.
+They stay apart from the project's own dependencies, so that an upgrade of those changes no text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from midstudy.data.cache import cache_dir
+from midstudy.environment import of_child
+from midstudy.files.lock import exclusive
+
+LIST = Path(__file__).with_name("wheels.txt")
+_LINE = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.]+) --hash=sha256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A line of the list."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@cache
+def listed() -> dict[str, Package]:
+    """The packages of the list by name."""
+    packages = {}
+    for line in LIST.read_text("ascii").splitlines():
+        if line and not line.startswith("#"):
+            match = _LINE.fullmatch(line)
+            assert match, f"wheels.txt: {line!r} is not 'name==version --hash=sha256:...'"
+            packages[match[1]] = Package(*match.groups())
+    return packages
+
+
+class Archive:
+    """A wheel opened for reading: member names in sorted order and their bytes."""
+
+    def __init__(self, package: Package, archive: zipfile.ZipFile) -> None:
+        self.package = package
+        self._archive = archive
+        self.names = tuple(sorted(archive.namelist()))
+
+    def read(self, name: str) -> bytes:
+        return self._archive.read(name)
+
+    def text(self, name: str) -> str:
+        """A member as UTF-8 text with `\\n` line ends; bytes that are not UTF-8 are an error."""
+        return self._archive.read(name).decode("utf-8").replace("\r\n", "\n")
+
+    @property
+    def description(self) -> str:
+        """The long description of the package's METADATA: what its page on the package index shows."""
+        name = next(name for name in self.names if name.endswith(".dist-info/METADATA"))
+        return self.text(name).partition("\n\n")[2]
+
+
+@contextmanager
+def opened(name: str) -> Iterator[Archive]:
+    """A listed package's wheel, fetched if need be.
+
+    Raises:
+        ValueError: the wheels cannot be fetched, or the cached file has not the listed digest.
+    """
+    package = listed()[name]
+    folder = fetched()
+    stem = f"{name.replace('-', '_')}-{package.version}-"
+    path = next(iter(sorted(folder.glob(f"{stem}*-none-any.whl"))), None)
+    if path is None:
+        raise ValueError(f"{folder}: no wheel of {name} {package.version}. Delete the folder; it is fetched again.")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != package.sha256:
+        raise ValueError(
+            f"{path}: sha256 {found}; allowed: {package.sha256}, the listed one. Delete the file's folder; "
+            "it is fetched again."
+        )
+    with zipfile.ZipFile(path) as archive:
+        yield Archive(package, archive)
+
+
+def fetched() -> Path:
+    """The folder with every listed wheel, fetched by pip with hashes on the first call.
+
+    Raises:
+        ValueError: pip is missing, has no network, or found a file with another hash; its last lines are quoted.
+    """
+    folder = cache_dir() / "wheels" / hashlib.sha256(LIST.read_bytes()).hexdigest()[:16]
+    if folder.is_dir():
+        return folder
+    with exclusive(folder.with_suffix(".lock")):
+        if folder.is_dir():
+            return folder
+        temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+        temporary.mkdir()
+        try:
+            _download(temporary)
+            temporary.replace(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _download(into: Path) -> None:
+    # One fixed target, so that every machine takes the same file whatever it runs on.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--require-hashes", "--only-binary=:all:", "--platform", "any", "--implementation", "py"]
+    command += ["--abi", "none", "--python-version", "3.11", "--dest", str(into), "--requirement", str(LIST)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=of_child(), check=False)
+    if done.returncode:
+        last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
+        raise ValueError(
+            "the package wheels of the source 'wheels' could not be fetched. They need the package index once; "
+            f"use --data DIR for text of your own where there is none. The command was\n  {' '.join(command)}\n"
+            f"and ended with\n{last}"
+        )

@@ -1,0 +1,29 @@
+"""The word-problem task, after GSM8K: question to worked answer; the test split has templates of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from midstudy.data.splits import split_by_hash
+from midstudy.data.wheels.draw import Draw
+from midstudy.data.wheels.problems import problem, templates
+
+PACKAGES: tuple[str, ...] = ()
+NUM_TRAIN, NUM_TEST = 5_200, 600
+TRAIN = templates("word_problem_templates.toml", "train")
+TEST = templates("word_problem_templates.toml", "test")
+
+
+def rows() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Split and item; templates take turns, and no question comes twice."""
+    seen: set[str] = set()
+    for pool, count, is_test in ((TRAIN, NUM_TRAIN, False), (TEST, NUM_TEST, True)):
+        for number in range(count):
+            template = pool[number % len(pool)]
+            made = problem(template, Draw(f"word problems {is_test} {number}"), "task")
+            if made.question not in seen:
+                seen.add(made.question)
+                split = "test" if is_test else split_by_hash(made.question, dev=0.05, test=0.0)
+                row = {"question": made.question, "answer": made.answer, "source": f"template {made.template}"}
+                yield split, row

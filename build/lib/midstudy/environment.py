@@ -1,0 +1,401 @@
+"""The environment variables of this process and of every process it starts.
+
+All of it is decided here. Unusable values (empty, malformed or unreachable) count as not set, loopback bypasses proxies, a
+user without a home directory gets one, and children use UTF-8 and import the same code as their parent.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ipaddress
+import os
+import pwd
+import re
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import midstudy
+
+WITHOUT_HOME = "MIDSTUDY_WITHOUT_HOME"
+"""Set if HOME is a stand-in, where nothing permanent may be stored."""
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+_EMPTY_IS_NOT_SET = ("HF_", "HUGGING_FACE_", "MIDSTUDY_", "MLFLOW_", "PREFECT_", "PYTHON", "XDG_")
+_WHOLE, _DECIMAL = re.compile(r"\d+"), re.compile(r"\d+(\.\d*)?")
+_COUNT = re.compile(r"[1-9]\d*(,[1-9]\d*)*")
+_NUMBERS = {
+    **dict.fromkeys((*THREADS, "OMP_THREAD_LIMIT", "BLIS_NUM_THREADS"), _COUNT),
+    **dict.fromkeys(("NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS"), _COUNT),
+    **dict.fromkeys(("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"), _WHOLE),
+    **dict.fromkeys(("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"), _WHOLE),
+    **dict.fromkeys(("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"), _DECIMAL),
+    "PYTHONHASHSEED": re.compile(r"random|\d{1,10}"),
+}
+"""Libraries fail with a traceback if these are not numbers."""
+
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_TEMPORARY = ("TMPDIR", "TEMP", "TMP")
+_USERS_FOLDERS = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR")
+_FOLDERS = (
+    *("MIDSTUDY_CACHE", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TORCH_HOME"),
+    *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", *_TEMPORARY),
+)
+"""May be relative to the current folder, which a child does not share."""
+
+_OF_AN_INTERPRETER = (
+    *("PYTHONINSPECT", "PYTHONIOENCODING", "PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONCOERCECLOCALE"),
+    *("PYTHONDEBUG", "PYTHONVERBOSE", "PYTHONPROFILEIMPORTTIME"),
+)
+_OF_A_START = ("PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONWARNINGS")
+_OF_AFFINITY = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND", "OMP_THREAD_LIMIT")
+"""Would bind every job to the same cores."""
+
+_OF_RANKS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
+_OF_SLURM = ("OMPI_", "PMIX_", "PMI_", "SBATCH_", "SLURM", "SRUN_", "SUBMITIT_", "TORCHELASTIC_")
+_OF_VIEWS = ("MLFLOW_", "PREFECT_")
+_MPL = ("MATPLOTLIBRC", "MPLBACKEND")
+
+_given_no_proxy: dict[str, str] | None = None
+"""The values that `speak_directly` replaced."""
+
+
+# -- every process ----------------------------------------------------------------------------------------------------
+
+
+def tidied(given: Mapping[str, str], *, spare_home: Path | None = None) -> dict[str, str]:
+    """The environment `given` without unusable values; idempotent.
+
+    Args:
+        spare_home: HOME for a user without a writable one.
+    """
+    found = {name: value for name, value in given.items() if value or not name.startswith(_EMPTY_IS_NOT_SET)}
+    for name, pattern in _NUMBERS.items():
+        if name in found and not pattern.fullmatch(found[name].strip()):
+            del found[name]
+    for name in _CERTIFICATES:
+        if name in found and not os.path.exists(found[name]):
+            del found[name]
+    if not _can_be_made(os.path.dirname(found.get("SSLKEYLOGFILE", "/"))):
+        found.pop("SSLKEYLOGFILE", None)
+    for name in (*_MPL, "JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):  # user settings must not change how a report looks
+        found.pop(name, None)
+    for name in _TEMPORARY:
+        if name in found and not _is_writable(found[name]):
+            del found[name]
+    for name in _USERS_FOLDERS:
+        if name in found and not (os.path.isabs(found[name]) and _can_be_made(found[name])):
+            del found[name]
+    for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH"):
+        if name in found:
+            found[name] = os.pathsep.join(_absolute(one) for one in found[name].split(os.pathsep) if one)
+    if not found.get("HOME") and (home := _home_by_account()):
+        found["HOME"] = home
+    if spare_home is not None and (WITHOUT_HOME in found or not _is_home(found.get("HOME", ""))):
+        found = _with_home(found, spare_home)
+    for name in _FOLDERS:
+        if name in found:
+            folder = _absolute(_expanded(found[name], home="" if WITHOUT_HOME in found else found.get("HOME", "")))
+            found[name] = folder
+            if folder.startswith("~"):  # nobody's home
+                del found[name]
+    return _loopback_without_proxy(found)
+
+
+def take_over() -> None:
+    """Tidy this process's environment; call at the start of the `midstudy` command, before heavy imports.
+
+    If Python was started with settings that cannot be changed later (a file system encoding other than UTF-8, no asserts,
+    warnings as errors), re-executes the command. Raises the limit on open files as far as allowed.
+    """
+    _open_standard_descriptors()
+    given = dict(os.environb)  # as they came: not every locale's letters turn back into the bytes that they were read from
+    wanted = {name: value for name, value in given.items() if name.decode("latin-1") not in _OF_A_START}
+    if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
+        wanted[b"PYTHONUTF8"] = b"1"
+        if sys.stdout is not None:  # keep the terminal's encoding
+            wanted[b"PYTHONIOENCODING"] = sys.stdout.encoding.encode("ascii")
+    if wanted != given:
+        command = Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1]
+        interpreter = command[0] if os.path.isabs(command[0]) else os.fsencode(sys.executable)
+        os.execve(interpreter, [interpreter, *command[1:]], wanted)
+    tidy = tidied(os.environ)
+    if not _is_home(tidy.get("HOME", "")):
+        home = tempfile.mkdtemp(prefix="midstudy-home-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        tidy = tidied(tidy, spare_home=Path(home))
+    for name in os.environ.keys() - tidy.keys():
+        del os.environ[name]
+    os.environ.update(tidy)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536) if hard > 0 else 65_536, hard))
+
+
+def require_readable(arguments: Sequence[str]) -> None:
+    """Check that all arguments are valid text.
+
+    Raises:
+        ValueError: an argument contains bytes that are not UTF-8.
+    """
+    for one in arguments:
+        try:
+            one.encode("utf-8")
+        except UnicodeEncodeError:
+            shown = one.encode("utf-8", "backslashreplace").decode("utf-8")
+            raise ValueError(f"argument {shown!r}: bytes that are not UTF-8; allowed: UTF-8. Rename the file.") from None
+
+
+def require_current_folder(store: str) -> None:
+    """Make sure the current folder exists, because libraries ask for it; if it was removed, change to the root.
+
+    Raises:
+        ValueError: `store` is relative to a removed folder.
+    """
+    try:
+        os.getcwd()
+    except OSError:
+        if not os.path.isabs(store):
+            raise ValueError(
+                f"--store: found {store!r}, relative to the current folder, which was removed; allowed: an absolute path. "
+                "Or change to a folder that is there."
+            ) from None
+        os.chdir("/")
+
+
+def speak_directly() -> None:
+    """Bypass all proxies in this process if any configured proxy is in a form that some of its libraries cannot parse.
+
+    Children still get the proxies as given.
+    """
+    global _given_no_proxy
+    names = ("http_proxy", "https_proxy", "all_proxy")  # in any mixture of cases
+    used = [value for name, value in os.environ.items() if value and name.lower() in names]
+    if _given_no_proxy is None and not all(_is_plain_proxy(one) for one in used):
+        _given_no_proxy = {name: os.environ[name] for name in ("no_proxy", "NO_PROXY") if name in os.environ}
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"
+
+
+def num_cores() -> int:
+    """Cores this process may use, which CPU affinity can limit."""
+    return len(os.sched_getaffinity(0))
+
+
+def existing_folder() -> str:
+    """The current folder, for a child with relative arguments; the root if it was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
+
+
+# -- child processes --------------------------------------------------------------------------------------------------
+
+
+def of_child(*, without: Collection[str] = (), spare_home: Path | None = None, **settings: str) -> dict[str, str]:
+    """The environment of a Python child process.
+
+    Args:
+        without: prefixes of variables to drop.
+        spare_home: HOME for a user without a writable one.
+        settings: variables to set, overriding what was given.
+    """
+    given = dict(os.environ)
+    if _given_no_proxy is not None:
+        for name in ("no_proxy", "NO_PROXY"):
+            given.pop(name, None)
+        given |= _given_no_proxy
+    kept = {
+        name: value
+        for name, value in tidied(given, spare_home=spare_home).items()
+        if name not in _OF_AN_INTERPRETER and not name.startswith(tuple(without))
+    }
+    return kept | interpreter(kept) | settings
+
+
+def interpreter(given: Mapping[str, str]) -> dict[str, str]:
+    """Variables for a child's Python: UTF-8, and imports of this code, never from the child's current folder."""
+    return {
+        "PYTHONUTF8": "1",
+        "PYTHONIOENCODING": "utf-8:backslashreplace",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": _own_path(given),
+    }
+
+
+def of_job(folder: Path, *, num_threads: int, **settings: str) -> dict[str, str]:
+    """The environment of a local job: thread counts, and no variables of Prefect, MLflow or an enclosing Slurm job.
+
+    Args:
+        folder: the job's folder, HOME for a user without a writable one.
+    """
+    kept = of_child(without=(*_OF_VIEWS, *_OF_SLURM), spare_home=folder)
+    for name in (*_OF_AFFINITY, *_OF_RANKS):
+        kept.pop(name, None)
+    return kept | dict.fromkeys(THREADS, str(num_threads)) | settings
+
+
+def of_slurm_job(*, num_threads: int, **settings: str) -> list[str]:
+    """`of_job` as lines of a batch script, because Slurm takes a job's environment from the submitter and the node."""
+    names = " ".join((*_OF_AN_INTERPRETER, *_OF_AFFINITY, *_OF_RANKS, *_MPL))
+    prefixes = " ".join(f"${{!{prefix}@}}" for prefix in _OF_VIEWS)
+    variables = dict.fromkeys(THREADS, str(num_threads)) | settings
+    own = {name: value for name, value in interpreter({}).items() if name != "PYTHONPATH"}
+    return [
+        f"unset {names} {prefixes}",
+        *(f"export {name}={value}" for name, value in (own | variables).items()),
+        *([f'export PYTHONPATH="{_root()}${{PYTHONPATH:+:$PYTHONPATH}}"'] if _root_is_checkout() else []),
+    ]
+
+
+def of_slurm_command() -> dict[str, str]:
+    """The environment of Slurm commands: without user output formats, which would break parsing, and without an enclosing
+    job's resources, which would change the request.
+    """
+    kept = of_child()
+    prefixes = ("SLURM_", "SLURMD_", "SQUEUE_", "SACCT_", "SBATCH_", "SRUN_", "SUBMITIT_")
+    passed_on = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+    return {name: value for name, value in kept.items() if name in passed_on or not name.startswith(prefixes)}
+
+
+def of_kernel(folder: Path) -> dict[str, str]:
+    """The environment of the report's kernel: IPython, Jupyter and Matplotlib read settings from `folder`, which belongs to
+    the kernel. Uses the user's font cache if there is one.
+    """
+    (folder / "matplotlibrc").touch()
+    kept = of_child(without=(*_OF_VIEWS, "IPYTHON", "JUPYTER_"), spare_home=folder)
+    jupyter = {f"JUPYTER_{name}_DIR": str(folder) for name in ("CONFIG", "DATA", "RUNTIME")}
+    own = {"IPYTHONDIR": str(folder), "MATPLOTLIBRC": str(folder / "matplotlibrc"), **jupyter}
+    if "MPLCONFIGDIR" in kept and not _can_be_made(kept["MPLCONFIGDIR"]):
+        own["MPLCONFIGDIR"] = str(folder)
+    return kept | own | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def of_git() -> dict[str, str]:
+    """The environment of `git -C FOLDER`, without variables that point git to another repository."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _root() -> str:
+    return str(Path(midstudy.__file__).parent.parent)
+
+
+def _root_is_checkout() -> bool:
+    """False if installed: site-packages is on the path already and must not come before the standard library."""
+    return Path(_root()).name not in ("site-packages", "dist-packages")
+
+
+def _own_path(given: Mapping[str, str]) -> str:
+    others = [_absolute(one) for one in given.get("PYTHONPATH", "").split(os.pathsep) if one]
+    first = [_root()] if _root_is_checkout() else []
+    return os.pathsep.join(dict.fromkeys([*first, *others]))
+
+
+def _with_home(given: Mapping[str, str], home: Path) -> dict[str, str]:
+    """Replace a missing or unwritable HOME, but keep using the caches and profiles readable in it."""
+    former = given.get("HOME", "")
+    found = dict(given)
+    for name, where in (
+        ("HF_HOME", ".cache/huggingface"),
+        ("MIDSTUDY_CACHE", ".cache/midstudy"),
+        ("PREFECT_PROFILES_PATH", ".prefect/profiles.toml"),
+    ):
+        if WITHOUT_HOME not in given and os.path.isabs(former) and os.access(f"{former}/{where}", os.R_OK):
+            found.setdefault(name, f"{former}/{where}")
+    for name in ("USER", "LOGNAME"):  # libraries ask for the user name, which the system may not know
+        if not found.get(name):
+            found[name] = f"uid{os.getuid()}"
+    return found | {"HOME": str(home), WITHOUT_HOME: "1"}
+
+
+def _home_by_account() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return ""
+
+
+def _expanded(path: str, *, home: str) -> str:
+    """The path with another user's home in it, or this one's; as it is where there is none."""
+    own = path == "~" or path.startswith("~/")
+    return (home + path[1:] if home else path) if own else os.path.expanduser(path)
+
+
+def _is_home(folder: str) -> bool:
+    return os.path.isabs(folder) and _is_writable(folder)
+
+
+def _is_writable(folder: str) -> bool:
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+
+
+def _can_be_made(folder: str) -> bool:
+    """Whether a folder is writable or could be created."""
+    while not os.path.lexists(folder) and folder not in ("", "/"):
+        folder = os.path.dirname(folder)
+    return _is_writable(folder or ".")
+
+
+def _absolute(path: str) -> str:
+    if os.path.isabs(path) or path.startswith("~"):
+        return path
+    try:
+        return os.path.abspath(path)
+    except OSError:  # the current folder was removed
+        return path
+
+
+def _loopback_without_proxy(given: Mapping[str, str]) -> dict[str, str]:
+    """Add loopback to no_proxy, and write its hosts in the one form that all libraries parse."""
+    found = {name: value.strip() if name.lower().endswith("_proxy") else value for name, value in given.items()}
+    listed = found.pop("NO_PROXY", "")
+    listed = found.pop("no_proxy", "") or listed  # lower case wins, as in the libraries
+    hosts = [host for one in listed.split(",") if (host := _host(one))]
+    if not hosts and not any(found.get(name) for name in found if name.lower().endswith("_proxy")):
+        return found
+    hosts = ["*"] if "*" in hosts else list(dict.fromkeys([*hosts, *LOOPBACK]))
+    return found | dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(hosts))
+
+
+def _host(entry: str) -> str:
+    """A no_proxy entry normalised for the libraries; empty if they would fail on it."""
+    host = entry.strip().rpartition("://")[2]
+    if bracketed := re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](:\d*)?", host):
+        host = bracketed[1]
+    if host.count(":") > 1:
+        try:
+            return str(ipaddress.IPv6Address(host))
+        except ValueError:
+            return ""
+    return host if re.fullmatch(r"\*|(\*?\.)?[\w-][\w.-]*(:\d+|/\d+)?", host, re.ASCII) else ""
+
+
+def _is_plain_proxy(value: str) -> bool:
+    try:
+        parts = urlsplit(value if "://" in value else f"http://{value}")
+        return value.isprintable() and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _open_standard_descriptors() -> None:
+    """Open the null device for closed standard descriptors; otherwise the next opened file would take their number."""
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            handle = os.open(os.devnull, mode)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+            os.set_inheritable(number, True)

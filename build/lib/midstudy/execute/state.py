@@ -1,0 +1,321 @@
+"""The training stage: train from a kept state, or from scratch, to the state that the recipe describes.
+
+A damaged kept state does not stop the study: training resumes from the nearest earlier intact checkpoint and recomputes
+the steps in between.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import statistics
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from midstudy.data.batches import Batches
+from midstudy.data.slots import slots_at
+from midstudy.data.tally import Tally, blocks_tally, items_tally
+from midstudy.data.tokens import TokenizedSplit
+from midstudy.evaluate.model_cache import forget_models
+from midstudy.execute.stopped import StoppedError
+from midstudy.recipe.canonical import identify
+from midstudy.recipe.curriculum import Curriculum, State, Stretch
+from midstudy.recipe.data import Dataset, Task
+from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, Attempt, read_metrics, steps_of
+from midstudy.train.checkpoint import CheckpointError, step_of
+from midstudy.train.divergence import DivergedError
+from midstudy.train.engine import Metrics, TrainingRun
+from midstudy.train.placement import Placement
+from midstudy.train.ranks import ALONE, Ranks
+from midstudy.train.rolling import Rolling, forget_after, newest, newest_step
+
+CHECKPOINT_FOLDER = "checkpoint"
+ROLLING_INTERVAL_S = 60.0
+"""At most so much training is lost to SIGKILL, or twenty times as much as it takes to write the state, if that is more."""
+
+ROLLING_MOST_OF_TIME = 0.05
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KeptCheckpoint:
+    """The checkpoint of a published state: its step, and the folder that holds `checkpoint/`."""
+
+    step: int
+    published: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.published / CHECKPOINT_FOLDER
+
+
+def train_state(
+    recipe: State,
+    *,
+    attempt: Attempt,
+    start_from: KeptCheckpoint | None,
+    earlier: Iterable[KeptCheckpoint] = (),
+    former_attempts: list[Path],
+    train_split: Callable[[Dataset], TokenizedSplit],
+    keeps_optimizer: bool,
+    should_stop: Callable[[], bool],
+    placement: Placement,
+    ranks: Ranks = ALONE,
+) -> dict[str, Any]:
+    """Train to `recipe`'s state and write its checkpoint into the attempt; returns the stage's metrics.
+
+    Args:
+        start_from: the kept state to continue from. None: from scratch.
+        earlier: kept states before it that this curriculum can continue from, nearest first; iterated only if
+            `start_from` is damaged.
+        former_attempts: folders of interrupted attempts, whose rolling checkpoints are gone on from.
+        train_split: the tokenised train split of a corpus or task.
+        should_stop: polled before every update and within it.
+        ranks: this process is the first of these; the others call `assist`.
+
+    Raises:
+        StoppedError: `should_stop` said so; the state reached is in the attempt's rolling checkpoints.
+        DivergedError: the loss is no number, or has run away.
+        CheckpointError: `start_from` is damaged, no earlier state is intact, and the initial weights are not randomly drawn.
+        ValueError: the data read does not match the quotas, or almost nothing of a task fits within `seq_len`.
+    """
+    tallies = _tallies(recipe, train_split)
+    for tally in tallies:
+        print(tally.sentence, flush=True)
+    curriculum, step = recipe.curriculum, recipe.step
+    last = curriculum.stretches[-1]
+    begun = 0 if start_from is None else start_from.step
+    forget_models()
+    resumed = newest(
+        lambda path: TrainingRun.load(path, placement=placement, ranks=ranks),
+        *(folder / CHECKPOINTS_FOLDER for folder in former_attempts),
+    )
+    if resumed is None or resumed[1].step <= begun:  # a later state was kept meanwhile; prefer it unless damaged
+        own = resumed
+        run = _from_kept(start_from, earlier, own=own[1] if own else None, recipe=recipe, placement=placement, ranks=ranks)
+        resumed = own if own is not None and run is own[1] else None
+    else:
+        run = resumed[1]
+    ranks.from_first(run.loaded_from)
+    if resumed is not None:
+        attempt.take_over_metrics(resumed[0].parent.parent, until_step=run.step)
+    first_step = run.step
+    attempt.begin_steps(first_step)
+    rolling = Rolling(
+        folder=attempt.checkpoints,
+        former=[one / CHECKPOINTS_FOLDER for one in former_attempts],
+        every_s=ROLLING_INTERVAL_S,
+        most_of_time=ROLLING_MOST_OF_TIME,
+        before=attempt.sync_metrics,
+    )
+
+    def log(metrics: Metrics) -> None:
+        if metrics["step"] > begun:  # earlier steps belong to another stage
+            attempt.log_metrics(metrics)
+
+    try:
+        for leg, batches in _legs(curriculum, run.step, train_split):
+            reached = run.advance(
+                leg,
+                to_step=leg.num_steps,
+                batch_at=batches,
+                on_metrics=log,
+                on_step=attempt.note_step,
+                should_stop=should_stop,
+                rolling=rolling,
+                text_at=batches.text_at,
+            )
+            if not reached:
+                break
+    except DivergedError as error:
+        for folder in (rolling.folder, *rolling.former):
+            forget_after(folder, error.good_step)
+        raise
+    if not reached:
+        if rolling.saved_step != run.step:  # a signal that came while this very state was saved
+            rolling.save(run.step, lambda folder: run.save(folder, with_optimizer=True))
+        raise StoppedError(f"stopped at step {run.step} of {step}; the next attempt goes on from there")
+    run.save(attempt.result / CHECKPOINT_FOLDER, with_optimizer=keeps_optimizer)
+    metrics: dict[str, Any] = {
+        "step": step,
+        "stretch_from": curriculum.state_id(last.start_step),
+        "has_optimizer": keeps_optimizer,
+        "size": curriculum.start.model.name,
+        "precision": last.phase.precision,
+        "flops_per_token": curriculum.start.model.flops_per_token(seq_len=last.phase.seq_len),
+        "device": run.device_name,
+        "num_steps": step - begun,
+        "resumed_at_step": first_step if resumed is not None else None,
+        "recomputed_steps": _trained_steps(former_attempts) - (first_step - begun),
+        "num_tokens": (step - begun) * last.phase.tokens_per_step,
+        **_realised(recipe, batches, first_step=max(first_step, last.start_step), train_split=train_split),
+        "left_out": {tally.data: tally.as_metrics() for tally in tallies},
+    }
+    logged = list(read_metrics(attempt.result / METRICS_FILE))  # also what attempts before this one had logged
+    if logged:
+        metrics["train_loss_nats"] = logged[-1]["loss_nats"]
+        metrics["tokens_per_s"] = statistics.median(one["tokens_per_s"] for one in logged)
+    if run.trained_s:
+        metrics["data_wait_share"] = run.waited_s / run.trained_s
+    if noisy := [one for one in logged if "gradient_noise_trace" in one]:
+        # Numerator and denominator are averaged apart (McCandlish et al., 2018, appendix A.1).
+        trace, squared = (
+            statistics.fmean(one[name] for one in noisy) for name in ("gradient_noise_trace", "gradient_squared_norm")
+        )
+        metrics["noise_scale_sequences"] = trace / squared if trace > 0 and squared > 0 else None
+    return metrics
+
+
+def assist(
+    recipe: State,
+    *,
+    train_split: Callable[[Dataset], TokenizedSplit],
+    should_stop: Callable[[], bool],
+    placement: Placement,
+    ranks: Ranks,
+) -> None:
+    """What every rank but the first does while that one is in `train_state`: its share of each step, and nothing on disk."""
+    run = _run_from(ranks.from_first(None), recipe, placement, ranks)
+    for leg, batches in _legs(recipe.curriculum, run.step, train_split):
+        if not run.advance(
+            leg, to_step=leg.num_steps, batch_at=batches, on_metrics=lambda metrics: None, should_stop=should_stop
+        ):
+            break
+
+
+def can_begin_at(curriculum: Curriculum, step: int, *, has_optimizer: bool) -> bool:
+    """Whether a kept state of this step is enough to continue training the curriculum."""
+    return has_optimizer or _resets_at(curriculum, step)
+
+
+def _resets_at(curriculum: Curriculum, step: int) -> bool:
+    """Whether the update from this step starts with a fresh optimizer."""
+    stretch: Stretch | None = next((one for one in curriculum.stretches if one.start_step == step), None)
+    return stretch is not None and (step == 0 or stretch.phase.optimizer_state == "reset")
+
+
+def _from_kept(
+    start_from: KeptCheckpoint | None,
+    earlier: Iterable[KeptCheckpoint],
+    *,
+    own: TrainingRun | None,
+    recipe: State,
+    placement: Placement,
+    ranks: Ranks,
+) -> TrainingRun:
+    """The run at `start_from`. If it is damaged, `own` or the nearest intact earlier state, whichever is further on.
+
+    Args:
+        own: the run at this stage's newest rolling checkpoint, at a step no later than `start_from`.
+
+    Raises:
+        CheckpointError: all are damaged, and the initial weights are not randomly drawn.
+    """
+    if start_from is None:
+        return _run_from(None, recipe, placement, ranks)
+    damaged: list[str] = []
+    first_error: CheckpointError | None = None
+    run = None
+    for kept in itertools.chain([start_from], earlier):
+        if first_error is not None and own is not None and own.step >= kept.step:
+            break
+        try:
+            run = _run_from(kept.folder, recipe, placement, ranks)
+            break
+        except CheckpointError as error:
+            first_error = first_error or error
+            damaged.append(f"{error} Remove {kept.published} and run its study again, which makes that state again.")
+    if run is None and own is None and first_error is not None and recipe.curriculum.start.weights is not None:
+        raise first_error
+    run = run or own or _run_from(None, recipe, placement, ranks)
+    if damaged:
+        place = run.loaded_from or "the first weights"
+        _logger.warning(
+            "%s Until then: training goes on from step %d (%s); steps %d to %d are computed again.",
+            *(" ".join(damaged), run.step, place, run.step, start_from.step),
+        )
+    return run
+
+
+def _run_from(checkpoint: Path | None, recipe: State, placement: Placement, ranks: Ranks) -> TrainingRun:
+    curriculum = recipe.curriculum
+    if checkpoint is not None:
+        resets = _resets_at(curriculum, step_of(checkpoint))
+        return TrainingRun.load(checkpoint, with_optimizer=not resets, placement=placement, ranks=ranks)
+    precision = curriculum.stretches[0].phase.precision
+    return TrainingRun.begin(curriculum.start, precision=precision, placement=placement, ranks=ranks)
+
+
+def _legs(
+    curriculum: Curriculum, from_step: int, train_split: Callable[[Dataset], TokenizedSplit]
+) -> Iterator[tuple[Curriculum, Batches]]:
+    """Training from `from_step`, stretch by stretch: the curriculum up to the end of the stretch, and its batches.
+
+    More than one only if steps before the kept state are recomputed.
+    """
+    for stretch in curriculum.stretches:
+        is_last = stretch is curriculum.stretches[-1]
+        if is_last or stretch.stop_step > from_step:
+            leg = curriculum if is_last else curriculum.until(stretch.stop_step)
+            read = leg.datasets_of(leg.stretches[-1])
+            yield leg, Batches(leg, {identify(one): train_split(one) for one in read})
+
+
+def _tallies(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) -> list[Tally]:
+    """What the last stretch can read of each of its data sets, and what it leaves out.
+
+    Raises:
+        ValueError: almost nothing of a task fits within `seq_len`.
+    """
+    phase = recipe.curriculum.stretches[-1].phase
+    facts: dict[str, Any] = {"split_name": "train", "use": "training", "seq_len": phase.seq_len}
+    if isinstance(phase.data, Task):
+        target_only = phase.loss == "target_tokens"
+        tally = items_tally(train_split(phase.data), data=phase.data.name, target_only=target_only, **facts)
+        tally.require_enough()
+        return [tally]
+    # A corpus smaller than one block is rejected by the first step that draws from it.
+    return [blocks_tally(train_split(corpus), data=corpus.name, **facts) for corpus in phase.data.corpora]
+
+
+def _trained_steps(attempts: list[Path]) -> int:
+    """Steps that interrupted attempts trained."""
+    total = 0
+    for folder in attempts:
+        if (steps := steps_of(folder)) is not None:
+            first, last = steps
+            total += max(last, newest_step(folder / CHECKPOINTS_FOLDER), first) - first
+    return total
+
+
+def _realised(recipe: State, batches: Batches, *, first_step: int, train_split: Callable[[Dataset], TokenizedSplit]) -> Any:
+    """Realised token shares of the last stretch's data positions, and how often each corpus was read so far.
+
+    Raises:
+        ValueError: what was read since `first_step` is not what the quotas say.
+    """
+    phase = recipe.curriculum.stretches[-1].phase
+    if isinstance(phase.data, Task):
+        return {}
+    slots, begin = slots_at(recipe.curriculum, first_step)
+    end = begin + (recipe.step - first_step) * phase.num_sequences
+    slots, _ = slots_at(recipe.curriculum, recipe.step - 1)
+    before, after = slots.counts(begin), slots.counts(end)
+    owed = {corpus: number - before.get(corpus, 0) for corpus, number in after.items() if number != before.get(corpus, 0)}
+    if owed != batches.drawn:
+        found = {corpus.name: number for corpus, number in batches.drawn.items()}
+        raise ValueError(
+            f"mixture: sequences read since step {first_step}: {found}; the quotas say "
+            f"{ ({corpus.name: number for corpus, number in owed.items()}) }. This is a bug: please report the recipe."
+        )
+    epochs = {}
+    for corpus in phase.data.corpora:  # the base is read by slot number, a specialist by count
+        read = end if corpus == phase.data.base_corpus else after.get(corpus, 0)
+        epochs[corpus.name] = round(read / max(1, train_split(corpus).num_blocks(phase.seq_len)), 4)
+        if epochs[corpus.name] > 1:
+            warnings.warn(f"{corpus.name} is read {epochs[corpus.name]:g} times over", stacklevel=2)
+    return {"token_shares": {corpus.name: number / end for corpus, number in after.items()}, "epochs": epochs}

@@ -1,0 +1,1 @@
+"""Files as everything above needs them: atomic, sealed, locked. Knows nothing of midstudy."""

@@ -1,0 +1,79 @@
+"""The texts and tables that Prefect shows of a study, made from the store. Pure; knows nothing of Prefect."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from midstudy.recipe.manifest import Manifest
+from midstudy.run.watch import FAILED, Progress, Watch
+from midstudy.store.store import Store
+from midstudy.track.facts import measured_values
+
+
+def results_table(store: Store, manifest: Manifest) -> list[dict[str, Any]]:
+    """The arms of which something is measured at their end, one row each: factors and measured columns."""
+    wanted = {one for arm in manifest.arms for ids in arm.measures.values() for one in ids}
+    values = measured_values(manifest, store.records(wanted))
+    rows = []
+    for arm in manifest.arms:
+        found = values[arm.state]
+        if any(manifest.stages[arm.measures[column][0]].step == manifest.stages[arm.state].step for column in found):
+            rows.append({**arm.factors, **{column: round(value, 4) for column, value in found.items()}})
+    return sorted(rows, key=lambda row: [str(row[name]) for name in manifest.factor_names])
+
+
+def artifact_key(study: str, what: str) -> str:
+    """Prefect's name of an artifact of a study: lower case, digits and dashes."""
+    return f"{study}-{what}".lower().replace("_", "-").replace(".", "-")
+
+
+def progress_text(progress: Progress) -> str:
+    """What is done and how long the rest may take."""
+    parts = [f"{progress.ended} of {progress.num_stages} stages"]
+    for name in ("reused", "failed", "skipped"):
+        if count := getattr(progress, name):
+            parts.append(f"{count} {name}")
+    if progress.ended < progress.num_stages:
+        parts.append(f"about {duration(progress.left_s)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def study_text(store: Store, manifest: Manifest, watch: Watch, *, mlflow_page: str | None) -> str:
+    """The study's page: question, how far it is, failures with causes, where everything else is.
+
+    Args:
+        mlflow_page: the page of the arms, where MLflow is a server that has the study.
+    """
+    name, progress, at = manifest.name, watch.progress(), shlex.quote(str(store.root))
+    lines = [f"# {name}", "", manifest.question, ""]
+    lines += [f"**{progress_text(progress)}** after {duration(progress.elapsed_s)}.", ""]
+    for stage_id, end in watch.ends.items():
+        if end.how == FAILED:
+            retry = f"midstudy retry --store {at} {name} {stage_id}"
+            lines += [f"**Failed: {manifest.stages[stage_id].label}**", "", one_line(end.cause), "", *_code(retry)]
+    if mlflow_page is not None:
+        lines += [f"[The arms in MLflow]({mlflow_page}), the best first: select some and compare.", ""]
+    else:
+        lines += ["MLflow's pages, with a run for every stage:", ""]
+        lines += _code(f"midstudy ui --store {at}")
+    page = store.paths.study(name) / "report" / "report.html"
+    lines += [f"The report is written at the end, to `{page}`; of what is finished, at any time:", ""]
+    lines += [*_code(f"midstudy report --store {at} {name}")]
+    return "\n".join(lines)
+
+
+def _code(command: str) -> list[str]:
+    return ["```", command, "```", ""]
+
+
+def one_line(text: str) -> str:
+    """The first line of a text."""
+    return next(iter(text.strip().splitlines()), "")

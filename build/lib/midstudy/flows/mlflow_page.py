@@ -1,0 +1,25 @@
+"""Where MLflow shows a study, if it is a server: asked over its REST API, since importing MLflow takes a second."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from urllib.parse import quote
+
+from midstudy.recipe.manifest import Manifest
+from midstudy.track.links import arms_page
+
+_TIMEOUT_S = 5.0
+
+
+def mlflow_page(tracking_uri: str, manifest: Manifest) -> str | None:
+    """The page of the study's arms. None where MLflow is a file, does not answer, or does not know the study."""
+    if not tracking_uri.startswith(("http://", "https://")):
+        return None
+    server = tracking_uri.rstrip("/")
+    try:
+        asked = f"{server}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(manifest.name)}"
+        with urllib.request.urlopen(asked, timeout=_TIMEOUT_S) as answer:
+            return arms_page(server, json.load(answer)["experiment"]["experiment_id"], manifest)
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,82 @@
+"""`midstudy ui`: MLflow's and Prefect's pages on the views in a store, for this machine only, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import time
+from types import FrameType
+
+from midstudy.flows.server import PrefectServer
+from midstudy.store.store import Store
+from midstudy.store.study_manifest import load
+from midstudy.track.client import connect, told_as_tracking_errors, tracking_uri_of
+from midstudy.track.links import arms_page
+from midstudy.track.server import MlflowServer
+
+_POLL_S = 0.5
+
+
+def serve(store: Store, *, tracking_uri: str | None) -> int:
+    """Start what is not served elsewhere, print the addresses, stop it all at Ctrl-C or SIGTERM; returns the exit status.
+
+    A configured server (MLflow's by `tracking_uri` or MLFLOW_TRACKING_URI, Prefect's by PREFECT_API_URL) is named, not
+    started.
+
+    Raises:
+        TrackingError: MLflow's database has another schema or is unusable, or its server is unreachable. Nothing is started.
+        OSError: a server did not come up, or ended; the message names its log.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's background made the first one be ignored
+        signal.signal(number, _interrupt)
+    uri = tracking_uri_of(store, tracking_uri)
+    prefect_url = os.environ.get("PREFECT_API_URL") or None
+    with contextlib.ExitStack() as servers, contextlib.suppress(KeyboardInterrupt):
+        mlflow = prefect = None
+        pages = _experiments(store, uri)
+        if not uri.startswith(("http://", "https://")):
+            mlflow = MlflowServer(uri, store.paths.mlflow)
+            servers.callback(mlflow.stop)
+        if prefect_url is None:
+            prefect = PrefectServer(store.paths.prefect)
+            servers.callback(prefect.stop)
+            prefect.start()
+        mlflow_url = uri if mlflow is None else mlflow.url
+        if mlflow is not None:
+            mlflow.wait_until_healthy()
+        print(f"MLflow   {mlflow_url}")
+        for name in store.studies():
+            if identity := pages[name]:
+                print(f"         {name}: {arms_page(mlflow_url, identity, load(store, name))}")
+            else:
+                print(f"         {name} is not there yet: midstudy track sync {name} --store {shlex.quote(str(store.root))}")
+        if prefect is not None:
+            prefect.wait_until_healthy()
+            prefect_url = prefect.api_url
+        assert prefect_url is not None
+        print(f"Prefect  {prefect_url.removesuffix('/api')}")
+        print("Ctrl-C ends them.", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        while mlflow is None or mlflow.is_running:
+            time.sleep(_POLL_S)
+        raise OSError(f"MLflow's server ended; its log is {mlflow.log}")
+    return 0
+
+
+def _experiments(store: Store, uri: str) -> dict[str, str | None]:
+    """MLflow's experiment id of each study. None for a study MLflow does not have."""
+    pages: dict[str, str | None] = {}
+    with told_as_tracking_errors(store, uri):
+        if not uri.startswith(("http://", "https://")):
+            connect(uri).search_experiments(max_results=1)  # the server would exit without a message
+        for name in store.studies():
+            found = connect(uri).get_experiment_by_name(name)
+            pages[name] = found.experiment_id if found else None
+    return pages
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

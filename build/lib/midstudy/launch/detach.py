@@ -1,0 +1,139 @@
+"""A driver that nobody has to wait for: in a session of its own on this machine, or as a small Slurm job.
+
+studies/NAME/driver.json says which one it is, studies/NAME/driver.log is what it prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import submitit
+
+from midstudy.environment import of_child
+from midstudy.files.atomic import write_json
+from midstudy.files.errors import StoreError
+from midstudy.launch import clock
+from midstudy.launch.process import Process
+from midstudy.launch.slurm.commands import SlurmCommands, SlurmRefusedError
+from midstudy.launch.slurm.executor import job_number, sbatch_parameters
+from midstudy.launch.slurm.placement_file import Resources
+from midstudy.launch.slurm.queue import squeue
+from midstudy.store.store import Store
+
+SIGNAL_S = 60
+"""How long before its time limit the driver's job is told: it leaves at once."""
+
+_GONE_WITHIN_S = 60.0
+_POLL_S = 0.2
+
+
+class _DriverExecutor(submitit.SlurmExecutor):
+    """For the batch script alone."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+
+def detach_here(store: Store, study: str, arguments: Sequence[str]) -> str:
+    """Start `midstudy ARGUMENTS` in a session of its own; returns which process it is, for people.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    with store.paths.detached_log(study).open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "midstudy.cli.main", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=of_child(),  # no cwd: arguments may be relative to the current folder
+            start_new_session=True,
+        )
+    process = Process.of(child.pid)
+    assert process is not None  # not waited for yet
+    write_json(store.paths.detached(study), {"process": dataclasses.asdict(process)})
+    return f"process {process.pid} on {process.host}"
+
+
+def detach_to_slurm(
+    store: Store, study: str, arguments: Sequence[str], resources: Resources, commands: SlurmCommands | None = None
+) -> str:
+    """Submit `midstudy ARGUMENTS` as a job with these resources; returns which job it is, for people.
+
+    Raises:
+        StoreError: the store cannot be written.
+        SlurmAwayError: Slurm does not answer.
+        SlurmRefusedError: Slurm refused the job.
+    """
+    commands = commands or SlurmCommands()
+    folder, log = store.paths.study(study), store.paths.detached_log(study)
+    name = f"midstudy-{study}-{uuid.uuid4().hex[:8]}"
+    executor = _DriverExecutor(folder)
+    parameters = sbatch_parameters(resources)
+    parameters["additional_parameters"] |= {"output": str(log), "signal": f"B:USR2@{SIGNAL_S}"}
+    executor.update_parameters(**parameters, job_name=name, comment=f"midstudy {study}: driver", setup=list(resources.setup))
+    # In the place of the shell, which would not hand signals on.
+    command = "exec " + shlex.join([sys.executable, "-u", "-m", "midstudy.launch.driver_job", *arguments])
+    script = folder / "driver.sh"
+    script.write_text(executor._make_submission_file_text(command, ""), "utf-8")
+    write_json(store.paths.detached(study), {"slurm": None, "name": name})
+    number = job_number(commands.run(("sbatch", "--parsable", str(script))))
+    write_json(store.paths.detached(study), {"slurm": number, "name": name})
+    return f"Slurm job {number}"
+
+
+def end_detached(store: Store, study: str, commands: SlurmCommands | None = None) -> str | None:
+    """End the study's detached driver, if it has one that is there, and wait until it is gone; returns which it was.
+
+    One on this machine cancels its jobs, as by Ctrl-C. One in a Slurm job leaves them, to be cancelled from here.
+
+    Raises:
+        StoreError: what is written down of it was damaged.
+        SlurmAwayError: Slurm does not answer.
+    """
+    known = _detached(store, study)
+    if known is None:
+        return None
+    deadline = clock.monotonic() + _GONE_WITHIN_S
+    if "process" in known:
+        process = Process(**known["process"])
+        if not process.is_here or not process.is_alive():
+            return None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGINT)
+        while process.is_alive() and clock.monotonic() < deadline:
+            clock.sleep(_POLL_S)
+        return f"process {process.pid}"
+    commands = commands or SlurmCommands()
+    ended = None
+    while listed := [job for job in squeue(commands) if job.name == known["name"] and not job.has_ended]:
+        if ended is None:
+            ended = f"Slurm job {listed[0].id}"
+            with contextlib.suppress(SlurmRefusedError):
+                commands.run(("scancel", listed[0].id))
+        if clock.monotonic() > deadline:
+            break
+        clock.sleep(_POLL_S)
+    return ended
+
+
+def _detached(store: Store, study: str) -> dict[str, Any] | None:
+    path = store.paths.detached(study)
+    try:
+        known = json.loads(path.read_text("utf-8"))
+        return known if "process" in known or known["name"] else None
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: damaged ({error!r}). Remove it; a driver that it named is not ended.") from error

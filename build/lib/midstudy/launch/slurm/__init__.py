@@ -1,0 +1,1 @@
+"""Slurm: jobs through submitit, its queue and accounting, what a placement file asks for."""

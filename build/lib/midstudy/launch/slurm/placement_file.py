@@ -1,0 +1,263 @@
+"""The placement file of a cluster: what jobs ask of Slurm and how they compute, by kind of stage and size of model.
+
+    [default]                     for all stages
+    [size.410m]                   for stages of a model of this size
+    [kind.evaluation]             for stages with this role in the study, whatever the size
+    [kind.sft.size.410m]          for stages of this kind and size
+    [jobs]                        how many jobs, how full
+    [driver]                      the job that `run --detach` makes of the driver
+
+Each table takes any of the fields of `Resources` and of `midstudy.train.placement.Placement`; what a later one of this list
+says wins over what an earlier one says. Nothing of it enters a stage's id.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from midstudy.recipe.errors import RecipeError, inside, require_kind, require_number, require_positive
+from midstudy.recipe.model import SIZES
+from midstudy.recipe.stage import ROLES, Stage
+from midstudy.train.placement import Placement
+
+_PARTS_OF_A_GPU = ("gres", "tres-per-task", "tres-per-job")
+"""sbatch's parameters that can ask for a part of a GPU: a shard, MPS, a MIG device."""
+
+_OURS = ("array", "error", "job-name", "open-mode", "output", "parsable", "requeue", "no-requeue", "signal", "wait")
+"""sbatch's parameters that the launcher itself needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a job asks of Slurm.
+
+    None leaves the choice to the cluster. `gpus_per_node`, `memory_gb` are per node, `cpus_per_task` per rank. `sbatch`
+    holds further parameters of sbatch (`{exclude = "n7"}`, true for those without a value); `setup` lines of bash that run
+    before Python does.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    nodes: int = 1
+    gpus_per_node: int = 0
+    cpus_per_task: int = 1
+    memory_gb: float | None = None
+    time_limit_min: int = 60
+    sbatch: tuple[tuple[str, str | int | bool], ...] = ()
+    setup: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("partition", "account", "qos", "constraint"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value or not value.isprintable()):
+                raise RecipeError(name, found=repr(value), allowed="a name, in quotes")
+        require_positive("nodes", self.nodes, unit="nodes")
+        require_number("gpus_per_node", self.gpus_per_node, 0, what="a whole number of GPUs")
+        require_kind("gpus_per_node", self.gpus_per_node, int, allowed="a whole number of GPUs")
+        require_positive("cpus_per_task", self.cpus_per_task, unit="CPUs")
+        if self.memory_gb is not None:
+            require_number("memory_gb", self.memory_gb, 0.001, what="a number of GB")
+        require_positive("time_limit_min", self.time_limit_min, unit="minutes")
+        for name, value in self.sbatch:
+            if name in _OURS:
+                raise RecipeError(f"sbatch.{name}", found=value, allowed=f"parameters other than {', '.join(_OURS)}")
+            if not isinstance(value, str | int) or (isinstance(value, str) and not value.isprintable()):
+                raise RecipeError(f"sbatch.{name}", found=value, allowed="a text on one line, a whole number, or true")
+        for line in self.setup:
+            require_kind("setup", line, str, allowed="a list of lines of bash, in quotes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPlacement:
+    """Where the jobs of some stages run and how they compute. Stages share a job only where this is equal."""
+
+    resources: Resources
+    compute: Placement
+
+    def __post_init__(self) -> None:
+        nodes, ranks = self.resources.nodes, self.compute.num_ranks
+        if ranks % nodes:
+            raise RecipeError("num_ranks", found=ranks, allowed=f"a multiple of the {nodes} nodes")
+        if self.compute.num_threads > self.resources.cpus_per_task:
+            raise RecipeError(
+                "num_threads",
+                found=self.compute.num_threads,
+                allowed=f"at most cpus_per_task, which is {self.resources.cpus_per_task}",
+            )
+        if self.compute.jobs_per_gpu > 1:
+            self._require_part_of_a_gpu()
+        elif self.compute.device == "cuda" and self.resources.gpus_per_node < self.ranks_per_node:
+            raise RecipeError(
+                "gpus_per_node",
+                found=self.resources.gpus_per_node,
+                allowed=f"at least {self.ranks_per_node}, one a rank",
+                fix='Or set device = "cpu".',
+            )
+
+    def _require_part_of_a_gpu(self) -> None:
+        """Slurm shares GPUs in parts that the cluster defines: a job asks for one of them instead of a GPU."""
+        asked = dict(self.resources.sbatch)
+        if self.resources.gpus_per_node or not any(name in asked for name in _PARTS_OF_A_GPU):
+            raise RecipeError(
+                "jobs_per_gpu",
+                found=f"{self.compute.jobs_per_gpu} with gpus_per_node = {self.resources.gpus_per_node} and "
+                f"sbatch = {asked or 'none'}",
+                allowed="gpus_per_node = 0 and a part of a GPU among sbatch's parameters",
+                fix='Such as sbatch = { gres = "shard:1" } or { gres = "mps:25" }; `scontrol show node` says what there is.',
+            )
+
+    @property
+    def ranks_per_node(self) -> int:
+        return self.compute.num_ranks // self.resources.nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """How many jobs of a study are in the queue at a time, and how full they are packed.
+
+    `budget_s`: expected seconds after which nothing more is put into a job. `poll_s`: seconds between two questions to the
+    controller, which is everybody's.
+    """
+
+    at_a_time: int = 100
+    budget_s: float = 600.0
+    poll_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        require_positive("at_a_time", self.at_a_time, unit="jobs")
+        require_number("budget_s", self.budget_s, 0.0, what="a number of seconds")
+        require_number("poll_s", self.poll_s, 0.1, what="a number of seconds")
+
+
+_RESOURCES = tuple(one.name for one in dataclasses.fields(Resources))
+_COMPUTE = tuple(one.name for one in dataclasses.fields(Placement))
+
+
+@dataclass(frozen=True)
+class PlacementFile:
+    """What a placement file says. `rules` maps (kind, size), each or both none, to the fields that it sets."""
+
+    rules: Mapping[tuple[str | None, str | None], Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    jobs: Jobs = dataclasses.field(default_factory=Jobs)
+    driver: Resources = dataclasses.field(default_factory=Resources)
+
+    @property
+    def uses_gpus(self) -> bool:
+        return any(rule.get("device") == "cuda" for rule in self.rules.values())
+
+    def place(self, stage: Stage) -> JobPlacement:
+        """Where a stage runs.
+
+        Raises:
+            RecipeError: what the tables say of it together cannot be.
+        """
+        return self._merged(stage.role, stage.model)
+
+    def _merged(self, kind: str | None, size: str | None) -> JobPlacement:
+        fields: dict[str, Any] = {}
+        path = "default"
+        for key in ((None, None), (None, size), (kind, None), (kind, size)):
+            if key in self.rules:
+                fields |= self.rules[key]
+                path = _path(key)
+        with inside(path):
+            return JobPlacement(
+                resources=Resources(**{name: value for name, value in fields.items() if name in _RESOURCES}),
+                compute=_placement({name: value for name, value in fields.items() if name in _COMPUTE}),
+            )
+
+
+def read_placement_file(path: Path) -> PlacementFile:
+    """The placement file at `path`.
+
+    Raises:
+        ValueError: it cannot be read, is not TOML, or a field of it holds something that cannot be; the message names the
+            file and the field's dotted path.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--placement {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    try:
+        return _parse(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"--placement {path}: not TOML ({error})") from None
+    except RecipeError as error:
+        raise ValueError(f"--placement {path}: {error}") from None
+
+
+def _parse(tables: dict[str, Any]) -> PlacementFile:
+    _require_keys("", tables, ("default", "size", "kind", "jobs", "driver"))
+    rules: dict[tuple[str | None, str | None], dict[str, Any]] = {(None, None): _rule("default", tables.get("default", {}))}
+    for size, rule in _named("size", tables.get("size", {}), SIZES):
+        rules[None, size] = _rule(f"size.{size}", rule)
+    for kind, rule in _named("kind", tables.get("kind", {}), ROLES):
+        own = dict(rule)
+        for size, narrower in _named(f"kind.{kind}.size", own.pop("size", {}), SIZES):
+            rules[kind, size] = _rule(f"kind.{kind}.size.{size}", narrower)
+        rules[kind, None] = _rule(f"kind.{kind}", own)
+    _require_keys("jobs", tables.get("jobs", {}), [one.name for one in dataclasses.fields(Jobs)])
+    _require_keys("driver", tables.get("driver", {}), _RESOURCES)
+    with inside("jobs"):
+        jobs = Jobs(**tables.get("jobs", {}))
+    driver = {**{"time_limit_min": 24 * 60, "memory_gb": 2.0}, **_plain("driver", tables.get("driver", {}))}
+    with inside("driver"):
+        file = PlacementFile(rules, jobs, Resources(**driver))
+    for key in rules:  # all that can be wrong is said before anything runs
+        file._merged(*key)
+    return file
+
+
+def _named(path: str, table: Any, allowed: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
+    _require_keys(path, table, allowed)
+    for name, rule in table.items():
+        require_kind(f"{path}.{name}", rule, dict, allowed="a table")
+    return list(table.items())
+
+
+def _rule(path: str, table: Any) -> dict[str, Any]:
+    _require_keys(path, table, (*_RESOURCES, *_COMPUTE))
+    return _plain(path, table)
+
+
+def _plain(path: str, table: dict[str, Any]) -> dict[str, Any]:
+    """TOML's lists and tables as the fields hold them."""
+    fields = dict(table)
+    if "setup" in fields:
+        require_kind(f"{path}.setup", fields["setup"], list, allowed="a list of lines of bash, in quotes")
+        fields["setup"] = tuple(fields["setup"])
+    if "sbatch" in fields:
+        require_kind(f"{path}.sbatch", fields["sbatch"], dict, allowed="a table of parameters of sbatch")
+        fields["sbatch"] = tuple(sorted((name.replace("_", "-"), value) for name, value in fields["sbatch"].items()))
+    return fields
+
+
+def _placement(fields: dict[str, Any]) -> Placement:
+    try:
+        return Placement(**fields)
+    except RecipeError as error:  # its own errors name the option's field
+        path = error.path.removeprefix("placement.")
+        raise RecipeError(path, found=error.found, allowed=error.allowed, fix=error.fix) from None
+
+
+def _require_keys(path: str, table: Any, allowed: Any) -> None:
+    require_kind(path or "the file", table, dict, allowed="a table")
+    for name in table:
+        if name not in allowed:
+            raise RecipeError(
+                f"{path}.{name}" if path else name, found="a name it does not know", allowed=", ".join(allowed)
+            )
+
+
+def _path(key: tuple[str | None, str | None]) -> str:
+    kind, size = key
+    parts = [f"kind.{kind}"] if kind else []
+    parts += [f"size.{size}"] if size else []
+    return ".".join(parts) or "default"

@@ -1,0 +1,128 @@
+"""Causal attention: matrix products and a softmax on a CPU, block of queries by block, PyTorch's fused kernels elsewhere.
+
+On a CPU in bfloat16 the backward pass of PyTorch's flash attention takes more time than anything else in a training step;
+in fp32 it is slower than plain products too. A block of queries meets no key that comes after it, which saves up to half
+of the work.
+
+A document mask is added to the scores. PyTorch's flash kernels take no such mask: elsewhere its memory-efficient kernel, or
+plain products, do the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_BLOCK, _BLOCK_OF_BFLOAT16 = 64, 128
+"""Queries that are worked on together: fewer make products too small for their kernels, more meet keys in vain."""
+
+
+def is_plain(scored: Tensor) -> bool:
+    """Whether attention over tensors like this one is plain products rather than a fused kernel."""
+    return scored.device.type == "cpu"
+
+
+@lru_cache(maxsize=32)
+def _causal_mask(length: int, dtype: torch.dtype) -> Tensor:
+    """(length, length) on the CPU: 0 where a query may look, -inf where it may not."""
+    return torch.full((length, length), float("-inf"), dtype=dtype).triu_(1)
+
+
+def document_mask(documents: Tensor, dtype: torch.dtype) -> Tensor:
+    """What keeps attention causal and inside a document, made once for all layers.
+
+    Args:
+        documents: (batch, length) integers, the document that each position belongs to.
+        dtype: type of the scores.
+
+    Returns:
+        (batch, 1, length, length): 0 where a query may look, -inf where it may not.
+    """
+    same = documents[:, None, :, None] == documents[:, None, None, :]
+    return torch.zeros(same.shape, dtype=dtype, device=same.device).masked_fill_(~same.tril(), float("-inf"))
+
+
+def _probabilities(query: Tensor, key: Tensor, causal: Tensor, mask: Tensor | None) -> Tensor:
+    """What each query takes from each key, (batch * num_heads, num_queries, num_keys).
+
+    Args:
+        query, key: (batch * num_heads, num_queries, head_size) and (batch * num_heads, num_keys, head_size).
+        causal: (num_queries, num_keys), added to the scores.
+        mask: (batch, 1, num_queries, num_keys), added too.
+    """
+    scores = torch.baddbmm(causal, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
+    if mask is not None:
+        scores.view(len(mask), -1, *scores.shape[1:]).add_(mask)
+    return scores.softmax(dim=-1)
+
+
+def _blocks(length: int, dtype: torch.dtype) -> Iterator[slice]:
+    size = _BLOCK_OF_BFLOAT16 if dtype == torch.bfloat16 else _BLOCK
+    return (slice(first, min(first + size, length)) for first in range(0, length, size))
+
+
+class _BlockedAttention(torch.autograd.Function):
+    """Attention of (batch, num_heads, length, head_size); what comes out lies in memory position by position."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        batch, num_heads, length, head_size = query.shape
+        causal = _causal_mask(length, query.dtype)
+        flat_query, flat_key, flat_value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
+        mixed = query.new_empty(batch, length, num_heads, head_size).transpose(1, 2)
+        kept = []
+        for rows in _blocks(length, query.dtype):
+            seen = slice(rows.stop)
+            part = None if mask is None else mask[:, :, rows, seen]
+            probabilities = _probabilities(flat_query[:, rows], flat_key[:, seen], causal[rows, seen], part)
+            mixed[:, :, rows] = torch.bmm(probabilities, flat_value[:, seen]).unflatten(0, (batch, num_heads))
+            kept.append(probabilities)
+        ctx.save_for_backward(flat_query, flat_key, flat_value, *kept)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *upstreams: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value, *kept = ctx.saved_tensors
+        (upstream,) = upstreams
+        batch, num_heads, length, head_size = upstream.shape
+        scale = head_size**-0.5
+        query_gradient = torch.empty_like(query)
+        # Added up over blocks in fp32, so that rounding does not grow with their number.
+        sums = query.new_zeros(2, *query.shape, dtype=torch.promote_types(query.dtype, torch.float32))
+        key_gradient, value_gradient = sums
+        for rows, probabilities in zip(_blocks(length, query.dtype), kept, strict=True):
+            seen = slice(rows.stop)
+            arrived = upstream[:, :, rows].reshape(batch * num_heads, -1, head_size)
+            value_gradient[:, seen] += torch.bmm(probabilities.transpose(1, 2), arrived)
+            weighted = torch.bmm(arrived, value[:, seen].transpose(1, 2))
+            scores = torch._softmax_backward_data(weighted, probabilities, -1, probabilities.dtype)
+            query_gradient[:, rows] = torch.bmm(scores, key[:, seen]).mul_(scale)
+            key_gradient[:, seen].add_(torch.bmm(scores.transpose(1, 2), query[:, rows]), alpha=scale)
+        gradients = (query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype))
+        first, second, third = (gradient.view(batch, num_heads, length, head_size) for gradient in gradients)
+        return first, second, third, None
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(query keyᵀ / sqrt(head_size)) value, each position looking at itself and what came before.
+
+    Args:
+        query, key, value: (batch, num_heads, length, head_size).
+        mask: `document_mask`, where a row holds several documents.
+
+    Returns:
+        (batch, num_heads, length, head_size).
+    """
+    if not is_plain(query):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+    if torch.compiler.is_compiling():  # a loop over blocks would be compiled anew for every length
+        flat_query, flat_key, flat_value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
+        probabilities = _probabilities(flat_query, flat_key, _causal_mask(query.shape[2], query.dtype), mask)
+        return torch.bmm(probabilities, flat_value).view(query.shape)
+    mixed: Tensor = _BlockedAttention.apply(query, key, value, mask)
+    return mixed

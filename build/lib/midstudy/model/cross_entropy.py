@@ -1,0 +1,165 @@
+"""Cross entropy of the output head in fp32, whatever the precision of the rest.
+
+On a CPU, and elsewhere where memory counts more than time, the training loss fuses the head's product with the loss and
+writes the logits' gradient where the logits were: one (num_tokens, vocab_size) array lives at a time instead of four, and
+rows without a target are left out of the head. Of a narrow model in fp32 a few rows of that array live at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from midstudy.model.narrow_block import is_narrow
+
+IGNORED = -100
+"""Target of a position that carries no loss."""
+
+
+def _chunk_rows(vocab_size: int, device: torch.device) -> int:
+    """Rows of fp32 logits to work on at a time: 2 MiB on a CPU, to stay in its caches; 1 GiB elsewhere, for memory."""
+    num_values = 2**19 if device.type == "cpu" else 2**28
+    return max(8, num_values // vocab_size)
+
+
+_ROWS = 256
+"""Rows of a narrow model's head that are worked on together, for each thread."""
+
+_SMALLEST = 1e-30
+"""A probability below this is lost to underflow, or about to be."""
+
+
+def _turn_into_gradient(logits: Tensor, hidden: Tensor, weight: Tensor, target: Tensor, factor: Tensor | float) -> Tensor:
+    """Put `factor` times the gradient of the rows' losses where their logits are.
+
+    Args:
+        logits: (num_rows, vocab_size), the product of `hidden` and the head's `weight`.
+        target: (num_rows, 1).
+        factor: a number, or (num_rows, 1).
+
+    Returns:
+        The losses, fp32 (num_rows,).
+    """
+    values = logits.float()  # fp32 logits themselves
+    probabilities = torch.softmax(values, dim=-1, out=values)
+    chosen = probabilities.gather(1, target)
+    if bool((chosen < _SMALLEST).any()):
+        losses = F.cross_entropy((hidden @ weight.T).float(), target[:, 0], reduction="none")
+    else:
+        losses = -chosen[:, 0].log()
+    probabilities.scatter_(1, target, chosen - 1.0)
+    if not (isinstance(factor, float) and factor == 1.0):
+        probabilities.mul_(factor)
+    if values is not logits:
+        logits.copy_(probabilities)
+    return losses
+
+
+class _HeadCrossEntropy(torch.autograd.Function):
+    """All logits in one product, and their gradient after them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, token_weights: Tensor | None
+    ) -> Tensor:
+        logits = hidden @ weight.T
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        num_rows = _chunk_rows(len(weight), hidden.device)
+        for first in range(0, len(hidden), num_rows):
+            rows = slice(first, first + num_rows)
+            weights = None if token_weights is None else token_weights[rows]
+            factor = scale if weights is None else scale * weights[:, None]
+            losses = _turn_into_gradient(logits[rows], hidden[rows], weight, targets[rows, None], factor)
+            total += (losses if weights is None else losses * weights).sum(dtype=torch.float64)
+        ctx.save_for_backward(hidden, weight, logits)
+        return (total * scale).float()
+
+    @staticmethod
+    def backward(ctx: Any, *upstreams: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        hidden, weight, logits_gradient = ctx.saved_tensors
+        gradients = _times(upstreams[0], logits_gradient @ weight, logits_gradient.T @ hidden)
+        return *gradients, None, None, None
+
+
+class _NarrowHeadCrossEntropy(torch.autograd.Function):
+    """Some rows at a time, gradients and all, so that logits never leave a core's cache."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, token_weights: Tensor | None
+    ) -> Tensor:
+        num_rows = _ROWS * torch.get_num_threads()
+        logits = hidden.new_empty(min(num_rows, len(hidden)), len(weight))
+        hidden_gradient, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight)
+        total = torch.zeros((), dtype=torch.float64)
+        for first in range(0, len(hidden), num_rows):
+            rows = slice(first, first + num_rows)
+            some = hidden[rows]
+            part = torch.mm(some, weight.T, out=logits[: len(some)])
+            weights = None if token_weights is None else token_weights[rows]
+            factor = 1.0 if weights is None else weights[:, None]
+            losses = _turn_into_gradient(part, some, weight, targets[rows, None], factor)
+            total += (losses if weights is None else losses * weights).sum(dtype=torch.float64)
+            torch.mm(part, weight, out=hidden_gradient[rows])
+            weight_gradient.addmm_(part.T, some)
+        ctx.save_for_backward(hidden_gradient.mul_(scale), weight_gradient.mul_(scale))
+        return (total * scale).float()
+
+    @staticmethod
+    def backward(ctx: Any, *upstreams: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        gradients = _times(upstreams[0], hidden_gradient, weight_gradient)
+        return *gradients, None, None, None
+
+
+def _times(factor: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both times a scalar, but for 1: a pass over memory that a loss taken as it is can do without."""
+    return (first, second) if factor.item() == 1.0 else (first * factor, second * factor)
+
+
+def scaled_head_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    scale: float,
+    token_weights: Tensor | None = None,
+    chunked: bool = False,
+) -> Tensor:
+    """`scale` times the weighted sum of cross entropy in nats over the positions with a target, a differentiable scalar.
+
+    With `scale` = 1 / (summed weights of the whole batch), micro-batches add up to the batch's mean loss and its gradient.
+
+    Args:
+        hidden: (num_tokens, width), in the precision of the computation.
+        weight: (vocab_size, width), the head, in the same precision.
+        targets: (num_tokens,) int64, `IGNORED` where there is none.
+        scale: factor on loss and gradient.
+        token_weights: (num_tokens,) fp32, what each target counts for; none is 1 for all. No gradient flows into them.
+        chunked: save memory on a GPU too, at some cost in time (the host waits to see which positions have targets).
+    """
+    if hidden.device.type != "cpu" and not chunked:
+        logits = (hidden @ weight.T).float()
+        if token_weights is None:
+            return scale * F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+        return scale * (token_weights * F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")).sum()
+    kept = targets != IGNORED  # on other devices this data-dependent shape would make the host wait
+    if not bool(kept.all()):
+        hidden, targets = hidden[kept], targets[kept]
+        token_weights = None if token_weights is None else token_weights[kept]
+    function = _NarrowHeadCrossEntropy if is_narrow(hidden) else _HeadCrossEntropy
+    loss: Tensor = function.apply(hidden, weight, targets, scale, token_weights)
+    return loss
+
+
+def head_token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy in nats of each position, fp32 of shape (num_tokens,); 0 where there is no target."""
+    losses = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
+    places = (targets != IGNORED).nonzero()[:, 0]
+    for chunk in places.split(_chunk_rows(len(weight), hidden.device)):
+        logits = (hidden[chunk] @ weight.T).float()
+        losses[chunk] = F.cross_entropy(logits, targets[chunk], reduction="none")
+    return losses

@@ -1,0 +1,47 @@
+"""Initial weights as the paper's code draws them (nightingal3/litgpt `pretrain.py`).
+
+Normal with standard deviation sqrt(2 / (5 width)) for embeddings and matrices, 1 / (sqrt(width) * layers) for the
+attention's output projection; biases 0, LayerNorm 1 and 0. The authors' depth rule tests for another MLP class, so that
+GPT-NeoX's MLP output keeps sqrt(2 / (5 width)); that oddity is kept. Pythia itself scales both outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+from midstudy.model.pythia import Pythia
+from midstudy.recipe.model import ModelShape
+
+
+def _standard_deviation(name: str, shape: ModelShape) -> float:
+    if name.endswith("attention_out.weight"):
+        return 1.0 / (math.sqrt(shape.width) * shape.num_layers)
+    return math.sqrt(2.0 / (5.0 * shape.width))
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    """A stream of its own for each parameter, so that adding one shifts no other's draws."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@torch.no_grad()
+def _initial_value(parameter: Tensor, name: str, shape: ModelShape, seed: int) -> None:
+    if name.endswith("bias"):
+        parameter.zero_()
+    elif "norm" in name:
+        parameter.fill_(1.0)
+    else:
+        parameter.normal_(0.0, _standard_deviation(name, shape), generator=_generator(seed, name))
+
+
+def initialised(shape: ModelShape, *, seed: int) -> Pythia:
+    """A model on the CPU in fp32 with weights drawn from `seed`: a pure function of both, parameter by parameter."""
+    model = Pythia.empty(shape)
+    for name, parameter in model.named_parameters():
+        _initial_value(parameter, name, shape, seed)
+    return model

@@ -1,0 +1,88 @@
+"""Rotary position embedding on part of each head (Su et al., 2021; GPT-NeoX rotates the first quarter).
+
+Dimension i of the first half of the rotated part is paired with dimension i of its second half, as in GPT-NeoX and
+Hugging Face's `rotate_half`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from midstudy.model.attention import is_plain
+
+
+@lru_cache(maxsize=32)
+def rotary_tables(length: int, dims: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every (position, rotated dimension), fp32, each of shape (length, dims).
+
+    Computed on the CPU for every device: a GPU's `pow` has errors in the last bit of a frequency, which the position
+    multiplies.
+    """
+    frequencies = base ** (-torch.arange(0, dims, 2, dtype=torch.float32) / dims)
+    angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(device), angles.sin().to(device)
+
+
+def _rotate_in_place(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Rotate the first dims of the last axis of `heads` (..., length, head_size) by the tables' angles."""
+    dims = cos.shape[-1]
+    part = heads[..., :dims]
+    values = part.float()
+    turned = torch.cat((-values[..., dims // 2 :], values[..., : dims // 2]), dim=-1)
+    part.copy_(values.mul_(cos).addcmul_(turned, sin))
+
+
+class _SplitHeads(torch.autograd.Function):
+    """One copy to head-major order and a rotation in place: autograd's own chain makes five copies of the activations."""
+
+    @staticmethod
+    def forward(ctx: Any, fused: Tensor, num_heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, length, width = fused.shape
+        heads = fused.view(batch, length, num_heads, 3, width // (3 * num_heads)).permute(3, 0, 2, 1, 4).contiguous()
+        _rotate_in_place(heads[:2], cos, sin)
+        ctx.save_for_backward(cos, sin)
+        query, key, value = heads.unbind(0)
+        return query, key, value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        heads = torch.stack(gradients)
+        _rotate_in_place(heads[:2], cos, -sin)
+        _, batch, num_heads, length, head_size = heads.shape
+        fused = heads.permute(1, 3, 2, 0, 4).reshape(batch, length, 3 * num_heads * head_size)
+        return fused, None, None, None
+
+
+def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The rotation in operations that a compiler fuses."""
+    dims = cos.shape[-1]
+    part = heads[..., :dims].float()
+    turned = torch.cat((-part[..., dims // 2 :], part[..., : dims // 2]), dim=-1)
+    return torch.cat(((part * cos + turned * sin).to(heads.dtype), heads[..., dims:]), dim=-1)
+
+
+def split_heads(fused: Tensor, *, num_heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotated queries, rotated keys and values from the fused projection.
+
+    Args:
+        fused: (batch, length, 3 * width), laid out head by head, each head's query, key and value side by side.
+        num_heads: number of heads.
+        cos, sin: `rotary_tables` for this length. The rotation is computed in fp32.
+
+    Returns:
+        Three tensors of shape (batch, num_heads, length, head_size).
+    """
+    if torch.compiler.is_compiling() and not is_plain(
+        fused
+    ):  # a seventh faster before a fused kernel; no gain before products
+        batch, length, width = fused.shape
+        heads = fused.view(batch, length, num_heads, 3, width // (3 * num_heads)).transpose(1, 2)
+        return _rotated(heads[..., 0, :], cos, sin), _rotated(heads[..., 1, :], cos, sin), heads[..., 2, :]
+    query, key, value = _SplitHeads.apply(fused, num_heads, cos, sin)
+    return query, key, value

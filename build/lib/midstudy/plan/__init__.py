@@ -1,0 +1,1 @@
+"""From a study to the stages that must run: sharing, what is already there, and what it costs."""

@@ -1,0 +1,129 @@
+"""What a stage costs before it runs: tokens, FLOPs, seconds on one device, bytes on disk.
+
+A model's training rate comes from finished stages in the store with the same shape and precision; else from a calibration
+on this machine, a recorded measurement of the device, or the device's assumed rate, in this order (`Throughput.source`). A
+rate carries over to other vocabularies and sequence lengths by FLOPs per token. Data stages are priced in seconds of one
+processor core per byte of text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+from midstudy.plan.device import Device
+from midstudy.recipe.measure import Evaluation
+from midstudy.recipe.model import ModelShape
+
+FORWARD_SHARE = 1 / 3
+"""Unless measured, a forward pass costs a third of forward and backward."""
+
+FILE_BYTES_PER_S = 2e8
+"""Reading, hashing and writing weights on one core and a plain disk, for stages that do nothing else."""
+
+TOKENISING_BYTES_PER_S = 4e6
+"""Bytes of text that one core tokenises and writes per second."""
+
+TOKENIZER_BYTES_PER_S = 5e6
+"""Bytes of text per second and core when training a tokenizer."""
+
+PREPARING_BYTES_PER_S = 1.75e6
+"""Bytes of built-in text that one core prepares per second, on first use."""
+
+DATA_STAGE_S = 0.3
+"""Fixed cost of a data stage."""
+
+COUNTING_TOKENS_PER_S = 3e7
+"""Tokens that one core counts per second."""
+
+EVALUATION_S = 0.05
+"""Fixed cost of an evaluation: reading the weights and building the model."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one training step computes: model shape, precision, and `num_sequences` × `seq_len` tokens."""
+
+    model: ModelShape
+    precision: str
+    seq_len: int
+    num_sequences: int
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Result of calibrating one shape and precision: training FLOP/s, and a forward pass as a fraction of a step."""
+
+    flops_per_s: float
+    forward_share: float
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Training rates of one device by (shape name, precision): measured in the store's finished stages (FLOP/s), and
+    calibrated on this machine, which took `calibration_s` for this plan. `emulates_bfloat16`: the device is a CPU without
+    bfloat16 instructions.
+    """
+
+    device: Device
+    measured_flops_per_s: Mapping[tuple[str, str], float]
+    calibrated: Mapping[tuple[str, str], Calibrated] = field(default_factory=dict)
+    calibration_s: float = 0.0
+    emulates_bfloat16: bool = False
+
+    def source(self, model: ModelShape, precision: str, *, seq_len: int) -> str:
+        """Source of the rate: `store`, `calibrated`, `recorded` or `assumed`."""
+        if (model.name, precision) in self.measured_flops_per_s:
+            return "store"
+        if (model.name, precision) in self.calibrated:
+            return "calibrated"
+        return "recorded" if self.device.rate(model, precision, seq_len=seq_len) else "assumed"
+
+    def is_measured(self, workload: Workload) -> bool:
+        """Whether the rate was measured on this device, in the store or by calibration."""
+        kind = (workload.model.name, workload.precision)
+        return kind in self.measured_flops_per_s or kind in self.calibrated
+
+    def times_fp32(self, workload: Workload) -> float | None:
+        """Slowdown of emulated bfloat16 relative to fp32. None for other workloads or if a rate is unknown."""
+        fp32 = replace(workload, precision="fp32")
+        if not self.emulates_bfloat16 or workload == fp32 or not (self.is_measured(workload) and self.is_measured(fp32)):
+            return None
+        emulated_s, fp32_s = (
+            self.training_s(one.model, one.precision, num_tokens=1, seq_len=one.seq_len) for one in (workload, fp32)
+        )
+        return emulated_s / fp32_s
+
+    def training_s(self, model: ModelShape, precision: str, *, num_tokens: int, seq_len: int) -> float:
+        """Seconds to train on `num_tokens` tokens."""
+        kind = (model.name, precision)
+        flops_per_s = self.measured_flops_per_s.get(kind)
+        if flops_per_s is None and kind in self.calibrated:
+            flops_per_s = self.calibrated[kind].flops_per_s
+        if flops_per_s is None:
+            rate = self.device.rate(model, precision, seq_len=seq_len)
+            flops_per_s = rate.flops_per_s if rate else self.device.assumed_flops_per_s(model, precision)
+        return num_tokens * model.flops_per_token(seq_len=seq_len) / flops_per_s
+
+    def evaluation_s(self, model: ModelShape, precision: str, evaluation: Evaluation) -> float:
+        """Seconds of forward passes over at most the evaluation's sequences, plus fixed overhead."""
+        known = self.calibrated.get((model.name, precision))
+        share = known.forward_share if known else FORWARD_SHARE
+        return EVALUATION_S + share * self.training_s(
+            model, precision, num_tokens=evaluation.num_tokens, seq_len=evaluation.seq_len
+        )
+
+
+def measured_throughput(samples: Iterable[tuple[str, str, float]]) -> dict[tuple[str, str], float]:
+    """Median FLOP/s of finished stages, from (shape name, precision, FLOP/s)."""
+    by_kind: dict[tuple[str, str], list[float]] = {}
+    for shape, precision, flops_per_s in samples:
+        by_kind.setdefault((shape, precision), []).append(flops_per_s)
+    return {kind: median(rates) for kind, rates in by_kind.items()}
+
+
+def checkpoint_bytes(model: ModelShape, *, precision: str, with_optimizer: bool) -> int:
+    """Weights, and both Adam moments where they are kept."""
+    width = 2 if precision == "bf16_true" else 4
+    return model.num_parameters * width * (3 if with_optimizer else 1)

@@ -1,0 +1,137 @@
+"""What a study's data leaves out, from the records and tokens of finished data stages, before any training.
+
+A use is what a phase or evaluation reads of a split. Many stages share few uses, so the manifest stores uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from midstudy.data.tally import Tally, blocks_tally, items_tally
+from midstudy.data.tokens import read_split
+from midstudy.files.errors import StoreError
+from midstudy.recipe.curriculum import State
+from midstudy.recipe.data import Dataset, Task, TokenizedData
+from midstudy.recipe.manifest import Manifest, Use
+from midstudy.recipe.measure import StateEvaluation
+from midstudy.recipe.stage import Stage
+from midstudy.store.record import Record
+from midstudy.store.store import Store
+
+_OWN_USE = {"tokenizer": "tokenizer", "tokens": "text", "counts": "similarity"}
+"""Stage kinds whose records count what they left out of their text, and the use it belongs to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Tallies in study data order, and labels of finished data stages that predate tallies."""
+
+    tallies: tuple[Tally, ...] = ()
+    not_counted: tuple[str, ...] = ()
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Sentences to report, without duplicates."""
+        return tuple(dict.fromkeys(tally.sentence for tally in self.tallies if tally.is_much))
+
+    def as_json(self) -> dict[str, Any]:
+        return {"tallies": [tally.as_json() for tally in self.tallies], "not_counted": list(self.not_counted)}
+
+
+def uses_of(stages: Mapping[str, Stage]) -> tuple[Use, ...]:
+    """What the stages' phases and evaluations read, without duplicates."""
+    found: dict[Use, None] = {}
+
+    def add(stage: Stage, data: Dataset, **facts: Any) -> None:
+        for parent in stage.parents:
+            recipe = stages[parent].recipe if parent in stages else None
+            if isinstance(recipe, TokenizedData) and recipe.data == data:
+                found[Use(tokens=parent, data=data.name, is_task=isinstance(data, Task), **facts)] = None
+
+    for stage in stages.values():
+        recipe = stage.recipe
+        if isinstance(recipe, State) and recipe.step > 0:
+            phase = recipe.curriculum.stretches[-1].phase
+            target_only = phase.loss == "target_tokens"
+            for data in phase.datasets:
+                add(stage, data, split="train", use="training", seq_len=phase.seq_len, target_only=target_only)
+        elif isinstance(recipe, StateEvaluation):
+            one = recipe.evaluation
+            facts = {"seq_len": one.seq_len, "target_only": one.loss == "target_tokens", "max_sequences": one.max_sequences}
+            add(stage, one.data, split=one.split, use="evaluation", **facts)
+    return tuple(found)
+
+
+def left_out(store: Store, stages: Iterable[tuple[str, str, str, str]], uses: Iterable[Use]) -> LeftOut:
+    """What the finished data stages leave out.
+
+    A stage with a damaged record or tokens is skipped; the stage that needs it reports the damage.
+
+    Args:
+        stages: (id, kind, data name, label) of a study's stages.
+    """
+    tallies: dict[str, list[Tally]] = {}
+    not_counted = []
+    of_tokens: dict[str, list[Use]] = {}
+    for use in uses:
+        of_tokens.setdefault(use.tokens, []).append(use)
+    for identity, kind, data, label in stages:
+        if kind not in _OWN_USE or not store.has(identity):
+            continue
+        with contextlib.suppress(StoreError, ValueError, TypeError, OSError):
+            record = store.record(identity)
+            own = _own(record, kind, data)
+            if not own and not (kind == "tokenizer" and "train_bytes" not in record.metrics):  # a released one reads no text
+                not_counted.append(label)
+            used = [_tally(store, use) for use in of_tokens.get(identity, ())]
+            tallies.setdefault(data, []).extend((*own, *used))
+    return LeftOut(tallies=tuple(one for some in tallies.values() for one in some), not_counted=tuple(not_counted))
+
+
+def left_out_of(store: Store, stages: Mapping[str, Stage]) -> LeftOut:
+    """`left_out` for planned stages."""
+    return left_out(store, ((one.id, one.kind, one.data, one.label) for one in stages.values()), uses_of(stages))
+
+
+def left_out_in(store: Store, manifest: Manifest) -> LeftOut:
+    """`left_out` for a frozen study."""
+    stages = ((identity, one.kind, one.data, one.label) for identity, one in manifest.stages.items())
+    return left_out(store, stages, manifest.uses)
+
+
+class Notices:
+    """Reports what a data stage left out once it finishes; called with a stage id and its status."""
+
+    def __init__(self, store: Store, stages: Mapping[str, Stage], on_notice: Callable[[str], None]) -> None:
+        self._store, self._stages, self._on_notice = store, stages, on_notice
+        self._uses = uses_of(stages)
+
+    def __call__(self, identity: str, status: str) -> None:
+        stage = self._stages[identity]
+        if status == "published" and stage.kind in _OWN_USE:
+            one = (identity, stage.kind, stage.data, stage.label)
+            for sentence in left_out(self._store, [one], self._uses).sentences:
+                self._on_notice(sentence)
+
+
+def _own(record: Record, kind: str, data: str) -> list[Tally]:
+    found = record.metrics.get("left_out", {})
+    return [
+        Tally.from_metrics(facts, data=data, split=split, use="preparation" if split == "all" else _OWN_USE[kind])
+        for split, facts in found.items()
+    ]
+
+
+def _tally(store: Store, use: Use) -> Tally:
+    split = read_split(store.published_folder(use.tokens), use.split)
+    facts: dict[str, Any] = {
+        "data": use.data,
+        "split_name": use.split,
+        "use": use.use,
+        "seq_len": use.seq_len,
+        "max_sequences": use.max_sequences,
+    }
+    return items_tally(split, target_only=use.target_only, **facts) if use.is_task else blocks_tally(split, **facts)

@@ -1,0 +1,74 @@
+"""What is to be trained and measured, as frozen data: everything that changes a result, and nothing else.
+
+An experiment file builds a `Study` from these names. Recipes are hashed (`canonical.py`); where and how fast they run is
+placement and lives elsewhere. This package imports nothing of the rest of midstudy.
+"""
+
+from midstudy.recipe.changing_mixture import interpolated, piecewise
+from midstudy.recipe.curriculum import Curriculum, Start, State
+from midstudy.recipe.data import Corpus, ReleasedTokenizer, Source, Task, Tokenizer
+from midstudy.recipe.errors import RecipeError
+from midstudy.recipe.factors import factors
+from midstudy.recipe.measure import Evaluation, TokenCounts
+from midstudy.recipe.mixture import Mixture, MixtureRamp
+from midstudy.recipe.model import ModelShape, pythia
+from midstudy.recipe.optimizer import AdamW
+from midstudy.recipe.phase import Phase
+from midstudy.recipe.schedule import (
+    Anneal,
+    Constant,
+    Continued,
+    Cosine,
+    Exponential,
+    HoldThenLinear,
+    Linear,
+    LinearWarmup,
+    Power,
+    Sequential,
+    WarmupStableDecay,
+)
+from midstudy.recipe.start_weights import Average, Release
+from midstudy.recipe.study import Arm, Claim, Comparison, Measure, Mix, Study, where
+
+__all__ = [
+    "AdamW",
+    "Anneal",
+    "Arm",
+    "Average",
+    "Claim",
+    "Comparison",
+    "Constant",
+    "Continued",
+    "Corpus",
+    "Cosine",
+    "Curriculum",
+    "Evaluation",
+    "Exponential",
+    "HoldThenLinear",
+    "Linear",
+    "LinearWarmup",
+    "Measure",
+    "Mix",
+    "Mixture",
+    "MixtureRamp",
+    "ModelShape",
+    "Phase",
+    "Power",
+    "RecipeError",
+    "Release",
+    "ReleasedTokenizer",
+    "Sequential",
+    "Source",
+    "Start",
+    "State",
+    "Study",
+    "Task",
+    "TokenCounts",
+    "Tokenizer",
+    "WarmupStableDecay",
+    "factors",
+    "interpolated",
+    "piecewise",
+    "pythia",
+    "where",
+]

@@ -1,0 +1,111 @@
+"""Canonical JSON of recipes and the ids made from it: the same text on every machine and Python version.
+
+Rules. A dataclass becomes an object of its fields plus `"is": ClassName`; a field whose metadata says `label` names
+things for people and is left out; a field that sits at its frozen `omit_at` value is left out too, so that a field
+added later changes no old id. Whole floats are written as integers, so `1` and `1.0` agree; fractions are written
+`"1/5"`. Callables, NaN, infinities, sets and unknown types are refused: they have no stable form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import Any
+
+from midstudy.recipe.errors import RecipeError
+from midstudy.recipe.plain import plain
+
+ID_LENGTH = 16
+"""Hex digits of an id: 64 bits, so that a million stages collide with probability below 3e-8."""
+
+
+def label_field(**kwargs: Any) -> Any:
+    """A dataclass field that names something for people and is no part of any id."""
+    return dataclasses.field(metadata={"label": True}, **kwargs)
+
+
+def added_field(*, omit_at: Any) -> Any:
+    """A dataclass field added after ids existed: left out of the canonical form at `omit_at`, which is frozen for ever."""
+    return dataclasses.field(default=omit_at, metadata={"omit_at": omit_at})
+
+
+def canonical(value: Any, path: str = "recipe") -> Any:
+    """The JSON-able canonical form of a recipe.
+
+    Raises:
+        RecipeError: the value, or something inside it, has no stable form; the message names its path.
+    """
+    value = plain(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise RecipeError(path, found=value, allowed="finite numbers")
+        return int(value) if value.is_integer() else value
+    if isinstance(value, Fraction):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        form: dict[str, Any] = {"is": type(value).__name__}
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            if field.metadata.get("label") or ("omit_at" in field.metadata and item == field.metadata["omit_at"]):
+                continue
+            form[field.name] = canonical(item, f"{path}.{field.name}")
+        return form
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise RecipeError(path, found=key, allowed="text keys")
+        return {key: canonical(value[key], f"{path}.{key}") for key in sorted(value)}
+    if isinstance(value, tuple | list):
+        return [canonical(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    raise RecipeError(
+        path,
+        found=f"{type(value).__name__} {value!r:.60}",
+        allowed="numbers, text, true/false, none, lists, mappings with text keys and recipe dataclasses",
+        fix="Write the value out as plain data: functions, sets and live objects have no stable form.",
+    )
+
+
+def canonical_text(value: Any) -> str:
+    """Canonical JSON text: sorted keys, no spaces, ASCII."""
+    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def identify(value: Any) -> str:
+    """The id of a recipe: the first 16 hex digits of the SHA-256 of its canonical text."""
+    return hashlib.sha256(canonical_text(value).encode("ascii")).hexdigest()[:ID_LENGTH]
+
+
+def other_versions(value: Any) -> Iterator[tuple[str, int, int]]:
+    """Versions of numerical components (`versions.py`) in a recipe that are not this midstudy's: the class and field that
+    holds one, that one, and this midstudy's."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            if field.name.endswith("version") and isinstance(field.default, int):
+                if item != field.default:
+                    yield f"{type(value).__name__}.{field.name}", item, field.default
+            else:
+                yield from other_versions(item)
+    elif isinstance(value, Mapping):
+        yield from other_versions(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from other_versions(item)
+
+
+def expanded(value: Any) -> Any:
+    """The whole recipe as plain JSON, labels and omitted fields included: what a record stores and a job reads."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: expanded(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"is": type(value).__name__, **fields}
+    if isinstance(value, Mapping):
+        return {key: expanded(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [expanded(item) for item in value]
+    return canonical(value)

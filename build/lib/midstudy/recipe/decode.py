@@ -1,0 +1,85 @@
+"""Reads a recipe back from the plain JSON that a store holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from typing import Any
+
+from midstudy.recipe.curriculum import Curriculum, Start, Stretch
+from midstudy.recipe.curve import Curve, HalfLife, Hold, PowerLaw, Ramp
+from midstudy.recipe.data import Corpus, Source, Task
+from midstudy.recipe.errors import RecipeError
+from midstudy.recipe.kinds import STAGE_KINDS
+from midstudy.recipe.measure import EVALUATIONS
+from midstudy.recipe.mixture import Mixture, MixtureRamp, Share
+from midstudy.recipe.model import ModelShape
+from midstudy.recipe.optimizer import AdamW
+from midstudy.recipe.phase import Phase
+from midstudy.recipe.schedule import (
+    Anneal,
+    Constant,
+    Continued,
+    Cosine,
+    Exponential,
+    HoldThenLinear,
+    Linear,
+    LinearWarmup,
+    Power,
+    Sequential,
+    WarmupStableDecay,
+)
+from midstudy.recipe.start_weights import Average, Release
+
+_CLASSES = {
+    cls.__name__: cls
+    for cls in (
+        *STAGE_KINDS,
+        *EVALUATIONS,
+        *(AdamW, Anneal, Average, Constant, Continued, Corpus, Cosine, Curriculum, Curve, Exponential, HalfLife, Hold),
+        *(HoldThenLinear, Linear, LinearWarmup, Mixture, MixtureRamp, ModelShape, Phase, Power, PowerLaw, Ramp, Release),
+        *(Sequential, Share, Source, Start, Stretch, Task, WarmupStableDecay),
+    )
+}
+
+
+def decode(form: Any, path: str = "recipe") -> Any:
+    """The recipe that `canonical.expanded` wrote out.
+
+    Raises:
+        RecipeError: an unknown class, or a field that the class does not have, that is missing or of another type.
+    """
+    try:
+        return _decode(form, path)
+    except RecursionError:
+        raise RecipeError(path, found="a recipe nested too deeply", allowed="what midstudy wrote") from None
+
+
+def _decode(form: Any, path: str) -> Any:
+    if isinstance(form, list):
+        return tuple(_decode(item, f"{path}[{index}]") for index, item in enumerate(form))
+    if not isinstance(form, dict):
+        return form
+    name = form.get("is")
+    cls = _CLASSES.get(name) if isinstance(name, str) else None
+    if cls is None:
+        raise RecipeError(f"{path}.is", found=name, allowed=", ".join(sorted(_CLASSES)))
+    fields = {key: _decode(item, f"{path}.{key}") for key, item in form.items() if key != "is"}
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    if unknown := sorted(fields.keys() - known.keys()):
+        raise RecipeError(
+            f"{path}.{unknown[0]}",
+            found="a field this version does not know",
+            allowed=", ".join(known),
+            fix="The recipe was written by a newer midstudy: update, or use another store.",
+        )
+    if cls is Share:
+        for key in fields.keys() & {"share", "loss_weight"}:
+            try:
+                fields[key] = Fraction(str(fields[key]))
+            except (ValueError, ZeroDivisionError):
+                raise RecipeError(f"{path}.{key}", found=repr(fields[key]), allowed="a fraction, such as '1/5'") from None
+    try:
+        return cls(**fields)
+    except (TypeError, AttributeError) as error:  # another field, or one of another type
+        raise RecipeError(path, found=str(error), allowed=f"the fields of {name}: {', '.join(known)}") from None

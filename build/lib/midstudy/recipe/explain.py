@@ -1,0 +1,49 @@
+"""Why two recipes have two ids: the fields that differ, by dotted path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field that differs; `MISSING` where a side does not have it."""
+
+    path: str
+    left: Any
+    right: Any
+
+
+MISSING = "(absent)"
+
+
+def differences(left: Any, right: Any, path: str = "") -> list[Difference]:
+    """The leaves at which two canonical forms (plain JSON) differ, in order of their paths."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        found: list[Difference] = []
+        for key in sorted(left.keys() | right.keys()):
+            where = f"{path}.{key}" if path else key
+            if key not in left or key not in right:
+                found.append(Difference(where, left.get(key, MISSING), right.get(key, MISSING)))
+            else:
+                found += differences(left[key], right[key], where)
+        return found
+    if isinstance(left, list) and isinstance(right, list):
+        found = []
+        for index in range(max(len(left), len(right))):
+            where = f"{path}[{index}]"
+            if index >= len(left) or index >= len(right):
+                found.append(
+                    Difference(
+                        where,
+                        left[index] if index < len(left) else MISSING,
+                        right[index] if index < len(right) else MISSING,
+                    )
+                )
+            else:
+                found += differences(left[index], right[index], where)
+        return found
+    if left != right or isinstance(left, bool) != isinstance(right, bool):
+        return [Difference(path, left, right)]
+    return []

@@ -1,0 +1,45 @@
+"""Kinds of stages, a row each: the recipe, the kind's name in records, and the function that makes it.
+
+Functions are named as `module:function`, so that plans and experiment files import neither the training engine nor torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from midstudy.recipe.curriculum import State
+from midstudy.recipe.data import ReleasedTokenizer, TokenizedData, Tokenizer
+from midstudy.recipe.measure import StateEvaluation, TokenCounts
+
+StageRecipe = Tokenizer | ReleasedTokenizer | TokenizedData | TokenCounts | State | StateEvaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageKind:
+    """How stages of one recipe type are named and made.
+
+    `make` is a function of (recipe, `execute.work.Work`) that returns the metrics for the record. `assist` is what the other
+    ranks of a job call meanwhile, a function of (recipe, `execute.work.RankWork`); empty if the first rank works alone.
+    """
+
+    recipe: type
+    name: str
+    make: str
+    assist: str = ""
+
+
+_KINDS = (
+    StageKind(recipe=Tokenizer, name="tokenizer", make="midstudy.execute.data:tokenizer_stage"),
+    StageKind(recipe=ReleasedTokenizer, name="tokenizer", make="midstudy.execute.data:released_tokenizer_stage"),
+    StageKind(recipe=TokenizedData, name="tokens", make="midstudy.execute.data:tokens_stage"),
+    StageKind(recipe=TokenCounts, name="counts", make="midstudy.execute.data:counts_stage"),
+    StageKind(
+        recipe=State,
+        name="state",
+        make="midstudy.execute.state_stage:state_stage",
+        assist="midstudy.execute.state_stage:assist_state",
+    ),
+    StageKind(recipe=StateEvaluation, name="evaluation", make="midstudy.execute.evaluation:evaluation_stage"),
+)
+
+STAGE_KINDS = {kind.recipe: kind for kind in _KINDS}

@@ -1,0 +1,166 @@
+"""A study's manifest: what `run` freezes in the store, typed, and what every command after it reads.
+
+It names stages by id and arms by their row, so that nothing after `run` needs the experiment file. `plan/manifest.py` makes
+one of a plan; `store/study_manifest.py` writes it and reads it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from midstudy.recipe.factors import Value
+from midstudy.recipe.study import Claim
+
+SCHEMA = 2
+"""Version of the manifest's fields. A study of another version is run again, which reuses its finished stages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEntry:
+    """A stage without its recipe, which the store holds under its id. The fields are those of `plan.stage.Stage`."""
+
+    kind: str
+    role: str
+    label: str
+    parents: tuple[str, ...]
+    start_from: str | None
+    continues_trunk: bool
+    keeps_optimizer: bool
+    num_steps: int
+    num_tokens: int
+    cost_s: float
+    disk_bytes: int
+    factors: Mapping[str, Value]
+    model: str
+    step: int | None
+    data: str
+    split: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnEntry:
+    """A measured column: the metric of its evaluations, which way is better, and what they read.
+
+    `data` is empty where arms are measured on different data sets.
+    """
+
+    metric: str
+    better: str
+    is_curve: bool
+    data: str
+    split: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmEntry:
+    """A row of the table of arms.
+
+    `measures` are the evaluations behind each measured column, one of a column that is no curve. `tokens` are those drawn
+    of each corpus, `items` those of each task; `dose` is the share of each data set in the sum of learning rates. `flops`
+    are those of the arm trained alone.
+    """
+
+    factors: Mapping[str, Value]
+    state: str
+    measures: Mapping[str, tuple[str, ...]]
+    num_steps: int
+    tokens: Mapping[str, int]
+    items: Mapping[str, int]
+    dose: Mapping[str, float]
+    flops: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonEntry:
+    """A comparison; arms and references are rows of the table."""
+
+    name: str
+    title: str
+    arms: tuple[int, ...]
+    references: tuple[int, ...]
+    columns: tuple[str, ...]
+    match: tuple[str, ...]
+    along: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountsEntry:
+    """A data set whose tokens are counted: its name, whether it is a task, and the stage that counts."""
+
+    data: str
+    is_task: bool
+    stage: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixEntry:
+    """A mixture that is compared: the share of each corpus, and the corpus that proximity advantage is measured against."""
+
+    name: str
+    shares: Mapping[str, float]
+    reference: str
+    factors: Mapping[str, Value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """What training or an evaluation reads of a split of the data stage `tokens`."""
+
+    tokens: str
+    data: str
+    is_task: bool
+    split: str
+    use: str
+    seq_len: int
+    target_only: bool
+    max_sequences: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepsEntry:
+    """Training steps of the whole study: as planned, the lower bound, and with every arm trained alone."""
+
+    planned: int
+    lower_bound: int
+    without_sharing: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A frozen study."""
+
+    schema: int
+    name: str
+    question: str
+    notes: tuple[str, ...]
+    report: str
+    command: str
+    seeds: tuple[str, ...]
+    columns: Mapping[str, ColumnEntry]
+    arms: tuple[ArmEntry, ...]
+    comparisons: tuple[ComparisonEntry, ...]
+    claims: tuple[Claim, ...]
+    stages: Mapping[str, StageEntry]
+    counts: tuple[CountsEntry, ...]
+    mixes: tuple[MixEntry, ...]
+    uses: tuple[Use, ...]
+    sources: Mapping[str, str]
+    steps: StepsEntry
+
+    @cached_property
+    def factor_names(self) -> tuple[str, ...]:
+        """The factors of the arms, in the order of the table's columns."""
+        return tuple(self.arms[0].factors) if self.arms else ()
+
+    def comparison(self, name: str) -> ComparisonEntry:
+        """The comparison of this name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for one in self.comparisons:
+            if one.name == name:
+                return one
+        raise KeyError(name)

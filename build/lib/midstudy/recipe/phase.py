@@ -1,0 +1,123 @@
+"""A phase: one (data, loss, length) of a curriculum, and what it takes over from the phase before.
+
+The paper writes training as S = {(D_i, L_i, n_i)}; a phase adds, explicitly, whether the optimizer's state, the learning
+rate and the data positions continue or start anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from midstudy.recipe import versions
+from midstudy.recipe.canonical import added_field, label_field
+from midstudy.recipe.data import Dataset, Task
+from midstudy.recipe.errors import (
+    RecipeError,
+    require_choice,
+    require_flag,
+    require_kind,
+    require_name,
+    require_number,
+    require_positive,
+)
+from midstudy.recipe.factors import Factors, require_factors
+from midstudy.recipe.mixture import Mixture, MixtureRamp
+from midstudy.recipe.optimizer import AdamW
+from midstudy.recipe.plain import hold_plain_numbers
+from midstudy.recipe.schedule import Schedule, require_schedule
+
+TAKE_OVER = ("continue", "reset")
+LOSSES = ("all_tokens", "target_tokens")
+PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One stretch of training on one kind of data.
+
+    `num_steps` is the phase's length and no part of a state's identity. `schedule` is the rate over the phase's own steps;
+    `None` continues the curve of the phase before. `num_sequences` and `seq_len` are the global batch. `bf16_mixed`
+    computes in bfloat16 with fp32 master weights; `bf16_true` keeps weights and Adam moments in bfloat16, as the paper's
+    authors did. With a `Task`, a sequence is one item, padded, truncated at `seq_len`; `target_tokens` masks the prompt, or
+    gives its tokens `prompt_weight` in the loss where those of the target have 1 (prompt-loss weighting).
+
+    With a `Mixture`, a sequence is a block of packed documents. `document_mask` keeps attention inside a document, which
+    ends with its end-of-text token. That token still has the next document's first token to predict, as in litgpt and
+    OLMo: the mask changes what a token sees and not which tokens carry loss, so token counts stay equal between arms. The
+    characters `<|endoftext|>` inside a corpus's text are read as that token too, and end a document there.
+
+    `factors` say what of a study this phase fixes. `name` is what its states are called.
+    """
+
+    name: str = label_field()
+    data: Mixture | MixtureRamp | Task
+    loss: str
+    num_steps: int
+    num_sequences: int
+    seq_len: int
+    optimizer: AdamW
+    schedule: Schedule | None
+    precision: str
+    seed: int
+    optimizer_state: str
+    data_positions: str
+    order_version: int = versions.ORDER
+    training_version: int = versions.TRAINING
+    document_mask: bool = added_field(omit_at=False)
+    prompt_weight: float = added_field(omit_at=0)
+    factors: Factors = label_field(default=())
+
+    def __post_init__(self) -> None:
+        hold_plain_numbers(self)
+        require_name("phase.name", self.name)
+        path = f"phases.{self.name}"
+        require_factors(f"{path}.factors", self.factors)
+        kinds = Mixture | MixtureRamp | Task
+        require_kind(f"{path}.data", self.data, kinds, allowed="a Mixture of corpora, a MixtureRamp or a Task")
+        require_kind(f"{path}.optimizer", self.optimizer, AdamW, allowed="AdamW")
+        if self.schedule is not None:
+            require_schedule(f"{path}.schedule", self.schedule)
+        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 0:
+            raise RecipeError(f"{path}.num_steps", found=self.num_steps, allowed="a whole number of steps, at least 0")
+        require_positive(f"{path}.num_sequences", self.num_sequences, unit="sequences")
+        require_positive(f"{path}.seq_len", self.seq_len, unit="tokens")
+        require_choice(f"{path}.loss", self.loss, LOSSES)
+        require_choice(f"{path}.precision", self.precision, PRECISIONS)
+        require_choice(f"{path}.optimizer_state", self.optimizer_state, TAKE_OVER)
+        require_choice(f"{path}.data_positions", self.data_positions, TAKE_OVER)
+        if not isinstance(self.data, Task) and self.loss != "all_tokens":
+            raise RecipeError(f"{path}.loss", found=self.loss, allowed="all_tokens for a mixture of corpora")
+        require_flag(f"{path}.document_mask", self.document_mask)
+        if isinstance(self.data, Task) and self.document_mask:
+            raise RecipeError(
+                f"{path}.document_mask", found=True, allowed="false for a task: a sequence is one item, none is packed"
+            )
+        self._check_prompt_weight(f"{path}.prompt_weight")
+        if isinstance(self.data, Task) and self.data_positions != "reset":
+            raise RecipeError(
+                f"{path}.data_positions", found=self.data_positions, allowed="reset for a task: its items start anew"
+            )
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise RecipeError(f"{path}.seed", found=self.seed, allowed="a whole number in [0, 2^63)")
+
+    def _check_prompt_weight(self, path: str) -> None:
+        value = self.prompt_weight
+        fix = 'Prompts that weigh what targets do are loss="all_tokens".' if value == 1 else ""
+        require_number(path, value, 0, 1, fix=fix)
+        if value and self.loss != "target_tokens":
+            raise RecipeError(
+                path,
+                found=value,
+                allowed=f"0 with loss {self.loss}, which weighs every token the same",
+                fix='It takes effect with a task and loss="target_tokens".',
+            )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of the global batch, padding included."""
+        return self.num_sequences * self.seq_len
+
+    @property
+    def datasets(self) -> tuple[Dataset, ...]:
+        """What is read: the mixture's corpora, or the task."""
+        return (self.data,) if isinstance(self.data, Task) else self.data.corpora

@@ -1,0 +1,371 @@
+"""Learning-rate schedules as data: what a phase says about its rate. The curve they draw is in `curve.py`.
+
+A schedule counts the steps of its own phase. Most say every rate themselves; `Anneal` and `Exponential` begin at the rate
+where the curve before them stands. Schedules are pure functions of optimizer steps, never of micro-batches.
+
+Sources: nightingal3/litgpt `litgpt/schedulers.py` (linear warmup from 0, cosine to a floor), karpathy/nanochat
+`scripts/mid_train.py` (hold, then linear), allenai/OLMo-core `src/olmo_core/optim/scheduler.py` (the others' definitions).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
+
+from midstudy.recipe.canonical import added_field
+from midstudy.recipe.curve import Curve, HalfLife, Hold, PowerLaw, Ramp
+from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_number, require_positive
+from midstudy.recipe.mixture import exact_share
+from midstudy.recipe.plain import hold_plain_numbers
+
+TAIL_SHAPES = ("linear", "1-sqrt")
+
+
+def _check_rate(field: str, value: float) -> None:
+    require_number(f"schedule.{field}", value, 0, 1, what="a learning rate")
+
+
+def _check_below_peak(field: str, value: float, peak_lr: float) -> None:
+    if value > peak_lr:
+        raise RecipeError(f"schedule.{field}", found=value, allowed=f"at most peak_lr, which is {peak_lr}")
+
+
+def _check_steps(field: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise RecipeError(f"schedule.{field}", found=value, allowed="a whole number of steps, at least 0")
+
+
+def require_schedule(path: str, value: object) -> None:
+    """Raise `RecipeError` unless `value` is one of the schedules below."""
+    require_kind(path, value, Schedule, allowed="a schedule, as Constant or Cosine")
+
+
+def _check_warmup_ends(warmup_steps: int, total_steps: int) -> None:
+    _check_steps("warmup_steps", warmup_steps)
+    require_positive("schedule.total_steps", total_steps, unit="steps")
+    if warmup_steps >= total_steps:
+        raise RecipeError("schedule.warmup_steps", found=warmup_steps, allowed=f"less than total_steps ({total_steps})")
+
+
+def _warmup(peak_lr: float, warmup_steps: int, *, from_lr: float = 0.0) -> tuple[Ramp, ...]:
+    if warmup_steps == 0:
+        return ()
+    return (Ramp(start_step=0, num_steps=warmup_steps, from_lr=from_lr, to_lr=peak_lr, shape="linear"),)
+
+
+class AbsoluteSchedule(ABC):
+    """A schedule that says every rate itself."""
+
+    @abstractmethod
+    def curve(self) -> Curve:
+        """The rate over the phase's own steps, from 0."""
+
+    def after(self, before: Curve, *, step: int) -> Curve:
+        """`before` up to `step`, and this schedule from there."""
+        return before.then(self.curve(), step=step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(AbsoluteSchedule):
+    """One rate throughout."""
+
+    lr: float
+
+    def __post_init__(self) -> None:
+        hold_plain_numbers(self)
+        _check_rate("lr", self.lr)
+
+    def curve(self) -> Curve:
+        return Curve((Hold(start_step=0, lr=self.lr),))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearWarmup(AbsoluteSchedule):
+    """Linear warmup from `from_lr` to the peak, then constant; Llama-3-SynE warms up from 1e-7."""
+
+    peak_lr: float
+    warmup_steps: int
+    from_lr: float = added_field(omit_at=0.0)
+
+    def __post_init__(self) -> None:
+        hold_plain_numbers(self)
+        _check_rate("peak_lr", self.peak_lr)
+        _check_rate("from_lr", self.from_lr)
+        _check_below_peak("from_lr", self.from_lr, self.peak_lr)
+        _check_steps("warmup_steps", self.warmup_steps)
+
+    def curve(self) -> Curve:
+        warmup = _warmup(self.peak_lr, self.warmup_steps, from_lr=self.from_lr)
+        return Curve((*warmup, Hold(start_step=self.warmup_steps, lr=self.peak_lr)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ToFloor(AbsoluteSchedule):
+    """Linear warmup from 0 to the peak, then a ramp to the floor at `total_steps`."""
+
+    peak_lr: float
+    floor_lr: float
+    warmup_steps: int
+    total_steps: int
+
+    def __post_init__(self) -> None:
+        hold_plain_numbers(self)
+        _check_rate("peak_lr", self.peak_lr)
+        _check_rate("floor_lr", self.floor_lr)
+        _check_below_peak("floor_lr", self.floor_lr, self.peak_lr)
+        _check_warmup_ends(self.warmup_steps, self.total_steps)
+
+    def _curve(self, shape: str) -> Curve:
+        decay = Ramp(
+            start_step=self.warmup_steps,
+            num_steps=self.total_steps - self.warmup_steps,
+            from_lr=self.peak_lr,
+            to_lr=self.floor_lr,
+            shape=shape,
+        )
+        return Curve((*_warmup(self.peak_lr, self.warmup_steps), decay))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(_ToFloor):
+    """Linear warmup from 0, then linear from the peak to the floor at `total_steps`."""
+
+    def curve(self) -> Curve:
+        return self._curve("linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(_ToFloor):
+    """Linear warmup from 0, then a half cosine from the peak to the floor at `total_steps`."""
+
+    def curve(self) -> Curve:
+        return self._curve("cosine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupStableDecay(AbsoluteSchedule):
+    """Linear warmup, a constant peak, and a decay over the last `decay_steps`: linear, or 1-sqrt (YuLan-Mini).
+
+    MiniCPM's exponential tail, which has no end, is
+    `Sequential(first=LinearWarmup(...), at_step=..., then=Exponential(...))`.
+    """
+
+    peak_lr: float
+    floor_lr: float
+    warmup_steps: int
+    decay_steps: int
+    total_steps: int
+    shape: str = added_field(omit_at="linear")
+
+    def __post_init__(self) -> None:
+        hold_plain_numbers(self)
+        _check_rate("peak_lr", self.peak_lr)
+        _check_rate("floor_lr", self.floor_lr)
+        _check_below_peak("floor_lr", self.floor_lr, self.peak_lr)
+        _check_steps("warmup_steps", self.warmup_steps)
+        require_positive("schedule.decay_steps", self.decay_steps, unit="steps")
+        require_positive("schedule.total_steps", self.total_steps, unit="steps")
+        if self.shape == "exponential":
+            raise RecipeError(
+                "schedule.shape",
+                found=self.shape,
+                allowed=", ".join(TAIL_SHAPES),
+                fix="That tail has no end: Sequential(first=LinearWarmup(...), at_step=..., then=Exponential(...)).",
+            )
+        require_choice("schedule.shape", self.shape, TAIL_SHAPES)
+        if self.warmup_steps + self.decay_steps > self.total_steps:
+            raise RecipeError(
+                "schedule.decay_steps",
+                found=self.decay_steps,
+                allowed=f"at most total_steps - warmup_steps ({self.total_steps - self.warmup_steps})",
+            )
+
+    def curve(self) -> Curve:
+        decay_start = self.total_steps - self.decay_steps
+        stable = (Hold(start_step=self.warmup_steps, lr=self.peak_lr),) if decay_start > self.warmup_steps else ()
+        decay = Ramp(
+            start_step=decay_start,
+            num_steps=self.decay_steps,
+            from_lr=self.peak_lr,
+            to_lr=self.floor_lr,
+            shape=self.shape,
+        )
+        return Curve((*_warmup(self.peak_lr, self.warmup_steps), *stable, decay))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldThenLinear(AbsoluteSchedule):
+    """The peak while progress = step / `total_steps` is below `hold_share`, then linear to the floor at progress 1.
+
+    Progress is the share of steps; while the batch is one size that is the share of tokens read. No warmup. The break may
+    lie between two steps: the rates after it lie on the line through the break itself. nanochat's midtraining holds for 0.8
+    and goes to 0.
+    """
+
+    peak_lr: float
+    floor_lr: float
+    hold_share: float | str | Fraction
+    total_steps: int
+
+    def __post_init__(self) -> None:
+        hold_plain_numbers(self)
+        _check_rate("peak_lr", self.peak_lr)
+        _check_rate("floor_lr", self.floor_lr)
+        _check_below_peak("floor_lr", self.floor_lr, self.peak_lr)
+        require_positive("schedule.total_steps", self.total_steps, unit="steps")
+        if exact_share("schedule.hold_share", self.hold_share) == 1:
+            raise RecipeError(
+                "schedule.hold_share",
+                found=self.hold_share,
+                allowed="a share in [0, 1)",
+                fix="Constant holds for ever.",
+            )
+
+    def curve(self) -> Curve:
+        break_step = exact_share("schedule.hold_share", self.hold_share) * self.total_steps
+        first = math.ceil(break_step)  # the first step that is not held
+        hold = (Hold(start_step=0, lr=self.peak_lr),) if first > 0 else ()
+        if first == self.total_steps:
+            return Curve((*hold, Hold(start_step=first, lr=self.floor_lr)))
+        left = (self.total_steps - first) / (self.total_steps - break_step)
+        first_lr = Fraction(self.floor_lr) + (Fraction(self.peak_lr) - Fraction(self.floor_lr)) * left
+        decay = Ramp(
+            start_step=first,
+            num_steps=self.total_steps - first,
+            from_lr=float(first_lr),
+            to_lr=self.floor_lr,
+            shape="linear",
+        )
+        return Curve((*hold, decay))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Power(AbsoluteSchedule):
+    """Linear warmup from 0, then peak · (step / warmup_steps)^exponent for ever.
+
+    An exponent of -0.5 is the inverse square root; the power scheduler's is -0.51. A tail is the `then` of a `Sequential`.
+    """
+
+    peak_lr: float
+    warmup_steps: int
+    exponent: float
+
+    def __post_init__(self) -> None:
+        hold_plain_numbers(self)
+        _check_rate("peak_lr", self.peak_lr)
+        require_positive("schedule.warmup_steps", self.warmup_steps, unit="steps")
+        require_number("schedule.exponent", self.exponent, -10, 0)
+
+    def curve(self) -> Curve:
+        decay = PowerLaw(
+            start_step=self.warmup_steps,
+            reference_steps=self.warmup_steps,
+            from_lr=self.peak_lr,
+            exponent=self.exponent,
+        )
+        return Curve((*_warmup(self.peak_lr, self.warmup_steps), decay))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continued(AbsoluteSchedule):
+    """Another run's schedule from its step `from_step` on: for a released checkpoint that was trained so far."""
+
+    schedule: Schedule
+    from_step: int
+
+    def __post_init__(self) -> None:
+        hold_plain_numbers(self)
+        require_schedule("schedule.schedule", self.schedule)
+        _check_steps("from_step", self.from_step)
+
+    def curve(self) -> Curve:
+        return self.schedule.after(Curve(()), step=0).onward(self.from_step)
+
+
+def _current_lr(name: str, before: Curve, step: int) -> float:
+    if not before.segments:
+        raise RecipeError(
+            "schedule",
+            found=f"{name} with no learning rate before it",
+            allowed="a schedule that says its first rate",
+            fix="Give it to a later phase, or as `then` of a Sequential whose `first` is the schedule so far.",
+        )
+    return before.lr(step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anneal:
+    """From the rate where the curve before stands to the floor in `num_steps`, without a warmup (OLMo 2)."""
+
+    floor_lr: float
+    num_steps: int
+    shape: str
+
+    def __post_init__(self) -> None:
+        hold_plain_numbers(self)
+        _check_rate("floor_lr", self.floor_lr)
+        require_positive("schedule.num_steps", self.num_steps, unit="steps")
+        require_choice("schedule.shape", self.shape, TAIL_SHAPES)
+
+    def after(self, before: Curve, *, step: int) -> Curve:
+        """`before` up to `step`, and the anneal from there.
+
+        Raises:
+            RecipeError: there is no rate to begin at, or it is below the floor.
+        """
+        current_lr = _current_lr("Anneal", before, step)
+        if current_lr < self.floor_lr:
+            raise RecipeError(
+                "schedule.floor_lr", found=self.floor_lr, allowed=f"at most {current_lr:g}, the rate it begins at"
+            )
+        anneal = Ramp(start_step=0, num_steps=self.num_steps, from_lr=current_lr, to_lr=self.floor_lr, shape=self.shape)
+        return before.then(Curve((anneal,)), step=step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exponential:
+    """From the rate where the curve before stands, halved every `half_life_steps`, for ever (MiniCPM's decay)."""
+
+    half_life_steps: int
+
+    def __post_init__(self) -> None:
+        hold_plain_numbers(self)
+        require_positive("schedule.half_life_steps", self.half_life_steps, unit="steps")
+
+    def after(self, before: Curve, *, step: int) -> Curve:
+        """`before` up to `step`, and the decay from there.
+
+        Raises:
+            RecipeError: there is no rate to begin at.
+        """
+        current_lr = _current_lr("Exponential", before, step)
+        decay = HalfLife(start_step=0, half_life_steps=self.half_life_steps, from_lr=current_lr)
+        return before.then(Curve((decay,)), step=step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequential:
+    """`first` for `at_step` steps, then `then`, which counts its own steps from there."""
+
+    first: Schedule
+    at_step: int
+    then: Schedule
+
+    def __post_init__(self) -> None:
+        hold_plain_numbers(self)
+        require_schedule("schedule.first", self.first)
+        require_schedule("schedule.then", self.then)
+        _check_steps("at_step", self.at_step)
+
+    def after(self, before: Curve, *, step: int) -> Curve:
+        """`before` up to `step`, and this schedule from there.
+
+        Raises:
+            RecipeError: `first` has no rate to begin at.
+        """
+        return self.then.after(self.first.after(before, step=step), step=step + self.at_step)
+
+
+Schedule = AbsoluteSchedule | Anneal | Exponential | Sequential

@@ -1,0 +1,1 @@
+"""The report of a study: its tables read from the store, figures, an executed notebook and one HTML page."""

@@ -1,0 +1,119 @@
+"""A comparison along a factor: the effect at each of its values, a row for each curve and a column for each measured one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from midstudy.analysis.effects import Effects
+from midstudy.recipe.manifest import ComparisonEntry
+from midstudy.report.cells import in_panel, label, panels_of, spoken
+from midstudy.report.figures import style
+from midstudy.report.figures.style import Look
+
+_ROW_IN = 3.25
+_MARGIN = 0.06
+_BESIDE = 0.02  # of the axis: single seeds beside their mean, which would hide them
+
+
+@style.styled
+def along_figure(
+    arms: pd.DataFrame,
+    comparison: ComparisonEntry,
+    effects: Mapping[str, Effects],
+    *,
+    names: Sequence[str],
+    seed: str | None,
+) -> Figure:
+    """Percent better than the reference against the factor `comparison.along`, a panel for each curve and column.
+
+    Means with 95 % t-intervals over seeds where there are two or more, one ring and thin line per seed. Values that are
+    planned but not finished stay as empty places. Numbers stand at their value, text in equal steps.
+
+    Args:
+        names: the factors, other than the one along the axis, in which curves differ.
+        seed: the factor that replicates; None where nothing is repeated.
+    """
+    factor = str(comparison.along)
+    planned = arms.iloc[list(comparison.arms)]
+    curves = [
+        (", ".join(part for part in (title, label(row, names) if names else "") if part), {**panel, **row.to_dict()})
+        for title, panel in panels_of(arms, comparison)
+        for _, row in in_panel(planned, panel)[list(names)].drop_duplicates().iterrows()
+    ] if names else [(title, panel) for title, panel in panels_of(arms, comparison)]  # fmt: skip
+    figure = style.new_figure(height_in=_ROW_IN * len(curves))
+    grid = figure.subplots(len(curves), len(comparison.columns), squeeze=False)
+    known = list(style.looks([title for title, _ in curves]).values())
+    for row, ((title, cell), look) in enumerate(zip(curves, known, strict=True)):
+        for column, name in enumerate(comparison.columns):
+            axes = grid[row][column]
+            table, points = in_panel(effects[name].table, cell), in_panel(effects[name].by_seed, cell)
+            places = _places(in_panel(planned, cell)[factor].unique())
+            _curve(axes, table, points, places, factor=factor, seed=seed, look=look)
+            _axis(axes, places, table, factor=factor)
+            axes.set_ylabel("better than the reference by, %")
+            n = sorted(set(table["num_seeds"])) if len(table) else [0]
+            seeds = f"n = {n[0]}" if len(n) == 1 else f"n = {n[0]} to {n[-1]}"
+            axes.set_title(", ".join(part for part in (spoken(name), title, seeds) if part))
+    return figure
+
+
+def _places(values: Iterable[Any]) -> dict[Any, float]:
+    """Where each value of the factor stands on the axis, in order."""
+    ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
+    has_text = any(isinstance(value, str) for value in ordered)
+    return {value: float(index if has_text else value) for index, value in enumerate(ordered)}
+
+
+def _span(places: Mapping[Any, float]) -> float:
+    """The length of the axis; 1 where it has a single place."""
+    return max(places.values()) - min(places.values()) or 1.0
+
+
+def _curve(
+    axes: Axes,
+    table: pd.DataFrame,
+    points: pd.DataFrame,
+    places: Mapping[Any, float],
+    *,
+    factor: str,
+    seed: str | None,
+    look: Look,
+) -> None:
+    style.zero_line(axes, vertical=False)
+    values = [100 * value for rows in (table, points) if len(rows) for value in rows["relative_improvement"]]
+    intervals = [
+        (100 * low, 100 * high) for low, high in zip(table["relative_ci_low"], table["relative_ci_high"], strict=True)
+    ]
+    style.room_for(axes, values, intervals=intervals, vertical=True)
+    axes.annotate("reference", xy=(1, 0), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
+                  va="center", color=style.MUTED, fontsize=8.5)  # fmt: skip
+    beside = _BESIDE * _span(places) if len(table) and (table["num_seeds"] > 1).any() else 0.0
+    for _, rows in points.groupby(seed) if seed and len(points) else ():
+        ordered = rows.assign(at=rows[factor].map(places)).sort_values("at")
+        axes.plot(ordered["at"] + beside, 100 * ordered["relative_improvement"], color=style.RULE, linewidth=0.9, zorder=2)
+    for _, effect in table.iterrows():
+        x, y = places[effect[factor]], 100 * effect["relative_improvement"]
+        low, high = 100 * effect["relative_ci_low"], 100 * effect["relative_ci_high"]
+        style.draw_interval(axes, at=x, low=low, high=high, colour=look.colour, vertical=True)
+        style.draw_mean(axes, x=x, y=y, look=look, has_interval=pd.notna(low))
+        if effect["num_seeds"] > 1:
+            own = points[points[factor] == effect[factor]]
+            style.draw_points(axes, x=[x + beside] * len(own), y=100 * own["relative_improvement"])
+
+
+def _axis(axes: Axes, places: Mapping[Any, float], table: pd.DataFrame, *, factor: str) -> None:
+    """Ticks at the planned values; those not finished are marked so."""
+    for value, at in places.items():
+        if not len(table) or not (table[factor] == value).any():
+            axes.annotate("not\nfinished", xy=(at, 0), xytext=(0, 3), textcoords="offset points", ha="center",
+                          color=style.MUTED, fontsize=8.5, style="italic")  # fmt: skip
+    texts = [spoken(value) if isinstance(value, str) else f"{value:g}" for value in places]
+    axes.set_xticks(list(places.values()), texts, fontsize=8.5)
+    margin = _MARGIN * _span(places)  # points at the ends are whole
+    axes.set_xlim(min(places.values()) - margin, max(places.values()) + margin)
+    axes.set_xlabel(spoken(factor))

@@ -1,0 +1,71 @@
+"""The similarity matrix: how close corpora and mixtures are to the corpora and to the tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from midstudy.report.cells import spoken
+from midstudy.report.figures import style
+
+_CELL_IN, _GAP = 0.33, 0.35
+
+
+@style.styled
+def similarity_figure(similarity: pd.DataFrame) -> Figure:
+    """Combined similarity as shade and number: corpora, mixtures and tasks (rows) by corpora and tasks (columns).
+
+    The matrix is symmetric, so mixtures are left out of the columns.
+    """
+    names = {kind: _names(similarity, kind) for kind in ("corpus", "mixture", "task")}
+    table = similarity.set_index(["left", "right"])["combined"]
+    columns = [(kind, names[kind]) for kind in ("corpus", "task") if names[kind]]
+    titles = {"corpus": "corpus", "mixture": "mixture", "task": "task"}
+    rows = [(title, names[kind]) for kind, title in titles.items() if names[kind]]
+    num_rows = sum(len(group) for _, group in rows) + _GAP * (len(rows) - 1)
+    figure = style.new_figure(height_in=_CELL_IN * num_rows + 1.5)
+    axes = figure.subplots()
+    low, high = float(table.min()), float(table.max())
+    y, y_ticks = 0.0, []
+    for row_kind, row_names in rows:
+        start = y
+        for row_name in row_names:
+            x, x_ticks = 0.0, []
+            for _, column_names in columns:
+                for column_name in column_names:
+                    value = float(table.loc[(row_name, column_name)])
+                    depth = (value - low) / ((high - low) or 1.0)
+                    axes.add_patch(Rectangle((x, y), 1, 1, facecolor=_shade(depth), edgecolor="white", linewidth=1.2))
+                    axes.text(x + 0.5, y + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=8.8,
+                              color="white" if depth > 0.63 else style.INK)  # fmt: skip
+                    x_ticks.append(x + 0.5)
+                    x += 1
+                x += _GAP
+            y_ticks.append(y + 0.5)
+            y += 1
+        axes.text(x + 0.05, (start + y) / 2, row_kind.replace(" ", "\n", 1), va="center", color=style.MUTED, fontsize=9)
+        y += _GAP
+    axes.set_xlim(0, x - _GAP)
+    axes.set_ylim(y - _GAP, 0)
+    axes.xaxis.tick_top()
+    axes.set_xticks(
+        x_ticks, [spoken(one) for _, group in columns for one in group], rotation=35, ha="left", rotation_mode="anchor"
+    )
+    axes.set_yticks(y_ticks, [spoken(one) for _, group in rows for one in group])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def _names(similarity: pd.DataFrame, kind: str) -> list[str]:
+    return list(dict.fromkeys(similarity.loc[similarity["left_kind"] == kind, "left"]))
+
+
+def _shade(depth: float) -> tuple[float, float, float]:
+    """White (0) to deep blue (1); darkness alone carries the value."""
+    light, dark = np.array([0.965, 0.975, 0.985]), np.array([0.03, 0.27, 0.46])
+    red, green, blue = light + depth * (dark - light)
+    return float(red), float(green), float(blue)

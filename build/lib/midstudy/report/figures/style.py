@@ -1,0 +1,164 @@
+"""How all figures look: size, type, colours and markers, and how a figure is saved.
+
+No pyplot: figures are plain objects, so nothing is global and nothing has to be closed. Colours are Okabe and Ito's
+("Color Universal Design", 2008), which stay apart for colour-blind readers; what has a colour has a marker, too.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+WIDTH_IN = 8.6
+"""Every figure is as wide as the text of the page, so that type has one size on it."""
+PNG_DPI = 170
+
+INK, MUTED, RULE = "#1a1a1a", "#5f5f5f", "#c8c8c8"
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+POINT = 3.6  # points; a value of one seed
+MEAN = 7.0  # points; a mean
+
+_RC: dict[Any, Any] = {
+    "text.parse_math": False,  # a dollar in a name is a dollar
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.5,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "figure.facecolor": "white",
+    "svg.hashsalt": "midstudy",  # the same figure gives the same file
+}
+
+_P = ParamSpec("_P")
+
+
+def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+    """Let a figure function draw with the report's settings, whatever a matplotlibrc says."""
+
+    @functools.wraps(draw)
+    def inner(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(_RC)
+            return draw(*args, **kwargs)
+
+    return inner
+
+
+def new_figure(*, height_in: float) -> Figure:
+    """An empty figure of the report's width whose parts make room for each other."""
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.04)
+    return Figure(figsize=(WIDTH_IN, height_in), layout=layout)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour and marker of one kind of arm."""
+
+    colour: str
+    marker: str
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """Colour and marker of every name, in order; more than six names share colours, not the pair."""
+    known = list(dict.fromkeys(names))
+    shifted = (_MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)] for i in range(len(known)))
+    return {
+        name: Look(_COLOURS[i % len(_COLOURS)], marker) for i, (name, marker) in enumerate(zip(known, shifted, strict=True))
+    }
+
+
+REFERENCE = Look(INK, "X")
+"""How a reference is drawn where it has a point of its own."""
+
+
+def zero_line(axes: Axes, *, vertical: bool) -> None:
+    """The reference: the value that effects are differences from."""
+    (axes.axvline if vertical else axes.axhline)(0, color=MUTED, linewidth=1.0, zorder=1)
+
+
+def room_for(
+    axes: Axes, values: Iterable[float], *, intervals: Iterable[tuple[float, float]] = (), vertical: bool
+) -> tuple[float, float]:
+    """Set an axis to hold values, zero and intervals with a margin; returns its limits.
+
+    An interval of two seeds can be ten times as wide as everything else. It gets as much room again as the values have
+    on each side, and is cut there with an arrow (``draw_interval``).
+    """
+    known = [float(value) for value in values if pd.notna(value)] + [0.0]
+    low, high = min(known), max(known)
+    span = (high - low) or 0.01
+    ends = [float(end) for pair in intervals for end in pair if pd.notna(end)]
+    low = max(min([low, *ends]), low - span)
+    high = min(max([high, *ends]), high + span)
+    margin = 0.06 * (high - low or span)
+    low, high = low - margin, high + margin
+    (axes.set_ylim if vertical else axes.set_xlim)(low, high)
+    return low, high
+
+
+def draw_interval(axes: Axes, *, at: float, low: float, high: float, colour: str, vertical: bool) -> None:
+    """A 95 % interval as a bar beside the other axis's value ``at``; ends past the axis's limits become arrows.
+
+    ``vertical``: the values run along y. Nothing is drawn for NaN.
+    """
+    if pd.isna(low) or pd.isna(high):
+        return
+    floor, ceiling = axes.get_ylim() if vertical else axes.get_xlim()
+    ends = max(low, floor), min(high, ceiling)
+    line = ([at, at], ends) if vertical else (ends, [at, at])
+    axes.plot(*line, color=colour, linewidth=2.2, solid_capstyle="butt", zorder=3)
+    for end, is_cut, marker in (
+        (floor, low < floor, "v" if vertical else "<"),
+        (ceiling, high > ceiling, "^" if vertical else ">"),
+    ):
+        if is_cut:
+            point = (at, end) if vertical else (end, at)
+            axes.plot(*point, marker=marker, color=colour, markersize=6, clip_on=False, zorder=3)
+
+
+def draw_mean(axes: Axes, *, x: float, y: float, look: Look, has_interval: bool) -> None:
+    """A mean in its arm's colour and marker; hollow where there is no interval."""
+    face = look.colour if has_interval else "white"
+    axes.plot(x, y, look.marker, markersize=MEAN, color=look.colour, markerfacecolor=face, markeredgewidth=1.4, zorder=4)
+
+
+def draw_points(axes: Axes, *, x: Iterable[float], y: Iterable[float]) -> None:
+    """Values of single seeds: small rings over everything else."""
+    axes.plot(list(x), list(y), "o", markersize=POINT, color=INK, markerfacecolor="white", markeredgewidth=0.9, zorder=5)
+
+
+def save(figure: Figure, folder: Path, name: str) -> Path:
+    """Write NAME.png and NAME.svg into the folder, without dates; returns the PNG's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_RC)
+        if figure.get_layout_engine() is not None:
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # laid out once, not again for every file
+        figure.savefig(folder / f"{name}.png", dpi=PNG_DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 4})
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    return folder / f"{name}.png"

@@ -1,0 +1,72 @@
+"""An executed notebook as one self-contained HTML page: outputs without code, no scripts, nothing fetched."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+_STYLE = """
+:root { color-scheme: light; }
+body { margin: 0; background: #fff; color: #1a1a1a; font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
+  "Noto Sans", "DejaVu Sans", sans-serif; }
+main { max-width: 900px; margin: 0 auto; padding: 24px 20px 80px; counter-reset: figure table; }
+h1 { font-size: 28px; line-height: 1.2; margin: 16px 0 20px; }
+h2 { font-size: 21px; line-height: 1.3; margin: 52px 0 10px; padding-top: 10px; border-top: 1px solid #ddd; }
+p { margin: 10px 0; }
+code, pre { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: 0.87em; }
+code { overflow-wrap: anywhere; }
+pre { background: #f5f6f7; padding: 12px 14px; overflow-x: auto; line-height: 1.5; }
+.summary { border-left: 4px solid #0072b2; background: #f3f7fa; padding: 10px 20px; margin: 0 0 12px; }
+.summary .question { color: #4d4d4d; font-style: italic; }
+.summary ul.answer { font-size: 17px; padding-left: 20px; }
+.summary ul.answer li { margin: 7px 0; }
+.warning { background: #fdf1dc; border-left: 4px solid #d98c00; padding: 8px 14px; }
+.note { color: #4d4d4d; font-style: italic; }
+figure { margin: 22px 0 26px; }
+figure img { width: 100%; height: auto; display: block; }
+figcaption, .caption { font-size: 14px; line-height: 1.45; color: #444; text-align: left; }
+figcaption { margin-top: 8px; }
+.caption { margin-top: 18px; }
+figcaption::before { counter-increment: figure; content: "Figure " counter(figure) ". "; font-weight: 600; color: #1a1a1a; }
+.caption::before { counter-increment: table; content: "Table " counter(table) ". "; font-weight: 600; color: #1a1a1a; }
+.table { overflow-x: auto; margin: 4px 0 24px; }
+table.report { border-collapse: collapse; font-size: 14px; line-height: 1.35; min-width: 50%;
+  font-variant-numeric: tabular-nums; }
+table.report th, table.report td { padding: 4px 8px; vertical-align: top; }
+table.report thead th { border-bottom: 1.5px solid #555; vertical-align: bottom; font-weight: 600; }
+table.report tbody tr { border-bottom: 1px solid #e6e6e6; }
+table.report th.group { text-align: left; background: #f5f6f7; font-weight: 600; }
+table.report .text { text-align: left; }
+table.report .number { text-align: right; }
+table.report td.number, table.report td.name { white-space: nowrap; }
+table.report .small { white-space: normal; font-size: 12.5px; color: #444; }
+.verdict-yes, .verdict-no { font-weight: 600; white-space: nowrap; }
+.verdict-yes { color: #00694e; }
+.verdict-no { color: #a63f00; }
+.verdict-inconclusive { color: #4d4d4d; white-space: nowrap; }
+details { margin: 14px 0; }
+summary { cursor: pointer; color: #00568a; }
+@media print { main { max-width: none; } figure, tr { break-inside: avoid; } }
+"""
+
+
+def page(notebook: NotebookNode, *, title: str) -> str:
+    """The notebook's text and outputs as a page; its code stays in the notebook."""
+    from nbconvert.exporters.html import HTMLExporter
+
+    exporter = HTMLExporter(
+        template_name="basic",
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+    )
+    body, _ = exporter.from_notebook_node(notebook)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )

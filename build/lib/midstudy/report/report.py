@@ -1,0 +1,73 @@
+"""A report being made: a study's tables and facts, and where its figures go. What a notebook's cells work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from midstudy.analysis.effects import Effects, effects
+from midstudy.analysis.tables import Tables
+from midstudy.recipe.manifest import ComparisonEntry, Manifest
+from midstudy.report.figures import style
+from midstudy.report.html import Html, Text, image
+from midstudy.report.inputs import StudyFacts, read_study
+
+REPORT_FOLDER = "report"  # inside the study's folder; figures/ inside it
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """`study` is for the reader to go on with; the sections show it."""
+
+    study: StudyFacts
+    figures_folder: Path
+
+    @classmethod
+    def of(cls, study_folder: Path) -> Report:
+        """Read a study's folder; raises what `read_study` raises."""
+        return cls(read_study(study_folder), study_folder / REPORT_FOLDER / "figures")
+
+    @property
+    def tables(self) -> Tables:
+        return self.study.tables
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.study.tables.manifest
+
+    @property
+    def seed(self) -> str | None:
+        """The factor that replicates; None where the study repeats nothing."""
+        return next(iter(self.manifest.seeds), None)
+
+    @cached_property
+    def unfinished(self) -> pd.DataFrame:
+        """Arms that lack a measured value, with column `lacks`: the names of the columns, comma-joined."""
+        arms = self.tables.arms
+        rows, lacks = [], []
+        for row, arm in enumerate(self.manifest.arms):
+            missing = [
+                name for name in arm.measures if not self.manifest.columns[name].is_curve and pd.isna(arms[name].iloc[row])
+            ]
+            if missing:
+                rows.append(row)
+                lacks.append(", ".join(missing))
+        return arms.iloc[rows].assign(lacks=lacks)
+
+    def effects(self, comparison: ComparisonEntry, column: str) -> Effects:
+        """The effects of a comparison on one of its columns, computed once."""
+        if (comparison.name, column) not in self._effects:
+            self._effects[comparison.name, column] = effects(self.tables, comparison, column)
+        return self._effects[comparison.name, column]
+
+    @cached_property
+    def _effects(self) -> dict[tuple[str, str], Effects]:
+        return {}
+
+    def figure(self, drawn: Figure, name: str, *, caption: Text) -> Html:
+        """Save a figure as PNG and SVG, and show it with its caption."""
+        return image(style.save(drawn, self.figures_folder, name), alternative=name.replace("-", " "), caption=caption)

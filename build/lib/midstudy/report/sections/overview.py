@@ -1,0 +1,114 @@
+"""The first screen: the question, the answer with its uncertainty, what it rests on, and what is missing."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+from midstudy.report.cells import cell_factors, differing, label, spoken
+from midstudy.report.html import Html, bold, bullets, code, details, element, paragraph, table
+from midstudy.report.numbers import duration, number, tokens
+from midstudy.report.report import Report
+from midstudy.report.sections.left_out import trained_shares
+
+MAX_ROWS_IN_VIEW = 12
+"""A longer list of what is missing is folded: the results come first."""
+
+
+def summary(report: Report, *more: Html) -> Html:
+    """Question, answer, what was run and what it took; `more` are paragraphs of the study's own report."""
+    cost = report.study.cost
+    parts = [
+        paragraph(report.manifest.question, css="question"),
+        bullets(_sentences(report.study.answer), css="answer"),
+        *more,
+    ]
+    if report.manifest.arms:
+        parts.append(paragraph(bold("Runs: "), _runs(report)))
+    parts.append(
+        paragraph(
+            bold("Cost: "),
+            f"{duration(cost['cpu_s'])} of CPU time, {tokens(cost['num_tokens'])} tokens, {number(cost['useful_steps'])} "
+            "training steps"
+            + (f"; each arm trained alone would take {number(cost['unshared_steps'])}" if report.manifest.arms else "")
+            + ".",
+        )
+    )
+    if shares := trained_shares(report):
+        parts.append(paragraph(bold("Target tokens that training sees: "), f"{shares}."))
+    if not is_complete(report):
+        parts.insert(0, paragraph(bold("This study is not finished. "), "What is missing is listed below.", css="warning"))
+    return element("div", *parts, css="summary")
+
+
+def missing(report: Report) -> Html:
+    """What is not finished or failed; a line where nothing is."""
+    study, unfinished = report.study, report.unfinished
+    num_arms, cost = len(report.manifest.arms), study.cost
+    if is_complete(report):
+        arms = f"all {num_arms} arms and " if num_arms else ""
+        return paragraph(f"Nothing: {arms}all {number(cost['num_stages'])} stages are finished.")
+    shown = Html("")
+    if report.manifest.counts and report.tables.similarity is None:
+        shown += paragraph("Token counts are not finished: there are no similarities yet.")
+    if cost["failed"]:
+        shown += paragraph(f"Failed stages: {len(cost['failed'])}.")
+        shown += bullets(
+            element("span", code(stage["label"]), f" ({stage['id']}): ", _first_line(stage["cause"]))
+            for stage in cost["failed"]
+        )
+    if len(unfinished):
+        names = differing(report.tables.arms, cell_factors(report.manifest))
+        groups = unfinished.groupby([*names, "lacks"], sort=False, dropna=False)
+        rows = [[label(some.iloc[0], names), _seeds(report, some), spoken(some["lacks"].iloc[0])] for _, some in groups]
+        counted = f"Arms that lack a value: {len(unfinished)} of {num_arms}."
+        listed = table(
+            ["arm", " / ".join(spoken(one) for one in report.manifest.seeds) or "seeds", "lacks"],
+            rows,
+            caption=f"{counted} An effect is stated only from arms finished together with their reference.",
+            num_text_columns=3,
+        )
+        shown += listed if len(rows) <= MAX_ROWS_IN_VIEW else paragraph(counted) + details("Which", listed)
+    left = cost["num_stages"] - cost["num_finished"]
+    return shown + paragraph(f"{number(left)} of {number(cost['num_stages'])} stages are not finished.")
+
+
+def is_complete(report: Report) -> bool:
+    """Whether every arm, count and stage of the study is finished."""
+    cost = report.study.cost
+    counted = not report.manifest.counts or report.tables.similarity is not None
+    return counted and not (len(report.unfinished) or cost["failed"] or cost["num_finished"] < cost["num_stages"])
+
+
+def _sentences(answer: str) -> list[str]:
+    return re.split(r"(?<=\.) (?=[A-Z0-9])", answer)
+
+
+def _runs(report: Report) -> str:
+    arms, manifest = report.tables.arms, report.manifest
+    cells = arms.drop_duplicates(cell_factors(manifest)) if cell_factors(manifest) else arms.head(1)
+    finished = f"{len(arms) - len(report.unfinished)} of {len(arms)} arms finished"
+    if not manifest.seeds:
+        return f"{finished}, none repeated with another seed."
+    seeds = " and ".join(f"{arms[name].nunique()} values of {spoken(name)}" for name in manifest.seeds)
+    return (
+        f"{finished}, {len(cells)} without their seeds, on {seeds} at most. The tables give the seeds behind every number."
+    )
+
+
+def _seeds(report: Report, arms: pd.DataFrame) -> str:
+    """'0 / 1337, 895; 1 / 895': the first seed, and those of the others that it has."""
+    if not report.manifest.seeds:
+        return "–"
+    first, *others = report.manifest.seeds
+    if not others:
+        return ", ".join(str(one) for one in arms[first])
+    return "; ".join(
+        f"{value} / {', '.join(' / '.join(str(row[name]) for name in others) for _, row in rows.iterrows())}"
+        for value, rows in arms.groupby(first, sort=False)
+    )
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), "no cause was recorded")

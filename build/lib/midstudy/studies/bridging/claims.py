@@ -1,0 +1,168 @@
+"""The paper's claims as data, for the comparisons that a study has; each decided over trunk seeds, at each model size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from midstudy.recipe import Claim, Comparison
+from midstudy.recipe.factors import selects
+from midstudy.studies.bridging import paper
+from midstudy.studies.bridging.grid import MATCHED
+from midstudy.studies.bridging.scale import CONTROL
+
+NULL_BAND = 0.02
+"""About no change: the paper's largest mismatched change of SFT loss is 1.95 % (v1 Table 2, LIMA with Starcoder)."""
+
+
+def claims_for(comparisons: Iterable[Comparison]) -> list[Claim]:
+    """The claims that these comparisons can judge, in the paper's order."""
+    known = {one.name: one for one in comparisons}
+    sizes = dict.fromkeys(str(arm.factors["size"]) for one in known.values() for arm in one.arms)
+    claims: list[Claim] = []
+    for size in sizes:
+        where = f" (size {size})" if len(sizes) > 1 else ""
+        claims += [one for one in _claims(size, where) if _can_be_judged(one, known)]
+    return claims
+
+
+def _can_be_judged(claim: Claim, known: dict[str, Comparison]) -> bool:
+    comparison = known.get(claim.comparison)
+    return comparison is not None and any(selects(claim.arms, arm.factors) for arm in comparison.arms)
+
+
+def _claims(size: str, where: str) -> list[Claim]:
+    claims: list[Claim] = []
+    for mix, task in MATCHED.items():
+        claims += [_lowers(mix, task, size, where), _beats_rivals(mix, task, size, where)]
+    claims += [_mismatched_change_little(task, size, where) for task in MATCHED.values()]
+    claims += [_lowers_general(mix, task, size, where) for mix, task in MATCHED.items()]
+    claims += [
+        _mixed_beats_alone(mix, task, column, size, where)
+        for column in ("sft_loss", "general_loss")
+        for mix, task in MATCHED.items()
+    ]
+    claims += [_earlier(size, where), _proximity(size, where)]
+    claims += [_closer(cell, size, where) for cell in paper.SIMILARITIES]
+    return claims
+
+
+def _lowers(mix: str, task: str, size: str, where: str) -> Claim:
+    cited = []
+    for source, short in (
+        (paper.V1_TABLE_2, "v1 Table 2, 410m"),
+        (paper.V2_TABLE_3, "v2 Table 3, 160m, second-hand"),
+        (paper.V2_TABLE_2, "v2 Table 2, 1b, second-hand"),
+    ):
+        control, arm = (paper.paper_loss(source=source, task=task, mix=name) for name in (CONTROL, mix))
+        gain = 100 * paper.relative_improvement(arm, control)
+        cited.append(f"{control.sft_loss:.3f} → {arm.sft_loss:.3f}, {gain:.1f} % lower ({short})")
+    return _paired(f"{mix} midtraining lowers {task} loss{where}", "main", "sft_loss", mix, task, size, "; ".join(cited))
+
+
+def _beats_rivals(mix: str, task: str, size: str, where: str) -> Claim:
+    table = {cell.mix: cell.sft_loss for cell in paper.LOSSES if (cell.source, cell.task) == (paper.V1_TABLE_2, task)}
+    rivals = {name: loss for name, loss in table.items() if name != mix}
+    nearest = min(rivals, key=rivals.__getitem__)
+    return Claim(
+        text=f"{mix} is the best of all mixes and the control on {task}{where}",
+        source="arXiv 2510.14865",
+        estimator="best_of",
+        comparison="main",
+        column="sft_loss",
+        arms={"mix": mix, "task": task, "size": size},
+        family="task loss",
+        cited=f"next is {nearest}, {rivals[nearest] - table[mix]:+.3f} nats (v1 Table 2, 410m)",
+    )
+
+
+def _mismatched_change_little(task: str, size: str, where: str) -> Claim:
+    table = [cell for cell in paper.LOSSES if (cell.source, cell.task) == (paper.V1_TABLE_2, task)]
+    control = next(cell for cell in table if cell.mix == CONTROL)
+    gains = {
+        cell.mix: paper.relative_improvement(cell, control)
+        for cell in table
+        if cell.mix != CONTROL and MATCHED.get(cell.mix) != task
+    }
+    low, high = 100 * min(gains.values()), 100 * max(gains.values())
+    return Claim(
+        text=f"mismatched mixes change {task} loss by less than {100 * NULL_BAND:g} %{where}",
+        source="arXiv 2510.14865",
+        estimator="all_within",
+        comparison="main",
+        column="sft_loss",
+        arms={"mix": tuple(gains), "task": task, "size": size},
+        holds="within",
+        margin=NULL_BAND,
+        family="task loss",
+        cited=f"{low:+.1f} % to {high:+.1f} % (v1 Table 2, 410m)",
+    )
+
+
+def _lowers_general(mix: str, task: str, size: str, where: str) -> Claim:
+    cited = []
+    for source, short in (
+        (paper.V2_TABLE_3, "v2 Table 3, 160m, second-hand"),
+        (paper.V2_TABLE_2, "v2 Table 2, 1b, second-hand"),
+        (paper.V1_TABLE_2, "v1 Table 2, 410m"),
+    ):
+        control, arm = (paper.paper_loss(source=source, task=task, mix=name) for name in (CONTROL, mix))
+        opposite = ", the opposite" if arm.general_loss > control.general_loss else ""
+        cited.append(f"{control.general_loss:.3f} → {arm.general_loss:.3f} ({short}{opposite})")
+    text = f"{mix} midtraining lowers general loss after {task} SFT{where}"
+    return _paired(text, "main", "general_loss", mix, task, size, "; ".join(cited))
+
+
+def _mixed_beats_alone(mix: str, task: str, column: str, size: str, where: str) -> Claim:
+    mid, alone = (
+        paper.paper_loss(source=paper.V2_TABLE_3, task=task, mix=mix, weight=weight) for weight in (paper.WEIGHT[mix], 1.0)
+    )
+    kind = "task" if column == "sft_loss" else "general"
+    cited = f"{getattr(alone, column):.3f} → {getattr(mid, column):.3f} (v2 Table 3, 160m, second-hand)"
+    text = f"{mix} mixed into general text beats {mix} alone: {kind} loss after {task} SFT{where}"
+    return _paired(text, "continued", column, mix, task, size, cited)
+
+
+def _earlier(size: str, where: str) -> Claim:
+    text = f"an earlier start of code data lowers pycode loss more (it also means more code tokens){where}"
+    cited = "claimed for 70m and 160m, starts at 10 % to 82 % of training (v1)"
+    return _paired(text, "earliest_latest", "sft_loss", "code", "pycode", size, cited)
+
+
+def _proximity(size: str, where: str) -> Claim:
+    return Claim(
+        text=f"proximity advantage correlates with relative improvement{where}",
+        source="arXiv 2510.14865",
+        estimator="correlation",
+        comparison="main",
+        column="sft_loss",
+        arms={"size": size},
+        options={"measure": "combined"},
+        family="proximity",
+        cited=", ".join(f"r = {known.r:.3f} ({known.size}, {known.source})" for known in paper.CORRELATIONS),
+    )
+
+
+def _closer(known: paper.PaperSimilarity, size: str, where: str) -> Claim:
+    return Claim(
+        text=f"the {known.mix} mix is closer to {known.task} than the control is{where}",
+        source="arXiv 2510.14865",
+        estimator="midstudy.studies.bridging.closeness:closer",
+        comparison="main",
+        column="sft_loss",
+        arms={"mix": known.mix, "task": known.task, "size": size},
+        family="proximity",
+        cited=f"similarity {known.control_similarity:.2f} → {known.mix_similarity:.2f} ({known.source})",
+    )
+
+
+def _paired(text: str, comparison: str, column: str, mix: str, task: str, size: str, cited: str) -> Claim:
+    return Claim(
+        text=text,
+        source="arXiv 2510.14865",
+        estimator="paired_effect",
+        comparison=comparison,
+        column=column,
+        arms={"mix": mix, "task": task, "size": size},
+        family="general loss" if column == "general_loss" else "task loss",
+        cited=cited,
+    )

@@ -1,0 +1,1 @@
+"""Sections of the bridging report that no other study has."""

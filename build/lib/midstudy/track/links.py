@@ -1,0 +1,28 @@
+"""The address of MLflow's page of a study's arms, with the filter and the order that make it readable."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlencode
+
+from midstudy.recipe.manifest import Manifest
+from midstudy.track.facts import result_name
+
+
+def arms_page(server_url: str, experiment_id: str, manifest: Manifest) -> str:
+    """The last states of the arms, the best one first; select some and compare them.
+
+    Ordered by a metric because the page nests runs, and hides the nested ones, where it is ordered by time.
+    """
+    settings = {"workflowType": "machine_learning", "startTime": "ALL"}
+    roles = sorted({manifest.stages[arm.state].role for arm in manifest.arms})
+    if roles:
+        settings["searchFilter"] = (
+            f"tags.stage_kind = '{roles[0]}'" if len(roles) == 1 else "tags.stage_kind != 'evaluation'"
+        )
+    first = manifest.comparisons[0].columns[0] if manifest.comparisons else None
+    column = first or next((name for name, one in manifest.columns.items() if not one.is_curve), None)
+    if column is not None:
+        lower = manifest.columns[column].better == "lower"
+        settings |= {"orderByKey": f"metrics.`{result_name(column)}`", "orderByAsc": "true" if lower else "false"}
+    query = urlencode(settings, quote_via=quote)
+    return f"{server_url.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"

@@ -1,0 +1,47 @@
+"""How a stage's numbers are computed: part of no recipe, written down in every record.
+
+A placement changes results by rounding at most, and the same placement gives the same bits again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_positive
+from midstudy.recipe.plain import hold_plain_numbers
+
+DEVICES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Device, threads, ranks and kernels of the processes that make a stage.
+
+    `num_ranks` processes share a training step, each with `num_threads` threads and, on CUDA, a device of its own; each
+    passes at most `micro_batch` sequences through the model at a time (none: all of its share). `compiled` lets
+    `torch.compile` generate the kernels. `chunked_loss` saves memory on a GPU: the logits of large vocabularies in fp32 are
+    most of it. On a CPU the loss is always chunked. `jobs_per_gpu` jobs of one process each share a GPU, for models too
+    small to fill it; a rate that is seen then is not a whole device's.
+    """
+
+    device: str = "cpu"
+    num_threads: int = 1
+    num_ranks: int = 1
+    micro_batch: int | None = None
+    compiled: bool = False
+    chunked_loss: bool = False
+    jobs_per_gpu: int = 1
+
+    def __post_init__(self) -> None:
+        hold_plain_numbers(self)
+        require_choice("placement.device", self.device, DEVICES)
+        require_positive("placement.num_threads", self.num_threads, unit="threads")
+        require_positive("placement.num_ranks", self.num_ranks, unit="ranks")
+        if self.micro_batch is not None:
+            require_positive("placement.micro_batch", self.micro_batch, unit="sequences")
+        require_flag("placement.compiled", self.compiled)
+        require_flag("placement.chunked_loss", self.chunked_loss)
+        require_positive("placement.jobs_per_gpu", self.jobs_per_gpu, unit="jobs")
+        if self.jobs_per_gpu > 1 and (self.device != "cuda" or self.num_ranks > 1):
+            found = f"{self.jobs_per_gpu} with device {self.device} and {self.num_ranks} rank(s)"
+            raise RecipeError("placement.jobs_per_gpu", found=found, allowed='1, or more with device "cuda" and one rank')

@@ -1,0 +1,100 @@
+"""The three precisions: which numbers are the weights, and which are computed with.
+
+| precision | weights and Adam moments | forward and backward |
+|---|---|---|
+| `fp32` | fp32 | fp32 |
+| `bf16_mixed` | fp32 | bf16 copies of the weights, made anew after each update; embedding look-up in fp32 |
+| `bf16_true` | bf16 | bf16; the paper's authors trained so |
+
+The loss is computed in fp32 in all three. `bf16_mixed` is mixed precision as FSDP has it: one pass over the weights a step
+instead of a cast at each use, and a residual stream in bf16, where `torch.autocast` keeps it in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from midstudy.model.pythia import Pythia
+from midstudy.train.optimizer import global_norm
+from midstudy.train.ranks import Ranks
+
+_MASTER_TYPES = {"fp32": torch.float32, "bf16_mixed": torch.float32, "bf16_true": torch.bfloat16}
+_COMPUTE_TYPES = {"fp32": torch.float32, "bf16_mixed": torch.bfloat16, "bf16_true": torch.bfloat16}
+
+
+class Weights:
+    """The trained weights (`masters`) beside the model that computes with them.
+
+    `masters` are fp32 or bf16 parameters by name; `model` holds either these very parameters or bf16 copies. Gradients
+    arrive in the model's type and are gathered on the masters, over any number of micro-batches.
+    """
+
+    def __init__(self, model: Pythia, masters: Mapping[str, Tensor], *, precision: str) -> None:
+        """Set `model` up to compute with `masters` in `precision`; masters of another type are converted first."""
+        self.precision = precision
+        self.model = model
+        self.masters = {
+            name: nn.Parameter(masters[name].detach().to(_MASTER_TYPES[precision])) for name, _ in model.named_parameters()
+        }
+        compute_type = _COMPUTE_TYPES[precision]
+        self._copied: list[Tensor] = []
+        self._copies: list[Tensor] = []
+        self._workers: list[nn.Parameter] = []
+        for name, master in self.masters.items():
+            owner, _, kind = name.rpartition(".")
+            worker = master
+            if master.dtype != compute_type and name != "embedding.weight":
+                worker = nn.Parameter(torch.empty_like(master, dtype=compute_type))
+                self._copied.append(master)
+                self._copies.append(worker)
+            setattr(model.get_submodule(owner), kind, worker)
+            self._workers.append(worker)
+        self._sums: list[Tensor] = []
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the computing copies up to date with the masters: after each update."""
+        if self._copies:
+            torch._foreach_copy_(self._copies, self._copied)
+
+    @torch.no_grad()
+    def gather_gradients(self, ranks: Ranks, *, first: bool, last: bool) -> Tensor | None:
+        """Take over what one micro-batch's backward pass left on the model.
+
+        After the `last` micro-batch the masters' `.grad` hold the sum over all since the `first`, on all ranks, added up in
+        fp32.
+
+        Returns:
+            The norm of what this micro-batch contributed, an fp32 scalar; none where it is the whole batch.
+        """
+        if first and last and ranks.size == 1 and (self.precision == "fp32" or not self._copies):
+            return None  # autograd has left it where the optimizer looks for it
+        arrived: list[Tensor] = []
+        for worker in self._workers:
+            assert worker.grad is not None
+            arrived.append(worker.grad)
+            worker.grad = None
+        norm = None
+        if not (first and last and ranks.size == 1):
+            norm = global_norm(arrived)
+        if not self._sums:
+            self._sums = [torch.empty_like(master, dtype=torch.float32) for master in self.masters.values()]
+        if first:
+            torch._foreach_copy_(self._sums, arrived)
+        else:
+            for total, gradient in zip(self._sums, arrived, strict=True):
+                total.add_(gradient)
+        if last:
+            ranks.add_up(self._sums)
+            for master, total in zip(self.masters.values(), self._sums, strict=True):
+                master.grad = total.to(master.dtype)
+        return norm
+
+    def forget_gradients(self) -> None:
+        """Drop the gradients, used or not; the buffers they were added up in are kept."""
+        for parameter in (*self.masters.values(), *self._workers):
+            parameter.grad = None
