@@ -23,13 +23,13 @@ async function api(path, body) {
 const found = await api(`experiments/get-by-name?experiment_name=${encodeURIComponent(study)}`);
 const experiment = found.experiment.experiment_id;
 const runs = async (filter) =>
-  (await api('runs/search', { experiment_ids: [experiment], filter, order_by: ['metrics.`loss/sft_test` ASC'] })).runs
+  (await api('runs/search', { experiment_ids: [experiment], filter, order_by: ['metrics.`arm/sft_loss` ASC'] })).runs
     .map((run) => run.info.run_id);
 const ids = async (filter) => `runs=${encodeURIComponent(JSON.stringify(await runs(filter)))}`;
 const experiments = `experiments=${encodeURIComponent(JSON.stringify([experiment]))}`;
 const tuned = "tags.stage_kind = 'sft' and params.trunk_seed = '0' and params.sft_seed = '1337'";
 const branches = "tags.stage_kind != 'sft' and tags.stage_kind != 'evaluation' and params.trunk_seed = '0'";
-const sorted = 'workflowType=machine_learning&startTime=ALL&orderByKey=metrics.%60loss%2Fsft_test%60&orderByAsc=true';
+const sorted = 'workflowType=machine_learning&startTime=ALL&orderByKey=metrics.%60arm%2Fsft_loss%60&orderByAsc=true';
 const curve = 'metric=%22train%2Floss_nats%22&plot_metric_keys=%5B%22train%2Floss_nats%22%5D&plot_layout=%7B%22autosize%22%3Atrue%7D'
   + '&x_axis=step&y_axis_scale=linear&line_smoothness=0&show_point=true&deselected_curves=%5B%5D&last_linear_y_axis_range=%5B%5D';
 

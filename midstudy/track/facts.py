@@ -247,10 +247,11 @@ def run_names(manifest: Manifest) -> dict[str, str]:
 
 
 def _num_shared(rows: list[list[str]]) -> int:
-    """How many leading words all rows share."""
-    return next(
-        (place for place, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), min(map(len, rows))
-    )
+    """How many leading words all rows share, without one that names the number after it, as in `seed 0`."""
+    columns = list(zip(*rows, strict=False))
+    num = next((place for place, column in enumerate(columns) if len(set(column)) > 1), len(columns))
+    names_a_number = 0 < num < len(columns) and all(word.isdigit() for word in columns[num])
+    return num - 1 if names_a_number else num
 
 
 def _study(store: Store, manifest: Manifest, stages: list[RunFacts]) -> RunFacts:

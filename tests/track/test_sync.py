@@ -22,7 +22,7 @@ from midstudy.recipe.manifest import ArmEntry
 from midstudy.store.attempt import Attempt
 from midstudy.store.store import Store
 from midstudy.track.client import TrackingError, default_tracking_uri
-from midstudy.track.facts import STAGE_ID_TAG
+from midstudy.track.facts import STAGE_ID_TAG, run_names
 from midstudy.track.follow import Follower
 from midstudy.track.points import CURVE_PREFIX, curve_points
 from midstudy.track.sync import sync
@@ -488,3 +488,12 @@ def test_the_follower_says_why_it_failed(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", create=True)
     with Follower(store, "nowhere") as follower, pytest.raises(TrackingError, match="nowhere"):
         follower.finish()
+
+
+def test_runs_are_called_by_what_tells_them_apart_and_numbers_keep_their_names() -> None:
+    manifest = synthetic_study(trunk_seeds=2).manifest
+    names = {stage.label: run_names(manifest)[stage_id] for stage_id, stage in manifest.stages.items()}
+    trunks = {label: name for label, name in names.items() if label.startswith("pretrain")}
+    assert len(trunks) >= 2
+    assert all(name.startswith("seed ") for name in trunks.values()), trunks
+    assert all(name in label for label, name in names.items())

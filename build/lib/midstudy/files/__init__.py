@@ -1,1 +1,0 @@
-"""Files as everything above needs them: atomic, sealed, locked. Knows nothing of midstudy."""

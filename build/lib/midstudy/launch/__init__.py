@@ -1,1 +1,0 @@
-"""Running stages: jobs that carry them, launchers that start jobs, and the driver that decides what runs when."""

@@ -1,1 +1,0 @@
-"""Slurm: jobs through submitit, its queue and accounting, what a placement file asks for."""

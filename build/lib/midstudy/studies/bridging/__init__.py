@@ -1,1 +1,0 @@
-"""Midtraining Bridges Pretraining and Posttraining Distributions (arXiv 2510.14865)."""

@@ -1,1 +1,0 @@
-"""Sections of the bridging report that no other study has."""
