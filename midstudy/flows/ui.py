@@ -13,7 +13,7 @@ from types import FrameType
 from midstudy.flows.server import PrefectServer
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
-from midstudy.track.client import connect, told_as_tracking_errors, tracking_uri_of
+from midstudy.track.client import as_tracking_errors, connect, tracking_uri_of
 from midstudy.track.links import arms_page
 from midstudy.track.server import MlflowServer
 
@@ -69,7 +69,7 @@ def serve(store: Store, *, tracking_uri: str | None) -> int:
 def _experiments(store: Store, uri: str) -> dict[str, str | None]:
     """MLflow's experiment id of each study. None for a study MLflow does not have."""
     pages: dict[str, str | None] = {}
-    with told_as_tracking_errors(store, uri):
+    with as_tracking_errors(store, uri):
         if not uri.startswith(("http://", "https://")):
             connect(uri).search_experiments(max_results=1)  # the server would exit without a message
         for name in store.studies():

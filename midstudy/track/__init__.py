@@ -1,1 +1,1 @@
-"""MLflow, fed from the store: one experiment a study, one run per stage. Emptied, it is filled again from disk."""
+"""MLflow as a view of the store: one experiment per study, one run per stage. Can be rebuilt from disk at any time."""

@@ -1,8 +1,8 @@
-"""`python -m midstudy.track STORE STUDY`: one sync; with `--follow`, again and again until standard input ends.
+"""`python -m midstudy.track STORE STUDY`: one sync; with `--follow`, repeatedly until standard input closes.
 
-The following process is what `run` keeps beside a study: at low priority, in no one's way, and gone with its parent,
-since the pipe that is its standard input closes then. A line on it asks for a sync at once. It ends with a last sync and
-prints its report as JSON.
+`run` starts the following process beside a study, at low priority. Its standard input is a pipe from its parent, so it
+exits when its parent does. A line on the pipe requests a sync at once. Before it exits it syncs once more and prints its
+report as JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("store", type=Path)
     parser.add_argument("study")
     parser.add_argument("--tracking-uri")
-    parser.add_argument("--follow", type=float, metavar="SECONDS", help="sync this often until standard input ends")
+    parser.add_argument("--follow", type=float, metavar="SECONDS", help="sync at this interval until standard input closes")
     options = parser.parse_args()
     store = Store.open(options.store)
     tracking_uri = tracking_uri_of(store, options.tracking_uri)
@@ -42,22 +42,22 @@ def main() -> int:
 
 
 def _follow(store: Store, study: str, tracking_uri: str, *, every_s: float) -> None:
-    """Sync every so often, and when a line comes, until standard input ends."""
+    """Sync every `every_s` seconds, and whenever a line arrives, until standard input closes."""
     os.setpriority(os.PRIO_PROCESS, 0, max(_NICE_VALUE, os.getpriority(os.PRIO_PROCESS, 0)))
     synced = database_file(tracking_uri)
     while not select.select([0], [], [], every_s)[0] or os.read(0, 4096):
-        _begin_anew_if_replaced(tracking_uri, synced)
+        _restart_if_replaced(tracking_uri, synced)
         try:
             sync(store, study, tracking_uri=tracking_uri)
-        except Exception as error:  # a view that cannot be reached now may be there at the next turn
+        except Exception as error:  # MLflow may be reachable again at the next sync
             print(f"{error}", file=sys.stderr)
         synced = synced or database_file(tracking_uri)
-    _begin_anew_if_replaced(tracking_uri, synced)
+    _restart_if_replaced(tracking_uri, synced)
 
 
-def _begin_anew_if_replaced(tracking_uri: str, synced: tuple[int, int] | None) -> None:
-    """Become a new process where MLflow's database file is no longer the one that was synced to: MLflow keeps a file open
-    for as long as a process lives, also when it was removed."""
+def _restart_if_replaced(tracking_uri: str, synced: tuple[int, int] | None) -> None:
+    """Replace this process if MLflow's database file is not the one that was synced to: MLflow keeps a file open as long as
+    the process lives, even after the file was removed."""
     if synced is not None and database_file(tracking_uri) != synced:
         os.execv(sys.executable, [sys.executable, "-m", "midstudy.track", *sys.argv[1:]])
 

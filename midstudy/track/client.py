@@ -1,4 +1,4 @@
-"""Where MLflow is, and what goes wrong on the way there."""
+"""MLflow's address, a client for it, and one error for everything that can go wrong with it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ _SQLITE = "sqlite:///"
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; MLflow waits 120
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow tries 7 times more, and for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; MLflow's default is 120
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's default is 7, which takes minutes
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
-"""A server that is down is told of in seconds, one that hangs in a minute; who has set them otherwise means it."""
+"""With these, a server that is down is reported within seconds, one that hangs within a minute. Variables that the user has
+set are kept."""
 
 
 class TrackingError(ValueError):
-    """MLflow cannot be brought up to date; the store and its results are untouched."""
+    """MLflow could not be updated; the store and its results are unchanged."""
 
 
 def default_tracking_uri(store: Store) -> str:
@@ -40,12 +41,12 @@ def default_tracking_uri(store: Store) -> str:
 
 
 def tracking_uri_of(store: Store, chosen: str | None = None) -> str:
-    """MLflow's address: the chosen one, else MLFLOW_TRACKING_URI, else the store's own SQLite file."""
+    """Return `chosen` if given, else $MLFLOW_TRACKING_URI, else the SQLite file in the store."""
     return chosen or os.environ.get("MLFLOW_TRACKING_URI", "").strip() or default_tracking_uri(store)
 
 
 def database_file(tracking_uri: str) -> tuple[int, int] | None:
-    """Device and inode of the SQLite file at this address; none where there is no file, or MLflow is a server."""
+    """Device and inode of the SQLite file at this address; None if there is no file or the address is a server's."""
     try:
         found = Path(tracking_uri.removeprefix(_SQLITE)).stat() if tracking_uri.startswith(_SQLITE) else None
     except OSError:
@@ -54,7 +55,7 @@ def database_file(tracking_uri: str) -> tuple[int, int] | None:
 
 
 def connect(tracking_uri: str) -> MlflowClient:
-    """A client of MLflow at this address; a SQLite file is made where there is none."""
+    """Return a client for this address; a missing SQLite file is created."""
     _prepare()
     from mlflow.tracking import MlflowClient
 
@@ -64,7 +65,7 @@ def connect(tracking_uri: str) -> MlflowClient:
 
 
 def _require_database(path: str) -> None:
-    """Open MLflow's SQLite file before MLflow does, which retries silently for two minutes.
+    """Check the SQLite file before MLflow opens it, because MLflow retries silently for two minutes.
 
     Raises:
         OSError: the file cannot be opened or created, or is not a database.
@@ -73,7 +74,9 @@ def _require_database(path: str) -> None:
         return
     where = Path(os.path.realpath(path))
     if (num_bytes := len(os.fsencode(where))) > LONGEST_DATABASE:
-        raise OSError(f"its path has {num_bytes} bytes, of which SQLite takes {LONGEST_DATABASE}; name another")
+        raise OSError(
+            f"expected a path of at most {LONGEST_DATABASE} bytes, SQLite's limit, got {num_bytes}; choose a shorter one"
+        )
     where.parent.mkdir(parents=True, exist_ok=True)
     try:
         with contextlib.closing(sqlite3.connect(where)) as database:
@@ -81,36 +84,38 @@ def _require_database(path: str) -> None:
     except sqlite3.Error as error:
         if "locked" not in str(error):  # MLflow waits for locks
             raise OSError(f"SQLite: {error}") from error
-    for one in (where, where.parent):
-        if one.exists() and not os.access(one, os.W_OK):
-            raise OSError(f"{one} cannot be written")
+    for path_needed in (where, where.parent):
+        if path_needed.exists() and not os.access(path_needed, os.W_OK):
+            raise OSError(f"{path_needed} cannot be written")
 
 
 def _prepare() -> None:
-    """MLflow's settings, which it reads when it is imported."""
+    """Set MLflow's environment variables, which it reads when it is imported."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
 
 
 @contextmanager
-def told_as_tracking_errors(store: Store, tracking_uri: str) -> Iterator[None]:
-    """Turns what MLflow, its database or the network raise into one error that says that no result is lost.
+def as_tracking_errors(store: Store, tracking_uri: str) -> Iterator[None]:
+    """Turn errors of MLflow, its database or the network into a `TrackingError`, which says that no result is lost.
 
     Raises:
-        TrackingError: any of it.
+        TrackingError: MLflow, its database or the network failed.
     """
     _prepare()
-    from alembic.util.exc import CommandError  # a database that is removed while it is being made
+    from alembic.util.exc import CommandError  # the database was removed while it was being created
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints tracebacks of what is told here
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints tracebacks of the errors reported here
     try:
         yield
     except StoreError:
         raise
     except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
-        # ImportError: a database's driver. ValueError: an address that cannot be one.
-        study = f"midstudy track sync --store {shlex.quote(str(store.root))}"
-        said = " ".join(str(error).split()).partition(" [SQL: ")[0].removesuffix(".")
-        raise TrackingError(f"MLflow at {tracking_uri}: {said}. The results are in the store; later: {study}") from error
+        # ImportError: a missing database driver. ValueError: a malformed address.
+        command = f"midstudy track sync --store {shlex.quote(str(store.root))}"
+        reason = " ".join(str(error).split()).partition(" [SQL: ")[0].removesuffix(".")
+        raise TrackingError(
+            f"MLflow at {tracking_uri}: {reason}. The results are in the store; sync later with: {command}"
+        ) from error

@@ -1,6 +1,6 @@
-"""What MLflow is told of a study and of each of its stages: name, parameters, tags, metrics, curve, data, checkpoint.
+"""The MLflow run of a study and of each stage as plain data: name, parameters, tags, metrics, curve, data, checkpoint.
 
-Pure; knows nothing of MLflow. Every time stamp comes from the store, so telling it again tells the same.
+Does not import MLflow. Every time stamp comes from the store, so the same store gives the same runs.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ STUDY_TAG = "midstudy.study"
 PARENTS_TAG = "midstudy.parents"
 ATTEMPT_TAG = "midstudy.attempt"
 CONTENT_TAG = "midstudy.content"
-"""Digest of everything a run was told; a run whose digest is current needs nothing."""
+"""Digest of everything written to a run; a run whose digest is current is skipped."""
 CURVE_STEP_TAG = "midstudy.curve_step"
-"""The last step of the curve that a run was told: what is told later goes on from there."""
+"""The last step of the curve that was written to a run; the next sync continues from there."""
 LAYOUT_TAG = "midstudy.layout"
 _LAYOUT = "2"
-"""Version of the names of parameters and metrics; runs with another are made again."""
+"""Version of the names of parameters and metrics; runs of another version are recreated."""
 
 FINISHED, FAILED, RUNNING, WAITING = "FINISHED", "FAILED", "RUNNING", "SCHEDULED"
 
 STUDY = ""
-"""Key of the study's own run, where the keys of the others are stage ids."""
+"""Key of the study's own run; the keys of all others are stage ids."""
 
 CHECKPOINT_FOLDER = "checkpoint"
-"""Where a state's published folder has its weights."""
+"""Folder of the weights inside a state's published folder."""
 
 _TEXT_LENGTH = 5000
 
@@ -48,9 +48,9 @@ _TEXT_LENGTH = 5000
 class RunFacts:
     """A study or one of its stages as an MLflow run; times in Unix milliseconds.
 
-    `key` is the stage's id, or `STUDY`; `under` the key of the run it is nested below, none for the study's own.
-    `checkpoint` is the folder of a state that is an arm's last, `artifacts` what the study's run keeps of its report, by
-    the folder it is shown in.
+    `key` is the stage's id, or `STUDY`. `under` is the key of the run that it is nested below; None for the study's own.
+    `checkpoint` is the folder of an arm's last state. `artifacts` maps files of the report, which the study's run keeps,
+    to the folder that MLflow shows them in.
     """
 
     key: str
@@ -64,16 +64,16 @@ class RunFacts:
     metrics: Mapping[str, float]
     curve: Path | None = None
     measured: tuple[Point, ...] = ()
-    """Curves that the study measures of this state's run, by the step of each state."""
+    """Measures at several states of the arm that ends in this state, by the step of each state."""
     data: tuple[DataFacts, ...] = ()
     checkpoint: Path | None = None
     artifacts: Mapping[Path, str | None] | None = None
     content: str = ""
 
     def points(self, *, after_step: int = -1) -> Iterator[Point]:
-        """The final metrics, at step 0, since the UI draws bars of those and not lines of one point; then the curve.
+        """Yield the final metrics at step 0, which the UI draws as bars rather than as lines of one point, then the curve.
 
-        In that order because the page that compares runs begins with the metric that was written first.
+        The order matters: the page that compares runs starts with the metric that was written first.
         """
         for name, value in self.metrics.items():
             yield Point(name, value, self.ended_ms or self.started_ms, 0)
@@ -82,66 +82,70 @@ class RunFacts:
             yield from curve_points(self.curve, after_step=after_step)
 
     def digested(self) -> RunFacts:
-        """With `content`, which changes whenever anything of it does."""
-        told: list[Any] = [self.name, self.status, self.started_ms, self.ended_ms, self.params, self.tags, self.metrics]
-        told += [[one.as_json() for one in self.data], str(self.checkpoint), [astuple(one) for one in self.measured]]
-        told += [self.curve.stat().st_size if self.curve is not None and self.curve.exists() else None]
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode("utf-8"))
+        """Return a copy whose `content` is a digest of all other fields."""
+        content: list[Any] = [self.name, self.status, self.started_ms, self.ended_ms, self.params, self.tags, self.metrics]
+        content += [
+            [data.as_json() for data in self.data],
+            str(self.checkpoint),
+            [astuple(point) for point in self.measured],
+        ]
+        content += [self.curve.stat().st_size if self.curve is not None and self.curve.exists() else None]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8"))
         for path in self.artifacts or ():
             digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
         return replace(self, content=digest.hexdigest()[:16])
 
 
 def study_facts(store: Store, manifest: Manifest) -> list[RunFacts]:
-    """The study's run, then those of its stages that are finished, failed or begun; parents before their children.
+    """Return the study's run, then those of its stages that are finished, failed or started; parents before children.
 
-    Nothing while no stage is begun.
+    Empty until the first stage has started.
     """
     records = store.records(manifest.stages)
     values, names = measured_values(manifest, records), run_names(manifest)
     finals = {arm.state for arm in manifest.arms}
     facts = []
     for stage_id, stage in manifest.stages.items():
-        told = StageRun(store, manifest, records, stage_id, stage, names[stage_id])
+        run = StageRun(store, manifest, records, stage_id, stage, names[stage_id])
         if stage_id in records:
-            facts.append(told.finished(values.get(stage_id, {}), is_final=stage_id in finals))
+            facts.append(run.finished(values.get(stage_id, {}), is_final=stage_id in finals))
         elif failure := store.failure(stage_id):
-            facts.append(told.failed(failure))
-        elif begun := told.begun():
-            facts.append(begun)
+            facts.append(run.failed(failure))
+        elif started := run.started():
+            facts.append(started)
     if not facts:
         return []
-    return [one.digested() for one in (_study(store, manifest, facts), *facts)]
+    return [run.digested() for run in (_study(store, manifest, facts), *facts)]
 
 
 def measured_values(manifest: Manifest, records: Mapping[str, Record]) -> dict[str, dict[str, float]]:
-    """Measured columns of each arm's last state, as far as they are finished; curves apart."""
-    found: dict[str, dict[str, float]] = {}
+    """Return the finished measures of each arm by the id of its last state; curves are not included."""
+    by_state: dict[str, dict[str, float]] = {}
     for arm in manifest.arms:
-        values = found.setdefault(arm.state, {})
+        values = by_state.setdefault(arm.state, {})
         for column, evaluations in arm.measures.items():
             about = manifest.columns[column]
             if not about.is_curve and evaluations[0] in records and about.metric in records[evaluations[0]].metrics:
                 values[column] = float(records[evaluations[0]].metrics[about.metric])
-    return found
+    return by_state
 
 
 def measured_curves(manifest: Manifest, records: Mapping[str, Record], state: str) -> tuple[Point, ...]:
-    """The curves of the arms that end in a state, a point for each finished evaluation."""
+    """Return the curves of the arms that end in `state`: one point per finished evaluation."""
     points = []
     for arm in manifest.arms:
         for column, evaluations in arm.measures.items() if arm.state == state else ():
             about = manifest.columns[column]
-            for one in evaluations if about.is_curve else ():
-                if one in records and about.metric in records[one].metrics:
-                    value, step = float(records[one].metrics[about.metric]), manifest.stages[one].step or 0
-                    finished_ms = milliseconds(records[one].timing["finished_at"])
+            for stage_id in evaluations if about.is_curve else ():
+                if stage_id in records and about.metric in records[stage_id].metrics:
+                    value, step = float(records[stage_id].metrics[about.metric]), manifest.stages[stage_id].step or 0
+                    finished_ms = milliseconds(records[stage_id].timing["finished_at"])
                     points.append(Point(result_name(column), value, finished_ms, step))
     return tuple(points)
 
 
 def result_name(column: str) -> str:
-    """A measured column as a metric, in the first section of charts: `arm/sft_loss`."""
+    """Name of a measured column as a metric; its prefix puts it into the first section of charts."""
     return f"arm/{column}"
 
 
@@ -180,29 +184,29 @@ class StageRun:
         note = f"**{failure['cause']}**\n\nRetry with `{failure['retry']}`\n\n```\n{log}\n```"
         return self._facts(status=FAILED, started_ms=ended_ms, ended_ms=ended_ms, tags={"mlflow.note.content": note})
 
-    def begun(self) -> RunFacts | None:
-        """Of the newest attempt, its curve so far; none where there is none, or it goes away just now."""
+    def started(self) -> RunFacts | None:
+        """The newest attempt with its curve so far; None if there is no attempt, or it is being removed."""
         attempt = next(iter(self.store.former_attempts(self.stage_id)), None)
         if attempt is None or not (attempt / RESULT_FOLDER).exists():
             return None
         return self._facts(
             status=RUNNING if is_alive(attempt) else WAITING,
-            started_ms=_began_ms(attempt.name),
+            started_ms=_started_ms(attempt.name),
             tags={ATTEMPT_TAG: attempt.name},
             curve=attempt / RESULT_FOLDER / METRICS_FILE,
         )
 
     @property
     def _params(self) -> dict[str, Any]:
-        """The study's factors, and what the stage is about."""
+        """The factors of the stage, and its model, step, data and split."""
         stage = self.stage
-        own = {"model": stage.model or None, "step": stage.step, "data": stage.data or None, "split": stage.split or None}
-        return {**stage.factors, **{name: value for name, value in own.items() if value is not None}}
+        about = {"model": stage.model or None, "step": stage.step, "data": stage.data or None, "split": stage.split or None}
+        return {**stage.factors, **{name: value for name, value in about.items() if value is not None}}
 
     def _facts(self, *, tags: Mapping[str, str], metrics: Mapping[str, float] | None = None, **facts: Any) -> RunFacts:
         state = state_behind(self.manifest, self.stage)
         data = data_facts(self.store, self.manifest, self.records, self.stage)
-        told = {
+        all_tags = {
             STAGE_ID_TAG: self.stage_id,
             LAYOUT_TAG: _LAYOUT,
             PARENTS_TAG: ",".join(self.stage.parents)[:_TEXT_LENGTH],
@@ -210,11 +214,11 @@ class StageRun:
             "stage_kind": self.stage.role,
             "mlflow.source.name": "midstudy",
             "mlflow.source.type": "JOB",
-            **{f"midstudy.data.{one.name}": one.digest for one in data},
+            **{f"midstudy.data.{split.name}": split.digest for split in data},
             **tags,
         }
         if state is not None:
-            told["midstudy.parent_state"] = state
+            all_tags["midstudy.parent_state"] = state
         nested = self.stage.kind == "evaluation" and state in self.records
         return RunFacts(
             key=self.stage_id,
@@ -222,7 +226,7 @@ class StageRun:
             name=self.name,
             ended_ms=facts.pop("ended_ms", None),
             params={name: _text(value) for name, value in self._params.items()},
-            tags=told,
+            tags=all_tags,
             metrics=metrics or {},
             data=data,
             **facts,
@@ -230,19 +234,22 @@ class StageRun:
 
 
 def run_names(manifest: Manifest) -> dict[str, str]:
-    """What MLflow calls each stage: its label without the words that all labels of its role begin with, since columns and
-    legends show some twenty letters: `code20@24 → pycode, trunk 0, SFT 1337`. An evaluation is called by the name of its
-    state. A name is a substring of its label, so `midstudy logs` finds the stage."""
+    """Return the MLflow name of each stage: its label without the leading words that all labels of its role share.
+
+    Columns and legends show about twenty letters, so `code20@24 → pycode, trunk 0, SFT 1337` says more than the label
+    does. An evaluation has the name of its state, then its data. A name is a substring of its label, so `midstudy logs`
+    finds the stage.
+    """
     words: dict[str, list[list[str]]] = {}
     for stage in manifest.stages.values():
-        words.setdefault(stage.role, []).append(stage.label.split(" ")[:-1])  # the last word of a label always stays
+        words.setdefault(stage.role, []).append(stage.label.split(" ")[:-1])  # the last word always stays
     shared = {role: _num_shared(labels) if len(labels) > 1 else 0 for role, labels in words.items()}
     names: dict[str, str] = {}
-    for identity, stage in manifest.stages.items():  # parents come first
-        names[identity] = stage.label.split(" ", shared[stage.role])[shared[stage.role]]
+    for stage_id, stage in manifest.stages.items():  # parents come first
+        names[stage_id] = stage.label.split(" ", shared[stage.role])[shared[stage.role]]
         state = state_behind(manifest, stage) if stage.kind == "evaluation" else None
         if state is not None:
-            names[identity] = f"{names[state]}{stage.label.partition(manifest.stages[state].label)[2]}"
+            names[stage_id] = f"{names[state]}{stage.label.partition(manifest.stages[state].label)[2]}"
     return names
 
 
@@ -255,9 +262,9 @@ def _num_shared(rows: list[list[str]]) -> int:
 
 
 def _study(store: Store, manifest: Manifest, stages: list[RunFacts]) -> RunFacts:
-    """The study's run: what it asks, how far it is, and its report, if there is one."""
+    """The study's run: its question, its progress and, once written, its report."""
     folder = store.paths.study(manifest.name)
-    statuses = [one.status for one in stages]
+    statuses = [stage.status for stage in stages]
     num_finished, num_failed = statuses.count(FINISHED), statuses.count(FAILED)
     if num_finished == len(manifest.stages):
         status = FINISHED
@@ -281,8 +288,8 @@ def _study(store: Store, manifest: Manifest, stages: list[RunFacts]) -> RunFacts
         under=None,
         name=manifest.name,
         status=status,
-        started_ms=min(one.started_ms for one in stages),
-        ended_ms=max((one.ended_ms for one in stages if one.ended_ms is not None), default=None),
+        started_ms=min(stage.started_ms for stage in stages),
+        ended_ms=max((stage.ended_ms for stage in stages if stage.ended_ms is not None), default=None),
         params={},
         tags=tags,
         metrics={},
@@ -290,14 +297,14 @@ def _study(store: Store, manifest: Manifest, stages: list[RunFacts]) -> RunFacts
     )
 
 
-def _began_ms(attempt: str) -> int:
-    """When an attempt began, from its name: to the microsecond what its record will say."""
-    began = datetime.strptime(attempt.partition("-")[0], "%Y%m%dT%H%M%S.%f")
-    return milliseconds(began.replace(tzinfo=UTC).timestamp())
+def _started_ms(attempt: str) -> int:
+    """Start time of an attempt, from its name; equal to the one in its record, to the microsecond."""
+    started = datetime.strptime(attempt.partition("-")[0], "%Y%m%dT%H%M%S.%f")
+    return milliseconds(started.replace(tzinfo=UTC).timestamp())
 
 
 def _text(value: Any) -> str:
-    """A parameter's value; 0.0 and 0 read the same, so that one factor has one column of values."""
+    """A parameter's value as text; 0.0 and 0 give the same text, so that a factor's values compare as equal."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

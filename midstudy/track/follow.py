@@ -1,4 +1,4 @@
-"""A process beside a running study that keeps MLflow up to date; the study never waits for it but at the very end."""
+"""A process beside a running study that keeps MLflow current; the study waits for it only at the end."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from midstudy.track.sync import SyncReport
 
 
 class Follower:
-    """Syncs a study every `every_s` seconds in a process of its own, from entering the context on.
+    """Sync a study every `every_s` seconds in a separate process while the context is open.
 
-    `finish` makes the last sync. Left without it, the process is stopped where it is: a sync can stop anywhere, and the
-    next one completes it.
+    `finish` makes a last sync. Leaving the context without it kills the process, which is safe: the next sync completes
+    one that was interrupted anywhere.
     """
 
     def __init__(self, store: Store, study_name: str, *, tracking_uri: str | None = None, every_s: float = 60.0) -> None:
@@ -38,24 +38,24 @@ class Follower:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             encoding="utf-8",
-            start_new_session=True,  # Ctrl-C is for the study; this process ends when its standard input does
+            start_new_session=True,  # Ctrl-C must reach the study alone; this process exits when its standard input closes
             env=of_child(OMP_NUM_THREADS="1"),
             cwd=existing_folder(),  # MLflow's address may be relative to it
         )
         return self
 
     def sync_soon(self) -> None:
-        """Let the process sync now, while the caller does something else: `finish` is the quicker for it."""
+        """Request a sync now, while the caller does other work, so that `finish` has less to do."""
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it is gone: `finish` tells why
+        with contextlib.suppress(OSError):  # the process has exited: `finish` reports why
             self._process.stdin.write("now\n")
             self._process.stdin.flush()
 
     def finish(self, *, timeout_s: float = 120.0) -> SyncReport:
-        """End with a last sync of everything the store holds now.
+        """Make a last sync and end the process.
 
         Raises:
-            TrackingError: it failed or took longer; the results are in the store, a later sync sends them.
+            TrackingError: the sync failed or took longer than `timeout_s`; a later sync sends what is missing.
         """
         try:
             output, _ = self._process.communicate(timeout=timeout_s)
@@ -63,7 +63,7 @@ class Follower:
             self._process.kill()
             raise TrackingError(
                 f"MLflow: the last sync took more than {timeout_s:g} s and was stopped. The results are in the store; "
-                f"later: {self._later}"
+                f"sync later with: {self._later}"
             ) from None
         if self._process.returncode != 0:
             self._errors.seek(0)

@@ -1,4 +1,4 @@
-"""Where a stage comes from, in MLflow's terms: the data it read, the state before it, the code and machine that made it."""
+"""Lineage of a stage for MLflow: the data it read, its parent state, and the code and machine that made it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from midstudy.store.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """One split of a data set as a stage read it: the token files in `folder`, made from `source`.
+    """One split of a data set that a stage read: token files in `folder`, made from `source`.
 
-    `digest` is that of the split's files; `num_tokens` and `num_documents` are its size.
+    `digest` covers the split's files; `num_tokens` and `num_documents` are their totals.
     """
 
     name: str
@@ -34,15 +34,15 @@ class DataFacts:
 
 
 def data_facts(store: Store, manifest: Manifest, records: Mapping[str, Record], stage: StageEntry) -> tuple[DataFacts, ...]:
-    """The data that a stage reads: of its parents the token files, in the split it is evaluated on, else the train split."""
+    """Return the token files among the stage's parents: the split that it is evaluated on, else the train split."""
     split = stage.split or "train"
-    found = []
+    splits = []
     for parent in stage.parents:
         record = records.get(parent)
         if record is None or record.kind != "tokens":
             continue
         name = manifest.stages[parent].data
-        found.append(
+        splits.append(
             DataFacts(
                 name=name,
                 split=split,
@@ -53,18 +53,18 @@ def data_facts(store: Store, manifest: Manifest, records: Mapping[str, Record], 
                 num_documents=record.metrics.get(f"{split}_documents", 0),
             )
         )
-    return tuple(found)
+    return tuple(splits)
 
 
 def state_behind(manifest: Manifest, stage: StageEntry) -> str | None:
-    """The state that a stage trains on from, or evaluates; None where it starts from drawn weights or is about data."""
+    """Return the state that a stage continues or evaluates; None if it starts from drawn weights or handles data."""
     if stage.start_from is not None:
         return stage.start_from
-    return next((one for one in stage.parents if one in manifest.stages and manifest.stages[one].kind == "state"), None)
+    return next((id for id in stage.parents if id in manifest.stages and manifest.stages[id].kind == "state"), None)
 
 
 def environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:
-    """Machine, libraries, placement, and the commit with whether its tree had been changed since."""
+    """Return tags for the machine, libraries, placement and commit, and whether the source tree had uncommitted changes."""
     plain = {name: value for name, value in environment.items() if name != "placement" and value is not None}
     tags = {f"environment.{name}": str(value) for name, value in plain.items()}
     tags |= {f"placement.{name}": str(value) for name, value in (environment.get("placement") or {}).items()}
@@ -74,7 +74,7 @@ def environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _split_digest(record: Record, split: str) -> str:
-    """Digest of the files of one split, from their digests in the record."""
+    """Digest of one split's files, computed from their digests in the record."""
     digest = hashlib.sha256()
     for name in sorted(record.files):
         if name.startswith((f"{split}-", f"{split}.")):

@@ -1,4 +1,4 @@
-"""The address of MLflow's page of a study's arms, with the filter and the order that make it readable."""
+"""The address of MLflow's page of a study's arms, filtered and sorted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from midstudy.track.facts import result_name
 
 
 def arms_page(server_url: str, experiment_id: str, manifest: Manifest) -> str:
-    """The last states of the arms, the best one first; select some and compare them.
+    """Return the address of the list of the arms' last states, best first, where some can be selected and compared.
 
-    Ordered by a metric because the page nests runs, and hides the nested ones, where it is ordered by time.
+    The list is sorted by a metric because MLflow collapses nested runs when it sorts by time.
     """
     settings = {"workflowType": "machine_learning", "startTime": "ALL"}
     roles = sorted({manifest.stages[arm.state].role for arm in manifest.arms})
@@ -20,7 +20,7 @@ def arms_page(server_url: str, experiment_id: str, manifest: Manifest) -> str:
             f"tags.stage_kind = '{roles[0]}'" if len(roles) == 1 else "tags.stage_kind != 'evaluation'"
         )
     first = manifest.comparisons[0].columns[0] if manifest.comparisons else None
-    column = first or next((name for name, one in manifest.columns.items() if not one.is_curve), None)
+    column = first or next((name for name, about in manifest.columns.items() if not about.is_curve), None)
     if column is not None:
         lower = manifest.columns[column].better == "lower"
         settings |= {"orderByKey": f"metrics.`{result_name(column)}`", "orderByAsc": "true" if lower else "false"}

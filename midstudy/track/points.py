@@ -1,4 +1,4 @@
-"""The numbers that MLflow is told: those a record ends with, and the curve of a metrics file."""
+"""Metric points for MLflow: the final metrics of a record, and the curve in a metrics file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from midstudy.store.attempt import read_metrics
 
 CURVE_PREFIX = "train/"
 
-# MLflow draws a section of charts for each prefix, in the order of the alphabet, and lists metrics in that order: first the
-# losses that a study is about, last what it took.
+# MLflow draws one section of charts per prefix and sorts both sections and metrics alphabetically: results come first,
+# costs last.
 _SECTIONS = {
     "train_loss_nats": "loss/train",
     "token_shares": "mix/token_shares",
@@ -41,7 +41,7 @@ class Point:
 
 
 def curve_points(path: Path, *, after_step: int = -1) -> Iterator[Point]:
-    """The numbers of a metrics file from the steps after `after_step`; of a step that was computed twice, the later line."""
+    """Yield the numbers of a metrics file for steps after `after_step`; the last line counts if a step was repeated."""
     lines = {int(line["step"]): line for line in read_metrics(path) if int(line.get("step", -1)) > after_step}
     for step, line in lines.items():
         for name, value in line.items():
@@ -51,7 +51,7 @@ def curve_points(path: Path, *, after_step: int = -1) -> Iterator[Point]:
 
 
 def final_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers of a record's metrics; nested ones are named by their path, as in `mix/epochs/code`."""
+    """Yield the numbers of a record's metrics; nested ones are named by their path, as in `mix/epochs/code`."""
     for name, value in metrics.items():
         shown_as = _SECTIONS.get(name, name)
         if isinstance(value, Mapping):
@@ -61,7 +61,7 @@ def final_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def metric_name(name: str) -> str:
-    """`name` with the characters that MLflow refuses replaced by `_`."""
+    """Replace the characters that MLflow refuses by `_`."""
     return _ODD_IN_NAME.sub("_", name)
 
 

@@ -1,7 +1,7 @@
-"""MLflow's pages on a database without a server of its own: one process, on a free loopback port.
+"""MLflow's web pages for a local database: one server process on a free loopback port.
 
-The parent holds the listening socket and the pipe that is the server's standard input: the port is never someone else's,
-and a server whose parent was killed ends by itself. `mlflow server` would bring four workers and a queue of jobs.
+The parent holds the listening socket, so no other process can take the port, and the pipe that is the server's standard
+input, so the server exits when its parent is killed. `mlflow server` would start four workers and a job queue.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OF_OTHER_SERVERS = (
 
 
 class MlflowServer:
-    """One server process; artifacts that MLflow itself keeps go below `folder`, as does the log.
+    """One server process. Its log, and artifacts that MLflow stores itself, are kept below `folder`.
 
     Raises:
         OSError: the folder cannot be written.
@@ -48,8 +48,8 @@ class MlflowServer:
                 stdout=log,
                 stderr=log,
                 pass_fds=(listening.fileno(),),
-                start_new_session=True,  # Ctrl-C is for the parent, which stops it
-                # Without settings for other servers, such as allowed hosts and storage locations.
+                start_new_session=True,  # Ctrl-C must reach the parent alone, which stops the server
+                # Drop settings meant for other servers, such as allowed hosts and storage locations.
                 env=of_child(
                     without=("_MLFLOW_SERVER", *(f"MLFLOW_{name}" for name in _OF_OTHER_SERVERS)),
                     MLFLOW_DISABLE_TELEMETRY="true",
@@ -63,10 +63,10 @@ class MlflowServer:
         return self._process.poll() is None
 
     def wait_until_healthy(self, timeout_s: float = _HEALTH_TIMEOUT_S) -> None:
-        """Wait for the first good answer.
+        """Wait until the server answers.
 
         Raises:
-            OSError: the process ended, or there was no answer within `timeout_s`.
+            OSError: the process exited, or did not answer within `timeout_s`.
         """
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback: never through a proxy
         deadline = time.monotonic() + timeout_s
@@ -74,10 +74,10 @@ class MlflowServer:
             with contextlib.suppress(OSError), opener.open(f"{self.url}/health", timeout=_POLL_S * 10):
                 return
             time.sleep(_POLL_S)
-        raise OSError(f"MLflow's server did not come up within {timeout_s:g} s; its log is {self.log}")
+        raise OSError(f"expected an answer from MLflow's server within {timeout_s:g} s, got none; its log is {self.log}")
 
     def stop(self) -> None:
-        """End the process, by force if it does not end when asked."""
+        """Stop the process; kill it if it does not exit in time."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -89,10 +89,10 @@ class MlflowServer:
 
 
 def _serve(descriptor: int, tracking_uri: str, folder: str) -> None:
-    """Run the server on an inherited listening socket until standard input ends."""
+    """Run the server on an inherited listening socket until standard input closes."""
     from mlflow.server.constants import ARTIFACT_ROOT_ENV_VAR, BACKEND_STORE_URI_ENV_VAR
 
-    # How MLflow's own command tells the application; read when it is imported.
+    # The application reads these when it is imported.
     os.environ[BACKEND_STORE_URI_ENV_VAR] = tracking_uri
     os.environ[ARTIFACT_ROOT_ENV_VAR] = (Path(folder) / "artifacts").as_uri()
     import uvicorn

@@ -1,7 +1,7 @@
-"""Brings MLflow up to what the store says: idempotent, in few batched calls, under a lock per study.
+"""Update MLflow from the store: idempotent, in few batched calls, under a lock per study.
 
-Which runs are current is read from MLflow itself (a digest in a tag of each run), not from a cursor of our own: a
-database of MLflow's that was emptied, or is another one, is simply filled.
+A digest in a tag of each run says whether that run is current. No cursor is kept elsewhere, so an empty or different
+MLflow database is filled from scratch.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from midstudy.files.errors import unwritable
 from midstudy.recipe.manifest import Manifest
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
-from midstudy.track.client import TrackingError, connect, default_tracking_uri, told_as_tracking_errors
+from midstudy.track.client import TrackingError, as_tracking_errors, connect, default_tracking_uri
 from midstudy.track.facts import CONTENT_TAG, FAILED, STAGE_ID_TAG, STUDY, STUDY_TAG, RunFacts, study_facts
-from midstudy.track.tell import PARENT_RUN_TAG, Teller, is_another
+from midstudy.track.write import PARENT_RUN_TAG, RunWriter, must_be_recreated
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -31,9 +31,9 @@ _LOCK_POLL_S = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class SyncReport:
-    """What one sync did: runs created, updated, already current; how many are failed stages; metric points sent.
+    """Counts of one sync: runs created, updated and already current, failed stages, metric points sent.
 
-    The study itself is one of the runs.
+    The study's own run is counted.
     """
 
     tracking_uri: str
@@ -50,50 +50,50 @@ class SyncReport:
 
 
 def sync(store: Store, study_name: str, *, tracking_uri: str, lock_timeout_s: float = 300.0) -> SyncReport:
-    """Make the runs of a study and of its finished, failed and running stages in MLflow, and complete those that are behind.
+    """Create the runs of a study and of its finished, failed and running stages in MLflow, and update those that are behind.
 
     Args:
-        tracking_uri: MLflow's address, as `midstudy.track.client.tracking_uri_of` gives it.
-        lock_timeout_s: how long to wait for another sync of the same study.
+        tracking_uri: MLflow's address, as `midstudy.track.client.tracking_uri_of` returns it.
+        lock_timeout_s: how long to wait while another process syncs the same study.
 
     Raises:
-        StoreError: there is no such study, or a record was damaged.
-        TrackingError: MLflow refused, could not be reached, or another sync holds the study.
+        StoreError: there is no such study, or a record is damaged.
+        TrackingError: MLflow failed or could not be reached, or another sync held the lock for too long.
     """
-    began = time.perf_counter()
+    started = time.perf_counter()
     manifest = load(store, study_name)
-    with _study_lock(store, manifest.name, timeout_s=lock_timeout_s), told_as_tracking_errors(store, tracking_uri):
+    with _study_lock(store, manifest.name, timeout_s=lock_timeout_s), as_tracking_errors(store, tracking_uri):
         facts = study_facts(store, manifest)
         client = connect(tracking_uri)
         experiment_id = _experiment(client, store, manifest, tracking_uri)
         known = _known_runs(client, experiment_id)
-        teller = Teller(client, experiment_id)
+        writer = RunWriter(client, experiment_id)
         created = updated = 0
-        for one in facts:
-            run = known.get(one.key)
-            parent = None if one.under is None else known[one.under].info.run_id
-            if run is not None and _is_current(run, one, parent):
+        for wanted in facts:
+            run = known.get(wanted.key)
+            parent = None if wanted.under is None else known[wanted.under].info.run_id
+            if run is not None and _is_current(run, wanted, parent):
                 continue
-            if run is not None and is_another(run, one):
+            if run is not None and must_be_recreated(run, wanted):
                 client.delete_run(run.info.run_id)
                 run = None
             created, updated = created + (run is None), updated + (run is not None)
-            known[one.key] = teller.tell(one, run, parent)
+            known[wanted.key] = writer.write(wanted, run, parent)
     return SyncReport(
         tracking_uri=tracking_uri,
         experiment_id=experiment_id,
         created=created,
         updated=updated,
         unchanged=len(facts) - created - updated,
-        failed_stages=sum(one.status == FAILED and one.key != STUDY for one in facts),
-        points=teller.num_points,
-        wall_s=time.perf_counter() - began,
+        failed_stages=sum(run.status == FAILED and run.key != STUDY for run in facts),
+        points=writer.num_points,
+        wall_s=time.perf_counter() - started,
     )
 
 
 @contextmanager
 def _study_lock(store: Store, study: str, *, timeout_s: float) -> Iterator[None]:
-    """One sync of a study at a time: two at once could make two runs of a stage. Freed by the system if we die."""
+    """Allow one sync of a study at a time: two could create two runs of one stage. The system releases it if we die."""
     path = store.paths.mlflow / f"{study}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,63 +109,64 @@ def _study_lock(store: Store, study: str, *, timeout_s: float) -> Iterator[None]
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise TrackingError(
-                        f"{path}: another sync of study {study} holds it since {timeout_s:g} s or more. Wait, or end it."
+                        f"{path}: another sync of study {study} has held this lock for {timeout_s:g} s or more. Wait for "
+                        "it, or stop it."
                     ) from None
                 time.sleep(_LOCK_POLL_S)
         yield
 
 
 def _experiment(client: MlflowClient, store: Store, manifest: Manifest, tracking_uri: str) -> str:
-    """The study's experiment; one that was deleted in MLflow is restored, because the study is still in the store."""
+    """Return the id of the study's experiment; create it, or restore it if it was deleted in MLflow."""
     name, root = manifest.name, str(store.root)
     own = tracking_uri == default_tracking_uri(store)
-    found = client.get_experiment_by_name(name)
-    if found is not None and found.tags.get("midstudy.store", root) != root:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None and experiment.tags.get("midstudy.store", root) != root:
         if not own:
             raise TrackingError(
-                f"MLflow at {tracking_uri}: its experiment {name} shows the study of that name in "
-                f"{found.tags['midstudy.store']}, not in {root}. Give the study another name; or, if the store was moved, "
-                f"set the experiment's tag midstudy.store to {root}."
+                f"MLflow at {tracking_uri}: the experiment {name} belongs to the study of that name in "
+                f"{experiment.tags['midstudy.store']}, not in {root}. Give the study another name; or, if the store was "
+                f"moved, set the experiment's tag midstudy.store to {root}."
             )
-        # The store was moved, and the experiment's folder of artifacts is still the old one, which nothing can change.
-        client.rename_experiment(found.experiment_id, f"{name} in {found.tags['midstudy.store']}"[:500])
-        client.delete_experiment(found.experiment_id)
-        found = None
-    if found is None:
-        # A server knows where it keeps artifacts; without one MLflow would take a folder where this process was started.
+        # The store was moved. MLflow cannot change the folder of an experiment's artifacts, so make another experiment.
+        client.rename_experiment(experiment.experiment_id, f"{name} in {experiment.tags['midstudy.store']}"[:500])
+        client.delete_experiment(experiment.experiment_id)
+        experiment = None
+    if experiment is None:
+        # A server knows where it keeps artifacts; without a server MLflow would use the current folder.
         served = tracking_uri.startswith(("http://", "https://"))
         location = None if served else (store.paths.mlflow / "artifacts" / name).as_uri()
         tags = {
             "midstudy.store": root,
             "mlflow.note.content": manifest.question,
-            "mlflow.experimentKind": "custom_model_development",  # else the UI opens as for prompts and traces
+            "mlflow.experimentKind": "custom_model_development",  # otherwise the UI shows pages for prompts and traces
         }
         return client.create_experiment(name, artifact_location=location, tags=tags)
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return found.experiment_id
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return experiment.experiment_id
 
 
 def _known_runs(client: MlflowClient, experiment_id: str) -> dict[str, Run]:
-    """The runs that syncs made, by stage id; the study's own under `STUDY`.
+    """Return the runs that earlier syncs created, by stage id; the study's own under `STUDY`.
 
-    Where locks do not reach (two hosts, a file system without them) two syncs may have made one twice: the first stays.
+    Where locks do not work (two hosts, some file systems) two syncs may have created a run twice: the first is kept.
     """
-    found: dict[str, Run] = {}
+    runs: dict[str, Run] = {}
     token = None
     while True:
         page = client.search_runs([experiment_id], max_results=_PAGE_SIZE, page_token=token)
         for run in page:
             key = STUDY if STUDY_TAG in run.data.tags else run.data.tags.get(STAGE_ID_TAG)
-            if key in found:
-                first, double = sorted((found[key], run), key=lambda one: one.info.run_id)
+            if key in runs:
+                first, double = sorted((runs[key], run), key=lambda run: run.info.run_id)
                 client.delete_run(double.info.run_id)
-                found[key] = first
+                runs[key] = first
             elif key is not None:
-                found[key] = run
+                runs[key] = run
         token = page.token
         if not token:
-            return found
+            return runs
 
 
 def _is_current(run: Run, facts: RunFacts, parent_run_id: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""Tells MLflow of one study or stage: a run, what it read and, of an arm's last state, where its checkpoint is."""
+"""Writes one study or stage to MLflow: a run, the data it read and, for an arm's last state, its checkpoint."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 BATCH_SIZE = 1000
-"""Metrics that MLflow takes in one call (its REST API's limit)."""
+"""Metrics per call, the limit of MLflow's REST API."""
 
 PARENT_RUN_TAG = "mlflow.parentRunId"
 _CHECKPOINT_TAG = "midstudy.checkpoint"
 _ODD_IN_MODEL_NAME = re.compile(r"[^\w@+\-]+")
 
 
-def is_another(run: Run, facts: RunFacts) -> bool:
-    """Whether the run cannot be completed but must be made anew: MLflow changes neither parameters nor start times, and
-    keeps the metrics of former names and the points of an attempt that another one took over from."""
+def must_be_recreated(run: Run, facts: RunFacts) -> bool:
+    """Return whether `run` cannot be updated to `facts`.
+
+    MLflow cannot change parameters or start times, and keeps metrics under their old names and the points of previous
+    attempts.
+    """
     tags, params = run.data.tags, run.data.params
     return (
         tags.get(LAYOUT_TAG) != facts.tags[LAYOUT_TAG]
@@ -36,8 +39,8 @@ def is_another(run: Run, facts: RunFacts) -> bool:
     )
 
 
-class Teller:
-    """Makes and completes runs of one experiment. Each call may be the last: the digest that says "complete" comes last.
+class RunWriter:
+    """Creates and updates runs of one experiment. The digest is written last, so an interrupted write is repeated.
 
     `num_points` counts the metric points that were sent.
     """
@@ -46,8 +49,8 @@ class Teller:
         self._client, self._experiment_id = client, experiment_id
         self.num_points = 0
 
-    def tell(self, facts: RunFacts, run: Run | None, parent_run_id: str | None) -> Run:
-        """Create the run, or complete it; returns it."""
+    def write(self, facts: RunFacts, run: Run | None, parent_run_id: str | None) -> Run:
+        """Create the run, or update the existing `run`, and return it."""
         tags = {**facts.tags, **({} if parent_run_id is None else {PARENT_RUN_TAG: parent_run_id})}
         after_step = -1
         if run is None:
@@ -58,7 +61,7 @@ class Teller:
             tags["mlflow.runName"] = facts.name
         run_id = run.info.run_id
         if facts.data:
-            self._client.log_inputs(run_id, [_dataset(one) for one in facts.data])
+            self._client.log_inputs(run_id, [_dataset(data) for data in facts.data])
         model_id = self._model(facts, run_id)
         for path, shown_in in (facts.artifacts or {}).items():
             self._client.log_artifact(run_id, str(path), shown_in)
@@ -70,7 +73,7 @@ class Teller:
         return run
 
     def _log(self, facts: RunFacts, run_id: str, tags: dict[str, str], after_step: int, model_id: str | None) -> None:
-        """Parameters, tags and points, in batches; the digest with the last."""
+        """Log parameters, tags and points in batches; the digest goes with the last batch."""
         from mlflow.entities import Metric, Param, RunTag
 
         params: Sequence[Any] = [Param(name, value) for name, value in facts.params.items()]
@@ -78,7 +81,7 @@ class Teller:
         batch = list(islice(points, BATCH_SIZE))
         while True:
             following = list(islice(points, BATCH_SIZE))
-            # What a batch holds of a step may be a part of it, so the last step of any but the last is told again.
+            # A batch may end within a step, so the last step of every batch but the last is sent again by a later sync.
             last_step = max((point.step for point in batch), default=0) - bool(following)
             if facts.curve is not None and last_step > 0:
                 tags[CURVE_STEP_TAG] = str(max(last_step, after_step))
@@ -97,7 +100,7 @@ class Teller:
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def _model(self, facts: RunFacts, run_id: str) -> str | None:
-        """The logged model of an arm's last state: a reference to its checkpoint, which stays in the store."""
+        """Return the id of the logged model of an arm's last state: a reference to its checkpoint in the store."""
         if facts.checkpoint is None:
             return None
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
@@ -121,21 +124,21 @@ class Teller:
 
     @cached_property
     def _models(self) -> dict[str, list[LoggedModel]]:
-        """The experiment's references to checkpoints, by stage id."""
-        found: dict[str, list[LoggedModel]] = {}
+        """The experiment's logged models by stage id."""
+        models: dict[str, list[LoggedModel]] = {}
         token = None
         while True:
             page = self._client.search_logged_models([self._experiment_id], page_token=token)
             for model in page:
                 if (stage_id := model.tags.get(STAGE_ID_TAG)) is not None:
-                    found.setdefault(stage_id, []).append(model)
+                    models.setdefault(stage_id, []).append(model)
             token = page.token
             if not token:
-                return found
+                return models
 
 
 def _dataset(facts: DataFacts) -> DatasetInput:
-    """The token files that were read, as MLflow writes down a folder; where the text came from is part of the profile."""
+    """The token files that were read, as an MLflow dataset; the profile says where their text came from."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     profile = {"split": facts.split, "tokens": facts.num_tokens, "documents": facts.num_documents, "text": facts.source}
