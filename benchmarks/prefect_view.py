@@ -83,7 +83,7 @@ def measure(store: Store, *, num_stages: int, wait_s: float) -> None:
 
 
 def _until_shown(view: PrefectView) -> None:
-    while view._shown is None or view._shown.num_task_runs < 1:
+    while view._flow is None or view._flow.num_task_runs < 1:
         if not view._thread.is_alive():
             raise SystemExit(view.trouble)
         time.sleep(0.1)

@@ -1,1 +1,1 @@
-"""Prefect's view of a study, and the run that the view is of. The only code that imports Prefect."""
+"""Everything that imports Prefect: the view of a running study, flows for deployments, and local servers."""

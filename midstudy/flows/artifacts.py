@@ -1,4 +1,4 @@
-"""The texts and tables that Prefect shows of a study, made from the store. Pure; knows nothing of Prefect."""
+"""Texts and tables that Prefect shows of a study, made from the store. Does not import Prefect."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from midstudy.track.facts import measured_values
 
 
 def results_table(store: Store, manifest: Manifest) -> list[dict[str, Any]]:
-    """The arms of which something is measured at their end, one row each: factors and measured columns."""
-    wanted = {one for arm in manifest.arms for ids in arm.measures.values() for one in ids}
+    """Return a row per arm that has a measure of its last state: factors and measured columns."""
+    wanted = {stage_id for arm in manifest.arms for ids in arm.measures.values() for stage_id in ids}
     values = measured_values(manifest, store.records(wanted))
     rows = []
     for arm in manifest.arms:
-        found = values[arm.state]
-        if any(manifest.stages[arm.measures[column][0]].step == manifest.stages[arm.state].step for column in found):
-            rows.append({**arm.factors, **{column: round(value, 4) for column, value in found.items()}})
+        measured = values[arm.state]
+        if any(manifest.stages[arm.measures[column][0]].step == manifest.stages[arm.state].step for column in measured):
+            rows.append({**arm.factors, **{column: round(value, 4) for column, value in measured.items()}})
     return sorted(rows, key=lambda row: [str(row[name]) for name in manifest.factor_names])
 
 
 def artifact_key(study: str, what: str) -> str:
-    """Prefect's name of an artifact of a study: lower case, digits and dashes."""
+    """Return the key of an artifact: lower-case letters, digits and dashes, as Prefect requires."""
     return f"{study}-{what}".lower().replace("_", "-").replace(".", "-")
 
 
 def progress_text(progress: Progress) -> str:
-    """What is done and how long the rest may take."""
+    """Return the number of ended stages and the estimated time left, as text."""
     parts = [f"{progress.ended} of {progress.num_stages} stages"]
     for name in ("reused", "failed", "skipped"):
         if count := getattr(progress, name):
@@ -47,10 +47,10 @@ def duration(seconds: float) -> str:
 
 
 def study_text(store: Store, manifest: Manifest, watch: Watch, *, mlflow_page: str | None) -> str:
-    """The study's page: question, how far it is, failures with causes, where everything else is.
+    """Return the study's page as Markdown: question, progress, failures with causes, and where to find the rest.
 
     Args:
-        mlflow_page: the page of the arms, where MLflow is a server that has the study.
+        mlflow_page: address of the list of arms, if MLflow is a server that has the study.
     """
     name, progress, at = manifest.name, watch.progress(), shlex.quote(str(store.root))
     lines = [f"# {name}", "", manifest.question, ""]
@@ -60,12 +60,12 @@ def study_text(store: Store, manifest: Manifest, watch: Watch, *, mlflow_page: s
             retry = f"midstudy retry --store {at} {name} {stage_id}"
             lines += [f"**Failed: {manifest.stages[stage_id].label}**", "", one_line(end.cause), "", *_code(retry)]
     if mlflow_page is not None:
-        lines += [f"[The arms in MLflow]({mlflow_page}), the best first: select some and compare.", ""]
+        lines += [f"[The arms in MLflow]({mlflow_page}), best first: select some and compare.", ""]
     else:
-        lines += ["MLflow's pages, with a run for every stage:", ""]
+        lines += ["MLflow has a run for every stage; this command opens it:", ""]
         lines += _code(f"midstudy ui --store {at}")
     page = store.paths.study(name) / "report" / "report.html"
-    lines += [f"The report is written at the end, to `{page}`; of what is finished, at any time:", ""]
+    lines += [f"The report is written at the end, to `{page}`. To write it from what is finished now:", ""]
     lines += [*_code(f"midstudy report --store {at} {name}")]
     return "\n".join(lines)
 
@@ -75,5 +75,5 @@ def _code(command: str) -> list[str]:
 
 
 def one_line(text: str) -> str:
-    """The first line of a text."""
+    """Return the first line of a text."""
     return next(iter(text.strip().splitlines()), "")

@@ -1,9 +1,9 @@
-"""Flows for deployments: what `midstudy run`, `report` and `track sync` do, started from Prefect.
+"""Flows for deployments: `midstudy run`, `report` and `track sync`, started from Prefect.
 
-Parameters are checked when a run is created: by the server, against the schema of the signature. What only the experiment or
-the store can know (whether a mix has that task, whether the disk is large enough) ends the run at its beginning, with the
-message that the command line would print. Defaults are those of the experiments' `study(...)`, and only what differs from
-them is handed on, so that a study has the same command however it was started.
+The server checks parameters against the schema of the signature when a run is created. What only the experiment or the
+store can know (whether a mix has that task, whether the disk is large enough) fails the run at its start, with the message
+that the command line would print. Defaults are those of the experiment's `study(...)`, and only parameters that differ from
+them are passed on, so that a study has the same command however it was started.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.console import Console
 
 from midstudy.data.data_args import DEFAULT
 from midstudy.flows.artifacts import artifact_key
-from midstudy.flows.last_word import WAITING, LastWord
+from midstudy.flows.killed_run import WAITING, KilledRunGuard
 from midstudy.flows.study_flow import ended_state
 from midstudy.flows.view import PrefectView
 from midstudy.plan.experiment import study_parameters
@@ -39,7 +39,7 @@ from midstudy.track.sync import sync
 
 StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 Named = Annotated[str, Field(pattern=r"\S")]
-"""A path or address; rejects the empty text that an empty form field sends."""
+"""A path or address; an empty form field sends empty text, which this rejects."""
 DataSource = Annotated[str, Field(pattern=r"^[^=]*[^=\s][^=]*(=[\s\S]*\S[\s\S]*)?$")]
 DataSources = Annotated[tuple[DataSource, ...], Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -47,7 +47,7 @@ Rate = Annotated[float, Field(gt=0)]
 
 
 class Machine(BaseModel):
-    """Where stages are computed: part of no id, changes results by rounding at most."""
+    """How stages are computed. Not hashed; changes results by rounding at most."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -75,11 +75,11 @@ HERE = Machine()
 
 
 def flow_of(experiment: Path, *, name: str) -> Flow[..., State[Any]]:
-    """The flow that runs an experiment file: its parameters are the keywords of the experiment's `study(...)`.
+    """Return a flow that runs an experiment file; its parameters are the keywords of the experiment's `study(...)`.
 
     Args:
-        experiment: the file; its `study(...)` says the types and defaults.
-        name: of the flow.
+        experiment: the file; its `study(...)` gives types and defaults.
+        name: name of the flow.
 
     Raises:
         RecipeError: no such file, or no `study` function.
@@ -87,8 +87,8 @@ def flow_of(experiment: Path, *, name: str) -> Flow[..., State[Any]]:
     keywords = study_parameters(experiment)
     if "name" in keywords:
         keywords["name"] = keywords["name"].replace(annotation=StudyName)
-    told = {one: f"`{one}` of study(...) in {experiment.name}." for one in keywords}
-    told |= {"data": _DATA, "name": "Name of the study in the store.", "machine": "Where it runs."}
+    described = {keyword: f"`{keyword}` of study(...) in {experiment.name}." for keyword in keywords}
+    described |= {"data": _DATA, "name": "Name of the study in the store.", "machine": "Where it runs."}
 
     def run(**given: Any) -> State[Any]:
         return _run(experiment, given["data"], given["machine"])
@@ -104,7 +104,7 @@ def flow_of(experiment: Path, *, name: str) -> Flow[..., State[Any]]:
     ]
     run.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in signature} | {"return": State[Any]}
-    arguments = "\n".join(f"    {one.name}: {told[one.name]}" for one in signature)
+    arguments = "\n".join(f"    {one.name}: {described[one.name]}" for one in signature)
     run.__doc__ = f"What `midstudy run {experiment.name}` does.\n\nArgs:\n{arguments}\n"
     return flow(name=name, flow_run_name="{name}", persist_result=False)(run)
 
@@ -117,7 +117,7 @@ _DATA = (
 
 @flow(name="report", flow_run_name="report of {study}", persist_result=False)
 def report(study: StudyName, store: Named | None = None) -> State[Any]:
-    """Write the tables and the report of a study from what is finished.
+    """Write the tables and the report of a study from its finished stages.
 
     Args:
         study: Name of a study in the store.
@@ -142,7 +142,7 @@ def track_sync(
     store: Named | None = None,
     tracking_uri: Named | None = None,
 ) -> State[Any]:
-    """Bring MLflow up to what the store says; what is current is left alone.
+    """Update MLflow from the store.
 
     Args:
         studies: Names of studies in the store; by default all.
@@ -151,29 +151,29 @@ def track_sync(
     """
     root = _store(store)
     if store is None and not (root / "store.json").exists():
-        return Completed(message=f"{root}: no store yet, nothing to send")
-    told, failed = [], []
+        return Completed(message=f"{root}: no store yet, nothing to sync")
+    reports, failed = [], []
     try:
         opened = Store.open(root)
         for name in studies or opened.studies():
             try:
                 made = sync(opened, name, tracking_uri=tracking_uri_of(opened, tracking_uri))
-                told.append(f"{name}: {made.created} runs made, {made.updated} completed, {made.unchanged} current")
+                reports.append(f"{name}: {made.created} runs made, {made.updated} completed, {made.unchanged} current")
             except TrackingError as error:
                 failed.append(f"{name}: {error}")
     except (ValueError, OSError) as error:
         _end(Failed(message=str(error)))
     if failed:
-        _end(Failed(message="\n".join(failed + told)))
-    return Completed(message="\n".join(told) or "no study in the store yet")
+        _end(Failed(message="\n".join(failed + reports)))
+    return Completed(message="\n".join(reports) or "no study in the store yet")
 
 
 def _run(experiment: Path, data: tuple[str, ...], machine: Machine) -> State[Any]:
-    """Run a study in this flow run as `midstudy run` does; returns its state where all went well.
+    """Run a study in this flow run as `midstudy run` does, and return its final state if all stages finished.
 
-    A run that was told to leave its jobs running is scheduled again, for whichever worker is there next: it follows them.
+    A run that was detached from its jobs is scheduled again, so that the next worker follows them.
     """
-    # A worker that is killed leaves our output without a reader; at the next logged line rich would end this process.
+    # If the worker is killed, our output has no reader, and rich would end this process at the next logged line.
     Console.on_broken_pipe = _be_quiet  # type: ignore[method-assign, assignment]
     logger = get_run_logger()
     shown = os.path.relpath(experiment)
@@ -189,7 +189,7 @@ def _run(experiment: Path, data: tuple[str, ...], machine: Machine) -> State[Any
         store = begin(root, plan, where, command=command, max_gpu_hours=machine.max_gpu_hours)
         logger.info("%s\n%s", command, plan_text(plan, forecast_s=forecast_s(plan, where)))
         manifest = load(store, plan.study.name)
-        with LastWord(runtime.flow_run.id):
+        with KilledRunGuard(runtime.flow_run.id):
             summary = run_study(
                 store,
                 plan.stages,
@@ -206,7 +206,7 @@ def _run(experiment: Path, data: tuple[str, ...], machine: Machine) -> State[Any
     except (ValueError, OSError) as error:
         _end(Failed(message=str(error)))
     except KeyboardInterrupt:
-        _end(Cancelled(message="its jobs are cancelled, finished stages stay; run it again to go on"))
+        _end(Cancelled(message="its jobs are cancelled, finished stages are kept; run it again to continue"))
     except DetachedError:
         _end(AwaitingRetry(message=WAITING))
     for warning in summary.warnings:
@@ -223,7 +223,7 @@ def _be_quiet(console: Console) -> None:
 
 
 def _settings(path: Path, parameters: Mapping[str, Any]) -> list[str]:
-    """`--set` arguments for those parameters of a flow run that are not what the experiment would take anyway."""
+    """Return `--set` arguments for the parameters that differ from the experiment's defaults."""
     return [
         f"{name}={parameters[name]!r}"
         for name, one in study_parameters(path).items()
@@ -232,10 +232,10 @@ def _settings(path: Path, parameters: Mapping[str, Any]) -> list[str]:
 
 
 def _end(state: State[Any]) -> NoReturn:
-    """End this flow run in `state`. A state that is returned would be raised by Prefect, with a traceback through itself.
+    """End this flow run in `state`. Prefect would raise a returned state, with a traceback of its internals.
 
     Raises:
-        Abort: always; Prefect takes it as the end of the run.
+        Abort: always; it ends the run.
     """
     get_run_logger().error(state.message)
     with get_client(sync_client=True) as client:

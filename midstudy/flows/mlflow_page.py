@@ -1,4 +1,4 @@
-"""Where MLflow shows a study, if it is a server: asked over its REST API, since importing MLflow takes a second."""
+"""The address of a study's page on an MLflow server, found by its REST API because importing MLflow takes a second."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _TIMEOUT_S = 5.0
 
 
 def mlflow_page(tracking_uri: str, manifest: Manifest) -> str | None:
-    """The page of the study's arms. None where MLflow is a file, does not answer, or does not know the study."""
+    """Return the address of the list of arms; None if MLflow is a file, does not answer or does not have the study."""
     if not tracking_uri.startswith(("http://", "https://")):
         return None
     server = tracking_uri.rstrip("/")
     try:
-        asked = f"{server}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(manifest.name)}"
-        with urllib.request.urlopen(asked, timeout=_TIMEOUT_S) as answer:
+        request = f"{server}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(manifest.name)}"
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
             return arms_page(server, json.load(answer)["experiment"]["experiment_id"], manifest)
     except (OSError, ValueError, KeyError):
         return None

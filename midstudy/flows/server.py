@@ -1,11 +1,11 @@
-"""A Prefect server of a study's own, for where none is configured: on a free loopback port, its database in the store.
+"""A local Prefect server, used if none is configured: on a free loopback port, with its database in the store.
 
-The parent holds the listening socket and the pipe that is the server's standard input: the port is never someone else's,
-and a server whose parent was killed ends by itself.
+The parent holds the listening socket, so no other process can take the port, and the pipe that is the server's standard
+input, so the server exits when its parent is killed.
 
-Measured for prefect 3.8.8 on two cores: first start 6.5 CPU-seconds (of which 3.5 make the database), later ones 3; idle
-under 2 % of a core; 6 to 10 ms a task run (three states each) once the recorder writes in batches, 20 ms with its default
-of one row at a time and events kept.
+Measured for prefect 3.8.8 on two cores: first start 6.5 CPU-seconds (3.5 of them create the database), later ones 3; idle
+under 2 % of a core; 6 to 10 ms a task run (three states each) when the recorder writes in batches, 20 ms with its defaults
+(one row at a time, events kept).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from midstudy.environment import of_child
 
 HEALTH_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 1.5
-"""Its services take 2 to 3 s to wind down; what it was told is written by then, and SQLite survives being killed."""
+"""Its services take 2 to 3 s to shut down; by then everything is written, and SQLite survives a kill."""
 _POLL_S = 0.1
 _OFF = (
     "EVENT_PERSISTER",
@@ -41,12 +41,15 @@ _OFF = (
 
 
 class ServerError(OSError):
-    """The Prefect server could not be started, or does not answer; the message names its log."""
+    """The Prefect server could not be started or does not answer; the message names its log."""
 
 
 class PrefectServer:
-    """One server process. `start` returns at once; `wait_until_healthy` before it is used; `stop` when it has recorded
-    what it was told (it forgets what it has not yet written: see `wait_until_recorded`)."""
+    """One server process.
+
+    `start` returns at once; call `wait_until_healthy` before using it. `stop` loses what the server has not yet written:
+    call `wait_until_recorded` first.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,7 +57,7 @@ class PrefectServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the process and leave it to come up.
+        """Start the process and return at once.
 
         Raises:
             OSError: the folder cannot be written.
@@ -70,7 +73,7 @@ class PrefectServer:
                 stdout=log,
                 stderr=log,
                 pass_fds=(listening.fileno(),),
-                start_new_session=True,  # Ctrl-C is for the study: the server stops last
+                start_new_session=True,  # Ctrl-C must reach the study alone: the server stops last
                 env=_environment(self.folder, self.port),
                 cwd=self.folder,  # Prefect reads settings from the current folder
             )
@@ -80,15 +83,15 @@ class PrefectServer:
         return f"http://127.0.0.1:{self.port}/api"
 
     def wait_until_healthy(self, timeout_s: float = HEALTH_TIMEOUT_S) -> None:
-        """Wait for the first good answer.
+        """Wait until the server answers.
 
         Raises:
-            ServerError: the process ended, or there was no answer within `timeout_s`.
+            ServerError: the process exited, or did not answer within `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self._process is None or self._process.poll() is not None:
-                raise ServerError(f"the Prefect server ended while it started; its log is {self.log}")
+                raise ServerError(f"the Prefect server exited while starting; its log is {self.log}")
             with contextlib.suppress(OSError):
                 self._request("/health", timeout_s=min(2.0, timeout_s))
                 return
@@ -96,7 +99,7 @@ class PrefectServer:
         raise ServerError(f"the Prefect server did not answer within {timeout_s:g} s; its log is {self.log}")
 
     def wait_until_recorded(self, flow_run_id: str, num_task_runs: int, timeout_s: float) -> bool:
-        """Whether, within `timeout_s`, the server has written that many finished task runs of the flow run."""
+        """Return True if the server has written this many finished task runs of the flow run within `timeout_s`."""
         ended = {"type": {"any_": ["COMPLETED", "FAILED", "CANCELLED", "CRASHED"]}}
         wanted = {"flow_runs": {"id": {"any_": [flow_run_id]}}, "task_runs": {"state": ended}}
         deadline = time.monotonic() + timeout_s
@@ -110,7 +113,7 @@ class PrefectServer:
         return False
 
     def stop(self) -> None:
-        """End the process, by force if it does not end when asked. Harmless if it never started or is gone."""
+        """Stop the process; kill it if it does not exit in time. Does nothing if it never started or has exited."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -132,7 +135,7 @@ class PrefectServer:
 
 
 def _environment(folder: Path, port: int) -> dict[str, str]:
-    """The server's environment: ours without what it says of Prefect, and no service that a finished run does not need."""
+    """Return the server's environment: ours without Prefect's settings, and without services that a view does not need."""
     database = f"sqlite+aiosqlite:///{folder / 'prefect.db'}"
     recorder = "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER"
     return {
@@ -145,7 +148,7 @@ def _environment(folder: Path, port: int) -> dict[str, str]:
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         **{f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in _OFF},
-        # By default one row a transaction. The interval is cut to whole seconds, and 0 would spin.
+        # The default is one row per transaction. The interval is truncated to whole seconds, and 0 would spin.
         f"{recorder}_BATCH_SIZE": "100",
         f"{recorder}_READ_BATCH_SIZE": "100",
         f"{recorder}_FLUSH_INTERVAL": "1",
@@ -155,7 +158,7 @@ def _environment(folder: Path, port: int) -> dict[str, str]:
 
 
 def _serve(descriptor: int) -> None:
-    """Run the server on an inherited listening socket until standard input ends."""
+    """Run the server on an inherited listening socket until standard input closes."""
     import uvicorn
     from prefect.server.api.server import create_app
 

@@ -1,7 +1,7 @@
-"""The Prefect flow of a study: a task run per stage, named and tagged as the stage, and artifacts that tell how it goes.
+"""The Prefect flow of a study: a task run per stage, named and tagged like the stage, and artifacts that show progress.
 
-The flow makes nothing happen; it is told what happens. Prefect persists no result, caches nothing and retries nothing: the
-store is the truth, and the driver decides.
+The flow only displays what the driver does. Prefect persists, caches and retries nothing: the store holds the results, and
+the driver decides.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _CANCEL_EVERY_S = 2.0
 
 
 class _Result:
-    """What a task run hands to those below it, so that Prefect draws the line between them.
+    """A task run's result, passed to its children so that Prefect draws the edges between them.
 
-    An object and not the state: Prefect refuses to start a task run that waits for a failed state, but here it is the
-    driver that decides what is skipped. It also spares a hop between threads for every line.
+    It is not the state, because Prefect does not start a task run that waits for a failed state, while here the driver
+    decides what is skipped. It also saves a switch between threads for every edge.
     """
 
 
 class StudyFlow:
-    """Shows what a `Watch` is told, as one flow run.
+    """Shows the events of a `Watch` as one flow run.
 
-    `run_id` is the flow run's id once it has begun, `num_task_runs` how many task runs it has made, and `missed` says
-    which artifact could not be written. `on_cancel` is called when somebody has pressed the flow run's cancel button.
+    `run_id` is the flow run's id once it has started, `num_task_runs` the number of task runs created so far, and `missed`
+    names an artifact that could not be written. `on_cancel` is called when the flow run is cancelled in Prefect.
     """
 
     def __init__(
@@ -64,32 +64,32 @@ class StudyFlow:
         self.missed: str | None = None
 
     async def show(self, *, backend: str, max_jobs: int) -> State[Any]:
-        """Make the flow run and keep it current until every stage has ended; returns its last state.
+        """Create the flow run, keep it current until every stage has ended, and return its final state.
 
         Raises:
-            Exception: the server refused the flow run, or could not be reached.
+            Exception: the server rejected the flow run, or could not be reached.
         """
         study = self._manifest.name
-        shown: Flow[[str, str, str, int], Coroutine[Any, Any, Any]] = flow(
+        study_flow: Flow[[str, str, str, int], Coroutine[Any, Any, Any]] = flow(
             name="study",
-            description="One study: a task run per stage. The store holds the results; this is a view of it.",
+            description="One study: a task run per stage. A view of the store, which holds the results.",
             flow_run_name=study,
             retries=0,
             persist_result=False,
             validate_parameters=False,
             log_prints=False,
         )(self._body)
-        return await shown(str(self._store.root), study, backend, max_jobs, return_state=True)
+        return await study_flow(str(self._store.root), study, backend, max_jobs, return_state=True)
 
     async def _body(self, store: str, study: str, backend: str, max_jobs: int) -> State[Any]:
-        await self.tell()
+        await self.follow()
         return flow_state(self._manifest.stages, self._watch.ends)
 
     async def is_cancelling(self) -> bool:
-        """Whether the server says that the flow run is being cancelled.
+        """Return True if the server says that the flow run is being cancelled.
 
         Raises:
-            Exception: the server does not answer, or has forgotten the run.
+            Exception: the server does not answer, or does not know the run.
         """
         async with get_client() as client:
             return await self._is_cancelling(client)
@@ -100,8 +100,8 @@ class StudyFlow:
         run = await client.read_flow_run(UUID(self.run_id))
         return run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled())
 
-    async def tell(self) -> None:
-        """Keep the flow run that this is called in current until every stage has ended."""
+    async def follow(self) -> None:
+        """Keep the caller's flow run current until every stage has ended."""
         context = FlowRunContext.get()
         assert context is not None
         assert context.flow_run is not None
@@ -116,14 +116,14 @@ class StudyFlow:
         cancelling.cancel()
         try:
             await artifacts
-        except Exception as error:  # such as a record that cannot be read: the driver says so, this is a view
-            self.missed = f"the artifacts were not kept up ({type(error).__name__}: {error})"
+        except Exception as error:  # such as an unreadable record, which the driver reports
+            self.missed = f"the artifacts were not updated ({type(error).__name__}: {error})"
 
     async def _look_for_cancel(self) -> None:
-        """Look every few seconds whether somebody has pressed the cancel button, until it is so."""
+        """Poll every few seconds until the flow run is cancelled."""
         while True:
             await asyncio.sleep(_CANCEL_EVERY_S)
-            with contextlib.suppress(Exception):  # a server that is away: it is asked again
+            with contextlib.suppress(Exception):  # the server is unreachable: try again
                 async with get_client() as client:
                     while not await asyncio.wait_for(self._is_cancelling(client), _CALL_TIMEOUT_S):
                         await asyncio.sleep(_CANCEL_EVERY_S)
@@ -133,7 +133,7 @@ class StudyFlow:
     async def _show_stage(
         self, stage_id: str, stage: StageEntry, parents: list[asyncio.Task[_Result | None]]
     ) -> _Result | None:
-        """A stage's task run, from when the stage is begun; none where the run was interrupted before that."""
+        """Create a stage's task run when the stage starts; None if the run was interrupted before that."""
         upstream = [result for result in [await parent for parent in parents] if result is not None]
         await self._watch.begun(stage_id)
         if self._watch.ends.get(stage_id, End("")).how in (INTERRUPTED, DETACHED):
@@ -143,54 +143,56 @@ class StudyFlow:
         async def stage_run(stage_id: str) -> State[Any]:
             return stage_state(await self._watch.ended(stage_id), result)
 
-        shown = task(
+        stage_task = task(
             name=stage.role,
             task_run_name=stage.label.replace("{", "{{").replace("}", "}}"),
-            tags=[stage.role, *([stage.data] if stage.data else []), *(str(one) for one in stage.factors.values())],
+            tags=[stage.role, *([stage.data] if stage.data else []), *(str(value) for value in stage.factors.values())],
             retries=0,
             persist_result=False,
             cache_policy=NO_CACHE,
         )(stage_run)
         self.num_task_runs += 1
-        made: Any = shown(stage_id, wait_for=upstream, return_state=True)  # Prefect types it as if it were not async
-        await made
+        task_run: Any = stage_task(
+            stage_id, wait_for=upstream, return_state=True
+        )  # Prefect types it as if it were not async
+        await task_run
         return result
 
     async def _keep_artifacts(self) -> None:
-        """Keep the study's page, the table of results and the progress bar current: three artifacts, written over."""
+        """Keep three artifacts current by overwriting them: the study's page, the table of results and the progress bar."""
         made: dict[str, UUID] = {}
         shown: dict[str, Any] = {}
         while True:
             ended = self._watch.all_ended
             for what, content in (await self._contents()).items():
-                if content != shown.get(what) and await self._told(what, content, made):
+                if content != shown.get(what) and await self._write_artifact(what, content, made):
                     shown[what] = content
             if ended:
                 return
             await self._watch.all_ended_within(ARTIFACTS_EVERY_S)
 
     async def _contents(self) -> dict[str, ArtifactCreate]:
-        """What the artifacts hold now."""
+        """Return the current content of each artifact."""
         progress = self._watch.progress()
         study = self._manifest.name
         rows = await asyncio.to_thread(results_table, self._store, self._manifest)
         page = await asyncio.to_thread(mlflow_page, self._tracking_uri, self._manifest)
         text = study_text(self._store, self._manifest, self._watch, mlflow_page=page)
         contents = {
-            "study": ArtifactCreate(type="markdown", data=text, description="What is run, and where everything is"),
+            "study": ArtifactCreate(type="markdown", data=text, description="What is run, and where to find it"),
             "progress": ArtifactCreate(
                 type="progress",
-                data=min(100.0, 100 * progress.share_done),  # a sum of floats
+                data=min(100.0, 100 * progress.share_done),  # a sum of floats may exceed it
                 description=progress_text(progress),
             ),
         }
         if rows:
             about = "What is measured of each arm"
             contents["results"] = ArtifactCreate(type="table", data=json.dumps(rows), description=about)
-        return {what: one.model_copy(update={"key": artifact_key(study, what)}) for what, one in contents.items()}
+        return {what: artifact.model_copy(update={"key": artifact_key(study, what)}) for what, artifact in contents.items()}
 
-    async def _told(self, what: str, content: ArtifactCreate, made: dict[str, UUID]) -> bool:
-        """Write an artifact, over the one in `made` if there is one; false where the server failed or took too long."""
+    async def _write_artifact(self, what: str, content: ArtifactCreate, made: dict[str, UUID]) -> bool:
+        """Create an artifact, or overwrite the one in `made`; return False if the server failed or took too long."""
         try:
             async with asyncio.timeout(_CALL_TIMEOUT_S), get_client() as client:
                 if what in made:
@@ -200,7 +202,7 @@ class StudyFlow:
                     in_run = {"flow_run_id": UUID(self.run_id)}
                     made[what] = (await client.create_artifact(content.model_copy(update=in_run))).id
         except Exception as error:
-            made.pop(what, None)  # a server that forgot it is told it anew
+            made.pop(what, None)  # the server may have lost it: create it again
             self.missed = f"an artifact was not written ({type(error).__name__}: {error})"
             return False
         self.missed = None
@@ -208,7 +210,7 @@ class StudyFlow:
 
 
 def stage_state(end: End, result: _Result) -> State[Any]:
-    """The state in which a stage's task run ends. Only a failed stage is red."""
+    """Return the final state of a stage's task run. Only a failed stage is shown in red."""
     if end.how == FAILED:
         return Failed(message=end.cause, data=result)
     if end.how == SKIPPED:
@@ -223,15 +225,15 @@ def stage_state(end: End, result: _Result) -> State[Any]:
 
 
 def flow_state(stages: Mapping[str, StageEntry], ends: Mapping[str, End]) -> State[Any]:
-    """The flow run's last state, listing what failed and why."""
+    """Return the flow run's final state, which lists failures and their causes."""
     numbers = Counter(end.how for end in ends.values())
     if numbers[DETACHED]:
         return Cancelled(
-            name="Detached", message="told to leave; the jobs go on, and the next run of the study follows them"
+            name="Detached", message="detached; the jobs keep running, and the next run of the study follows them"
         )
     if numbers[INTERRUPTED]:
         left = f"{numbers[INTERRUPTED]} of {len(stages)} stages"
-        return Cancelled(message=f"interrupted with {left} to go; the same command goes on")
+        return Cancelled(message=f"interrupted with {left} to go; the same command continues")
     failed = {stage_id: end.cause for stage_id, end in ends.items() if end.how == FAILED}
     return ended_state(stages, failed=failed, num_skipped=numbers[SKIPPED], num_reused=numbers[REUSED])
 
@@ -239,7 +241,7 @@ def flow_state(stages: Mapping[str, StageEntry], ends: Mapping[str, End]) -> Sta
 def ended_state(
     stages: Mapping[str, StageEntry], *, failed: Mapping[str, str], num_skipped: int, num_reused: int
 ) -> State[Any]:
-    """The last state of a flow run in which every stage has come out; `failed` maps stages to causes."""
+    """Return the final state of a flow run in which every stage has ended; `failed` maps stages to causes."""
     if failed:
         listed = [f"{stages[stage_id].label}: {one_line(cause)}" for stage_id, cause in failed.items()]
         return Failed(

@@ -1,4 +1,4 @@
-"""`midstudy ui`: MLflow's and Prefect's pages on the views in a store, for this machine only, until Ctrl-C."""
+"""`midstudy ui`: serves MLflow's and Prefect's pages of a store on this machine only, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _POLL_S = 0.5
 
 
 def serve(store: Store, *, tracking_uri: str | None) -> int:
-    """Start what is not served elsewhere, print the addresses, stop it all at Ctrl-C or SIGTERM; returns the exit status.
+    """Start the servers, print their addresses, stop them at Ctrl-C or SIGTERM, and return the exit status.
 
-    A configured server (MLflow's by `tracking_uri` or MLFLOW_TRACKING_URI, Prefect's by PREFECT_API_URL) is named, not
-    started.
+    A configured server (MLflow's by `tracking_uri` or MLFLOW_TRACKING_URI, Prefect's by PREFECT_API_URL) is not started;
+    its address is printed.
 
     Raises:
-        TrackingError: MLflow's database has another schema or is unusable, or its server is unreachable. Nothing is started.
-        OSError: a server did not come up, or ended; the message names its log.
+        TrackingError: MLflow's database has another schema or is unusable, or its server is unreachable.
+        OSError: a server did not start, or exited; the message names its log.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's background made the first one be ignored
+    for number in (signal.SIGINT, signal.SIGTERM):  # background jobs of a shell start with SIGINT ignored
         signal.signal(number, _interrupt)
     uri = tracking_uri_of(store, tracking_uri)
     prefect_url = os.environ.get("PREFECT_API_URL") or None
@@ -49,32 +49,33 @@ def serve(store: Store, *, tracking_uri: str | None) -> int:
             mlflow.wait_until_healthy()
         print(f"MLflow   {mlflow_url}")
         for name in store.studies():
-            if identity := pages[name]:
-                print(f"         {name}: {arms_page(mlflow_url, identity, load(store, name))}")
+            if experiment_id := pages[name]:
+                print(f"         {name}: {arms_page(mlflow_url, experiment_id, load(store, name))}")
             else:
-                print(f"         {name} is not there yet: midstudy track sync {name} --store {shlex.quote(str(store.root))}")
+                command = f"midstudy track sync {name} --store {shlex.quote(str(store.root))}"
+                print(f"         {name} is not in MLflow yet: {command}")
         if prefect is not None:
             prefect.wait_until_healthy()
             prefect_url = prefect.api_url
         assert prefect_url is not None
         print(f"Prefect  {prefect_url.removesuffix('/api')}")
-        print("Ctrl-C ends them.", file=sys.stderr, flush=True)
+        print("Ctrl-C stops both.", file=sys.stderr, flush=True)
         sys.stdout.flush()
         while mlflow is None or mlflow.is_running:
             time.sleep(_POLL_S)
-        raise OSError(f"MLflow's server ended; its log is {mlflow.log}")
+        raise OSError(f"MLflow's server exited; its log is {mlflow.log}")
     return 0
 
 
 def _experiments(store: Store, uri: str) -> dict[str, str | None]:
-    """MLflow's experiment id of each study. None for a study MLflow does not have."""
+    """Return MLflow's experiment id of each study; None for a study that MLflow does not have."""
     pages: dict[str, str | None] = {}
     with as_tracking_errors(store, uri):
         if not uri.startswith(("http://", "https://")):
-            connect(uri).search_experiments(max_results=1)  # the server would exit without a message
+            connect(uri).search_experiments(max_results=1)  # raises here; the server would exit without a message
         for name in store.studies():
-            found = connect(uri).get_experiment_by_name(name)
-            pages[name] = found.experiment_id if found else None
+            experiment = connect(uri).get_experiment_by_name(name)
+            pages[name] = experiment.experiment_id if experiment else None
     return pages
 
 

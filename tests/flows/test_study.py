@@ -290,7 +290,7 @@ def test_a_server_that_hangs_is_given_up(store: Store, study: SyntheticStudy, mo
 
     summary = _conduct(FakeDriver(store, study, before=stop_the_server), store)
     assert set(summary.finished) == set(study.stages)
-    assert summary.warnings == ("Prefect was not done within 2 s",)
+    assert summary.warnings == ("Prefect did not finish within 2 s",)
     assert servers[0]._process is None, "stopped, by force if need be"
 
 

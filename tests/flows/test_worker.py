@@ -240,7 +240,7 @@ def test_a_worker_that_ends_leaves_the_jobs_running_and_the_next_one_follows_the
         worker.terminate()
         worker.wait(60)
     wait_until(lambda: prefect.state(run)[0] == "AwaitingRetry")
-    assert "the jobs go on" in prefect.state(run)[1]
+    assert "the jobs keep running" in prefect.state(run)[1]
     assert set(prefect.task_states(run)) <= {"Completed", "Cached", "Detached"}
     assert set(_jobs(prefect.store)) & set(begun)
     assert not _processes(prefect.store, b"prefect.engine")
