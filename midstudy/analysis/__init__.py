@@ -1,1 +1,1 @@
-"""From the tidy table of arms to effects, correlations, ablations, claims and an answer; needs no tensors."""
+"""Statistics of a study: its tables, effects, correlations, verdicts on claims, and the answer. Does not import torch."""

@@ -1,4 +1,4 @@
-"""A study's question answered in a sentence per cell of its first comparison, with uncertainty and what is missing."""
+"""The answer to a study's question in a few sentences: effects of the first comparison and their uncertainty."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def answer(tables: Tables) -> str:
-    """Which arm of the first comparison does best in its first column, by how much, and how sure that is.
+    """Name the best arm of the first comparison in its first column, the size of its effect, and its uncertainty.
 
-    A sentence for each combination of the comparison's `match` factors, then one on unfinished arms where there are any. The
-    best arm is picked after looking, so the p value given is Holm-corrected over the comparison's effects, and rivals that
-    paired differences cannot tell from it are named. One seed gives no interval, and the sentence says so.
+    One sentence per combination of the comparison's `match` factors, then one about unfinished arms, if any. The best arm is
+    selected by its result, so its p value is Holm-corrected over the comparison's effects, and arms that it is not
+    significantly better than are named. A single seed gives no interval, and the sentence says so.
     """
     if not tables.manifest.comparisons:
-        return "This study compares nothing."
+        return "This study has no comparison."
     comparison = tables.manifest.comparisons[0]
     column = comparison.columns[0]
     table = effects(tables, comparison, column).table
@@ -43,7 +43,7 @@ def answer(tables: Tables) -> str:
     used = sorted({*comparison.arms, *comparison.references})
     unfinished = int(tables.arms.iloc[used][column].isna().sum())
     if unfinished:
-        sentences.append(f"{unfinished} of the {len(used)} arms behind this are not finished, so it may change.")
+        sentences.append(f"{unfinished} of the {len(used)} arms that this is based on are not finished, so it may change.")
     return " ".join(sentences)
 
 
@@ -51,7 +51,7 @@ def _clause(tables: Tables, comparison: ComparisonEntry, column: str, members: S
     from midstudy.analysis.estimators import rivals  # reads `Tables`
 
     if rows.empty:
-        return f"nothing can be said about {column} yet: no arm is finished together with its reference"
+        return f"{column} has no result yet: no arm is finished together with its reference"
     entry = tables.manifest.columns[column]
     unit = unit_of(entry)
     best = rows.loc[rows["difference"].idxmax()]
@@ -63,24 +63,24 @@ def _clause(tables: Tables, comparison: ComparisonEntry, column: str, members: S
         return f"no arm {verb} {column} against {reference}; the nearest is {arm} at {effect}"
     lead = f"{arm} {verb} {column}" + (" most" if len(rows) > 1 else "") + f", by {effect} against {reference}"
     if int(best["num_seeds"]) < 2:
-        return f"{lead}, but one seed says nothing about chance"
+        return f"{lead}, but a single seed gives no interval"
     if math.isnan(best["ci_low"]):
         return f"{lead}: {best['note']}"
     if best["ci_low"] <= 0:
         return (
-            f"no arm can be told from {reference} in {column}: the largest improvement, by {arm}, is {effect} and its "
-            "interval includes zero"
+            f"no arm differs significantly from {reference} in {column}: the largest improvement, by {arm}, is {effect}, "
+            "and its interval includes zero"
         )
-    (cell,) = (one for one in members if all(one.factors[name] == best[name] for name in cell_factors(tables)))
+    (cell,) = (cell for cell in members if all(cell.factors[name] == best[name] for name in cell_factors(tables)))
     others = rivals(tables, comparison, cell, column).iloc[1:]  # the first is the reference
     return f"{lead}, Holm-corrected p = {best['p_holm']:.2g}{_against(others)}"
 
 
 def _against(others: pd.DataFrame) -> str:
     if others.empty:
-        return "; no other arm was tried"
+        return "; the comparison has no other arm"
     beaten = others["ci_low"] > 0
     if beaten.all():
         names = {1: "the only other arm", 2: "both other arms"}.get(len(others), f"all {len(others)} other arms")
-        return f", and it is better than {names} in paired differences whose intervals exclude zero"
-    return f"; not told from it by a paired interval: {', '.join(others.loc[~beaten, 'rival'])}"
+        return f", and significantly better than {names} (paired 95 % intervals)"
+    return f"; not significantly better than {', '.join(others.loc[~beaten, 'rival'])}"

@@ -1,7 +1,7 @@
-"""A study's claims beside what it measured: yes, no, or inconclusive by the interval.
+"""Verdicts on a study's claims: yes, no or inconclusive.
 
-A claim is decided where the 95 % interval lies on one side of its margin; one seed decides nothing. Levels are not compared:
-another model size, tokenizer and text have other losses.
+A claim is decided if the 95 % interval lies on one side of its margin; a single seed decides nothing. Absolute losses are
+not compared with the source's: they depend on model size, tokenizer and text.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ YES, NO, INCONCLUSIVE = "yes", "no", "inconclusive"
 class ClaimRow:
     """A claim, what its source reports, and what this study measured.
 
-    ``value`` with its interval is in ``unit`` and NaN where it is not measured. ``p_holm`` is corrected over the claims of
-    the same ``family``; claims without one are a family.
+    `value` and its interval are in `unit`, and NaN if not measured. `p_holm` is corrected over the claims of the same
+    `family`; claims without a family form one.
     """
 
     text: str
@@ -41,20 +41,20 @@ class ClaimRow:
 
 
 def judge(tables: Tables) -> pd.DataFrame:
-    """Every claim of the study, one row each (``ClaimRow``), in its order.
+    """Return one row per claim of the study (`ClaimRow`), in the study's order.
 
-    A claim whose arms are not finished is inconclusive. So is one that its estimator refuses (ValueError): the refusal
-    stands in ``ours``, so that the rest of the report can be made.
+    A claim whose arms are not finished is inconclusive. So is one that its estimator rejects with a ValueError: the message
+    is in `ours`, and the rest of the report can still be made.
     """
-    found = []
+    judged = []
     for claim in tables.manifest.claims:
         try:
             estimate = find_estimator(claim.estimator)(tables, claim)
         except ValueError as error:
             estimate = Estimate(unit="", text=f"cannot be judged: {error}")
-        found.append((claim, estimate))
+        judged.append((claim, estimate))
     rows = pd.DataFrame(
-        [asdict(_row(claim, estimate)) for claim, estimate in found], columns=list(ClaimRow.__dataclass_fields__)
+        [asdict(_row(claim, estimate)) for claim, estimate in judged], columns=list(ClaimRow.__dataclass_fields__)
     )
     for _, members in rows.groupby("family", sort=False):
         rows.loc[members.index, "p_holm"] = holm(members["p_value"].to_numpy(dtype=float))
@@ -62,7 +62,7 @@ def judge(tables: Tables) -> pd.DataFrame:
 
 
 def verdict(claim: Claim, estimate: Estimate) -> str:
-    """Whether the claim holds: by the interval, or by the value alone where that is exact."""
+    """Decide the claim by the interval, or by the value alone if that is exact."""
     low, high = (estimate.value, estimate.value) if estimate.is_exact else (estimate.low, estimate.high)
     margin = claim.margin
     if claim.holds == "above":

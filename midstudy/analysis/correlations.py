@@ -1,9 +1,9 @@
-"""Does proximity predict improvement? Correlation over pairs of a mix and a task, with what shows what it leans on.
+"""Correlation of proximity with improvement over pairs of a mix and a task, with its sensitivity to single pairs.
 
 Pearson's r of proximity advantage with relative improvement over the arms of a comparison (arXiv 2510.14865). A few pairs of
-a mix and the task it was made for can carry all of r, so the row also has Spearman's rho, the leave-one-out range, r of the
-unmatched pairs alone, r without the best pair, and a bootstrap over pairs. Pairs share mixes, tasks and one reference: they
-are not independent, and the intervals, which treat them as if they were, are too narrow.
+a mix and the task that it was made for can determine r, so the row also has Spearman's rho, the leave-one-out range, r of
+the unmatched pairs, r without the best pair, and a bootstrap over pairs. Pairs share mixes, tasks and a reference, so they
+are not independent; the intervals assume independence and are too narrow.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ CORRELATION_COLUMNS = [
 
 
 def with_proximity(effects: pd.DataFrame, proximity: pd.DataFrame, *, factors: Sequence[str], task: str) -> pd.DataFrame:
-    """The rows of ``Effects.table`` with their proximity advantages ``pa_*``.
+    """Return the rows of `Effects.table` with their proximity advantages `pa_*`.
 
     Args:
-        proximity: as `tables.similarity_tables` gives it.
+        proximity: as `tables.similarity_tables` returns it.
         factors: the factors that tell the mixes apart, columns of both tables.
         task: the factor of the arms that names the task.
 
-    Raises ValueError naming the arm whose mix or task has no advantage, or more than one.
+    Raises:
+        ValueError: a mix and task has no proximity advantage, or several; the message names the arm.
     """
     columns = [f"pa_{measure}" for measure in MEASURES]
     known: dict[tuple[Any, ...], list[pd.Series]] = {}
@@ -73,11 +74,11 @@ def with_proximity(effects: pd.DataFrame, proximity: pd.DataFrame, *, factors: S
 
 
 def correlations(pairs: pd.DataFrame, *, measure: str = "combined", by: str | None = None) -> pd.DataFrame:
-    """Correlate proximity advantage with relative improvement, one row per value of the column ``by``, or one for all.
+    """Correlate proximity advantage with relative improvement: one row per value of column `by`, or one for all pairs.
 
-    ``pairs`` has columns pair (its name), matched (whether the mix was made for the task), pa_* and relative_improvement. A
-    value that cannot be computed (fewer than four pairs, no variation) is NaN and ``reason`` says so; nothing raises for it,
-    so that a report of a half-done study can be made.
+    `pairs` has the columns pair (its name), matched (True if the mix was made for the task), pa_* and relative_improvement.
+    A value that cannot be computed (fewer than four pairs, no variation) is NaN and `reason` says why, so that a study in
+    progress has a report.
     """
     if measure not in MEASURES:
         raise ValueError(f"measure: expected one of {', '.join(MEASURES)}, got '{measure}'")
@@ -90,7 +91,7 @@ def correlations(pairs: pd.DataFrame, *, measure: str = "combined", by: str | No
 
 
 def correlate_pairs(pairs: pd.DataFrame, *, x: str, y: str) -> dict[str, Any]:
-    """Correlation of two columns; see ``CORRELATION_COLUMNS`` past measure."""
+    """Correlate two columns; returns the entries of `CORRELATION_COLUMNS` after measure."""
     xs, ys = pairs[x].to_numpy(dtype=float), pairs[y].to_numpy(dtype=float)
     names = pairs["pair"].tolist()
     unmatched = ~pairs["matched"].to_numpy(dtype=bool)
@@ -134,9 +135,9 @@ def correlate_pairs(pairs: pd.DataFrame, *, x: str, y: str) -> dict[str, Any]:
 
 
 def _pearson(xs: NDArray[np.float64], ys: NDArray[np.float64]) -> tuple[float, float, str]:
-    """r, two-sided p, and why they are NaN where they are."""
+    """Return r, its two-sided p and, if they are NaN, the reason."""
     if xs.size < MIN_PAIRS_OF_A_CORRELATION:
-        return math.nan, math.nan, f"{xs.size} pairs, at least {MIN_PAIRS_OF_A_CORRELATION} are needed"
+        return math.nan, math.nan, f"expected at least {MIN_PAIRS_OF_A_CORRELATION} pairs, got {xs.size}"
     for name, values in (("proximity advantage", xs), ("relative improvement", ys)):
         if _is_constant(values):
             return math.nan, math.nan, f"{name} does not vary"
@@ -156,7 +157,7 @@ def _spearman(xs: NDArray[np.float64], ys: NDArray[np.float64]) -> tuple[float, 
 
 
 def _bootstrap_interval(xs: NDArray[np.float64], ys: NDArray[np.float64]) -> tuple[float, float, str]:
-    """95 % percentile interval of r over pairs drawn with replacement; draws without variation are left out."""
+    """Return the 95 % percentile bootstrap interval of r over pairs; resamples without variation are dropped."""
     if math.isnan(_pearson(xs, ys)[0]):
         return math.nan, math.nan, "r is not defined"
     generator = np.random.default_rng(BOOTSTRAP_SEED)

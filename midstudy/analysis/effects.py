@@ -1,4 +1,4 @@
-"""Effects of arms against their references: the one paired statistic, for any comparison of a study.
+"""Paired effects of arms against their references, for any comparison of a study.
 
 Arms are paired with the reference of the same `match` factors and seeds; a missing reference is never replaced by another
 (the scripts of arXiv 2510.14865 fall back to the 70m code baseline).
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from midstudy.analysis.tables import Tables
 
 AMOUNTS = ("num_steps", "num_tokens", "tokens:", "dose:")
-"""Columns of the table of arms, or beginnings of them, whose means stand beside the effects."""
+"""Columns of the table of arms, or their prefixes, whose means are shown beside the effects."""
 
 
 @dataclass(frozen=True, eq=False)
 class Effects:
     """Paired effects of the arms of a comparison.
 
-    ``table``: one row per cell with at least one finished pair: the factors but the seeds, num_seeds, num_inner_seeds,
+    `table`: one row per cell with at least one finished pair: the factors except seeds, num_seeds, num_inner_seeds,
     reference, value, difference (in the column's unit, positive is better) with ci_low and ci_high, relative_improvement
     with relative_ci_low and relative_ci_high, p_value, note, p_holm and family_size (the family is this table), and the
-    means over seeds of the columns `AMOUNTS`. ``by_seed``: the values behind it. ``missing``: rows of the table of arms that
+    means over seeds of the columns `AMOUNTS`. `by_seed`: the same per seed. `missing`: rows of the table of arms that
     could not be used: the factors, column, reason.
     """
 
@@ -66,12 +66,12 @@ def cells(tables: Tables, comparison: ComparisonEntry) -> Iterator[Cell]:
 
 
 def cell_factors(tables: Tables) -> list[str]:
-    """The factors but the seeds: what tells one cell from another."""
+    """Return the factors except the seeds: those that tell cells apart."""
     return [name for name in tables.manifest.factor_names if name not in tables.manifest.seeds]
 
 
 def paired(tables: Tables, rows: pd.DataFrame, references: pd.DataFrame, column: str) -> pd.DataFrame:
-    """`pair_by_seed` with the seeds of the study, and with what its column calls better."""
+    """Return `pair_by_seed` with the study's seeds and the column's better direction."""
     better = tables.manifest.columns[column].better
     return pair_by_seed(rows, references, column=column, seeds=tables.manifest.seeds, better=better)
 
@@ -79,10 +79,11 @@ def paired(tables: Tables, rows: pd.DataFrame, references: pd.DataFrame, column:
 def effects(tables: Tables, comparison: ComparisonEntry, column: str) -> Effects:
     """Compare every cell of a comparison with its reference over common seeds.
 
-    Rows are in the order of the arms; where ``comparison.along`` is set, sorted by it within the other factors.
+    Rows are in the order of the arms or, if `comparison.along` is set, sorted by it within the other factors. Arms whose
+    reference is not finished are listed in `missing`.
 
-    Raises ValueError naming the arm where a finished arm has no reference of the same match factors and seeds in the study
-    at all; those that exist but are not finished are listed in ``missing`` instead.
+    Raises:
+        ValueError: a finished arm has no reference with the same match factors and seeds; the message names the arm.
     """
     names = cell_factors(tables)
     amounts = [name for name in tables.arms.columns if name.startswith(AMOUNTS)]
@@ -117,7 +118,7 @@ def _split(arms: pd.DataFrame, names: Sequence[str]) -> Iterator[pd.DataFrame]:
 
 
 def _ordered(found: Iterator[Cell], along: str | None) -> list[Cell]:
-    """Cells sorted by one factor, those that differ in another one kept in their order."""
+    """Return cells sorted by one factor; groups that differ in other factors keep their order."""
     if along is None:
         return list(found)
     rank: dict[tuple[Value, ...], int] = {}
@@ -130,7 +131,7 @@ def _ordered(found: Iterator[Cell], along: str | None) -> list[Cell]:
 
 
 def _unpaired(tables: Tables, cell: Cell, column: str) -> list[pd.DataFrame]:
-    """List arms that cannot be paired yet; raise for a finished one whose reference does not exist."""
+    """Return the arms that cannot be paired yet; raise if a finished arm has no reference at all."""
     finished = cell.arms[column].notna().to_numpy()
     seeds = tables.manifest.seeds
     reference = dict(zip(seed_values(cell.references, seeds), cell.references[column].notna(), strict=True))
@@ -140,8 +141,8 @@ def _unpaired(tables: Tables, cell: Cell, column: str) -> list[pd.DataFrame]:
         first = orphans.iloc[0]
         run = ", ".join(f"{name} {first[name]}" for name in tables.manifest.factor_names)
         raise ValueError(
-            f"{run}: the comparison has no reference with the same factors and seeds, so its effect on {column} cannot "
-            "be stated; add the reference to the study for these seeds, or take the arm out of the comparison"
+            f"{run}: expected a reference with the same factors and seeds, got none, so its effect on {column} is "
+            "unknown; add the reference to the study for these seeds, or take the arm out of the comparison"
         )
     waiting = finished & np.array([not reference.get(run, False) for run in runs], dtype=bool)
     return [

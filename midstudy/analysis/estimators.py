@@ -1,7 +1,7 @@
-"""What decides a claim: functions of a study's tables and a claim that give an estimate with its interval.
+"""Estimators that decide claims: each returns an estimate with its interval from a study's tables and a claim.
 
-Each looks at `claim.column` of `claim.comparison`, at the cells (arms, seeds apart) with the factors `claim.arms`. What is
-not finished gives an estimate of NaN; a claim that selects the wrong arms raises ValueError.
+An estimator reads `claim.column` of `claim.comparison` in the cells (arms that differ in seeds alone) with the factors
+`claim.arms`. Unfinished arms give an estimate of NaN; a claim that selects the wrong arms raises ValueError.
 """
 
 from __future__ import annotations
@@ -39,10 +39,9 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A value with its 95 % interval, positive where arms are better than their references, and the same in words.
+    """A value with its 95 % interval, positive if the arms are better than their references, and the same in words.
 
-    NaN stands for what is unknown. `is_exact` says that the value was measured once and has no interval by nature; its claim
-    is judged by the value alone.
+    Unknown numbers are NaN. `is_exact` marks a value without sampling error; its claim is judged by the value alone.
     """
 
     value: float = math.nan
@@ -68,8 +67,8 @@ def paired_effect(tables: Tables, claim: Claim) -> Estimate:
 def best_of(tables: Tables, claim: Claim) -> Estimate:
     """One cell against every other cell with the same match factors, and against the reference.
 
-    The estimate is that of the rival that decides: the nearest one that is better, otherwise the nearest one that the cell
-    is not beyond doubt better than, otherwise the nearest one. Option scale: "difference" (default) or "relative".
+    The estimate is that of the deciding rival: the nearest one that is better than the cell, else the nearest one that the
+    cell is not significantly better than, else the nearest one. Option scale: "difference" (default) or "relative".
     """
     comparison = tables.manifest.comparison(claim.comparison)
     cell = _one(_selected(tables, comparison, claim.arms), claim.arms)
@@ -82,7 +81,7 @@ def best_of(tables: Tables, claim: Claim) -> Estimate:
         return Estimate(unit=unit)
     text = f"next is {decides['rival']}, {_words(decides, scale, unit)}"
     if not beaten.all():
-        text += f"; not beaten beyond doubt: {', '.join(rows.loc[~beaten, 'rival'])}"
+        text += f"; not significantly better than: {', '.join(rows.loc[~beaten, 'rival'])}"
     # Better than all only if better than each: the largest p value is that of an intersection-union test.
     p_value = rows["p_value"].max() if beaten.all() else decides["p_value"]
     return _numbers(decides, scale=scale, p_value=float(p_value), unit=unit, text=text)
@@ -111,8 +110,8 @@ def rivals(tables: Tables, comparison: ComparisonEntry, cell: Cell, column: str)
 def all_within(tables: Tables, claim: Claim) -> Estimate:
     """All selected cells' relative effects within ± `claim.margin`.
 
-    The estimate is that of the cell that decides: the largest effect that lies outside, otherwise the largest that is not
-    beyond doubt inside, otherwise the largest.
+    The estimate is that of the deciding cell: the largest effect outside, else the largest whose interval is not inside,
+    else the largest.
     """
     comparison = tables.manifest.comparison(claim.comparison)
     selected = _selected(tables, comparison, claim.arms)
@@ -209,7 +208,7 @@ ESTIMATORS: dict[str, Estimator] = {
 
 
 def find_estimator(name: str) -> Estimator:
-    """The estimator of this name, or that of another module as `package.module:function`.
+    """Return the estimator of this name, or the function that `package.module:function` names.
 
     Raises:
         ValueError: there is none.
@@ -269,7 +268,7 @@ def _listed(found: Sequence[Cell]) -> str:
 def _decider(rows: pd.DataFrame, *, size: pd.Series, fails: pd.Series, holds: pd.Series) -> pd.Series | None:
     """The measured row of largest `size` that decides whether a claim on all rows holds; None if nothing is measured.
 
-    Where only rows that are not measured leave it open, the row is without an interval.
+    If only unmeasured rows leave the claim open, the row has no interval.
     """
     is_measured = rows["num_seeds"] > 0
     if not is_measured.any():
@@ -287,7 +286,7 @@ def _decider(rows: pd.DataFrame, *, size: pd.Series, fails: pd.Series, holds: pd
 
 
 def _common_seeds(tables: Tables, selected: Sequence[Cell], claim: Claim) -> list[tuple[float, ...]]:
-    """The effect of each cell, for every seed that is finished in all of them."""
+    """Return the effects of all cells for every seed that is finished in each of them."""
     value = _SCALES[_scale(claim)][0]
     by_cell = []
     for cell in selected:

@@ -15,9 +15,9 @@ MIN_PAIRS_OF_A_CORRELATION = 4  # Fisher's z has standard error 1/sqrt(n - 3)
 
 @dataclass(frozen=True)
 class MeanInterval:
-    """Mean of n independent values with its two-sided t-interval and the p value of 'the mean is zero'.
+    """Mean of n independent values with its two-sided t-interval and the p value of the hypothesis that the mean is zero.
 
-    ``note`` says why interval and p value are NaN where they are.
+    If interval and p value are NaN, `note` says why.
     """
 
     mean: float
@@ -31,8 +31,8 @@ class MeanInterval:
 def mean_interval(values: Iterable[float]) -> MeanInterval:
     """95 % t-interval of a mean; applied to paired differences it is the interval of the paired t-test.
 
-    One value has no interval. Values that do not vary have none either: the t statistic is not defined, and identical
-    values from different seeds point at seeds that did not take effect.
+    A single value has no interval. Nor have values that do not vary: the t statistic is undefined, and identical values
+    from different seeds suggest that the seeds had no effect.
     """
     sample = np.asarray(list(values), dtype=np.float64)
     n = sample.size

@@ -1,7 +1,7 @@
-"""Paired comparison of two arms over the seeds they share.
+"""Paired comparison of two arms over their common seeds.
 
-Arms share their randomness, so differences are taken within a pair of runs with the same seeds. The unit of replication is
-the first of the study's seeds: the others are averaged within it, because runs that share it are not independent trainings.
+Arms share their randomness, so differences are taken between runs with the same seeds. The unit of replication is the
+study's first seed: the others are averaged within it, because runs that share it are not independent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pandas as pd
 
 from midstudy.analysis.intervals import holm, mean_interval
 
-#: Columns that ``summarise`` gives. A positive difference means that the arm is better than its reference.
+#: Columns of `summarise`. A positive difference means that the arm is better than its reference.
 SUMMARY_COLUMNS = (
     "num_seeds",
     "num_inner_seeds",
@@ -30,29 +30,29 @@ SUMMARY_COLUMNS = (
     "note",
 )
 
-#: Columns that ``pair_by_seed`` gives behind the replicating seed.
+#: Columns of `pair_by_seed` after the replicating seed.
 SEED_COLUMNS = ("num_inner_seeds", "reference", "value", "difference", "relative_improvement")
 
 
 def pair_by_seed(
     rows: pd.DataFrame, reference: pd.DataFrame, *, column: str, seeds: Sequence[str], better: str
 ) -> pd.DataFrame:
-    """Values of two arms for the seeds finished in both, averaged over all seeds but the first.
+    """Return the values of two arms for the seeds finished in both, averaged over all seeds but the first.
 
-    Returns one row per value of ``seeds[0]``: that seed, num_inner_seeds, reference, value, difference (positive where the
-    arm is better, with ``better`` lower or higher) and relative_improvement (difference over the reference's size, NaN where
-    that is 0). Empty where nothing is shared; one row without a seed where ``seeds`` is empty.
+    One row per value of `seeds[0]`: that seed, num_inner_seeds, reference, value, difference (positive if the arm is better,
+    where `better` is "lower" or "higher") and relative_improvement (difference over the reference's size, NaN if that is
+    0). Empty if no seed is common; one row without a seed if `seeds` is empty.
     """
-    # Plain dictionaries: a merge and a grouped aggregation of a handful of rows cost pandas 15 ms, a hundred times as much.
+    # Plain dictionaries: merging and grouping a handful of rows takes pandas 15 ms, a hundred times as long.
     other = dict(zip(seed_values(reference, seeds), reference[column].astype(float), strict=True))
-    found: dict[tuple[Hashable, ...], list[tuple[Hashable, float, float]]] = {}
+    runs_by_seed: dict[tuple[Hashable, ...], list[tuple[Hashable, float, float]]] = {}
     for run, value in zip(seed_values(rows, seeds), rows[column].astype(float), strict=True):
         reference_value = other.get(run, math.nan)
         if not (math.isnan(value) or math.isnan(reference_value)):
-            found.setdefault(run[:1], []).append((run[1:], reference_value, value))
+            runs_by_seed.setdefault(run[:1], []).append((run[1:], reference_value, value))
     records = []
-    for seed in sorted(found):
-        inner, references, values = zip(*found[seed], strict=True)
+    for seed in sorted(runs_by_seed):
+        inner, references, values = zip(*runs_by_seed[seed], strict=True)
         before, after = fmean(references), fmean(values)
         difference = before - after if better == "lower" else after - before
         relative = difference / abs(before) if before else math.nan
@@ -61,16 +61,16 @@ def pair_by_seed(
 
 
 def seed_values(rows: pd.DataFrame, seeds: Sequence[str]) -> Iterator[tuple[Hashable, ...]]:
-    """The seeds of each row."""
+    """Yield the seeds of each row."""
     return zip(*(rows[seed] for seed in seeds), strict=True) if seeds else iter([()] * len(rows))
 
 
 def summarise(by_seed: pd.DataFrame) -> dict[str, object]:
-    """Means over seeds with 95 % t-intervals, for the output of ``pair_by_seed``.
+    """Return means over seeds with 95 % t-intervals, for the output of `pair_by_seed`.
 
-    ``ci_low`` and ``ci_high`` belong to ``difference``; ``p_value`` is the two-sided paired t-test's.
-    ``relative_improvement`` is the mean of the seeds' own ratios, so that it has an interval of its own.
-    ``num_inner_seeds`` is the smallest number of inner seeds behind a seed's value.
+    `ci_low` and `ci_high` belong to `difference`; `p_value` is that of the two-sided paired t-test.
+    `relative_improvement` is the mean of the seeds' ratios and has its own interval.
+    `num_inner_seeds` is the smallest number of inner seeds behind a seed's value.
     """
     difference = mean_interval(by_seed["difference"])
     relative = mean_interval(by_seed["relative_improvement"])
@@ -91,9 +91,9 @@ def summarise(by_seed: pd.DataFrame) -> dict[str, object]:
 
 
 def comparison_table(records: Iterable[dict[str, object]], *, columns: Sequence[str]) -> pd.DataFrame:
-    """A table of comparisons with Holm-corrected p values, the family being all tested rows of this table.
+    """Return a table with Holm-corrected p values; the family is all tested rows of this table.
 
-    Adds ``p_holm`` and ``family_size`` (rows tested) to ``columns``; keeps the columns of an empty table.
+    Adds `p_holm` and `family_size` (rows tested) to `columns`, also if the table is empty.
     """
     table = pd.DataFrame(list(records), columns=list(columns))
     p_values = table["p_value"].astype(float)

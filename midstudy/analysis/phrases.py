@@ -11,7 +11,7 @@ import pandas as pd
 from midstudy.recipe.manifest import ColumnEntry
 
 RELATIVE = "relative improvement"
-"""The unit that is written in percent."""
+"""The unit that is shown in percent."""
 
 
 def percent(value: float) -> str:
@@ -37,7 +37,7 @@ def seeds(n: int) -> str:
 
 
 def with_interval(value: float, low: float, high: float, unit: str, *, num_seeds: int) -> str:
-    """'+12.5 % (95 % interval +11.0 % to +14.0 %, 3 seeds)'; says so where there is no interval."""
+    """'+12.5 % (95 % interval +11.0 % to +14.0 %, 3 seeds)'; says so if there is no interval."""
     return f"{amount(value, unit)} ({_interval(low, high, unit)}, {seeds(num_seeds)})"
 
 
@@ -62,7 +62,7 @@ def improvement(row: Mapping[str, Any] | pd.Series, unit: str) -> str:
 
 
 def telling_factors(rows: Sequence[Mapping[str, Any] | pd.Series], names: Sequence[str]) -> list[str]:
-    """Those of the factors ``names`` that tell the rows apart: the ones in words alone where these do."""
+    """Return the factors in `names` that tell the rows apart; only those with text values, if they suffice."""
     differing = [name for name in names if len({row[name] for row in rows}) > 1]
     words = [name for name in differing if all(isinstance(row[name], str) for row in rows)]
     is_enough = len({tuple(row[name] for name in words) for row in rows}) == len(rows)
@@ -70,8 +70,10 @@ def telling_factors(rows: Sequence[Mapping[str, Any] | pd.Series], names: Sequen
 
 
 def name_of(row: Mapping[str, Any] | pd.Series, names: Sequence[str]) -> str:
-    """An arm by some of its factors: 'code', or 'code, weight 0.2'."""
-    return ", ".join(str(row[name]) if isinstance(row[name], str) else f"{name} {row[name]:g}" for name in names)
+    """An arm by some of its factors: 'code', or 'code, start step 24'."""
+    return ", ".join(
+        str(row[name]) if isinstance(row[name], str) else f"{name.replace('_', ' ')} {row[name]:g}" for name in names
+    )
 
 
 def capitalised(sentence: str) -> str:

@@ -1,6 +1,6 @@
-"""The tables of a study, read from the store: arms, curves, similarities, proximity advantages, and what it all cost.
+"""The tables of a study, read from the store: arms, curves, similarities, proximity advantages and cost.
 
-A value that is NaN belongs to a stage that is not finished: the tables of a half-done study are valid.
+Values of unfinished stages are NaN, so the tables of a study in progress are valid.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Tables:
 
 
 def arms_table(store: Store, manifest: Manifest) -> pd.DataFrame:
-    """One row an arm, in the order of `manifest.arms`.
+    """Return one row per arm, in the order of `manifest.arms`.
 
-    Columns: study, the factors, the measured columns that are no curves, state, num_steps, num_tokens (drawn of corpora),
-    flops, wall_s (seconds of the stages behind the arm's state); then for each data set NAME tokens:NAME, items:NAME,
-    epochs:NAME (passes over its train split) and dose:NAME. What belongs to an unfinished stage is NaN.
+    Columns: study, the factors, the measured columns except curves, state, num_steps, num_tokens (drawn of corpora),
+    flops, wall_s (seconds of all training up to the arm's state); then for each data set NAME tokens:NAME, items:NAME,
+    epochs:NAME (passes over its train split) and dose:NAME. Values of unfinished stages are NaN.
     """
     columns = [name for name, column in manifest.columns.items() if not column.is_curve]
     measured = {one for arm in manifest.arms for name in columns for one in arm.measures.get(name, ())}
@@ -69,7 +69,7 @@ def arms_table(store: Store, manifest: Manifest) -> pd.DataFrame:
 
 
 def curves_table(store: Store, manifest: Manifest) -> pd.DataFrame:
-    """One row per arm, curve and step: arm (its row), the factors, column, step, value (NaN where not finished)."""
+    """Return one row per arm, curve and step: arm (its row), the factors, column, step, value (NaN if not finished)."""
     curves = [name for name, column in manifest.columns.items() if column.is_curve]
     records = store.records({one for arm in manifest.arms for name in curves for one in arm.measures.get(name, ())})
     rows = [
@@ -90,10 +90,10 @@ def curves_table(store: Store, manifest: Manifest) -> pd.DataFrame:
 
 
 def similarity_tables(store: Store, manifest: Manifest) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
-    """Similarity of every pair of corpora, tasks and mixtures (long), and proximity advantage of every mix to every task.
+    """Return the similarity of every pair of corpora, tasks and mixtures, and the proximity advantages of mixes to tasks.
 
-    Proximity has the columns of `similarity.proximity.proximity_rows`. None for both while a count is not finished, and
-    where the study counts nothing.
+    The second table has the columns of `similarity.proximity.proximity_rows`. Both are None until all counts are finished,
+    and if the study has none.
     """
     records = store.records([one.stage for one in manifest.counts])
     if not manifest.counts or len(records) < len({one.stage for one in manifest.counts}):
@@ -125,10 +125,10 @@ def similarity_tables(store: Store, manifest: Manifest) -> tuple[pd.DataFrame | 
 
 
 def cost_summary(store: Store, manifest: Manifest) -> dict[str, Any]:
-    """What the study's finished stages took, beside what the plan said they need.
+    """Return the cost of the study's finished stages, beside the plan's number of steps.
 
-    Seconds are sums over stages. Everything is read from records, so the numbers are the same however often a finished
-    study is run again. `recomputed_steps` were run again after faults, and are not useful ones.
+    Seconds are sums over stages. All numbers come from records, so running a finished study again does not change them.
+    `recomputed_steps` were repeated after faults and are not counted as useful.
     """
     records = store.records(manifest.stages)
     return {
@@ -150,7 +150,7 @@ def cost_summary(store: Store, manifest: Manifest) -> dict[str, Any]:
 
 
 def reproduction(store: Store, manifest: Manifest) -> dict[str, Any]:
-    """What one needs to make the study again: the command, and the code and libraries its records were made with."""
+    """Return what reproduces the study: its command, and the code and library versions in its records."""
     environments = [record.environment for record in store.records(manifest.stages).values()]
 
     def seen(field: str) -> list[str]:
@@ -166,10 +166,10 @@ def reproduction(store: Store, manifest: Manifest) -> dict[str, Any]:
 
 
 def write_tables(store: Store, manifest: Manifest, folder: Path) -> Tables:
-    """Write a report's inputs into the study's folder, and return the tables among them.
+    """Write the inputs of a report into the study's folder, and return its tables.
 
-    arms and curves as Parquet and CSV, similarity and proximity as Parquet once they are known; cost, reproduction and what
-    the data left out as JSON; the answer as text.
+    Arms and curves are written as Parquet and CSV, similarity and proximity as Parquet once they are known, cost,
+    reproduction and omitted data as JSON, the answer as text.
     """
     from midstudy.analysis.answer import answer  # reads `Tables`
 
@@ -180,7 +180,7 @@ def write_tables(store: Store, manifest: Manifest, folder: Path) -> Tables:
         table.to_csv(folder / f"{name}.csv", index=False)
     for name, known in (("similarity", similarity), ("proximity", proximity)):
         if known is None:
-            (folder / f"{name}.parquet").unlink(missing_ok=True)  # of an earlier plan that counted less
+            (folder / f"{name}.parquet").unlink(missing_ok=True)  # from an earlier plan with fewer counts
         else:
             known.to_parquet(folder / f"{name}.parquet", index=False)
     write_json(folder / "cost.json", cost_summary(store, manifest))
@@ -191,11 +191,11 @@ def write_tables(store: Store, manifest: Manifest, folder: Path) -> Tables:
 
 
 def read_tables(folder: Path) -> Tables:
-    """The tables that `write_tables` left in the folder of a study in its store.
+    """Read the tables that `write_tables` wrote into a study's folder.
 
     Raises:
         StoreError: the study's manifest is missing, damaged or of another version.
-        OSError: the tables are not there.
+        OSError: the tables are missing.
     """
     folder = folder.resolve()
     manifest = load(Store.open(folder.parent.parent), folder.name)
@@ -208,7 +208,7 @@ def read_tables(folder: Path) -> Tables:
 
 
 class _History:
-    """The stages behind the arms' states: what they took, and how large the data are that they read."""
+    """Training time and data sizes of the stages that lead to the arms' states."""
 
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self._store, self._manifest = store, manifest
@@ -220,17 +220,17 @@ class _History:
                 self._tokens.setdefault(stage.data, []).append(identity)
 
     def wall_s(self, state: str) -> float:
-        """Seconds of all training behind a state, NaN if a stage of it is unfinished."""
+        """Return the seconds of all training up to a state, NaN if a stage is unfinished."""
         records = [self._record(one) for one in self._states(state)]
         return math.fsum(math.nan if one is None else one.timing["wall_s"] for one in records)
 
     def epochs(self, arm: ArmEntry, data: str) -> float:
-        """Passes over the train split of a data set: over its tokens, or over a task's items; NaN while unknown."""
+        """Return the number of passes over a train split, in tokens or in a task's items; NaN while unknown."""
         drawn = arm.items[data] if data in arm.items else arm.tokens.get(data, 0)
         if not drawn:
             return 0.0
         stages = self._tokens.get(data, [])
-        if len(stages) > 1:  # tokenized in several ways: the one that this arm reads
+        if len(stages) > 1:  # tokenised in several ways: select the one that this arm reads
             read = {parent for one in self._states(arm.state) for parent in self._parents(one)}
             stages = [one for one in stages if one in read]
         record = self._record(stages[0]) if stages else None
@@ -240,7 +240,7 @@ class _History:
         return drawn / size if size else math.nan
 
     def _states(self, state: str) -> list[str]:
-        """A state and those behind it, the averaged ones of an average among them, each once."""
+        """Return a state and its ancestors, each once, including the states that an average combines."""
         found = {state: None}
         pending = [state]
         for one in pending:
@@ -253,7 +253,7 @@ class _History:
     def _parents(self, identity: str) -> tuple[str, ...]:
         if identity in self._manifest.stages:
             return self._manifest.stages[identity].parents
-        record = self._record(identity)  # a state of another study, which this one starts from
+        record = self._record(identity)  # a state of another study that this one starts from
         return () if record is None else record.parents
 
     def _is_state(self, identity: str) -> bool:

@@ -35,7 +35,7 @@ def test_a_clear_effect_is_stated_with_its_size_interval_seeds_and_rivals() -> N
     first, second = answer(bridging_tables()).split(" For task word_problems, ")
     assert first.startswith("For task pycode, code lowers sft_loss most, by 10.4 % (0.500 nats; 95 % interval ")
     assert "3 seeds) against control, Holm-corrected p = 0.0" in first
-    assert first.endswith("better than both other arms in paired differences whose intervals exclude zero.")
+    assert first.endswith("significantly better than both other arms (paired 95 % intervals).")
     assert second.startswith("math lowers sft_loss most")
     assert "not finished" not in second
 
@@ -53,14 +53,14 @@ def test_a_column_may_be_better_the_other_way() -> None:
 
 def test_an_interval_that_includes_zero_is_not_a_finding() -> None:
     sentence = answer(control_and({"new": {1: 0.3, 2: -0.1, 3: 0.1}}))
-    assert sentence.startswith("No arm can be told from plain in score: the largest improvement, by new, is")
+    assert sentence.startswith("No arm differs significantly from plain in score: the largest improvement, by new, is")
     assert "its interval includes zero" in sentence
 
 
 def test_one_seed_is_said_to_be_one() -> None:
     sentence = answer(control_and({"new": {1: 0.3}, "newer": {1: 0.1}}))
     assert "New lowers score most, by 6.2 % (0.300 nats; no interval, 1 seed) against plain" in sentence
-    assert "one seed says nothing about chance" in sentence
+    assert "but a single seed gives no interval" in sentence
 
 
 def test_no_arm_helps() -> None:
@@ -70,24 +70,24 @@ def test_no_arm_helps() -> None:
 
 def test_rivals_that_cannot_be_told_apart_are_named() -> None:
     gains = {"new": {1: 0.3, 2: 0.32, 3: 0.28}, "newer": {1: 0.27, 2: 0.33, 3: 0.26}, "other": {1: 0.01}}
-    assert answer(control_and(gains)).endswith("; not told from it by a paired interval: newer, other.")
+    assert answer(control_and(gains)).endswith("; not significantly better than newer, other.")
 
 
 def test_a_single_arm_is_not_called_the_most_of_several() -> None:
     sentence = answer(control_and({"new": {1: 0.3, 2: 0.32, 3: 0.28}}))
     assert "lowers score, by" in sentence
-    assert sentence.endswith("; no other arm was tried.")
+    assert sentence.endswith("; the comparison has no other arm.")
 
 
 def test_unfinished_arms_are_counted() -> None:
     sentence = answer(bridging_tables(unfinished=[{"mix": "math", "trunk_seed": 2}]))
     assert "2 seeds" in sentence
-    assert sentence.endswith("4 of the 48 arms behind this are not finished, so it may change.")
+    assert sentence.endswith("4 of the 48 arms that this is based on are not finished, so it may change.")
 
 
 def test_nothing_finished_is_not_an_answer_yet() -> None:
     sentence = answer(bridging_tables(unfinished=[{"size": "micro"}]))
-    assert sentence.startswith("For task pycode, nothing can be said about sft_loss yet: no arm is finished")
+    assert sentence.startswith("For task pycode, sft_loss has no result yet: no arm is finished")
 
 
 @pytest.mark.parametrize("sizes", [("micro",), ("micro", "small")])
@@ -95,9 +95,9 @@ def test_arms_that_differ_in_numbers_alone_are_told_by_them(sizes: tuple[str, ..
     tables = bridging_tables(sizes=sizes)
     (timing,) = (one for one in tables.manifest.comparisons if one.name == "timing")
     sentence = answer(replace(tables, manifest=replace(tables.manifest, comparisons=(timing,))))
-    assert "ode, weight 0.2, start_step 10 lowers sft_loss most" in sentence
+    assert "ode, weight 0.2, start step 10 lowers sft_loss most" in sentence
 
 
 def test_a_study_without_comparisons_says_so() -> None:
     tables = bridging_tables()
-    assert answer(replace(tables, manifest=replace(tables.manifest, comparisons=()))) == "This study compares nothing."
+    assert answer(replace(tables, manifest=replace(tables.manifest, comparisons=()))) == "This study has no comparison."

@@ -80,7 +80,7 @@ def test_an_opposite_effect_is_a_no() -> None:
     assert judged(claim("paired_effect", arms=CODE), **worse)["verdict"] == "no"
     best = judged(claim("best_of", arms=CODE), **worse)
     assert best["verdict"] == "no"
-    assert best["ours"].endswith("not beaten beyond doubt: control, math, instruction")
+    assert best["ours"].endswith("not significantly better than: control, math, instruction")
 
 
 @pytest.mark.parametrize(("better", "gain"), [("higher", 0.1), ("lower", -0.1)])
@@ -109,7 +109,7 @@ def test_best_of_is_decided_by_the_nearest_rival() -> None:
 def test_best_of_waits_for_every_rival() -> None:
     row = judged(claim("best_of", arms=CODE), unfinished=[{"mix": "instruction"}])
     assert row["verdict"] == "inconclusive"
-    assert row["ours"].endswith("not beaten beyond doubt: instruction")
+    assert row["ours"].endswith("not significantly better than: instruction")
 
 
 def test_a_claim_on_one_arm_must_select_one() -> None:
@@ -156,7 +156,7 @@ def test_a_correlation_has_fishers_interval() -> None:
 def test_a_correlation_of_few_pairs_is_not_defined() -> None:
     row = judged(claim("correlation", arms={"task": "pycode"}))
     assert row["verdict"] == "inconclusive"
-    assert "3 pairs, at least 4 are needed" in row["ours"]
+    assert "expected at least 4 pairs, got 3" in row["ours"]
 
 
 def test_a_trend_is_the_slope_over_seeds() -> None:

@@ -93,8 +93,8 @@ def test_an_exact_line_has_r_one_without_warnings() -> None:
 @pytest.mark.parametrize(
     ("x", "y", "reason"),
     [
-        ([], [], "r: 0 pairs, at least 4 are needed"),
-        ([1.0, 2.0, 3.0], [1.0, 2.0, 4.0], "r: 3 pairs, at least 4 are needed"),
+        ([], [], "r: expected at least 4 pairs, got 0"),
+        ([1.0, 2.0, 3.0], [1.0, 2.0, 4.0], "r: expected at least 4 pairs, got 3"),
         ([1.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0], "r: proximity advantage does not vary"),
         ([1.0, 2.0, 3.0, 4.0, 5.0], [0.1] * 5, "r: relative improvement does not vary"),
     ],

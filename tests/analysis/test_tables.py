@@ -176,7 +176,7 @@ def test_tables_are_read_back_as_they_were_written(made: tuple[Store, Manifest])
     for name in ("arms", "curves", "similarity", "proximity"):
         pd.testing.assert_frame_equal(getattr(found, name), getattr(written, name), check_dtype=name != "curves")
     assert (
-        (folder / "answer.txt").read_text("utf-8").startswith("For task code_task, nothing can be said about sft_loss yet")
+        (folder / "answer.txt").read_text("utf-8").startswith("For task code_task, sft_loss has no result yet")
     )
     names = {path.name for path in folder.iterdir()}
     assert names >= {"arms.csv", "curves.csv", "cost.json", "reproduce.json", "left_out.json"}
