@@ -1,4 +1,4 @@
-"""The one error a wrong recipe raises: which field, what was found, what is allowed, what to do."""
+"""The one error a wrong recipe raises: which field, what was expected, what it holds, what to do."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ class RecipeError(ValueError):
 
     Args:
         path: dotted path of the field, from the outermost object that is known where the error is raised.
-        found: the offending value, as it should be shown.
-        allowed: what the field accepts.
-        fix: what to do next, one sentence; empty where `allowed` says it all.
+        expected: what the field accepts.
+        got: the offending value, as it should be shown.
+        fix: what to do next, one sentence; empty where `expected` says it all.
     """
 
-    def __init__(self, path: str, *, found: object, allowed: str, fix: str = "") -> None:
-        self.path, self.found, self.allowed, self.fix = path, found, allowed, fix
-        super().__init__(path, found, allowed, fix)
+    def __init__(self, path: str, *, expected: str, got: object, fix: str = "") -> None:
+        self.path, self.expected, self.got, self.fix = path, expected, got, fix
+        super().__init__(path, expected, got, fix)
 
     def __str__(self) -> str:
-        shown = self.found if isinstance(self.found, str) else repr(self.found)
-        text = f"{self.path}: found {shown}; allowed: {self.allowed}."
+        shown = self.got if isinstance(self.got, str) else repr(self.got)
+        text = f"{self.path}: expected {self.expected}, got {shown}."
         return f"{text} {self.fix}".rstrip()
 
 
@@ -34,19 +34,19 @@ def inside(outer: str) -> Iterator[None]:
     try:
         yield
     except RecipeError as error:
-        raise RecipeError(f"{outer}.{error.path}", found=error.found, allowed=error.allowed, fix=error.fix) from None
+        raise RecipeError(f"{outer}.{error.path}", got=error.got, expected=error.expected, fix=error.fix) from None
 
 
 def require_positive(path: str, value: object, *, unit: str) -> None:
     """Raise `RecipeError` unless `value` is a whole number of at least one."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RecipeError(path, found=value, allowed=f"a whole number of {unit}, at least 1")
+        raise RecipeError(path, got=value, expected=f"a whole number of {unit}, at least 1")
 
 
 def require_whole(path: str, value: object, *, what: str) -> None:
     """Raise `RecipeError` unless `value` is an integer of at least 0; `what` names it in the message."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise RecipeError(path, found=value, allowed=f"{what}, a whole number of at least 0")
+        raise RecipeError(path, got=value, expected=f"{what}, a whole number of at least 0")
 
 
 def require_number(
@@ -58,27 +58,27 @@ def require_number(
         what: names the number in the message.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < high:
-        allowed = f"{what} of at least {low:g}" if high == math.inf else f"{what} in [{low:g}, {high:g})"
-        raise RecipeError(path, found=value, allowed=allowed, fix=fix)
+        expected = f"{what} of at least {low:g}" if high == math.inf else f"{what} in [{low:g}, {high:g})"
+        raise RecipeError(path, got=value, expected=expected, fix=fix)
 
 
-def require_kind(path: str, value: object, kind: type | UnionType, *, allowed: str) -> None:
+def require_kind(path: str, value: object, kind: type | UnionType, *, expected: str) -> None:
     """Raise `RecipeError`, which shows the type alone, unless `value` is of `kind`."""
     if not isinstance(value, kind):
-        raise RecipeError(path, found=f"a value of type {type(value).__name__}", allowed=allowed)
+        raise RecipeError(path, got=f"a value of type {type(value).__name__}", expected=expected)
 
 
 def require_text(path: str, value: object) -> None:
     """Raise `RecipeError` unless `value` is text that can be written: no half of a surrogate pair, as of odd bytes."""
-    require_kind(path, value, str, allowed="text")
+    require_kind(path, value, str, expected="text")
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise RecipeError(path, found=repr(value[:100]), allowed="text that UTF-8 can hold")
+        raise RecipeError(path, got=repr(value[:100]), expected="text that UTF-8 can hold")
 
 
 def require_flag(path: str, value: object) -> None:
     """Raise `RecipeError` unless `value` is true or false."""
     if not isinstance(value, bool):
-        raise RecipeError(path, found=value, allowed="true or false")
+        raise RecipeError(path, got=value, expected="true or false")
 
 
 MAX_NAME_LENGTH = 100
@@ -87,14 +87,14 @@ MAX_NAME_LENGTH = 100
 
 def require_name(path: str, value: object) -> None:
     """Raise `RecipeError` unless `value` can stand in a line of text: letters of any language, digits, signs, spaces."""
-    allowed = f"1 to {MAX_NAME_LENGTH} printable characters, without a space at either end"
+    expected = f"1 to {MAX_NAME_LENGTH} printable characters, without a space at either end"
     if not isinstance(value, str) or not value.isprintable() or value != value.strip() or not value:
-        raise RecipeError(path, found=repr(value), allowed=allowed)
+        raise RecipeError(path, got=repr(value), expected=expected)
     if len(value) > MAX_NAME_LENGTH:
-        raise RecipeError(path, found=f"{value[:MAX_NAME_LENGTH]!r}… of {len(value)} characters", allowed=allowed)
+        raise RecipeError(path, got=f"{value[:MAX_NAME_LENGTH]!r}… of {len(value)} characters", expected=expected)
 
 
 def require_choice(path: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise `RecipeError` unless `value` is one of `choices`."""
     if value not in choices:
-        raise RecipeError(path, found=value, allowed=", ".join(choices))
+        raise RecipeError(path, expected=f"one of {', '.join(choices)}", got=value)

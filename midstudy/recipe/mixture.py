@@ -32,9 +32,9 @@ def exact_share(path: str, value: float | int | str | Fraction) -> Fraction:
     try:
         share = value if isinstance(value, Fraction) else Fraction(str(value))
     except (ValueError, ZeroDivisionError):
-        raise RecipeError(path, found=value, allowed="a share in [0, 1]") from None
+        raise RecipeError(path, got=value, expected="a share in [0, 1]") from None
     if isinstance(value, bool) or not 0 <= share <= 1:
-        raise RecipeError(path, found=value, allowed="a share in [0, 1]")
+        raise RecipeError(path, got=value, expected="a share in [0, 1]")
     return share
 
 
@@ -44,9 +44,9 @@ def _exact_weight(path: str, value: float | int | str | Fraction) -> Fraction:
     try:
         weight = value if isinstance(value, Fraction) else Fraction(str(value))
     except (ValueError, ZeroDivisionError):
-        raise RecipeError(path, found=value, allowed=allowed) from None
+        raise RecipeError(path, got=value, expected=allowed) from None
     if isinstance(value, bool) or weight <= 0:
-        raise RecipeError(path, found=value, allowed=allowed, fix="A corpus that is not to be learnt is left out.")
+        raise RecipeError(path, got=value, expected=allowed, fix="A corpus that is not to be learnt is left out.")
     return weight
 
 
@@ -70,13 +70,13 @@ class Mixture:
         hold_plain_numbers(self)
         total = sum((part.share for part in self.parts), Fraction(0))
         if total != 1:
-            raise RecipeError("mixture", found=f"shares that add up to {float(total):g}", allowed="a sum of exactly 1")
+            raise RecipeError("mixture", got=f"shares that add up to {float(total):g}", expected="a sum of exactly 1")
         weights = [part.loss_weight for part in self.parts]
         if min(weights) <= 0 or max(weights) != 1:
             raise RecipeError(
                 "mixture.loss_weights",
-                found=", ".join(f"{float(weight):g}" for weight in weights),
-                allowed="numbers above 0, the largest of them 1",
+                got=", ".join(f"{float(weight):g}" for weight in weights),
+                expected="numbers above 0, the largest of them 1",
                 fix="Mixture.blend divides them by the largest.",
             )
 
@@ -97,25 +97,25 @@ class Mixture:
             RecipeError: a share outside [0, 1], shares that add up to more than 1, a weight that is not above 0, or a
                 weight of a corpus that is not in the mixture.
         """
-        require_kind("mixture.base", base, Corpus, allowed="a Corpus")
+        require_kind("mixture.base", base, Corpus, expected="a Corpus")
         for path, given in (("specialists", specialists), ("loss_weights", {} if loss_weights is None else loss_weights)):
-            require_kind(f"mixture.{path}", given, Mapping, allowed="a mapping from each Corpus to a number")
+            require_kind(f"mixture.{path}", given, Mapping, expected="a mapping from each Corpus to a number")
             for corpus in given:
-                require_kind(f"mixture.{path}", corpus, Corpus, allowed="a Corpus as each key, not its name")
+                require_kind(f"mixture.{path}", corpus, Corpus, expected="a Corpus as each key, not its name")
         shares = {c: exact_share(f"mixture.{c.name}", value) for c, value in specialists.items()}
         if base in shares:
-            raise RecipeError(f"mixture.{base.name}", found="the base as a specialist", allowed="each corpus once")
+            raise RecipeError(f"mixture.{base.name}", got="the base as a specialist", expected="each corpus once")
         rest = 1 - sum(shares.values(), Fraction(0))
         if rest < 0:
             raise RecipeError(
-                "mixture", found=f"specialist shares that add up to {float(1 - rest):g}", allowed="at most 1 in all"
+                "mixture", got=f"specialist shares that add up to {float(1 - rest):g}", expected="at most 1 in all"
             )
         weights = {c: _exact_weight(f"mixture.loss_weights.{c.name}", value) for c, value in (loss_weights or {}).items()}
         for corpus in weights.keys() - shares.keys() - {base}:
             raise RecipeError(
                 f"mixture.loss_weights.{corpus.name}",
-                found="a corpus that is not in the mixture",
-                allowed=", ".join(one.name for one in (base, *shares)),
+                got="a corpus that is not in the mixture",
+                expected=", ".join(one.name for one in (base, *shares)),
             )
         kept = {corpus: share for corpus, share in ({base: rest} | shares).items() if share > 0}
         heaviest = max(weights.get(corpus, Fraction(1)) for corpus in kept)
@@ -190,15 +190,15 @@ class MixtureRamp:
         if before and after and before != after:
             raise RecipeError(
                 "mixture.to_mixture.base",
-                found=f"{after.name}, with {before.name} in from_mixture",
-                allowed="one base for both ends of a ramp",
+                got=f"{after.name}, with {before.name} in from_mixture",
+                expected="one base for both ends of a ramp",
                 fix="Make one of the two a specialist.",
             )
         if self.base_corpus in self.specialist_corpora:
             raise RecipeError(
                 "mixture.to_mixture",
-                found=f"{self.corpora[0].name} as the base at one end and as a specialist at the other",
-                allowed="one role a corpus",
+                got=f"{self.corpora[0].name} as the base at one end and as a specialist at the other",
+                expected="one role a corpus",
             )
         shared = self._shared_corpora
         for corpus in shared[1:]:
@@ -208,8 +208,8 @@ class MixtureRamp:
             if one != other:
                 raise RecipeError(
                     f"mixture.to_mixture.loss_weights.{corpus.name}",
-                    found=f"{other:g} times that of {shared[0].name}, with {one:g} times in from_mixture",
-                    allowed="one ratio between two corpora that both ends read",
+                    got=f"{other:g} times that of {shared[0].name}, with {one:g} times in from_mixture",
+                    expected="one ratio between two corpora that both ends read",
                     fix=f"Give {shared[0].name} and {corpus.name} the same loss_weights at both ends.",
                 )
 
