@@ -120,5 +120,5 @@ def _whole(config: Mapping[str, Any], name: str) -> int:
 
 def _refused(name: str, found: object, allowed: str) -> RecipeError:
     return RecipeError(
-        f"config.{name}", got=found, expected=allowed, fix="Only Pythia's architecture is computed, and computed exactly."
+        f"config.{name}", expected=allowed, got=found, fix="Only Pythia's architecture is computed, and computed exactly."
     )

@@ -41,7 +41,7 @@ def load_study(path: Path, *, data: Sequence[str] = (), settings: Sequence[str] 
         except (Exception, SystemExit) as error:
             raise _inside_experiment(path, error) from error
     if not isinstance(study, Study):
-        raise RecipeError(f"{path.name}.study", got=type(study).__name__, expected="a function that returns a Study")
+        raise RecipeError(f"{path.name}.study", expected="a function that returns a Study", got=type(study).__name__)
     choice.notes()  # refuses a --data name that the experiment does not have
     return study
 
@@ -64,7 +64,7 @@ def study_parameters(path: Path) -> dict[str, inspect.Parameter]:
 
 def _study_function(path: Path) -> Callable[..., Study]:
     if not path.is_file():
-        raise RecipeError("experiment", got=str(path), expected="an existing Python file that defines study(...)")
+        raise RecipeError("experiment", expected="an existing Python file that defines study(...)", got=str(path))
     loader = SourceFileLoader(f"midstudy_experiment_{path.stem}", str(path))  # whatever the file's name ends with
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
@@ -79,7 +79,7 @@ def _study_function(path: Path) -> Callable[..., Study]:
     build = getattr(module, "study", None)
     if not callable(build):
         raise RecipeError(
-            f"{path.name}.study", got="no such function", expected="def study(*, data, ...) -> midstudy.recipe.Study"
+            f"{path.name}.study", expected="def study(*, data, ...) -> midstudy.recipe.Study", got="no such function"
         )
     return build
 
@@ -90,13 +90,13 @@ def _keywords(build: Callable[..., Study], path: Path, settings: Sequence[str]) 
     for setting in settings:
         name, separator, text = setting.partition("=")
         if not separator:
-            raise RecipeError("--set", got=setting, expected="KEYWORD=VALUE")
+            raise RecipeError("--set", expected="KEYWORD=VALUE", got=setting)
         if name not in allowed:
             close = difflib.get_close_matches(name, allowed, n=1)
             raise RecipeError(
                 f"--set {name}",
-                got=name,
                 expected=f"the keywords of study(...) in {path.name}: {', '.join(allowed)}",
+                got=name,
                 fix=f"Did you mean {close[0]}?" if close else "",
             )
         try:
@@ -105,7 +105,7 @@ def _keywords(build: Callable[..., Study], path: Path, settings: Sequence[str]) 
             keywords[name] = text
         default = inspect.signature(build).parameters[name].default
         if isinstance(default, bool | int | float) and isinstance(keywords[name], str):
-            raise RecipeError(f"--set {name}", got=text, expected=f"a Python {type(default).__name__}, such as {default!r}")
+            raise RecipeError(f"--set {name}", expected=f"a Python {type(default).__name__}, such as {default!r}", got=text)
         if isinstance(default, str):
             keywords[name] = text.strip("'\"")
         if isinstance(default, tuple) and not isinstance(keywords[name], tuple | list):

@@ -384,8 +384,8 @@ def _check_goes_on(stretch: Stretch, from_state: str) -> None:
     if phase.optimizer_state == "continue":
         raise RecipeError(
             f"phases.{phase.name}.optimizer_state",
-            got=f"continue, from state {from_state} (step {stretch.start_step}) that the store has without its optimizer",
             expected="reset, or a state that was published with its optimizer",
+            got=f"continue, from state {from_state} (step {stretch.start_step}) that the store has without its optimizer",
             fix='Set optimizer_state="reset", or run this study in a new store, where the state will be made with it.',
         )
 
@@ -473,8 +473,8 @@ def _check_measured(arm: Arm) -> None:
             if state.step == 0 and state.curriculum.start.weights is None:
                 raise RecipeError(
                     f"measures.{column}.state",
-                    got="the random weights of a start",
                     expected="states after at least one step",
+                    got="the random weights of a start",
                 )
 
 

@@ -44,7 +44,7 @@ def canonical(value: Any, path: str = "recipe") -> Any:
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise RecipeError(path, got=value, expected="finite numbers")
+            raise RecipeError(path, expected="finite numbers", got=value)
         return int(value) if value.is_integer() else value
     if isinstance(value, Fraction):
         return str(value)
@@ -59,14 +59,14 @@ def canonical(value: Any, path: str = "recipe") -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise RecipeError(path, got=key, expected="text keys")
+                raise RecipeError(path, expected="text keys", got=key)
         return {key: canonical(value[key], f"{path}.{key}") for key in sorted(value)}
     if isinstance(value, tuple | list):
         return [canonical(item, f"{path}[{index}]") for index, item in enumerate(value)]
     raise RecipeError(
         path,
-        got=f"{type(value).__name__} {value!r:.60}",
         expected="numbers, text, true/false, none, lists, mappings with text keys and recipe dataclasses",
+        got=f"{type(value).__name__} {value!r:.60}",
         fix="Write the value out as plain data: functions, sets and live objects have no stable form.",
     )
 

@@ -52,7 +52,7 @@ def interpolated(phase: Phase, points: Points) -> tuple[Phase, ...]:
 def _first_mixture(phase: Phase) -> Mixture:
     if not isinstance(phase.data, Mixture):
         found = f"a value of type {type(phase.data).__name__}"
-        raise RecipeError(f"phases.{phase.name}.data", got=found, expected="the Mixture at progress 0")
+        raise RecipeError(f"phases.{phase.name}.data", expected="the Mixture at progress 0", got=found)
     return phase.data
 
 
@@ -63,14 +63,14 @@ def _on_steps(phase: Phase, points: Points) -> list[tuple[int, Mixture]]:
     for index, point in enumerate(points):
         path = f"points[{index}]"
         if not isinstance(point, tuple | list) or len(point) != 2 or not isinstance(point[1], Mixture):
-            raise RecipeError(path, got=f"a value of type {type(point).__name__}", expected="(progress, Mixture)")
+            raise RecipeError(path, expected="(progress, Mixture)", got=f"a value of type {type(point).__name__}")
         progress, mixture = point
         step = math.floor(exact_share(path, progress) * phase.num_steps + Fraction(1, 2))
         if step <= before:
             raise RecipeError(
                 path,
-                got=f"progress {progress} of {phase.num_steps} steps, which is step {step}",
                 expected=f"a step after {before}",
+                got=f"progress {progress} of {phase.num_steps} steps, which is step {step}",
                 fix="Progress grows from point to point, by a step at least; the phase's own mixture is the one at 0.",
             )
         steps.append((step, mixture))

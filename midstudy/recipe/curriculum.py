@@ -48,8 +48,8 @@ class Start:
         if (self.seed is None) == (self.weights is None):
             raise RecipeError(
                 "start.seed",
-                got=self.seed,
                 expected="a seed where the weights are drawn; none where they come from a release or an average",
+                got=self.seed,
             )
         if self.seed is not None:
             require_whole("start.seed", self.seed, what="a seed")
@@ -59,15 +59,15 @@ class Start:
                 if identify(getattr(self, field)) != identify(getattr(source, field)):
                     raise RecipeError(
                         f"start.{field}",
-                        got="another than that of the averaged states",
                         expected="theirs",
+                        got="another than that of the averaged states",
                         fix="Build the start with Start.averaged.",
                     )
         if self.model.vocab_size < self.tokenizer.vocab_size:
             raise RecipeError(
                 "model.vocab_size",
-                got=self.model.vocab_size,
                 expected=f"at least the tokenizer's {self.tokenizer.vocab_size}",
+                got=self.model.vocab_size,
             )
 
     @classmethod
@@ -140,13 +140,13 @@ def _check_takes_over(before: Stretch, after: Phase, stretches: tuple[Stretch, .
         return
     old = before.phase
     if isinstance(old.data, Task) or isinstance(after.data, Task):
-        raise RecipeError(f"{path}.data_positions", got="continue", expected="reset after a task")
+        raise RecipeError(f"{path}.data_positions", expected="reset after a task", got="continue")
     for field in ("seq_len", "seed"):
         if getattr(old, field) != getattr(after, field):
             raise RecipeError(
                 f"{path}.{field}",
-                got=getattr(after, field),
                 expected=f"{getattr(old, field)}, that of the phase before, while data positions continue",
+                got=getattr(after, field),
                 fix='Set data_positions="reset" to begin a new order.',
             )
     bases, specialists = {after.data.base_corpus}, {*after.data.specialist_corpora}
@@ -160,8 +160,8 @@ def _check_takes_over(before: Stretch, after: Phase, stretches: tuple[Stretch, .
         name = sorted(corpus.name for corpus in both if corpus)[0]
         raise RecipeError(
             f"{path}.data",
-            got=f"corpus {name} as the base in one phase and as a specialist in another",
             expected="one role a corpus while data positions continue",
+            got=f"corpus {name} as the base in one phase and as a specialist in another",
             fix='Set data_positions="reset", or keep the role.',
         )
 
@@ -210,8 +210,8 @@ class Curriculum:
         if phase.seq_len > self.start.model.max_seq_len:
             raise RecipeError(
                 f"phases.{phase.name}.seq_len",
-                got=phase.seq_len,
                 expected=f"at most the model's {self.start.model.max_seq_len} tokens",
+                got=phase.seq_len,
             )
         curve = self.curve
         if phase.schedule is not None:
@@ -219,7 +219,7 @@ class Curriculum:
                 curve = phase.schedule.after(self.curve, step=self.num_steps)
         elif not self.stretches:
             raise RecipeError(
-                f"phases.{phase.name}.schedule", got=None, expected="a schedule: the first phase has none to continue"
+                f"phases.{phase.name}.schedule", expected="a schedule: the first phase has none to continue", got=None
             )
         return self._followed_by(phase, curve)
 
@@ -262,7 +262,7 @@ class Curriculum:
         """
         step = plain(step)
         if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= self.num_steps:
-            raise RecipeError("step", got=step, expected=f"a whole step in [0, {self.num_steps}]")
+            raise RecipeError("step", expected=f"a whole step in [0, {self.num_steps}]", got=step)
         if step == self.num_steps:
             return self
         kept = tuple(s for s in self.stretches if s.start_step < step)
@@ -287,15 +287,15 @@ class Curriculum:
         if isinstance(start_step, bool) or not isinstance(start_step, int) or not 0 <= start_step < self.num_steps:
             raise RecipeError(
                 "start_step",
-                got=start_step,
                 expected=f"a whole step in [0, {self.num_steps}), before the end of the trunk",
+                got=start_step,
             )
         for stretch in self.stretches:
             if stretch.stop_step > start_step and isinstance(stretch.phase.data, Task):
                 raise RecipeError(
                     "start_step",
-                    got=f"{start_step}, before the end of phase {stretch.phase.name} on task {stretch.phase.data.name}",
                     expected="a trunk that is not fine-tuned after it: the mixture would take the task's place",
+                    got=f"{start_step}, before the end of phase {stretch.phase.name} on task {stretch.phase.data.name}",
                     fix="Branch the trunk first, then add the fine-tuning with `then`.",
                 )
         left = next(s for s in self.stretches if s.start_step <= start_step < s.stop_step)

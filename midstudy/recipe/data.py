@@ -40,8 +40,8 @@ class Source:
         if not self.revision:
             raise RecipeError(
                 "source.revision",
-                got="nothing",
                 expected="the digest of the files, the digest of the wheels' list, or the hub's commit",
+                got="nothing",
                 fix="Without a revision the same recipe could read other text tomorrow.",
             )
 
@@ -105,8 +105,8 @@ class Tokenizer:
         if not 257 <= self.vocab_size <= 65_536:
             raise RecipeError(
                 "tokenizer.vocab_size",
-                got=self.vocab_size,
                 expected="257 (256 bytes and the end of text) to 65,536 (ids are stored in 16 bits)",
+                got=self.vocab_size,
             )
         require_positive("tokenizer.max_bytes", self.max_bytes, unit="bytes")
 
@@ -131,7 +131,7 @@ class ReleasedTokenizer:
         require_positive("tokenizer.vocab_size", self.vocab_size, unit="tokens")
         if not 1 <= self.vocab_size <= 65_536:
             raise RecipeError(
-                "tokenizer.vocab_size", got=self.vocab_size, expected="at most 65,536: ids are stored in 16 bits"
+                "tokenizer.vocab_size", expected="at most 65,536: ids are stored in 16 bits", got=self.vocab_size
             )
 
 

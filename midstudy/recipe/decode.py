@@ -52,7 +52,7 @@ def decode(form: Any, path: str = "recipe") -> Any:
     try:
         return _decode(form, path)
     except RecursionError:
-        raise RecipeError(path, got="a recipe nested too deeply", expected="what midstudy wrote") from None
+        raise RecipeError(path, expected="what midstudy wrote", got="a recipe nested too deeply") from None
 
 
 def _decode(form: Any, path: str) -> Any:
@@ -63,14 +63,14 @@ def _decode(form: Any, path: str) -> Any:
     name = form.get("is")
     cls = _CLASSES.get(name) if isinstance(name, str) else None
     if cls is None:
-        raise RecipeError(f"{path}.is", got=name, expected=", ".join(sorted(_CLASSES)))
+        raise RecipeError(f"{path}.is", expected=", ".join(sorted(_CLASSES)), got=name)
     fields = {key: _decode(item, f"{path}.{key}") for key, item in form.items() if key != "is"}
     known = {field.name: field for field in dataclasses.fields(cls)}
     if unknown := sorted(fields.keys() - known.keys()):
         raise RecipeError(
             f"{path}.{unknown[0]}",
-            got="a field this version does not know",
             expected=", ".join(known),
+            got="a field this version does not know",
             fix="The recipe was written by a newer midstudy: update, or use another store.",
         )
     if cls is Share:
@@ -78,8 +78,8 @@ def _decode(form: Any, path: str) -> Any:
             try:
                 fields[key] = Fraction(str(fields[key]))
             except (ValueError, ZeroDivisionError):
-                raise RecipeError(f"{path}.{key}", got=repr(fields[key]), expected="a fraction, such as '1/5'") from None
+                raise RecipeError(f"{path}.{key}", expected="a fraction, such as '1/5'", got=repr(fields[key])) from None
     try:
         return cls(**fields)
     except (TypeError, AttributeError) as error:  # another field, or one of another type
-        raise RecipeError(path, got=str(error), expected=f"the fields of {name}: {', '.join(known)}") from None
+        raise RecipeError(path, expected=f"the fields of {name}: {', '.join(known)}", got=str(error)) from None

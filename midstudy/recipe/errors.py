@@ -34,19 +34,19 @@ def inside(outer: str) -> Iterator[None]:
     try:
         yield
     except RecipeError as error:
-        raise RecipeError(f"{outer}.{error.path}", got=error.got, expected=error.expected, fix=error.fix) from None
+        raise RecipeError(f"{outer}.{error.path}", expected=error.expected, got=error.got, fix=error.fix) from None
 
 
 def require_positive(path: str, value: object, *, unit: str) -> None:
     """Raise `RecipeError` unless `value` is a whole number of at least one."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RecipeError(path, got=value, expected=f"a whole number of {unit}, at least 1")
+        raise RecipeError(path, expected=f"a whole number of {unit}, at least 1", got=value)
 
 
 def require_whole(path: str, value: object, *, what: str) -> None:
     """Raise `RecipeError` unless `value` is an integer of at least 0; `what` names it in the message."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise RecipeError(path, got=value, expected=f"{what}, a whole number of at least 0")
+        raise RecipeError(path, expected=f"{what}, a whole number of at least 0", got=value)
 
 
 def require_number(
@@ -59,26 +59,26 @@ def require_number(
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < high:
         expected = f"{what} of at least {low:g}" if high == math.inf else f"{what} in [{low:g}, {high:g})"
-        raise RecipeError(path, got=value, expected=expected, fix=fix)
+        raise RecipeError(path, expected=expected, got=value, fix=fix)
 
 
 def require_kind(path: str, value: object, kind: type | UnionType, *, expected: str) -> None:
     """Raise `RecipeError`, which shows the type alone, unless `value` is of `kind`."""
     if not isinstance(value, kind):
-        raise RecipeError(path, got=f"a value of type {type(value).__name__}", expected=expected)
+        raise RecipeError(path, expected=expected, got=f"a value of type {type(value).__name__}")
 
 
 def require_text(path: str, value: object) -> None:
     """Raise `RecipeError` unless `value` is text that can be written: no half of a surrogate pair, as of odd bytes."""
     require_kind(path, value, str, expected="text")
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise RecipeError(path, got=repr(value[:100]), expected="text that UTF-8 can hold")
+        raise RecipeError(path, expected="text that UTF-8 can hold", got=repr(value[:100]))
 
 
 def require_flag(path: str, value: object) -> None:
     """Raise `RecipeError` unless `value` is true or false."""
     if not isinstance(value, bool):
-        raise RecipeError(path, got=value, expected="true or false")
+        raise RecipeError(path, expected="true or false", got=value)
 
 
 MAX_NAME_LENGTH = 100
@@ -89,9 +89,9 @@ def require_name(path: str, value: object) -> None:
     """Raise `RecipeError` unless `value` can stand in a line of text: letters of any language, digits, signs, spaces."""
     expected = f"1 to {MAX_NAME_LENGTH} printable characters, without a space at either end"
     if not isinstance(value, str) or not value.isprintable() or value != value.strip() or not value:
-        raise RecipeError(path, got=repr(value), expected=expected)
+        raise RecipeError(path, expected=expected, got=repr(value))
     if len(value) > MAX_NAME_LENGTH:
-        raise RecipeError(path, got=f"{value[:MAX_NAME_LENGTH]!r}… of {len(value)} characters", expected=expected)
+        raise RecipeError(path, expected=expected, got=f"{value[:MAX_NAME_LENGTH]!r}… of {len(value)} characters")
 
 
 def require_choice(path: str, value: object, choices: tuple[str, ...]) -> None:

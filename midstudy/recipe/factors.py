@@ -35,7 +35,7 @@ def joined(*several: Factors) -> Factors:
 def require_factors(path: str, value: object) -> None:
     """Raise `RecipeError` unless `value` is what `factors(...)` returns."""
     if not isinstance(value, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
-        raise RecipeError(path, got=repr(value), expected="what factors(name=value, ...) returns")
+        raise RecipeError(path, expected="what factors(name=value, ...) returns", got=repr(value))
     for name, one in value:
         _checked(name, one, path)
 
@@ -49,12 +49,12 @@ def selects(wanted: Mapping[str, Value | tuple[Value, ...]], found: Mapping[str,
 
 def _checked(name: object, value: object, path: str = "factors") -> Value:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise RecipeError(path, got=repr(name), expected="names of lower case letters, digits and _, a letter first")
+        raise RecipeError(path, expected="names of lower case letters, digits and _, a letter first", got=repr(name))
     value = plain(value)
     if isinstance(value, str):
         require_name(f"{path}.{name}", value)
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         allowed = f"text of 1 to {MAX_NAME_LENGTH} characters, or a finite number"
-        raise RecipeError(f"{path}.{name}", got=repr(value), expected=allowed)
+        raise RecipeError(f"{path}.{name}", expected=allowed, got=repr(value))
     return value

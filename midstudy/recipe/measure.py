@@ -59,17 +59,17 @@ class Evaluation:
         require_positive(f"{path}.seq_len", self.seq_len, unit="tokens")
         require_positive(f"{path}.max_sequences", self.max_sequences, unit="sequences")
         if isinstance(self.data, Corpus) and self.loss != "all_tokens":
-            raise RecipeError(f"{path}.loss", got=self.loss, expected="all_tokens for a corpus")
+            raise RecipeError(f"{path}.loss", expected="all_tokens for a corpus", got=self.loss)
         require_flag(f"{path}.document_mask", self.document_mask)
         if not isinstance(self.data, Corpus) and self.document_mask:
             raise RecipeError(
-                f"{path}.document_mask", got=True, expected="false for a task: a sequence is one item, none is packed"
+                f"{path}.document_mask", expected="false for a task: a sequence is one item, none is packed", got=True
             )
         require_flag(f"{path}.items", self.items)
         extra = tuple(metric.name for metric in self.METRICS if metric.is_extra)
         if not isinstance(self.metrics, tuple) or not all(self.metrics.count(name) == 1 for name in self.metrics):
             allowed = f"a tuple of different names of {', '.join(extra)}"
-            raise RecipeError(f"{path}.metrics", got=repr(self.metrics), expected=allowed)
+            raise RecipeError(f"{path}.metrics", expected=allowed, got=repr(self.metrics))
         for name in self.metrics:
             require_choice(f"{path}.metrics", name, extra)
         # One order, one id.
@@ -96,9 +96,9 @@ def require_metric(path: str, evaluation: Evaluation, name: str, better: str) ->
     if name not in reported:
         is_known = any(metric.name == name for metric in evaluation.METRICS)
         fix = f"Ask for it: {type(evaluation).__name__}(metrics=({name!r},), ...)." if is_known else ""
-        raise RecipeError(f"{path}.metric", got=name, expected=", ".join(reported), fix=fix)
+        raise RecipeError(f"{path}.metric", expected=", ".join(reported), got=name, fix=fix)
     if better != reported[name].better:
-        raise RecipeError(f"{path}.better", got=better, expected=f"{reported[name].better} for {name}")
+        raise RecipeError(f"{path}.better", expected=f"{reported[name].better} for {name}", got=better)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,9 +32,9 @@ def exact_share(path: str, value: float | int | str | Fraction) -> Fraction:
     try:
         share = value if isinstance(value, Fraction) else Fraction(str(value))
     except (ValueError, ZeroDivisionError):
-        raise RecipeError(path, got=value, expected="a share in [0, 1]") from None
+        raise RecipeError(path, expected="a share in [0, 1]", got=value) from None
     if isinstance(value, bool) or not 0 <= share <= 1:
-        raise RecipeError(path, got=value, expected="a share in [0, 1]")
+        raise RecipeError(path, expected="a share in [0, 1]", got=value)
     return share
 
 
@@ -44,9 +44,9 @@ def _exact_weight(path: str, value: float | int | str | Fraction) -> Fraction:
     try:
         weight = value if isinstance(value, Fraction) else Fraction(str(value))
     except (ValueError, ZeroDivisionError):
-        raise RecipeError(path, got=value, expected=allowed) from None
+        raise RecipeError(path, expected=allowed, got=value) from None
     if isinstance(value, bool) or weight <= 0:
-        raise RecipeError(path, got=value, expected=allowed, fix="A corpus that is not to be learnt is left out.")
+        raise RecipeError(path, expected=allowed, got=value, fix="A corpus that is not to be learnt is left out.")
     return weight
 
 
@@ -70,13 +70,13 @@ class Mixture:
         hold_plain_numbers(self)
         total = sum((part.share for part in self.parts), Fraction(0))
         if total != 1:
-            raise RecipeError("mixture", got=f"shares that add up to {float(total):g}", expected="a sum of exactly 1")
+            raise RecipeError("mixture", expected="a sum of exactly 1", got=f"shares that add up to {float(total):g}")
         weights = [part.loss_weight for part in self.parts]
         if min(weights) <= 0 or max(weights) != 1:
             raise RecipeError(
                 "mixture.loss_weights",
-                got=", ".join(f"{float(weight):g}" for weight in weights),
                 expected="numbers above 0, the largest of them 1",
+                got=", ".join(f"{float(weight):g}" for weight in weights),
                 fix="Mixture.blend divides them by the largest.",
             )
 
@@ -104,18 +104,18 @@ class Mixture:
                 require_kind(f"mixture.{path}", corpus, Corpus, expected="a Corpus as each key, not its name")
         shares = {c: exact_share(f"mixture.{c.name}", value) for c, value in specialists.items()}
         if base in shares:
-            raise RecipeError(f"mixture.{base.name}", got="the base as a specialist", expected="each corpus once")
+            raise RecipeError(f"mixture.{base.name}", expected="each corpus once", got="the base as a specialist")
         rest = 1 - sum(shares.values(), Fraction(0))
         if rest < 0:
             raise RecipeError(
-                "mixture", got=f"specialist shares that add up to {float(1 - rest):g}", expected="at most 1 in all"
+                "mixture", expected="at most 1 in all", got=f"specialist shares that add up to {float(1 - rest):g}"
             )
         weights = {c: _exact_weight(f"mixture.loss_weights.{c.name}", value) for c, value in (loss_weights or {}).items()}
         for corpus in weights.keys() - shares.keys() - {base}:
             raise RecipeError(
                 f"mixture.loss_weights.{corpus.name}",
-                got="a corpus that is not in the mixture",
                 expected=", ".join(one.name for one in (base, *shares)),
+                got="a corpus that is not in the mixture",
             )
         kept = {corpus: share for corpus, share in ({base: rest} | shares).items() if share > 0}
         heaviest = max(weights.get(corpus, Fraction(1)) for corpus in kept)
@@ -190,15 +190,15 @@ class MixtureRamp:
         if before and after and before != after:
             raise RecipeError(
                 "mixture.to_mixture.base",
-                got=f"{after.name}, with {before.name} in from_mixture",
                 expected="one base for both ends of a ramp",
+                got=f"{after.name}, with {before.name} in from_mixture",
                 fix="Make one of the two a specialist.",
             )
         if self.base_corpus in self.specialist_corpora:
             raise RecipeError(
                 "mixture.to_mixture",
-                got=f"{self.corpora[0].name} as the base at one end and as a specialist at the other",
                 expected="one role a corpus",
+                got=f"{self.corpora[0].name} as the base at one end and as a specialist at the other",
             )
         shared = self._shared_corpora
         for corpus in shared[1:]:
@@ -208,8 +208,8 @@ class MixtureRamp:
             if one != other:
                 raise RecipeError(
                     f"mixture.to_mixture.loss_weights.{corpus.name}",
-                    got=f"{other:g} times that of {shared[0].name}, with {one:g} times in from_mixture",
                     expected="one ratio between two corpora that both ends read",
+                    got=f"{other:g} times that of {shared[0].name}, with {one:g} times in from_mixture",
                     fix=f"Give {shared[0].name} and {corpus.name} the same loss_weights at both ends.",
                 )
 

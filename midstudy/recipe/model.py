@@ -38,14 +38,14 @@ class ModelShape:
         if self.width % self.num_heads or (self.width // self.num_heads) % 2:
             raise RecipeError(
                 "model.num_heads",
-                got=self.num_heads,
                 expected=f"a divisor of the width {self.width} that leaves an even head size",
+                got=self.num_heads,
             )
         if not 0 < self.rotary_fraction <= 1 or self.rotary_dims < 2 or self.rotary_dims % 2:
             raise RecipeError(
                 "model.rotary_fraction",
-                got=self.rotary_fraction,
                 expected="a share of the head size in (0, 1] that gives an even number of rotated dimensions, at least 2",
+                got=self.rotary_fraction,
             )
 
     @property
@@ -98,7 +98,7 @@ def pythia(size: str, *, vocab_size: int = PYTHIA_VOCABULARY, max_seq_len: int =
     """
     shapes = _MICRO | _PYTHIA
     if size not in shapes:
-        raise RecipeError("model.size", got=size, expected=", ".join(shapes))
+        raise RecipeError("model.size", expected=", ".join(shapes), got=size)
     num_layers, width, num_heads = shapes[size]
     return ModelShape(
         name=size,

@@ -36,7 +36,7 @@ class AdamW:
         if self.decayed != "all" and self.weight_decay == 0:
             raise RecipeError(
                 "optimizer.decayed",
-                got=self.decayed,
                 expected="all with weight_decay 0, where nothing decays",
+                got=self.decayed,
                 fix="Another value would train the same weights again under another id.",
             )

@@ -78,7 +78,7 @@ class Phase:
         if self.schedule is not None:
             require_schedule(f"{path}.schedule", self.schedule)
         if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 0:
-            raise RecipeError(f"{path}.num_steps", got=self.num_steps, expected="a whole number of steps, at least 0")
+            raise RecipeError(f"{path}.num_steps", expected="a whole number of steps, at least 0", got=self.num_steps)
         require_positive(f"{path}.num_sequences", self.num_sequences, unit="sequences")
         require_positive(f"{path}.seq_len", self.seq_len, unit="tokens")
         require_choice(f"{path}.loss", self.loss, LOSSES)
@@ -86,19 +86,19 @@ class Phase:
         require_choice(f"{path}.optimizer_state", self.optimizer_state, TAKE_OVER)
         require_choice(f"{path}.data_positions", self.data_positions, TAKE_OVER)
         if not isinstance(self.data, Task) and self.loss != "all_tokens":
-            raise RecipeError(f"{path}.loss", got=self.loss, expected="all_tokens for a mixture of corpora")
+            raise RecipeError(f"{path}.loss", expected="all_tokens for a mixture of corpora", got=self.loss)
         require_flag(f"{path}.document_mask", self.document_mask)
         if isinstance(self.data, Task) and self.document_mask:
             raise RecipeError(
-                f"{path}.document_mask", got=True, expected="false for a task: a sequence is one item, none is packed"
+                f"{path}.document_mask", expected="false for a task: a sequence is one item, none is packed", got=True
             )
         self._check_prompt_weight(f"{path}.prompt_weight")
         if isinstance(self.data, Task) and self.data_positions != "reset":
             raise RecipeError(
-                f"{path}.data_positions", got=self.data_positions, expected="reset for a task: its items start anew"
+                f"{path}.data_positions", expected="reset for a task: its items start anew", got=self.data_positions
             )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise RecipeError(f"{path}.seed", got=self.seed, expected="a whole number in [0, 2^63)")
+            raise RecipeError(f"{path}.seed", expected="a whole number in [0, 2^63)", got=self.seed)
 
     def _check_prompt_weight(self, path: str) -> None:
         value = self.prompt_weight
@@ -107,8 +107,8 @@ class Phase:
         if value and self.loss != "target_tokens":
             raise RecipeError(
                 path,
-                got=value,
                 expected=f"0 with loss {self.loss}, which weighs every token the same",
+                got=value,
                 fix='It takes effect with a task and loss="target_tokens".',
             )
 

@@ -29,12 +29,12 @@ def _check_rate(field: str, value: float) -> None:
 
 def _check_below_peak(field: str, value: float, peak_lr: float) -> None:
     if value > peak_lr:
-        raise RecipeError(f"schedule.{field}", got=value, expected=f"at most peak_lr, which is {peak_lr}")
+        raise RecipeError(f"schedule.{field}", expected=f"at most peak_lr, which is {peak_lr}", got=value)
 
 
 def _check_steps(field: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise RecipeError(f"schedule.{field}", got=value, expected="a whole number of steps, at least 0")
+        raise RecipeError(f"schedule.{field}", expected="a whole number of steps, at least 0", got=value)
 
 
 def require_schedule(path: str, value: object) -> None:
@@ -46,7 +46,7 @@ def _check_warmup_ends(warmup_steps: int, total_steps: int) -> None:
     _check_steps("warmup_steps", warmup_steps)
     require_positive("schedule.total_steps", total_steps, unit="steps")
     if warmup_steps >= total_steps:
-        raise RecipeError("schedule.warmup_steps", got=warmup_steps, expected=f"less than total_steps ({total_steps})")
+        raise RecipeError("schedule.warmup_steps", expected=f"less than total_steps ({total_steps})", got=warmup_steps)
 
 
 def _warmup(peak_lr: float, warmup_steps: int, *, from_lr: float = 0.0) -> tuple[Ramp, ...]:
@@ -170,16 +170,16 @@ class WarmupStableDecay(AbsoluteSchedule):
         if self.shape == "exponential":
             raise RecipeError(
                 "schedule.shape",
-                got=self.shape,
                 expected=", ".join(TAIL_SHAPES),
+                got=self.shape,
                 fix="That tail has no end: Sequential(first=LinearWarmup(...), at_step=..., then=Exponential(...)).",
             )
         require_choice("schedule.shape", self.shape, TAIL_SHAPES)
         if self.warmup_steps + self.decay_steps > self.total_steps:
             raise RecipeError(
                 "schedule.decay_steps",
-                got=self.decay_steps,
                 expected=f"at most total_steps - warmup_steps ({self.total_steps - self.warmup_steps})",
+                got=self.decay_steps,
             )
 
     def curve(self) -> Curve:
@@ -218,8 +218,8 @@ class HoldThenLinear(AbsoluteSchedule):
         if exact_share("schedule.hold_share", self.hold_share) == 1:
             raise RecipeError(
                 "schedule.hold_share",
-                got=self.hold_share,
                 expected="a share in [0, 1)",
+                got=self.hold_share,
                 fix="Constant holds for ever.",
             )
 
@@ -288,8 +288,8 @@ def _current_lr(name: str, before: Curve, step: int) -> float:
     if not before.segments:
         raise RecipeError(
             "schedule",
-            got=f"{name} with no learning rate before it",
             expected="a schedule that says its first rate",
+            got=f"{name} with no learning rate before it",
             fix="Give it to a later phase, or as `then` of a Sequential whose `first` is the schedule so far.",
         )
     return before.lr(step)
@@ -318,7 +318,7 @@ class Anneal:
         current_lr = _current_lr("Anneal", before, step)
         if current_lr < self.floor_lr:
             raise RecipeError(
-                "schedule.floor_lr", got=self.floor_lr, expected=f"at most {current_lr:g}, the rate it begins at"
+                "schedule.floor_lr", expected=f"at most {current_lr:g}, the rate it begins at", got=self.floor_lr
             )
         anneal = Ramp(start_step=0, num_steps=self.num_steps, from_lr=current_lr, to_lr=self.floor_lr, shape=self.shape)
         return before.then(Curve((anneal,)), step=step)

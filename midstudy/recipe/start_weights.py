@@ -60,26 +60,26 @@ class Average:
         clipped = sorted((state.recipe() for state in self.states), key=canonical_text)
         object.__setattr__(self, "states", tuple(clipped))
         if len(self.states) < 2:
-            raise RecipeError("average.states", got=f"{len(self.states)} states", expected="two or more")
+            raise RecipeError("average.states", expected="two or more", got=f"{len(self.states)} states")
         first = self.states[0]
         for before, state in zip(self.states, self.states[1:], strict=False):
             if state.id == before.id:
                 raise RecipeError(
                     "average.states",
-                    got=f"state {state.id} (step {state.step}) twice",
                     expected="each state once",
+                    got=f"state {state.id} (step {state.step}) twice",
                     fix="Seeds that share their whole past are one state: vary the seed of the phase that differs.",
                 )
             for field in ("model", "tokenizer"):
                 if identify(getattr(state.curriculum.start, field)) != identify(getattr(first.curriculum.start, field)):
-                    raise RecipeError(f"average.states.{field}", got="two different ones", expected="one, the same in all")
+                    raise RecipeError(f"average.states.{field}", expected="one, the same in all", got="two different ones")
             if state.precision != first.precision:
                 found = f"{first.precision} and {state.precision}"
-                raise RecipeError("average.states.precision", got=found, expected="one, the same in all")
+                raise RecipeError("average.states.precision", expected="one, the same in all", got=found)
         for state in self.states:
             if state.step == 0 and state.curriculum.start.weights is None:
                 raise RecipeError(
-                    "average.states.step", got=0, expected="trained states, or step 0 of a release or an average"
+                    "average.states.step", expected="trained states, or step 0 of a release or an average", got=0
                 )
 
     @classmethod
@@ -105,7 +105,7 @@ class Average:
         if first_step < 1:
             raise RecipeError(
                 "average.num_states",
-                got=f"{num_states} states every {every_steps} steps",
                 expected=f"states at steps 1 to {curriculum.num_steps} of the run",
+                got=f"{num_states} states every {every_steps} steps",
             )
         return cls(states=tuple(curriculum.state(step) for step in range(first_step, curriculum.num_steps + 1, every_steps)))

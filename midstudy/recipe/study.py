@@ -50,7 +50,7 @@ class Measure:
 
     def __post_init__(self) -> None:
         if (self.state is None) == (not self.states):
-            raise RecipeError("measure.state", got=self.state, expected="either one state, or several in `states`")
+            raise RecipeError("measure.state", expected="either one state, or several in `states`", got=self.state)
         require_kind("measure.evaluation", self.evaluation, Evaluation, expected="an Evaluation")
         require_metric("measure", self.evaluation, self.metric, self.better)
 
@@ -74,7 +74,7 @@ class Arm:
         for column, measure in self.measures.items():
             if not isinstance(column, str) or not _COLUMN.fullmatch(column) or column in OWN_COLUMNS:
                 allowed = f"lower case letters, digits and _, a letter first; not one of {', '.join(OWN_COLUMNS)}"
-                raise RecipeError("arm.measures", got=repr(column), expected=allowed)
+                raise RecipeError("arm.measures", expected=allowed, got=repr(column))
             require_kind(f"arm.measures.{column}", measure, Measure, expected="a Measure")
 
     @cached_property
@@ -114,10 +114,10 @@ class Comparison:
         require_name("comparison.name", self.name)
         for name in ("arms", "references"):
             if not getattr(self, name):
-                raise RecipeError(f"comparisons.{self.name}.{name}", got="none", expected="at least one arm of the study")
+                raise RecipeError(f"comparisons.{self.name}.{name}", expected="at least one arm of the study", got="none")
         if isinstance(self.columns, str) or not self.columns:
             raise RecipeError(
-                f"comparisons.{self.name}.columns", got=self.columns, expected="measured columns, at least one"
+                f"comparisons.{self.name}.columns", expected="measured columns, at least one", got=self.columns
             )
 
 
@@ -192,12 +192,12 @@ class Study:
         if not isinstance(self.name, str) or not _STUDY_NAME.fullmatch(self.name):
             found = repr(self.name) if len(repr(self.name)) < 100 else f"{repr(self.name)[:100]}…"
             allowed = "1 to 60 letters, digits, - and _, the first of them a letter or digit"  # a folder's name, too
-            raise RecipeError("study.name", got=found, expected=allowed)
+            raise RecipeError("study.name", expected=allowed, got=found)
         for name, texts in (("question", (self.question,)), ("notes", self.notes)):
             for text in texts:
                 require_text(f"study.{name}", text)
         if not self.arms and not self.counts:
-            raise RecipeError("study.arms", got="no arm", expected="at least one arm, or counts of data sets")
+            raise RecipeError("study.arms", expected="at least one arm, or counts of data sets", got="no arm")
         self._check_arms()
         for comparison in self.comparisons:
             self._check_comparison(comparison)
@@ -234,15 +234,15 @@ class Study:
             if arm.factors.keys() != self.arms[0].factors.keys():
                 raise RecipeError(
                     f"{path}.factors",
-                    got=", ".join(arm.factors) or "none",
                     expected=f"the factors of study.arms[0]: {', '.join(self.factor_names) or 'none'}",
+                    got=", ".join(arm.factors) or "none",
                     fix="Label the phases or the start of every arm with the same factors.",
                 )
             if _key(arm.factors) in seen:
                 raise RecipeError(
                     path,
-                    got=f"{arm}, already arms[{seen[_key(arm.factors)]}]",
                     expected="each combination of factors once",
+                    got=f"{arm}, already arms[{seen[_key(arm.factors)]}]",
                     fix="Take one of the two out, or label what tells them apart with a factor.",
                 )
             seen[_key(arm.factors)] = row
@@ -250,16 +250,16 @@ class Study:
                 name = min(clash)
                 raise RecipeError(
                     f"{path}.factors.{name}",
-                    got="the name of another column",
                     expected="a name of its own",
+                    got="the name of another column",
                     fix="Rename it.",
                 )
         for name in self.seeds if self.arms else ():
             if name not in self.factor_names:
                 raise RecipeError(
                     "study.seeds",
-                    got=name,
                     expected=f"factors of the arms: {', '.join(self.factor_names) or 'none'}",
+                    got=name,
                     fix="Name the factors that repeat an arm in Study(seeds=...).",
                 )
         for column, measure in self.columns.items():
@@ -268,27 +268,27 @@ class Study:
                 if (one.metric, one.better, one.is_curve) != (measure.metric, measure.better, measure.is_curve):
                     raise RecipeError(
                         f"study.arms[{row}].measures.{column}",
-                        got=f"{one.metric}, {one.better} is better, {'several states' if one.is_curve else 'one state'}",
                         expected=f"one metric a column, here {measure.metric}, {measure.better}",
+                        got=f"{one.metric}, {one.better} is better, {'several states' if one.is_curve else 'one state'}",
                     )
 
     def _check_comparison(self, comparison: Comparison) -> None:
         path = f"study.comparisons.{comparison.name}"
         if sum(one.name == comparison.name for one in self.comparisons) > 1:
-            raise RecipeError(path, got="two comparisons of this name", expected="one")
+            raise RecipeError(path, expected="one", got="two comparisons of this name")
         for name in (*comparison.match, *((comparison.along,) if comparison.along else ())):
             if name not in self.factor_names:
-                raise RecipeError(f"{path}.match", got=name, expected=f"factors of the arms: {', '.join(self.factor_names)}")
+                raise RecipeError(f"{path}.match", expected=f"factors of the arms: {', '.join(self.factor_names)}", got=name)
         for column in comparison.columns:
             if column not in self.columns or self.columns[column].is_curve:
                 known = ", ".join(one for one, measure in self.columns.items() if not measure.is_curve)
                 raise RecipeError(
-                    f"{path}.columns", got=column, expected=f"a column measured at one state: {known or 'none'}"
+                    f"{path}.columns", expected=f"a column measured at one state: {known or 'none'}", got=column
                 )
         for name in ("arms", "references"):
             for arm in getattr(comparison, name):
                 if self.index(arm) is None:
-                    raise RecipeError(f"{path}.{name}", got=str(arm), expected="arms of the study", fix="Add it to arms.")
+                    raise RecipeError(f"{path}.{name}", expected="arms of the study", got=str(arm), fix="Add it to arms.")
         self._check_references(path, comparison)
 
     def _check_references(self, path: str, comparison: Comparison) -> None:
@@ -304,15 +304,15 @@ class Study:
             if not found:
                 raise RecipeError(
                     f"{path}.references",
-                    got=f"no reference for the arm with {arm}",
                     expected=f"a reference with the same {keys}",
+                    got=f"no reference for the arm with {arm}",
                     fix="Add that reference to the study, or take the arm out.",
                 )
             if len(found) > 1:
                 raise RecipeError(
                     f"{path}.references",
-                    got=f"{len(found)} references for the arm with {arm}",
                     expected=f"one with the same {keys}",
+                    got=f"{len(found)} references for the arm with {arm}",
                     fix="Match in one more factor, or compare them one by one.",
                 )
 
@@ -322,19 +322,19 @@ class Study:
             if claim.comparison not in comparisons:
                 raise RecipeError(
                     f"{path}.comparison",
-                    got=f"{claim.comparison!r}, for the claim {claim.text!r}",
                     expected=f"a comparison of the study: {', '.join(comparisons) or 'none'}",
+                    got=f"{claim.comparison!r}, for the claim {claim.text!r}",
                     fix="Add the comparison with its arms and references, or leave the claim out.",
                 )
             comparison = comparisons[claim.comparison]
             if claim.column not in comparison.columns:
                 allowed = f"a column that {claim.comparison} compares: {', '.join(comparison.columns)}"
-                raise RecipeError(f"{path}.column", got=claim.column, expected=allowed)
+                raise RecipeError(f"{path}.column", expected=allowed, got=claim.column)
             if not any(selects(claim.arms, arm.factors) for arm in comparison.arms):
                 raise RecipeError(
                     f"{path}.arms",
-                    got=f"no arm of {claim.comparison} with {dict(claim.arms)}, for the claim {claim.text!r}",
                     expected="a selection of the comparison's arms",
+                    got=f"no arm of {claim.comparison} with {dict(claim.arms)}, for the claim {claim.text!r}",
                     fix="Add the arm with its reference to the comparison, or leave the claim out.",
                 )
 
@@ -346,8 +346,8 @@ class Study:
             if owners.setdefault(data.name, identity) != identity:
                 raise RecipeError(
                     f"study.data.{data.name}",
-                    got="two different data sets of this name",
                     expected="one data set a name",
+                    got="two different data sets of this name",
                 )
 
     def _check_counts(self) -> None:
@@ -358,8 +358,8 @@ class Study:
                 if corpus.name not in counted:
                     raise RecipeError(
                         "study.counts",
-                        got=f"no counts of {corpus.name}, for the mix {mix.name}",
                         expected=f"counts of every corpus of the mixes; counted: {', '.join(sorted(counted)) or 'none'}",
+                        got=f"no counts of {corpus.name}, for the mix {mix.name}",
                     )
 
     def datasets(self) -> Iterator[Dataset]:
