@@ -207,7 +207,7 @@ class _Builder:
             self.requested.setdefault(curriculum.state_id(0), (curriculum, 0))
         for stretch in curriculum.stretches:
             steps = {stretch.stop_step}
-            steps |= {s for s in curriculum.curve.ends_of_endless() if stretch.start_step < s < stretch.stop_step}
+            steps |= {s for s in curriculum.curve.open_segment_ends() if stretch.start_step < s < stretch.stop_step}
             self._request(curriculum, stretch.start_step, steps)
             if stretch.start_step and stretch.phase.optimizer_state == "continue":
                 self.continued.add(curriculum.state_id(stretch.start_step))

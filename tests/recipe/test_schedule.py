@@ -50,7 +50,7 @@ def test_the_papers_cosine(step: int, lr: float):
 def test_warmup_stable_decay_by_hand():
     curve = WarmupStableDecay(peak_lr=0.1, floor_lr=0.02, warmup_steps=4, decay_steps=8, total_steps=20).curve()
     assert [curve.lr(s) for s in (0, 1, 4, 11, 12, 16, 20)] == pytest.approx([0, 0.025, 0.1, 0.1, 0.1, 0.06, 0.02])
-    assert curve.ends_of_endless() == (12,)
+    assert curve.open_segment_ends() == (12,)
 
 
 def test_constant_and_warmup():
@@ -127,7 +127,7 @@ def test_a_break_between_two_steps_by_hand():
     """Of 7 steps 0.8 are 5.6: step 6 is 0.4 of the 1.4 steps of decay past the break, so 1 / 1.4 of the rate is left."""
     curve = HoldThenLinear(peak_lr=0.7, floor_lr=0.0, hold_share=0.8, total_steps=7).curve()
     assert [curve.lr(s) for s in (0, 5, 6, 7)] == pytest.approx([0.7, 0.7, 0.5, 0.0])
-    assert curve.ends_of_endless() == (6,)
+    assert curve.open_segment_ends() == (6,)
 
 
 def test_an_anneal_begins_where_the_curve_stands():
