@@ -74,7 +74,7 @@ def states_before(store: Store, curriculum: Curriculum, step: int) -> list[Recor
         if not store.has(stage_id):
             continue
         try:
-            record = store.record(stage_id, beside_files=False)
+            record = store.record(stage_id, check_files=False)
         except StoreError:
             continue
         if record.kind == "state" and (at := record.metrics["step"]) < step and curriculum.state_id(at) == stage_id:
