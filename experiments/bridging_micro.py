@@ -61,7 +61,7 @@ def study(
     data = data or DataChoice()
     for keyword, seeds in (("trunk_seeds", trunk_seeds), ("sft_seeds", sft_seeds)):
         if not seeds or len(set(seeds)) < len(seeds):
-            raise RecipeError(keyword, found=seeds, allowed="at least one seed, each once")
+            raise RecipeError(keyword, got=seeds, expected="at least one seed, each once")
     limits = {"general": general_bytes} | dict.fromkeys((one.mix for one in MIXES), specialist_bytes)
     corpora = {one: data.corpus(one, max_bytes=limit) for one, limit in limits.items()}
     tasks = {one: data.task(one, folder=folder, max_items=task_items) for one, folder in TASKS.items()}

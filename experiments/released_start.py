@@ -60,8 +60,8 @@ def study(
     if not release:
         raise RecipeError(
             "release",
-            found="none",
-            allowed="a folder of a GPT-NeoX checkpoint, or hub:OWNER/NAME@COMMIT",
+            got="none",
+            expected="a folder of a GPT-NeoX checkpoint, or hub:OWNER/NAME@COMMIT",
             fix="--set release=FOLDER; `midstudy export` makes one from any state.",
         )
     data = data or DataChoice()

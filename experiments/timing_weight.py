@@ -59,7 +59,7 @@ def study(
     require_choice("mix", mix, tuple(MATCHED))
     for keyword, main, among in (("main_start_step", main_start_step, start_steps), ("main_weight", main_weight, weights)):
         if main not in among:
-            raise RecipeError(keyword, found=main, allowed=f"one of {', '.join(f'{one:g}' for one in among)}")
+            raise RecipeError(keyword, got=main, expected=f"one of {', '.join(f'{one:g}' for one in among)}")
     small: dict[str, Any] = {"total_steps": total_steps, "num_sequences": num_sequences, "seq_len": seq_len}
     small |= {"sft_steps": sft_steps, "sft_num_sequences": num_sequences, "sft_peak_lr": sft_peak_lr, "peak_lr": peak_lr}
     scale = Scale(size=size, precision=precision, vocab_size=vocab_size, test_items=test_items, **small)

@@ -120,7 +120,7 @@ def test_a_proxy_that_a_library_cannot_use_is_left_out_here_and_given_to_childre
     monkeypatch.setenv(name, proxy)
     monkeypatch.setenv("no_proxy", "corp")
     monkeypatch.setenv("NO_PROXY", "corp")
-    environment.speak_directly()
+    environment.bypass_odd_proxies()
     httpx.Client().close()  # reads the proxy variables
     child = of_child()
     assert (child[name], child["no_proxy"]) == (proxy, "corp,localhost,127.0.0.1,::1")
@@ -129,7 +129,7 @@ def test_a_proxy_that_a_library_cannot_use_is_left_out_here_and_given_to_childre
 def test_a_plain_proxy_is_used_further(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy.corp:3128")
     monkeypatch.setenv("http_proxy", "proxy.corp")
-    environment.speak_directly()
+    environment.bypass_odd_proxies()
     assert "no_proxy" not in os.environ
 
 

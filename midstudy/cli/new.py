@@ -24,8 +24,8 @@ def write_example(path: Path) -> None:
     if path.suffix not in _EXAMPLES:
         raise RecipeError(
             "FILE",
-            allowed="a name that ends in .py, for an experiment, or in .toml, for a placement on Slurm",
-            found=str(path),
+            expected="a name that ends in .py, for an experiment, or in .toml, for a placement on Slurm",
+            got=str(path),
         )
     package, name = _EXAMPLES[path.suffix]
     text = resources.files(package).joinpath(name).read_text("utf-8")
@@ -35,4 +35,4 @@ def write_example(path: Path) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise RecipeError("FILE", allowed="a new file", found=f"{path}, which exists") from None
+        raise RecipeError("FILE", expected="a new file", got=f"{path}, which exists") from None

@@ -31,16 +31,16 @@ class DataChoice:
             if not name.strip() or (separator and not value.strip()):  # an unset shell variable expands to this
                 raise RecipeError(
                     f"--data {name.strip()}".rstrip(),
-                    found="nothing" if not separator else repr(argument),
-                    allowed="a folder, wheels or hub:OWNER/SET[:CONFIG]@COMMIT, or NAME= and one of these",
+                    got="nothing" if not separator else repr(argument),
+                    expected="a folder, wheels or hub:OWNER/SET[:CONFIG]@COMMIT, or NAME= and one of these",
                     fix="Is a variable not set?",
                 )
             if not separator:
                 if self._for_all is not None:
-                    raise RecipeError("--data", found=argument, allowed="one source for all; NAME=SOURCE for others")
+                    raise RecipeError("--data", got=argument, expected="one source for all; NAME=SOURCE for others")
                 self._for_all = argument
             elif name in self._for_one:
-                raise RecipeError(f"--data {name}", found=argument, allowed="each name once")
+                raise RecipeError(f"--data {name}", got=argument, expected="each name once")
             else:
                 self._for_one[name] = value
         self._notes: list[str] = []
@@ -62,7 +62,7 @@ class DataChoice:
         """
         for name in self._for_one:
             if name not in self._asked:
-                raise RecipeError(f"--data {name}", found=name, allowed=", ".join(self._asked))
+                raise RecipeError(f"--data {name}", got=name, expected=", ".join(self._asked))
         return tuple(self._notes)
 
     def _source(self, name: str, *, folder: str, is_task: bool) -> Source:

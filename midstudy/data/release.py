@@ -49,8 +49,8 @@ def released_pythia(argument: str, *, step: int | None = None) -> Start:
     if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
         raise RecipeError(
             "step",
-            found=step,
-            allowed="a whole number of at least 0, for people to read",
+            got=step,
+            expected="a whole number of at least 0, for people to read",
             fix="The commit after @ chooses the weights: on the hub, each step of a Pythia is a branch.",
         )
     if argument.startswith("hub:"):
@@ -206,12 +206,12 @@ def _tokenizer(path: Path, name: str, source: Source) -> ReleasedTokenizer:
     if tokenizer.token_to_id(END_OF_TEXT) != END_OF_TEXT_ID:
         raise RecipeError(
             f"tokenizer.{END_OF_TEXT}",
-            found=tokenizer.token_to_id(END_OF_TEXT),
-            allowed=f"id {END_OF_TEXT_ID}, as in Pythia: documents end with it",
+            got=tokenizer.token_to_id(END_OF_TEXT),
+            expected=f"id {END_OF_TEXT_ID}, as in Pythia: documents end with it",
         )
     if tokenizer.truncation or tokenizer.padding:
         raise RecipeError(
-            "tokenizer.truncation", found="a tokenizer that cuts or pads texts", allowed="null for truncation and padding"
+            "tokenizer.truncation", got="a tokenizer that cuts or pads texts", expected="null for truncation and padding"
         )
     vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     return ReleasedTokenizer(name=name, digest=hashlib.sha256(content).hexdigest(), vocab_size=vocab_size, source=source)

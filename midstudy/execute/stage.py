@@ -67,7 +67,7 @@ def execute_stage(
             rank_work = RankWork(store=store, should_stop=should_stop, placement=placement, ranks=ranks)
             _function(kind.assist)(recipe, rank_work)
         return
-    former = store.former_attempts(identity)
+    former = store.previous_attempts(identity)
     attempt = store.attempt(identity)
     work = Work(
         store=store,

@@ -59,7 +59,7 @@ def train_state(
     attempt: Attempt,
     start_from: KeptCheckpoint | None,
     earlier: Iterable[KeptCheckpoint] = (),
-    former_attempts: list[Path],
+    previous_attempts: list[Path],
     train_split: Callable[[Dataset], TokenizedSplit],
     keeps_optimizer: bool,
     should_stop: Callable[[], bool],
@@ -72,7 +72,7 @@ def train_state(
         start_from: the kept state to continue from. None: from scratch.
         earlier: kept states before it that this curriculum can continue from, nearest first; iterated only if
             `start_from` is damaged.
-        former_attempts: folders of interrupted attempts, whose rolling checkpoints are gone on from.
+        previous_attempts: folders of interrupted attempts, whose rolling checkpoints are gone on from.
         train_split: the tokenised train split of a corpus or task.
         should_stop: polled before every update and within it.
         ranks: this process is the first of these; the others call `assist`.
@@ -92,7 +92,7 @@ def train_state(
     forget_models()
     resumed = newest(
         lambda path: TrainingRun.load(path, placement=placement, ranks=ranks),
-        *(folder / CHECKPOINTS_FOLDER for folder in former_attempts),
+        *(folder / CHECKPOINTS_FOLDER for folder in previous_attempts),
     )
     if resumed is None or resumed[1].step <= begun:  # a later state was kept meanwhile; prefer it unless damaged
         own = resumed
@@ -107,7 +107,7 @@ def train_state(
     attempt.begin_steps(first_step)
     rolling = Rolling(
         folder=attempt.checkpoints,
-        former=[one / CHECKPOINTS_FOLDER for one in former_attempts],
+        former=[one / CHECKPOINTS_FOLDER for one in previous_attempts],
         every_s=ROLLING_INTERVAL_S,
         most_of_time=ROLLING_MOST_OF_TIME,
         before=attempt.sync_metrics,
@@ -150,7 +150,7 @@ def train_state(
         "device": run.device_name,
         "num_steps": step - begun,
         "resumed_at_step": first_step if resumed is not None else None,
-        "recomputed_steps": _trained_steps(former_attempts) - (first_step - begun),
+        "recomputed_steps": _trained_steps(previous_attempts) - (first_step - begun),
         "num_tokens": (step - begun) * last.phase.tokens_per_step,
         **_realised(recipe, batches, first_step=max(first_step, last.start_step), train_split=train_split),
         "left_out": {tally.data: tally.as_metrics() for tally in tallies},

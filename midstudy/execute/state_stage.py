@@ -32,7 +32,7 @@ def state_stage(recipe: State, work: Work) -> dict[str, Any]:
             attempt=work.attempt,
             start_from=parent,
             earlier=_kept_before(work.store, recipe, parent.step) if parent else (),
-            former_attempts=list(work.former),
+            previous_attempts=list(work.former),
             train_split=lambda data: work.split(data, tokenizer, "train"),
             keeps_optimizer=work.keeps_optimizer,
             should_stop=work.should_stop,
@@ -70,7 +70,7 @@ def _first_state(recipe: State, work: Work) -> dict[str, Any]:
 def _kept(work: Work, recipe: State, identity: str) -> KeptCheckpoint:
     published = work.finished(identity)
     try:
-        step = work.store.record(identity, beside_files=False).metrics["step"]
+        step = work.store.record(identity, check_files=False).metrics["step"]
     except StoreError:  # the checkpoint itself may be intact and is checked when loaded
         curriculum = recipe.curriculum
         step = next(step for step in range(recipe.step) if curriculum.state_id(step) == identity)

@@ -186,7 +186,7 @@ class StageRun:
 
     def started(self) -> RunFacts | None:
         """The newest attempt with its curve so far; None if there is no attempt, or it is being removed."""
-        attempt = next(iter(self.store.former_attempts(self.stage_id)), None)
+        attempt = next(iter(self.store.previous_attempts(self.stage_id)), None)
         if attempt is None or not (attempt / RESULT_FOLDER).exists():
             return None
         return self._facts(

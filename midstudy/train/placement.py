@@ -44,4 +44,4 @@ class Placement:
         require_positive("placement.jobs_per_gpu", self.jobs_per_gpu, unit="jobs")
         if self.jobs_per_gpu > 1 and (self.device != "cuda" or self.num_ranks > 1):
             found = f"{self.jobs_per_gpu} with device {self.device} and {self.num_ranks} rank(s)"
-            raise RecipeError("placement.jobs_per_gpu", found=found, allowed='1, or more with device "cuda" and one rank')
+            raise RecipeError("placement.jobs_per_gpu", got=found, expected='1, or more with device "cuda" and one rank')

@@ -158,7 +158,7 @@ def test_an_arm_on_fewer_seeds_than_its_reference_uses_the_common_ones() -> None
 @pytest.mark.parametrize("run", [(2, 0), (1, 7)])
 def test_a_missing_reference_is_an_error_that_names_the_arm(run: tuple[int, int]) -> None:
     tables = two_arms({"base": {(1, 0): 4.0}, "new": {(1, 0): 3.0, run: 3.5}})
-    with pytest.raises(ValueError, match=f"recipe new, seed {run[0]}, draw {run[1]}: expected a reference with the same factors"):
+    with pytest.raises(ValueError, match=f"recipe new, seed {run[0]}, draw {run[1]}: expected a reference with"):
         effects_of(tables, "new", "score")
 
 

@@ -49,7 +49,7 @@ def until_told(store: Store, identity: str, *, should_stop: Callable[[], bool], 
     def ask() -> bool:
         nonlocal asked
         asked += 1
-        if pretrains and asked == TOLD_AT and len(store.former_attempts(identity)) == 1:
+        if pretrains and asked == TOLD_AT and len(store.previous_attempts(identity)) == 1:
             wait_until(should_stop)
         return should_stop()
 

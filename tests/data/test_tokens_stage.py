@@ -111,7 +111,7 @@ def test_a_stage_that_is_told_to_stop_goes_on_from_its_shards(text, tmp_path, sm
     with pytest.raises(StoppedError, match="takes over the shards"):
         make(store, corpus, lambda: next(polls) == 800)
     assert not store.has(corpus.id)
-    (former,) = store.former_attempts(corpus.id)
+    (former,) = store.previous_attempts(corpus.id)
     index = read_index(former / "result", "train")
     assert index is not None
     assert not index.is_complete
@@ -126,7 +126,7 @@ def test_a_stage_stopped_before_its_first_shard_leaves_nothing(text, tmp_path):
     store, corpus, _ = opened(text, tmp_path / "store")
     with pytest.raises(StoppedError):
         make(store, corpus, lambda: True)
-    assert store.former_attempts(corpus.id) == []
+    assert store.previous_attempts(corpus.id) == []
 
 
 def test_a_bad_row_loses_no_finished_shard(text, tmp_path, small_shards, monkeypatch):
@@ -161,11 +161,11 @@ def test_shards_of_text_that_was_exchanged_and_put_back_are_made_again(text, tmp
         polls = iter(range(10_000))
         with pytest.raises(StoppedError):
             make(store, corpus, lambda: next(polls) == 800)
-    assert store.former_attempts(corpus.id)
+    assert store.previous_attempts(corpus.id)
     path.write_bytes(content)
     with pytest.raises(ChangedTextError, match="made from other text"):
         make(store, corpus)
-    assert store.former_attempts(corpus.id) == []
+    assert store.previous_attempts(corpus.id) == []
     make(store, corpus)
     assert published_bytes(store, corpus) == published_bytes(reference, corpus)
 
@@ -191,7 +191,7 @@ def test_nothing_is_published_of_text_that_is_not_the_plans(text, tmp_path, smal
         polls = iter(range(10_000))
         with pytest.raises(StoppedError):
             make(store, corpus, lambda: next(polls) == 800)
-        assert store.former_attempts(corpus.id)
+        assert store.previous_attempts(corpus.id)
         with pytest.raises(ChangedTextError, match="its files changed"):
             make(store, corpus)
         tokenizer = next(
@@ -202,7 +202,7 @@ def test_nothing_is_published_of_text_that_is_not_the_plans(text, tmp_path, smal
             make(store, tokenizer)
     assert not store.has(corpus.id)
     assert not store.has(tokenizer.id)
-    assert store.former_attempts(corpus.id) == []
+    assert store.previous_attempts(corpus.id) == []
     path.write_bytes(content)
     for one in (tokenizer, corpus):
         make(store, one)
@@ -305,7 +305,7 @@ def test_processes_killed_at_random_moments_lose_no_finished_shard_and_change_no
         process.stdout.close()
         if store.has(corpus.id):
             break
-        indices = (read_index(one / "result", "train") for one in store.former_attempts(corpus.id))
+        indices = (read_index(one / "result", "train") for one in store.previous_attempts(corpus.id))
         finished.append(max((len(one.shards) for one in indices if one is not None), default=0))
     else:
         make_in_full = subprocess.run([*command, str(store.root), corpus.id, str(shard_bytes)], check=False)

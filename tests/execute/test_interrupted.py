@@ -224,11 +224,11 @@ class Victim:
             self.check_what_is_lost(number, first=self.stage.recipe.step - self.stage.num_steps)
 
     def attempt_of(self, pid: int) -> Path | None:
-        return next((one for one in self.store.former_attempts(self.stage.id) if f"-{pid}-" in one.name), None)
+        return next((one for one in self.store.previous_attempts(self.stage.id) if f"-{pid}-" in one.name), None)
 
     def check_what_is_lost(self, number: signal.Signals, *, first: int) -> None:
         """What the next attempt computes again: at most one checkpoint interval after SIGKILL, no whole step otherwise."""
-        attempts = self.store.former_attempts(self.stage.id)
+        attempts = self.store.previous_attempts(self.stage.id)
         latest = latest_valid(*(attempt / "checkpoints" for attempt in attempts))
         saved = int(latest.name.removeprefix("step-")) if latest else first
         lost = [line["step"] for line in read_metrics(attempts[0] / "result" / "metrics.jsonl") if line["step"] > saved]

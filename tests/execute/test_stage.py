@@ -161,7 +161,7 @@ def test_a_stopped_stage_goes_on_from_where_it_stopped_bit_for_bit(text, tmp_pat
                     should_stop=polls,
                 )
             assert not store.has(stage.id)
-            assert store.former_attempts(stage.id)
+            assert store.previous_attempts(stage.id)
         execute_stage(
             store, stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer, should_stop=lambda: False
         )
@@ -214,7 +214,7 @@ def test_an_evaluation_that_is_told_to_stop_stops_between_batches(text, tmp_path
             shutil.copytree(reference.paths.published(stage.id), store.paths.published(stage.id))
     with pytest.raises(StoppedError, match="stopped while evaluating"):
         execute_stage(store, evaluation.id, start_from=None, keeps_optimizer=False, should_stop=lambda: True)
-    assert not store.paths.attempts(evaluation.id).exists() or not store.former_attempts(evaluation.id)
+    assert not store.paths.attempts(evaluation.id).exists() or not store.previous_attempts(evaluation.id)
     execute_stage(store, evaluation.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
     assert store.record(evaluation.id).metrics == reference.record(evaluation.id).metrics
 
@@ -480,7 +480,7 @@ def test_a_stage_that_was_planned_for_other_numbers_is_not_made(text, tmp_path):
     with pytest.raises(StoreError, match=expected):
         execute_stage(store, state.id, start_from=None, keeps_optimizer=True, should_stop=lambda: False)
     assert not store.has(state.id)
-    assert not store.former_attempts(state.id)
+    assert not store.previous_attempts(state.id)
 
 
 def test_a_batch_that_the_quotas_do_not_know_is_never_published(text, tmp_path, monkeypatch):

@@ -57,21 +57,21 @@ class Resources:
         for name in ("partition", "account", "qos", "constraint"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value or not value.isprintable()):
-                raise RecipeError(name, found=repr(value), allowed="a name, in quotes")
+                raise RecipeError(name, got=repr(value), expected="a name, in quotes")
         require_positive("nodes", self.nodes, unit="nodes")
         require_number("gpus_per_node", self.gpus_per_node, 0, what="a whole number of GPUs")
-        require_kind("gpus_per_node", self.gpus_per_node, int, allowed="a whole number of GPUs")
+        require_kind("gpus_per_node", self.gpus_per_node, int, expected="a whole number of GPUs")
         require_positive("cpus_per_task", self.cpus_per_task, unit="CPUs")
         if self.memory_gb is not None:
             require_number("memory_gb", self.memory_gb, 0.001, what="a number of GB")
         require_positive("time_limit_min", self.time_limit_min, unit="minutes")
         for name, value in self.sbatch:
             if name in _OURS:
-                raise RecipeError(f"sbatch.{name}", found=value, allowed=f"parameters other than {', '.join(_OURS)}")
+                raise RecipeError(f"sbatch.{name}", got=value, expected=f"parameters other than {', '.join(_OURS)}")
             if not isinstance(value, str | int) or (isinstance(value, str) and not value.isprintable()):
-                raise RecipeError(f"sbatch.{name}", found=value, allowed="a text on one line, a whole number, or true")
+                raise RecipeError(f"sbatch.{name}", got=value, expected="a text on one line, a whole number, or true")
         for line in self.setup:
-            require_kind("setup", line, str, allowed="a list of lines of bash, in quotes")
+            require_kind("setup", line, str, expected="a list of lines of bash, in quotes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,20 +84,20 @@ class JobPlacement:
     def __post_init__(self) -> None:
         nodes, ranks = self.resources.nodes, self.compute.num_ranks
         if ranks % nodes:
-            raise RecipeError("num_ranks", found=ranks, allowed=f"a multiple of the {nodes} nodes")
+            raise RecipeError("num_ranks", got=ranks, expected=f"a multiple of the {nodes} nodes")
         if self.compute.num_threads > self.resources.cpus_per_task:
             raise RecipeError(
                 "num_threads",
-                found=self.compute.num_threads,
-                allowed=f"at most cpus_per_task, which is {self.resources.cpus_per_task}",
+                got=self.compute.num_threads,
+                expected=f"at most cpus_per_task, which is {self.resources.cpus_per_task}",
             )
         if self.compute.jobs_per_gpu > 1:
             self._require_part_of_a_gpu()
         elif self.compute.device == "cuda" and self.resources.gpus_per_node < self.ranks_per_node:
             raise RecipeError(
                 "gpus_per_node",
-                found=self.resources.gpus_per_node,
-                allowed=f"at least {self.ranks_per_node}, one a rank",
+                got=self.resources.gpus_per_node,
+                expected=f"at least {self.ranks_per_node}, one a rank",
                 fix='Or set device = "cpu".',
             )
 
@@ -107,9 +107,9 @@ class JobPlacement:
         if self.resources.gpus_per_node or not any(name in asked for name in _PARTS_OF_A_GPU):
             raise RecipeError(
                 "jobs_per_gpu",
-                found=f"{self.compute.jobs_per_gpu} with gpus_per_node = {self.resources.gpus_per_node} and "
+                got=f"{self.compute.jobs_per_gpu} with gpus_per_node = {self.resources.gpus_per_node} and "
                 f"sbatch = {asked or 'none'}",
-                allowed="gpus_per_node = 0 and a part of a GPU among sbatch's parameters",
+                expected="gpus_per_node = 0 and a part of a GPU among sbatch's parameters",
                 fix='Such as sbatch = { gres = "shard:1" } or { gres = "mps:25" }; `scontrol show node` says what there is.',
             )
 
@@ -218,7 +218,7 @@ def _parse(tables: dict[str, Any]) -> PlacementFile:
 def _named(path: str, table: Any, allowed: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
     _require_keys(path, table, allowed)
     for name, rule in table.items():
-        require_kind(f"{path}.{name}", rule, dict, allowed="a table")
+        require_kind(f"{path}.{name}", rule, dict, expected="a table")
     return list(table.items())
 
 
@@ -231,10 +231,10 @@ def _plain(path: str, table: dict[str, Any]) -> dict[str, Any]:
     """TOML's lists and tables as the fields hold them."""
     fields = dict(table)
     if "setup" in fields:
-        require_kind(f"{path}.setup", fields["setup"], list, allowed="a list of lines of bash, in quotes")
+        require_kind(f"{path}.setup", fields["setup"], list, expected="a list of lines of bash, in quotes")
         fields["setup"] = tuple(fields["setup"])
     if "sbatch" in fields:
-        require_kind(f"{path}.sbatch", fields["sbatch"], dict, allowed="a table of parameters of sbatch")
+        require_kind(f"{path}.sbatch", fields["sbatch"], dict, expected="a table of parameters of sbatch")
         fields["sbatch"] = tuple(sorted((name.replace("_", "-"), value) for name, value in fields["sbatch"].items()))
     return fields
 
@@ -244,16 +244,14 @@ def _placement(fields: dict[str, Any]) -> Placement:
         return Placement(**fields)
     except RecipeError as error:  # its own errors name the option's field
         path = error.path.removeprefix("placement.")
-        raise RecipeError(path, found=error.found, allowed=error.allowed, fix=error.fix) from None
+        raise RecipeError(path, got=error.got, expected=error.expected, fix=error.fix) from None
 
 
 def _require_keys(path: str, table: Any, allowed: Any) -> None:
-    require_kind(path or "the file", table, dict, allowed="a table")
+    require_kind(path or "the file", table, dict, expected="a table")
     for name in table:
         if name not in allowed:
-            raise RecipeError(
-                f"{path}.{name}" if path else name, found="a name it does not know", allowed=", ".join(allowed)
-            )
+            raise RecipeError(f"{path}.{name}" if path else name, got="a name it does not know", expected=", ".join(allowed))
 
 
 def _path(key: tuple[str | None, str | None]) -> str:

@@ -178,7 +178,7 @@ def general_of(run: Curriculum) -> Corpus:
         data = stretch.phase.data
         if isinstance(data, Mixture) and data.base_corpus is not None:
             return data.base_corpus
-    raise RecipeError("run", found="no phase with a base corpus", allowed="a run that begins with general text")
+    raise RecipeError("run", got="no phase with a base corpus", expected="a run that begins with general text")
 
 
 def mix_label(mix: str, weight: float, start_step: int) -> str:
