@@ -214,7 +214,8 @@ def test_only_extra_metrics_can_be_requested_each_once(metrics: Any) -> None:
 def test_a_measure_can_only_name_a_metric_that_the_evaluation_reports() -> None:
     require_metric("measures.loss", evaluation(metrics=()), "loss_nats", "lower")
     require_metric("measures.loss", evaluation(), "bits_per_byte", "lower")
-    with pytest.raises(RecipeError, match=r"measures.loss.metric: expected (one of )?loss_nats, bits_per_byte, got accuracy\.$"):
+    message = r"measures.loss.metric: expected (one of )?loss_nats, bits_per_byte, got accuracy\.$"
+    with pytest.raises(RecipeError, match=message):
         require_metric("measures.loss", evaluation(), "accuracy", "higher")
     with pytest.raises(RecipeError, match=r"expected (one of )?loss_nats, got bits_per_byte\. .*Evaluation\(metrics="):
         require_metric("measures.loss", evaluation(metrics=()), "bits_per_byte", "lower")
