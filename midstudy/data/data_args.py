@@ -33,7 +33,7 @@ class DataChoice:
                     f"--data {name.strip()}".rstrip(),
                     expected="a folder, wheels or hub:OWNER/SET[:CONFIG]@COMMIT, or NAME= and one of these",
                     got="nothing" if not separator else repr(argument),
-                    fix="Is a variable unset?",
+                    fix="Is a variable not set?",
                 )
             if not separator:
                 if self._for_all is not None:

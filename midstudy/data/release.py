@@ -44,7 +44,7 @@ def released_pythia(argument: str, *, step: int | None = None) -> Start:
         ValueError: a file is missing or damaged, the weights are pickled, or the Hub cannot be reached.
     """
     if not argument.strip():
-        raise ValueError("release: expected a folder or hub:OWNER/NAME@COMMIT, got nothing. Is a variable unset?")
+        raise ValueError("release: expected a folder or hub:OWNER/NAME@COMMIT, got nothing. Is a variable not set?")
     step = plain(step)
     if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
         raise RecipeError(

@@ -57,7 +57,7 @@ def resolve_source(argument: str, *, name: str, folder: str, is_task: bool) -> S
             the value is not of one of these forms.
     """
     if not argument.strip():
-        raise ValueError(f"{name}: --data: expected {_KINDS}, got nothing. Is a variable unset?")
+        raise ValueError(f"{name}: --data: expected {_KINDS}, got nothing. Is a variable not set?")
     if argument == "wheels":
         parts = wheels.TASKS if is_task else wheels.CORPORA
         if name not in parts:
