@@ -1,8 +1,8 @@
 """Batches as a pure function of (recipe, step): the data that the update from state s reads.
 
 A slot of a mixture reads block `position` of its corpus through a seeded permutation of the blocks, a new one each epoch. A
-step of a task reads from an endless stream of items, permuted anew each epoch. To reduce padding, the stream is sorted by
-length in windows of 32 batches and cut into batches, which are then shuffled within the window.
+step of a task reads from an endless stream of items, with a new permutation each epoch. To reduce padding, the stream is
+sorted by length in windows of 32 batches and cut into batches, which are then shuffled within the window.
 """
 
 from __future__ import annotations

@@ -302,8 +302,8 @@ def _hub_argument(argument: str) -> tuple[str, str, str]:
         raise ValueError(f"--data: expected hub:OWNER/NAME[:CONFIG]@COMMIT, got {argument}; the commit pins the text.")
     if colon and not config.strip():  # `datasets` would use the default configuration
         raise ValueError(
-            f"--data {argument}: expected hub:{part}@COMMIT or hub:{part}:CONFIG@COMMIT, got an empty CONFIG. Is a variable "
-            "unset?"
+            f"--data {argument}: expected hub:{part}@COMMIT or hub:{part}:CONFIG@COMMIT, got an empty CONFIG. Is a "
+            "variable not set?"
         )
     hub.require_commit(part, revision)
     hub.require_no_folder(part)

@@ -360,7 +360,9 @@ def test_a_hub_name_without_a_commit_is_rejected(argument: str) -> None:
 
 @pytest.mark.parametrize("config", ["", " "])
 def test_an_empty_configuration_is_not_the_default_one(config: str) -> None:
-    with pytest.raises(ValueError, match=r"expected hub:owner/set@COMMIT or .*, got an empty CONFIG\. Is a variable not set"):
+    with pytest.raises(
+        ValueError, match=r"expected hub:owner/set@COMMIT or .*, got an empty CONFIG\. Is a variable not set"
+    ):
         resolve_source(f"hub:owner/set:{config}@{COMMIT}", name="code", folder="code", is_task=False)
 
 

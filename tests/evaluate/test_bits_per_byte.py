@@ -126,7 +126,7 @@ def test_bits_per_byte_and_items_are_those_computed_by_hand(
 ) -> None:
     tokenizer = tokenizer_of(name, tmp_path)
     split, wanted = split_of(tokenizer, is_task=data == PYCODE), evaluation(data=data, loss=loss)
-    found = evaluate_state(wanted, checkpoint=checkpoint, split=split, tokenizer=lambda: tokenizer, folder=tmp_path)
+    metrics = evaluate_state(wanted, checkpoint=checkpoint, split=split, tokenizer=lambda: tokenizer, folder=tmp_path)
     items = pd.read_parquet(tmp_path / ITEMS_FILE)
     expected = {number: by_hand(tokenizer, *sequence) for number, sequence in sequences(wanted, split).items()}
     assert (4 in expected) == (data == GENERAL or loss == "all_tokens")  # the prompt of item 4 fills the context
@@ -135,8 +135,8 @@ def test_bits_per_byte_and_items_are_those_computed_by_hand(
         assert (row.target_tokens, row.bytes) == (sums[1], sums[3])
         assert (row.nats, row.text_nats) == pytest.approx((sums[0], sums[2]), rel=1e-5)
     text_nats, num_bytes = (sum(sums[index] for sums in expected.values()) for index in (2, 3))
-    assert found["bits_per_byte"] == pytest.approx(text_nats / math.log(2) / num_bytes, rel=1e-5)
-    assert found["target_bytes"] == num_bytes
+    assert metrics["bits_per_byte"] == pytest.approx(text_nats / math.log(2) / num_bytes, rel=1e-5)
+    assert metrics["target_bytes"] == num_bytes
     # End-of-text tokens are targets of the loss, but have no bytes.
     assert items["nats"].sum() > items["text_nats"].sum() * 1.001
 
@@ -144,13 +144,13 @@ def test_bits_per_byte_and_items_are_those_computed_by_hand(
 def test_sums_over_items_are_the_totals(checkpoint: Path, tmp_path: Path) -> None:
     tokenizer = tokenizer_of("trained", tmp_path)
     split = split_of(tokenizer, is_task=True)
-    found = evaluate_state(evaluation(), checkpoint=checkpoint, split=split, tokenizer=lambda: tokenizer, folder=tmp_path)
+    metrics = evaluate_state(evaluation(), checkpoint=checkpoint, split=split, tokenizer=lambda: tokenizer, folder=tmp_path)
     items = pd.read_parquet(tmp_path / ITEMS_FILE)
-    assert items["target_tokens"].sum() == found["target_tokens"]
-    assert items["bytes"].sum() == found["target_bytes"]
-    assert items["nats"].sum() == pytest.approx(found["loss_nats"] * found["target_tokens"], rel=1e-12)
+    assert items["target_tokens"].sum() == metrics["target_tokens"]
+    assert items["bytes"].sum() == metrics["target_bytes"]
+    assert items["nats"].sum() == pytest.approx(metrics["loss_nats"] * metrics["target_tokens"], rel=1e-12)
     bits = items["text_nats"].sum() / math.log(2)
-    assert bits == pytest.approx(found["bits_per_byte"] * found["target_bytes"], rel=1e-12)
+    assert bits == pytest.approx(metrics["bits_per_byte"] * metrics["target_bytes"], rel=1e-12)
 
 
 def test_the_bytes_of_whole_targets_are_those_of_their_texts(checkpoint: Path, tmp_path: Path) -> None:

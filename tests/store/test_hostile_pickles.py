@@ -167,7 +167,9 @@ def test_a_released_checkpoint_in_a_pickle_is_refused_by_name(tmp_path: Path) ->
     release.mkdir()
     (release / "config.json").write_text('{"model_type": "gpt_neox"}')
     (release / "pytorch_model.bin").write_bytes(payloads(tmp_path / "told")["pytorch_model.bin"])
-    with pytest.raises(ValueError, match=r"pytorch_model\.bin: pickled weights, which can run code"):
+    with pytest.raises(
+        ValueError, match=r"pytorch_model\.bin: expected model\.safetensors, got pickled weights, which can run code"
+    ):
         released_pythia(str(release))
     assert not (tmp_path / "told").exists()
 
