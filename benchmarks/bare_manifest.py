@@ -1,4 +1,4 @@
-"""The manifest of a study that has stages and nothing else: what a benchmark of the driver and its views freezes."""
+"""Manifest of a study that has only stages, for benchmarks of the driver and its views."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What no implementation of a training step can do without: the matrix products of the model, and AdamW.
+"""A lower bound on the time of a training step: the matrix products of the model, and AdamW.
 
-The products are those of the linear layers and of attention, forward and backward, each made once, and of attention's only
-those that the causal mask leaves. Softmax, GELU, norms, rotary embedding, the loss, clipping and every copy are left out:
-the time is a lower bound for anybody who calls the same kernels, and tells how much faster than others one could be.
-In fp32, a narrow model's products are computed some rows at a time, which is faster because the operands stay in cache.
+The products are those of the linear layers and of attention, forward and backward, each computed once; those of attention
+only where the causal mask allows. Softmax, GELU, norms, rotary embedding, the loss, clipping and all copies are left out,
+so the time is a lower bound for any implementation that calls the same kernels. In fp32, a narrow model's products are
+computed a few rows at a time, which is faster because the operands stay in cache.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from midstudy.model.pythia import Pythia
 from midstudy.recipe.optimizer import AdamW
 
 _QUERIES = {torch.float32: 64, torch.bfloat16: 128}
-"""Queries that attention's products take together; they meet no key after the last of them."""
+"""Number of queries per attention product, which leaves out keys after the last query."""
 
 _ROWS_OF_NARROW = 512
-"""Rows of a narrow model's linear layers multiplied at once."""
+"""Number of rows multiplied at once in a narrow model's linear layers."""
 
 
 class Floor:
-    """A step's products and its AdamW on tensors of the right shapes and types."""
+    """A step's matrix products and AdamW on tensors of the right shapes and dtypes."""
 
     name = "products and AdamW alone"
     first_loss = None
@@ -53,8 +53,8 @@ class Floor:
             drawn(heads[0], min(queries, workload.seq_len - first), min(first + queries, workload.seq_len))
             for first in range(0, workload.seq_len, queries)
         ]
-        kept_in = torch.bfloat16 if precision == "bf16_true" else torch.float32
-        parameters = [torch.zeros_like(one, dtype=kept_in, device=device) for one in model.parameters()]
+        master_type = torch.bfloat16 if precision == "bf16_true" else torch.float32
+        parameters = [torch.zeros_like(tensor, dtype=master_type, device=device) for tensor in model.parameters()]
         for parameter in parameters:
             parameter.grad = torch.full_like(parameter, 1e-3)
         self._adamw = torch.optim.AdamW(
@@ -68,24 +68,24 @@ class Floor:
 
     @torch.no_grad()
     def advance(self, num_steps: int) -> None:
-        """Make the products and the update of so many steps."""
+        """Compute the products and the update of `num_steps` steps."""
         for _ in range(num_steps):
             for inputs, weight, gradient in self._linear:
-                output, into = (torch.empty_like(one[: self._rows]) for one in (gradient, inputs))
+                output, input_gradient = (torch.empty_like(tensor[: self._rows]) for tensor in (gradient, inputs))
                 total = torch.empty_like(weight)
-                for number, (some, arrived) in enumerate(
+                for number, (rows_in, rows_gradient) in enumerate(
                     zip(inputs.split(self._rows), gradient.split(self._rows), strict=True)
                 ):
-                    torch.mm(some, weight.T, out=output[: len(some)])
-                    torch.mm(arrived, weight, out=into[: len(some)])
-                    torch.addmm(total, arrived.T, some, beta=min(number, 1), out=total)
+                    torch.mm(rows_in, weight.T, out=output[: len(rows_in)])
+                    torch.mm(rows_gradient, weight, out=input_gradient[: len(rows_in)])
+                    torch.addmm(total, rows_gradient.T, rows_in, beta=min(number, 1), out=total)
             for _ in range(self._num_layers):
                 for number, scores in enumerate(self._scores):
                     rows, seen = slice(number * self._queries, scores.shape[2]), slice(scores.shape[2])
                     for left in (self._query, self._gradient):  # the scores, and their gradient
                         torch.bmm(left[:, rows], self._key[:, seen].transpose(1, 2))
-                    for right in (self._value, self._key):  # what is mixed, and the queries' gradient
+                    for right in (self._value, self._key):  # the output, and the queries' gradient
                         torch.bmm(scores, right[:, seen])
-                    for right in (self._gradient, self._query):  # the values' gradient and the keys'
+                    for right in (self._gradient, self._query):  # the gradients of values and keys
                         torch.bmm(scores.transpose(1, 2), right[:, rows])
             self._adamw.step()

@@ -1,15 +1,15 @@
 """GPU tests and benchmarks for a machine with Python 3.12, PyTorch, NumPy, safetensors, tokenizers and pip, but no index.
 
-    python benchmarks/on_gpu.py --collect wheels                      # where there is an index: 33 wheels, 30 MB
+    python benchmarks/on_gpu.py --collect wheels                      # with a package index: 33 wheels, 30 MB
     python benchmarks/on_gpu.py --wheels wheels --output on_gpu.json  # on the GPU machine, in a copy of this tree
-    python benchmarks/on_gpu.py --record on_gpu.json                  # back here: plans for that GPU use the measured rates
+    python benchmarks/on_gpu.py --record on_gpu.json                  # afterwards: plans for that GPU use the measured rates
 
-Runs, in this order: the tests of `tests/gpu`; training steps at 70M, 160M and 410M parameters and context 2,048 against
-transformers, eager and compiled (`train_step.py`); several small runs on one GPU (`shared_device.py`). The most valuable
-parts come first; parts that do not fit into `--seconds` are left out and recorded as such. The result file is rewritten
-continually, so a killed run keeps its results.
+The kit runs, in this order: the tests of `tests/gpu`; training steps at 70M, 160M and 410M parameters and context 2,048
+against transformers, eager and compiled (`train_step.py`); several small runs on one GPU (`shared_device.py`). The most
+valuable parts come first; parts that do not fit into `--seconds` are left out and recorded as such. The result file is
+updated continually, so a killed run keeps its results.
 
-`--device cpu` tries the kit at tiny shapes without a GPU. This file needs only the standard library.
+`--device cpu` runs the kit at tiny shapes without a GPU. This file needs only the standard library.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ WHEELS = (
     *("typer", "shellingham", "rich", "markdown-it-py", "mdurl", "annotated-doc"),
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection"),
 )
-"""Wheels to bring along, with the versions and hashes of requirements-dev.lock. The machine supplies NumPy and PyTorch."""
+"""Wheels to copy to the machine, with versions and hashes of requirements-dev.lock. It must have NumPy and PyTorch."""
 
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_5_x86_64")
 
@@ -51,7 +51,7 @@ _GRACE_S = 15.0
 
 
 def collect(folder: Path, *, python: str) -> None:
-    """Download the wheels to bring along, for Python `python` on 64-bit Linux."""
+    """Download the wheels to copy to the machine, for Python `python` on 64-bit Linux."""
     entries = re.split(r"\n(?=\S)", (ROOT / "requirements-dev.lock").read_text("utf-8"))
     locked = {match[1]: entry for entry in entries if (match := re.match(r"([\w.-]+)==", entry))}
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,26 +70,26 @@ def collect(folder: Path, *, python: str) -> None:
 
 
 def record_rates(path: Path) -> None:
-    """Add the rates of a result file to the table that prices plans."""
+    """Add the rates of a result file to the table for plans' cost estimates."""
     sys.path.insert(0, str(ROOT))
     from recording import record
 
     from midstudy.plan.device import CPU_CORE, DEVICES, Rate
 
     try:
-        found = json.loads(path.read_text("utf-8"))
-        machine, rows = found["machine"]["device_name"], [row["rate"] for row in found["steps"]]
+        result = json.loads(path.read_text("utf-8"))
+        machine, rows = result["machine"]["device_name"], [row["rate"] for row in result["steps"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         sys.exit(f"--record: {path} is not a result file of this kit ({type(error).__name__}: {error}).")
     known = [name for name in DEVICES if name != CPU_CORE.name]
     name = next((name for name in known if re.search(rf"\b{name}\b", machine, re.IGNORECASE)), None)
     if name is None:
-        sys.exit(f"--record: {path} is of {machine}; allowed: a device that plans can be priced on, {', '.join(known)}.")
+        sys.exit(f"--record: {path}: expected a device with a price, one of {', '.join(known)}, got {machine}.")
     rates = [Rate(**(row | {"device": name})) for row in rows]
     if not rates:
-        sys.exit(f"--record: {path} holds no training step; its log says why.")
+        sys.exit(f"--record: {path} has no training step; see its log.")
     record(rates)
-    print(f"{len(rates)} rates of {name} ({machine}) are in midstudy/plan/rates.json")
+    print(f"{len(rates)} rates of {name} ({machine}) written to midstudy/plan/rates.json")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Part:
     """One command of the kit.
 
     `most_s` limits its run time; it is skipped if fewer than `least_s` seconds are left. `gather` copies its output and
-    files so far into the result.
+    files into the result, also while it runs.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Part:
 
 
 class Kit:
-    """Runs the parts in turn; the result file always holds everything known so far."""
+    """Runs the parts one after the other; the result file is always up to date."""
 
     def __init__(self, output: Path, folder: Path, *, device: str, seconds: float) -> None:
         self.output, self.folder, self.device = output, folder, device
@@ -123,7 +123,7 @@ class Kit:
             "shared_device": None,
         }
         self.environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(str(place) for place in (ROOT, ROOT / "tests", folder / "site")),
+            "PYTHONPATH": os.pathsep.join(str(path) for path in (ROOT, ROOT / "tests", folder / "site")),
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # the machine's plugins belong to another pytest version
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -133,9 +133,9 @@ class Kit:
         }
         self.write()
 
-    def use_the_machines_own(self) -> None:
-        """Stop using the wheels brought along."""
-        self.environment["PYTHONPATH"] = os.pathsep.join(str(place) for place in (ROOT, ROOT / "tests"))
+    def use_installed_libraries(self) -> None:
+        """Stop using the copied wheels."""
+        self.environment["PYTHONPATH"] = os.pathsep.join(str(path) for path in (ROOT, ROOT / "tests"))
 
     @property
     def left_s(self) -> float:
@@ -147,43 +147,43 @@ class Kit:
         new.replace(self.output)
 
     def run(self, part: Part) -> bool:
-        """Run a part; returns whether it succeeded."""
+        """Run a part; return whether it succeeded."""
         row: dict[str, Any] = {"part": part.name, "command": shlex.join(part.command), "state": "running"}
         self.result["parts"].append(row)
         if self.left_s < part.least_s:
-            row["state"] = f"left out: {max(0.0, self.left_s):.0f} s are left, and it takes {part.least_s:.0f}"
-            self._say(row)
+            row["state"] = f"left out: {max(0.0, self.left_s):.0f} s are left, it needs {part.least_s:.0f} s"
+            self._print(row)
             return False
         log = self.folder / f"{len(self.result['parts'])}.log"
-        began = time.monotonic()
+        started = time.monotonic()
         limit_s = min(part.most_s, self.left_s)
         with log.open("wb") as file:
             process = subprocess.Popen(
                 part.command, cwd=ROOT, env=self.environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
             try:
-                while process.poll() is None and time.monotonic() - began < limit_s:
+                while process.poll() is None and time.monotonic() - started < limit_s:
                     time.sleep(0.2)
-                    self._gather(part, row, log, began)
+                    self._gather(part, row, log, started)
                 code = process.poll()
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)  # including its children
                 process.wait()
         row["state"] = f"stopped after {limit_s:.0f} s" if code is None else "done" if code == 0 else f"exit status {code}"
-        self._gather(part, row, log, began)
+        self._gather(part, row, log, started)
         if code != 0:
             row["last_lines"] = log.read_text("utf-8", "replace").splitlines()[-60:]
             self.write()
-        self._say(row)
+        self._print(row)
         return code == 0
 
-    def _gather(self, part: Part, row: dict[str, Any], log: Path, began: float) -> None:
-        row["took_s"] = round(time.monotonic() - began, 1)
+    def _gather(self, part: Part, row: dict[str, Any], log: Path, started: float) -> None:
+        row["took_s"] = round(time.monotonic() - started, 1)
         part.gather(self.result, log.read_text("utf-8", "replace"))
         self.write()
 
-    def _say(self, row: dict[str, Any]) -> None:
+    def _print(self, row: dict[str, Any]) -> None:
         print(f"{row['part']}: {row['state']}" + (f", {row['took_s']} s" if "took_s" in row else ""), flush=True)
         for line in row.get("last_lines", ())[-15:]:
             print(f"    {line}", flush=True)
@@ -233,14 +233,14 @@ def _tests(result: dict[str, Any], log: str) -> None:
 
 
 def _lines_of(path: Path) -> list[Any]:
-    """The complete lines of a JSON Lines file; the last one may still be being written."""
+    """Return the complete lines of a JSON Lines file, whose last line may be incomplete."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
 def parts_of(folder: Path, *, device: str, peer: str) -> list[Part]:
-    """The parts after installation, most valuable first; `folder` must be writable."""
+    """Return the parts after installation, most valuable first; `folder` must be writable."""
     python, steps, shared = sys.executable, folder / "steps.jsonl", folder / "shared.json"
 
     def gather_steps(result: dict[str, Any], log: str) -> None:
@@ -282,16 +282,16 @@ def parts_of(folder: Path, *, device: str, peer: str) -> list[Part]:
 
 
 def measure(wheels: Path, output: Path, *, device: str, seconds: float) -> bool:
-    """Run the kit; returns whether every part succeeded."""
-    found = sorted(str(wheel.resolve()) for wheel in wheels.glob("*.whl"))
-    if not found:
-        sys.exit(f"--wheels: found no wheel in {wheels}; make them where there is an index, by --collect {wheels}.")
+    """Run the kit; return whether every part succeeded."""
+    files = sorted(str(wheel.resolve()) for wheel in wheels.glob("*.whl"))
+    if not files:
+        sys.exit(f"--wheels: no wheel in {wheels}. Download them with --collect {wheels} on a machine with an index.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="midstudy-on-gpu-") as name:
         folder = Path(name)
         kit = Kit(output.resolve(), folder, device=device, seconds=seconds)
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
-        install += ["--disable-pip-version-check", "--no-warn-conflicts", "--target", str(folder / "site"), *found]
+        install += ["--disable-pip-version-check", "--no-warn-conflicts", "--target", str(folder / "site"), *files]
         first = (
             Part("wheels", install, 5.0, 120.0, _nothing),
             Part("machine", [sys.executable, "-c", _MACHINE, device], 5.0, 120.0, _machine),
@@ -299,29 +299,29 @@ def measure(wheels: Path, output: Path, *, device: str, seconds: float) -> bool:
         if not all(kit.run(part) for part in first):
             return False
         libraries = Part("libraries", [sys.executable, "-c", _LIBRARIES], 5.0, 120.0, _machine)
-        well, peer = True, "transformers"
+        succeeded, peer = True, "transformers"
         if not kit.run(libraries):  # the machine's other packages may be incompatible with the wheels
-            kit.use_the_machines_own()
-            well = kit.run(replace(libraries, name="the machine's own libraries"))
-            peer = "transformers" if well else "none"
+            kit.use_installed_libraries()
+            succeeded = kit.run(replace(libraries, name="the machine's own libraries"))
+            peer = "transformers" if succeeded else "none"
         for part in parts_of(folder, device=device, peer=peer):
-            well = kit.run(part) and well
+            succeeded = kit.run(part) and succeeded
     tests, num_steps = kit.result["tests"], len(kit.result["steps"])
     num_passed = sum(outcome == "passed" for outcome in tests.values())
     print(f"{num_passed} of {len(tests)} tests passed, {num_steps} steps were measured: {output}")
-    return well
+    return succeeded
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--collect", type=Path, metavar="FOLDER", help="download the wheels that travel into FOLDER")
+    what.add_argument("--collect", type=Path, metavar="FOLDER", help="download the wheels into FOLDER")
     what.add_argument("--wheels", type=Path, metavar="FOLDER", help="run the kit with the wheels in FOLDER")
-    what.add_argument("--record", type=Path, metavar="FILE", help="take a result's rates over into the table of plans")
-    parser.add_argument("--python", default="3.12", help="of the GPU machine, for --collect (default: 3.12)")
+    what.add_argument("--record", type=Path, metavar="FILE", help="add the rates of a result to the table for plans")
+    parser.add_argument("--python", default="3.12", help="Python version of the GPU machine, for --collect (default: 3.12)")
     parser.add_argument("--output", type=Path, default=Path("on_gpu.json"), help="default: on_gpu.json")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: at tiny shapes, to try the kit out")
-    parser.add_argument("--seconds", type=float, default=590.0, help="for everything (default: 590)")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: tiny shapes, to try the kit")
+    parser.add_argument("--seconds", type=float, default=590.0, help="time limit of the whole kit (default: 590)")
     options = parser.parse_args()
     if options.collect:
         collect(options.collect, python=options.python)

@@ -1,17 +1,17 @@
-"""What running a study costs beside its stages: a grid of equal payloads through midstudy and through plain submitit.
+"""Benchmark: the overhead of running a study: a grid of equal payloads with midstudy and with plain submitit.
 
     python benchmarks/orchestration.py [--stages 1000] [--payload-s 2] [--rounds 1] [--backend local | slurm]
 
-The grid has three levels: a tenth of a tenth of the stages are roots, each with nine children, each with ten leaves. A stage
-may start when its parent is done. Its payload is so many seconds of CPU time. What is compared, in alternation:
+The grid has three levels: one percent of the stages are roots, each with nine children, each of which has ten leaves. A
+stage may start when its parent is done. Its payload is `--payload-s` seconds of CPU time. The variants run alternately:
 
-    submitit   a loop of twenty lines: submit what is ready, at most as many as there are cores, look five times a second
-    midstudy   the driver, one stage a job
-    with views the same through the flow, as `midstudy run` does it: Prefect with a server of its own, and MLflow
-    packed     the driver, several stages a job
+    submitit   a loop of twenty lines: submit ready stages, at most one per core, and poll five times a second
+    midstudy   the driver, one stage per job
+    with views the same with the views of `midstudy run`: Prefect with a separate server, and MLflow
+    packed     the driver, several stages per job
 
-Each run is a process of its own. CPU time is that of the process and of everything it waited for, less the payloads' own.
-On Slurm that time is the cluster's, so there only the makespan is compared, and jobs are bounded by the cluster alone.
+Each run is a separate process. CPU time is that of the process and of everything it waited for, without the payloads. On
+Slurm, jobs use the cluster's CPU time, so only the makespan is compared, and the number of jobs is limited by the cluster.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ STUDY = "grid"
 
 
 def grid(num_stages: int) -> list[tuple[str, str | None]]:
-    """Names of the stages with their parents' names, parents first."""
-    found: list[tuple[str, str | None]] = []
+    """Return the names of the stages with their parents' names, parents first."""
+    names: list[tuple[str, str | None]] = []
     for root in range(num_stages):
-        found.append((f"r{root}", None))
+        names.append((f"r{root}", None))
         for child in range(9):
-            found.append((f"r{root}c{child}", f"r{root}"))
-            found += [(f"r{root}c{child}l{leaf}", f"r{root}c{child}") for leaf in range(10)]
-        if len(found) >= num_stages:
+            names.append((f"r{root}c{child}", f"r{root}"))
+            names += [(f"r{root}c{child}l{leaf}", f"r{root}c{child}") for leaf in range(10)]
+        if len(names) >= num_stages:
             break
-    return found[:num_stages]
+    return names[:num_stages]
 
 
 # -- plain submitit ---------------------------------------------------------------------------------------------------
 
 
 def run_submitit(folder: Path, names: list[tuple[str, str | None]], payload_s: float, backend: str) -> None:
-    """The loop that one writes without midstudy."""
+    """Run the grid with the loop that a user would write without midstudy."""
     import submitit
     from payload import burn
 
@@ -87,7 +87,7 @@ def run_submitit(folder: Path, names: list[tuple[str, str | None]], payload_s: f
 
 
 def run_midstudy(folder: Path, names: list[tuple[str, str | None]], payload_s: float, backend: str, variant: str) -> None:
-    """The same grid as a frozen study."""
+    """Run the grid as a frozen study."""
     from bare_manifest import bare_manifest
 
     from midstudy.launch.driver import Driver
@@ -100,14 +100,14 @@ def run_midstudy(folder: Path, names: list[tuple[str, str | None]], payload_s: f
     from midstudy.store.store import Store
     from midstudy.store.study_manifest import freeze
 
-    class OneStageAJob:
+    class OneStagePerJob:
         def pack_key(self, stage: Stage) -> Hashable:
             return variant == "packed" or stage.id
 
-    class Local(OneStageAJob, LocalLauncher):
+    class Local(OneStagePerJob, LocalLauncher):
         pass
 
-    class Slurm(OneStageAJob, SlurmLauncher):
+    class Slurm(OneStagePerJob, SlurmLauncher):
         pass
 
     store = Store.open(folder / "store", create=True)
@@ -128,7 +128,7 @@ def run_midstudy(folder: Path, names: list[tuple[str, str | None]], payload_s: f
         )
     for stage in stages.values():
         store.request(stage)
-    entries = {identity: stage_entry(stage) for identity, stage in stages.items()}
+    entries = {stage.id: stage_entry(stage) for stage in stages.values()}
     question, command = "What does it cost?", "benchmarks/orchestration.py"
     freeze(store, bare_manifest(STUDY, entries, question=question, command=command))
     launcher: Launcher = Local(store, entry=ENTRY) if backend == "local" else Slurm(store, stages=stages, entry=ENTRY)
@@ -158,23 +158,23 @@ def run_midstudy(folder: Path, names: list[tuple[str, str | None]], payload_s: f
 
 async def _drive(driver: Any, stages: list[str]) -> None:
     async with driver:
-        await asyncio.gather(*(driver.finished(one) for one in stages))
+        await asyncio.gather(*(driver.finished(stage) for stage in stages))
 
 
-# -- one run and all of them ------------------------------------------------------------------------------------------
+# -- measurement -----------------------------------------------------------------------------------------------------
 
 
 def measure(variant: str, num_stages: int, payload_s: float, backend: str) -> dict[str, float]:
-    """Run a variant in this process; its time on the clock, its CPU time and that of its children, and its most memory."""
+    """Run a variant in this process; return its wall time, its CPU time and its children's, and its peak memory."""
     names = grid(num_stages)
-    # Slurm's nodes read it, too; the usual temporary folder may be private to one of them.
+    # Slurm's nodes read it too, so it must not be private to one node.
     with tempfile.TemporaryDirectory(prefix="midstudy-orchestration-") as folder:
-        began = time.perf_counter()
+        started = time.perf_counter()
         if variant == "submitit":
             run_submitit(Path(folder), names, payload_s, backend)
         else:
             run_midstudy(Path(folder), names, payload_s, backend, variant)
-        wall_s = time.perf_counter() - began
+        wall_s = time.perf_counter() - started
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "wall_s": wall_s,
@@ -185,33 +185,33 @@ def measure(variant: str, num_stages: int, payload_s: float, backend: str) -> di
 
 
 def table(results: dict[str, list[dict[str, float]]], num_stages: int, payload_s: float, backend: str) -> str:
-    """Medians as a Markdown table."""
+    """Return medians as a Markdown table."""
     lines = [
-        "| | makespan | beside submitit | CPU-seconds a stage beyond its payload | of them in the driver | driver memory |",
+        "| | makespan | relative to submitit | overhead per stage, CPU-seconds | of it in the driver | driver memory |",
         "|---|---|---|---|---|---|",
     ]
-    plain_s = statistics.median(one["wall_s"] for one in results["submitit"])
+    plain_s = statistics.median(run["wall_s"] for run in results["submitit"])
     for variant, runs in results.items():
         wall_s, driver_s, children_s, driver_mb = (
-            statistics.median(one[name] for one in runs)
+            statistics.median(run[name] for run in runs)
             for name in ("wall_s", "driver_cpu_s", "children_cpu_s", "driver_mb")
         )
-        beyond_s = (driver_s + children_s) / num_stages - payload_s
-        beyond = f"{beyond_s:.3f}" if backend == "local" else "(the cluster's)"
+        overhead_s = (driver_s + children_s) / num_stages - payload_s
+        overhead = f"{overhead_s:.3f}" if backend == "local" else "(the cluster's)"
         lines.append(
-            f"| {variant} | {wall_s:.1f} s | {wall_s / plain_s:.2f} × | {beyond} | {driver_s / num_stages:.3f} "
+            f"| {variant} | {wall_s:.1f} s | {wall_s / plain_s:.2f} × | {overhead} | {driver_s / num_stages:.3f} "
             f"| {driver_mb:.0f} MB |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What running a study costs beside its stages.")
+    parser = argparse.ArgumentParser(description="Measure the overhead of running a study.")
     parser.add_argument("--stages", type=int, default=1000)
     parser.add_argument("--payload-s", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--backend", choices=tuple(VARIANTS), default="local")
-    parser.add_argument("--variants", nargs="+", help="default: all of them")
+    parser.add_argument("--variants", nargs="+", help="default: all")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:

@@ -1,4 +1,4 @@
-"""What the jobs of `orchestration.py` do: so many CPU-seconds, as a stage of midstudy or as a function for submitit."""
+"""The payload of the jobs of `orchestration.py`: a given CPU time, as a midstudy stage or as a function for submitit."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from midstudy.train.placement import Placement
 
 
 def burn(cpu_s: float) -> float:
-    """Compute for `cpu_s` seconds of this process's time; returns how many it took."""
-    began = time.process_time()
-    while (spent := time.process_time() - began) < cpu_s:
+    """Use `cpu_s` seconds of CPU time; return the CPU time used."""
+    started = time.process_time()
+    while (spent := time.process_time() - started) < cpu_s:
         sum(range(10_000))
     return spent
 
@@ -27,16 +27,16 @@ def execute_stage(
     should_stop: Callable[[], bool],
     placement: Placement,
 ) -> None:
-    """A stage whose label ends with the seconds that it is to take; its record is published like any other."""
-    wanted = store.requested(stage_id)
+    """Make a stage whose label ends with its CPU time in seconds; its record is published like any other."""
+    request = store.requested(stage_id)
     attempt = store.attempt(stage_id)
-    spent = burn(float(wanted["label"].split()[-1]))
+    spent = burn(float(request["label"].split()[-1]))
     attempt.publish(
-        kind=wanted["kind"],
-        label=wanted["label"],
-        recipe=wanted["recipe"],
-        canonical=wanted["canonical"],
-        parents=tuple(wanted["parents"]),
+        kind=request["kind"],
+        label=request["label"],
+        recipe=request["recipe"],
+        canonical=request["canonical"],
+        parents=tuple(request["parents"]),
         metrics={"spent_s": spent},
         placement=dataclasses.asdict(placement),
     )

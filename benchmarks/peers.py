@@ -1,8 +1,8 @@
-"""The same step by other implementations of the same model: transformers' `GPTNeoXForCausalLM` and litgpt's `GPT`.
+"""The same training step with other implementations of the model: transformers' `GPTNeoXForCausalLM` and litgpt's `GPT`.
 
-Both start from given weights, so that the losses of a first batch show that the same model is timed. Around each model
-stand the same fused AdamW, the same clipping by the global norm and, for `bf16_mixed`, PyTorch's autocast. Compiled, model
-and loss are one function with static shapes.
+Both start from given weights, so that the losses of a first batch confirm that the same model is timed. Each uses the same
+fused AdamW, the same global norm clipping and, for `bf16_mixed`, PyTorch's autocast. When compiled, model and loss are one
+function with static shapes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LossOf = Callable[[Tensor, Tensor], Tensor]
 
 
 def transformers_model(shape: ModelShape, weights: Mapping[str, Tensor]) -> tuple[nn.Module, LossOf]:
-    """transformers' model with its default attention (SDPA) and its own loss."""
+    """Return transformers' model, with its default attention (SDPA), and its loss function."""
     import transformers
 
     config = transformers.GPTNeoXConfig(**huggingface_config(shape), use_cache=False)
@@ -41,7 +41,7 @@ def transformers_model(shape: ModelShape, weights: Mapping[str, Tensor]) -> tupl
 
 
 def litgpt_model(shape: ModelShape, weights: Mapping[str, Tensor]) -> tuple[nn.Module, LossOf]:
-    """litgpt's model with the loss over the whole batch at once, which was faster than its chunks of 128 tokens."""
+    """Return litgpt's model, and the loss over the whole batch, which was faster than litgpt's chunks of 128 tokens."""
     from litgpt.config import Config
     from litgpt.model import GPT
     from litgpt.scripts.convert_hf_checkpoint import copy_weights_gpt_neox
@@ -73,7 +73,7 @@ PEERS = {"transformers": transformers_model, "litgpt": litgpt_model}
 
 
 class Peer:
-    """One peer and its optimizer, trained on batches that are there already: their making costs it nothing."""
+    """A peer and its optimizer, trained on batches prepared in advance, whose preparation is not timed."""
 
     def __init__(
         self,

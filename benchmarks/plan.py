@@ -1,9 +1,9 @@
-"""How long planning takes on a grid of about 10,000 stages, building the study included.
+"""Benchmark: build and plan a study of about 10,000 stages.
 
     .venv/bin/python benchmarks/plan.py
 
 The grid is `experiments/bridging_micro.py` with every mix on every task, 25 trunk seeds and 8 SFT seeds, on the default
-data; nothing is fetched or prepared for a plan.
+data; planning does not fetch or prepare anything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXPERIMENT = Path(__file__).parent.parent / "experiments" / "bridging_micro.py"
 
 
 def main() -> None:
-    began = time.perf_counter()
+    started = time.perf_counter()
     seeds = [f"trunk_seeds={tuple(range(25))}", f"sft_seeds={tuple(range(8))}", "full=True"]
     study = load_study(EXPERIMENT, settings=seeds)
     built = time.perf_counter()
@@ -28,7 +28,7 @@ def main() -> None:
     done = time.perf_counter()
     assert plan.total_steps == plan.lower_bound_steps
     print(f"{len(study.arms):,} arms, {len(plan.stages):,} stages")
-    print(f"build the study {built - began:.2f} s, plan it {done - built:.2f} s, together {done - began:.2f} s")
+    print(f"build the study {built - started:.2f} s, plan it {done - built:.2f} s, together {done - started:.2f} s")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What Prefect's view of a study costs the driver: memory and CPU while stages wait, and for each that ends.
+"""Benchmark: the driver's cost of the Prefect view of a study: memory and CPU while stages wait, and for each that ends.
 
     python benchmarks/prefect_view.py --stages 1000 --wait-s 30
 
-A study of a trunk and `--stages` stages that wait for it. The view is the one of `midstudy run`: a thread with an event
-loop, and a Prefect server of its own. First everything waits for `--wait-s` seconds, then everything ends at once. The
-driver's process is measured without the view and with it; the server, which is another process and may be on another
-machine, for itself.
+The study has a trunk and `--stages` stages that wait for it. The view is that of `midstudy run`: a thread with an event
+loop, and a separate Prefect server. First all stages wait for `--wait-s` seconds, then all end at once. The driver's process
+is measured with and without the view; the server, which is another process and may be on another machine, is measured
+separately.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ def main() -> None:
 
 
 def measure(store: Store, *, num_stages: int, wait_s: float) -> None:
-    """Print what the view of `num_stages` stages costs."""
+    """Print the cost of the view of `num_stages` stages."""
     manifest = _manifest(num_stages)
     freeze(store, manifest)
     servers: list[PrefectServer] = []
     start = PrefectServer.start
 
-    def remembered(server: PrefectServer) -> None:
+    def recorded(server: PrefectServer) -> None:
         servers.append(server)
         start(server)
 
-    PrefectServer.start = remembered  # type: ignore[method-assign, assignment]
+    PrefectServer.start = recorded  # type: ignore[method-assign, assignment]
     watch = Watch(manifest.stages, max_jobs=2)
     bare_mb, bare_s = _memory_mb(), _cpu_s()
     view = PrefectView(store, manifest, watch, backend="local", max_jobs=2, tracking_uri="sqlite:///none")
@@ -58,23 +58,23 @@ def measure(store: Store, *, num_stages: int, wait_s: float) -> None:
     _until_shown(view)
     print(f"before the view      {bare_mb:7.0f} MB  {bare_s:6.2f} CPU s")
     print(f"Prefect, up          {_memory_mb():7.0f} MB  {_cpu_s() - bare_s:6.2f} CPU s")
-    began, began_s = time.perf_counter(), _cpu_s()
+    started, start_cpu_s = time.perf_counter(), _cpu_s()
     server = servers[0]._process
     assert server is not None
-    server_began_s = _cpu_s(server.pid)
+    server_start_cpu_s = _cpu_s(server.pid)
     time.sleep(wait_s)
-    waited_s = time.perf_counter() - began
-    share, server_share = (_cpu_s() - began_s) / waited_s, (_cpu_s(server.pid) - server_began_s) / waited_s
+    waited_s = time.perf_counter() - started
+    share, server_share = (_cpu_s() - start_cpu_s) / waited_s, (_cpu_s(server.pid) - server_start_cpu_s) / waited_s
     print(
         f"{num_stages:,} wait{'':<10}{_memory_mb():7.0f} MB  {100 * share:6.2f} % of a core, "
         f"{threading.active_count()} threads; server {_memory_mb(server.pid):.0f} MB, {100 * server_share:.2f} %"
     )
-    began, began_s, server_began_s = time.perf_counter(), _cpu_s(), _cpu_s(server.pid)
+    started, start_cpu_s, server_start_cpu_s = time.perf_counter(), _cpu_s(), _cpu_s(server.pid)
     for stage_id in manifest.stages:
         watch.end(stage_id, End(FINISHED))
     view._thread.join(600)
-    recorded_s = time.perf_counter() - began
-    spent_ms = 1e3 * (_cpu_s() - began_s) / num_stages
+    recorded_s = time.perf_counter() - started
+    spent_ms = 1e3 * (_cpu_s() - start_cpu_s) / num_stages
     view.close(600)
     print(
         f"{num_stages:,} end{'':<11}{_memory_mb():7.0f} MB  {spent_ms:6.2f} CPU ms a stage, "

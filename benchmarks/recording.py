@@ -1,4 +1,4 @@
-"""Writes measured rates to the table that prices plans, midstudy/plan/rates.json."""
+"""Write measured rates to the table for plans' cost estimates, midstudy/plan/rates.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KIND = ("device", "shape", "precision", "vocab_size", "seq_len", "compiled")
 
 
 def record(new: Iterable[Rate]) -> None:
-    """Write the rates to the table, each replacing an older one of the same kind."""
+    """Write the rates to the table; each replaces an older rate of the same kind."""
     rows = json.loads(RATES.read_text("utf-8"))
     for rate in new:
         rows = [row for row in rows if any(row[key] != getattr(rate, key) for key in _KIND)] + [asdict(rate)]

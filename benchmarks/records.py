@@ -1,4 +1,4 @@
-"""Time to read the records of 10,000 finished stages, as plans and tables do.
+"""Benchmark: read the records of 10,000 finished stages, as plans and tables do.
 
 .venv/bin/python benchmarks/records.py [--stages 10000]
 """
@@ -24,7 +24,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(Path(folder) / "store", create=True)
         ids = _publish(store, num_stages)
-        for what, read in (("look which are finished", store.published), ("read their records", store.records)):
+        for what, read in (("check which are finished", store.published), ("read their records", store.records)):
             wall_s, cpu_s = time.perf_counter(), time.process_time()
             assert len(read(ids)) == num_stages
             wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _publish(store: Store, num_stages: int) -> list[str]:
-    """Publish one real stage, and copies of it under other ids with hard-linked files."""
+    """Publish one real stage, and copies of it under other ids with hard-linked files; return the ids of the copies."""
     source = Source(kind="wheels", part="general", revision="r1")
     recipe = Tokenizer(corpus=Corpus(name="general", source=source), vocab_size=512, max_bytes=1000)
     stage = Stage(id=stage_id(recipe), label="stage", recipe=recipe, parents=(), role="data")
@@ -44,10 +44,10 @@ def _publish(store: Store, num_stages: int) -> list[str]:
     )
     record = store.record(stage.id)
     ids = [f"{number:016x}" for number in range(num_stages)]
-    for identity in ids:
-        folder = store.paths.published(identity)
+    for copy_id in ids:
+        folder = store.paths.published(copy_id)
         folder.mkdir(parents=True)
-        store.paths.record(identity).write_bytes(dataclasses.replace(record, id=identity).as_bytes())
+        store.paths.record(copy_id).write_bytes(dataclasses.replace(record, id=copy_id).as_bytes())
         os.link(store.published_folder(stage.id) / "weights", folder / "weights")
     return ids
 

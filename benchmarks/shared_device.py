@@ -1,12 +1,12 @@
-"""Several small runs of one shape on one device: separate processes, one process after another, or a batched ensemble?
+"""Benchmark: several small runs of one shape on one device, as separate processes, sequentially, or as an ensemble.
 
     python benchmarks/shared_device.py [--runs 2] [--precision bf16_true]          # a CPU with two cores
     python benchmarks/shared_device.py --device cuda --runs 4                      # under CUDA's MPS, if that is started
 
-Compared is the total throughput of fine-tuning runs of `--runs` seeds: each a process of its own with its share of the
-threads; one process with all threads, run by run; and all runs as one model whose parameters are stacked, by `torch.func`'s
-`vmap`. They take turns, and ratios are taken within a round. Results of the first two are a run's own; those of the ensemble
-equal them to rounding only.
+It compares the total throughput of fine-tuning runs of `--runs` seeds: each in a separate process with its share of the
+threads; sequentially in one process with all threads; and all runs as one model with stacked parameters, by `torch.func`'s
+`vmap`. The variants take turns, and ratios are computed within a round. The first two compute exactly the results of single
+runs; the ensemble computes them up to rounding.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ WARMUP_STEPS = 3
 
 
 class Ensemble:
-    """Runs of several seeds as one: parameters stacked, one fused AdamW for all, clipped run by run."""
+    """Runs of several seeds as one: stacked parameters, one fused AdamW for all, gradient clipping per run."""
 
     def __init__(self, num_runs: int, precision: str, folder: Path, *, device: torch.device) -> None:
         if precision == "bf16_mixed":
-            raise ValueError("precision: found bf16_mixed; allowed for an ensemble: fp32, bf16_true.")
+            raise ValueError("precision: expected fp32 or bf16_true for an ensemble, got bf16_mixed.")
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         models = [initialised(WORKLOAD.model, seed=seed).to(device, dtype) for seed in range(num_runs)]
         stacked, _ = stack_module_state(models)
@@ -62,12 +62,12 @@ class Ensemble:
         self._adamw = torch.optim.AdamW(list(self._parameters.values()), lr=1e-3, weight_decay=0.1, fused=True)
 
     def advance(self, num_steps: int) -> None:
-        """Make updates of every run, each on a batch of its own."""
+        """Make updates of every run, each on its own batch."""
         update = vmap(grad_and_value(self._loss))
         for _ in range(num_steps):
-            read = [self._batch_at(self._step * self._num_runs + run) for run in range(self._num_runs)]
-            input_ids = torch.stack([torch.from_numpy(batch.input_ids) for batch in read]).to(self._device)
-            targets = torch.stack([torch.from_numpy(batch.targets) for batch in read]).to(self._device)
+            run_batches = [self._batch_at(self._step * self._num_runs + run) for run in range(self._num_runs)]
+            input_ids = torch.stack([torch.from_numpy(batch.input_ids) for batch in run_batches]).to(self._device)
+            targets = torch.stack([torch.from_numpy(batch.targets) for batch in run_batches]).to(self._device)
             gradients, _ = update(self._parameters, input_ids, targets)
             norms = torch.stack([g.flatten(1).float().norm(dim=1) for g in gradients.values()]).norm(dim=0)
             factors = (1.0 / (norms + 1e-6)).clamp(max=1.0)
@@ -85,7 +85,7 @@ class Ensemble:
 
 
 class _Plain(torch.nn.Module):
-    """The loss of a model in operations that `vmap` knows: the model's own fused ones are not among them."""
+    """The loss of a model in operations that `vmap` supports, which the model's fused ones are not."""
 
     def __init__(self, model: Pythia) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class _Plain(torch.nn.Module):
         cos, sin = rotary_tables(length, shape.rotary_dims, shape.rotary_base, input_ids.device)
         later = torch.ones(length, length, dtype=torch.bool, device=input_ids.device).triu(1)
 
-        def turned(x: Tensor) -> Tensor:
+        def rotated(x: Tensor) -> Tensor:
             part, rest = x.split((shape.rotary_dims, shape.head_size - shape.rotary_dims), dim=-1)
             first, second = part.chunk(2, dim=-1)
             return torch.cat(((part * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype), rest), dim=-1)
@@ -106,28 +106,28 @@ class _Plain(torch.nn.Module):
         for block in model.blocks:
             heads = block.qkv(block.attention_norm(x)).view(batch, length, shape.num_heads, 3, shape.head_size)  # type: ignore
             query, key, value = (heads[..., i, :].transpose(1, 2) for i in range(3))
-            scores = turned(query) @ turned(key).transpose(2, 3) * shape.head_size**-0.5
+            scores = rotated(query) @ rotated(key).transpose(2, 3) * shape.head_size**-0.5
             mixed = (scores.masked_fill(later, float("-inf")).softmax(dim=-1) @ value).transpose(1, 2).reshape(x.shape)
             x = x + block.attention_out(mixed) + block.mlp_out(F.gelu(block.mlp_in(block.mlp_norm(x))))  # type: ignore
         return F.cross_entropy(model.head(model.final_norm(x)).flatten(0, 1).float(), targets.flatten())
 
 
 def work(connection: Connection, kind: str, num_runs: int, options: argparse.Namespace, num_threads: int) -> None:
-    """A process that makes as many steps as it is told, until it is told none; `num_runs` runs one after another."""
+    """Make the requested number of steps repeatedly, until 0 are requested; `num_runs` runs one after the other."""
     configure_threads(num_threads)
     device = torch.device(options.device)
     with tempfile.TemporaryDirectory() as name:
-        one: Any
+        trainer: Any
         if kind == "ensemble":
-            one, repeats = Ensemble(num_runs, options.precision, Path(name), device=device), 1
+            trainer, repeats = Ensemble(num_runs, options.precision, Path(name), device=device), 1
         else:
-            one, repeats = Ours(WORKLOAD, options.precision, Path(name), compiled=False, device=device), num_runs
-        one.advance(WARMUP_STEPS)
+            trainer, repeats = Ours(WORKLOAD, options.precision, Path(name), compiled=False, device=device), num_runs
+        trainer.advance(WARMUP_STEPS)
         synchronise(device)
         connection.send("ready")
         while num_steps := connection.recv():
             for _ in range(repeats):
-                one.advance(num_steps)
+                trainer.advance(num_steps)
             synchronise(device)
             connection.send("done")
 
@@ -136,10 +136,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=[p for p in PRECISIONS if p != "bf16_mixed"], default="bf16_true")
-    parser.add_argument("--runs", type=int, default=os.cpu_count(), help="runs at a time (default: one a core)")
+    parser.add_argument("--runs", type=int, default=os.cpu_count(), help="number of concurrent runs (default: one per core)")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=8, help="steps of each run a round")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there, too")
+    parser.add_argument("--steps", type=int, default=8, help="steps of each run per round")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements to FILE")
     options = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
@@ -180,7 +180,7 @@ def main() -> None:
         f"{runs} runs of {shape.num_parameters:,} parameters, {WORKLOAD.num_sequences} × {WORKLOAD.seq_len} tokens, ", end=""
     )
     print(f"{options.precision}, {options.device}, {cores} cores{mps}, torch {torch.__version__}, {options.rounds} rounds")
-    print("| | tokens/s in all | × one process |\n|---|---|---|")
+    print("| | total tokens/s | × one process |\n|---|---|---|")
     measured = {}
     for kind in kinds:
         ratios = [rate / base for rate, base in zip(rates[kind], rates["one process"], strict=True)]
@@ -188,8 +188,8 @@ def main() -> None:
         measured[kind] = {"tokens_per_s": statistics.median(rates[kind]), "times_one_process": [low, middle, high]}
         print(f"| {kind} | {statistics.median(rates[kind]):,.0f} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
     if options.json:
-        found = {"runs": runs, "precision": options.precision, "mps": "CUDA_MPS_PIPE_DIRECTORY" in os.environ}
-        options.json.write_text(json.dumps(found | {"kinds": measured}) + "\n", "utf-8")
+        facts = {"runs": runs, "precision": options.precision, "mps": "CUDA_MPS_PIPE_DIRECTORY" in os.environ}
+        options.json.write_text(json.dumps(facts | {"kinds": measured}) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

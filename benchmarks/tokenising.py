@@ -1,15 +1,14 @@
-"""Tokenising a corpus on disk: rate and memory at two sizes and two numbers of threads, beside `datasets.map`.
+"""Benchmark: tokenise a corpus on disk; rate and memory at two sizes and two numbers of threads, against `datasets.map`.
 
     python benchmarks/tokenising.py [--sizes-mb 20 80] [--threads 1 2] [--rounds 3] [--text-from FILE.jsonl.gz]
                                     [--one-document] [--variants midstudy tokenizers datasets]
 
-The corpus is gzip-compressed JSONL of the given size: paragraphs of a text in a seeded random order, of the general part
-of the source `wheels` where no other text is named. Every measurement is a process of its own, from the file to tokens
-on disk; variants run in rotation and medians are printed. Memory is the most that the process and its children held of
-their own at one time, pages of mapped files left out. `datasets.map(batched=True, num_proc=n)` is what one would use
-instead: the same tokenizer over the same file, its ids written as Arrow. `tokenizers` is midstudy with a tokenizer that
-tiktoken cannot replace; the ratio is MB per CPU-second relative to it. With `--one-document`, all text is one document.
-Last, the time to read 1,024 random blocks.
+The corpus is gzip-compressed JSONL of the given size: paragraphs of a text in a seeded random order, by default of the
+general part of the source `wheels`. Every measurement is a separate process, from the file to tokens on disk; variants run
+in rotation, and medians are printed. Memory is the peak of the process and its children, without pages of mapped files.
+`datasets.map(batched=True, num_proc=n)` is the common alternative: the same tokenizer on the same file, with ids written as
+Arrow. `tokenizers` is midstudy without tiktoken; the ratio is MB per CPU-second relative to it. With `--one-document`, all
+text is one document. The last column is the time to read 1,024 random blocks.
 """
 
 from __future__ import annotations
@@ -47,18 +46,18 @@ NUM_BLOCKS, BLOCK_TOKENS = 1_024, 2_049
 
 
 def read_paragraphs(path: Path | None) -> list[str]:
-    """The first `TEXT_BYTES` characters, as paragraphs."""
-    found, size = [], 0
+    """Return the first `TEXT_BYTES` characters, as paragraphs."""
+    paragraphs, size = [], 0
     for row in read_rows(path) if path else read_part("general", "train"):
-        found += [one for one in row["text"].split("\n\n") if one.strip()]
+        paragraphs += [paragraph for paragraph in row["text"].split("\n\n") if paragraph.strip()]
         size += len(row["text"])
         if size > TEXT_BYTES:
             break
-    return found
+    return paragraphs
 
 
 def write_corpus(paragraphs: list[str], folder: Path, num_mb: float, *, one_document: bool) -> None:
-    """A folder that the source `files` reads: a train split of `num_mb` of text, dev and test of one document."""
+    """Write a folder for the source `files`: a train split of `num_mb` MB of text, and dev and test of one document."""
     folder.mkdir()
     rng = random.Random(0)
     with gzip.open(folder / "train.jsonl.gz", "wt", encoding="utf-8", compresslevel=1) as file:
@@ -66,7 +65,7 @@ def write_corpus(paragraphs: list[str], folder: Path, num_mb: float, *, one_docu
         while num_bytes < num_mb * 1e6:
             text = "\n\n".join(rng.choices(paragraphs, k=rng.randrange(1, 30)))
             if one_document:
-                mean_bytes = sum(len(one.encode("utf-8")) + 2 for one in paragraphs) / len(paragraphs)
+                mean_bytes = sum(len(paragraph.encode("utf-8")) + 2 for paragraph in paragraphs) / len(paragraphs)
                 text = "\n\n".join(rng.choices(paragraphs, k=round(num_mb * 1e6 / mean_bytes * 1.02)))
             file.write(json.dumps({"text": text}) + "\n")
             num_bytes += len(text.encode("utf-8"))
@@ -75,11 +74,11 @@ def write_corpus(paragraphs: list[str], folder: Path, num_mb: float, *, one_docu
 
 
 def own_bytes(pid: int) -> int:
-    """Anonymous resident memory of a process and its children."""
+    """Return the anonymous resident memory of a process and its children, in bytes."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:  # it has ended
+    except OSError:  # the process has exited
         return 0
     own = sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
     return own + sum(own_bytes(int(child)) for child in children)
@@ -87,7 +86,7 @@ def own_bytes(pid: int) -> int:
 
 @contextmanager
 def watched() -> Iterator[list[int]]:
-    """Within: `own_bytes` of this process, over and over."""
+    """Collect `own_bytes` of this process repeatedly, within the context."""
     seen, done = [own_bytes(os.getpid())], threading.Event()
 
     def watch() -> None:
@@ -120,7 +119,8 @@ def with_datasets(corpus: Path, tokenizer: Path, scratch: Path, num_threads: int
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         texts = [text.strip() for text in batch["text"]]
-        return {"ids": [[*one.ids, 0] for one in tokenizers.encode_batch(texts, add_special_tokens=False)]}
+        encodings = tokenizers.encode_batch(texts, add_special_tokens=False)
+        return {"ids": [[*encoding.ids, 0] for encoding in encodings]}
 
     rows = datasets.load_dataset("json", data_files=str(corpus / "train.jsonl.gz"), cache_dir=str(scratch), split="train")
     num_proc = num_threads if num_threads > 1 else None
@@ -129,7 +129,7 @@ def with_datasets(corpus: Path, tokenizer: Path, scratch: Path, num_threads: int
 
 
 def measure(variant: str, corpus: Path, tokenizer: Path, num_threads: int) -> dict[str, float]:
-    """Run by a process of its own."""
+    """Run a variant in this process and return its measurements."""
     with tempfile.TemporaryDirectory(dir=corpus.parent) as scratch, watched() as seen:
         started = time.perf_counter()
         if variant == "datasets":
@@ -145,7 +145,7 @@ def measure(variant: str, corpus: Path, tokenizer: Path, num_threads: int) -> di
 
 
 def random_blocks(folder: Path) -> float:
-    """Seconds to read `NUM_BLOCKS` blocks as a batch's rows; the file's pages are in memory by now."""
+    """Return the seconds to read `NUM_BLOCKS` blocks as rows of a batch; the file is in the page cache."""
     split = read_split(folder, "train")
     chosen = np.random.default_rng(0).integers(split.num_blocks(BLOCK_TOKENS - 1), size=NUM_BLOCKS)
     rows = np.empty((NUM_BLOCKS, BLOCK_TOKENS), np.int64)
@@ -155,18 +155,18 @@ def random_blocks(folder: Path) -> float:
     return time.perf_counter() - started
 
 
-def measured_apart(variant: str, corpus: Path, tokenizer: Path, num_threads: int) -> dict[str, float]:
-    # As a job is started: the tokenizer's threads are the job's. `datasets` has as many processes of one thread instead.
+def measure_in_process(variant: str, corpus: Path, tokenizer: Path, num_threads: int) -> dict[str, float]:
+    # As in a job, the tokenizer uses the job's threads. `datasets` uses the same number of processes of one thread instead.
     rayon = 1 if variant == "datasets" else num_threads
     command = [sys.executable, __file__, "--measure", variant, str(corpus), str(tokenizer), str(num_threads)]
     environment = {**os.environ, "RAYON_NUM_THREADS": str(rayon), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    found = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(found.stdout.splitlines()[-1])
+    finished = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(finished.stdout.splitlines()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--sizes-mb", type=float, nargs="+", default=[20, 80], help="text of the corpus")
+    parser.add_argument("--sizes-mb", type=float, nargs="+", default=[20, 80], help="text of the corpus, in MB")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--text-from", type=Path, help="a JSONL file with texts (default: the source wheels)")
@@ -189,17 +189,17 @@ def main() -> None:
             corpus = folder / f"{num_mb:g}"
             write_corpus(paragraphs, corpus, num_mb, one_document=args.one_document)
             cells = [(num_threads, variant) for num_threads in args.threads for variant in args.variants]
-            found: dict[tuple[int, str], list[dict[str, float]]] = {cell: [] for cell in cells}
+            results: dict[tuple[int, str], list[dict[str, float]]] = {cell: [] for cell in cells}
             for _ in range(args.rounds):
                 for num_threads, variant in cells:
-                    found[num_threads, variant].append(measured_apart(variant, corpus, folder, num_threads))
+                    results[num_threads, variant].append(measure_in_process(variant, corpus, folder, num_threads))
             medians = {
-                cell: {name: statistics.median(one[name] for one in all_rounds) for name in all_rounds[0]}
-                for cell, all_rounds in found.items()
+                cell: {name: statistics.median(row[name] for row in all_rounds) for name in all_rounds[0]}
+                for cell, all_rounds in results.items()
             }
             for (num_threads, variant), median in medians.items():
-                beside = medians.get((num_threads, "tokenizers"))
-                ratio = f"{beside['cpu_s'] / median['cpu_s']:.2f}" if beside else ""
+                baseline = medians.get((num_threads, "tokenizers"))
+                ratio = f"{baseline['cpu_s'] / median['cpu_s']:.2f}" if baseline else ""
                 print(
                     f"| {num_mb:g} MB | {num_threads} | {variant} | {num_mb / median['wall_s']:.2f} "
                     f"| {median['num_tokens'] / median['wall_s']:,.0f} | {num_mb / median['cpu_s']:.2f} | {ratio} "

@@ -5,14 +5,14 @@
     make benchmark ARGS="--device cuda --compile --precision bf16_true --record h200"
 
 midstudy's engine, transformers and litgpt train the same model from the same weights on the same batches, in one process,
-taking turns: a round lets each make some steps, and the next round begins with another. Ratios are taken within a round,
-which a busy machine disturbs less than rates. midstudy reads its batches from token files; the others are handed theirs.
-The allocator settings of a stage hold for all: the script re-executes itself with them, because glibc reads them at process
-start. A contender that cannot be compiled or does not fit in GPU memory is reported as such. On a CPU one contender
-computes only a step's matrix products and AdamW (`floor.py`): an upper bound on speed, of which each contender reaches a
-fraction. A GPU has no such bound, because fused attention never writes the scores.
+taking turns: in a round, each makes some steps, and each round starts with another. Ratios are computed within a round, so
+that other load on the machine disturbs them less. midstudy reads its batches from token files; the others get theirs in
+memory. The allocator settings of a stage apply to all: the script re-executes itself with them, because glibc reads them at
+process start. A contender that cannot be compiled or does not fit in GPU memory is reported as such. On a CPU, one contender
+computes only a step's matrix products and AdamW (`floor.py`), which is an upper bound on speed; the table shows the fraction
+that each contender reaches. There is no such bound on a GPU, because fused attention never writes the scores.
 
-`--json FILE` also writes each measurement as a line of JSON; `on_gpu.py` gathers them.
+`--json FILE` also writes each measurement as a line of JSON; `on_gpu.py` collects them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ OURS = "midstudy"
 
 
 class Contender(Protocol):
-    """Something that trains. `first_loss` is the loss of its first update, in nats; none of what computes no loss."""
+    """An implementation to time. `first_loss` is the loss of its first update, in nats; `None` if it computes no loss."""
 
     name: str
 
@@ -90,9 +90,9 @@ class Ours:
 
 @dataclass
 class Timing:
-    """Measurements of one contender, one value per round; `peak_bytes` is its own share of GPU memory.
+    """Measurements of one contender, one value per round.
 
-    `kept_bytes` is what it holds between its turns.
+    `kept_bytes` is the GPU memory that it holds between its turns, `peak_bytes` the most that it uses.
     """
 
     warmup_s: float
@@ -103,7 +103,7 @@ class Timing:
 
 
 def measure(workload: Workload, precision: str, options: argparse.Namespace) -> list[str]:
-    """Time one workload in one precision; returns rows of the table."""
+    """Time one workload in one precision; return rows of the table."""
     device = torch.device(options.device)
     with tempfile.TemporaryDirectory() as folder:
         held = _allocated(device)
@@ -111,29 +111,30 @@ def measure(workload: Workload, precision: str, options: argparse.Namespace) -> 
         contenders: list[Contender] = []
         timings: dict[str, Timing | None] = {}
         for name, make in _contenders(ours, workload, precision, options).items():
-            one, timings[name] = _warm_up(name, make, device, held=held)
+            contender, timings[name] = _warm_up(name, make, device, held=held)
             held = _allocated(device)
-            if one is not None:
-                contenders.append(one)
-                if one.first_loss is not None and abs(one.first_loss - ours.first_loss) > 0.01 * ours.first_loss:
-                    sys.exit(f"{name}: first loss {one.first_loss}, midstudy's {ours.first_loss}: not the same model")
+            if contender is not None:
+                contenders.append(contender)
+                first_loss = contender.first_loss
+                if first_loss is not None and abs(first_loss - ours.first_loss) > 0.01 * ours.first_loss:
+                    sys.exit(f"{name}: expected midstudy's first loss {ours.first_loss}, got {first_loss}: another model")
         ours.waited_s, ours_s, ceilings = 0.0, 0.0, []
         for number in range(options.rounds):
             first = number % len(contenders)
-            for one in contenders[first:] + contenders[:first]:
-                timing = timings[one.name]
+            for contender in contenders[first:] + contenders[:first]:
+                timing = timings[contender.name]
                 assert timing is not None
                 held = _allocated(device)
                 cpu_started = time.process_time()
-                took_s = _seconds(one, options.steps, device)
+                took_s = _seconds(contender, options.steps, device)
                 num_tokens = options.steps * workload.tokens_per_step
                 timing.tokens_per_s.append(num_tokens / took_s)
                 timing.tokens_per_cpu_s.append(num_tokens / (time.process_time() - cpu_started))
                 timing.peak_bytes = max(timing.peak_bytes, timing.kept_bytes + _peak(device) - held)
-                ours_s += took_s if one is ours else 0.0
+                ours_s += took_s if contender is ours else 0.0
             ceilings.append(product_rate(torch.float32 if precision == "fp32" else torch.bfloat16, device))
     timing = timings[OURS]
-    assert timing is not None, "midstudy's own model compiles"
+    assert timing is not None, "midstudy's model must compile"
     rate = _rate(workload, precision, options, tokens_per_s=statistics.median(timing.tokens_per_s))
     if options.record:
         record([rate])
@@ -147,13 +148,13 @@ def measure(workload: Workload, precision: str, options: argparse.Namespace) -> 
 def _warm_up(
     name: str, make: Callable[[], Contender], device: torch.device, *, held: int
 ) -> tuple[Contender | None, Timing | None]:
-    """None if the contender cannot be compiled or does not fit in GPU memory beside the others, which hold `held` bytes."""
+    """Make and warm up a contender; return `None` if it cannot be compiled, or does not fit next to `held` bytes."""
     from torch._inductor.exc import InductorError
 
     try:
-        one = make()
-        took_s = _seconds(one, WARMUP_STEPS, device)
-        return one, Timing(warmup_s=took_s, kept_bytes=_allocated(device) - held)
+        contender = make()
+        took_s = _seconds(contender, WARMUP_STEPS, device)
+        return contender, Timing(warmup_s=took_s, kept_bytes=_allocated(device) - held)
     except InductorError as error:
         print(f"{name} cannot be compiled: {_first_error(str(error))}", file=sys.stderr)
     except torch.OutOfMemoryError as error:
@@ -164,7 +165,7 @@ def _warm_up(
 
 
 def _allocated(device: torch.device) -> int:
-    """Bytes of GPU memory held by tensors; also resets the peak."""
+    """Return the bytes of GPU memory held by tensors; also reset the peak."""
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats()
@@ -180,11 +181,11 @@ def _first_error(text: str) -> str:
 
 
 def _rate(workload: Workload, precision: str, options: argparse.Namespace, *, tokens_per_s: float) -> Rate:
-    """midstudy's rate in the form plans read; `--json` is dropped from the command because it does not affect the result."""
+    """Return midstudy's rate as plans read it; `--json`, which does not affect the rate, is dropped from the command."""
     command = ["benchmarks/train_step.py", *sys.argv[1:]]
     if "--json" in command:
-        place = command.index("--json")
-        del command[place : place + 2]
+        index = command.index("--json")
+        del command[index : index + 2]
     return Rate(
         device=options.record or options.device,
         shape=workload.model.name,
@@ -202,7 +203,7 @@ def _rate(workload: Workload, precision: str, options: argparse.Namespace, *, to
 def _json_row(
     rate: Rate, workload: Workload, timings: dict[str, Timing | None], *, ceiling: float, waited_share: float
 ) -> dict[str, Any]:
-    """One measurement as plain data: midstudy's rate as a plan reads it, and each contender's row of the table."""
+    """Return a measurement as plain data: midstudy's rate as plans read it, and each contender's row of the table."""
     ours = timings[OURS]
     assert ours is not None
     contenders: dict[str, Any] = {}
@@ -211,7 +212,7 @@ def _json_row(
             contenders[name] = None
             continue
         tokens_per_s = statistics.median(timing.tokens_per_s)
-        ratios = [mine / other for mine, other in zip(ours.tokens_per_s, timing.tokens_per_s, strict=True)]
+        ratios = [our_rate / their_rate for our_rate, their_rate in zip(ours.tokens_per_s, timing.tokens_per_s, strict=True)]
         contenders[name] = {
             "tokens_per_s": tokens_per_s,
             "share_of_product_rate": tokens_per_s * rate.flops_per_token / ceiling,
@@ -232,7 +233,7 @@ def _json_row(
 def _contenders(
     ours: Ours, workload: Workload, precision: str, options: argparse.Namespace
 ) -> dict[str, Callable[[], Contender]]:
-    """Constructors of the contenders by name; peers get midstudy's initial weights and first batches."""
+    """Map names of contenders to constructors; peers get midstudy's initial weights and first batches."""
     device = torch.device(options.device)
     optimizer = ours.curriculum.stretches[0].phase.optimizer
     weights = {key: weight.detach().float().cpu() for key, weight in ours.run.model.named_parameters()}
@@ -244,11 +245,11 @@ def _contenders(
             ready.append(tuple(torch.from_numpy(a).contiguous().to(device) for a in (batch.input_ids, batch.targets)))
         return Peer(name, workload.model, weights, ready, precision=precision, optimizer=optimizer, compiled=options.compile)
 
-    found: dict[str, Callable[[], Contender]] = {OURS: lambda: ours}
-    found |= {name: partial(peer, name) for name in options.peers}
+    contenders: dict[str, Callable[[], Contender]] = {OURS: lambda: ours}
+    contenders |= {name: partial(peer, name) for name in options.peers}
     if device.type == "cpu":
-        found[Floor.name] = lambda: Floor(workload, precision=precision, optimizer=optimizer, device=device)
-    return found
+        contenders[Floor.name] = lambda: Floor(workload, precision=precision, optimizer=optimizer, device=device)
+    return contenders
 
 
 def _seconds(contender: Contender, num_steps: int, device: torch.device) -> float:
@@ -262,9 +263,9 @@ def _seconds(contender: Contender, num_steps: int, device: torch.device) -> floa
 def _rows(
     workload: Workload, precision: str, timings: dict[str, Timing | None], *, ceiling: float, waited_share: float
 ) -> list[str]:
-    """A row a contender; the last columns divide midstudy's rate by the row's, round by round: median (quartiles)."""
+    """Return a row per contender; the last columns are midstudy's rate over the row's within rounds: median (quartiles)."""
     ours, bound = timings[OURS], timings.get(Floor.name)
-    assert ours is not None, "midstudy's own model compiles"
+    assert ours is not None, "midstudy's model must compile"
     flops = workload.model.flops_per_token(seq_len=workload.seq_len)
     batch = f"{workload.name} {workload.num_sequences} × {workload.seq_len}"
     rows = []
@@ -288,14 +289,14 @@ def _rows(
 
 
 def _ratio(ours: list[float], theirs: list[float]) -> str:
-    """Median and quartiles of the ratios within rounds."""
-    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    """Return median and quartiles of the ratios within rounds."""
+    ratios = [our_rate / their_rate for our_rate, their_rate in zip(ours, theirs, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _share(rates: list[float], bound: list[float]) -> float:
-    return statistics.median(one / most for one, most in zip(rates, bound, strict=True))
+    return statistics.median(rate / most for rate, most in zip(rates, bound, strict=True))
 
 
 COLUMNS = (
@@ -309,7 +310,7 @@ COLUMNS = (
     "warm-up s",
     "midstudy is × as fast",
     "the same by CPU time",
-    "waited for data",
+    "waiting for data",
 )
 
 
@@ -319,21 +320,21 @@ def main() -> None:
     parser.add_argument(
         "--workload",
         action="append",
-        help="nano, micro, small, 70m (CPU); 70m, 160m, 410m (CUDA); default: all; trial, for a try-out (both); repeatable",
+        help="nano, micro, small, 70m (CPU); 70m, 160m, 410m (CUDA); default: all; trial, tiny (both); repeatable",
     )
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="default: all; repeatable")
     parser.add_argument("--peer", action="append", dest="peers", choices=[*PEERS, "none"], help="default: all; repeatable")
     parser.add_argument("--compile", action="store_true", help="compile every contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--rounds", type=int, default=9, help="at least 2")
-    parser.add_argument("--steps", type=int, default=8, help="steps of each contender a round")
-    parser.add_argument("--record", choices=DEVICES, help="write midstudy's rates to the table that prices plans")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="append each measurement, a line of JSON")
+    parser.add_argument("--steps", type=int, default=8, help="steps of each contender per round")
+    parser.add_argument("--record", choices=DEVICES, help="write midstudy's rates to the table for plans")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="append each measurement as a line of JSON")
     options = parser.parse_args()
     if options.record == CPU_CORE.name and options.threads != 1:
-        parser.error(f"--record {CPU_CORE.name}: found --threads {options.threads}; allowed: 1, since plans count cores")
+        parser.error(f"--record {CPU_CORE.name}: expected --threads 1, since plans count cores, got {options.threads}")
     if (options.record or CPU_CORE.name) != CPU_CORE.name and options.device != "cuda":
-        parser.error(f"--record {options.record}: found --device {options.device}; allowed: cuda")
+        parser.error(f"--record {options.record}: expected --device cuda, got {options.device}")
     options.peers = [name for name in options.peers or PEERS if name != "none"]
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
@@ -342,7 +343,7 @@ def main() -> None:
     named = known | workloads.TRIAL
     for name in options.workload or known:
         if name not in named:
-            parser.error(f"--workload: found {name}; allowed on {options.device}: {', '.join(named)}")
+            parser.error(f"--workload: expected one of {', '.join(named)} on {options.device}, got {name}")
 
     machine = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} thread(s)"
     print(f"{machine}, torch {torch.__version__}, {'compiled' if options.compile else 'not compiled'}, ", end="")

@@ -1,4 +1,4 @@
-"""What the benchmarks train: model shapes with their batches, token files to read from, and the machine's product rate."""
+"""Workloads of the benchmarks: model shapes and batches, token files to read, and the machine's matrix product rate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from midstudy.recipe.model import ModelShape
 _TOKENS_PER_CORPUS = 2_000_000
 _DOCUMENT_TOKENS = 500
 NUM_STEPS = 100_000
-"""Length of the curriculum; more than is ever timed."""
+"""Length of the curriculum; more than any benchmark runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ def _workload(name: str, size: str, num_sequences: int, seq_len: int, **shape: i
 
 
 CPU = {
-    one.name: one
-    for one in (
+    workload.name: workload
+    for workload in (
         _workload("nano", "nano", 8, 128, vocab_size=2_048),  # the default study's shape
         _workload("micro", "micro", 16, 128, vocab_size=2_048),
         _workload("small", "micro", 16, 256, vocab_size=4_096),
@@ -50,12 +50,12 @@ CPU = {
     )
 }
 TRIAL = {"trial": _workload("trial", "nano", 2, 64, vocab_size=512)}
-"""For trying a benchmark out in seconds."""
+"""A tiny workload, to try a benchmark in seconds."""
 CUDA = {name: _workload(name, name, rows, 2_048) for name, rows in {"70m": 32, "160m": 16, "410m": 8}.items()}
 
 
 def curriculum(workload: Workload, precision: str) -> Curriculum:
-    """One phase on general text with a fifth of code: a mixture as studies train on."""
+    """Return a curriculum of one phase on general text with a fifth of code, a typical mixture."""
     general, code = (
         Corpus(name=name, source=Source(kind="wheels", part=name, revision="1")) for name in ("general", "code")
     )
@@ -81,25 +81,25 @@ def curriculum(workload: Workload, precision: str) -> Curriculum:
     return Curriculum.of(start, phase)
 
 
-def batches(course: Curriculum, folder: Path) -> Batches:
-    """The curriculum's batches, read as a stage reads them, from token files with Zipf's frequencies made in `folder`."""
-    vocab_size = course.start.model.vocab_size
+def batches(curriculum: Curriculum, folder: Path) -> Batches:
+    """Return the curriculum's batches, read like in a stage from token files in `folder`, made with Zipf frequencies."""
+    vocab_size = curriculum.start.model.vocab_size
     splits = {}
-    mixture = course.stretches[0].phase.data
+    mixture = curriculum.stretches[0].phase.data
     assert isinstance(mixture, Mixture)
     for seed, part in enumerate(mixture.parts):
-        place = folder / part.corpus.name
-        if not place.exists():
-            place.mkdir()
+        split_folder = folder / part.corpus.name
+        if not split_folder.exists():
+            split_folder.mkdir()
             ranks = np.random.default_rng(seed).zipf(1.2, size=_TOKENS_PER_CORPUS) % vocab_size
-            ranks.astype("<u2").tofile(place / "train.tokens")
-            np.arange(0, _TOKENS_PER_CORPUS + 1, _DOCUMENT_TOKENS, dtype="<i8").tofile(place / "train.offsets")
-        splits[identify(part.corpus)] = read_split(place, "train")
-    return Batches(course, splits)
+            ranks.astype("<u2").tofile(split_folder / "train.tokens")
+            np.arange(0, _TOKENS_PER_CORPUS + 1, _DOCUMENT_TOKENS, dtype="<i8").tofile(split_folder / "train.offsets")
+        splits[identify(part.corpus)] = read_split(split_folder, "train")
+    return Batches(curriculum, splits)
 
 
 def product_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Best rate of five, in FLOP/s, of a square matrix product large enough to reach what the machine can do."""
+    """Return the best rate of five, in FLOP/s, of a square matrix product large enough to reach the machine's peak."""
     width = 8_192 if device.type == "cuda" else 2_048
     left, right = (torch.randn(width, width, device=device).to(dtype) for _ in range(2))
     times_s = []
@@ -113,6 +113,6 @@ def product_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for what the device still works on."""
+    """Wait until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize()

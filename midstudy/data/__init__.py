@@ -1,1 +1,1 @@
-"""Where text comes from and how it becomes batches: sources, tokenizer, token files, slots, order."""
+"""From text to batches: sources, tokenizer, token files, slots and data order."""

@@ -1,4 +1,4 @@
-"""A batch: what one update or one measurement reads."""
+"""The batch that one update or one evaluation step reads."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORED = -100
-"""Target of a position that carries no loss: padding, or a masked prompt."""
+"""Target of a position without loss: padding, or a masked prompt."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Input ids and the token each position has to predict, all arrays of shape (num_sequences, length).
 
-    `input_ids` and `targets` are int64; a target of -100 carries no loss. Sequences are padded on the right only: attention
-    is causal, so padding behind a token cannot reach it.
+    `input_ids` and `targets` are int64; a target of -100 has no loss. Sequences are padded on the right only: attention is
+    causal, so a token cannot see the padding after it.
 
-    `weights` (float32) says what each target counts for in the loss; none is 1 for all. Where there is no target, the
-    weight means nothing. `documents` (int32) numbers the document of each position from the row's start, and attention
-    stays inside a document; none is one document a row.
+    `weights` (float32) are the loss weights of the targets; `None` means 1 for all. The weight of a position without a
+    target is ignored. `documents` (int32) is the document index of each position, counted from the start of the row;
+    attention stays within a document. `None` means one document per row.
     """
 
     input_ids: NDArray[np.int64]
@@ -35,7 +35,7 @@ class Batch:
         assert self.documents is None or self.documents.shape == self.targets.shape
 
     def rows(self, first: int, stop: int) -> Batch:
-        """Rows [first, stop): a micro-batch, or the share of a rank."""
+        """Return rows [first, stop): a micro-batch, or one rank's part."""
         return Batch(
             input_ids=self.input_ids[first:stop],
             targets=self.targets[first:stop],
@@ -45,12 +45,12 @@ class Batch:
 
     @property
     def num_targets(self) -> int:
-        """Positions that have a target."""
+        """Number of positions that have a target."""
         return int((self.targets != IGNORED).sum())
 
     @property
     def total_weight(self) -> float:
-        """Sum of the targets' weights, what the mean loss is divided by; their number where there are no weights."""
+        """Sum of the targets' weights, by which the mean loss is divided; the number of targets without weights."""
         if self.weights is None:
             return float(self.num_targets)
         return float(self.weights.sum(where=self.targets != IGNORED, dtype=np.float64))

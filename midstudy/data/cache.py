@@ -1,4 +1,4 @@
-"""Where fetched and prepared text is kept between runs: placement, part of no id."""
+"""The folder that caches fetched and prepared text between runs; it does not affect any id."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from midstudy.environment import WITHOUT_HOME
 
 
 def cache_dir() -> Path:
-    """`$MIDSTUDY_CACHE`, else `midstudy` under `$XDG_CACHE_HOME`, else `~/.cache/midstudy`. Not created here.
+    """Return `$MIDSTUDY_CACHE`, else `midstudy` under `$XDG_CACHE_HOME`, else `~/.cache/midstudy`. It is not created.
 
-    An empty or blank variable counts as not set.
+    An empty or blank variable counts as unset.
 
     Raises:
         ValueError: neither variable is set and the user has no home directory.

@@ -15,18 +15,18 @@ from typing import BinaryIO
 from midstudy.data.cache import cache_dir
 
 _SMALL_BYTES = 2**24
-"""Files up to this size are always digested: it takes about 10 ms, and no cache has to be trusted."""
+"""Files up to this size are always digested, without the cache: it takes about 10 ms."""
 
 _END_BYTES = 2**16
 
 _SETTLED_S = 2.0
 """Timestamps may have a resolution of two seconds (FAT), so a file changed this recently may change again unnoticed."""
 
-_PIECE_BYTES = 2**24
+_CHUNK_BYTES = 2**24
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes.
+    """Return the SHA-256 of a file's bytes.
 
     The digest of a large file is cached under its real path, inode, size, timestamps and the bytes at both ends. Size and
     mtime are not enough: `touch`, `cp -p`, `rsync -a` and archives can set them, but no program can set ctime. The device
@@ -39,11 +39,11 @@ def file_digest(path: Path) -> str:
         if os.fstat(file.fileno()).st_size <= _SMALL_BYTES:
             return hashlib.file_digest(file, "sha256").hexdigest()
         try:
-            remembered = cache_dir() / "digests" / _key(path, file, facts)
+            cached = cache_dir() / "digests" / _key(path, file, facts)
         except ValueError:  # no cache directory
-            remembered = Path(os.devnull) / "digest"
+            cached = Path(os.devnull) / "digest"
         try:
-            known = remembered.read_text("ascii").strip()
+            known = cached.read_text("ascii").strip()
         except (OSError, UnicodeDecodeError):
             known = ""
         if re.fullmatch("[0-9a-f]{64}", known):
@@ -52,7 +52,7 @@ def file_digest(path: Path) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         is_settled = _facts(file) == facts and os.fstat(file.fileno()).st_ctime < opened_s - _SETTLED_S
     if is_settled:
-        _remember(remembered, digest)
+        _store(cached, digest)
     return digest
 
 
@@ -62,21 +62,21 @@ def _facts(file: BinaryIO) -> tuple[int, ...]:
 
 
 def _key(path: Path, file: BinaryIO, facts: tuple[int, ...]) -> str:
-    """Cache key. The bytes at the ends tell apart disk images with fixed timestamps mounted at the same path."""
+    """Return the cache key. The bytes at both ends distinguish disk images with fixed timestamps mounted at one path."""
     key = hashlib.sha256(os.fsencode(os.path.realpath(path)) + f"\n{facts}\n".encode("ascii"))
-    for place in (0, max(0, os.fstat(file.fileno()).st_size - _END_BYTES)):
-        file.seek(place)
+    for position in (0, max(0, os.fstat(file.fileno()).st_size - _END_BYTES)):
+        file.seek(position)
         key.update(file.read(_END_BYTES))
     return key.hexdigest()
 
 
-def _remember(place: Path, digest: str) -> None:
-    """Cache a digest; a cache that cannot be written costs time, not correctness."""
+def _store(path: Path, digest: str) -> None:
+    """Cache a digest; if the cache is not writable, skip it."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=place.parent, delete=False) as temporary:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as temporary:
             temporary.write(digest + "\n")
-        Path(temporary.name).replace(place)
+        Path(temporary.name).replace(path)
     except OSError:
         pass
 
@@ -106,13 +106,13 @@ class DigestedFile(io.RawIOBase):
     def rest(self) -> Iterator[None]:
         """Read the rest of the file in chunks, then close it."""
         if not self.closed:
-            buffer = memoryview(bytearray(_PIECE_BYTES))
+            buffer = memoryview(bytearray(_CHUNK_BYTES))
             while self.readinto(buffer):
                 yield
             self.close()
 
     def digest(self) -> str:
-        """SHA-256 of the bytes read."""
+        """Return the SHA-256 of the bytes read so far."""
         return self._sha256.hexdigest()
 
     def close(self) -> None:

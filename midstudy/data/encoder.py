@@ -1,4 +1,4 @@
-"""Encode texts as token ids: with tiktoken if `plain_bpe.py` proves the ids identical, else with `tokenizers`."""
+"""Encode texts as token ids: with tiktoken if `plain_bpe.py` proves that the ids are identical, else with `tokenizers`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from midstudy.data.long_texts import PIECE_CHARACTERS, may_cut, pieces
 from midstudy.data.plain_bpe import PlainBpe, plain_bpe
 
 _PIECES = 4
-"""Pieces of a long document that `tokenizers` encodes at once, on its own threads."""
+"""Number of pieces of a long document that `tokenizers` encodes at once, on its own threads."""
 
 _MAX_THREADS = 8
-"""The single reader thread keeps at most about this many encoding threads busy."""
+"""The single reader thread can keep about this many encoding threads busy."""
 
 
 class Encoder:
-    """Gives the ids of `tokenizer.encode` without special tokens. Thread-safe."""
+    """Encodes texts to the ids of `tokenizer.encode` without special tokens. Thread-safe."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -33,7 +33,7 @@ class Encoder:
 
     @property
     def num_threads(self) -> int:
-        """Threads that should encode at once: one per core with tiktoken; two with `tokenizers`, which has its own pool."""
+        """Number of encoding threads: one per core with tiktoken; two with `tokenizers`, which has its own pool."""
         if self._plain is None:
             return 2
         stated = os.environ.get("RAYON_NUM_THREADS", "")
@@ -41,7 +41,7 @@ class Encoder:
         return min(allowed, _MAX_THREADS)
 
     def ids(self, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
-        """The ids of each text."""
+        """Yield the ids of each text, uint16."""
         if self._plain is None:
             yield from self._through_tokenizers(texts)
             return
@@ -52,18 +52,18 @@ class Encoder:
                 yield from self._through_tokenizers([text])
 
     def _through_tokenizers(self, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
-        """Encode as one batch; long texts that can be split safely are encoded a few pieces at a time."""
+        """Encode the texts as one batch; encode long texts that can be split safely a few pieces at a time."""
         if max(map(len, texts)) <= 2 * PIECE_CHARACTERS or not may_cut(self._tokenizer):
             yield from self._encode(texts)
             return
         for text in texts:
             ids: list[NDArray[np.uint16]] = []
-            cut = pieces(text)
-            while some := list(islice(cut, _PIECES)):
-                ids.extend(self._encode(some))
+            remaining = pieces(text)
+            while group := list(islice(remaining, _PIECES)):
+                ids.extend(self._encode(group))
             yield np.concatenate(ids) if ids else np.zeros(0, np.uint16)
 
     def _encode(self, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
-        # The fast variant gives the same ids without character offsets, in two thirds of the time.
+        # The fast variant returns the same ids without character offsets, in two thirds of the time.
         for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
             yield np.array(encoding.ids, np.uint16)

@@ -1,4 +1,4 @@
-"""Data sets in a folder: JSONL files, gzip or not, one a split, known by the digest of their bytes."""
+"""Data sets in a folder: one JSONL file per split, optionally gzipped, identified by the digest of their bytes."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _BUFFER_BYTES = 2**16
 
 
 def find_split(folder: Path, split: str) -> Path | None:
-    """The file of a split, or None where the folder has none.
+    """Return the file of a split, or `None` if the folder has none.
 
     Raises:
         ValueError: the folder has several files for the split.
     """
     names = [name + ending for name in SPLIT_NAMES[split] for ending in ENDINGS]
-    found = [folder / name for name in names if (folder / name).is_file()]
-    if len(found) > 1:
+    paths = [folder / name for name in names if (folder / name).is_file()]
+    if len(paths) > 1:
         raise ValueError(
-            f"{folder}: found {' and '.join(path.name for path in found)} for the {split} split; allowed: one file. "
-            "Move the one that is not meant elsewhere."
+            f"{folder}: expected one file for the {split} split, got {' and '.join(path.name for path in paths)}. "
+            "Move the wrong one elsewhere."
         )
-    return found[0] if found else None
+    return paths[0] if paths else None
 
 
-# First words of a split's file name, with any extension; and extensions of files that hold rows.
+# File names that start with a split's name, with any extension; and file names with the extension of a data file.
 _LIKE_A_SPLIT = re.compile(r"(train|training|valid|validation|val|dev|devel|eval|evaluation|test|testing|tests)([^a-z].*)?")
 _LIKE_ROWS = re.compile(r".*\.(jsonl|ndjson|jsonlines|parquet|arrow|csv|tsv)(\.[a-z0-9]+)?")
 _REMEDIES = {
@@ -52,12 +52,12 @@ _MOST_NAMED = 5
 
 
 def unread_files(folder: Path) -> str:
-    """Files of a folder that look like data but are not read, each with what to do; empty if there are none.
+    """Name the files of a folder that look like data but are not read, each with a fix; empty if there are none.
 
     A file looks like data if its name starts with a split's name or has a data file's extension.
     """
     read = {name + ending for names in SPLIT_NAMES.values() for name in names for ending in ENDINGS}
-    found = [
+    names = [
         path.name
         for path in sorted(folder.iterdir())
         if not path.name.startswith(".")
@@ -65,11 +65,11 @@ def unread_files(folder: Path) -> str:
         and not (path.name in read and path.is_file())
         and (_LIKE_A_SPLIT.fullmatch(path.name.lower()) or _LIKE_ROWS.fullmatch(path.name.lower()))
     ]
-    return _some([_unread(folder / name) for name in found])
+    return _some([_unread(folder / name) for name in names])
 
 
 def other_files(folder: Path) -> str:
-    """What a folder holds that is no split's file, whatever it is; empty where there is nothing."""
+    """Name everything in a folder that is not the file of a split; empty if there is nothing."""
     read = {name + ending for names in SPLIT_NAMES.values() for name in names for ending in ENDINGS}
     names = (path.name for path in sorted(folder.iterdir()) if not path.name.startswith(".") and path.name not in read)
     return _some([_unread(folder / name) for name in names])
@@ -89,16 +89,16 @@ def _unread(path: Path) -> str:
 
 
 def file_names(split: str) -> str:
-    """The file names accepted for a split."""
+    """Return the accepted file names of a split, for messages."""
     return " or ".join(name + ending for name in SPLIT_NAMES[split] for ending in ENDINGS)
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file in order, blank lines left out.
+    """Yield the rows of a JSONL file in order, without blank lines.
 
     Raises:
-        ValueError: the file is missing, a truncated or damaged gzip, not UTF-8, or a line is not a JSON object; the
-            message names the file and the line.
+        ValueError: the file is missing, truncated, damaged or not UTF-8, or a line is not a JSON object; the message names
+            the file and the line.
     """
     for _, row in numbered_rows(path):
         yield row
@@ -107,12 +107,12 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 def numbered_rows(
     path: Path, *, on_read: Callable[[float], None] = lambda share: None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `read_rows`, each row with its line number, from 1; now and then `on_read` is told the share of the file read."""
-    yield from numbered_rows_of(opened(path), path, on_read=on_read)
+    """Like `read_rows`, with the line number of each row, from 1; calls `on_read` with the fraction of the file read."""
+    yield from numbered_rows_of(open_digested(path), path, on_read=on_read)
 
 
-def opened(path: Path) -> DigestedFile:
-    """Open a file for `numbered_rows_of`; its `digest` is that of the bytes read.
+def open_digested(path: Path) -> DigestedFile:
+    """Open a file for `numbered_rows_of`; its `digest` covers the bytes read.
 
     Raises:
         ValueError: the file is missing or cannot be opened.
@@ -120,7 +120,7 @@ def opened(path: Path) -> DigestedFile:
     try:
         return DigestedFile(path)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; allowed: a JSONL file, gzip or not.") from None
+        raise ValueError(f"{path}: no such file. Expected a JSONL file, optionally gzipped.") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be opened ({error}).") from error
 
@@ -142,32 +142,32 @@ def numbered_rows_of(
         raise ValueError(f"{path}: cannot be read after line {number} ({error}). Fetch or write the file again.") from error
     finally:
         if not file.closed:
-            buffered.detach()  # keeps the file open so that the rest can be read
+            buffered.detach()  # keep the file open, so that the rest can be read
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # the latter of a thousand brackets in one another
-        raise ValueError(f"{where}: not JSON ({error}); allowed: one JSON object a line.") from None
+    except (ValueError, RecursionError) as error:  # RecursionError: deeply nested brackets
+        raise ValueError(f"{where}: expected one JSON object per line, got text that is not JSON ({error}).") from None
     if not isinstance(row, dict):
-        raise ValueError(f"{where}: found {type(row).__name__}; allowed: one JSON object a line.")
+        raise ValueError(f"{where}: expected one JSON object per line, got {type(row).__name__}.")
     return row
 
 
 def content_digest(folder: Path, *, read: Mapping[Path, str] | None = None) -> str:
-    """SHA-256 over the split files of a folder: for train, dev, test in this order, the split's name and its bytes.
+    """Return the SHA-256 over the split files of a folder: name and digest of train, dev and test, in this order.
 
     Args:
-        read: known digests of files that were just read.
+        read: digests of files that were just read.
 
     Raises:
         ValueError: the folder is missing or has no train split.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; allowed: a folder with {file_names('train')}.")
+        raise ValueError(f"{folder}: no such folder. Expected a folder with {file_names('train')}.")
     if find_split(folder, "train") is None:
-        raise ValueError(f"{folder}: the train split is missing; allowed: {file_names('train')}.")
+        raise ValueError(f"{folder}: the train split is missing. Expected {file_names('train')}.")
     whole = hashlib.sha256()
     for split in SPLIT_NAMES:
         path = find_split(folder, split)

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, streamed at a pinned revision through `datasets`."""
+"""Data sets of the Hugging Face Hub, streamed at a pinned revision through `datasets`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from midstudy.data.splits import SPLIT_NAMES
 
 
 def load(name: str, config: str, revision: str, split: str) -> Iterator[dict[str, Any]]:
-    """The rows of one split, streamed: nothing is downloaded whole.
+    """Yield the rows of one split. Rows are streamed; the data set is not downloaded.
 
     Args:
         name: `owner/name`; a local folder with JSONL files is read the same way, without network.
-        config: the data set's configuration, empty for its default.
-        revision: the commit, 40 hex digits; for a local folder it is not looked at by `datasets`.
+        config: the data set's configuration; empty for the default.
+        revision: the commit, 40 hex digits; `datasets` ignores it for a local folder.
         split: `train`, `dev` or `test`.
 
     Raises:
@@ -26,12 +26,12 @@ def load(name: str, config: str, revision: str, split: str) -> Iterator[dict[str
     import datasets
 
     if not revision:
-        raise ValueError(f"hub:{name}: no revision; allowed: hub:OWNER/NAME[:CONFIG]@COMMIT, so that the text is pinned.")
+        raise ValueError(f"hub:{name}: expected hub:OWNER/NAME[:CONFIG]@COMMIT, got no commit; the commit pins the text.")
     present = present_splits(name, config, revision)
     hub_split = present.get(split)
     if hub_split is None:
-        raise ValueError(f"hub:{name}: no {split} split; found: {', '.join(present)}.")
-    with _told(name):
+        raise ValueError(f"hub:{name}: expected a {split} split, got {', '.join(present)}.")
+    with _clear_errors(name):
         rows = datasets.load_dataset(name, config or None, revision=revision, split=hub_split, streaming=True)
         yield from rows
 
@@ -45,20 +45,20 @@ def present_splits(name: str, config: str, revision: str) -> dict[str, str]:
     import datasets
 
     require_no_folder(name)
-    with _told(name):
-        found = datasets.get_dataset_split_names(name, config or None, revision=revision)
+    with _clear_errors(name):
+        hub_names = datasets.get_dataset_split_names(name, config or None, revision=revision)
     present = {}
     for split, names in SPLIT_NAMES.items():
-        known = [candidate for candidate in names if candidate in found]
+        known = [candidate for candidate in names if candidate in hub_names]
         if len(known) > 1:
             raise ValueError(
-                f"hub:{name}: found {' and '.join(known)} for the {split} split; allowed: one. Save the one that is meant "
-                "into a folder as JSONL, with the other splits, and name the folder with --data."
+                f"hub:{name}: expected one {split} split, got {' and '.join(known)}. Save the right one as JSONL in a "
+                "folder, with the other splits, and pass the folder with --data."
             )
         if known:
             present[split] = known[0]
     if "train" not in present:
-        raise ValueError(f"hub:{name}: the train split is missing; the hub has: {', '.join(found) or 'none'}.")
+        raise ValueError(f"hub:{name}: expected a train split, got {', '.join(hub_names) or 'no split'}.")
     return present
 
 
@@ -70,8 +70,8 @@ def require_no_folder(name: str) -> None:
     """
     if not Path(name).is_absolute() and Path(name).exists():
         raise ValueError(
-            f"hub:{name}: the folder {Path(name).absolute()} has the same name and would be read instead of the Hub's data "
-            "set. Run the command from another folder, or name this one with --data."
+            f"hub:{name}: the folder {Path(name).absolute()} has the same name and would be read instead of the data set on "
+            "the Hub. Run the command from another folder, or pass this folder with --data."
         )
 
 
@@ -82,12 +82,14 @@ def require_commit(name: str, revision: str) -> None:
         ValueError: the revision is not a commit hash.
     """
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise ValueError(f"hub:{name}: revision {revision!r}; allowed: a commit of 40 hex digits (its page lists them).")
+        raise ValueError(
+            f"hub:{name}: expected a commit of 40 hex digits (listed on its page on the Hub), got {revision!r}."
+        )
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Turns what `datasets` raises into one clear sentence."""
+def _clear_errors(name: str) -> Iterator[None]:
+    """Turn the errors of `datasets` into a `ValueError` of one clear sentence."""
     try:
         yield
     except (FileNotFoundError, ValueError) as error:
@@ -95,5 +97,5 @@ def _told(name: str) -> Iterator[None]:
     except OSError as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"hub:{name}: the hub cannot be reached ({first}). Connect, or name a folder with --data."
+            f"hub:{name}: the Hub cannot be reached ({first}). Connect to the network, or pass a folder with --data."
         ) from error

@@ -1,9 +1,9 @@
-"""The first documents or items of a split, up to the limit of its recipe, with a count of what the limit leaves out.
+"""The first documents or items of a split, up to the recipe's limit, with a count of what the limit leaves out.
 
-A document is never divided: the one that would pass `max_bytes` is left out and ends the text. As a rule it is small beside
-the limit. One that is not would shrink the text to what happens to come before it: that is refused where at least half of
-`max_bytes` would stay empty and no fewer documents come after it than before. One that fits and takes more than half of the
-limit is told.
+A document is never split: the first one that would exceed `max_bytes` is left out, with everything after it. It is usually
+small relative to the limit. A huge one would cut the text down to whatever comes before it, which is an error if at least
+half of `max_bytes` would stay unused and at least as many documents come after it as before. A document that fits but takes
+more than half of the limit is reported.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 COUNTED_CHARACTERS = 2**26
-"""So much text is read past a limit to count what it leaves out: seconds, where a whole data set may take hours."""
+"""Characters read past a limit to count what it leaves out: takes seconds, where a whole data set may take hours."""
 
 _FULL = 0.9
-"""From this share of `max_bytes` on, the document that ends the text has cost none that was asked for."""
+"""If at least this share of `max_bytes` is used, the document that ends the text has not cost any requested text."""
 
 _Item = TypeVar("_Item")
 
 
 class Limited(Generic[_Item]):
-    """The items up to a limit; once they are read, `left_out` and the other counts are right.
+    """The items up to a limit. After the iteration, `left_out` and the other counts are final.
 
     Args:
-        text_of: what of an item is text.
+        text_of: returns the text of an item.
         path: the dotted path of the data set or tokenizer, for messages.
-        max_bytes: UTF-8 bytes of text; none reads all.
-        max_items: items; none reads all.
-        should_stop: asked at every item that is only counted; yes ends the counting.
+        max_bytes: limit in UTF-8 bytes of text; `None` for no limit.
+        max_items: limit in items; `None` for no limit.
+        should_stop: called at every item that is only counted; counting ends when it returns true.
 
     Raises:
-        ValueError: while it is read: one document leaves most of the text out, as said above.
+        ValueError: during the iteration, if one document leaves most of the text out (see the module docstring).
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Limited(Generic[_Item]):
         self.num_items, self.num_bytes, self.num_blank = 0, 0, 0
         self._largest_bytes = 0
         self.left_out: dict[str, int] = {}
-        """What the limit leaves out, by the reasons of `Tally.left_out`."""
+        """Number of documents or items that the limit leaves out, by reason (as in `Tally.left_out`)."""
         self.is_whole = True
-        """Whether what is left out was counted to the end of the split."""
+        """True if the count of what is left out covers the split to its end."""
 
     def __iter__(self) -> Iterator[_Item]:
         items = iter(self._items)
@@ -73,7 +73,7 @@ class Limited(Generic[_Item]):
             yield item
 
     def _count(self, items: Iterator[_Item]) -> int:
-        """How many more there are; `is_whole` says whether all could be counted."""
+        """Return the number of remaining items; set `is_whole` to false if not all could be counted."""
         number = num_characters = 0
         try:
             for item in items:
@@ -82,25 +82,25 @@ class Limited(Generic[_Item]):
                 if num_characters >= COUNTED_CHARACTERS or self._should_stop():
                     self.is_whole = False
                     break
-        except Exception:  # what no limit asks for may be damaged or out of reach: that costs only the count
+        except Exception:  # text past the limit may be damaged or unreachable: only the count is affected
             self.is_whole = False
         return number
 
     def _end_at(self, num_bytes: int, num_after: int) -> None:
-        """Count the document of `num_bytes` that does not fit, and those after it."""
+        """Count the document of `num_bytes` that does not fit, and the documents after it."""
         assert self._max_bytes is not None
         if self.num_bytes >= _FULL * self._max_bytes:
-            is_one = self._largest_bytes > self._max_bytes / 2
-            self.left_out = {"past_one_document" if is_one else "past_max_bytes": 1 + num_after}
+            one_dominates = self._largest_bytes > self._max_bytes / 2
+            self.left_out = {"past_one_document" if one_dominates else "past_max_bytes": 1 + num_after}
             return
         if self.num_bytes < self._max_bytes / 2 and num_after >= self.num_items:
-            larger = num_bytes > self._max_bytes
+            is_larger = num_bytes > self._max_bytes
             raise ValueError(
                 f"{self._path}.max_bytes: document {self.num_items + 1} of the {self._split} split "
-                f"{'is larger than' if larger else 'does not fit into'} max_bytes: it has {num_bytes:,} bytes, max_bytes is "
-                f"{self._max_bytes:,}. It ends the text after {self.num_items:,} documents ({self.num_bytes:,} bytes)"
-                f"{self._and_after(num_after)}. Raise max_bytes to at least {self.num_bytes + num_bytes:,}, or take the "
-                "document out of the data."
+                f"{'is larger than' if is_larger else 'does not fit into'} max_bytes: it has {num_bytes:,} bytes, max_bytes "
+                f"is {self._max_bytes:,}. It ends the text after {self.num_items:,} documents ({self.num_bytes:,} bytes)"
+                f"{self._and_after(num_after)}. Raise max_bytes to at least {self.num_bytes + num_bytes:,}, or remove the "
+                "document from the data."
             )
         self.left_out = {"does_not_fit": 1, **({"after_it": num_after} if num_after else {})}
 

@@ -1,7 +1,7 @@
-"""Cuts a long text where its tokens part anyway: an encoding takes a hundred times the memory of its text.
+"""Split long documents at boundaries that no token crosses: an encoding takes a hundred times the memory of its text.
 
-A byte-level tokenizer of GPT-2's kind never joins a word with the space after it, so that a text cut before a single space
-between two letters has the same tokens, piece by piece, as the whole.
+A GPT-2 style byte-level tokenizer never merges a word with the space after it. If a text is split before a single space
+between two letters, the pieces therefore have the same tokens as the whole.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Iterator
 import tokenizers
 
 PIECE_CHARACTERS = 2**18
-"""A piece is about so long, and longer only where there is no space to cut at."""
+"""Approximate length of a piece; a piece is longer only if it has no space to split at."""
 
 _CUT = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")
 _NORMALIZERS = ("NFC",)
-"""Those that change nothing across a space between two letters."""
+"""Normalizers that do not change anything across a space between two letters."""
 
 
 def may_cut(tokenizer: tokenizers.Tokenizer) -> bool:
-    """Whether the tokens of a text are those of its pieces: for what midstudy trains, and for Pythia's tokenizer."""
+    """True if the pieces of a text have the tokens of the whole: for tokenizers trained by midstudy, and Pythia's."""
     stated = json.loads(tokenizer.to_str())
     before, normalizer = stated["pre_tokenizer"] or {}, stated["normalizer"]
     return (
@@ -37,10 +37,10 @@ def may_cut(tokenizer: tokenizers.Tokenizer) -> bool:
 
 
 def pieces(text: str, *, num_characters: int = PIECE_CHARACTERS) -> Iterator[str]:
-    """The text in pieces, each cut at the first place at which it may be after `num_characters`."""
+    """Yield the text in pieces, each split at the first safe position after `num_characters`."""
     first = 0
     while first < len(text):
-        place = _CUT.search(text, first + num_characters)
-        end = len(text) if place is None else place.start()
+        boundary = _CUT.search(text, first + num_characters)
+        end = len(text) if boundary is None else boundary.start()
         yield text[first:end]
         first = end

@@ -1,8 +1,8 @@
-"""Seeded permutations without a table: which block or item a position reads, in closed form.
+"""Seeded permutations without a table: map a position to the block or item it reads, in closed form.
 
-A balanced Feistel network on the smallest even number of bits that holds `size`, walked along its cycle until it lands
-inside (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Any position can be asked for alone, so batch
-order needs no sampler state; the arithmetic is 64-bit integers, the same on every machine and NumPy version.
+A balanced Feistel network on the smallest even number of bits that holds `size`, iterated until the value is below `size`
+(cycle walking: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Any position can be computed alone, so
+batch order needs no sampler state. The arithmetic is on 64-bit integers: the same on every machine and NumPy version.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ NUM_ROUNDS = 6
 
 
 def derive_key(*parts: int | str) -> int:
-    """A 64-bit key that names what is being ordered, e.g. (seed, corpus id, epoch)."""
+    """Return a 64-bit key for what is permuted, e.g. (seed, corpus id, epoch)."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "little")
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser (Steele, Lea and Flood, 2014)."""
+    """Apply SplitMix64's finaliser (Steele, Lea and Flood, 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
 def permute(positions: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
-    """Where each position in [0, size) goes under the permutation of `key`: a bijection of [0, size).
+    """Map each position through the permutation of [0, size) that `key` selects.
 
     Args:
         positions: int64 array of any shape, all in [0, size).
-        size: length of what is permuted, at least 1 and below 2^62.
-        key: 64-bit key; see `derive_key`.
+        size: length of the permutation, at least 1 and below 2^62.
+        key: 64-bit key, see `derive_key`.
+
+    Returns:
+        int64 array of the same shape, all in [0, size).
     """
     assert size >= 1
     assert positions.size == 0 or (positions.min() >= 0 and positions.max() < size)

@@ -11,27 +11,27 @@ from collections.abc import Iterable, Iterator
 
 NGRAM = 13
 ANCHOR = 7
-"""Any window of 13 words covers whole words i..i+6 for one i that is a multiple of 7: only those need be looked up."""
+"""Any window of 13 words covers words i..i+6 for some i that is a multiple of 7: only these runs need a look-up."""
 
 _WORD = re.compile(r"[^\W_]+")
 
 
 def words(text: str) -> list[str]:
-    """Lower-cased runs of letters and digits."""
+    """Return the lower-cased runs of letters and digits."""
     return _WORD.findall(text.lower())
 
 
 def ngrams(text: str, n: int = NGRAM) -> Iterator[str]:
-    """Every run of `n` words, joined by spaces; none where the text is shorter."""
+    """Yield every run of `n` words, joined by spaces; nothing if the text has fewer than `n` words."""
     sequence = words(text)
     for start in range(len(sequence) - n + 1):
         yield " ".join(sequence[start : start + n])
 
 
 class TestItems:
-    """Test items to keep out of training text: `overlaps(text)` says whether a document contains one or a part.
+    """Test items to keep out of training text: `overlaps(text)` returns whether a document shares text with one.
 
-    Exact: every 13-word run is compared; anchors only decide where a comparison is worth its time.
+    The result is exact: every 13-word run counts. Anchors only select the runs that need a comparison.
     """
 
     __test__ = False
@@ -46,7 +46,7 @@ class TestItems:
             self._anchors.update(ngrams(item, ANCHOR))
 
     def overlaps(self, text: str) -> bool:
-        """Whether the text equals an item or shares a 13-word run with one."""
+        """Return whether the text equals an item or shares a 13-word run with one."""
         sequence = words(text)
         if len(sequence) < NGRAM:
             return " ".join(sequence) in self._whole

@@ -1,10 +1,10 @@
 """Plain byte-level BPE through tiktoken: the same ids as `tokenizers`, several times faster, in bounded memory.
 
 Plain means: GPT-2's pre-tokenizer, no normalizer or NFC (GPT-NeoX, Pythia), and merge order consistent with id order.
-For such a tokenizer both libraries give the same ids for every text. This is proved when the encoder is built:
+For such a tokenizer both libraries return the same ids for every text. This is proved when the encoder is built:
 
-*Words.* Both libraries split text with the same regular expression. Their engines could differ only in which characters
-are letters, numbers or spaces, so both are tested on every code point of the assigned planes.
+**Words.* Both libraries split text with the same regular expression. Their regex engines could differ only in which
+characters are letters, numbers or spaces, so both are tested on every code point of the assigned planes.
 
 *Merges.* `tokenizers` applies the adjacent merge of lowest rank, leftmost first; tiktoken joins the pair whose joined bytes
 have the lowest token id. If result ids rise with merge rank, they differ only where tokens x and y, which no merge joins,
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
     import tiktoken
 
 PIECE_CHARACTERS = 2**16
-"""A text of more than twice this length is split into pieces of about this length, so that no piece holds a run of spaces
-long enough to overflow the stack of tiktoken's regular expression (a million) or a word that needs much memory.
+"""Approximate length of the pieces of a text of more than twice this length. A piece then cannot hold a run of spaces long
+enough (a million) to overflow the stack of tiktoken's regex engine, or a word that needs much memory.
 """
 
 WINDOW_BYTES = 2**16
-"""A longer word is encoded in windows of this many bytes."""
+"""Longer words are encoded in windows of this many bytes."""
 
 _SEAM_TOKENS = 16
-"""Tokens at the end of a window that are re-encoded with the next; this many boundaries are tried before it grows."""
+"""Tokens at the end of a window that are re-encoded with the next: the boundaries tried before the window grows."""
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CUT = re.compile(r"(?<=[!-~])(?=[ \n])|(?<=[A-Za-z])(?=[0-9])")
 """Places where a word ends in any context: before a space, or between a letter and a digit."""
 
 _NOT_INERT = re.compile("[^\0-\u02ff\u2010-\u2027\u2030-\u205e]")
-"""Characters beyond Latin and common punctuation. Without them, no Unicode version's NFC changes a text."""
+"""Characters beyond Latin and common punctuation. NFC of any Unicode version leaves a text without them unchanged."""
 
 _PROBES = (
     "",
@@ -68,14 +68,14 @@ _PROBES = (
 
 
 def plain_bpe(tokenizer: tokenizers.Tokenizer) -> PlainBpe | None:
-    """The tokenizer as a plain byte-level BPE. None if it is not proved to be one or tiktoken is not installed."""
+    """Return the tokenizer as a plain byte-level BPE; `None` if it is not proved to be one or tiktoken is missing."""
     return _proved(tokenizer.to_str()) if find_spec("tiktoken") else None
 
 
 @lru_cache(maxsize=2)
 def _proved(text: str) -> PlainBpe | None:
     stated = json.loads(text)
-    if not _is_of_the_kind(stated) or not _same_classes():
+    if not _is_supported(stated) or not _same_classes():
         return None
     ranks = _ranks(stated["model"]["vocab"], stated["model"]["merges"])
     added = _added_tokens(stated)
@@ -92,11 +92,12 @@ def _proved(text: str) -> PlainBpe | None:
             place for _, place in cut.pre_tokenize_str(probe)
         ]:
             return None
-    found = PlainBpe(ranks, added, only_inert=stated["normalizer"] is not None)
+    bpe = PlainBpe(ranks, added, only_inert=stated["normalizer"] is not None)
     probes = [*_PROBES, *(f"x{token} {token}{token}'s" for _, ids in added for token in ids)]
     wanted = tokenizer.encode_batch_fast(probes, add_special_tokens=False)
-    same = all(found.ids(probe).tolist() == one.ids for probe, one in zip(probes, wanted, strict=True) if found.reads(probe))
-    return found if same else None
+    pairs = zip(probes, wanted, strict=True)
+    is_same = all(bpe.ids(probe).tolist() == encoding.ids for probe, encoding in pairs if bpe.reads(probe))
+    return bpe if is_same else None
 
 
 class PlainBpe:
@@ -114,11 +115,11 @@ class PlainBpe:
         self._token_bytes = {number: token for token, number in ranks.items()}
 
     def reads(self, text: str) -> bool:
-        """Whether `ids` supports this text."""
+        """Return whether `ids` supports this text."""
         return not self._only_inert or text.isascii() or _NOT_INERT.search(text) is None
 
     def ids(self, text: str) -> NDArray[np.uint16]:
-        """Token ids of a text, uint16."""
+        """Return the token ids of a text, uint16."""
         if len(text) <= 2 * PIECE_CHARACTERS and not any(pattern.search(text) for pattern, _ in self._added):
             return _array(self._encoding.encode_ordinary(text))
         parts = list(self._parts(text))
@@ -136,41 +137,41 @@ class PlainBpe:
                     yield from self._word_by_word(piece)
 
     def _between_added(self, text: str, stage: int = 0) -> Iterator[str | int]:
-        """The text split at added tokens: strings between them, ids for them."""
+        """Split the text at added tokens: yield strings between them, and ids for them."""
         if stage == len(self._added):
             if text:
                 yield text
             return
         pattern, ids = self._added[stage]
         begin = 0
-        for found in pattern.finditer(text):
-            yield from self._between_added(text[begin : found.start()], stage + 1)
-            yield ids[found[0]]
-            begin = found.end()
+        for match in pattern.finditer(text):
+            yield from self._between_added(text[begin : match.start()], stage + 1)
+            yield ids[match[0]]
+            begin = match.end()
         yield from self._between_added(text[begin:] if begin else text, stage + 1)
 
     def _word_by_word(self, text: str) -> Iterator[NDArray[np.uint16]]:
-        some: list[int] = []
+        pending: list[int] = []
         for word in map(str.encode, _words(text)):
             if len(word) <= WINDOW_BYTES:
-                some += self._encoding._encode_single_piece(word)
-            if len(some) > PIECE_CHARACTERS or len(word) > WINDOW_BYTES:
-                yield _array(some)
-                some = []
+                pending += self._encoding._encode_single_piece(word)
+            if len(pending) > PIECE_CHARACTERS or len(word) > WINDOW_BYTES:
+                yield _array(pending)
+                pending = []
             if len(word) > WINDOW_BYTES:
                 yield from self._long_word(word)
-        yield _array(some)
+        yield _array(pending)
 
     def _long_word(self, word: bytes) -> list[NDArray[np.uint16]]:
         size = WINDOW_BYTES
-        while (found := self._in_windows(word, size)) is None:
+        while (ids := self._in_windows(word, size)) is None:
             size *= 2
-        return found
+        return ids
 
     def _in_windows(self, word: bytes, size: int) -> list[NDArray[np.uint16]] | None:
-        """Token ids of a word encoded `size` bytes at a time. None if two windows do not join."""
+        """Return the token ids of a word, encoded `size` bytes at a time; `None` if two windows do not join."""
         encode, token_bytes, start = self._encoding._encode_single_piece, self._token_bytes, 0
-        ids, found = encode(word[:size]), []
+        ids, finished = encode(word[:size]), []
         while start + size < len(word):
             for num_kept in islice(range(len(ids) - _SEAM_TOKENS, 0, -1), _SEAM_TOKENS):
                 place = start + sum(len(token_bytes[number]) for number in ids[:num_kept])
@@ -180,19 +181,19 @@ class PlainBpe:
                     break
             else:
                 return None
-            found.append(_array(ids[:num_kept]))
+            finished.append(_array(ids[:num_kept]))
             ids, start = more, place
-        return [*found, _array(ids)]
+        return [*finished, _array(ids)]
 
 
 def _words(text: str) -> Iterator[str]:
-    return (found[0] for found in _words_in_python().finditer(text))
+    return (match[0] for match in _words_in_python().finditer(text))
 
 
 @cache
 def _words_in_python() -> re.Pattern[str]:
     """`_WORDS` with the libraries' character classes instead of Python's and no limit on word length."""
-    letters, numbers, spaces = (_as_ranges(one) for one in _classes_of_tiktoken())
+    letters, numbers, spaces = (_as_ranges(characters) for characters in _classes_of_tiktoken())
     words = _WORDS.replace(r"[^\s\p{L}\p{N}]", f"[^{spaces}{letters}{numbers}]")
     for name, ranges in ((r"\p{L}", letters), (r"\p{N}", numbers), (r"\s", spaces)):
         words = words.replace(name, f"[{ranges}]")
@@ -200,7 +201,7 @@ def _words_in_python() -> re.Pattern[str]:
 
 
 def _encoding(words: str, ranks: dict[bytes, int]) -> tiktoken.Encoding:
-    import tiktoken  # takes 0.2 s to import, so only if needed
+    import tiktoken  # takes 0.2 s, so only if needed
 
     return tiktoken.Encoding("plain", pat_str=words, mergeable_ranks=ranks, special_tokens={})
 
@@ -210,7 +211,7 @@ def _array(ids: list[int]) -> NDArray[np.uint16]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Split a long text into pieces of `PIECE_CHARACTERS`, longer where there is no safe place to split."""
+    """Split a long text into pieces of about `PIECE_CHARACTERS`, longer if there is no safe place to split."""
     if len(text) <= 2 * PIECE_CHARACTERS:
         yield text
         return
@@ -225,16 +226,14 @@ def _pieces(text: str) -> Iterator[str]:
 # -- proof when an encoder is built -----------------------------------------------------------------------------------
 
 
-_CHANGES_MERGES = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+_CHANGE_MERGES = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
 
 
-def _is_of_the_kind(stated: dict[str, Any]) -> bool:
+def _is_supported(stated: dict[str, Any]) -> bool:
     model, words = stated["model"], stated["pre_tokenizer"] or {}
     return (
         model["type"] == "BPE"
-        and not any(
-            model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
-        )
+        and not any(model.get(name) for name in _CHANGE_MERGES)
         and words.get("type") == "ByteLevel"
         and not words.get("add_prefix_space", True)
         and words.get("use_regex", True)
@@ -246,7 +245,7 @@ def _is_of_the_kind(stated: dict[str, Any]) -> bool:
 
 
 def _ranks(vocab: dict[str, int], merges: list[Any]) -> dict[bytes, int] | None:
-    """Bytes of every token (the 256 bytes and all merge results) to its id. None if ids do not rise with merge rank."""
+    """Map the bytes of every token (single bytes and merge results) to its id; `None` if ids do not rise with merge rank."""
     letters = byte_letters()
     if not vocab.keys() >= letters.keys():
         return None
@@ -263,49 +262,49 @@ def _ranks(vocab: dict[str, int], merges: list[Any]) -> dict[bytes, int] | None:
 
 
 def byte_letters() -> dict[str, int]:
-    """GPT-2's character for each byte: the byte itself if printable, else the next code point from 256 on."""
+    """Map GPT-2's character for each byte to the byte: the byte itself if printable, else the next code point from 256."""
     printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printed]
     return {chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
 def _added_tokens(stated: dict[str, Any]) -> list[tuple[re.Pattern[str], dict[str, int]]] | None:
-    """Expressions for added tokens, those matched before normalization first. None if a token sets unsupported options."""
-    found = []
+    """Return patterns for added tokens, those matched before normalization first; `None` for unsupported options."""
+    patterns = []
     for normalized in (False, True):
-        ids = {one["content"]: one["id"] for one in stated["added_tokens"] if one["normalized"] == normalized}
+        ids = {token["content"]: token["id"] for token in stated["added_tokens"] if token["normalized"] == normalized}
         if ids:
-            found.append((re.compile("|".join(map(re.escape, sorted(ids, key=len, reverse=True)))), ids))
-    asks_for_more = any(
-        not one["content"]
-        or one["id"] >= 2**16
-        or one["single_word"]
-        or one["lstrip"]
-        or one["rstrip"]
-        or (stated["normalizer"] and _NOT_INERT.search(one["content"]))
-        for one in stated["added_tokens"]
+            patterns.append((re.compile("|".join(map(re.escape, sorted(ids, key=len, reverse=True)))), ids))
+    has_unsupported = any(
+        not token["content"]
+        or token["id"] >= 2**16
+        or token["single_word"]
+        or token["lstrip"]
+        or token["rstrip"]
+        or (stated["normalizer"] and _NOT_INERT.search(token["content"]))
+        for token in stated["added_tokens"]
     )
-    return None if asks_for_more else found
+    return None if has_unsupported else patterns
 
 
 @cache
 def _same_classes() -> bool:
-    """Whether both libraries classify letters, numbers and spaces identically."""
+    """True if both libraries classify letters, numbers and spaces identically."""
     return _classes_of_tiktoken() == _classes_of_tokenizers()
 
 
 @cache
 def _all_characters() -> str:
-    """All characters of the assigned Unicode planes; the others are neither letters, numbers nor spaces."""
+    """Return all characters of the assigned Unicode planes; others are neither letters, numbers nor spaces."""
     return "".join(map(chr, (*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE1000))))
 
 
 @cache
 def _classes_of_tiktoken() -> tuple[str, ...]:
-    """All letters, all numbers and all spaces, as tiktoken classifies them."""
+    """Return all letters, all numbers and all spaces, as tiktoken classifies them."""
     characters, single = _all_characters(), {bytes([byte]): byte for byte in range(256)}
 
-    def of(pattern: str) -> str:  # tiktoken skips what its expression does not match
+    def of(pattern: str) -> str:  # tiktoken skips characters that its pattern does not match
         return bytes(_encoding(pattern, single).encode_ordinary(characters)).decode("utf-8")
 
     return of(r"\p{L}+"), of(r"\p{N}+"), of(r"\s+")
@@ -321,7 +320,7 @@ def _classes_of_tokenizers() -> tuple[str, ...]:
 
 
 def _as_ranges(characters: Iterable[str]) -> str:
-    """Sorted characters as ranges of a regular expression's character class."""
+    """Return sorted characters as ranges of a regex character class."""
     ranges: list[list[int]] = []
     for character in map(ord, characters):
         if ranges and ranges[-1][1] == character - 1:

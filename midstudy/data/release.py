@@ -1,7 +1,7 @@
-"""Released models as starts: GPT-NeoX checkpoints in the layout of the Hugging Face hub, from a folder or the hub.
+"""Released models as starts: GPT-NeoX checkpoints in the layout of the Hugging Face Hub, from a folder or the Hub.
 
-A plan needs the two small files, `config.json` and `tokenizer.json`; the weights of a hub model are fetched by the stage
-that imports them. Weights are safetensors only: a pickle can run code when it is read.
+A plan needs only the two small files, `config.json` and `tokenizer.json`; the stage that imports the weights of a Hub model
+fetches them. Weights must be safetensors: a pickle can run code when it is read.
 """
 
 from __future__ import annotations
@@ -31,39 +31,41 @@ _PICKLES = ("*.bin", "*.pt", "*.pth")
 
 
 def released_pythia(argument: str, *, step: int | None = None) -> Start:
-    """The start that a released checkpoint gives: its model, its weights and its tokenizer.
+    """Return the start given by a released checkpoint: its model, weights and tokenizer.
 
     Args:
-        argument: a folder, or `hub:OWNER/NAME@COMMIT`. Each step of a Pythia on the hub is a branch; its page gives the
-            branch's commit.
-        step: the step of the training that made it, for people to read. It chooses nothing: the commit, or the folder, does.
+        argument: a folder, or `hub:OWNER/NAME@COMMIT`. On the Hub, each step of a Pythia model is a branch, whose page shows
+            the commit.
+        step: the pretraining step of the checkpoint, a label for readers. The commit or the folder selects the weights.
 
     Raises:
-        RecipeError: `step` is no step, the model is not of Pythia's architecture, or its tokenizer cannot be used; the
+        RecipeError: `step` is not a step, the model is not of Pythia's architecture, or its tokenizer cannot be used; the
             message names the field.
-        ValueError: a file is missing or damaged, the weights are pickled, or the hub cannot be reached.
+        ValueError: a file is missing or damaged, the weights are pickled, or the Hub cannot be reached.
     """
     if not argument.strip():
-        raise ValueError("release: found nothing; allowed: a folder or hub:OWNER/NAME@COMMIT. Is a variable not set?")
+        raise ValueError("release: expected a folder or hub:OWNER/NAME@COMMIT, got nothing. Is a variable not set?")
     step = plain(step)
     if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
         raise RecipeError(
             "step",
+            expected="a whole number of at least 0, as a label for readers",
             got=step,
-            expected="a whole number of at least 0, for people to read",
-            fix="The commit after @ chooses the weights: on the hub, each step of a Pythia is a branch.",
+            fix="The commit after @ selects the weights: on the Hub, each step of a Pythia model is a branch.",
         )
     if argument.startswith("hub:"):
         part, at, revision = argument.removeprefix("hub:").rpartition("@")
         if not at or not part:
-            raise ValueError(f"{argument}: allowed: a folder or hub:OWNER/NAME@COMMIT; the commit pins the weights.")
+            raise ValueError(
+                f"release: expected a folder or hub:OWNER/NAME@COMMIT, got {argument}; the commit pins the weights."
+            )
         require_commit(part, revision)
         folder, name = _fetched(part, revision, (_CONFIG, FILE_NAME)), part.rpartition("/")[2]
         weights = tokenizer = Source(kind="hub", part=part, revision=revision)
     else:
         folder = Path(os.path.expanduser(argument)).absolute()
         if not folder.is_dir():
-            raise ValueError(f"{argument}: no such folder; allowed: a folder or hub:OWNER/NAME@COMMIT.")
+            raise ValueError(f"{argument}: no such folder. Expected a folder or hub:OWNER/NAME@COMMIT.")
         name = folder.name
         digests = ((path, file_digest(path)) for path in _weight_files(folder))
         weights = Source(kind="files", part="", revision=_digest(digests), location=str(folder))
@@ -78,10 +80,10 @@ def released_pythia(argument: str, *, step: int | None = None) -> Start:
 
 
 def release_files(release: Release) -> list[Path]:
-    """The safetensors files of a release, fetched where they are the hub's.
+    """Return the safetensors files of a release; those of the Hub are fetched.
 
     Raises:
-        ValueError: a file is missing, it changed since the plan, or the hub cannot be reached.
+        ValueError: a file is missing, it changed since the plan, or the Hub cannot be reached.
     """
     source = release.source
     if source.kind == "hub":
@@ -92,41 +94,41 @@ def release_files(release: Release) -> list[Path]:
 
 
 def release_bytes(release: Release) -> Iterator[tuple[Path, bytes]]:
-    """The safetensors files of a release with their bytes; verified only once the iteration completes.
+    """Yield the safetensors files of a release with their bytes; verified only when the iteration is complete.
 
     Raises:
-        ValueError: as `release_files`, or the bytes read differ from the plan's digest.
+        ValueError: see `release_files`; also if the bytes read differ from the plan's digest.
     """
-    found = []
+    digests = []
     for path in release_files(release):
         content = path.read_bytes()
-        found.append((path, hashlib.sha256(content).hexdigest()))
+        digests.append((path, hashlib.sha256(content).hexdigest()))
         if release.source.kind == "hub":
-            _require_blob(*found[-1])
+            _require_blob(*digests[-1])
         yield path, content
     if release.source.kind == "files":
-        _require_unchanged(Path(release.source.location), _digest(found), release.source.revision)
+        _require_unchanged(Path(release.source.location), _digest(digests), release.source.revision)
 
 
-def _require_blob(path: Path, found: str) -> None:
-    """Check a large file against its name in the Hub cache, its SHA-256. The commit's link pins the name, not the bytes."""
+def _require_blob(path: Path, digest: str) -> None:
+    """Check a large file against its name in the Hub cache, its SHA-256; the commit pins the name, not the bytes."""
     name = path.resolve().name
-    if re.fullmatch("[0-9a-f]{64}", name) and name != found:
+    if re.fullmatch("[0-9a-f]{64}", name) and name != digest:
         raise ValueError(
-            f"{path.resolve()}: damaged: expected sha256 {name[:12]} (its file name), got {found[:12]}. Remove it; the next "
-            "run fetches it again."
+            f"{path.resolve()}: damaged: expected sha256 {name[:12]} (its file name), got {digest[:12]}. Remove it; the "
+            "next run fetches it again."
         )
 
 
 def tokenizer_bytes(tokenizer: ReleasedTokenizer) -> bytes:
-    """The `tokenizer.json` of a release.
+    """Return the bytes of a release's `tokenizer.json`.
 
     Raises:
-        ValueError: it is missing, it changed since the plan, or the hub cannot be reached.
+        ValueError: it is missing, it changed since the plan, or the Hub cannot be reached.
     """
     source = tokenizer.source
-    hub = source.kind == "hub"
-    folder = _fetched(source.part, source.revision, (FILE_NAME,)) if hub else Path(source.location)
+    is_hub = source.kind == "hub"
+    folder = _fetched(source.part, source.revision, (FILE_NAME,)) if is_hub else Path(source.location)
     path = _present(folder, FILE_NAME)
     content = path.read_bytes()
     _require_unchanged(path, hashlib.sha256(content).hexdigest(), tokenizer.digest)
@@ -134,7 +136,7 @@ def tokenizer_bytes(tokenizer: ReleasedTokenizer) -> bytes:
 
 
 def _fetched(part: str, revision: str, patterns: Sequence[str]) -> Path:
-    """The folder of a hub model's files, those of `patterns` among them as far as the model has them."""
+    """Fetch the files of a Hub model that match `patterns`, as far as they exist; return their folder."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -144,46 +146,48 @@ def _fetched(part: str, revision: str, patterns: Sequence[str]) -> Path:
         raise ValueError(f"hub:{part}: cannot be read: {str(error).strip().splitlines()[0]}") from error
     except OSError as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"hub:{part}: the hub cannot be reached ({first}). Connect, or name a folder.") from error
+        raise ValueError(
+            f"hub:{part}: the Hub cannot be reached ({first}). Connect to the network, or name a folder."
+        ) from error
 
 
 def _present(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
-        raise ValueError(f"{path}: missing; allowed: a folder with {_CONFIG}, {FILE_NAME} and {_WEIGHTS}.")
+        raise ValueError(f"{path}: missing. Expected a folder with {_CONFIG}, {FILE_NAME} and {_WEIGHTS}.")
     return path
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """`model.safetensors`, or the shards that its index names, in order of their names."""
+    """Return `model.safetensors`, or the shards that its index names, sorted by name."""
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]
     if (folder / _INDEX).is_file():
         named = _json(folder / _INDEX).get("weight_map")
         names = list(named.values()) if isinstance(named, dict) else []
         if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
-            raise ValueError(f"{folder / _INDEX}: its weight_map names no files beside it. Fetch the file again.")
+            raise ValueError(f"{folder / _INDEX}: its weight_map does not name files of this folder. Fetch the file again.")
         return [_present(folder, name) for name in sorted(set(names))]
     for pattern in _PICKLES:
         for pickled in sorted(folder.glob(pattern)):
             raise ValueError(
-                f"{pickled}: pickled weights, which can run code when they are read; allowed: {_WEIGHTS}. Convert them "
+                f"{pickled}: expected {_WEIGHTS}, got pickled weights, which can run code when they are read. Convert them "
                 "(load with transformers, save_pretrained), or name a commit that has safetensors."
             )
     raise ValueError(f"{folder / _WEIGHTS}: missing, and so is {_INDEX}. Name a checkpoint, or a commit, with safetensors.")
 
 
 def _digest(files: Iterable[tuple[Path, str]]) -> str:
-    """SHA-256 over name and digest of each file."""
+    """Return the SHA-256 over the name and digest of each file."""
     lines = "".join(f"{path.name} {digest}\n" for path, digest in files)
     return hashlib.sha256(lines.encode("utf-8")).hexdigest()
 
 
-def _require_unchanged(path: Path, found: str, planned: str) -> None:
-    if found != planned:
+def _require_unchanged(path: Path, digest: str, planned: str) -> None:
+    if digest != planned:
         raise ValueError(
-            f"{path}: changed: sha256 {found[:12]}; allowed: {planned[:12]}, that of the plan. Restore the release, or plan "
-            "anew for the changed one."
+            f"{path}: changed since the plan: expected sha256 {planned[:12]}, got {digest[:12]}. Restore the release, or "
+            "plan again with the changed one."
         )
 
 
@@ -193,7 +197,7 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}). Fetch the file again.") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: found {type(value).__name__}; allowed: a JSON object.")
+        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}.")
     return value
 
 
@@ -201,17 +205,19 @@ def _tokenizer(path: Path, name: str, source: Source) -> ReleasedTokenizer:
     content = path.read_bytes()
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
-    except Exception as error:  # the library raises nothing more particular
-        raise ValueError(f"{path}: no tokenizer ({error}). Fetch the file again.") from None
+    except Exception as error:  # the library does not raise anything more specific
+        raise ValueError(f"{path}: not a tokenizer ({error}). Fetch the file again.") from None
     if tokenizer.token_to_id(END_OF_TEXT) != END_OF_TEXT_ID:
         raise RecipeError(
             f"tokenizer.{END_OF_TEXT}",
+            expected=f"id {END_OF_TEXT_ID}, as in Pythia (documents end with it)",
             got=tokenizer.token_to_id(END_OF_TEXT),
-            expected=f"id {END_OF_TEXT_ID}, as in Pythia: documents end with it",
         )
     if tokenizer.truncation or tokenizer.padding:
         raise RecipeError(
-            "tokenizer.truncation", got="a tokenizer that cuts or pads texts", expected="null for truncation and padding"
+            "tokenizer.truncation",
+            expected="null for truncation and padding",
+            got="a tokenizer that truncates or pads texts",
         )
     vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     return ReleasedTokenizer(name=name, digest=hashlib.sha256(content).hexdigest(), vocab_size=vocab_size, source=source)

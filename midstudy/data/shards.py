@@ -1,17 +1,17 @@
-"""Writes a split as shards: runs of consecutive documents, tokenised in parallel, finished one by one, taken over on resume.
+"""Write a split as shards: runs of consecutive documents, tokenised in parallel, finished one by one, reused on resume.
 
-A shard ends with the document that brings it to `shard_bytes` of UTF-8 text; no document is divided. For each there is
+A shard ends with the document that brings it to `shard_bytes` of UTF-8 text; documents are not split. Its files are
 `<split>-00000.tokens` (uint16, little-endian), `<split>-00000.offsets` (int64; document i of the shard is
-tokens[offsets[i]:offsets[i + 1]]) and, for a task, `<split>-00000.prompts` (int64; how many leading tokens of item i are
-its prompt). `<split>.shards.json` lists the finished shards in order, with the digest of every file, and says when the
-split is complete. Every document and item ends with exactly one end-of-text token, even if its text already ends in one.
+tokens[offsets[i]:offsets[i + 1]]) and, for a task, `<split>-00000.prompts` (int64; number of leading tokens of item i that
+are its prompt). `<split>.shards.json` lists the finished shards in order, with the digest of every file, and states when
+the split is complete. Every document and item ends with exactly one end-of-text token, even if its text ends with one.
 
 Shard boundaries depend on the text alone, so neither the number of threads nor an interruption changes a byte. Encoding
-runs in threads (tiktoken's or the tokenizer's own): RAYON_NUM_THREADS, else one per usable core. Worker processes were at
+runs in threads (tiktoken's or the tokenizer's own): `RAYON_NUM_THREADS`, else one per usable core. Worker processes were at
 most a tenth faster on two cores.
 
-A task's prompt and target are encoded apart, so that the loss mask falls on the boundary between them. (The paper's code
-encodes them together and takes the mask from the prompt alone, which lets a merge cross the boundary.)
+A task's prompt and target are encoded separately, so that the loss mask starts exactly at the boundary between them. (The
+paper's code encodes them together and masks the length of the prompt alone, so a merge can cross the boundary.)
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ from midstudy.data.source import ChangedTextError
 from midstudy.data.tokenizer import END_OF_TEXT_ID, without_end
 
 SHARD_BYTES = 2**28
-"""Text of a shard: what an interruption loses at most, about a minute's work of one thread."""
+"""Text bytes of a shard, the most that an interruption loses: about a minute of work of one thread."""
 
 _CHUNK_BYTES = 2**19
 _CHUNK_DOCUMENTS = 1_024
-"""What is tokenised at a time; many encodings take about 30 times the memory of their text. The document that brings a
-chunk to its size is in it whole."""
+"""Limits of a chunk, the unit of tokenisation; encodings take about 30 times the memory of their text. The document that
+reaches the limit is included whole."""
 
 _PENDING_BYTES = 2**24
-"""Reading pauses while this much text is pending, so that a huge document is in memory alone."""
+"""Reading pauses while this much text is pending, so that a huge document is alone in memory."""
 
 Document = tuple[str, ...]
-"""The texts of a document, encoded apart: the only one of a corpus document, or the prompt and target of an item."""
+"""The separately encoded texts of a document: one for a corpus document, prompt and target for an item."""
 
 Chunk = tuple[list[Document], int]
-"""Documents that are encoded together, and their bytes of UTF-8 text."""
+"""Documents that are encoded together, and their number of UTF-8 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """A finished shard. `text_bytes` counts UTF-8 bytes; `sha256` maps the names of its files to their digests.
 
-    `text_sha256` is the digest of the text that it was made from; none of shards that were written before it was noted.
+    `text_sha256` is the digest of the text it was made from; `None` for shards of versions that did not record it.
     """
 
     num_documents: int
@@ -71,7 +71,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """The finished shards of a split, from its first document on; `is_complete` once there are no more documents."""
+    """The finished shards of a split, from its first document; `is_complete` if they cover all documents."""
 
     shard_bytes: int
     shards: tuple[Shard, ...] = ()
@@ -87,7 +87,7 @@ class ShardIndex:
 
 
 def shard_name(split: str, number: int) -> str:
-    """Name of a shard's files without their ending."""
+    """Return the name of a shard's files without their extension."""
     return f"{split}-{number:05d}"
 
 
@@ -96,15 +96,15 @@ def _index_path(folder: Path, split: str) -> Path:
 
 
 def read_index(folder: Path, split: str) -> ShardIndex | None:
-    """The index of a split; none where the folder has none.
+    """Read the index of a split; `None` if the folder has none.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the index file is damaged.
     """
     path = _index_path(folder, split)
     try:
         fields = json.loads(path.read_text("utf-8"))
-        shards = tuple(Shard(**one) for one in fields.pop("shards"))
+        shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
         return ShardIndex(shards=shards, **fields)
     except FileNotFoundError:
         return None
@@ -113,13 +113,13 @@ def read_index(folder: Path, split: str) -> ShardIndex | None:
 
 
 def has_shards(folder: Path) -> bool:
-    """Whether an attempt finished a shard there that a later one can take over."""
+    """Return whether an attempt finished shards in the folder that a later attempt can reuse."""
     return any(folder.glob("*.shards.json"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenised:
-    """A chunk of documents as ids: all of them in a row, the tokens of each, and of each prompt."""
+    """A tokenised chunk: the concatenated ids, and the number of tokens of each document and of each prompt."""
 
     tokens: NDArray[np.uint16]
     lengths: NDArray[np.int64]
@@ -133,77 +133,78 @@ def write_split(
     folder: Path,
     split: str,
     *,
-    former: Sequence[Path] = (),
+    previous: Sequence[Path] = (),
     shard_bytes: int = SHARD_BYTES,
-    on_taken_over: Callable[[Shard], None] = lambda shard: None,
+    on_reused: Callable[[Shard], None] = lambda shard: None,
     on_tokenised: Callable[[Tokenised], None] = lambda chunk: None,
 ) -> ShardIndex:
     """Tokenise the documents of a split into shards in `folder`; memory does not grow with their number.
 
-    Memory grows with the longest document, by a few times its text if the text can be split (`plain_bpe.py`,
-    `long_texts.py`). Other tokenizers encode a document whole, in about a hundred times the memory of its text.
+    Memory grows with the longest document: by a few times its text if the text can be split (`plain_bpe.py`,
+    `long_texts.py`), else by about a hundred times its text.
 
     Args:
-        documents: all of the split, in order. What reading them raises ends the writing; finished shards stay.
-        former: folders of interrupted attempts at the same split. A shard whose digests are right is taken over, once
-            its documents are read and found to be the text that it was made from.
-        on_taken_over: told of every such shard.
-        on_tokenised: told of every chunk, in order, once it is written.
+        documents: all documents of the split, in order. An exception while reading them ends the writing; finished shards
+            remain.
+        previous: folders of interrupted attempts at the same split. A shard with matching digests is reused, after its
+            documents are read and checked against the text that it was made from.
+        on_reused: called with every reused shard.
+        on_tokenised: called with every chunk, in order, after it is written.
 
     Raises:
-        ChangedTextError: a former attempt's shard was made from other text, as when a file was exchanged and put back.
+        ChangedTextError: a previous attempt's shard was made from other text, e.g. if a file was replaced and restored.
     """
-    encoder, reading = Encoder(tokenizer), iter(documents)
+    encoder, remaining = Encoder(tokenizer), iter(documents)
     index = ShardIndex(shard_bytes=shard_bytes)
     while not index.is_complete:
-        grown = _take_over(former, folder, split, index)
-        if grown is not None:
-            _require_text(grown.shards[-1], reading, f"{split} split: shard {len(grown.shards)}")
-            index = grown
-            on_taken_over(index.shards[-1])
+        extended = _reuse_next(previous, folder, split, index)
+        if extended is not None:
+            _require_text(extended.shards[-1], remaining, f"{split} split: shard {len(extended.shards)}")
+            index = extended
+            on_reused(index.shards[-1])
         else:
             name = shard_name(split, len(index.shards))
-            made = _write_shard(encoder, reading, folder, name, shard_bytes, on_tokenised)
-            index = replace(index, is_complete=True) if made is None else replace(index, shards=(*index.shards, made))
+            shard = _write_shard(encoder, remaining, folder, name, shard_bytes, on_tokenised)
+            index = replace(index, is_complete=True) if shard is None else replace(index, shards=(*index.shards, shard))
         _write_index(folder, split, index)
     return index
 
 
-def _take_over(former: Sequence[Path], folder: Path, split: str, index: ShardIndex) -> ShardIndex | None:
-    """`index` with the next shard, if a former attempt that began with the same shards has it undamaged."""
+def _reuse_next(previous: Sequence[Path], folder: Path, split: str, index: ShardIndex) -> ShardIndex | None:
+    """Return `index` with the next shard, if a previous attempt with the same first shards has it undamaged."""
     number = len(index.shards)
-    for place in former:
+    for attempt in previous:
         try:
-            theirs = read_index(place, split)
+            other = read_index(attempt, split)
         except ValueError:
-            continue  # an interrupted attempt may have left anything
-        if theirs is None or theirs.shard_bytes != index.shard_bytes:
+            continue  # the index of an interrupted attempt may be damaged
+        if other is None or other.shard_bytes != index.shard_bytes:
             continue
-        if len(theirs.shards) == number or theirs.shards[:number] != index.shards:
+        if len(other.shards) == number or other.shards[:number] != index.shards:
             continue
-        shard = theirs.shards[number]
-        if shard.text_sha256 is not None and all(_digest(place / name) == noted for name, noted in shard.sha256.items()):
+        shard = other.shards[number]
+        if shard.text_sha256 is not None and all(_digest(attempt / name) == sha256 for name, sha256 in shard.sha256.items()):
             for name in shard.sha256:
-                _link(place / name, folder / name)
-            is_complete = theirs.is_complete and len(theirs.shards) == number + 1
+                _link(attempt / name, folder / name)
+            is_complete = other.is_complete and len(other.shards) == number + 1
             return replace(index, shards=(*index.shards, shard), is_complete=is_complete)
     return None
 
 
-def _require_text(shard: Shard, reading: Iterator[Document], what: str) -> None:
-    """Read the shard's documents, which have to be those that it was made from."""
+def _require_text(shard: Shard, remaining: Iterator[Document], what: str) -> None:
+    """Read the shard's documents and check that it was made from them."""
     text_sha256 = hashlib.sha256()
-    for document in islice(reading, shard.num_documents):
+    for document in islice(remaining, shard.num_documents):
         _add_text(text_sha256, document)
     if text_sha256.hexdigest() != shard.text_sha256:
         raise ChangedTextError(
-            f"{what} of an interrupted attempt was made from other text than this: its files changed meanwhile. What such "
-            "attempts left is removed; run the study again, which makes the stage from its beginning."
+            f"{what} of an interrupted attempt was made from different text: its files changed in the meantime. Such "
+            "attempts are removed; run the study again, which makes the stage from the beginning."
         )
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same bytes under another name: shards are never changed. A copy where the file system has no hard links."""
+    """Hard-link a shard, which is never modified; copy it if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -232,7 +233,7 @@ def _write_index(folder: Path, split: str, index: ShardIndex) -> None:
 
 
 class _NewFile:
-    """A file that is there whole or not at all: temporary name, fsync, rename."""
+    """A file that is written atomically: temporary name, fsync, rename."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._temporary = path, path.with_name(f".{path.name}.partial")
@@ -244,7 +245,7 @@ class _NewFile:
         self._sha256.update(data)
 
     def finish(self) -> str:
-        """Give the file its name; returns its SHA-256."""
+        """Move the file to its final name; return its SHA-256."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -252,21 +253,21 @@ class _NewFile:
         return self._sha256.hexdigest()
 
     def discard(self) -> None:
-        """Remove what was written, unless it was finished."""
+        """Remove the temporary file, unless the file is finished."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 
 def _write_shard(
     encoder: Encoder,
-    reading: Iterator[Document],
+    remaining: Iterator[Document],
     folder: Path,
     name: str,
     shard_bytes: int,
     on_tokenised: Callable[[Tokenised], None],
 ) -> Shard | None:
-    """Write the next shard; none where there are no more documents."""
-    first = next(reading, None)
+    """Write the next shard; return `None` if there are no more documents."""
+    first = next(remaining, None)
     if first is None:
         return None
     num_documents, num_tokens, text_bytes, text_sha256 = 0, 0, 0, hashlib.sha256()
@@ -280,7 +281,7 @@ def _write_shard(
             files[ending].write(values.astype(dtype, copy=False).tobytes())
 
         append("offsets", np.zeros(1, np.int64), "<i8")
-        chunks = _chunks(_until_full(chain([first], reading), shard_bytes, text_sha256))
+        chunks = _chunks(_until_full(chain([first], remaining), shard_bytes, text_sha256))
         for chunk in _in_parallel(partial(_tokenise, encoder), chunks, encoder.num_threads):
             append("tokens", chunk.tokens, "<u2")
             append("offsets", num_tokens + np.cumsum(chunk.lengths), "<i8")
@@ -301,18 +302,18 @@ def _write_shard(
 
 
 def _add_text(sha256: hashlib._Hash, document: Document) -> int:
-    """Digest a document, with where its texts end; returns its bytes of UTF-8 text."""
+    """Add a document's texts and their lengths to the digest; return its number of UTF-8 bytes."""
     encoded = [text.encode("utf-8") for text in document]
-    for one in encoded:
-        sha256.update(len(one).to_bytes(8, "little"))
-        sha256.update(one)
+    for text_bytes in encoded:
+        sha256.update(len(text_bytes).to_bytes(8, "little"))
+        sha256.update(text_bytes)
     return sum(map(len, encoded))
 
 
 def _until_full(
     documents: Iterable[Document], shard_bytes: int, text_sha256: hashlib._Hash
 ) -> Iterator[tuple[Document, int]]:
-    """The documents of one shard, digested, each with its bytes of text."""
+    """Yield the documents of one shard, each with its number of UTF-8 bytes, and add them to the digest."""
     total = 0
     for document in documents:
         num_bytes = _add_text(text_sha256, document)
@@ -354,7 +355,7 @@ def _tokenise(encoder: Encoder, chunk: Chunk) -> Tokenised:
 
 
 def _in_parallel(function: Callable[[Chunk], Tokenised], chunks: Iterable[Chunk], num_threads: int) -> Iterator[Tokenised]:
-    """`function` of each chunk, in order, while the next chunks are read; few are held at a time."""
+    """Apply `function` to each chunk, in order, while the next chunks are read; few are in memory at a time."""
     pool = ThreadPoolExecutor(num_threads)
     pending: deque[tuple[Future[Tokenised], int]] = deque()
     try:

@@ -1,4 +1,4 @@
-"""Estimated text size of a data set before it is read; tokenisation is priced by it."""
+"""Estimate the text size of a data set before it is read, for the cost estimate of tokenisation."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _ITEM_BYTES = 500
 """Bytes per task item if the source does not state them."""
 
 _UNKNOWN_BYTES = 100_000_000
-"""Bytes of a Hub split, whose size only a download would reveal."""
+"""Assumed bytes of a Hub split, whose size is unknown before it is read."""
 
 _EVALUATION_SHARE = 0.05
 """Assumed size of a Hub dev or test split, as a fraction of train."""
 
 
 def text_bytes(data: Dataset) -> float:
-    """Expected UTF-8 bytes of all splits of a data set, up to its `max_bytes` or `max_items`."""
+    """Return the expected UTF-8 bytes of all splits of a data set, up to its `max_bytes` or `max_items`."""
     sizes = _split_sizes(data.source)
     if isinstance(data, Task):
         most = data.max_items
@@ -34,7 +34,7 @@ def text_bytes(data: Dataset) -> float:
 
 
 def _split_sizes(source: Source) -> list[tuple[float, float]]:
-    """Expected bytes and rows of each split; empty if the folder or part does not exist."""
+    """Return the expected bytes and rows of each split; empty if the folder or part does not exist."""
     if source.kind == "wheels":
         part = _frozen_parts().get(source.part, {"splits": {}})
         return [(split["bytes"], max(1, split["docs"])) for split in part["splits"].values()]
@@ -47,7 +47,7 @@ def _split_sizes(source: Source) -> list[tuple[float, float]]:
 
 
 def unprepared_parts(source: Source) -> dict[str, float]:
-    """Built-in (`wheels`) parts that must be prepared before this source can be read, with their text size in bytes."""
+    """Map each built-in (`wheels`) part to prepare before this source can be read to its text size in bytes."""
     if source.kind != "wheels":
         return {}
     folder = cache_dir() / "prepared" / wheels.list_digest()[:16]

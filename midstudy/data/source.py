@@ -1,6 +1,6 @@
-"""The three kinds of source behind one door: what a `--data` value names, and the rows it holds.
+"""Resolve a `--data` value and read its rows: built-in text, files in a folder, or a data set on the Hub.
 
-Nothing falls back to another source: what cannot be read as asked is an error.
+A source that cannot be read is an error; there is no fallback to another source.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from midstudy.data.files import (
     find_split,
     numbered_rows,
     numbered_rows_of,
-    opened,
+    open_digested,
     other_files,
     unread_files,
 )
 from midstudy.data.rows import as_example, as_text
-from midstudy.data.splits import CORPUS_SHARE, SPLIT_NAMES, TASK_SHARE, carve, carved_splits, place_of
+from midstudy.data.splits import CORPUS_SHARE, SPLIT_NAMES, TASK_SHARE, carve, carved_splits, split_of_row
 from midstudy.recipe.data import Source
 
 _FEW_ROWS = 5
-"""A carved split with fewer rows is reported, because measurements on it mean little."""
+"""A carved split with fewer rows is reported, because results on it mean little."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -36,73 +36,75 @@ _KINDS = "wheels, a directory, or hub:OWNER/NAME[:CONFIG]@COMMIT"
 
 
 class ChangedTextError(ValueError):
-    """The text read differs from the text the plan names."""
+    """The text that was read differs from the text of the plan."""
 
 
 def resolve_source(argument: str, *, name: str, folder: str, is_task: bool) -> Source:
     """Resolve a `--data` value for one corpus or task.
 
-    Quick: nothing is fetched or prepared. Checks the first row of each split of a folder, and enough rows of train to know
-    that each carved split has some. `note` reports carved splits, unread files and unusual split names; for a Hub data set
-    they are known only once it is read.
+    Fast: nothing is fetched or prepared. Checks the first row of each split of a folder, and enough rows of train to know
+    that each carved split has some. `note` of the result reports carved splits, unread files and unusual split names; for a
+    Hub data set they are known only when it is read.
 
     Args:
         argument: `wheels`, a directory, or `hub:OWNER/NAME[:CONFIG]@COMMIT`.
-        name: the corpus's or task's name, also that of its part of the wheels.
-        folder: where it lies in a directory source.
-        is_task: prompt-target pairs rather than text.
+        name: name of the corpus or task, also of its part of `wheels`.
+        folder: its folder in a directory source.
+        is_task: True for prompt-target pairs, false for text.
 
     Raises:
         ValueError: the directory, a split or a field is missing, carved splits leave train empty, the part is unknown, or
-            the value has none of these forms.
+            the value is not of one of these forms.
     """
     if not argument.strip():
-        raise ValueError(f"{name}: --data: found nothing; allowed: {_KINDS}. Is a variable not set?")
+        raise ValueError(f"{name}: --data: expected {_KINDS}, got nothing. Is a variable not set?")
     if argument == "wheels":
         parts = wheels.TASKS if is_task else wheels.CORPORA
         if name not in parts:
             kind = "task" if is_task else "corpus"
-            raise ValueError(f"{name}: the source 'wheels' has no such {kind}; allowed: {', '.join(parts)}.")
+            raise ValueError(f"{name}: the source 'wheels' has no such {kind}: expected one of {', '.join(parts)}.")
         return Source(kind="wheels", part=name, revision=wheels.list_digest())
     if argument.startswith("hub:"):
         part, config, revision = _hub_argument(argument)
         return Source(kind="hub", part=part, config=config, revision=revision)
     directory = Path(os.path.expanduser(argument))
     if not directory.is_dir():
-        raise ValueError(f"{name}: --data {argument}: no such directory; allowed: {_KINDS}.")
-    where = (directory / folder).absolute()
-    if not where.is_dir():
-        holds = other_files(where.parent) if where.parent.is_dir() else ""
-        found = f"{where.parent} holds {holds or 'nothing'}" if where.parent.is_dir() else f"nor is there {where.parent}"
-        raise ValueError(f"{name}: {where}: no such folder; allowed: a folder with {file_names('train')}; {found}.")
-    carved = _carved(where, is_task)
+        raise ValueError(f"{name}: --data {argument}: no such directory. Expected {_KINDS}.")
+    path = (directory / folder).absolute()
+    if not path.is_dir():
+        if path.parent.is_dir():
+            parent = f"{path.parent} holds {other_files(path.parent) or 'nothing'}"
+        else:
+            parent = f"{path.parent} does not exist either"
+        raise ValueError(f"{name}: {path}: no such folder. Expected a folder with {file_names('train')}; {parent}.")
+    carved = _carved(path, is_task)
     for split in SPLIT_NAMES:
-        if find_split(where, split):
-            _require_first_row(where, split, is_task)
-    note = "; ".join(filter(None, (_renamed(where), _told(where, carved, is_task), _unread(where))))
-    return Source(kind="files", part="", revision=content_digest(where), location=str(where), note=note)
+        if find_split(path, split):
+            _require_first_row(path, split, is_task)
+    note = "; ".join(filter(None, (_unusual_name(path), _carved_note(path, carved, is_task), _unread(path))))
+    return Source(kind="files", part="", revision=content_digest(path), location=str(path), note=note)
 
 
 def require_rows(source: Source, *, split: str, is_task: bool) -> None:
-    """Reject a carved split of a folder that gets no rows from train.
+    """Reject a split that is carved from train and gets no rows; for folders only.
 
-    Quick, like `resolve_source`; for a Hub data set this is known only once it is read.
+    Fast, like `resolve_source`; for a Hub data set this is known only when it is read.
 
     Raises:
-        ValueError: the split is empty; the message gives the number of rows and what to do.
+        ValueError: the split is empty; the message states the number of rows and the fix.
     """
     if source.kind != "files":
         return
     folder = Path(source.location)
     carved = _carved(folder, is_task)
     if split in carved:
-        _require_carved_rows(folder, split, *_first_places(folder, carved, is_task), is_task=is_task)
+        _require_carved_rows(folder, split, *_rows_by_split(folder, carved, is_task), is_task=is_task)
 
 
 class Rows(Iterator[dict[str, Any]]):
     """The rows of one split of a source, in order. A caller that stops early must also read the `rest`.
 
-    `is_carved`: the split is carved from train and may be empty. `num_rows`: rows read so far.
+    `is_carved`: True if the split is carved from train; it may be empty. `num_rows`: rows read so far.
     """
 
     def __init__(
@@ -130,22 +132,23 @@ class Rows(Iterator[dict[str, Any]]):
 
 
 def load_rows(source: Source, *, split: str, is_task: bool, on_read: Callable[[float], None] = lambda share: None) -> Rows:
-    """The rows of one split of a source, in order, each checked to have the fields of a layout.
+    """Return the rows of one split of a source, in order, each checked to have the fields of a layout.
 
     Args:
-        split: `train`, `dev` or `test`; one that the source lacks is carved from train where that is allowed.
-        on_read: called now and then with the fraction of the split's file read so far; folders only.
+        split: `train`, `dev` or `test`; a missing split is carved from train if that is allowed.
+        on_read: called regularly with the fraction of the split's file read so far; folders only.
 
     Raises:
-        ChangedTextError: the text differs from the revision (drift). A folder's text is digested while it is read, so this
-            is raised at the latest after the last row or by `Rows.rest`.
-        ValueError: a file, split, field or network is missing.
+        ChangedTextError: the text differs from the revision. A folder's text is digested while it is read, so this is
+            raised after the last row, or by `Rows.rest`, at the latest.
+        ValueError: a file, split or field is missing, or there is no network.
     """
     if source.kind == "wheels":
         if source.revision != wheels.list_digest():
             raise ValueError(
-                f"wheels part {source.part!r}: the recipe names revision {source.revision[:12]}, this version of "
-                f"midstudy has {wheels.list_digest()[:12]}. Check out the version the recipe was made with, or plan anew."
+                f"wheels part {source.part!r}: expected revision {source.revision[:12]}, that of the recipe, got "
+                f"{wheels.list_digest()[:12]}, that of this version of midstudy. Check out the version that made the "
+                "recipe, or plan again."
             )
         return Rows(wheels.read_part(source.part, split), is_carved=False)
     if source.kind == "files":
@@ -160,7 +163,7 @@ def _file_rows(source: Source, split: str, is_task: bool, on_read: Callable[[flo
     path = find_split(folder, "train" if split in carved else split)
     if path is None:
         raise ChangedTextError(f"{folder}: its files have just changed. Plan again.")
-    file = opened(path)
+    file = open_digested(path)
     rows = _checked_rows(numbered_rows_of(file, path, on_read=on_read), str(path), is_task)
 
     def rest() -> Iterator[None]:
@@ -171,11 +174,11 @@ def _file_rows(source: Source, split: str, is_task: bool, on_read: Callable[[flo
     return Rows(_of_split(rows, split, carved, is_task), is_carved=split in carved, rest=rest)
 
 
-def _require_revision(source: Source, found: str) -> None:
-    if found != source.revision:
+def _require_revision(source: Source, digest: str) -> None:
+    if digest != source.revision:
         raise ChangedTextError(
-            f"{source.location}: its files changed: sha256 {found[:12]}; allowed: {source.revision[:12]}, that of the plan. "
-            "Restore the files, or plan anew for the changed text."
+            f"{source.location}: its files changed since the plan: expected sha256 {source.revision[:12]}, got "
+            f"{digest[:12]}. Restore the files, or plan again with the changed text."
         )
 
 
@@ -191,7 +194,7 @@ def _hub_rows(source: Source, split: str, is_task: bool) -> Rows:
 def _of_split(
     rows: Iterator[dict[str, Any]], split: str, carved: tuple[str, ...], is_task: bool
 ) -> Iterator[dict[str, Any]]:
-    # Where nothing is carved, no row need be hashed: half the time of reading short ones.
+    # Without carved splits, rows are not hashed, which would double the time to read short rows.
     return (
         carve(rows, split=split, carved=carved, is_task=is_task)
         if carved and (split == "train" or split in carved)
@@ -216,64 +219,64 @@ def _require_first_row(folder: Path, split: str, is_task: bool) -> None:
     path = find_split(folder, split)
     assert path is not None
     if next(_checked_rows(numbered_rows(path), str(path), is_task), None) is None:
-        raise ValueError(f"{path}: no rows; allowed: one JSON object a line.")
+        raise ValueError(f"{path}: expected one JSON object per line, got no rows.")
 
 
 def _carved(folder: Path, is_task: bool) -> tuple[str, ...]:
     present = [split for split in SPLIT_NAMES if find_split(folder, split)]
     needed = ("train", "test") if is_task else ("train",)
-    allowed = "; ".join(file_names(split) for split in needed if split not in present)
-    unread = (unread_files(folder) or other_files(folder)) if allowed else ""
-    hint = f"Allowed: {allowed}." + (f" Not read: {unread}." if unread else "")
+    missing = "; ".join(file_names(split) for split in needed if split not in present)
+    unread = (unread_files(folder) or other_files(folder)) if missing else ""
+    hint = f"Expected {missing}." + (f" Not read: {unread}." if unread else "")
     return carved_splits(present, is_task=is_task, where=str(folder), hint=hint)
 
 
-def _first_places(folder: Path, carved: tuple[str, ...], is_task: bool) -> tuple[dict[str, int], int | None]:
-    """Rows of train that fall to each split, and the number of rows.
+def _rows_by_split(folder: Path, carved: tuple[str, ...], is_task: bool) -> tuple[dict[str, int], int | None]:
+    """Return the number of rows of the train file that go to each split, and the number of rows.
 
-    Stops early, with None as the number of rows, once train has one row and each carved split several.
+    Stops early, with `None` as the number of rows, when train has a row and each carved split has several.
     """
     path = find_split(folder, "train")
     assert path is not None
-    found = dict.fromkeys(("train", *carved), 0)
+    counts = dict.fromkeys(("train", *carved), 0)
     num_rows = 0
     for _, row in numbered_rows(path):
         num_rows += 1
-        found[place_of(row, carved=carved, is_task=is_task)] += 1
-        if found["train"] and all(found[split] >= _FEW_ROWS for split in carved):
-            return found, None
-    return found, num_rows
+        counts[split_of_row(row, carved=carved, is_task=is_task)] += 1
+        if counts["train"] and all(counts[split] >= _FEW_ROWS for split in carved):
+            return counts, None
+    return counts, num_rows
 
 
-def _told(folder: Path, carved: tuple[str, ...], is_task: bool) -> str:
+def _carved_note(folder: Path, carved: tuple[str, ...], is_task: bool) -> str:
     if not carved:
         return ""
-    found, num_rows = _first_places(folder, carved, is_task)
-    _require_carved_rows(folder, "train", found, num_rows, is_task=is_task)
-    told = f"{' and '.join(carved)} carved from train by hash ({_percent(is_task)} % each)"
+    counts, num_rows = _rows_by_split(folder, carved, is_task)
+    _require_carved_rows(folder, "train", counts, num_rows, is_task=is_task)
+    note = f"{' and '.join(carved)} carved from train by hash ({_percent(is_task)} % each)"
     if num_rows is None:
-        return told
+        return note
     path = find_split(folder, "train")
     assert path is not None
-    numbers = " and ".join(f"{found[split]} to {split}" for split in carved)
-    return f"{told}: of the {num_rows} rows of {path.name}, {numbers}"
+    numbers = " and ".join(f"{counts[split]} to {split}" for split in carved)
+    return f"{note}: of the {num_rows} rows of {path.name}, {numbers}"
 
 
-def _require_carved_rows(folder: Path, split: str, found: dict[str, int], num_rows: int | None, *, is_task: bool) -> None:
-    if found[split]:
+def _require_carved_rows(folder: Path, split: str, counts: dict[str, int], num_rows: int | None, *, is_task: bool) -> None:
+    if counts[split]:
         return
     path = find_split(folder, "train")
     assert path is not None
     raise ValueError(
         f"{folder}: the {split} split is empty: of the {num_rows} rows of {path.name}, "
-        f"{', '.join(f'{number} fall to {name}' for name, number in found.items())}, where "
-        f"{' and '.join(name for name in found if name != 'train')} are carved from train by hash ({_percent(is_task)} % "
-        f"each). Supply {_to_supply(split, found)}, or more rows."
+        f"{', '.join(f'{number} go to {name}' for name, number in counts.items())}, because "
+        f"{' and '.join(name for name in counts if name != 'train')} are carved from train by hash ({_percent(is_task)} % "
+        f"each). Supply {_to_supply(split, counts)}, or more rows."
     )
 
 
-def _to_supply(split: str, found: dict[str, int]) -> str:
-    wanted = [split] if split != "train" else [name for name in found if name != "train"]
+def _to_supply(split: str, counts: dict[str, int]) -> str:
+    wanted = [split] if split != "train" else [name for name in counts if name != "train"]
     return " and ".join(f"{SPLIT_NAMES[name][0]}.jsonl" for name in wanted)
 
 
@@ -281,7 +284,7 @@ def _percent(is_task: bool) -> int:
     return round(100 * (TASK_SHARE if is_task else CORPUS_SHARE))
 
 
-def _renamed(folder: Path) -> str:
+def _unusual_name(folder: Path) -> str:
     path = find_split(folder, "dev")
     is_usual = path is None or path.name.partition(".")[0] in SPLIT_NAMES["dev"][:2]
     return "" if path is None or is_usual else f"dev is {path.name}"
@@ -296,10 +299,10 @@ def _hub_argument(argument: str) -> tuple[str, str, str]:
     address, at, revision = argument.removeprefix("hub:").rpartition("@")
     part, colon, config = address.partition(":")
     if not at or not _HUB_NAME.fullmatch(part):
-        raise ValueError(f"--data {argument}: allowed: hub:OWNER/NAME[:CONFIG]@COMMIT; the commit pins the text.")
-    if colon and not config.strip():  # which would be the default configuration
+        raise ValueError(f"--data: expected hub:OWNER/NAME[:CONFIG]@COMMIT, got {argument}; the commit pins the text.")
+    if colon and not config.strip():  # `datasets` would use the default configuration
         raise ValueError(
-            f"--data {argument}: found an empty CONFIG; allowed: hub:{part}@COMMIT, or hub:{part}:CONFIG@COMMIT. Is a "
+            f"--data {argument}: expected hub:{part}@COMMIT or hub:{part}:CONFIG@COMMIT, got an empty CONFIG. Is a "
             "variable not set?"
         )
     hub.require_commit(part, revision)

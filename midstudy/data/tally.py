@@ -1,7 +1,8 @@
-"""What a use of a split takes, what it leaves out and why: one type, one sentence for it, one threshold for rejection.
+"""Count what a stage uses of a split, what it leaves out and why; report large losses and reject almost empty use.
 
-What the recipe's limits exclude (`max_bytes`, `max_items`, `max_sequences`, sample sizes) is intended. Everything else is a
-loss: above a tenth it is reported wherever a study is shown; if less than a hundredth is left, the stage is rejected.
+Text beyond the recipe's limits (`max_bytes`, `max_items`, `max_sequences`, sample sizes) is left out intentionally. All
+other text left out is lost: a loss above a tenth is reported wherever a study is shown; if less than a hundredth is left,
+the stage is rejected.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from midstudy.data.batches import usable_items
 from midstudy.data.tokens import TokenizedSplit
 
 MUCH = 0.1
-"""A larger lost fraction is reported by plan, run and the first screen of the report."""
+"""A larger lost fraction is reported by `plan`, `run` and the first screen of the report."""
 
 LEAST = 0.01
 """A stage that would use a smaller fraction is rejected."""
@@ -35,9 +36,9 @@ _WHY = {
     "no_target": "no target token within {limit} tokens",
     "no_block": "too few to fill a block",
 }
-"""Every reason, as worded after a count."""
+"""Maps every reason to its wording after a count."""
 
-_ASKED_FOR = (
+_INTENDED = (
     "past_max_bytes",
     "past_one_document",
     "past_max_items",
@@ -47,30 +48,30 @@ _ASKED_FOR = (
     "overlap",
 )
 
-_TOLD = ("does_not_fit", "past_one_document")
-"""Reported however small: a single document decided how much of the text is read."""
+_ALWAYS_REPORTED = ("does_not_fit", "past_one_document")
+"""Reported however small: a single document determined how much of the text is read."""
 
 _REMEDY = {
     "no_target": "Raise seq_len, or shorten the prompts.",
     "no_block": "Add text, or lower seq_len.",
-    "empty": "Look at the rows: most hold no text.",
-    "after_it": "Raise max_bytes, or take the document that does not fit out of the data.",
+    "empty": "Check the rows: most have no text.",
+    "after_it": "Raise max_bytes, or remove the document that does not fit from the data.",
     "cut": "Raise seq_len, or shorten the targets.",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What one use of a split takes.
+    """What one use of a split reads and what it leaves out.
 
-    `use` is `preparation` (rows a source keeps, `all` splits), `text` (read and tokenised), `tokenizer` (its training text),
-    `similarity`, `training` or `evaluation`. `used` and `left_out` (by reason) count `unit`: documents, items or tokens. If
-    `is_whole` is false, the split was not read to its end and counts past a limit are lower bounds. `limit` is the `seq_len`
-    of training and evaluation, or the tokens per document that a similarity counts.
+    `use` is `preparation` (rows that a source keeps, `all` splits), `text` (read and tokenised), `tokenizer` (its training
+    text), `similarity`, `training` or `evaluation`. `used` and `left_out` (by reason) count `unit`: documents, items or
+    tokens. If `is_whole` is false, the split was not read to its end, and counts past a limit are lower bounds. `limit` is
+    the `seq_len` of training and evaluation, or the number of tokens per document that a similarity counts.
 
-    For a task within `limit`: `target_tokens` of all items considered, `target_tokens_seen` of the items used, `num_cut`
-    used items whose target is truncated, and `num_without_target` used items that contribute only their prompt (loss over
-    all tokens).
+    For a task: `target_tokens` of all items considered; `target_tokens_seen` of the used items within `limit`; `num_cut`,
+    the used items with a truncated target; and `num_without_target`, the used items that contribute only their prompt (with
+    a loss over all tokens).
     """
 
     data: str
@@ -88,20 +89,20 @@ class Tally:
 
     @property
     def lost(self) -> int:
-        """Units left out although no recipe limit excludes them."""
-        return sum(number for reason, number in self.left_out.items() if reason not in _ASKED_FOR)
+        """Number of units left out although no recipe limit excludes them."""
+        return sum(number for reason, number in self.left_out.items() if reason not in _INTENDED)
 
     @property
     def share_seen(self) -> float | None:
-        """Fraction of target tokens seen. None if the split has no targets."""
+        """Fraction of target tokens seen; `None` if the split has no targets."""
         if self.target_tokens is None or self.target_tokens_seen is None:
             return None
         return self.target_tokens_seen / self.target_tokens if self.target_tokens else 1.0
 
     @property
     def is_much(self) -> bool:
-        """Whether the loss must be reported wherever the study is shown."""
-        if any(reason in self.left_out for reason in _TOLD) or self.num_without_target > MUCH * self.used:
+        """True if the loss must be reported wherever the study is shown."""
+        if any(reason in self.left_out for reason in _ALWAYS_REPORTED) or self.num_without_target > MUCH * self.used:
             return True
         return self.lost > MUCH * (self.used + self.lost) or (self.share_seen is not None and self.share_seen < 1 - MUCH)
 
@@ -112,15 +113,15 @@ class Tally:
             ValueError: less than a hundredth of the units is used, or less than a hundredth of the target tokens is seen.
         """
         too_few = self.lost > 0 and self.used < LEAST * (self.used + self.lost)
-        # With a loss over all tokens, prompts are trained on as well. One huge target outweighs a hundred short ones that
-        # are seen whole: that is reported, not rejected.
+        # With a loss over all tokens, prompts are trained on as well. One huge target can outweigh a hundred short targets
+        # that are seen whole: that is reported, not rejected.
         num_unseen = self.left_out.get("no_target", 0)
         are_most_cut = 2 * (num_unseen + self.num_cut) >= num_unseen + self.used
         unseen = self.num_without_target == 0 and are_most_cut and self.share_seen is not None and self.share_seen < LEAST
         if too_few or unseen:
-            reason = max(_REMEDY, key=lambda one: self.num_cut if one == "cut" else self.left_out.get(one, 0))
+            reason = max(_REMEDY, key=lambda reason: self.num_cut if reason == "cut" else self.left_out.get(reason, 0))
             kind = "tasks" if self.unit == "items" else "corpora"
-            raise ValueError(f"{kind}.{self.sentence}. At least {100 * LEAST:g} % has to be used. {_REMEDY[reason]}")
+            raise ValueError(f"{kind}.{self.sentence}. At least {100 * LEAST:g} % must be used. {_REMEDY[reason]}")
 
     @property
     def sentence(self) -> str:
@@ -130,22 +131,22 @@ class Tally:
         use = f"{self.use} at {self.limit} tokens" if self.limit is not None else self.use
         number = sum(self.left_out.values())
         if not number:
-            said = f"all {self.used:,} {self.unit} used"
+            counts = f"all {self.used:,} {self.unit} used"
         elif self.is_whole:
-            said = f"{number:,} of {self.used + number:,} {self.unit} left out ({self.reasons}); {self.used:,} used"
+            counts = f"{number:,} of {self.used + number:,} {self.unit} left out ({self.reasons}); {self.used:,} used"
         else:
-            said = f"at least {number:,} {self.unit} left out ({self.reasons}); {self.used:,} used"
+            counts = f"at least {number:,} {self.unit} left out ({self.reasons}); {self.used:,} used"
         if self.share_seen is not None:
-            said += f", with {self.target_tokens_seen:,} of {self.target_tokens:,} target tokens ({self.percent_seen})"
+            counts += f", with {self.target_tokens_seen:,} of {self.target_tokens:,} target tokens ({self.percent_seen})"
         if self.num_cut:
-            said += f"; {self.num_cut:,} targets cut"
+            counts += f"; {self.num_cut:,} targets cut"
         if self.num_without_target:
-            said += f"; {self.num_without_target:,} items used for their prompts alone, without a target token"
-        return f"{self.data} {self.split}, {use}: {said}"
+            counts += f"; {self.num_without_target:,} items used for their prompts alone, without a target token"
+        return f"{self.data} {self.split}, {use}: {counts}"
 
     @property
     def reasons(self) -> str:
-        """The reasons for what is left out, with counts if there are several; empty if nothing is."""
+        """The reasons for leaving text out, with counts if there are several; empty if nothing is left out."""
         reasons = {_WHY[reason].format(limit=self.limit): number for reason, number in self.left_out.items() if number}
         if len(reasons) == 1:
             return next(iter(reasons))
@@ -157,7 +158,7 @@ class Tally:
         return "–" if self.share_seen is None else f"{100 * self.share_seen:.3g} %"
 
     def as_metrics(self) -> dict[str, Any]:
-        """The fields as stored in a stage's record."""
+        """Return the fields as stored in a stage's record."""
         facts = {"unit": self.unit, "used": self.used, **self.left_out}
         for name in ("is_whole", "limit", "target_tokens", "target_tokens_seen", "num_cut", "num_without_target"):
             if (value := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
@@ -166,18 +167,18 @@ class Tally:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Tally:
-        """Inverse of `as_json`."""
+        """Restore a tally from `as_json`."""
         return cls(**{name: facts[name] for name in cls.__dataclass_fields__})
 
     @classmethod
     def from_metrics(cls, facts: Mapping[str, Any], *, data: str, split: str, use: str) -> Tally:
-        """Inverse of `as_metrics`."""
+        """Restore a tally from `as_metrics`."""
         left_out = {name: value for name, value in facts.items() if name in _WHY}
         rest = {name: value for name, value in facts.items() if name not in _WHY}
         return cls(data=data, split=split, use=use, left_out=left_out, **rest)
 
     def as_json(self) -> dict[str, Any]:
-        """Every field and derived value."""
+        """Return every field and derived value."""
         facts = {**asdict(self), "left_out": dict(self.left_out)}
         return {**facts, "share_seen": self.share_seen, "is_much": self.is_much, "text": self.sentence}
 
@@ -192,11 +193,11 @@ def items_tally(
     target_only: bool,
     max_sequences: int | None = None,
 ) -> Tally:
-    """What training or an evaluation sees of a task's items, each truncated to `seq_len` inputs.
+    """Return what training or an evaluation uses of a task's items, each truncated to `seq_len` inputs.
 
     Args:
-        target_only: the loss covers targets only, so items without a target token within `seq_len` are left out.
-        max_sequences: an evaluation uses the first so many usable items.
+        target_only: True if the loss covers targets only; items without a target token within `seq_len` are then left out.
+        max_sequences: the maximum number of usable items that an evaluation uses, from the first.
     """
     lengths = np.diff(split.offsets)
     assert split.prompt_lengths is not None
@@ -212,7 +213,7 @@ def items_tally(
         use=use,
         unit="items",
         used=len(chosen),
-        left_out=_some(no_target=num_read - len(chosen), past_max_sequences=len(lengths) - num_read),
+        left_out=_nonzero(no_target=num_read - len(chosen), past_max_sequences=len(lengths) - num_read),
         limit=seq_len,
         target_tokens=int(targets[:num_read].sum()),
         target_tokens_seen=int(seen[chosen].sum()),
@@ -224,7 +225,7 @@ def items_tally(
 def blocks_tally(
     split: TokenizedSplit, *, data: str, split_name: str, use: str, seq_len: int, max_sequences: int | None = None
 ) -> Tally:
-    """What training or an evaluation reads of a corpus's tokens, in blocks of `seq_len + 1`."""
+    """Return what training or an evaluation uses of a corpus's tokens, in blocks of `seq_len + 1`."""
     size, num_blocks = seq_len + 1, split.num_blocks(seq_len)
     used = num_blocks if max_sequences is None else min(num_blocks, max_sequences)
     return Tally(
@@ -233,10 +234,10 @@ def blocks_tally(
         use=use,
         unit="tokens",
         used=used * size,
-        left_out=_some(no_block=len(split.tokens) - num_blocks * size, past_max_sequences=(num_blocks - used) * size),
+        left_out=_nonzero(no_block=len(split.tokens) - num_blocks * size, past_max_sequences=(num_blocks - used) * size),
         limit=seq_len,
     )
 
 
-def _some(**left_out: int) -> dict[str, int]:
+def _nonzero(**left_out: int) -> dict[str, int]:
     return {reason: number for reason, number in left_out.items() if number}

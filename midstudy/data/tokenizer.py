@@ -16,8 +16,8 @@ FILE_NAME = "tokenizer.json"
 def without_end(text: str) -> str:
     """Strip trailing end-of-text markers and the white space after them.
 
-    Some data sets end each document or answer with the marker. Every document gets one end-of-text token anyway, so a second
-    is avoided; markers inside a text stay and encode to that token.
+    Some data sets end each document or answer with the marker. Every document gets one end-of-text token anyway, so this
+    avoids a second one; markers inside a text stay and encode to that token.
     """
     while (seen := text.rstrip()).endswith(END_OF_TEXT):
         text = seen.removesuffix(END_OF_TEXT)
@@ -28,7 +28,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> tokenizers.Toke
     """Train a byte-level BPE (GPT-2's pre-tokenisation, no normalisation, all 256 bytes in the vocabulary).
 
     Raises:
-        ValueError: the text is too little to fill the vocabulary.
+        ValueError: there is too little text to fill the vocabulary.
     """
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -42,8 +42,8 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> tokenizers.Toke
     tokenizer.train_from_iterator(texts, trainer=trainer)
     if tokenizer.get_vocab_size() != vocab_size:
         raise ValueError(
-            f"tokenizer.vocab_size: the corpus yields only {tokenizer.get_vocab_size()} of {vocab_size} entries; "
-            "train on more bytes or ask for a smaller vocabulary."
+            f"tokenizer.vocab_size: the corpus yields only {tokenizer.get_vocab_size()} of {vocab_size} entries. "
+            "Train on more bytes, or lower vocab_size."
         )
     assert tokenizer.token_to_id(END_OF_TEXT) == END_OF_TEXT_ID
     return tokenizer

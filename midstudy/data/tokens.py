@@ -1,6 +1,6 @@
-"""The splits of a data set as flat 16-bit ids with document boundaries, read through memory maps.
+"""Read the tokenised splits of a data set through memory maps: flat 16-bit ids with document boundaries.
 
-A split is one object however many shards it was written in (`shards.py`); blocks may straddle their seams.
+A split is one object, regardless of its number of shards (`shards.py`); blocks may span shard boundaries.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from midstudy.data.shards import read_index, shard_name
 
 
 class Tokens:
-    """The tokens of a split's shards in a row: `len`, and slices as arrays of uint16.
+    """The concatenated tokens of a split's shards: supports `len`, and slices as arrays of uint16.
 
-    A slice within a shard is a view of the file, one over a seam a copy.
+    A slice within a shard is a view of the file; a slice over a shard boundary is a copy.
     """
 
     def __init__(self, shards: list[NDArray[np.uint16]]) -> None:
@@ -46,9 +46,9 @@ class TokenizedSplit:
     """One split, memory-mapped.
 
     Args:
-        tokens: of each shard, the ids of its documents in a row.
-        offsets: of each shard with n documents, n + 1 places among its tokens where documents begin or end.
-        prompt_lengths: of each shard of a task, the tokens of every item's prompt; none for a corpus.
+        tokens: for each shard, the concatenated ids of its documents.
+        offsets: for each shard with n documents, the n + 1 positions in its tokens where documents begin or end.
+        prompt_lengths: for each shard of a task, the number of prompt tokens of every item; `None` for a corpus.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class TokenizedSplit:
     ) -> None:
         self.tokens = Tokens(tokens)
         self._shards, self._offsets, self._prompt_lengths = tokens, offsets, prompt_lengths
-        self._first_documents = np.concatenate([[0], np.cumsum([len(one) - 1 for one in offsets], dtype=np.int64)])
+        self._first_documents = np.concatenate([[0], np.cumsum([len(ends) - 1 for ends in offsets], dtype=np.int64)])
 
     @property
     def num_documents(self) -> int:
         return int(self._first_documents[-1])
 
     def document(self, index: int) -> NDArray[np.uint16]:
-        """Token ids of document or item `index`, end of text included."""
+        """Return the token ids of document or item `index`, including its end-of-text token."""
         assert 0 <= index < self.num_documents
         shard = int(np.searchsorted(self._first_documents, index, side="right")) - 1
         place = index - int(self._first_documents[shard])
@@ -75,23 +75,23 @@ class TokenizedSplit:
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """Document i is tokens[offsets[i]:offsets[i + 1]]. In memory, 8 bytes a document: for tasks."""
+        """Document i is tokens[offsets[i]:offsets[i + 1]]. Held in memory, 8 bytes per document: for tasks only."""
         within = (offsets[1:] + start for offsets, start in zip(self._offsets, self.tokens.starts[:-1], strict=True))
         return np.concatenate([np.zeros(1, np.int64), *within])
 
     @cached_property
     def prompt_lengths(self) -> NDArray[np.int64] | None:
-        """Tokens of every item's prompt, in memory; none for a corpus."""
+        """Number of prompt tokens of every item, held in memory; `None` for a corpus."""
         return np.concatenate(self._prompt_lengths) if self._prompt_lengths is not None else None
 
     def document_at(self, token: int) -> int:
-        """The document or item that token number `token` of the split belongs to."""
+        """Return the index of the document or item that contains token number `token` of the split."""
         shard = int(np.searchsorted(self.tokens.starts, token, side="right")) - 1
         place = np.searchsorted(self._offsets[shard], token - self.tokens.starts[shard], side="right") - 1
         return int(self._first_documents[shard] + place)
 
     def num_blocks(self, seq_len: int) -> int:
-        """Blocks of `seq_len + 1` tokens the split can be cut in (the paper's: 2,049 tokens)."""
+        """Return the number of blocks of `seq_len + 1` tokens in the split (2,049 tokens in the paper)."""
         return len(self.tokens) // (seq_len + 1)
 
 
@@ -99,8 +99,8 @@ def read_split(folder: Path, split: str) -> TokenizedSplit:
     """Open a split that a data stage published.
 
     Raises:
-        FileNotFoundError: the data set has no such split.
-        ValueError: the shard list is damaged or incomplete, or the split is empty.
+        FileNotFoundError: the data set does not have this split.
+        ValueError: the shard index is damaged or incomplete, or the split is empty.
     """
     names = _names(folder, split)
     has_prompts = (folder / f"{names[0]}.prompts").exists()
@@ -112,20 +112,20 @@ def read_split(folder: Path, split: str) -> TokenizedSplit:
 
 
 def _names(folder: Path, split: str) -> list[str]:
-    """Names of the split's files without their ending, in order."""
+    """Return the names of the split's files without extension, in order."""
     index = read_index(folder, split)
     if index is None:
         raise FileNotFoundError(f"no {split} split among the tokens in {folder}")
     if index.is_complete and not index.shards:
         raise ValueError(
-            f"the {split} split is empty: it was carved from train by hash, and no row fell to it. Supply a {split} split, "
-            "or more rows."
+            f"the {split} split is empty: it was carved from train by hash, and got no rows. Supply a {split} split, or "
+            "more rows."
         )
     if not index.is_complete:
-        raise ValueError(f"{folder}: the {split} split is not complete. Remove the folder to make the stage again.")
+        raise ValueError(f"{folder}: the {split} split is incomplete. Remove the folder to make the stage again.")
     return [shard_name(split, number) for number in range(len(index.shards))]
 
 
 def _map(path: Path, dtype: str) -> NDArray[Any]:
-    # A plain array over the map: slices of numpy's own memmap class cost several times more.
+    # A plain array over the map: slices of numpy's memmap class are several times slower.
     return np.asarray(np.memmap(path, dtype=dtype, mode="r")).view(np.ndarray)

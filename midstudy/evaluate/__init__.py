@@ -1,1 +1,1 @@
-"""What is measured of a trained state."""
+"""Evaluation of trained states."""

@@ -1,4 +1,4 @@
-"""Results of the single items of an evaluation, as a Parquet file beside the record."""
+"""Write an evaluation's results per item, as a Parquet file next to the record."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ ITEMS_FILE = "items.parquet"
 
 
 def write_items(folder: Path, items: NDArray[np.int64], columns: Mapping[str, NDArray]) -> None:
-    """Write one row per item, sorted by its number in the split, into `folder`.
+    """Write one row per item, sorted by item index, into `folder`.
 
     Args:
-        items: numbers of the items, int64 (num_items,).
-        columns: results by name, each (num_items,) in the same order.
+        items: indices of the items in the split, int64 of shape (num_items,).
+        columns: results by name, each of shape (num_items,) in the same order.
     """
     import pyarrow
     from pyarrow import parquet

@@ -1,10 +1,10 @@
-"""Token-weighted mean loss: all nats over all target tokens, so that a long sequence counts for its tokens.
+"""Token-weighted mean loss: the sum of nats over all target tokens, divided by their number.
 
 The paper's code (nightingal3/litgpt `finetune/full.py`) averages the means of batches instead, which depends on how items
-fall into batches.
+are batched.
 
-Bits per byte compare tokenizers: the nats of the target tokens that stand for text, over ln 2 and the bytes of that text.
-Ends of text, other special tokens, masked prompts and padding count on neither side.
+Bits per byte are comparable between tokenizers: the nats of the target tokens that are text, divided by ln 2 and by the
+bytes of that text. End-of-text tokens, other special tokens, masked prompts and padding are excluded from both.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SEQUENCES_PER_BATCH = 32
 
 @dataclass(frozen=True)
 class Loss:
-    """Mean loss in nats per target token, and how many of these there were."""
+    """Mean loss in nats per target token, and the number of target tokens."""
 
     loss_nats: float
     num_tokens: int
@@ -43,14 +43,14 @@ class Loss:
 
 @torch.no_grad()
 def mean_loss(model: Pythia, batches: Iterable[Batch], *, on_losses: Callable[[Batch, Tensor], None] | None = None) -> Loss:
-    """Mean of the model's loss over every target token of the batches, added up in fp64.
+    """Return the mean of the model's loss over all target tokens of the batches, accumulated in fp64.
 
-    The model computes in the precision of its weights: as it was trained, when it comes from `load_model` or from a live
-    `TrainingRun`.
+    The model computes in the precision of its weights. A model from `load_model` or from a `TrainingRun` computes as it was
+    trained.
 
     Args:
-        on_losses: called with each batch and its losses in nats, fp32 (num_sequences, length) on the model's device, 0
-            without a target.
+        on_losses: called with each batch and its losses in nats, fp32 of shape (num_sequences, length) on the model's
+            device, 0 at positions without a target.
 
     Raises:
         ValueError: no batch has a target token.
@@ -59,7 +59,7 @@ def mean_loss(model: Pythia, batches: Iterable[Batch], *, on_losses: Callable[[B
     total = torch.zeros((), dtype=torch.float64, device=device)
     num_tokens = 0
     for batch in batches:
-        assert batch.weights is None, "what is measured weighs every target token the same"
+        assert batch.weights is None, "an evaluation weights all target tokens equally"
         documents = None if batch.documents is None else torch.from_numpy(batch.documents).to(device)
         losses = model.token_losses(
             torch.from_numpy(batch.input_ids).to(device), torch.from_numpy(batch.targets).to(device), documents
@@ -69,7 +69,7 @@ def mean_loss(model: Pythia, batches: Iterable[Batch], *, on_losses: Callable[[B
         if on_losses is not None:
             on_losses(batch, losses)
     if num_tokens == 0:
-        raise ValueError("no target token to evaluate on; look at the split, and at seq_len where prompts are masked.")
+        raise ValueError("no target token to evaluate on. Check the split, and seq_len if prompts are masked.")
     return Loss(loss_nats=total.item() / num_tokens, num_tokens=num_tokens)
 
 
@@ -78,7 +78,7 @@ class SequenceSums:
     """Sums over the target tokens of each sequence, in the order in which batches are added.
 
     Args:
-        bytes_of: bytes of each token id, int64, 0 for a token that stands for no text; None to count no bytes.
+        bytes_of: number of bytes of each token id, int64, 0 for tokens that are not text; `None` to skip counting bytes.
     """
 
     bytes_of: NDArray[np.int64] | None
@@ -88,7 +88,7 @@ class SequenceSums:
     _bytes: list[NDArray[np.int64]] = field(default_factory=list)
 
     def add(self, batch: Batch, losses: Tensor) -> None:
-        """Add a batch with its losses in nats, (num_sequences, length)."""
+        """Add a batch with its losses in nats, of shape (num_sequences, length)."""
         is_target = batch.targets != IGNORED
         self._nats.append(losses.sum(dim=1, dtype=torch.float64))
         self._targets.append(is_target.sum(axis=1, dtype=np.int64))
@@ -100,23 +100,23 @@ class SequenceSums:
 
     @property
     def columns(self) -> dict[str, NDArray]:
-        """By name, each (num_sequences,): `nats` and `target_tokens` of all targets, `text_nats` and `bytes` of text."""
-        found: dict[str, NDArray] = {"nats": _joined(self._nats), "target_tokens": np.concatenate(self._targets)}
+        """Arrays of shape (num_sequences,): `nats` and `target_tokens` of all targets, `text_nats` and `bytes` of text."""
+        columns: dict[str, NDArray] = {"nats": _concatenated(self._nats), "target_tokens": np.concatenate(self._targets)}
         if self.bytes_of is not None:
-            found |= {"text_nats": _joined(self._text_nats), "bytes": np.concatenate(self._bytes)}
-        return found
+            columns |= {"text_nats": _concatenated(self._text_nats), "bytes": np.concatenate(self._bytes)}
+        return columns
 
 
-def _joined(sums: list[Tensor]) -> NDArray[np.float64]:
+def _concatenated(sums: list[Tensor]) -> NDArray[np.float64]:
     return torch.cat(sums).cpu().numpy()
 
 
 def evaluate_loss(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
-    """The token-weighted loss, in nats, and the target tokens it is the mean of; bits per byte and items where asked for.
+    """Return the token-weighted loss in nats and its number of target tokens; also bits per byte and items if requested.
 
     Raises:
         ValueError: almost nothing of the split fits within the evaluation's `seq_len` (`Tally.require_enough`), or bits per
-            byte are asked for and no target is text.
+            byte are requested and no target is text.
     """
     tally = loss_tally(evaluation, subject.split)
     print(tally.sentence, flush=True)
@@ -125,7 +125,7 @@ def evaluate_loss(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
     sums = SequenceSums(token_bytes(subject.tokenizer()) if counts_bytes else None)
     items = _items(evaluation, subject.split)
     with subject.model() as model:
-        batches = subject.until_told(_batches(evaluation, subject.split, items))
+        batches = subject.until_stopped(_batches(evaluation, subject.split, items))
         loss = mean_loss(model, batches, on_losses=sums.add if counts_bytes or evaluation.items else None)
     metrics: dict[str, Any] = {LOSS_NATS.name: loss.loss_nats, "target_tokens": loss.num_tokens}
     if counts_bytes:
@@ -140,7 +140,7 @@ def evaluate_loss(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
 
 
 def loss_tally(evaluation: Evaluation, split: TokenizedSplit) -> Tally:
-    """What the evaluation uses of the split."""
+    """Return what the evaluation uses of the split."""
     facts: dict[str, Any] = {
         "data": evaluation.data.name,
         "split_name": evaluation.split,
@@ -154,7 +154,7 @@ def loss_tally(evaluation: Evaluation, split: TokenizedSplit) -> Tally:
 
 
 def _items(evaluation: Evaluation, split: TokenizedSplit) -> NDArray[np.int64]:
-    """The first blocks, or the first usable items sorted by length, which changes padding and nothing else."""
+    """Return the indices of the first blocks, or of the first usable items sorted by length, which only reduces padding."""
     if isinstance(evaluation.data, Corpus):
         return np.arange(min(evaluation.max_sequences, split.num_blocks(evaluation.seq_len)))
     target_only = evaluation.loss == "target_tokens"

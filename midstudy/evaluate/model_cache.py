@@ -1,4 +1,4 @@
-"""The model of a checkpoint, ready to be evaluated."""
+"""Load checkpoints as models for evaluation, and reuse model objects between checkpoints."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from midstudy.train.precision import Weights
 _KEPT_MODELS = 2
 _Kind = tuple[ModelShape, str, torch.device, bool]
 _idle: list[tuple[_Kind, Weights]] = []
-"""Models that are not in use, the last returned at the end."""
+"""Models that are not in use, in the order of their return."""
 
 
 def load_model(
     folder: Path, *, precision: str | None = None, device: torch.device | str = "cpu", compiled: bool = False
 ) -> Pythia:
-    """The model of a checkpoint, computing as it was trained, or in `precision`; the caller's own.
+    """Load a checkpoint into a new model that computes as it was trained, or in `precision`.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
-        ValueError: `compiled`, and what compiling needs is not installed.
+        ValueError: `compiled` is set, but the requirements of compilation are not installed.
     """
     state = checkpoint.read(folder, with_optimizer=False)
     return _build(state, (state.shape, precision or state.precision, torch.device(device), compiled)).model
 
 
 @contextmanager
-def lent_model(
+def borrow_model(
     folder: Path, *, precision: str | None = None, device: torch.device | str = "cpu", compiled: bool = False
 ) -> Iterator[Pythia]:
-    """The same, lent until the end of the `with`: the next checkpoint of the same kind is read into the same model.
+    """Like `load_model`, but the model is returned to a cache at the end of the `with` and reused for the next checkpoint.
 
-    A process that evaluates many checkpoints builds (and compiles) one model for them. Two models of a kind at a time are
-    two models.
+    A process that evaluates many checkpoints of the same shape, precision and device thus builds (and compiles) one model.
+    Nested calls get different models.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
-        ValueError: `compiled`, and what compiling needs is not installed.
+        ValueError: `compiled` is set, but the requirements of compilation are not installed.
     """
     state = checkpoint.read(folder, with_optimizer=False)
     kind = (state.shape, precision or state.precision, torch.device(device), compiled)
-    place = next((place for place, (found, _) in enumerate(_idle) if found == kind), None)
-    if place is None:
+    index = next((index for index, (idle_kind, _) in enumerate(_idle) if idle_kind == kind), None)
+    if index is None:
         del _idle[: len(_idle) - _KEPT_MODELS + 1]  # make room before more is allocated
         weights = _build(state, kind)
     else:
-        _, weights = _idle.pop(place)
+        _, weights = _idle.pop(index)
         with torch.no_grad():
             for name, master in weights.masters.items():
                 master.copy_(state.weights[name])
@@ -65,7 +65,7 @@ def lent_model(
 
 
 def forget_models() -> None:
-    """Give back the memory of the models that are not in use: before training, which needs it."""
+    """Free the models that are not in use; call before training, which needs the memory."""
     _idle.clear()
 
 

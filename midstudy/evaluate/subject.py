@@ -1,4 +1,4 @@
-"""What an evaluator is given: a state's model, a tokenised split, its tokenizer, and where files of items go."""
+"""The input of an evaluator: a state's model, a tokenised split, its tokenizer, and the folder for item files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from midstudy.model.pythia import Pythia
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A state on a split.
+    """A state and a split.
 
-    `model` lends the state's model, which is read when the context is entered. `until_told` hands on batches and raises when
-    the job is told to stop. `tokenizer` reads the tokenizer of the split. Files that are written into `folder` are published
-    beside the record.
+    `model` is a context that borrows the state's model, which is loaded on entry. `until_stopped` passes batches on, and
+    raises when the job is asked to stop. `tokenizer` loads the tokenizer of the split. Files written into `folder` are
+    published next to the record.
     """
 
     model: Callable[[], AbstractContextManager[Pythia]]
     split: TokenizedSplit
-    until_told: Callable[[Iterable[Batch]], Iterator[Batch]]
+    until_stopped: Callable[[Iterable[Batch]], Iterator[Batch]]
     tokenizer: Callable[[], tokenizers.Tokenizer]
     folder: Path

@@ -1,7 +1,7 @@
-"""Evaluators, a row each: the recipe, and the function that runs it.
+"""Table of evaluators: the recipe, and the function that runs it.
 
-What an evaluation reports (`METRICS`) and how many tokens it costs (`num_tokens`) are told by its recipe in
-`recipe/measure.py`, since plans need both. Functions are named as `module:function`, so that this file imports no torch.
+The recipe in `recipe/measure.py` defines what an evaluation reports (`METRICS`) and how many tokens it costs (`num_tokens`),
+since plans need both. Functions are given as `module:function`, so that this module does not import torch.
 """
 
 from __future__ import annotations

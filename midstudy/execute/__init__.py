@@ -1,1 +1,1 @@
-"""What a job does for one stage: one file a kind of stage, `stage.py` chooses among them."""
+"""Execution of one stage in a job: one file per kind of stage, dispatched by `stage.py`."""

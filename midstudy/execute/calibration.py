@@ -1,8 +1,8 @@
-"""Measure how fast this machine trains a shape in a precision: a few real steps, if no finished stage gives a rate.
+"""Measure how fast this machine trains a shape in a precision: a few real steps, if no finished stage provides a rate.
 
-The steps run in subprocesses under job conditions: a job's threads and allocator, and as many processes side by side as
-jobs will run, because they compete for caches and memory bandwidth. Results are cached on this machine by processor,
-shape, precision and code. The calling process never imports PyTorch.
+The steps run in subprocesses under job conditions: a job's threads and allocator, and as many concurrent processes as there
+will be jobs, because they compete for caches and memory bandwidth. Results are cached on this machine by processor, shape,
+precision and code. The calling process does not import PyTorch.
 
     python -m midstudy.execute.calibration < WORKLOADS.json
 
@@ -42,7 +42,7 @@ MOST_WORKLOADS = 4
 """Workloads calibrated per plan, smallest shapes first; larger shapes get the rate of the largest one calibrated."""
 
 STEP_FLOPS = 1.5e10
-"""Upper bound on a calibrated step, except for the largest shapes: a quarter of a second on one core."""
+"""Upper bound on the FLOPs of a calibrated step, except for the largest shapes: a quarter of a second on one core."""
 
 _LEAST_TOKENS = 128
 _MEASURED_S = 0.4
@@ -54,58 +54,63 @@ _VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A job's share of the machine: its threads, and how many jobs run side by side."""
+    """A job's share of the machine: its threads, and the number of concurrent jobs."""
 
     num_threads: int
     num_jobs: int
 
 
 def calibrated(workloads: Iterable[Workload], machine: Machine) -> dict[tuple[str, str], Calibrated]:
-    """Cached results of earlier calibrations of these workloads; the first workload of a shape and precision wins."""
-    found: dict[tuple[str, str], Calibrated] = {}
-    for one in workloads:
+    """Return cached calibrations of these workloads; the first workload of a shape and precision takes precedence."""
+    rates: dict[tuple[str, str], Calibrated] = {}
+    for workload in workloads:
         try:
-            facts = json.loads(_file(one, machine).read_text("utf-8"))
-            seen = Calibrated(float(facts["flops_per_s"]), float(facts["forward_share"]))
+            facts = json.loads(_file(workload, machine).read_text("utf-8"))
+            rate = Calibrated(float(facts["flops_per_s"]), float(facts["forward_share"]))
         except (OSError, ValueError, TypeError, KeyError):
             continue
-        if seen.flops_per_s > 0 and 0 < seen.forward_share < 1:
-            found.setdefault((one.model.name, one.precision), seen)
-    return found
+        if rate.flops_per_s > 0 and 0 < rate.forward_share < 1:
+            rates.setdefault((workload.model.name, workload.precision), rate)
+    return rates
 
 
 def calibrate(workloads: Sequence[Workload], machine: Machine) -> dict[tuple[str, str], Calibrated]:
     """Train a few steps of each workload now and cache the results; about a second each, plus start-up.
 
     At most `MOST_WORKLOADS` are measured, smallest first; larger ones get the rate of the largest measured in the same
-    precision. If a process fails or hangs, warns and returns nothing.
+    precision. If a process fails or hangs, warn and return nothing.
     """
-    chosen = sorted(workloads, key=lambda one: one.model.num_parameters)[:MOST_WORKLOADS]
+    chosen = sorted(workloads, key=lambda workload: workload.model.num_parameters)[:MOST_WORKLOADS]
     try:
-        seen = _side_by_side(chosen, machine)
+        measured = _in_processes(chosen, machine)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         warnings.warn(f"the speed of this machine could not be measured: {error}", stacklevel=2)
         return {}
-    found: dict[tuple[str, str], Calibrated] = {}
-    for one, result in zip(chosen, seen, strict=True):
-        found[one.model.name, one.precision] = result
-        _keep(one, machine, result)
-    for one in workloads:
-        like = [result for other, result in zip(chosen, seen, strict=True) if other.precision == one.precision]
-        if like:
-            found.setdefault((one.model.name, one.precision), like[-1])
-    return found
+    rates: dict[tuple[str, str], Calibrated] = {}
+    for workload, rate in zip(chosen, measured, strict=True):
+        rates[workload.model.name, workload.precision] = rate
+        _cache(workload, machine, rate)
+    for workload in workloads:
+        same = [rate for other, rate in zip(chosen, measured, strict=True) if other.precision == workload.precision]
+        if same:
+            rates.setdefault((workload.model.name, workload.precision), same[-1])
+    return rates
 
 
-def _side_by_side(workloads: Sequence[Workload], machine: Machine) -> list[Calibrated]:
-    """Medians over as many processes as jobs will run at once.
+def _in_processes(workloads: Sequence[Workload], machine: Machine) -> list[Calibrated]:
+    """Return medians over as many concurrent processes as there will be jobs.
 
     Raises:
         ValueError: a process fails or prints invalid output.
         OSError, subprocess.SubprocessError: a process cannot start or exceeds two minutes.
     """
     environment = of_job(Path(tempfile.gettempdir()), num_threads=machine.num_threads, **ALLOCATOR)
-    asked = json.dumps({"num_threads": machine.num_threads, "workloads": [dataclasses.asdict(one) for one in workloads]})
+    request = json.dumps(
+        {
+            "num_threads": machine.num_threads,
+            "workloads": [dataclasses.asdict(workload) for workload in workloads],
+        }
+    )
     processes: list[subprocess.Popen[str]] = []
     answers: list[list[Calibrated]] = []
     deadline_s = time.monotonic() + _TIMEOUT_S
@@ -122,46 +127,46 @@ def _side_by_side(workloads: Sequence[Workload], machine: Machine) -> list[Calib
             )
             processes.append(process)
             assert process.stdin is not None
-            process.stdin.write(asked)
+            process.stdin.write(request)
             process.stdin.close()
             process.stdin = None  # otherwise `communicate` below would flush the closed pipe
         for process in processes:
-            told, errors = process.communicate(timeout=max(1.0, deadline_s - time.monotonic()))
+            output, errors = process.communicate(timeout=max(1.0, deadline_s - time.monotonic()))
             if process.returncode:
                 raise ValueError((errors.strip().splitlines() or [f"exit status {process.returncode}"])[-1])
-            answers.append(_answer(told, len(workloads)))
+            answers.append(_parsed(output, len(workloads)))
     finally:
         for process in processes:
             if process.poll() is None:
                 process.kill()
                 process.wait()
     return [
-        Calibrated(median(one.flops_per_s for one in each), median(one.forward_share for one in each))
-        for each in zip(*answers, strict=True)
+        Calibrated(median(rate.flops_per_s for rate in rates), median(rate.forward_share for rate in rates))
+        for rates in zip(*answers, strict=True)
     ]
 
 
-def _answer(text: str, number: int) -> list[Calibrated]:
-    """Parse a process's output: one result for each of `number` workloads.
+def _parsed(output: str, number: int) -> list[Calibrated]:
+    """Parse a process's output: one rate for each of `number` workloads.
 
     Raises:
         ValueError: the output is invalid.
     """
-    told = json.loads(text)
+    results = json.loads(output)
     try:
-        seen = [Calibrated(float(one["flops_per_s"]), float(one["forward_share"])) for one in told]
+        rates = [Calibrated(float(result["flops_per_s"]), float(result["forward_share"])) for result in results]
     except (TypeError, KeyError):
-        seen = []
-    if len(seen) != number or any(one.flops_per_s <= 0 for one in seen):
-        raise ValueError(f"found the answer {text.strip()[:200]!r}; expected rates of {number} workloads")
-    return seen
+        rates = []
+    if len(rates) != number or any(rate.flops_per_s <= 0 for rate in rates):
+        raise ValueError(f"expected rates of {number} workloads, got the output {output.strip()[:200]!r}")
+    return rates
 
 
 # -- cache ------------------------------------------------------------------------------------------------------------
 
 
 def _facts(workload: Workload, machine: Machine) -> dict[str, Any]:
-    """Everything the speed depends on."""
+    """Return everything that the speed depends on."""
     return {
         "calibration": _VERSION,
         "processor": dataclasses.asdict(this_processor()),
@@ -177,9 +182,9 @@ def _file(workload: Workload, machine: Machine) -> Path:
     return cache_dir() / "rates" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 
-def _keep(workload: Workload, machine: Machine, seen: Calibrated) -> None:
-    facts = {**dataclasses.asdict(seen), "of": _facts(workload, machine)}
-    with contextlib.suppress(StoreError, ValueError):  # without a cache it costs time, not correctness
+def _cache(workload: Workload, machine: Machine, rate: Calibrated) -> None:
+    facts = {**dataclasses.asdict(rate), "of": _facts(workload, machine)}
+    with contextlib.suppress(StoreError, ValueError):  # without a cache, the calibration is repeated
         write_json(_file(workload, machine), facts, durable=False)
 
 
@@ -187,8 +192,8 @@ def _keep(workload: Workload, machine: Machine, seen: Calibrated) -> None:
 
 
 def stand_in(workload: Workload) -> Workload:
-    """The workload measured in its place: sequences limited to a step of `STEP_FLOPS`, and for a large shape one layer and a
-    small vocabulary, since the rate of wide matrix products hardly depends on their number.
+    """Return a smaller workload to measure instead: sequences limited to a step of `STEP_FLOPS`, and for a large shape one
+    layer and a small vocabulary, since the rate of wide matrix products hardly depends on their number.
     """
     model, seq_len = workload.model, workload.seq_len
     if model.flops_per_token(seq_len=seq_len) * _LEAST_TOKENS > STEP_FLOPS:
@@ -199,9 +204,9 @@ def stand_in(workload: Workload) -> Workload:
 
 
 def measure(workload: Workload, *, num_threads: int) -> Calibrated:
-    """Train this process's model for half a second and take the median step time.
+    """Train a model in this process for half a second and return the rate of the median step.
 
-    With one thread, CPU time is used, so that other load on the machine now does not count.
+    With one thread, CPU time is measured, so that other load on the machine does not count.
     """
     import numpy as np
 
@@ -210,34 +215,34 @@ def measure(workload: Workload, *, num_threads: int) -> Calibrated:
     from midstudy.train.engine import TrainingRun
     from midstudy.train.placement import Placement
 
-    course = _curriculum(workload)
+    curriculum = _curriculum(workload)
     size = (workload.num_sequences, workload.seq_len + 1)
     batch = pack_blocks(np.random.default_rng(0).integers(1, workload.model.vocab_size, size=size), document_mask=False)
-    run = TrainingRun.begin(course.start, precision=workload.precision, placement=Placement(num_threads=num_threads))
+    run = TrainingRun.begin(curriculum.start, precision=workload.precision, placement=Placement(num_threads=num_threads))
     clock = time.process_time if num_threads == 1 else time.perf_counter
 
     def step_s() -> float:
-        began = clock()
-        run.advance(course, to_step=run.step + 1, batch_at=lambda step: batch, on_metrics=lambda metrics: None)
-        return clock() - began
+        started = clock()
+        run.advance(curriculum, to_step=run.step + 1, batch_at=lambda step: batch, on_metrics=lambda metrics: None)
+        return clock() - started
 
     def forward_s() -> float:
-        began = clock()
+        started = clock()
         mean_loss(run.model, [batch])
-        return clock() - began
+        return clock() - started
 
-    step_s(), forward_s()  # warm-up: the first of each allocates
+    step_s(), forward_s()  # warm-up: the first calls allocate memory
     steps, forwards = [step_s()], [forward_s()]
     while sum(steps) < _MEASURED_S:
         steps.append(step_s())
         forwards.append(forward_s())
-    took_s = median(steps)
+    median_s = median(steps)
     flops = workload.num_sequences * workload.seq_len * workload.model.flops_per_token(seq_len=workload.seq_len)
-    return Calibrated(flops / took_s, min(0.9, median(forwards) / took_s))
+    return Calibrated(flops / median_s, min(0.9, median(forwards) / median_s))
 
 
 def _curriculum(workload: Workload) -> Any:
-    """One phase on data that is never read."""
+    """Return a curriculum of one phase, whose data is never read."""
     from midstudy.recipe import AdamW, Constant, Corpus, Curriculum, Mixture, Phase, Source, Start, Tokenizer
 
     corpus = Corpus(name="calibration", source=Source(kind="wheels", part="calibration", revision="none"))
@@ -259,16 +264,16 @@ def _curriculum(workload: Workload) -> Any:
     return Curriculum.of(Start(model=workload.model, tokenizer=tokenizer, seed=0), phase)
 
 
-def _read(fields: Mapping[str, Any]) -> Workload:
+def _workload(fields: Mapping[str, Any]) -> Workload:
     return Workload(**{**fields, "model": ModelShape(**fields["model"])})
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
-    configure_threads(asked["num_threads"])
-    one = functools.partial(measure, num_threads=asked["num_threads"])
-    seen = [dataclasses.asdict(one(stand_in(_read(fields)))) for fields in asked["workloads"]]
-    print(json.dumps(seen))
+    request = json.load(sys.stdin)
+    configure_threads(request["num_threads"])
+    rate_of = functools.partial(measure, num_threads=request["num_threads"])
+    rates = [dataclasses.asdict(rate_of(stand_in(_workload(fields)))) for fields in request["workloads"]]
+    print(json.dumps(rates))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Data stages: train a tokenizer, turn a data set into token files, count tokens of a sample.
+"""Data stages: train a tokenizer, tokenise a data set, count tokens of a sample.
 
-The functions that end in `_stage` are the makers that `recipe/kinds.py` names.
+`recipe/kinds.py` names the functions that end in `_stage`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from midstudy.data.tokenizer import FILE_NAME, load_tokenizer, save_tokenizer, t
 from midstudy.data.tokens import read_split
 from midstudy.data.wheels import removed_for_overlap
 from midstudy.execute.progress import TokenisingProgress
-from midstudy.execute.stopped import until_told
+from midstudy.execute.stopped import until_stopped
 from midstudy.execute.work import Work
 from midstudy.recipe.data import SPLITS, Corpus, Dataset, ReleasedTokenizer, Task, TokenizedData, Tokenizer
 from midstudy.recipe.measure import TokenCounts
@@ -45,8 +45,8 @@ def released_tokenizer_stage(recipe: ReleasedTokenizer, work: Work) -> dict[str,
 
 def tokens_stage(recipe: TokenizedData, work: Work) -> dict[str, Any]:
     tokenizer = work.unchanged(stage_id(recipe.tokenizer))
-    former = [attempt / RESULT_FOLDER for attempt in work.former]
-    return make_tokens(recipe, tokenizer, work.folder, former=former, should_stop=work.should_stop)
+    previous = [attempt / RESULT_FOLDER for attempt in work.previous]
+    return make_tokens(recipe, tokenizer, work.folder, previous=previous, should_stop=work.should_stop)
 
 
 def counts_stage(recipe: TokenCounts, work: Work) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def counts_stage(recipe: TokenCounts, work: Work) -> dict[str, Any]:
 
 
 def _texts(corpus: Corpus, split: str, rows: Rows, should_stop: Callable[[], bool]) -> Limited[str]:
-    """The documents of a split, up to the corpus's `max_bytes`."""
+    """Return the documents of a split, up to the corpus's `max_bytes`."""
     texts = (as_text(row, f"{corpus.name} {split}:{number}") for number, row in enumerate(rows, start=1))
     path = f"corpora.{corpus.name}"
     return Limited(texts, text_of=str, path=path, split=split, max_bytes=corpus.max_bytes, should_stop=should_stop)
@@ -76,8 +76,8 @@ def _examples(task: Task, split: str, rows: Rows, should_stop: Callable[[], bool
 def _documents(
     data: Dataset, split: str, rows: Rows, should_stop: Callable[[], bool]
 ) -> tuple[Limited[Any], Iterator[Document]]:
-    """What is read of a split, and of that the texts to encode: documents stripped as the paper's, items as prompt and
-    target."""
+    """Return the limited rows of a split, and the texts to encode: documents, stripped as in the paper, or prompt and target
+    of items."""
     if isinstance(data, Corpus):
         texts = _texts(data, split, rows, should_stop)
         return texts, ((text.strip(),) for text in texts)
@@ -87,7 +87,7 @@ def _documents(
 
 def _tally(read: Limited[Any], *, data: Dataset, split: str, use: str) -> Tally:
     is_corpus = isinstance(data, Corpus)
-    num_blank = read.num_blank if is_corpus else 0  # a task refuses an empty target
+    num_blank = read.num_blank if is_corpus else 0  # a task rejects empty targets
     return Tally(
         data=data.name,
         split=split,
@@ -100,34 +100,34 @@ def _tally(read: Limited[Any], *, data: Dataset, split: str, use: str) -> Tally:
 
 
 def _preparation(data: Dataset) -> dict[str, Any]:
-    """What the pinned wheels leave out before anything is read, for the record; other sources are read as they are."""
+    """Return what the preparation of `wheels` left out, for the record; other sources have no preparation."""
     if data.source.kind != "wheels":
         return {}
     num_kept, num_removed = removed_for_overlap(data.source.part)
     unit, left_out = "documents" if isinstance(data, Corpus) else "items", {"overlap": num_removed} if num_removed else {}
     tally = Tally(data=data.name, split="all", use="preparation", unit=unit, used=num_kept, left_out=left_out)
-    return {"all": _said(tally)}
+    return {"all": _logged(tally)}
 
 
-def _said(tally: Tally) -> dict[str, Any]:
-    """The numbers for the record; what is left out is told in the log."""
+def _logged(tally: Tally) -> dict[str, Any]:
+    """Return the metrics for the record; log the tally if anything is left out."""
     if tally.left_out:
         print(tally.sentence, flush=True)
     return tally.as_metrics()
 
 
-def _read_on(rows: Rows, should_stop: Callable[[], bool], *, then: str) -> None:
-    """Read what is left of the text, behind the first documents: only all of it has the digest that the plan names."""
-    for _ in until_told(rows.rest(), should_stop, doing="the rest of the text was read", then=then):
+def _read_rest(rows: Rows, should_stop: Callable[[], bool], *, then: str) -> None:
+    """Read the text after the limit, because the digest in the plan covers all of it."""
+    for _ in until_stopped(rows.rest(), should_stop, doing="the rest of the text was read", then=then):
         pass
 
 
 def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-    """Train the tokenizer on the corpus's train split and save it into `folder`; returns its metrics.
+    """Train the tokenizer on the corpus's train split and save it into `folder`; return its metrics.
 
     Raises:
-        ChangedTextError: the text is not that of the plan.
-        StoppedError: `should_stop` said so while the text was read.
+        ChangedTextError: the text differs from that of the plan.
+        StoppedError: `should_stop` returned true while the text was read.
     """
     rows = load_rows(recipe.corpus.source, split="train", is_task=False)
     train_bytes = 0
@@ -136,19 +136,19 @@ def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[],
 
     def counted() -> Iterator[str]:
         nonlocal train_bytes
-        for text in until_told(texts, should_stop, doing="a tokenizer was trained", then="trains it from the beginning"):
+        for text in until_stopped(texts, should_stop, doing="a tokenizer was trained", then="trains it from the beginning"):
             train_bytes += len(text.encode("utf-8"))
             yield text
 
     tokenizer = train_tokenizer(counted(), vocab_size=recipe.vocab_size)
-    _read_on(rows, should_stop, then="trains it from the beginning")
+    _read_rest(rows, should_stop, then="trains it from the beginning")
     save_tokenizer(tokenizer, folder)
     tally = _tally(texts, data=recipe.corpus, split="train", use="tokenizer")
-    return {"vocab_size": recipe.vocab_size, "train_bytes": train_bytes, "left_out": {"train": _said(tally)}}
+    return {"vocab_size": recipe.vocab_size, "train_bytes": train_bytes, "left_out": {"train": _logged(tally)}}
 
 
 def copy_tokenizer(recipe: ReleasedTokenizer, folder: Path) -> dict[str, Any]:
-    """Copy the release's tokenizer into `folder`; returns its metrics."""
+    """Copy the release's tokenizer into `folder`; return its metrics."""
     (folder / FILE_NAME).write_bytes(tokenizer_bytes(recipe))
     return {"vocab_size": recipe.vocab_size}
 
@@ -158,21 +158,22 @@ def make_tokens(
     tokenizer_folder: Path,
     folder: Path,
     *,
-    former: Sequence[Path] = (),
+    previous: Sequence[Path] = (),
     should_stop: Callable[[], bool] = lambda: False,
     shard_bytes: int = SHARD_BYTES,
 ) -> dict[str, Any]:
-    """Write the shards of every split into `folder`; returns tokens and documents of each split.
+    """Write the shards of every split into `folder`; return the number of tokens and documents of each split.
 
     Args:
-        former: where interrupted attempts wrote theirs, newest first; finished shards are taken over.
+        previous: result folders of interrupted attempts, newest first; their finished shards are reused.
         should_stop: polled at every document.
-        shard_bytes: text of a shard.
+        shard_bytes: text bytes of a shard.
 
     Raises:
-        ChangedTextError: the text is not that of the plan: the shards, and those of former attempts, may be of other text.
-        StoppedError: `should_stop` said so.
-        ValueError: a split is empty that is not carved from train, or almost nothing of it is left (`Limited`,
+        ChangedTextError: the text differs from that of the plan; the shards of this and previous attempts may have other
+            text.
+        StoppedError: `should_stop` returned true.
+        ValueError: a split that is not carved from train is empty, or almost nothing of it is left (`Limited`,
             `Tally.require_enough`).
     """
     tokenizer = load_tokenizer(tokenizer_folder)
@@ -182,45 +183,48 @@ def make_tokens(
         progress.begin(split)
         rows = load_rows(recipe.data.source, split=split, is_task=isinstance(recipe.data, Task), on_read=progress.on_read)
         read, texts = _documents(recipe.data, split, rows, should_stop)
-        documents = until_told(
+        documents = until_stopped(
             texts,
             should_stop,
             doing="tokenising",
-            then="takes over the shards that are finished",
+            then="reuses the finished shards",
         )
         written = write_split(
             tokenizer,
             documents,
             folder,
             split,
-            former=former,
+            previous=previous,
             shard_bytes=shard_bytes,
-            on_taken_over=progress.on_taken_over,
+            on_reused=progress.on_reused,
             on_tokenised=progress.on_tokenised,
         )
         for _ in documents:
-            pass  # where every shard was taken over, the end has not been read, nor what a limit leaves out counted
-        _read_on(rows, should_stop, then="takes over the shards that are finished")
-        if not written.shards and not (rows.is_carved and rows.num_rows == 0):  # what reads it was refused by the plan
+            pass  # if every shard was reused, read to the end, and count what a limit leaves out
+        _read_rest(rows, should_stop, then="reuses the finished shards")
+        if not written.shards and not (rows.is_carved and rows.num_rows == 0):  # the plan rejects uses of an empty split
             raise ValueError(f"{recipe.data.name}: the {split} split of {recipe.data.source} is empty.")
         tally = _tally(read, data=recipe.data, split=split, use="text")
         tally.require_enough()
-        metrics["left_out"][split] = _said(tally)
+        metrics["left_out"][split] = _logged(tally)
         metrics[f"{split}_tokens"] = written.num_tokens
         metrics[f"{split}_documents"] = written.num_documents
-    metrics["shards_taken_over"] = progress.shards_taken_over
+    metrics["shards_taken_over"] = progress.shards_reused
     return metrics
 
 
 def make_counts(
     recipe: TokenCounts, tokens_folder: Path, folder: Path, *, should_stop: Callable[[], bool] = lambda: False
 ) -> dict[str, Any]:
-    """Count tokens in a seeded sample of the train split, in two disjoint halves; returns the sample's size.
+    """Count tokens in a seeded sample of the train split, in two disjoint halves; return the sample's size.
 
-    The first 512 tokens of a document lie within the paper's first 10,000 characters, so the text is not cut again.
+    The first 512 tokens of a document are within the paper's first 10,000 characters, so the text is not truncated again.
+
+    Args:
+        should_stop: polled at every document.
 
     Raises:
-        StoppedError: `should_stop`, asked at every document, said so.
+        StoppedError: `should_stop` returned true.
     """
     split = read_split(tokens_folder, "train")
     size = min(recipe.num_documents, split.num_documents)
@@ -230,12 +234,12 @@ def make_counts(
     def sampled() -> Iterator[NDArray[np.uint16]]:
         nonlocal num_sampled
         for index in order:
-            document = split.document(int(index))[:-1]  # without the end of text
+            document = split.document(int(index))[:-1]  # without its end-of-text token
             num_sampled += len(document)
             yield document
 
     counts = token_counts(
-        until_told(sampled(), should_stop, doing="counting tokens", then="counts from the beginning"),
+        until_stopped(sampled(), should_stop, doing="counting tokens", then="counts from the beginning"),
         recipe.tokenizer.vocab_size,
         max_tokens_per_document=recipe.tokens_per_document,
         max_documents=recipe.num_documents,
@@ -252,4 +256,4 @@ def make_counts(
         left_out={reason: number for reason, number in left_out.items() if number},
         limit=recipe.tokens_per_document,
     )
-    return {"sampled_documents": size, "sampled_tokens": num_counted, "left_out": {"train": _said(tally)}}
+    return {"sampled_documents": size, "sampled_tokens": num_counted, "left_out": {"train": _logged(tally)}}

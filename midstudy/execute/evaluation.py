@@ -1,4 +1,4 @@
-"""The evaluation stage: one state measured on one split, by the evaluator of its recipe (`evaluate/table.py`)."""
+"""The evaluation stage: evaluate one state on one split with the evaluator of its recipe (`evaluate/table.py`)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import tokenizers
 
 from midstudy.data.tokenizer import load_tokenizer
 from midstudy.data.tokens import TokenizedSplit
-from midstudy.evaluate.model_cache import lent_model
+from midstudy.evaluate.model_cache import borrow_model
 from midstudy.evaluate.subject import Subject
 from midstudy.evaluate.table import EVALUATORS
 from midstudy.execute.state import CHECKPOINT_FOLDER
-from midstudy.execute.stopped import StoppedError, until_told
+from midstudy.execute.stopped import StoppedError, until_stopped
 from midstudy.execute.work import Work, damage_remedied, require_these_numbers
 from midstudy.model.compiled import StopRequestedError, stopping_between_parts
 from midstudy.recipe.curriculum import State
@@ -25,11 +25,11 @@ from midstudy.train.placement import Placement
 
 
 def evaluation_stage(recipe: StateEvaluation, work: Work) -> dict[str, Any]:
-    """Measure a published state; returns the stage's metrics.
+    """Evaluate a published state; return the stage's metrics.
 
     Raises:
-        StoppedError: `work.should_stop` said so.
-        StoreError: the state, the tokens or the tokenizer are not finished or damaged.
+        StoppedError: `work.should_stop` returned true.
+        StoreError: the state, the tokens or the tokenizer are unfinished or damaged.
     """
     state: State = decode(work.store.record(recipe.state_id).recipe)
     require_these_numbers(state.curriculum.start.model, work.store.paths.record(recipe.state_id))
@@ -56,21 +56,24 @@ def evaluate_state(
     should_stop: Callable[[], bool] = lambda: False,
     placement: Placement | None = None,
 ) -> dict[str, Any]:
-    """What the evaluator reports.
+    """Evaluate a checkpoint on a split; return the evaluator's metrics.
 
     Args:
-        tokenizer: reads the tokenizer of the split; called only if the evaluation needs it.
-        folder: where the evaluator writes files, such as the results of single items.
+        tokenizer: loads the tokenizer of the split; called only if the evaluation needs it.
+        folder: where the evaluator writes files, such as results per item.
+        should_stop: polled before every batch.
 
     Raises:
-        ValueError: there is too little in the split to measure.
-        StoppedError: `should_stop`, asked before every batch, said so.
+        ValueError: the split has too little to evaluate on.
+        StoppedError: `should_stop` returned true.
     """
     placement = placement or Placement()
     subject = Subject(
-        model=lambda: lent_model(checkpoint, device=placement.device, compiled=placement.compiled),
+        model=lambda: borrow_model(checkpoint, device=placement.device, compiled=placement.compiled),
         split=split,
-        until_told=lambda batches: until_told(batches, should_stop, doing="evaluating", then="evaluates from the beginning"),
+        until_stopped=lambda batches: until_stopped(
+            batches, should_stop, doing="evaluating", then="evaluates from the beginning"
+        ),
         tokenizer=tokenizer,
         folder=folder,
     )

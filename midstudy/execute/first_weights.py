@@ -1,4 +1,4 @@
-"""The state of step 0 where weights are not drawn: a release imported, or kept states averaged."""
+"""Make the state of step 0 if its weights are not drawn: import a release, or average kept states."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from midstudy.data.release import release_bytes
-from midstudy.execute.stopped import until_told
+from midstudy.execute.stopped import until_stopped
 from midstudy.model.huggingface import from_huggingface
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.model import ModelShape
@@ -31,23 +31,23 @@ def make_first_state(
     folder: Path,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Write the checkpoint of a start's weights to `folder`; returns the stage's metrics.
+    """Write the checkpoint of a start's weights to `folder`; return the stage's metrics.
 
-    It has no optimizer: the first phase begins one.
+    The checkpoint does not have an optimizer state: the first phase starts with a new optimizer.
 
     Args:
-        checkpoint_of: the checkpoint of a kept state, by its id.
-        should_stop: asked before every file of a release and every checkpoint of an average.
+        checkpoint_of: returns the checkpoint folder of a kept state, given its id.
+        should_stop: polled before every file of a release and every checkpoint of an average.
 
     Raises:
-        StoppedError: `should_stop` said so.
-        ValueError: the release changed since the plan or is not of its model, or a checkpoint is damaged.
+        StoppedError: `should_stop` returned true.
+        ValueError: the release changed since the plan or does not match its model shape, or a checkpoint is damaged.
     """
     start = recipe.curriculum.start
     metrics: dict[str, Any] = {}
     if isinstance(start.weights, Average):
         kept = (checkpoint_of(state.id) for state in start.weights.states)
-        weights = mean_weights(until_told(kept, should_stop, doing="averaging", then="averages from the beginning"))
+        weights = mean_weights(until_stopped(kept, should_stop, doing="averaging", then="averages from the beginning"))
         metrics["num_states"] = len(start.weights.states)
     else:
         assert start.weights is not None
@@ -77,21 +77,21 @@ def make_first_state(
 
 
 def _imported(release: Release, shape: ModelShape, should_stop: Callable[[], bool]) -> dict[str, Tensor]:
-    """The weights of a release in fp32, which holds those of Pythia (fp16) and any bf16 ones exactly."""
-    found: dict[str, Tensor] = {}
+    """Return the weights of a release in fp32, which represents fp16 (Pythia) and bf16 weights exactly."""
+    tensors: dict[str, Tensor] = {}
     files = release_bytes(release)
-    for path, content in until_told(files, should_stop, doing="importing", then="imports from the beginning"):
+    for path, content in until_stopped(files, should_stop, doing="importing", then="imports from the beginning"):
         try:
             shard = load(content)
         except SafetensorError as error:
-            raise ValueError(f"{path}: not readable as safetensors ({error}). Fetch the file again.") from None
-        if twice := sorted(found.keys() & shard.keys()):
-            raise ValueError(f"{path}: {twice[0]} is in another shard too; allowed: each tensor once.")
-        found |= shard
-    weights = from_huggingface(found, shape)
+            raise ValueError(f"{path}: not a safetensors file ({error}). Fetch the file again.") from None
+        if duplicates := sorted(tensors.keys() & shard.keys()):
+            raise ValueError(f"{path}: expected each tensor once, got {duplicates[0]}, which is in another shard too.")
+        tensors |= shard
+    weights = from_huggingface(tensors, shape)
     for name, tensor in weights.items():
         if tensor.dtype not in _FLOATS:
-            raise ValueError(f"{release}: {name} is {tensor.dtype}; allowed: {', '.join(map(str, _FLOATS))}.")
+            raise ValueError(f"{release}: {name}: expected {', '.join(map(str, _FLOATS))}, got {tensor.dtype}.")
         if not bool(tensor.isfinite().all()):
-            raise ValueError(f"{release}: {name} holds numbers that are not finite. Fetch the file again, or name another.")
+            raise ValueError(f"{release}: {name} has non-finite values. Fetch the file again, or use another release.")
     return {name: tensor.float() for name, tensor in weights.items()}

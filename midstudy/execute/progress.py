@@ -1,4 +1,4 @@
-"""How far tokenising is, as a line in the job's log every few seconds."""
+"""Progress of tokenisation: a line in the job's log every few seconds."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ INTERVAL_S = 5.0
 
 
 class TokenisingProgress:
-    """Counts what the splits of a data set have come to, and says so.
+    """Counts the documents, bytes and tokens of a data set's splits, and prints them regularly.
 
-    The rate, and from it the time left, is that of tokenising: what is taken over, or read past, has no part in it. The
-    time left is known where the share of the split that was read is.
+    The rate, and the remaining time derived from it, covers tokenisation only, not reused shards or skipped text. The
+    remaining time is printed if the fraction of the split read so far is known.
     """
 
     def __init__(self, data_name: str) -> None:
         self._data_name = data_name
-        self._said_at_s = time.monotonic()
-        self.shards_taken_over = 0
+        self._printed_at_s = time.monotonic()
+        self.shards_reused = 0
 
     def begin(self, split: str) -> None:
-        """Go on to a split."""
+        """Start a split."""
         self._split, self._share_read = split, 0.0
         self._num_documents, self._num_tokens, self._text_bytes = 0, 0, 0
-        self._since: tuple[float, int, float] | None = None  # time, tokens and share when tokenising began
+        self._since: tuple[float, int, float] | None = None  # time, tokens and share when tokenisation started
 
     def on_read(self, share: float) -> None:
         self._share_read = share
-        self._say()
+        self._print()
 
-    def on_taken_over(self, shard: Shard) -> None:
-        self.shards_taken_over += 1
+    def on_reused(self, shard: Shard) -> None:
+        self.shards_reused += 1
         self._count(shard.num_documents, shard.num_tokens, shard.text_bytes)
         self._since = None
 
@@ -45,13 +45,13 @@ class TokenisingProgress:
         self._num_documents += num_documents
         self._num_tokens += num_tokens
         self._text_bytes += text_bytes
-        self._say()
+        self._print()
 
-    def _say(self) -> None:
+    def _print(self) -> None:
         now_s = time.monotonic()
-        if now_s - self._said_at_s < INTERVAL_S:
+        if now_s - self._printed_at_s < INTERVAL_S:
             return
-        self._said_at_s = now_s
+        self._printed_at_s = now_s
         facts = [
             f"{self._num_documents:,} documents",
             f"{self._text_bytes / 1e6:,.1f} MB of text",

@@ -1,4 +1,4 @@
-"""Makes one stage: reads what was asked for, calls its kind's maker (`recipe/kinds.py`), publishes the record."""
+"""Make one stage: read its recipe, call the function of its kind (`recipe/kinds.py`), publish the record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from midstudy.execute.work import RankWork, Work, require_these_numbers
 from midstudy.files.errors import StoreError, unwritable
 from midstudy.recipe.decode import decode
 from midstudy.recipe.kinds import STAGE_KINDS, StageRecipe
-from midstudy.recipe.stage import stage_id
+from midstudy.recipe.stage import stage_id as id_of_recipe
 from midstudy.store.leftovers import is_alive, remove
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
@@ -28,7 +28,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 def execute_stage(
     store: Store,
-    identity: str,
+    stage_id: str,
     *,
     start_from: str | None,
     keeps_optimizer: bool,
@@ -36,29 +36,29 @@ def execute_stage(
     placement: Placement | None = None,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Make the stage `identity` and publish its record; a finished one is left as it is.
+    """Make the stage `stage_id` and publish its record; a finished stage is left unchanged.
 
     Args:
-        start_from: id of the kept state that training goes on from.
-        keeps_optimizer: publish the optimizer's state with the weights.
-        should_stop: polled all the while.
-        placement: how the numbers are computed; by default on one thread of the processor.
-        ranks: the processes that make the stage together, each with this same call. The first does everything but its
-            share of training alone.
+        start_from: id of the kept state that training continues from.
+        keeps_optimizer: publish the optimizer state with the weights.
+        should_stop: polled throughout.
+        placement: how the stage is computed; by default on one CPU thread.
+        ranks: the processes that make the stage together, each with this same call. They share the training; the first does
+            everything else.
 
     Raises:
-        StoppedError: `should_stop` said so; the next attempt goes on from where this one stopped.
-        StoreError: a parent is not finished, or the recipe on disk is not that of this id.
+        StoppedError: `should_stop` returned true; the next attempt resumes where this one stopped.
+        StoreError: a parent is not finished, or the recipe on disk does not have this id.
     """
-    if store.has(identity) and ranks.size == 1:
+    if store.has(stage_id) and ranks.size == 1:
         return
-    wanted = store.requested(identity)
-    recipe: StageRecipe = decode(wanted["recipe"])
-    require_these_numbers(recipe, store.paths.recipe(identity))
-    if stage_id(recipe) != identity:
+    request = store.requested(stage_id)
+    recipe: StageRecipe = decode(request["recipe"])
+    require_these_numbers(recipe, store.paths.recipe(stage_id))
+    if id_of_recipe(recipe) != stage_id:
         raise StoreError(
-            f"{store.paths.recipe(identity)}: its recipe has id {stage_id(recipe)}. It was edited, or written by another "
-            "version of midstudy: plan the study again."
+            f"{store.paths.recipe(stage_id)}: its recipe has id {id_of_recipe(recipe)}. It was edited, or written by "
+            "another version of midstudy: plan the study again."
         )
     kind = STAGE_KINDS[type(recipe)]
     placement = placement or Placement()
@@ -67,26 +67,26 @@ def execute_stage(
             rank_work = RankWork(store=store, should_stop=should_stop, placement=placement, ranks=ranks)
             _function(kind.assist)(recipe, rank_work)
         return
-    former = store.previous_attempts(identity)
-    attempt = store.attempt(identity)
+    previous = store.previous_attempts(stage_id)
+    attempt = store.attempt(stage_id)
     work = Work(
         store=store,
         should_stop=should_stop,
         placement=placement,
         ranks=ranks,
         attempt=attempt,
-        former=tuple(former),
+        previous=tuple(previous),
         start_from=start_from,
         keeps_optimizer=keeps_optimizer,
     )
     try:
         metrics = _function(kind.make)(recipe, work)
         attempt.publish(
-            kind=wanted["kind"],
-            label=wanted["label"],
-            recipe=wanted["recipe"],
-            canonical=wanted["canonical"],
-            parents=tuple(wanted["parents"]),
+            kind=request["kind"],
+            label=request["label"],
+            recipe=request["recipe"],
+            canonical=request["canonical"],
+            parents=tuple(request["parents"]),
             metrics=metrics,
             placement=dataclasses.asdict(placement),
         )
@@ -94,9 +94,9 @@ def execute_stage(
         attempt.close()
         if isinstance(error, ChangedTextError):  # the text may have changed while shards were written
             attempt.discard()
-            for one in former:
-                if not is_alive(one):
-                    remove(one)
+            for folder in previous:
+                if not is_alive(folder):
+                    remove(folder)
         elif not attempt.checkpoints.exists() and not has_shards(attempt.result):
             attempt.discard()
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
@@ -105,6 +105,6 @@ def execute_stage(
 
 
 def _function(name: str) -> Callable[..., Any]:
-    """The function called `module:function`."""
+    """Import the function named `module:function`."""
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)

@@ -34,7 +34,7 @@ from midstudy.train.rolling import Rolling, forget_after, newest, newest_step
 
 CHECKPOINT_FOLDER = "checkpoint"
 ROLLING_INTERVAL_S = 60.0
-"""At most so much training is lost to SIGKILL, or twenty times as much as it takes to write the state, if that is more."""
+"""The training time that SIGKILL loses at most, or twenty times the time to write the state, if that is longer."""
 
 ROLLING_MOST_OF_TIME = 0.05
 
@@ -66,20 +66,20 @@ def train_state(
     placement: Placement,
     ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
-    """Train to `recipe`'s state and write its checkpoint into the attempt; returns the stage's metrics.
+    """Train to `recipe`'s state and write its checkpoint into the attempt; return the stage's metrics.
 
     Args:
-        start_from: the kept state to continue from. None: from scratch.
+        start_from: the kept state to continue from; `None` to train from scratch.
         earlier: kept states before it that this curriculum can continue from, nearest first; iterated only if
             `start_from` is damaged.
-        previous_attempts: folders of interrupted attempts, whose rolling checkpoints are gone on from.
-        train_split: the tokenised train split of a corpus or task.
+        previous_attempts: folders of interrupted attempts, whose rolling checkpoints training resumes from.
+        train_split: returns the tokenised train split of a corpus or task.
         should_stop: polled before every update and within it.
-        ranks: this process is the first of these; the others call `assist`.
+        ranks: the ranks of this job, of which this process is the first; the others call `assist`.
 
     Raises:
-        StoppedError: `should_stop` said so; the state reached is in the attempt's rolling checkpoints.
-        DivergedError: the loss is no number, or has run away.
+        StoppedError: `should_stop` returned true; the state reached is in the attempt's rolling checkpoints.
+        DivergedError: the loss is not finite, or has diverged.
         CheckpointError: `start_from` is damaged, no earlier state is intact, and the initial weights are not randomly drawn.
         ValueError: the data read does not match the quotas, or almost nothing of a task fits within `seq_len`.
     """
@@ -88,13 +88,13 @@ def train_state(
         print(tally.sentence, flush=True)
     curriculum, step = recipe.curriculum, recipe.step
     last = curriculum.stretches[-1]
-    begun = 0 if start_from is None else start_from.step
+    kept_step = 0 if start_from is None else start_from.step
     forget_models()
     resumed = newest(
         lambda path: TrainingRun.load(path, placement=placement, ranks=ranks),
         *(folder / CHECKPOINTS_FOLDER for folder in previous_attempts),
     )
-    if resumed is None or resumed[1].step <= begun:  # a later state was kept meanwhile; prefer it unless damaged
+    if resumed is None or resumed[1].step <= kept_step:  # a later state was kept in the meantime: use it unless damaged
         own = resumed
         run = _from_kept(start_from, earlier, own=own[1] if own else None, recipe=recipe, placement=placement, ranks=ranks)
         resumed = own if own is not None and run is own[1] else None
@@ -107,21 +107,21 @@ def train_state(
     attempt.begin_steps(first_step)
     rolling = Rolling(
         folder=attempt.checkpoints,
-        former=[one / CHECKPOINTS_FOLDER for one in previous_attempts],
+        previous=[attempt_folder / CHECKPOINTS_FOLDER for attempt_folder in previous_attempts],
         every_s=ROLLING_INTERVAL_S,
         most_of_time=ROLLING_MOST_OF_TIME,
         before=attempt.sync_metrics,
     )
 
     def log(metrics: Metrics) -> None:
-        if metrics["step"] > begun:  # earlier steps belong to another stage
+        if metrics["step"] > kept_step:  # earlier steps belong to another stage
             attempt.log_metrics(metrics)
 
     try:
-        for leg, batches in _legs(curriculum, run.step, train_split):
+        for part, batches in _by_placed_phase(curriculum, run.step, train_split):
             reached = run.advance(
-                leg,
-                to_step=leg.num_steps,
+                part,
+                to_step=part.num_steps,
                 batch_at=batches,
                 on_metrics=log,
                 on_step=attempt.note_step,
@@ -132,13 +132,13 @@ def train_state(
             if not reached:
                 break
     except DivergedError as error:
-        for folder in (rolling.folder, *rolling.former):
+        for folder in (rolling.folder, *rolling.previous):
             forget_after(folder, error.good_step)
         raise
     if not reached:
-        if rolling.saved_step != run.step:  # a signal that came while this very state was saved
+        if rolling.saved_step != run.step:  # equal if the signal arrived while this state was saved
             rolling.save(run.step, lambda folder: run.save(folder, with_optimizer=True))
-        raise StoppedError(f"stopped at step {run.step} of {step}; the next attempt goes on from there")
+        raise StoppedError(f"stopped at step {run.step} of {step}; the next attempt resumes from there")
     run.save(attempt.result / CHECKPOINT_FOLDER, with_optimizer=keeps_optimizer)
     metrics: dict[str, Any] = {
         "step": step,
@@ -148,23 +148,23 @@ def train_state(
         "precision": last.phase.precision,
         "flops_per_token": curriculum.start.model.flops_per_token(seq_len=last.phase.seq_len),
         "device": run.device_name,
-        "num_steps": step - begun,
+        "num_steps": step - kept_step,
         "resumed_at_step": first_step if resumed is not None else None,
-        "recomputed_steps": _trained_steps(previous_attempts) - (first_step - begun),
-        "num_tokens": (step - begun) * last.phase.tokens_per_step,
+        "recomputed_steps": _trained_steps(previous_attempts) - (first_step - kept_step),
+        "num_tokens": (step - kept_step) * last.phase.tokens_per_step,
         **_realised(recipe, batches, first_step=max(first_step, last.start_step), train_split=train_split),
         "left_out": {tally.data: tally.as_metrics() for tally in tallies},
     }
-    logged = list(read_metrics(attempt.result / METRICS_FILE))  # also what attempts before this one had logged
+    logged = list(read_metrics(attempt.result / METRICS_FILE))  # including those of previous attempts
     if logged:
         metrics["train_loss_nats"] = logged[-1]["loss_nats"]
-        metrics["tokens_per_s"] = statistics.median(one["tokens_per_s"] for one in logged)
+        metrics["tokens_per_s"] = statistics.median(row["tokens_per_s"] for row in logged)
     if run.trained_s:
         metrics["data_wait_share"] = run.waited_s / run.trained_s
-    if noisy := [one for one in logged if "gradient_noise_trace" in one]:
-        # Numerator and denominator are averaged apart (McCandlish et al., 2018, appendix A.1).
+    if with_noise := [row for row in logged if "gradient_noise_trace" in row]:
+        # Numerator and denominator are averaged separately (McCandlish et al., 2018, appendix A.1).
         trace, squared = (
-            statistics.fmean(one[name] for one in noisy) for name in ("gradient_noise_trace", "gradient_squared_norm")
+            statistics.fmean(row[name] for row in with_noise) for name in ("gradient_noise_trace", "gradient_squared_norm")
         )
         metrics["noise_scale_sequences"] = trace / squared if trace > 0 and squared > 0 else None
     return metrics
@@ -178,24 +178,24 @@ def assist(
     placement: Placement,
     ranks: Ranks,
 ) -> None:
-    """What every rank but the first does while that one is in `train_state`: its share of each step, and nothing on disk."""
+    """Compute this rank's part of each step while the first rank runs `train_state`; nothing is written to disk."""
     run = _run_from(ranks.from_first(None), recipe, placement, ranks)
-    for leg, batches in _legs(recipe.curriculum, run.step, train_split):
+    for part, batches in _by_placed_phase(recipe.curriculum, run.step, train_split):
         if not run.advance(
-            leg, to_step=leg.num_steps, batch_at=batches, on_metrics=lambda metrics: None, should_stop=should_stop
+            part, to_step=part.num_steps, batch_at=batches, on_metrics=lambda metrics: None, should_stop=should_stop
         ):
             break
 
 
 def can_begin_at(curriculum: Curriculum, step: int, *, has_optimizer: bool) -> bool:
-    """Whether a kept state of this step is enough to continue training the curriculum."""
+    """Return whether training of the curriculum can continue from a kept state of this step."""
     return has_optimizer or _resets_at(curriculum, step)
 
 
 def _resets_at(curriculum: Curriculum, step: int) -> bool:
-    """Whether the update from this step starts with a fresh optimizer."""
-    stretch: Stretch | None = next((one for one in curriculum.stretches if one.start_step == step), None)
-    return stretch is not None and (step == 0 or stretch.phase.optimizer_state == "reset")
+    """Return whether the update from this step starts with a new optimizer."""
+    placed: Stretch | None = next((placed for placed in curriculum.stretches if placed.start_step == step), None)
+    return placed is not None and (step == 0 or placed.phase.optimizer_state == "reset")
 
 
 def _from_kept(
@@ -207,7 +207,7 @@ def _from_kept(
     placement: Placement,
     ranks: Ranks,
 ) -> TrainingRun:
-    """The run at `start_from`. If it is damaged, `own` or the nearest intact earlier state, whichever is further on.
+    """Load the run at `start_from`; if it is damaged, `own` or the nearest intact earlier state, whichever is later.
 
     Args:
         own: the run at this stage's newest rolling checkpoint, at a step no later than `start_from`.
@@ -233,10 +233,10 @@ def _from_kept(
         raise first_error
     run = run or own or _run_from(None, recipe, placement, ranks)
     if damaged:
-        place = run.loaded_from or "the first weights"
+        source = run.loaded_from or "the first weights"
         _logger.warning(
-            "%s Until then: training goes on from step %d (%s); steps %d to %d are computed again.",
-            *(" ".join(damaged), run.step, place, run.step, start_from.step),
+            "%s Until then, training resumes from step %d (%s); steps %d to %d are recomputed.",
+            *(" ".join(damaged), run.step, source, run.step, start_from.step),
         )
     return run
 
@@ -250,23 +250,23 @@ def _run_from(checkpoint: Path | None, recipe: State, placement: Placement, rank
     return TrainingRun.begin(curriculum.start, precision=precision, placement=placement, ranks=ranks)
 
 
-def _legs(
+def _by_placed_phase(
     curriculum: Curriculum, from_step: int, train_split: Callable[[Dataset], TokenizedSplit]
 ) -> Iterator[tuple[Curriculum, Batches]]:
-    """Training from `from_step`, stretch by stretch: the curriculum up to the end of the stretch, and its batches.
+    """Yield, for each placed phase to train from `from_step`, the curriculum up to its end and the batches.
 
-    More than one only if steps before the kept state are recomputed.
+    There is more than one only if steps before the kept state are recomputed.
     """
-    for stretch in curriculum.stretches:
-        is_last = stretch is curriculum.stretches[-1]
-        if is_last or stretch.stop_step > from_step:
-            leg = curriculum if is_last else curriculum.until(stretch.stop_step)
-            read = leg.datasets_of(leg.stretches[-1])
-            yield leg, Batches(leg, {identify(one): train_split(one) for one in read})
+    for placed in curriculum.stretches:
+        is_last = placed is curriculum.stretches[-1]
+        if is_last or placed.stop_step > from_step:
+            part = curriculum if is_last else curriculum.until(placed.stop_step)
+            datasets = part.datasets_of(part.stretches[-1])
+            yield part, Batches(part, {identify(data): train_split(data) for data in datasets})
 
 
 def _tallies(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) -> list[Tally]:
-    """What the last stretch can read of each of its data sets, and what it leaves out.
+    """Return what the last placed phase uses of each of its data sets, and what it leaves out.
 
     Raises:
         ValueError: almost nothing of a task fits within `seq_len`.
@@ -283,7 +283,7 @@ def _tallies(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) ->
 
 
 def _trained_steps(attempts: list[Path]) -> int:
-    """Steps that interrupted attempts trained."""
+    """Return the number of steps that interrupted attempts trained."""
     total = 0
     for folder in attempts:
         if (steps := steps_of(folder)) is not None:
@@ -293,10 +293,10 @@ def _trained_steps(attempts: list[Path]) -> int:
 
 
 def _realised(recipe: State, batches: Batches, *, first_step: int, train_split: Callable[[Dataset], TokenizedSplit]) -> Any:
-    """Realised token shares of the last stretch's data positions, and how often each corpus was read so far.
+    """Return realised token shares since the last reset of data positions, and epochs of each corpus so far.
 
     Raises:
-        ValueError: what was read since `first_step` is not what the quotas say.
+        ValueError: the sequences read since `first_step` do not match the quotas.
     """
     phase = recipe.curriculum.stretches[-1].phase
     if isinstance(phase.data, Task):
@@ -305,17 +305,18 @@ def _realised(recipe: State, batches: Batches, *, first_step: int, train_split: 
     end = begin + (recipe.step - first_step) * phase.num_sequences
     slots, _ = slots_at(recipe.curriculum, recipe.step - 1)
     before, after = slots.counts(begin), slots.counts(end)
-    owed = {corpus: number - before.get(corpus, 0) for corpus, number in after.items() if number != before.get(corpus, 0)}
-    if owed != batches.drawn:
-        found = {corpus.name: number for corpus, number in batches.drawn.items()}
+    quotas = {corpus: number - before.get(corpus, 0) for corpus, number in after.items() if number != before.get(corpus, 0)}
+    if quotas != batches.drawn:
+        drawn = {corpus.name: number for corpus, number in batches.drawn.items()}
         raise ValueError(
-            f"mixture: sequences read since step {first_step}: {found}; the quotas say "
-            f"{ ({corpus.name: number for corpus, number in owed.items()}) }. This is a bug: please report the recipe."
+            f"mixture: sequences read since step {first_step}: expected "
+            f"{ ({corpus.name: number for corpus, number in quotas.items()}) } by the quotas, got {drawn}. This is a bug: "
+            "please report the recipe."
         )
     epochs = {}
-    for corpus in phase.data.corpora:  # the base is read by slot number, a specialist by count
+    for corpus in phase.data.corpora:  # the base is read by slot number, a specialist by its count of draws
         read = end if corpus == phase.data.base_corpus else after.get(corpus, 0)
         epochs[corpus.name] = round(read / max(1, train_split(corpus).num_blocks(phase.seq_len)), 4)
         if epochs[corpus.name] > 1:
-            warnings.warn(f"{corpus.name} is read {epochs[corpus.name]:g} times over", stacklevel=2)
+            warnings.warn(f"{corpus.name} is read {epochs[corpus.name]:g} times", stacklevel=2)
     return {"token_shares": {corpus.name: number / end for corpus, number in after.items()}, "epochs": epochs}

@@ -1,4 +1,4 @@
-"""The maker of states: trains from a kept state or from scratch, or writes first weights that are not drawn."""
+"""The state stage: train from a kept state or from scratch, or write first weights that are not drawn."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from midstudy.store.store import Store
 
 
 def state_stage(recipe: State, work: Work) -> dict[str, Any]:
-    """Write the state's checkpoint; returns the stage's metrics.
+    """Write the state's checkpoint; return the stage's metrics.
 
     Raises:
-        StoppedError: `work.should_stop` said so.
-        StoreError: a state that is needed is not finished or damaged.
+        StoppedError: `work.should_stop` returned true.
+        StoreError: a required state is unfinished or damaged.
     """
     if recipe.step == 0:
         return _first_state(recipe, work)
@@ -32,7 +32,7 @@ def state_stage(recipe: State, work: Work) -> dict[str, Any]:
             attempt=work.attempt,
             start_from=parent,
             earlier=_kept_before(work.store, recipe, parent.step) if parent else (),
-            previous_attempts=list(work.former),
+            previous_attempts=list(work.previous),
             train_split=lambda data: work.split(data, tokenizer, "train"),
             keeps_optimizer=work.keeps_optimizer,
             should_stop=work.should_stop,
@@ -42,7 +42,7 @@ def state_stage(recipe: State, work: Work) -> dict[str, Any]:
 
 
 def assist_state(recipe: State, work: RankWork) -> None:
-    """The share of the other ranks in training; first weights are written by the first rank alone."""
+    """Train as one of the other ranks; first weights are written by the first rank alone."""
     if recipe.step == 0:
         return
     tokenizer = recipe.curriculum.start.tokenizer
@@ -61,26 +61,26 @@ def _first_state(recipe: State, work: Work) -> dict[str, Any]:
     with damage_remedied(*averaged.values()):
         return make_first_state(
             recipe,
-            checkpoint_of=lambda identity: averaged[identity] / CHECKPOINT_FOLDER,
+            checkpoint_of=lambda state_id: averaged[state_id] / CHECKPOINT_FOLDER,
             folder=work.folder / CHECKPOINT_FOLDER,
             should_stop=work.should_stop,
         )
 
 
-def _kept(work: Work, recipe: State, identity: str) -> KeptCheckpoint:
-    published = work.finished(identity)
+def _kept(work: Work, recipe: State, state_id: str) -> KeptCheckpoint:
+    published = work.finished(state_id)
     try:
-        step = work.store.record(identity, check_files=False).metrics["step"]
+        step = work.store.record(state_id, check_files=False).metrics["step"]
     except StoreError:  # the checkpoint itself may be intact and is checked when loaded
         curriculum = recipe.curriculum
-        step = next(step for step in range(recipe.step) if curriculum.state_id(step) == identity)
+        step = next(step for step in range(recipe.step) if curriculum.state_id(step) == state_id)
     return KeptCheckpoint(step=step, published=published)
 
 
 def _kept_before(store: Store, recipe: State, step: int) -> Iterator[KeptCheckpoint]:
-    """Kept states of any study before `step` from which the state can be trained, nearest first.
+    """Yield kept states of any study before `step` from which the state can be trained, nearest first.
 
-    Lazy: only iterating reads the store's records.
+    The store's records are read only when the generator is iterated.
     """
     curriculum = recipe.curriculum
     for kept in states_before(store, curriculum, step):

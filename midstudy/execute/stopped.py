@@ -1,4 +1,4 @@
-"""What a stage raises when it was told to stop and has left its work where the next attempt finds it."""
+"""The exception of a stage that was asked to stop and has saved its work for the next attempt."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _Item = TypeVar("_Item")
 
 
 class StoppedError(RuntimeError):
-    """The job was told to stop; nothing that was worth keeping is lost."""
+    """The job was asked to stop; work worth keeping is saved."""
 
 
-def until_told(items: Iterable[_Item], should_stop: Callable[[], bool], *, doing: str, then: str) -> Iterator[_Item]:
-    """The items, one after the other, for as long as `should_stop`, asked before each is handed out, says no.
+def until_stopped(items: Iterable[_Item], should_stop: Callable[[], bool], *, doing: str, then: str) -> Iterator[_Item]:
+    """Yield the items; poll `should_stop` before each.
 
     Raises:
-        StoppedError: it said yes: "stopped while `doing`; the next attempt `then`".
+        StoppedError: `should_stop` returned true; the message is "stopped while `doing`; the next attempt `then`".
     """
     for item in items:
         if should_stop():

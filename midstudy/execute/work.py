@@ -1,4 +1,4 @@
-"""What the maker of a stage is given: the store, the attempt, and how the numbers are computed."""
+"""The input of a stage function: the store, the attempt and the placement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from midstudy.data.tokens import TokenizedSplit, read_split
 from midstudy.files.errors import StoreError
 from midstudy.recipe.canonical import other_versions
 from midstudy.recipe.data import Dataset, ReleasedTokenizer, TokenizedData, Tokenizer
-from midstudy.recipe.stage import stage_id
+from midstudy.recipe.stage import stage_id as id_of_recipe
 from midstudy.store.attempt import Attempt
 from midstudy.store.store import Store
 from midstudy.train.checkpoint import CheckpointError
@@ -23,53 +23,53 @@ from midstudy.train.ranks import Ranks
 
 @dataclass(frozen=True, kw_only=True)
 class RankWork:
-    """What every rank of a job has. `should_stop` is polled during the work."""
+    """The input of every rank of a job. `should_stop` is polled during the work."""
 
     store: Store
     should_stop: Callable[[], bool]
     placement: Placement
     ranks: Ranks
 
-    def finished(self, identity: str) -> Path:
-        """The published folder of a stage.
+    def finished(self, stage_id: str) -> Path:
+        """Return the published folder of a stage.
 
         Raises:
             StoreError: the stage is not finished.
         """
-        if not self.store.has(identity):
-            raise StoreError(f"stage {identity}: needed and not finished; run the study again.")
-        return self.store.published_folder(identity)
+        if not self.store.has(stage_id):
+            raise StoreError(f"stage {stage_id}: required, but not finished. Run the study again.")
+        return self.store.published_folder(stage_id)
 
-    def unchanged(self, identity: str) -> Path:
-        """The published folder of a data stage, its files read through once a job: damaged or exchanged ones are never used.
+    def unchanged(self, stage_id: str) -> Path:
+        """Return the published folder of a data stage, after verifying its files (once per job).
 
         Raises:
-            StoreError: the stage is not finished, or a file is not the one that was published.
+            StoreError: the stage is not finished, or a file differs from the one that was published.
         """
-        folder = self.finished(identity)
-        _check_files(self.store.root, identity)
+        folder = self.finished(stage_id)
+        _check_files(self.store.root, stage_id)
         return folder
 
     def split(self, data: Dataset, tokenizer: Tokenizer | ReleasedTokenizer, split: str) -> TokenizedSplit:
-        """A tokenised split, memory-mapped.
+        """Open a tokenised split, memory-mapped.
 
         Raises:
-            StoreError: as `unchanged`.
+            StoreError: see `unchanged`.
         """
-        return read_split(self.unchanged(stage_id(TokenizedData(data=data, tokenizer=tokenizer))), split)
+        return read_split(self.unchanged(id_of_recipe(TokenizedData(data=data, tokenizer=tokenizer))), split)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work(RankWork):
-    """What the first rank, which publishes the stage, has besides.
+    """The input of the first rank, which publishes the stage.
 
-    Files for publication go into `folder`. `former` are the folders of interrupted attempts, newest first. `start_from` is
-    the id of the kept state that training continues from; `keeps_optimizer` asks for the optimizer's state beside the
-    weights.
+    Files to publish are written into `folder`. `previous` are the folders of interrupted attempts, newest first.
+    `start_from` is the id of the kept state that training continues from. With `keeps_optimizer`, the optimizer state is
+    saved with the weights.
     """
 
     attempt: Attempt
-    former: tuple[Path, ...]
+    previous: tuple[Path, ...]
     start_from: str | None
     keeps_optimizer: bool
 
@@ -79,33 +79,33 @@ class Work(RankWork):
 
 
 @functools.cache
-def _check_files(root: Path, identity: str) -> None:
-    Store(root).require_unchanged(identity)
+def _check_files(root: Path, stage_id: str) -> None:
+    Store(root).require_unchanged(stage_id)
 
 
 @contextlib.contextmanager
 def damage_remedied(*published: Path | None) -> Iterator[None]:
-    """Turn a `CheckpointError` about these published states into a `StoreError` with a remedy.
+    """Turn a `CheckpointError` about these published states into a `StoreError` that states the fix.
 
     Raises:
-        StoreError: a checkpoint is damaged; the message says what to do.
+        StoreError: a checkpoint is damaged; the message states the fix.
     """
     try:
         yield
     except CheckpointError as error:
-        damaged = next((one for one in published if one is not None and str(one) in str(error)), None)
+        damaged = next((folder for folder in published if folder is not None and str(folder) in str(error)), None)
         remedy = f" Remove {damaged} and run the study again, which makes that state again." if damaged else ""
         raise StoreError(f"{error}{remedy}") from error
 
 
 def require_these_numbers(recipe: Any, written_in: Path) -> None:
-    """Refuse a recipe whose id stands for other numbers: midstudy may have been updated while a job was waiting.
+    """Reject a recipe planned for other versions of numerical code: midstudy may have been updated while a job was queued.
 
     Raises:
-        StoreError: a numerical component has another version by now.
+        StoreError: a numerical component now has another version.
     """
-    for name, wanted, ours in other_versions(recipe):
+    for name, planned, current in other_versions(recipe):
         raise StoreError(
-            f"{written_in}: planned for version {wanted} of {name}; this midstudy computes version {ours}, whose numbers "
-            "differ. Plan the study again, or finish it with the midstudy that planned it."
+            f"{written_in}: expected version {planned} of {name}, that of the plan, got {current} in this midstudy, which "
+            "computes different numbers. Plan the study again, or finish it with the midstudy that planned it."
         )

@@ -1,4 +1,4 @@
-"""The mean of checkpoints' weights: of the last states of a run, or of several seeds."""
+"""Average the weights of checkpoints: of the last states of a run, or of several seeds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from midstudy.train.checkpoint import CheckpointError
 
 @torch.no_grad()
 def mean_weights(folders: Iterable[Path]) -> dict[str, Tensor]:
-    """The uniform mean of the weights of these checkpoints, tensor by tensor, in their own type.
+    """Return the uniform mean of the weights of these checkpoints, tensor by tensor, in their dtype.
 
-    Added up in fp64, in the given order, and rounded once: of bf16 weights too, which a running mean in bf16 would lose in
-    its rounding. One checkpoint at a time is in memory beside the sums.
+    Weights are summed in fp64, in the given order, and rounded once; a running mean in bf16 would lose small differences.
+    One checkpoint at a time is in memory, besides the sums.
 
     Raises:
-        CheckpointError: a checkpoint is missing or damaged, or its weights have another name, shape or type than the
-            first's.
+        CheckpointError: a checkpoint is missing or damaged, or the names, shapes or dtypes of its weights differ from the
+            first checkpoint's.
     """
     sums: dict[str, Tensor] = {}
     types: dict[str, torch.dtype] = {}
@@ -39,6 +39,9 @@ def mean_weights(folders: Iterable[Path]) -> dict[str, Tensor]:
                 or weights[name].shape != sums[name].shape
                 or weights[name].dtype != types[name]
             ):
-                raise CheckpointError(f"{folder}: its {name} is not that of {read[0]}; only like can be averaged.")
+                raise CheckpointError(
+                    f"{folder}: its {name} differs from that of {read[0]}; checkpoints to average must have identical "
+                    "tensors (names, shapes and dtypes)."
+                )
             sums[name] += weights[name]
     return {name: total.div_(len(read)).to(types[name]) for name, total in sums.items()}

@@ -1,14 +1,14 @@
-"""Checkpoints on disk: safetensors and a manifest, written whole or not at all, checked on load.
+"""Checkpoints on disk: safetensors and a manifest, written atomically, checked on load.
 
 A checkpoint is a folder:
 
     checkpoint.json         schema, step, precision, model shape, ..., size and SHA-256 of the other files, and its own
     model.safetensors       the trained weights: fp32, or bf16 for `bf16_true`
-    optimizer.safetensors   Adam's moments; absent from a checkpoint that is only evaluated or fine-tuned from anew
+    optimizer.safetensors   Adam's moments; absent if the checkpoint is only evaluated, or fine-tuned with a new optimizer
 
-The random state is the step: whatever an update draws, it draws from a generator seeded with the phase's seed and its
-step, and `random` in the manifest says so. The folder is written under a temporary name beside its own, flushed to disk
-with its directory, and renamed.
+There is no random state besides the step: an update draws from a generator seeded with the phase's seed and the step, which
+`random` in the manifest records. The folder is written under a temporary name in the same directory, synced to disk with
+the directory, and renamed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SCHEMA_VERSION = 2
 """Schema 1, which is read too, has no `random` and no digest of the manifest itself."""
 
 RANDOM = {"scheme": "counter", "function_of": ["phase seed", "step", "rank"]}
-"""What the manifest says of the random state: there is none beside these numbers."""
+"""The manifest's entry on random state: it is a function of these numbers alone."""
 
 MANIFEST, MODEL, OPTIMIZER = "checkpoint.json", "model.safetensors", "optimizer.safetensors"
 
@@ -51,10 +51,10 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A state as it lies on disk.
+    """A state as stored on disk.
 
-    `weights` and `moments` are tensors by name; `moments` is none when the optimizer was not saved. `num_updates` counts
-    the optimizer's updates since it was last reset, `tokens_seen` the target tokens trained on since step 0.
+    `weights` and `moments` map names to tensors; `moments` is `None` if the optimizer was not saved. `num_updates` counts
+    the optimizer's updates since its last reset, `tokens_seen` the target tokens trained on since step 0.
     """
 
     step: int
@@ -74,22 +74,22 @@ def _digest(path: Path) -> str:
 
 
 def _flush_and_digest(path: Path) -> dict[str, Any]:
-    """Bring a file to the disk and hash it meanwhile; 840 MB (70M parameters with moments) take 0.84 instead of 0.98 s."""
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        digest = beside.submit(_digest, path)
+    """Sync a file to disk and hash it at the same time; 840 MB (70M parameters with moments) take 0.84 instead of 0.98 s."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        digest = pool.submit(_digest, path)
         sync(path)
         return {"bytes": path.stat().st_size, "sha256": digest.result()}
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a checkpoint to `folder`, which must not exist yet; it appears complete or not at all.
+    """Write a checkpoint to `folder` atomically; the folder must not exist.
 
     Raises:
-        FileExistsError: `folder` is there already.
-        OSError: the disk is full or not writable; what was written is removed.
+        FileExistsError: `folder` exists already.
+        OSError: the disk is full or not writable; the partial checkpoint is removed.
     """
     if folder.exists():
-        raise FileExistsError(f"{folder}: there is a checkpoint here already; it is never overwritten.")
+        raise FileExistsError(f"{folder}: a checkpoint exists here already; checkpoints are never overwritten.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.mkdir()
@@ -120,7 +120,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
         sync(folder.parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, SafetensorError):  # what the library raises for a full disk is no OSError
+        if isinstance(error, SafetensorError):  # the library does not raise OSError for a full disk
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]) if number else errno.EIO, str(error), str(folder)) from error
         raise
@@ -132,21 +132,21 @@ def _manifest(folder: Path) -> dict[str, Any]:
         text = path.read_bytes()
         manifest = json.loads(text)
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; {folder} is no complete checkpoint.") from None
+        raise CheckpointError(f"{path}: missing; {folder} is not a complete checkpoint.") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error}).") from error
     except ValueError as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error}); the file is damaged.") from None
+        raise CheckpointError(f"{path}: not JSON ({error}); the file is damaged.") from None
     schema = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
     seal = seal_of(text)
     if seal == "broken":
-        raise CheckpointError(f"{path}: its SHA-256 is not the one in its last line; the file is damaged.")
+        raise CheckpointError(f"{path}: its SHA-256 differs from the one in its last line; the file is damaged.")
     if schema != SCHEMA_VERSION:
         raise CheckpointError(f"{path}: expected schema {SCHEMA_VERSION}, got {schema!r}. Use the midstudy that wrote it.")
     if seal == "none":
-        raise CheckpointError(f"{path}: its last line holds no SHA-256; the file is damaged.")
+        raise CheckpointError(f"{path}: its last line is not a SHA-256; the file is damaged.")
     if manifest.get("random", RANDOM) != RANDOM:
-        raise CheckpointError(f"{path}: random: found {manifest['random']!r}; this version knows {RANDOM!r}.")
+        raise CheckpointError(f"{path}: random: expected {RANDOM!r}, got {manifest['random']!r}.")
     return manifest
 
 
@@ -154,24 +154,26 @@ def _check(path: Path, expected: Mapping[str, Any]) -> None:
     try:
         num_bytes = path.stat().st_size
         if num_bytes != expected["bytes"]:
-            raise CheckpointError(f"{path}: {num_bytes} bytes instead of {expected['bytes']}; the file is cut or changed.")
+            raise CheckpointError(
+                f"{path}: expected {expected['bytes']} bytes, got {num_bytes}; the file is truncated or changed."
+            )
         if _digest(path) != expected["sha256"]:
-            raise CheckpointError(f"{path}: its SHA-256 is not the one in {MANIFEST}; the file is damaged.")
+            raise CheckpointError(f"{path}: its SHA-256 differs from the one in {MANIFEST}; the file is damaged.")
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing, though {MANIFEST} lists it.") from None
+        raise CheckpointError(f"{path}: missing, although {MANIFEST} lists it.") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error}).") from error
 
 
 def read(folder: Path, *, with_optimizer: bool = True) -> Checkpoint:
-    """Read a checkpoint and check every byte of what is read.
+    """Read a checkpoint; verify the digest of every file that is read.
 
     Args:
-        folder: what `write` made.
-        with_optimizer: read Adam's moments too, where they were saved.
+        folder: a folder written by `write`.
+        with_optimizer: also read Adam's moments, if they were saved.
 
     Raises:
-        CheckpointError: a file is missing, cut, changed or of an unknown schema, or went away meanwhile.
+        CheckpointError: a file is missing, truncated, changed or of an unknown schema, or disappeared while it was read.
     """
     manifest = _manifest(folder)
     try:
@@ -196,11 +198,11 @@ def read(folder: Path, *, with_optimizer: bool = True) -> Checkpoint:
     except RecipeError as error:
         raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: {error}; the checkpoint is damaged, or went away while it was read.") from None
+        raise CheckpointError(f"{folder}: {error}; the checkpoint is damaged, or disappeared while it was read.") from None
 
 
 def step_of(folder: Path) -> int:
-    """The step of a checkpoint, its tensors unread.
+    """Return the step of a checkpoint without reading its tensors.
 
     Raises:
         CheckpointError: its manifest is missing or damaged.
@@ -209,10 +211,10 @@ def step_of(folder: Path) -> int:
 
 
 def check(folder: Path) -> int:
-    """The step of a checkpoint, once all its files are found whole.
+    """Verify all files of a checkpoint; return its step.
 
     Raises:
-        CheckpointError: as `read`.
+        CheckpointError: see `read`.
     """
     manifest = _manifest(folder)
     try:

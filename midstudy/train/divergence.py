@@ -1,4 +1,4 @@
-"""When training has gone wrong: a loss or a gradient that is no number, or a loss that has run away from its best."""
+"""Detect divergence: non-finite loss or gradient norm, or loss far above its running minimum or above chance."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 WINDOW_UPDATES = 20
-"""Losses are averaged over so many updates, so that one hard batch is no divergence."""
+"""Losses are averaged over this many updates, so that a single hard batch does not trigger it."""
 
 RISE_NATS = 3.0
-"""How far the averaged loss may rise above its lowest in the same phase. Warming the rate up again costs tenths of a nat; a
-model that has forgotten everything loses about this much."""
+"""Allowed rise of the averaged loss above its minimum in the same phase. Rewarming the learning rate costs tenths of a nat;
+a model that has forgotten everything loses about this much."""
 
 ABOVE_UNIFORM_NATS = 1.0
-"""How far the averaged loss may lie above that of guessing, ln(vocabulary), which an untrained model has."""
+"""Allowed distance of the averaged loss above chance, ln(vocabulary), the loss of an untrained model."""
 
 
 class DivergedError(RuntimeError):
-    """Training has diverged; the message says at which step, on what text, and from where to go on.
+    """Training has diverged; the message names the step, its text, and the checkpoint to resume from.
 
-    States past `good_step` are not to be gone on from.
+    Do not resume from states past `good_step`.
     """
 
     def __init__(self, message: str, *, good_step: int) -> None:
@@ -32,7 +32,7 @@ class DivergedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Trouble:
-    """`from_step` is the state whose update is to blame; states up to `good_step` are to be trusted."""
+    """`from_step` is the state whose update diverged; states up to `good_step` are sound."""
 
     from_step: int
     what: str
@@ -40,11 +40,11 @@ class Trouble:
 
 
 class DivergenceWatch:
-    """Looks at the losses of one phase in order, from state `first_step` on."""
+    """Checks the losses of one phase in order, from state `first_step`."""
 
     def __init__(self, first_step: int, *, vocab_size: int, memory: Mapping[str, Any] | None = None) -> None:
-        """Begin, or with what `memory` returned at some later step of the same phase go on: an interruption, or a cut of the
-        phase into stages, changes no verdict."""
+        """Start a watch, or resume one from its `memory` at a later step of the same phase: an interruption, or splitting
+        the phase into stages, does not change the result."""
         self._uniform = math.log(vocab_size)
         self._first_step = first_step
         self._best, self._best_step = math.inf, first_step
@@ -55,7 +55,7 @@ class DivergenceWatch:
                 self._best, self._best_step = memory["best"], memory["best_step"]
 
     def memory(self) -> dict[str, Any]:
-        """What a watch has to know to go on from here, as plain JSON."""
+        """Return the state that a watch needs to resume from here, as plain JSON."""
         return {
             "first_step": self._first_step,
             "recent": [list(entry) for entry in self._recent],
@@ -64,7 +64,7 @@ class DivergenceWatch:
         }
 
     def trouble(self, *, from_step: int, loss_nats: float, gradient_norm: float) -> Trouble | None:
-        """What is wrong with the update from state `from_step`; none while all is well."""
+        """Return what is wrong with the update from state `from_step`; `None` if nothing is."""
         if not (math.isfinite(loss_nats) and math.isfinite(gradient_norm)):
             return Trouble(from_step, f"loss {loss_nats} nats, gradient norm {gradient_norm}", from_step - 1)
         self._recent.append((loss_nats, from_step))
@@ -74,7 +74,7 @@ class DivergenceWatch:
         if mean > self._uniform + ABOVE_UNIFORM_NATS:
             what = (
                 f"the loss over the last {WINDOW_UPDATES} updates is {mean:.2f} nats, more than {ABOVE_UNIFORM_NATS:g} "
-                f"above guessing ({self._uniform:.2f})"
+                f"above chance ({self._uniform:.2f})"
             )
             return Trouble(max(self._recent)[1], what, min(self._first_step, self._best_step))
         if mean < self._best:
@@ -82,7 +82,7 @@ class DivergenceWatch:
         elif mean > self._best + RISE_NATS:
             what = (
                 f"the loss over the last {WINDOW_UPDATES} updates is {mean:.2f} nats, more than {RISE_NATS:g} above its "
-                f"lowest in this phase ({self._best:.2f} at step {self._best_step})"
+                f"minimum in this phase ({self._best:.2f} at step {self._best_step})"
             )
             return Trouble(max(self._recent)[1], what, self._best_step)
         return None

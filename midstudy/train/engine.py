@@ -1,10 +1,10 @@
-"""The training engine: a model and its optimizer at some step of a curriculum, advanced update by update.
+"""The training engine: a model and its optimizer at a step of a curriculum, advanced update by update.
 
 One engine serves every phase: pretraining, midtraining, continued pretraining and fine-tuning differ in their data and in
-what their phase takes over, which `advance` applies at each phase's first step. The update from state s to state s + 1
-reads `batch_at(s)` with the learning rate `curriculum.curve.lr(s)`, and random numbers, should a layer ever draw any, come
-from a seed made of the phase's and the step. So on one CPU configuration a run that was interrupted, or run in pieces, ends
-with the same weights bit for bit.
+what the phase takes over from the previous one, which `advance` applies at the first step of each phase. The update from
+state s to state s + 1 reads `batch_at(s)` with learning rate `curriculum.curve.lr(s)`; random numbers, if a layer drew any,
+would come from a seed derived from the phase's seed and the step. With the same CPU configuration, an interrupted run, or
+one split into several runs, therefore ends with bitwise identical weights.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class _Update:
-    """What one update measured, still on the device: the batch's mean loss and gradient norm, and the noise estimates."""
+    """Measurements of one update, still on the device: the batch's mean loss, gradient norm and noise estimates."""
 
     loss: Tensor
     norm: Tensor
@@ -59,11 +59,11 @@ class _Update:
 
 
 class TrainingRun:
-    """A model and its optimizer after `step` updates. Make one with `begin` or `load`.
+    """A model and its optimizer after `step` updates. Create one with `begin` or `load`.
 
-    `model` computes in the run's precision and may be evaluated as it is between two calls of `advance`. `tokens_seen`
-    counts target tokens since step 0; `trained_s` and `waited_s` are the seconds that this object has trained, and of these
-    waited for data.
+    `model` computes in the run's precision and can be evaluated between two calls of `advance`. `tokens_seen` counts target
+    tokens since step 0. `trained_s` is the training time of this object in seconds, `waited_s` the part of it spent waiting
+    for data.
     """
 
     def __init__(self, state: Checkpoint, *, placement: Placement | None = None, ranks: Ranks = ALONE) -> None:
@@ -74,11 +74,11 @@ class TrainingRun:
         self.tokens_seen = state.tokens_seen
         self.trained_s = self.waited_s = 0.0
         device = torch.device(self.placement.device)
-        # With its index: the thread that feeds a GPU has a current device of its own.
+        # With its index: the thread that feeds a GPU has its own current device.
         self.device = torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
         model = Pythia.empty(state.shape, device="meta")
         model.chunked_loss = self.placement.chunked_loss
-        # A copy: tensors read from a file may lie at any address, and products depend on alignment in the last bit.
+        # A copy: tensors read from a file can have any alignment, on which the last bit of matrix products depends.
         masters = {name: tensor.to(self.device, copy=True) for name, tensor in state.weights.items()}
         self._weights = Weights(model, masters, precision=state.precision)
         if self.placement.compiled:
@@ -91,8 +91,8 @@ class TrainingRun:
 
     @classmethod
     def begin(cls, start: Start, *, precision: str, placement: Placement | None = None, ranks: Ranks = ALONE) -> TrainingRun:
-        """The state before any step: weights drawn from the start's seed, no optimizer state."""
-        assert start.seed is not None, "the weights of a release or an average are loaded from their own stage"
+        """Return the state at step 0: weights drawn from the start's seed, no optimizer state."""
+        assert start.seed is not None, "the weights of a release or an average are loaded from a separate stage"
         drawn = initialised(start.model, seed=start.seed)
         state = Checkpoint(
             step=0,
@@ -110,7 +110,7 @@ class TrainingRun:
     def load(
         cls, folder: Path, *, with_optimizer: bool = True, placement: Placement | None = None, ranks: Ranks = ALONE
     ) -> TrainingRun:
-        """The state that `save` wrote to `folder`; without its optimizer where the next phase begins a new one.
+        """Load the state that `save` wrote to `folder`; without its optimizer if the next phase starts with a new one.
 
         Raises:
             CheckpointError: the checkpoint is missing or damaged.
@@ -125,7 +125,7 @@ class TrainingRun:
 
     @property
     def state_id(self) -> str:
-        """The recipe's id of this state."""
+        """The id of this state, from the recipe."""
         return self._loaded_id if self._curriculum is None else self._curriculum.state_id(self.step)
 
     @property
@@ -134,19 +134,20 @@ class TrainingRun:
 
     @property
     def device_name(self) -> str:
-        """`cpu`, or the GPU's product name: what a measured throughput is the throughput of."""
+        """`cpu`, or the product name of the GPU, to which a measured throughput refers."""
         return torch.cuda.get_device_name() if self.device.type == "cuda" else self.device.type
 
     def save(self, folder: Path, *, with_optimizer: bool) -> None:
-        """Write this state to `folder`, atomically. Without its optimizer it can be evaluated, or fine-tuned with a new one.
+        """Write this state to `folder`, atomically. Without its optimizer, a state can be evaluated, or fine-tuned with a
+        new optimizer.
 
         Raises:
-            FileExistsError: `folder` is there already.
-            CheckpointError: `with_optimizer`, but this run was loaded without one and has made no update since.
+            FileExistsError: `folder` exists already.
+            CheckpointError: `with_optimizer` is set, but this run was loaded without one and has not made an update since.
         """
         moments, num_updates = self._optimizer_state()
         if with_optimizer and moments is None:
-            raise CheckpointError(f"{folder}: this state was loaded without its optimizer; save it without one.")
+            raise CheckpointError(f"{folder}: this state was loaded without its optimizer. Save it without one.")
         state = Checkpoint(
             step=self.step,
             state_id=self.state_id,
@@ -173,50 +174,49 @@ class TrainingRun:
         rolling: Rolling | None = None,
         text_at: Callable[[int], str] | None = None,
     ) -> bool:
-        """Train from this run's step to `to_step`. Every rank makes the same call.
+        """Train from this run's step to `to_step`. Every rank must make the same call.
 
         Args:
-            curriculum: what this run's state is a state of.
-            to_step: state to reach, at most the curriculum's last.
-            batch_at: the whole batch that the update from state `step` reads.
-            on_metrics: called with the metrics of every `log_every`-th update, of the last, and of one after which this run
-                is saved or stopped. Keys: `step` (the state reached), `loss_nats` (weighted mean over the batch's targets,
-                before the update), `lr`, `grad_norm` (before clipping), `tokens_seen`, and `tokens_per_s` and `data_wait_s`,
-                both since the metrics before. Where the batch was cut into several pieces also `gradient_noise_trace` and
-                `gradient_squared_norm` (means since the metrics before, see `noise_scale.py`) and, where both are positive,
-                their ratio `noise_scale_sequences`.
+            curriculum: the curriculum that this run's state belongs to.
+            to_step: the state to reach, at most the curriculum's last.
+            batch_at: returns the whole batch that the update from state `step` reads.
+            on_metrics: called with the metrics of every `log_every`-th update, of the last one, and of updates after which
+                this run is saved or stopped. Keys: `step` (the state reached), `loss_nats` (weighted mean over the batch's
+                targets, before the update), `lr`, `grad_norm` (before clipping), `tokens_seen`; `tokens_per_s` and
+                `data_wait_s`, both since the previous metrics. If the batch was split into micro-batches or ranks, also
+                `gradient_noise_trace` and `gradient_squared_norm` (means since the previous metrics, see `noise_scale.py`)
+                and, if both are positive, their ratio `noise_scale_sequences`.
             on_step: called after every update with the state that it reached.
-            should_stop: asked before every update and between its micro-batches; true ends the call, and an update that is
-                not complete leaves no trace. Of several ranks each finishes the update it is in, so that all stop at one.
-            rolling: where the first rank saves this run as it goes.
-            text_at: names what the update from a state reads, for the message about a divergence.
+            should_stop: polled before every update and between its micro-batches. If true, the call ends and an incomplete
+                update is discarded. With several ranks, all finish the current update, so that they stop at the same one.
+            rolling: where and how often the first rank saves checkpoints.
+            text_at: names the text that the update from a state reads, for the message of a divergence.
 
         Returns:
-            Whether `to_step` was reached; false when `should_stop` ended the call. The caller then saves.
+            True if `to_step` was reached; false if `should_stop` ended the call. The caller then saves.
 
         Raises:
-            ValueError: this run's state is none of `curriculum`'s, `to_step` lies behind it or past the end, or a phase
-                continues an optimizer that the checkpoint does not hold.
-            DivergedError: a loss or a gradient norm is not finite, or the loss has run away. No state that is not finite was
-                saved.
+            ValueError: this run's state does not belong to `curriculum`, `to_step` is before this state or past the end, or
+                a phase continues an optimizer that is not in the checkpoint.
+            DivergedError: a loss or a gradient norm is not finite, or the loss has diverged. No such state was saved.
         """
         self._require_state_of(curriculum, to_step)
         self._curriculum = curriculum
         meter = _Meter(self, on_metrics, rolling, text_at)
         ahead = self.device.type != "cpu"
         with Feed(batch_at, until_step=to_step, ranks=self.ranks, device=self.device, ahead=ahead) as feed:
-            for stretch in curriculum.stretches:
-                if stretch.stop_step <= self.step or stretch.start_step >= to_step:
+            for placed in curriculum.stretches:
+                if placed.stop_step <= self.step or placed.start_step >= to_step:
                     continue
-                self._enter(stretch)
-                meter.begin_phase(stretch.start_step, memory=self._watch_memory)
-                while self.step < min(stretch.stop_step, to_step):
+                self._enter(placed)
+                meter.begin_phase(placed.start_step, memory=self._watch_memory)
+                while self.step < min(placed.stop_step, to_step):
                     if self.ranks.any(should_stop()):
                         meter.flush()
                         return False
                     portion = meter.wait_for(feed)
                     lr = curriculum.curve.lr(self.step)
-                    update = self._update(portion, lr=lr, seed=stretch.phase.seed, should_stop=should_stop)
+                    update = self._update(portion, lr=lr, seed=placed.phase.seed, should_stop=should_stop)
                     if update is None:
                         meter.flush()
                         return False
@@ -227,23 +227,23 @@ class TrainingRun:
                     if self.step % log_every == 0 or self.step == to_step:
                         meter.flush()
                     if rolling is not None and self.ranks.is_first and self.step < to_step and rolling.due():
-                        meter.flush()  # a diverged state is not worth keeping
+                        meter.flush()  # raises if training has diverged, so that no such state is saved
                         rolling.save(self.step, lambda folder: self.save(folder, with_optimizer=True))
-                        meter.restart_clock()  # saving is no training
+                        meter.restart_clock()  # saving does not count as training
         return True
 
     def _require_state_of(self, curriculum: Curriculum, to_step: int) -> None:
         if not self.step <= to_step <= curriculum.num_steps:
-            raise ValueError(f"to_step: found {to_step}; allowed: {self.step} (this run's step) to {curriculum.num_steps}.")
+            raise ValueError(f"to_step: expected {self.step} (this run's step) to {curriculum.num_steps}, got {to_step}.")
         expected = curriculum.state_id(self.step)
         if self.state_id != expected:
             raise ValueError(
-                f"this run holds state {self.state_id} at step {self.step}; the curriculum's is {expected}. "
+                f"this run at step {self.step}: expected state {expected}, that of the curriculum, got {self.state_id}. "
                 "`midstudy explain` prints the fields in which two states differ."
             )
 
     def remember(self, watch: DivergenceWatch) -> None:
-        """Keep what a watch has seen so far, to be saved with the state."""
+        """Keep the memory of a watch, to be saved with the state."""
         self._watch_memory = watch.memory()
 
     def _optimizer_state(self) -> tuple[Any, int]:
@@ -251,16 +251,16 @@ class TrainingRun:
             return self._optimizer.moments(), self._optimizer.num_updates
         return self._saved_moments, self._saved_updates
 
-    def _enter(self, stretch: Stretch) -> None:
-        """Apply what the phase takes over, and its precision. Entering a phase half-way changes nothing."""
-        phase = stretch.phase
+    def _enter(self, placed: Stretch) -> None:
+        """Apply the phase's handling of the optimizer state, and its precision. Within a phase, the state is unchanged."""
+        phase = placed.phase
         moments, num_updates = self._optimizer_state()
-        if self.step == stretch.start_step and (self.step == 0 or phase.optimizer_state == "reset"):
+        if self.step == placed.start_step and (self.step == 0 or phase.optimizer_state == "reset"):
             moments, num_updates = {}, 0
         if moments is None:
             raise ValueError(
-                f"phases.{phase.name}.optimizer_state: continues an optimizer, but the checkpoint of step {self.step} "
-                "holds none; save that state with its optimizer."
+                f"phases.{phase.name}.optimizer_state: continues an optimizer, but the checkpoint of step {self.step} has "
+                "none. Save that state with its optimizer."
             )
         if phase.precision != self.precision:
             self._weights = Weights(self.model, self._weights.masters, precision=phase.precision)
@@ -269,10 +269,10 @@ class TrainingRun:
         self._saved_moments = None
 
     def _update(self, portion: Portion, *, lr: float, seed: int, should_stop: Callable[[], bool]) -> _Update | None:
-        """One optimizer step; none where `should_stop` ended it before anything was changed."""
+        """Make one optimizer step; return `None` if `should_stop` ended it before anything was changed."""
         assert self._optimizer is not None
         if portion.total_weight <= 0:
-            raise ValueError(f"the batch of step {self.step} has no target token; the recipe's data gives nothing to learn.")
+            raise ValueError(f"the batch of step {self.step} has no target token. Check the recipe's data.")
         torch.manual_seed(derive_key("update", seed, self.step, self.ranks.rank))
         num_rows = len(portion.input_ids)
         size = self.placement.micro_batch or num_rows
@@ -289,14 +289,14 @@ class TrainingRun:
                         weights=None if portion.weights is None else portion.weights[rows],
                         documents=None if portion.documents is None else portion.documents[rows],
                     )
-                if self._told(should_stop):
+                if self._abandon_update(should_stop):
                     return None
                 with self._compiling(should_stop):
                     loss.backward()
             except StopRequestedError:
                 self._weights.forget_gradients()
                 return None
-            if rows.stop < num_rows and self._told(should_stop):
+            if rows.stop < num_rows and self._abandon_update(should_stop):
                 return None
             norm = self._weights.gather_gradients(self.ranks, first=first == 0, last=first == firsts[-1])
             losses.append(loss.detach())
@@ -317,11 +317,11 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def _compiling(self, should_stop: Callable[[], bool]) -> Iterator[None]:
-        """Around what may be compiled first, which takes longer than anything else: a signal must not reach the compiler,
-        and is noticed as soon as it returns. Of several ranks none leaves: the others wait for its gradient.
+        """Hold signals during a call that may compile kernels, which is slow: a signal must not reach the compiler, but is
+        handled as soon as it returns. With several ranks, no rank leaves, since the others wait for its gradient.
 
         Raises:
-            StopRequestedError: `should_stop` said so.
+            StopRequestedError: `should_stop` returned true.
         """
         if not self.placement.compiled:
             yield
@@ -329,8 +329,8 @@ class TrainingRun:
         with stopping_between_parts(should_stop) if self.ranks.size == 1 else contextlib.nullcontext(), signals_held():
             yield
 
-    def _told(self, should_stop: Callable[[], bool]) -> bool:
-        """Whether to leave the update unfinished. One of several ranks cannot: the others wait for its gradient."""
+    def _abandon_update(self, should_stop: Callable[[], bool]) -> bool:
+        """Return whether to abandon the current update. With several ranks, never: the others wait for the gradient."""
         if self.ranks.size > 1 or not should_stop():
             return False
         self._weights.forget_gradients()
@@ -338,7 +338,7 @@ class TrainingRun:
 
 
 class _Meter:
-    """Gathers losses and norms on the device and brings them to the host once a report, all steps at a time."""
+    """Collects losses and norms on the device, and copies them to the host once per report, for all steps since the last."""
 
     def __init__(
         self,
@@ -358,7 +358,7 @@ class _Meter:
         self._waited_s = 0.0
 
     def begin_phase(self, first_step: int, *, memory: Mapping[str, Any] | None) -> None:
-        """Judge the losses from here on as those of one phase."""
+        """Start watching the losses of a new phase."""
         self.check()
         self._watch = DivergenceWatch(first_step, vocab_size=self._run.model.shape.vocab_size, memory=memory)
 
@@ -366,7 +366,7 @@ class _Meter:
         self._since = time.perf_counter()
 
     def wait_for(self, feed: Feed) -> Portion:
-        """The next update's portion; the time that takes is time waited for data."""
+        """Return the next update's portion; count the elapsed time as time waited for data."""
         started = time.perf_counter()
         portion = feed.take(self._run.step)
         self._waited_s += time.perf_counter() - started
@@ -380,10 +380,10 @@ class _Meter:
         self._num_targets += num_targets
 
     def check(self) -> None:
-        """Bring the losses and norms since the last check to the host and judge them.
+        """Copy the losses and norms since the last check to the host and check them for divergence.
 
         Raises:
-            DivergedError: training has gone wrong since.
+            DivergedError: training has diverged since the last check.
         """
         if not self._pending:
             return
@@ -393,15 +393,15 @@ class _Meter:
         for step, (loss, norm) in enumerate(values, start=self._run.step - len(values)):
             trouble = self._watch.trouble(from_step=step, loss_nats=loss, gradient_norm=norm)
             if trouble is not None:
-                raise DivergedError(self._story(trouble), good_step=trouble.good_step)
+                raise DivergedError(self._message(trouble), good_step=trouble.good_step)
         self._run.remember(self._watch)
         self._last = (values[-1][0], values[-1][1])
 
     def flush(self) -> None:
-        """Report the last update, unless it was reported.
+        """Report the last update, unless it has been reported.
 
         Raises:
-            DivergedError: training has gone wrong since the last report.
+            DivergedError: training has diverged since the last report.
         """
         self.check()
         if self._last is None:
@@ -419,7 +419,7 @@ class _Meter:
         }
         if self._noise:
             measured = [pair for pair in torch.stack(self._noise).tolist() if all(map(math.isfinite, pair))]
-            if measured:  # a batch of which only one micro-batch has targets measures nothing
+            if measured:  # empty if only one micro-batch of each batch had targets
                 trace, squared = (statistics.fmean(values) for values in zip(*measured, strict=True))
                 metrics |= {"gradient_noise_trace": trace, "gradient_squared_norm": squared}
                 if trace > 0 and squared > 0:
@@ -431,17 +431,19 @@ class _Meter:
         self._noise.clear()
         self._num_targets, self._since, self._waited_s = 0, now, 0.0
 
-    def _story(self, trouble: Trouble) -> str:
-        begun_from = self._run.loaded_from
-        folders = [self._rolling.folder, *self._rolling.former] if self._rolling is not None else []
-        folders += [begun_from.parent] if begun_from is not None and begun_from.parent not in folders else []
+    def _message(self, trouble: Trouble) -> str:
+        loaded_from = self._run.loaded_from
+        folders = [self._rolling.folder, *self._rolling.previous] if self._rolling is not None else []
+        folders += [loaded_from.parent] if loaded_from is not None and loaded_from.parent not in folders else []
         last = latest_valid(*folders, until_step=trouble.good_step) if folders else None
         if last is None and self._run.loaded_at <= trouble.good_step:
-            last = begun_from
-        none = f"No checkpoint lies between it and {begun_from}. " if begun_from else "No checkpoint lies before it. "
+            last = loaded_from
+        none = (
+            f"There is no checkpoint between it and {loaded_from}. " if loaded_from else "There is no earlier checkpoint. "
+        )
         return (
             f"the update from step {trouble.from_step} diverged: {trouble.what}. "
             + (f"It read {self._text_at(trouble.from_step)}. " if self._text_at is not None else "")
             + (f"The last good checkpoint is {last}. " if last else none)
-            + "Lower the learning rate, lengthen the warmup, or look at that step's text."
+            + "Lower the learning rate, lengthen the warmup, or check the text of that step."
         )

@@ -1,4 +1,4 @@
-"""Brings batches to the device: this rank's rows of each, computed ahead of time where the device is not the processor."""
+"""Load this rank's rows of each batch onto the device; on a GPU, the next batch is prefetched."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from midstudy.train.ranks import Ranks
 
 @dataclass(frozen=True)
 class Portion:
-    """One rank's rows of a batch on the device, (rows, length) each, and what the whole batch holds.
+    """One rank's rows of a batch, as tensors of shape (rows, length) on the device, and totals of the whole batch.
 
-    `row_weights` are the summed weights of each row's targets; `num_targets` and `total_weight` are those of the batch over
-    all ranks, known to each without asking the others.
+    `row_weights` are the summed loss weights of each row's targets. `num_targets` and `total_weight` cover the batch over
+    all ranks; every rank knows them without communication.
     """
 
     input_ids: Tensor
@@ -35,20 +35,20 @@ class Portion:
 
 
 def portion_of(batch: Batch, *, ranks: Ranks, device: torch.device) -> Portion:
-    """This rank's rows of `batch`, on `device`."""
-    mine = batch.rows(*ranks.rows(len(batch.input_ids)))
-    has_target = mine.targets != IGNORED
-    weights = has_target if mine.weights is None else np.where(has_target, mine.weights, 0.0)
+    """Return this rank's rows of `batch`, on `device`."""
+    own = batch.rows(*ranks.rows(len(batch.input_ids)))
+    has_target = own.targets != IGNORED
+    weights = has_target if own.weights is None else np.where(has_target, own.weights, 0.0)
 
-    def bring(array: NDArray[Any]) -> Tensor:
+    def to_device(array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
     return Portion(
-        input_ids=bring(mine.input_ids),
-        targets=bring(mine.targets),
-        weights=None if mine.weights is None else bring(mine.weights),
-        documents=None if mine.documents is None else bring(mine.documents),
+        input_ids=to_device(own.input_ids),
+        targets=to_device(own.targets),
+        weights=None if own.weights is None else to_device(own.weights),
+        documents=None if own.documents is None else to_device(own.documents),
         row_weights=weights.sum(axis=1, dtype=np.float64),
         num_targets=batch.num_targets,
         total_weight=batch.total_weight,
@@ -56,13 +56,13 @@ def portion_of(batch: Batch, *, ranks: Ranks, device: torch.device) -> Portion:
 
 
 class Feed:
-    """Portions in the order of their steps.
+    """Returns portions in the order of their steps.
 
     Args:
-        batch_at: the batch that the update from a state reads.
-        until_step: no batch at or past this step is computed.
-        ahead: compute the next batch in a thread while the device works on this one. On a CPU it would only take turns with
-            the model.
+        batch_at: returns the batch that the update from a state reads.
+        until_step: batches at or past this step are not computed.
+        ahead: compute the next batch in a thread while the device works on the current one. Not useful on a CPU, where the
+            thread would compete with the model.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class Feed:
             self._thread.shutdown(cancel_futures=True)
 
     def take(self, step: int) -> Portion:
-        """What the update from state `step` reads."""
+        """Return the portion that the update from state `step` reads."""
         if self._thread is None:
             return self._make(step)
         if self._next is None or self._next[0] != step:
             self._next = (step, self._thread.submit(self._make, step))
-        _, coming = self._next
-        portion = coming.result()
+        _, future = self._next
+        portion = future.result()
         if step + 1 < self._until_step:
             self._next = (step + 1, self._thread.submit(self._make, step + 1))
         return portion

@@ -1,7 +1,7 @@
-"""AdamW as the recipe states it: fused, clipped by the global norm, weight decay on every parameter or on matrices only.
+"""AdamW as configured by the recipe: fused, global norm clipping, weight decay on every parameter or on matrices only.
 
-Source: Loshchilov and Hutter, 2019. Decay on everything, norms and biases included, is nightingal3/midtraining's; decay on
-matrices only (every parameter of two dimensions, embedding and head included) is nanoGPT's.
+Source: Loshchilov and Hutter, 2019. Decay on everything, including norms and biases, is that of nightingal3/midtraining;
+decay on matrices only (every parameter of two dimensions, including embedding and head) is that of nanoGPT.
 """
 
 from __future__ import annotations
@@ -15,33 +15,36 @@ from torch import Tensor, nn
 from midstudy.recipe.optimizer import AdamW
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""Names of Adam's running means of the gradient and of its square."""
+"""Names of Adam's moments: the running means of the gradient and of its square."""
 
 
-_PIECE = 2**17
-"""Values whose squares are added up at a time on a CPU."""
+_CHUNK = 2**17
+"""Number of values per partial sum of squares on a CPU."""
 
 
 def global_norm(gradients: list[Tensor]) -> Tensor:
-    """The Euclidean norm of all values together, an fp32 scalar, taken in fp32 also of bf16 gradients.
+    """Return the Euclidean norm over all gradients, an fp32 scalar, computed in fp32 for bf16 gradients too.
 
-    On a CPU the values are taken in pieces: PyTorch copies bf16 to fp32 first, and a piece's copy stays in a core's cache;
-    over tens of millions of values at once its sum is also off by a thousandth.
+    On a CPU the values are split into chunks: PyTorch first copies bf16 to fp32, and the copy of a chunk stays in a core's
+    cache. Its sum over tens of millions of values at once would also be off by a thousandth.
     """
     if gradients[0].device.type == "cpu":
-        gradients = [piece for gradient in gradients for piece in gradient.reshape(-1).split(_PIECE)]
+        gradients = [chunk for gradient in gradients for chunk in gradient.reshape(-1).split(_CHUNK)]
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32)))
 
 
 class Optimizer:
-    """AdamW over named parameters, its moments in the parameters' type."""
+    """AdamW over named parameters, with moments in the parameters' dtype."""
 
     def __init__(self, recipe: AdamW, parameters: Mapping[str, nn.Parameter]) -> None:
         self.recipe = recipe
         self._parameters = dict(parameters)
         decayed = [p for p in self._parameters.values() if recipe.decayed == "all" or p.dim() == 2]
-        spared = [p for p in self._parameters.values() if recipe.decayed != "all" and p.dim() != 2]
-        groups: list[dict[str, Any]] = [{"params": decayed}, *([{"params": spared, "weight_decay": 0.0}] if spared else [])]
+        undecayed = [p for p in self._parameters.values() if recipe.decayed != "all" and p.dim() != 2]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed},
+            *([{"params": undecayed, "weight_decay": 0.0}] if undecayed else []),
+        ]
         self._adamw = torch.optim.AdamW(
             groups,
             lr=0.0,
@@ -53,7 +56,7 @@ class Optimizer:
         self.num_updates = 0
 
     def clip(self) -> Tensor:
-        """Scale the gradients to a global norm of at most `clip_norm`; the norm before that, an fp32 scalar."""
+        """Scale the gradients to a global norm of at most `clip_norm`; return the norm before clipping, an fp32 scalar."""
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
         norm = global_norm(gradients)
         if self.recipe.clip_norm > 0:
@@ -61,14 +64,14 @@ class Optimizer:
         return norm
 
     def update(self, *, lr: float) -> None:
-        """One step with learning rate `lr`."""
+        """Make one step with learning rate `lr`."""
         for group in self._adamw.param_groups:
             group["lr"] = lr
         self._adamw.step()
         self.num_updates += 1
 
     def moments(self) -> dict[str, Tensor]:
-        """Both moments of every parameter, as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`; empty before an update."""
+        """Return both moments of every parameter as `exp_avg.<name>` and `exp_avg_sq.<name>`; empty before an update."""
         return {
             f"{moment}.{name}": self._adamw.state[parameter][moment]
             for moment in MOMENTS
@@ -77,7 +80,7 @@ class Optimizer:
         }
 
     def restore(self, moments: Mapping[str, Tensor], *, num_updates: int) -> None:
-        """Go on after `num_updates` updates with these moments, converted to the parameters' type where it differs."""
+        """Resume after `num_updates` updates with these moments, converted to the parameters' dtype if necessary."""
         self.num_updates = num_updates
         self._adamw.state.clear()
         if num_updates == 0:

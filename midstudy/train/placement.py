@@ -1,6 +1,6 @@
-"""How a stage's numbers are computed: part of no recipe, written down in every record.
+"""How a stage is computed: device, threads, ranks. Not part of the recipe or any id, but recorded with every stage.
 
-A placement changes results by rounding at most, and the same placement gives the same bits again.
+A placement changes results by rounding at most, and the same placement reproduces the same bits.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ DEVICES = ("cpu", "cuda")
 class Placement:
     """Device, threads, ranks and kernels of the processes that make a stage.
 
-    `num_ranks` processes share a training step, each with `num_threads` threads and, on CUDA, a device of its own; each
-    passes at most `micro_batch` sequences through the model at a time (none: all of its share). `compiled` lets
-    `torch.compile` generate the kernels. `chunked_loss` saves memory on a GPU: the logits of large vocabularies in fp32 are
-    most of it. On a CPU the loss is always chunked. `jobs_per_gpu` jobs of one process each share a GPU, for models too
-    small to fill it; a rate that is seen then is not a whole device's.
+    `num_ranks` processes share a training step, each with `num_threads` threads and, on CUDA, its own device; each passes at
+    most `micro_batch` sequences through the model at a time (`None`: all of its rows). `compiled` uses `torch.compile`.
+    `chunked_loss` saves memory on a GPU, most of which the fp32 logits of large vocabularies can take; on a CPU the loss is
+    always chunked. `jobs_per_gpu` jobs of one process each share a GPU, for models too small to fill it; a throughput
+    measured then is not that of a whole device.
     """
 
     device: str = "cpu"
@@ -43,5 +43,5 @@ class Placement:
         require_flag("placement.chunked_loss", self.chunked_loss)
         require_positive("placement.jobs_per_gpu", self.jobs_per_gpu, unit="jobs")
         if self.jobs_per_gpu > 1 and (self.device != "cuda" or self.num_ranks > 1):
-            found = f"{self.jobs_per_gpu} with device {self.device} and {self.num_ranks} rank(s)"
-            raise RecipeError("placement.jobs_per_gpu", got=found, expected='1, or more with device "cuda" and one rank')
+            got = f"{self.jobs_per_gpu} with device {self.device} and {self.num_ranks} rank(s)"
+            raise RecipeError("placement.jobs_per_gpu", expected='1, or more with device "cuda" and one rank', got=got)

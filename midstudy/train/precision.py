@@ -1,13 +1,13 @@
-"""The three precisions: which numbers are the weights, and which are computed with.
+"""The three precisions: the dtypes of the weights and of the computation.
 
 | precision | weights and Adam moments | forward and backward |
 |---|---|---|
 | `fp32` | fp32 | fp32 |
-| `bf16_mixed` | fp32 | bf16 copies of the weights, made anew after each update; embedding look-up in fp32 |
-| `bf16_true` | bf16 | bf16; the paper's authors trained so |
+| `bf16_mixed` | fp32 | bf16 copies of the weights, refreshed after each update; embedding look-up in fp32 |
+| `bf16_true` | bf16 | bf16; used by the paper's authors |
 
-The loss is computed in fp32 in all three. `bf16_mixed` is mixed precision as FSDP has it: one pass over the weights a step
-instead of a cast at each use, and a residual stream in bf16, where `torch.autocast` keeps it in fp32.
+The loss is always computed in fp32. `bf16_mixed` is mixed precision as in FSDP: one pass over the weights per step instead
+of a cast at each use, and a residual stream in bf16, while `torch.autocast` keeps it in fp32.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _COMPUTE_TYPES = {"fp32": torch.float32, "bf16_mixed": torch.bfloat16, "bf16_tru
 
 
 class Weights:
-    """The trained weights (`masters`) beside the model that computes with them.
+    """The trained weights (`masters`) and the model that computes with them.
 
-    `masters` are fp32 or bf16 parameters by name; `model` holds either these very parameters or bf16 copies. Gradients
-    arrive in the model's type and are gathered on the masters, over any number of micro-batches.
+    `masters` maps names to fp32 or bf16 parameters; `model` has either these parameters or bf16 copies. Gradients are
+    computed in the model's dtype and accumulated on the masters, over any number of micro-batches.
     """
 
     def __init__(self, model: Pythia, masters: Mapping[str, Tensor], *, precision: str) -> None:
-        """Set `model` up to compute with `masters` in `precision`; masters of another type are converted first."""
+        """Set up `model` to compute with `masters` in `precision`; masters of another dtype are converted first."""
         self.precision = precision
         self.model = model
         self.masters = {
@@ -57,36 +57,36 @@ class Weights:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Bring the computing copies up to date with the masters: after each update."""
+        """Copy the masters to the model's copies; call after each update."""
         if self._copies:
             torch._foreach_copy_(self._copies, self._copied)
 
     @torch.no_grad()
     def gather_gradients(self, ranks: Ranks, *, first: bool, last: bool) -> Tensor | None:
-        """Take over what one micro-batch's backward pass left on the model.
+        """Accumulate the gradients of one micro-batch's backward pass.
 
-        After the `last` micro-batch the masters' `.grad` hold the sum over all since the `first`, on all ranks, added up in
-        fp32.
+        After the `last` micro-batch, the masters' `.grad` hold the sum over all micro-batches since the `first` and over
+        all ranks, accumulated in fp32.
 
         Returns:
-            The norm of what this micro-batch contributed, an fp32 scalar; none where it is the whole batch.
+            The norm of this micro-batch's contribution, an fp32 scalar; `None` if it is the whole batch.
         """
         if first and last and ranks.size == 1 and (self.precision == "fp32" or not self._copies):
-            return None  # autograd has left it where the optimizer looks for it
-        arrived: list[Tensor] = []
+            return None  # the gradients are on the masters already
+        gradients: list[Tensor] = []
         for worker in self._workers:
             assert worker.grad is not None
-            arrived.append(worker.grad)
+            gradients.append(worker.grad)
             worker.grad = None
         norm = None
         if not (first and last and ranks.size == 1):
-            norm = global_norm(arrived)
+            norm = global_norm(gradients)
         if not self._sums:
             self._sums = [torch.empty_like(master, dtype=torch.float32) for master in self.masters.values()]
         if first:
-            torch._foreach_copy_(self._sums, arrived)
+            torch._foreach_copy_(self._sums, gradients)
         else:
-            for total, gradient in zip(self._sums, arrived, strict=True):
+            for total, gradient in zip(self._sums, gradients, strict=True):
                 total.add_(gradient)
         if last:
             ranks.add_up(self._sums)
@@ -95,6 +95,6 @@ class Weights:
         return norm
 
     def forget_gradients(self) -> None:
-        """Drop the gradients, used or not; the buffers they were added up in are kept."""
+        """Drop the gradients, but keep the accumulation buffers."""
         for parameter in (*self.masters.values(), *self._workers):
             parameter.grad = None

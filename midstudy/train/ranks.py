@@ -1,8 +1,8 @@
-"""The processes that share a training step: sums over ranks, and agreement between them.
+"""Data parallelism: the processes (ranks) that share a training step, sums over ranks, and common decisions.
 
-Every rank holds the whole model and computes the whole batch's order, which is a pure function of the step; it passes its
-own rows through the model, and gradients are added up over ranks. Numbers on the device travel through NCCL where the
-device is a GPU and through gloo elsewhere; decisions travel through gloo, so that no rank waits for its GPU to decide.
+Every rank holds the whole model and computes the order of the whole batch, which is a pure function of the step. It passes
+its own rows through the model, and gradients are summed over ranks. Tensors are summed with NCCL on GPUs and with gloo
+elsewhere; decisions always use gloo, so that no rank waits for its GPU to decide.
 """
 
 from __future__ import annotations
@@ -18,85 +18,85 @@ import torch
 from torch import Tensor, distributed
 
 _TIMEOUT = timedelta(days=1)
-"""How long decisions wait for the others: they may wait for one that evaluates or writes. A rank that dies is noticed at
-once, because gloo's connections close."""
+"""Timeout of decisions, which may wait for a rank that evaluates or writes. A dead rank is detected immediately, because its
+gloo connections close."""
 
 _GPU_TIMEOUT = timedelta(minutes=30)
-"""How long a sum on GPUs waits: NCCL does not notice a rank that dies. All are within a step of each other, or compile."""
+"""Timeout of sums on GPUs: NCCL does not detect a dead rank. Ranks are at most a step, or a compilation, apart."""
 
 _BUCKET_BYTES = 64 * 2**20
-"""Gradients are copied together and summed in buckets of about this size: few calls, little extra memory."""
+"""Gradients are concatenated and summed in buckets of about this size: few calls, little extra memory."""
 
 
 class RankLostError(RuntimeError):
-    """Another rank has ended in the middle of a step; what this one holds of it is worth nothing."""
+    """Another rank exited in the middle of a step; this rank's part of the step must be discarded."""
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """A collective call; what it raises when a rank is gone depends on the library that carries it."""
+def _collective() -> Iterator[None]:
+    """Wrap a collective call: raise `RankLostError` for the backends' different errors when a rank is lost."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise RankLostError(f"another rank has ended: {error}") from error
+        raise RankLostError(f"another rank has exited: {error}") from error
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among `size` ranks. `Ranks(0, 1)` is alone and communicates nothing."""
+    """This process's rank among `size` ranks. `Ranks(0, 1)` is a single process and does not communicate."""
 
     rank: int = 0
     size: int = 1
     tensors: Any = None
-    """The process group that sums tensors; none is the default one, that of the decisions."""
+    """The process group that sums tensors; `None` for the default group, which also makes the decisions."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the rank that writes and reports."""
+        """True for the rank that writes and reports."""
         return self.rank == 0
 
     def rows(self, num_sequences: int) -> tuple[int, int]:
-        """First row and row past the last of this rank's share of a batch; shares differ by one row at most.
+        """Return the first row, and the row past the last, of this rank's part of a batch; parts differ by at most one row.
 
         Raises:
             ValueError: there are more ranks than sequences.
         """
         if num_sequences < self.size:
             raise ValueError(
-                f"placement.num_ranks: found {self.size} ranks for a batch of {num_sequences} sequences; allowed: at most "
-                "one rank a sequence. Use fewer ranks, or a larger batch (which is another recipe)."
+                f"placement.num_ranks: expected at most one rank per sequence, got {self.size} ranks for a batch of "
+                f"{num_sequences} sequences. Use fewer ranks, or a larger batch (which changes the recipe)."
             )
         return self.rank * num_sequences // self.size, (self.rank + 1) * num_sequences // self.size
 
     @torch.no_grad()
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace every tensor by its sum over ranks; each calls this with tensors of the same shapes and types."""
+        """Replace every tensor by its sum over ranks; every rank must pass tensors of the same shapes and dtypes."""
         if self.size == 1:
             return
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            with _together():
+            with _collective():
                 distributed.all_reduce(flat, group=self.tensors)
             pieces = flat.split([tensor.numel() for tensor in bucket])
             torch._foreach_copy_(bucket, [p.view_as(t) for p, t in zip(pieces, bucket, strict=True)])
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on some rank; every rank gets the same answer."""
+        """Return whether the flag is set on any rank; every rank gets the same result."""
         if self.size == 1:
             return flag
         vote = torch.tensor(int(flag))
-        with _together():
+        with _collective():
             distributed.all_reduce(vote, op=distributed.ReduceOp.MAX)
         return bool(vote)
 
     def from_first(self, value: Any) -> Any:
-        """The first rank's value (plain data) on every rank."""
+        """Return the first rank's value (plain data) on every rank."""
         if self.size == 1:
             return value
         box = [value]
-        with _together():
+        with _collective():
             distributed.broadcast_object_list(box, src=0)
         return box[0]
 
@@ -119,7 +119,7 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def joined(*, rank: int, size: int, device: str, meeting_point: str) -> Iterator[Ranks]:
-    """Within: this process among `size` ranks that all name the same meeting point.
+    """Join `size` ranks that all name the same meeting point, for the duration of the context.
 
     Args:
         rank: this process's number, from 0.
@@ -131,7 +131,7 @@ def joined(*, rank: int, size: int, device: str, meeting_point: str) -> Iterator
         yield ALONE
         return
     where: dict[str, Any] = {"init_method": meeting_point}
-    if meeting_point.startswith("file:"):  # torch takes a URL's %20 for part of the file's name, and waits for ever
+    if meeting_point.startswith("file:"):  # torch does not decode a URL's %20, and would wait indefinitely
         store = distributed.FileStore(unquote(urlparse(meeting_point).path), size)
         store.set_timeout(_TIMEOUT)
         where = {"store": store}

@@ -184,7 +184,7 @@ def test_a_whole_id_is_enough_and_finds_the_log_whatever_the_studies_ask_for_now
         (["run", "{experiment}", "--set", "text={text}", "--backend", "debug", "--ranks", "2"], "one process"),
         pytest.param(
             ["run", "{experiment}", "--set", "text={text}", "--device", "cuda"],
-            "--device: found cuda, but PyTorch sees no CUDA device here; allowed: cpu",
+            "--device: expected cpu, got cuda: PyTorch sees no CUDA device here",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
     ],

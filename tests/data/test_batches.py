@@ -1,4 +1,4 @@
-"""Batches are what the recipe says: documents numbered, weights where they belong, each phase at its own length."""
+"""Batches follow the recipe: document numbers, loss weights, and the sequence length of each phase."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VOCAB_SIZE = 512
 
 
 def split_of(data: Corpus | Task, *, num_documents: int = 300) -> TokenizedSplit:
-    """Random documents of 5 to 40 tokens, the first token after the end of text telling whose they are."""
+    """Return random documents of 5 to 40 tokens; the first token of each marks its data set."""
     random = np.random.default_rng(sum(data.name.encode()))
     mark = {"general": 1, "code": 2, "math": 3, "pycode": 4}[data.name]
     documents = []
@@ -51,11 +51,11 @@ def batches(curriculum: Curriculum) -> Batches:
 
 
 def corpora_of(curriculum: Curriculum, step: int) -> list[Corpus]:
-    """Whose block each row of the batch from state `step` is, in a curriculum of 8 sequences a step."""
+    """Return the corpus of each row of the batch from state `step`, in a curriculum of 8 sequences per step."""
     return [draw.corpus for draw in Slots(curriculum.stretches).draws(8 * step, 8)]
 
 
-def test_rows_are_a_batch_of_their_own() -> None:
+def test_some_rows_of_a_batch_are_a_batch() -> None:
     ids = np.arange(24).reshape(4, 6)
     whole = Batch(input_ids=ids, targets=ids + 1, weights=ids.astype(np.float32), documents=(ids // 3).astype(np.int32))
     part = whole.rows(1, 3)
@@ -71,7 +71,7 @@ def test_rows_are_a_batch_of_their_own() -> None:
     assert plain.documents is None
 
 
-def test_a_weight_without_a_target_does_not_count() -> None:
+def test_the_weight_of_a_position_without_a_target_does_not_count() -> None:
     ids = np.ones((2, 3), np.int64)
     targets = np.array([[5, IGNORED, 6], [IGNORED, IGNORED, 7]])
     weights = np.array([[0.5, 100.0, 0.25], [100.0, 100.0, 2.0]], np.float32)
@@ -80,7 +80,7 @@ def test_a_weight_without_a_target_does_not_count() -> None:
     assert Batch(input_ids=ids, targets=targets, weights=weights).num_targets == 3
 
 
-def test_the_end_of_text_belongs_to_the_document_it_ends_and_keeps_its_target() -> None:
+def test_an_end_of_text_token_belongs_to_the_document_before_it_and_keeps_its_target() -> None:
     block = np.array([[7, 8, 0, 9, 0, 0, 5, 6], [7, 8, 9, 7, 8, 9, 7, 0]])
     batch = pack_blocks(block, document_mask=True)
     assert batch.documents is not None
@@ -90,7 +90,7 @@ def test_the_end_of_text_belongs_to_the_document_it_ends_and_keeps_its_target() 
     assert pack_blocks(block, document_mask=False).documents is None
 
 
-def test_a_document_mask_changes_no_token_and_no_target() -> None:
+def test_a_document_mask_does_not_change_tokens_or_targets() -> None:
     masked, plain = batches(trunk(20, document_mask=True)), batches(trunk(20))
     for step in (0, 7, 19):
         left, right = masked(step), plain(step)
@@ -103,7 +103,7 @@ def test_a_document_mask_changes_no_token_and_no_target() -> None:
         assert set(np.unique(ends)) == {0, 1}
 
 
-def test_a_corpus_weighs_what_the_mixture_says() -> None:
+def test_rows_have_the_loss_weights_of_the_mixture() -> None:
     mixture = Mixture.blend(GENERAL, {CODE: 0.25, MATH: 0.25}, loss_weights={CODE: 0.5, MATH: 4})
     curriculum = trunk(20).branch(start_step=4, data=mixture, name="midtrain")
     weight = {GENERAL: 0.25, CODE: 0.125, MATH: 1.0}  # relative to the heaviest
@@ -119,8 +119,8 @@ def test_a_corpus_weighs_what_the_mixture_says() -> None:
     assert batches(curriculum)(3).weights is None
 
 
-def test_a_heavier_corpus_is_ramped_in_at_one_weight() -> None:
-    """Twice the base from its first block on: along the ramp, past its end, and where it is ramped out again."""
+def test_a_ramp_does_not_change_loss_weights() -> None:
+    """Twice the base corpus from the first block: during the ramp, after it, and while the corpus is ramped out again."""
     plain, weighted = Mixture.only(GENERAL), Mixture.blend(GENERAL, {CODE: 0.5}, loss_weights={CODE: 2})
     up = MixtureRamp(from_mixture=plain, to_mixture=weighted, num_steps=8)
     down = MixtureRamp(from_mixture=weighted, to_mixture=plain, num_steps=8)
@@ -131,7 +131,7 @@ def test_a_heavier_corpus_is_ramped_in_at_one_weight() -> None:
         assert weights[:, 0].tolist() == [1.0 if corpus == CODE else 0.5 for corpus in corpora_of(curriculum, step)]
 
 
-def test_loss_weights_change_no_token_read() -> None:
+def test_loss_weights_do_not_change_the_tokens_read() -> None:
     plain = trunk(20).branch(start_step=4, data=Mixture.blend(GENERAL, {CODE: 0.25}), name="x")
     mixture = Mixture.blend(GENERAL, {CODE: 0.25}, loss_weights={CODE: 0.5})
     weighted = trunk(20).branch(start_step=4, data=mixture, name="x")
@@ -142,8 +142,8 @@ def test_loss_weights_change_no_token_read() -> None:
 
 @pytest.mark.parametrize("of_math", [0.5, 2, 1])
 @pytest.mark.parametrize("of_code", [1, 4])
-def test_a_debt_paid_in_a_later_phase_keeps_the_weight_it_was_made_with(of_math: float, of_code: float) -> None:
-    """Relative to the base: in each mixture the heaviest corpus weighs 1, whichever that is."""
+def test_a_deficit_settled_in_a_later_phase_keeps_its_loss_weight(of_math: float, of_code: float) -> None:
+    """The weight is kept relative to the base corpus; in each mixture, the heaviest corpus has weight 1."""
     curriculum = Curriculum.of(
         start(),
         phase(Mixture.blend(GENERAL, {CODE: 0.7}), 5, num_sequences=3),
@@ -152,7 +152,7 @@ def test_a_debt_paid_in_a_later_phase_keeps_the_weight_it_was_made_with(of_math:
     )
     draws = Slots(curriculum.stretches).draws(0, 51)
     late = [slot for slot, draw in enumerate(draws) if draw.corpus == MATH and slot >= 33]
-    assert late, "no mathematics is owed to the last phase; choose other lengths"
+    assert late, "no deficit of mathematics is left for the last phase; choose other lengths"
     batch = batches(curriculum)(late[0] // 3)
     base = 1 / of_code
     weights = [{GENERAL: base, CODE: 1, MATH: of_math * base}[draw.corpus] for draw in draws[late[0] // 3 * 3 :][:3]]
@@ -163,17 +163,17 @@ def test_a_debt_paid_in_a_later_phase_keeps_the_weight_it_was_made_with(of_math:
         assert batch.weights.tolist() == [[weight] * 64 for weight in weights]
 
 
-def test_a_stretch_may_read_what_earlier_phases_still_owe() -> None:
-    """What a stage is given to read, and what its plan waits for: not only its own phase's corpora."""
-    legs = [{CODE: 0.7}, {MATH: 0.6}, {CODE: 0.7}]
+def test_a_phase_may_read_corpora_of_earlier_phases_with_a_deficit() -> None:
+    """A stage therefore gets, and its plan waits for, more than the corpora of its own phase."""
     curriculum = Curriculum.of(start())
-    for leg in legs:
-        curriculum = curriculum.then(phase(Mixture.blend(GENERAL, leg), 6, num_sequences=3, schedule=Constant(lr=1e-3)))
+    for shares in ({CODE: 0.7}, {MATH: 0.6}, {CODE: 0.7}):
+        mixture = Mixture.blend(GENERAL, shares)
+        curriculum = curriculum.then(phase(mixture, 6, num_sequences=3, schedule=Constant(lr=1e-3)))
     last = curriculum.stretches[-1]
     assert set(curriculum.datasets_of(last)) == {GENERAL, CODE, MATH}
     assert set(curriculum.datasets_of(curriculum.stretches[0])) == {GENERAL, CODE}
-    anew = curriculum.then(phase(Mixture.blend(GENERAL, {CODE: 0.7}), 6, num_sequences=3, data_positions="reset"))
-    assert set(anew.datasets_of(anew.stretches[-1])) == {GENERAL, CODE}
+    reset = curriculum.then(phase(Mixture.blend(GENERAL, {CODE: 0.7}), 6, num_sequences=3, data_positions="reset"))
+    assert set(reset.datasets_of(reset.stretches[-1])) == {GENERAL, CODE}
     tuned = curriculum.then(sft(PYCODE, 4))
     assert set(tuned.datasets_of(tuned.stretches[-1])) == {PYCODE}
 
@@ -183,7 +183,7 @@ def pycode_batch(**changes: Any) -> Batch:
     return batches(curriculum)(9)
 
 
-def test_a_prompts_tokens_weigh_between_nothing_and_what_the_targets_do() -> None:
+def test_prompt_tokens_have_the_prompt_weight() -> None:
     masked = pycode_batch(loss="target_tokens")
     everything = pycode_batch(loss="all_tokens")
     weighted = pycode_batch(loss="target_tokens", prompt_weight=0.25)
@@ -199,14 +199,14 @@ def test_a_prompts_tokens_weigh_between_nothing_and_what_the_targets_do() -> Non
     assert weighted.total_weight == masked.num_targets + 0.25 * prompts
 
 
-def test_prompt_weight_changes_no_order() -> None:
-    """Runs with other prompt weights read the same items, also where some prompts fill the context."""
+def test_the_prompt_weight_does_not_change_the_order() -> None:
+    """Runs with different prompt weights read the same items, even if some prompts fill the context."""
     short = {"seq_len": 16, "loss": "target_tokens"}
     assert np.array_equal(pycode_batch(**short).input_ids, pycode_batch(**short, prompt_weight=0.9).input_ids)
 
 
 def test_an_item_by_hand() -> None:
-    """Prompt 5 6 7, target 8 9 and the end of text: the prompt's last token already predicts the target's first."""
+    """Prompt 5 6 7, target 8 9 and end of text: the last prompt token predicts the first target token."""
     split = TokenizedSplit([np.array([5, 6, 7, 8, 9, 0], np.uint16)], [np.array([0, 6])], [np.array([3])])
     item = np.array([0])
     batch = pad_items(split, item, seq_len=16, target_only=True, prompt_weight=0.5)
@@ -218,7 +218,7 @@ def test_an_item_by_hand() -> None:
 
 
 def of_lengths(*lengths: int) -> Curriculum:
-    """Phases of 3 steps at these sequence lengths, with the same tokens a step."""
+    """Return a curriculum of phases of 3 steps with these sequence lengths and equal tokens per step."""
     curriculum = Curriculum.of(start())
     for number, length in enumerate(lengths):
         mixture = Mixture.blend(GENERAL, {CODE: 0.25}) if number % 2 else Mixture.only(GENERAL)
@@ -238,13 +238,13 @@ def test_sequence_lengths_change_between_phases(lengths: tuple[int, ...]) -> Non
             batch = read(3 * number + step)
             assert batch.input_ids.shape == (256 // length, length)
             assert np.array_equal(batch.input_ids[:, 1:], batch.targets[:, :-1])
-            # A phase that resets its positions reads what it would read alone.
+            # A phase that resets its data positions reads the same as it would alone.
             assert np.array_equal(batch.input_ids, alone(step).input_ids)
     assert sum(read.drawn.values()) == sum(3 * 256 // length for length in lengths)
 
 
 @pytest.mark.parametrize("lengths", [(64, 16), (16, 64)], ids=str)
-def test_a_model_trains_and_is_measured_through_a_change_of_length(lengths: tuple[int, ...], tmp_path: Any) -> None:
+def test_a_model_is_trained_and_evaluated_across_a_change_of_length(lengths: tuple[int, ...], tmp_path: Any) -> None:
     curriculum = of_lengths(*lengths)
     losses = []
     run = TrainingRun.begin(curriculum.start, precision="fp32")
@@ -259,7 +259,7 @@ def test_a_model_trains_and_is_measured_through_a_change_of_length(lengths: tupl
             evaluation = Evaluation(
                 data=GENERAL, split="test", loss="all_tokens", seq_len=length, max_sequences=40, document_mask=document_mask
             )
-            found = evaluate_state(
+            metrics = evaluate_state(
                 evaluation,
                 checkpoint=tmp_path / "state",
                 split=SPLITS[identify(GENERAL)],
@@ -268,19 +268,19 @@ def test_a_model_trains_and_is_measured_through_a_change_of_length(lengths: tupl
             )
             blocks = SPLITS[identify(GENERAL)].tokens[: 40 * (length + 1)].astype(np.int64).reshape(40, length + 1)
             whole = mean_loss(run.model, [pack_blocks(blocks, document_mask=document_mask)])
-            assert found["target_tokens"] == 40 * length
-            assert found["loss_nats"] == pytest.approx(whole.loss_nats, rel=1e-6)
+            assert metrics["target_tokens"] == 40 * length
+            assert metrics["loss_nats"] == pytest.approx(whole.loss_nats, rel=1e-6)
 
 
-def test_a_length_beyond_the_models_context_or_with_running_positions_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"phases.pretrain.seq_len: found 65; allowed: at most the model's 64"):
+def test_a_length_beyond_the_models_context_or_with_continued_positions_is_rejected() -> None:
+    with pytest.raises(RecipeError, match=r"phases.pretrain.seq_len: expected at most the model's 64 tokens, got 65"):
         of_lengths(16, 65)
-    with pytest.raises(RecipeError, match=r'seq_len: found 32; allowed: 64.*Set data_positions="reset"'):
+    with pytest.raises(RecipeError, match=r'seq_len: expected 64.*, got 32.*Set data_positions="reset"'):
         trunk(5).then(phase(Mixture.only(GENERAL), 5, seq_len=32, schedule=None))
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8))
-def test_documents_are_numbered_as_their_ends_say(lengths: list[int]) -> None:
+def test_documents_are_numbered_by_their_end_of_text_tokens(lengths: list[int]) -> None:
     whole: NDArray[np.int64] = np.concatenate([[*[9] * (length - 1), 0] for length in lengths] + [[9]])
     numbers = np.concatenate([[number] * length for number, length in enumerate(lengths)])
     batch = pack_blocks(whole[None], document_mask=True)
@@ -288,26 +288,26 @@ def test_documents_are_numbered_as_their_ends_say(lengths: list[int]) -> None:
     assert batch.documents[0].tolist() == numbers.tolist()
 
 
-def test_what_a_step_reads_is_named_by_its_documents() -> None:
-    """Every row's tokens lie within the documents, or are the items, that are named."""
+def test_the_documents_that_a_step_reads_are_named() -> None:
+    """Every row's tokens are within the named documents."""
     curriculum = of_lengths(16, 64)
     reader = batches(curriculum)
     for step in (0, 4):
         named = reader.text_at(step)
         batch = reader(step)
-        read = {}
+        texts_of = {}
         for part in named.split("; "):
             name, _, spans = part.partition(" train, documents ")
             data = {"general": GENERAL, "code": CODE, "math": MATH}[name]
             split = SPLITS[identify(data)]
-            read[name] = [
-                np.concatenate([split.document(one) for one in range(int(ends[0]), int(ends[-1]) + 1)]).tolist()
+            texts_of[name] = [
+                np.concatenate([split.document(index) for index in range(int(ends[0]), int(ends[-1]) + 1)]).tolist()
                 for ends in (span.split("–") for span in spans.split(", "))
             ]
         for row in batch.input_ids.tolist():
             assert any(
                 row == text[first : first + len(row)]
-                for texts in read.values()
+                for texts in texts_of.values()
                 for text in texts
                 for first in range(len(text) - len(row) + 1)
             )

@@ -1,4 +1,4 @@
-"""Cached file digests: a replaced file is detected, however similar its metadata."""
+"""Cached file digests: a replaced file is detected, even with the same size and timestamp."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def remembers_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def caches_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of any size and age are cached."""
     monkeypatch.setattr(digests, "_SMALL_BYTES", 0)
     monkeypatch.setattr(digests, "_SETTLED_S", -60.0)
@@ -72,41 +72,41 @@ def folder_switched(path: Path, content: bytes) -> None:
     path.parent.symlink_to("v2")
 
 
-EXCHANGES = (moved_over, removed_and_copied, written_in_place, one_byte_in_the_middle, link_switched, folder_switched)
+REPLACEMENTS = (moved_over, removed_and_copied, written_in_place, one_byte_in_the_middle, link_switched, folder_switched)
 
 
-@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("replace", REPLACEMENTS)
 @pytest.mark.parametrize("size", ["small", "large"])
-def test_an_exchanged_file_of_the_same_size_and_time_stamp_is_another(
-    tmp_path: Path, exchange: Callable[[Path, bytes], None], size: str, request: pytest.FixtureRequest
+def test_a_replaced_file_of_the_same_size_and_timestamp_is_detected(
+    tmp_path: Path, replace: Callable[[Path, bytes], None], size: str, request: pytest.FixtureRequest
 ) -> None:
     if size == "large":
-        request.getfixturevalue("remembers_all")
+        request.getfixturevalue("caches_all")
     path = write(tmp_path / "data" / "test.jsonl", OLD)
     before = path.stat()
     assert file_digest(path) == hashlib.sha256(OLD).hexdigest()
-    exchange(path, NEW)
+    replace(path, NEW)
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest() != hashlib.sha256(OLD).hexdigest()
 
 
 def read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the whole file is read to digest it."""
+    """Return whether the whole file is read to digest it."""
     read: list[Path] = []
     whole = hashlib.file_digest
 
-    def noted(*args: Any) -> Any:
+    def recorded(*args: Any) -> Any:
         read.append(path)
         return whole(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(hashlib, "file_digest", noted)
+        patch.setattr(hashlib, "file_digest", recorded)
         file_digest(path)
     return bool(read)
 
 
-@pytest.mark.usefixtures("remembers_all")
-def test_a_large_file_that_has_not_changed_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("caches_all")
+def test_a_large_unchanged_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "train.jsonl", OLD)
     assert [read_again(path, monkeypatch) for _ in range(3)] == [True, False, False]
     (entry,) = (tmp_path / "cache" / "digests").iterdir()
@@ -115,10 +115,8 @@ def test_a_large_file_that_has_not_changed_is_read_once(tmp_path: Path, monkeypa
         assert file_digest(path) == hashlib.sha256(OLD).hexdigest()
 
 
-def test_a_file_that_changed_within_the_step_of_a_time_stamp_is_not_remembered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may change again within the same timestamp."""
+def test_a_file_that_changed_recently_is_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may change again within the resolution of the timestamp."""
     monkeypatch.setattr(digests, "_SMALL_BYTES", 0)
     path = write(tmp_path / "train.jsonl", OLD)
     assert [read_again(path, monkeypatch) for _ in range(2)] == [True, True]
@@ -128,12 +126,12 @@ def test_a_file_that_changed_within_the_step_of_a_time_stamp_is_not_remembered(
 
 
 @pytest.mark.parametrize("size", ["small", "large"])
-def test_where_inodes_and_times_say_nothing_the_text_does(
+def test_a_replaced_file_with_the_same_inode_and_times_is_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, request: pytest.FixtureRequest
 ) -> None:
-    """As with two disk images with fixed timestamps, mounted at the same place in turn."""
+    """For example, two disk images with fixed timestamps, mounted at the same path one after the other."""
     if size == "large":
-        request.getfixturevalue("remembers_all")
+        request.getfixturevalue("caches_all")
     monkeypatch.setattr(digests, "_facts", lambda file: (1, 2, 3, 4))
     path = write(tmp_path / "train.jsonl", OLD)
     file_digest(path)
@@ -143,7 +141,7 @@ def test_where_inodes_and_times_say_nothing_the_text_does(
 
 @pytest.mark.parametrize("name", ["train.jsonl", "train.jsonl.gz"])
 @pytest.mark.parametrize("num_rows", [0, 1, 700, None])
-def test_rows_come_with_the_digest_of_all_the_bytes_of_their_file(tmp_path: Path, name: str, num_rows: int | None) -> None:
+def test_the_digest_after_reading_rows_covers_the_whole_file(tmp_path: Path, name: str, num_rows: int | None) -> None:
     text = "".join(json.dumps({"text": f"{number} " * 50}) + "\n" for number in range(1_000)).encode()
     path = write(tmp_path / name, gzip.compress(text) if name.endswith(".gz") else text)
     file = DigestedFile(path)

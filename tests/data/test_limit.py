@@ -1,4 +1,4 @@
-"""Data set limits: what is read up to them, what they leave out, and one long document among short ones."""
+"""Data set limits: what is read up to the limit, what is left out, and a long document among short ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def limited(texts: Any, **limits: Any) -> Limited[str]:
         ([], {"max_bytes": 40}, 0, {}),
     ],
 )
-def test_the_first_are_read_and_what_is_left_out_is_counted(texts, limits, num_read, left_out):
+def test_items_up_to_the_limit_are_read_and_the_others_counted(texts, limits, num_read, left_out):
     reading = limited(texts, **limits)
     assert list(reading) == texts[:num_read]
     assert (reading.num_items, reading.left_out, reading.is_whole) == (num_read, left_out, True)
@@ -55,12 +55,12 @@ def test_the_first_are_read_and_what_is_left_out_is_counted(texts, limits, num_r
         ([HUGE], r"document 1 of the train split is larger than max_bytes.*after 0 documents \(0 bytes\)\. Raise"),
     ],
 )
-def test_a_document_that_leaves_most_of_the_text_out_is_refused(texts, message):
+def test_a_document_that_leaves_most_of_the_text_out_is_rejected(texts, message):
     with pytest.raises(ValueError, match=message):
         list(limited(texts, max_bytes=1_000))
 
 
-def test_a_damaged_row_past_the_limit_costs_the_count_and_nothing_else():
+def test_a_damaged_row_past_the_limit_only_ends_the_count():
     def rows() -> Iterator[str]:
         yield from [SHORT] * 7
         raise ValueError("not JSON")
@@ -79,7 +79,7 @@ def test_a_damaged_row_before_the_limit_is_an_error():
         list(limited(rows(), max_items=5))
 
 
-def test_counting_ends_after_so_much_text(monkeypatch):
+def test_counting_ends_after_a_maximum_amount_of_text(monkeypatch):
     monkeypatch.setattr(limit, "COUNTED_CHARACTERS", 100)
 
     def endless() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A long text has the tokens of its pieces, and takes the memory of a few of them."""
+"""A long text is encoded in pieces, with the same tokens and the memory of a few pieces."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ texts = st.lists(
 ).map(" ".join)
 
 
-@pytest.fixture(scope="module", params=["ours", "in the manner of Pythia's"])
+@pytest.fixture(scope="module", params=["ours", "like Pythia's"])
 def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tokenizers.Tokenizer:
     if request.param == "ours":
         return train_tokenizer(WORDS * 20, vocab_size=300)
@@ -45,7 +45,7 @@ def test_the_tokens_of_the_pieces_are_those_of_the_text(
     assert ids == tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def test_pieces_are_about_as_long_as_asked_for() -> None:
+def test_pieces_have_about_the_requested_length() -> None:
     cut = list(pieces("word " * 1_000, num_characters=100))
     assert 45 <= len(cut) <= 50
     assert max(map(len, cut)) <= 106
@@ -63,7 +63,7 @@ def test_pieces_are_about_as_long_as_asked_for() -> None:
         {"added_tokens": {"rstrip": True}},
     ],
 )
-def test_a_tokenizer_that_may_join_what_is_cut_gets_texts_whole(
+def test_texts_are_not_split_for_tokenizers_with_tokens_across_the_boundaries(
     tmp_path: Path, change: dict[str, dict[str, object]]
 ) -> None:
     write_tokenizer(tmp_path)

@@ -1,4 +1,4 @@
-"""Overlap with test items: exact texts and 13-word runs, found as fast as anchors allow and no less surely."""
+"""Overlap with test items: exact texts and 13-word runs; the anchors do not miss any."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALPHABET = " ".join("abcdefghijklmnopqrstuvwxyz").split()
 
 
 def overlapping(test_texts: list[str], training_texts: list[str]) -> list[int]:
-    """Positions of the training texts that contain a test text or a part of one."""
+    """Return the positions of the training texts that share text with a test item."""
     items = TestItems(test_texts)
     return [position for position, text in enumerate(training_texts) if items.overlaps(text)]
 
@@ -46,7 +46,7 @@ def test_anchors_find_what_comparing_every_run_finds(data: st.DataObject) -> Non
     text = data.draw(few)
     spliced: bool = data.draw(st.booleans())
     if items and spliced:
-        # Random texts hardly ever share 13 words, so splice a piece of an item in.
+        # Random texts rarely share 13 words, so insert a piece of an item.
         source = data.draw(st.sampled_from(items)).split()
         start = data.draw(st.integers(0, max(0, len(source) - 1)))
         text = f"{text} {' '.join(source[start : start + data.draw(st.integers(10, 16))])} {data.draw(few)}"

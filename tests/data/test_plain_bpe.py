@@ -1,4 +1,4 @@
-"""A plain byte-level BPE gives the ids of `tokenizers` for every text or is not accepted; memory stays bounded."""
+"""A plain byte-level BPE returns the ids of `tokenizers` for every text, or is not accepted; memory is bounded."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ WORDS = (
 )
 
 
-def in_the_manner_of_pythia(folder: Path) -> tokenizers.Tokenizer:
+def like_pythia(folder: Path) -> tokenizers.Tokenizer:
     write_tokenizer(folder)
     return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
-@pytest.fixture(scope="module", params=["ours", "in the manner of Pythia's"])
+@pytest.fixture(scope="module", params=["ours", "like Pythia's"])
 def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tokenizers.Tokenizer:
     if request.param == "ours":
         return train_tokenizer(WORDS * 20, vocab_size=380)
-    return in_the_manner_of_pythia(tmp_path_factory.mktemp("pythia"))
+    return like_pythia(tmp_path_factory.mktemp("pythia"))
 
 
 def expected(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def found(of: Encoder, text: str) -> list[int]:
-    (ids,) = of.ids([text])
+def ids_of(encoder: Encoder, text: str) -> list[int]:
+    (ids,) = encoder.ids([text])
     assert ids.dtype == np.uint16
     return ids.tolist()
 
 
 @contextmanager
-def cut_small(*, characters: int, window: int, seam: int = 2) -> Iterator[None]:
-    """Pieces and windows of a few characters, so that every text counts as long."""
+def small_pieces(*, characters: int, window: int, seam: int = 2) -> Iterator[None]:
+    """Use pieces and windows of a few characters, so that every text counts as long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plain_bpe, "PIECE_CHARACTERS", characters)
         patch.setattr(plain_bpe, "WINDOW_BYTES", window)
@@ -99,7 +99,7 @@ ODD += ["<|endoftext|>", "<|endoftext", "|>", "<|endoftext|><|endoftext|>", "<|p
 texts = st.one_of(
     st.text(),  # any Unicode
     st.lists(st.tuples(st.sampled_from(ODD), st.sampled_from([1, 1, 1, 2, 3, 40]))).map(
-        lambda some: "".join(one * number for one, number in some)
+        lambda parts: "".join(part * number for part, number in parts)
     ),
     st.text(alphabet="ab \n'1<|"),
 )
@@ -109,34 +109,34 @@ texts = st.one_of(
 @given(text=texts)
 def test_the_ids_are_those_of_tokenizers(tokenizer: tokenizers.Tokenizer, text: str) -> None:
     assert plain_bpe.plain_bpe(tokenizer) is not None
-    assert found(Encoder(tokenizer), text) == expected(tokenizer, text)
+    assert ids_of(Encoder(tokenizer), text) == expected(tokenizer, text)
 
 
 @settings(max_examples=100, deadline=None)
 @given(text=texts, characters=st.integers(1, 30), window=st.integers(1, 40), seam=st.integers(1, 4))
-def test_so_are_those_of_a_text_encoded_in_pieces_and_windows(
+def test_the_ids_of_a_text_encoded_in_pieces_and_windows_are_those_of_tokenizers(
     tokenizer: tokenizers.Tokenizer, text: str, characters: int, window: int, seam: int
 ) -> None:
     assert plain_bpe.plain_bpe(tokenizer) is not None
-    with cut_small(characters=characters, window=window, seam=seam):
-        assert found(Encoder(tokenizer), text) == expected(tokenizer, text)
+    with small_pieces(characters=characters, window=window, seam=seam):
+        assert ids_of(Encoder(tokenizer), text) == expected(tokenizer, text)
 
 
 @pytest.mark.parametrize("characters", [1, 2, 3, 5])
-def test_a_text_is_not_cut_within_its_white_space(characters: int) -> None:
+def test_a_text_is_not_split_within_white_space(characters: int) -> None:
     blanks = ("   x", "\n\n\n y", " \n \n z", "\n    a", "    \nb", "a1 b2")
     tokenizer = train_tokenizer([" ".join(blanks) * 3] * 20, vocab_size=270)
     assert plain_bpe.plain_bpe(tokenizer) is not None
-    with cut_small(characters=characters, window=40):
+    with small_pieces(characters=characters, window=40):
         for first in blanks:
             for second in blanks:
                 text = f"w{first}{second} w"
-                assert found(Encoder(tokenizer), text) == expected(tokenizer, text)
+                assert ids_of(Encoder(tokenizer), text) == expected(tokenizer, text)
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), letters=st.sampled_from(["ab", "aab", "abc", "é", "aé日"]), window=st.integers(2, 12))
-def test_a_long_word_is_encoded_as_if_whole_wherever_its_windows_end(seed: int, letters: str, window: int) -> None:
+def test_the_ids_of_a_long_word_do_not_depend_on_its_windows(seed: int, letters: str, window: int) -> None:
     draw = random.Random(seed)
 
     def word(length: int) -> str:
@@ -145,13 +145,13 @@ def test_a_long_word_is_encoded_as_if_whole_wherever_its_windows_end(seed: int, 
     tokenizer = train_tokenizer([word(draw.randrange(1, 60)) for _ in range(40)], vocab_size=257 + 12)
     assert plain_bpe.plain_bpe(tokenizer) is not None
     for length in (30, 200):
-        one = word(length)
-        with cut_small(characters=1, window=window, seam=1):
-            assert found(Encoder(tokenizer), one) == expected(tokenizer, one)
+        text = word(length)
+        with small_pieces(characters=1, window=window, seam=1):
+            assert ids_of(Encoder(tokenizer), text) == expected(tokenizer, text)
 
 
 def changed(base: tokenizers.Tokenizer, **change: Any) -> tokenizers.Tokenizer:
-    """The tokenizer with changed fields in its file; `added` and `model` are merged into the existing ones."""
+    """Return the tokenizer with changed fields in its file; `added` and `model` are merged into the existing ones."""
     stated = json.loads(base.to_str())
     for name, value in change.items():
         if name == "added":
@@ -164,9 +164,9 @@ def changed(base: tokenizers.Tokenizer, **change: Any) -> tokenizers.Tokenizer:
 
 
 def with_merges(merges: list[str], *, ids: Callable[[int], int] = lambda number: number) -> tokenizers.Tokenizer:
-    """A tokenizer with these merges; `ids` maps a merge's rank to its result's rank among the ids."""
+    """Return a tokenizer with these merges; `ids` maps the rank of a merge to the rank of its result among the ids."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pairs = [(left, right) for left, _, right in (one.partition(" ") for one in merges)]
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     vocab = {letter: number for number, letter in enumerate(["<|endoftext|>", *alphabet])}
     for place, pair in enumerate(pairs):
         vocab.setdefault("".join(pair), 257 + ids(place))
@@ -191,9 +191,9 @@ DIGITS = {
     "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTES_WHOLE | {"use_regex": True}],
 }
 NOT_PLAIN: dict[str, Callable[[tokenizers.Tokenizer], tokenizers.Tokenizer]] = {
-    "words are not cut": lambda base: changed(base, pre_tokenizer=BYTES_WHOLE),
+    "text is not split into words": lambda base: changed(base, pre_tokenizer=BYTES_WHOLE),
     "a space is put before the text": lambda base: changed(base, pre_tokenizer=PREFIXED),
-    "digits are cut apart": lambda base: changed(base, pre_tokenizer=DIGITS),
+    "digits are split": lambda base: changed(base, pre_tokenizer=DIGITS),
     "the text is lower-cased": lambda base: changed(base, normalizer={"type": "Lowercase"}),
     "the text is normalised in compatibility": lambda base: changed(base, normalizer={"type": "NFKC"}),
     "an added token takes the space after it": lambda base: changed(base, added={"rstrip": True}),
@@ -203,34 +203,34 @@ NOT_PLAIN: dict[str, Callable[[tokenizers.Tokenizer], tokenizers.Tokenizer]] = {
     "merges are left out at random": lambda base: changed(base, model={"dropout": 0.5}),
     "tokens within a word are marked": lambda base: changed(base, model={"end_of_word_suffix": "</w>"}),
     "bytes are missing": lambda base: trained_without_all_bytes(),
-    "ids fall where merges rise": lambda base: with_merges(["a b", "b c"], ids=lambda place: 1 - place),
+    "ids do not rise with merge rank": lambda base: with_merges(["a b", "b c"], ids=lambda place: 1 - place),
     "two merges make one token": lambda base: with_merges(["a b", "b c", "ab c", "a bc"], ids=lambda place: min(place, 2)),
-    "a token that its own bytes do not come to": lambda base: with_merges(["a b", "c d", "b cd", "a bcd"]),
+    "a token that its own bytes do not encode to": lambda base: with_merges(["a b", "c d", "b cd", "a bcd"]),
     "another model": lambda base: tokenizers.Tokenizer(models.WordLevel({"<|endoftext|>": 0}, unk_token="<|endoftext|>")),
 }
 
 
 @pytest.mark.parametrize("kind", NOT_PLAIN)
-def test_a_tokenizer_that_is_not_proved_goes_on_through_tokenizers(kind: str) -> None:
+def test_other_tokenizers_are_encoded_with_tokenizers(kind: str) -> None:
     other = NOT_PLAIN[kind](train_tokenizer(WORDS * 20, vocab_size=300))
     assert plain_bpe.plain_bpe(other) is None
     if "random" not in kind:
         for text in (*WORDS, "abcd abc bcab", "Time  <|endoftext|>  year", "x<|endoftext|>y", ""):
-            assert found(Encoder(other), text) == expected(other, text)
+            assert ids_of(Encoder(other), text) == expected(other, text)
 
 
-def test_a_byte_that_comes_late_among_the_ids_and_a_token_that_nothing_makes_change_nothing() -> None:
+def test_a_byte_with_a_high_id_and_a_token_without_a_merge_are_supported() -> None:
     base = train_tokenizer(WORDS * 20, vocab_size=300)
     stated = json.loads(base.to_str())["model"]["vocab"]
     vocab = {word: (999 if word == "a" else number) for word, number in stated.items()} | {"timeyear": 1_000}
     other = changed(base, model={"vocab": vocab})
     assert plain_bpe.plain_bpe(other) is not None
     for text in (*WORDS, "timeyear a aaaa"):
-        assert found(Encoder(other), text) == expected(other, text)
+        assert ids_of(Encoder(other), text) == expected(other, text)
 
 
 @pytest.mark.parametrize("kind", ["classes", "words", "not installed"])
-def test_libraries_that_do_not_agree_are_not_used_together(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiktoken_is_not_used_if_the_libraries_disagree(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = train_tokenizer(WORDS * 20, vocab_size=301)
     plain_bpe._proved.cache_clear()
     plain_bpe._words_in_python.cache_clear()
@@ -243,18 +243,18 @@ def test_libraries_that_do_not_agree_are_not_used_together(kind: str, monkeypatc
         monkeypatch.setattr(plain_bpe, "find_spec", lambda name: None)
     try:
         assert plain_bpe.plain_bpe(tokenizer) is None
-        assert found(Encoder(tokenizer), WORDS[0]) == expected(tokenizer, WORDS[0])
+        assert ids_of(Encoder(tokenizer), WORDS[0]) == expected(tokenizer, WORDS[0])
     finally:
-        for one in (plain_bpe._proved, plain_bpe._words_in_python, plain_bpe._same_classes):
-            one.cache_clear()
+        for cached in (plain_bpe._proved, plain_bpe._words_in_python, plain_bpe._same_classes):
+            cached.cache_clear()
 
 
-def test_the_letters_numbers_and_spaces_of_both_libraries_are_the_same() -> None:
+def test_both_libraries_have_the_same_letters_numbers_and_spaces() -> None:
     assert plain_bpe._same_classes()
 
 
-def test_text_that_its_normalizer_may_change_goes_through_tokenizers(tmp_path: Path) -> None:
-    plain = plain_bpe.plain_bpe(in_the_manner_of_pythia(tmp_path))
+def test_text_that_the_normalizer_may_change_is_not_supported(tmp_path: Path) -> None:
+    plain = plain_bpe.plain_bpe(like_pythia(tmp_path))
     assert plain is not None
     inert = "".join(map(chr, range(0x250))) + "naïve “quotes” — …"
     assert normalizers.NFC().normalize_str(inert) == inert
@@ -263,12 +263,12 @@ def test_text_that_its_normalizer_may_change_goes_through_tokenizers(tmp_path: P
         assert not plain.reads(text)
 
 
-def test_no_character_that_is_read_is_changed_by_normalisation_with_any_other() -> None:
+def test_supported_characters_are_unchanged_by_normalisation_in_any_combination() -> None:
     inert = [
         chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000 and not plain_bpe._NOT_INERT.search(chr(code))
     ]
-    for step in (1, 7, 263):  # every character beside several others
-        text = "".join(one + inert[(place * step) % len(inert)] for place, one in enumerate(inert))
+    for step in (1, 7, 263):  # every character next to several others
+        text = "".join(character + inert[(index * step) % len(inert)] for index, character in enumerate(inert))
         assert normalizers.NFC().normalize_str(text) == text
 
 
@@ -286,7 +286,7 @@ def test_no_character_that_is_read_is_changed_by_normalisation_with_any_other() 
         ("end of text", "<|endoftext|>" * 2_000 + "a" * 150_000 + "<|endoftext|> time" * 2_000),
     ],
 )
-def test_tiktoken_is_given_little_at_a_time(kind: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiktoken_gets_only_short_texts(kind: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = train_tokenizer(WORDS * 20, vocab_size=380)
     plain = plain_bpe.plain_bpe(tokenizer)
     assert plain is not None
@@ -310,9 +310,7 @@ def test_tiktoken_is_given_little_at_a_time(kind: str, text: str, monkeypatch: p
     ("stated", "threads"),
     [(None, "cores"), ("", "cores"), ("0", "cores"), ("many", "cores"), ("1", 1), ("3", 3), ("999", 8)],
 )
-def test_as_many_threads_encode_as_the_job_may_use(
-    stated: str | None, threads: int | str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_number_of_encoding_threads(stated: str | None, threads: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
     if stated is not None:
         monkeypatch.setenv("RAYON_NUM_THREADS", stated)
@@ -322,12 +320,12 @@ def test_as_many_threads_encode_as_the_job_may_use(
     assert Encoder(NOT_PLAIN["the text is lower-cased"](train_tokenizer(WORDS * 20, vocab_size=300))).num_threads == 2
 
 
-def test_a_plain_tokenizer_is_used_by_threads_at_once() -> None:
+def test_a_plain_tokenizer_is_thread_safe() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     tokenizer = train_tokenizer(WORDS * 20, vocab_size=380)
     plain = plain_bpe.plain_bpe(tokenizer)
     assert isinstance(plain, PlainBpe)
-    many = [word * number for number in range(1, 60) for word in WORDS]
+    texts = [word * number for number in range(1, 60) for word in WORDS]
     with ThreadPoolExecutor(4) as pool:
-        assert [ids.tolist() for ids in pool.map(plain.ids, many)] == [expected(tokenizer, one) for one in many]
+        assert [ids.tolist() for ids in pool.map(plain.ids, texts)] == [expected(tokenizer, text) for text in texts]

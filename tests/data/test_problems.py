@@ -1,4 +1,4 @@
-"""Word problems: right by recomputation, varied, and with no template shared between corpus, task and test."""
+"""Word problems: correct by recomputation, varied, and without shared templates between corpus, task and test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from midstudy.data.wheels.problems import Problem, Template, problem
 
 POOLS = {"corpus": math.TEMPLATES, "train": word_problems.TRAIN, "test": word_problems.TEST}
 EVERYDAY = {2, 3, 4, 5, 7, 10, 12, 25, 60, 100}
-"""Numbers a solution may bring in itself: legs, coins, days, minutes, per cent, there and back, shares."""
+"""Numbers that a solution may introduce: legs, coins, days, minutes, per cent, there and back, shares."""
 
 EACH = [
     pytest.param(template, "corpus" if pool == "corpus" else "task", id=f"{pool}-{template.name}")
@@ -36,35 +36,36 @@ def recomputed(expression: str) -> Fraction:
 
 @pytest.mark.parametrize(("template", "asides"), EACH)
 def test_every_calculation_is_right_and_the_last_one_is_the_answer(template: Template, asides: str) -> None:
-    for made in examples(template, asides):
-        steps = re.findall(r"([0-9][0-9 +*/x()-]*?) ?= ?\$?<<([^=<>]+)=(\d+)>>(\d+)", made.answer)
-        assert len(steps) == made.answer.count("<<") >= 1, made.answer
+    for example in examples(template, asides):
+        steps = re.findall(r"([0-9][0-9 +*/x()-]*?) ?= ?\$?<<([^=<>]+)=(\d+)>>(\d+)", example.answer)
+        assert len(steps) == example.answer.count("<<") >= 1, example.answer
         for shown, expression, result, repeated in steps:
-            assert recomputed(expression) == int(result) == int(repeated), made.answer
-            assert shown.replace(" ", "").replace("x", "*") == expression, made.answer
-        assert made.answer.endswith(f"\n#### {steps[-1][2]}")
+            assert recomputed(expression) == int(result) == int(repeated), example.answer
+            assert shown.replace(" ", "").replace("x", "*") == expression, example.answer
+        assert example.answer.endswith(f"\n#### {steps[-1][2]}")
 
 
 @pytest.mark.parametrize(("template", "asides"), EACH)
 def test_a_solution_uses_the_questions_numbers_and_its_own_results(template: Template, asides: str) -> None:
     words = {word: number for number, word in NUMBER_WORDS.items()}
-    for made in examples(template, asides):
-        known = {int(number) for number in re.findall(r"\d+", made.question)}
-        known |= {words[word] for word in re.findall(r"[a-z]+", made.question.lower()) if word in words}
-        for expression, result in re.findall(r"<<([^=]+)=(\d+)>>", made.answer):
+    for example in examples(template, asides):
+        known = {int(number) for number in re.findall(r"\d+", example.question)}
+        known |= {words[word] for word in re.findall(r"[a-z]+", example.question.lower()) if word in words}
+        for expression, result in re.findall(r"<<([^=]+)=(\d+)>>", example.answer):
             used = {int(number) for number in re.findall(r"\d+", expression)}
-            assert used <= known | EVERYDAY, made
+            assert used <= known | EVERYDAY, example
             known.add(int(result))
 
 
 @pytest.mark.parametrize(("template", "asides"), EACH)
-def test_a_template_leaves_no_slot_and_no_mark_and_varies(template: Template, asides: str) -> None:
-    found = examples(template, asides)
-    for made in found:
-        assert not re.search(r"[{}|\[\]]|<(?!<)|(?<!>)>(?!>)", re.sub(r"<<[^<>]*>>", "", made.question + made.answer)), made
-        assert made.question.rstrip().endswith(("?", ".")), made.question
-        assert re.match(r"[A-Z0-9]", made.question), made.question
-    assert len({made.question for made in found}) >= 24
+def test_a_template_is_filled_completely_and_its_problems_vary(template: Template, asides: str) -> None:
+    problems = examples(template, asides)
+    for example in problems:
+        text = re.sub(r"<<[^<>]*>>", "", example.question + example.answer)
+        assert not re.search(r"[{}|\[\]]|<(?!<)|(?<!>)>(?!>)", text), example
+        assert example.question.rstrip().endswith(("?", ".")), example.question
+        assert re.match(r"[A-Z0-9]", example.question), example.question
+    assert len({example.question for example in problems}) >= 24
 
 
 def test_there_are_enough_templates_and_none_is_shared() -> None:
@@ -77,7 +78,7 @@ def test_there_are_enough_templates_and_none_is_shared() -> None:
     assert [sentence for sentence, count in Counter(sentences).items() if count > 1] == []
 
 
-def test_the_tasks_test_split_has_templates_of_its_own() -> None:
+def test_the_tasks_test_split_has_its_own_templates() -> None:
     sources: dict[str, set[str]] = {}
     for split, row in word_problems.rows():
         sources.setdefault(split, set()).add(row["source"])
@@ -85,7 +86,7 @@ def test_the_tasks_test_split_has_templates_of_its_own() -> None:
     assert sources["dev"] == sources["train"]
 
 
-def test_draws_are_these_on_every_version() -> None:
+def test_draws_are_the_same_on_every_version() -> None:
     draw = Draw("golden")
     by_hand = []
     for block in range(2):
@@ -97,7 +98,7 @@ def test_draws_are_these_on_every_version() -> None:
     assert drawn[:8] == [134, 123, 955, 330, 215, 801, 343, 779]
 
 
-def test_a_template_with_a_wrong_step_would_be_found() -> None:
+def test_the_tests_detect_a_template_with_a_wrong_step() -> None:
     wrong = Template(
         name="wrong", numbers="a 20-30; b 3-9", story=("{A} has {a} {toy}.",), ask="How many?", work=("[x=a-b] left.",)
     )

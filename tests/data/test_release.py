@@ -1,4 +1,4 @@
-"""Released checkpoints as starts: found in a folder or the hub's cache, read without torch, refused by the field."""
+"""Released checkpoints as starts: read from a folder or the Hub's cache, without torch, and rejected by field."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def edit(folder: Path, **changes: object) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def test_the_published_configuration_of_pythia_is_the_shape_of_that_name():
+def test_the_published_configuration_of_pythia_gives_the_shape_of_that_name():
     assert shape_of_config(PYTHIA_70M) == pythia("70m")
     assert shape_of_config(huggingface_config(pythia("1b"))) == pythia("1b")
 
@@ -85,7 +85,7 @@ def test_a_folder_gives_model_tokenizer_and_weights(release: Path):
     assert tokenizer_bytes(tokenizer(start)) == (release / "tokenizer.json").read_bytes()
 
 
-def test_a_copy_elsewhere_is_the_same_release_and_other_weights_another(release: Path, tmp_path: Path):
+def test_a_copy_is_the_same_release_and_other_weights_are_not(release: Path, tmp_path: Path):
     copy = Path(shutil.copytree(release, tmp_path / "copy"))
     assert released_pythia(str(copy)).id == released_pythia(str(release)).id
     other = released_pythia(str(write_release(tmp_path / "other", seed=1)))
@@ -104,19 +104,19 @@ def test_shards_are_found_through_their_index(tmp_path: Path):
         released_pythia(str(folder))
 
 
-def test_what_changed_since_the_plan_is_refused(release: Path):
+def test_files_changed_since_the_plan_are_rejected(release: Path):
     start = released_pythia(str(release))
     with (release / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x07")
-    with pytest.raises(ValueError, match="changed: sha256"):
+    with pytest.raises(ValueError, match="changed since the plan: expected sha256"):
         release_files(weights(start))
     write_tokenizer(release, special=("<|endoftext|>",))
-    with pytest.raises(ValueError, match="changed: sha256"):
+    with pytest.raises(ValueError, match="changed since the plan: expected sha256"):
         tokenizer_bytes(tokenizer(start))
 
 
-def exchange(path: Path) -> None:
+def replace_file(path: Path) -> None:
     """Replace the file with one of the same size and timestamp but other bytes at the end."""
     status, content = path.stat(), path.read_bytes()
     path.with_name("new").write_bytes(content[:-8] + content[-8:][::-1])
@@ -125,45 +125,45 @@ def exchange(path: Path) -> None:
     assert path.read_bytes() != content
 
 
-@pytest.mark.parametrize("remembered", [True, False])
-def test_an_exchanged_release_of_the_same_size_and_time_stamp_is_another(
-    release: Path, monkeypatch: pytest.MonkeyPatch, remembered: bool
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_a_replaced_release_of_the_same_size_and_timestamp_has_another_id(
+    release: Path, monkeypatch: pytest.MonkeyPatch, is_cached: bool
 ):
-    if remembered:
+    if is_cached:
         monkeypatch.setattr(digests, "_SMALL_BYTES", 0)
         monkeypatch.setattr(digests, "_SETTLED_S", -60.0)
     start = released_pythia(str(release))
-    exchange(release / "model.safetensors")
+    replace_file(release / "model.safetensors")
     assert released_pythia(str(release)).id != start.id
-    with pytest.raises(ValueError, match="changed: sha256"):
+    with pytest.raises(ValueError, match="changed since the plan: expected sha256"):
         release_files(weights(start))
 
 
-def test_a_latest_link_is_the_release_that_it_leads_to(release: Path, tmp_path: Path):
+def test_a_link_that_changes_its_target_changes_the_release(release: Path, tmp_path: Path):
     latest = tmp_path / "latest"
     latest.symlink_to(release.name)
     start = released_pythia(str(latest))
     shutil.copytree(release, tmp_path / "v2")
-    exchange(tmp_path / "v2" / "model.safetensors")
+    replace_file(tmp_path / "v2" / "model.safetensors")
     latest.unlink()
     latest.symlink_to("v2")
     assert released_pythia(str(latest)).id != start.id
 
 
-def test_the_weights_that_are_imported_are_digested_whatever_was_remembered(release: Path, monkeypatch: pytest.MonkeyPatch):
+def test_imported_weights_are_digested_regardless_of_the_cache(release: Path, monkeypatch: pytest.MonkeyPatch):
     start = released_pythia(str(release))
     known = {path: digests.file_digest(path) for path in release.iterdir()}
     assert [path.name for path, _ in release_bytes(weights(start))] == ["model.safetensors"]
     monkeypatch.setattr("midstudy.data.release.file_digest", known.__getitem__)
-    exchange(release / "model.safetensors")
-    with pytest.raises(ValueError, match="changed: sha256"):
+    replace_file(release / "model.safetensors")
+    with pytest.raises(ValueError, match="changed since the plan: expected sha256"):
         list(release_bytes(weights(start)))
-    exchange(release / "tokenizer.json")
-    with pytest.raises(ValueError, match="changed: sha256"):
+    replace_file(release / "tokenizer.json")
+    with pytest.raises(ValueError, match="changed since the plan: expected sha256"):
         tokenizer_bytes(tokenizer(start))
 
 
-def test_a_file_of_the_hubs_cache_is_what_its_name_says(original: Path):
+def test_a_file_of_the_hubs_cache_is_checked_against_its_name(original: Path):
     """The cache names a large file by its SHA-256; the commit's folder links to it."""
     snapshot = cached_snapshot("owner/exchanged")
     for name in ("config.json", "tokenizer.json"):
@@ -176,7 +176,7 @@ def test_a_file_of_the_hubs_cache_is_what_its_name_says(original: Path):
     (snapshot / "model.safetensors").symlink_to(blob)
     start = released_pythia(f"hub:owner/exchanged@{COMMIT}")
     assert len(list(release_bytes(weights(start)))) == 1
-    exchange(blob)
+    replace_file(blob)
     with pytest.raises(ValueError, match=r"damaged: expected sha256 .* \(its file name\), got .*\. Remove it"):
         list(release_bytes(weights(start)))
 
@@ -197,43 +197,43 @@ def test_a_file_of_the_hubs_cache_is_what_its_name_says(original: Path):
         ({"rope_parameters": None}, "rotary_pct"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_parameters.rope_type"),
         ({"rope_parameters": ["default"]}, "rope_parameters"),
-        # Two spellings of one number, of which versions of transformers believe one or the other.
+        # Two spellings of one value; versions of transformers differ in which one they use.
         ({"rotary_pct": 1.0}, "rope_parameters.partial_rotary_factor"),
         ({"rotary_emb_base": 500}, "rope_parameters.rope_theta"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, "rope_scaling.rope_type"),
         ({"quantization_config": {"bits": 8}}, "quantization_config"),
     ],
 )
-def test_an_architecture_that_is_not_computed_exactly_is_refused_by_its_field(release: Path, changes, field: str):
+def test_an_unsupported_architecture_is_rejected_by_field(release: Path, changes, field: str):
     edit(release, **changes)
     with pytest.raises(RecipeError) as raised:
         released_pythia(str(release))
     assert raised.value.path == f"release.tiny-neox.config.{field}"
 
 
-def test_two_spellings_that_agree_are_one(release: Path):
+def test_two_spellings_that_agree_are_accepted(release: Path):
     shape = released_pythia(str(release)).model
     edit(release, rotary_pct=0.5, rotary_emb_base=20_000)
     assert released_pythia(str(release)).model == shape
 
 
 @pytest.mark.parametrize("step", [-5, "main", True, 1.5])
-def test_a_step_that_is_none_is_refused(release: Path, step: Any):
-    with pytest.raises(RecipeError, match=r"step: found .*; allowed: a whole number of at least 0.*commit after @ chooses"):
+def test_an_invalid_step_is_rejected(release: Path, step: Any):
+    with pytest.raises(RecipeError, match=r"step: expected a whole number of at least 0.*, got .*commit after @ selects"):
         released_pythia(str(release), step=step)
 
 
 @pytest.mark.parametrize("weight_map", [["model.safetensors"], {"a": ["model.safetensors"]}, {}, None])
-def test_an_index_that_names_no_files_is_told(tmp_path: Path, weight_map: Any):
+def test_an_index_that_does_not_name_files_is_rejected(tmp_path: Path, weight_map: Any):
     folder = write_release(tmp_path / "sharded", shard="100KB")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(ValueError, match="weight_map names no files beside it"):
+    with pytest.raises(ValueError, match="weight_map does not name files of this folder"):
         released_pythia(str(folder))
 
 
-def test_a_tokenizer_whose_end_of_text_is_not_id_0_is_refused(release: Path):
+def test_a_tokenizer_whose_end_of_text_is_not_id_0_is_rejected(release: Path):
     write_tokenizer(release, special=("<|padding|>", "<|endoftext|>"))
-    with pytest.raises(RecipeError, match=r"tokenizer\.<\|endoftext\|>: found 1; allowed: id 0"):
+    with pytest.raises(RecipeError, match=r"tokenizer\.<\|endoftext\|>: expected id 0, as in Pythia .*, got 1"):
         released_pythia(str(release))
 
 
@@ -241,15 +241,15 @@ def test_a_tokenizer_whose_end_of_text_is_not_id_0_is_refused(release: Path):
     ("argument", "message"),
     [
         ("{folder}/nowhere", "no such folder"),
-        ("", "release: found nothing"),
-        ("  ", "release: found nothing"),
+        ("", "release: expected a folder or hub:OWNER/NAME@COMMIT, got nothing"),
+        ("  ", "release: expected a folder or hub:OWNER/NAME@COMMIT, got nothing"),
         ("hub:owner/name", "the commit pins the weights"),
         ("hub:owner/name@step71000", "40 hex digits"),
-        (f"hub:owner/no-such-model@{COMMIT}", "the hub cannot be reached"),
+        (f"hub:owner/no-such-model@{COMMIT}", "the Hub cannot be reached"),
         (f"hub:a/b/c@{COMMIT}", "cannot be read"),
     ],
 )
-def test_what_names_no_release_is_told(tmp_path: Path, argument: str, message: str):
+def test_an_argument_that_does_not_name_a_release_is_rejected(tmp_path: Path, argument: str, message: str):
     with pytest.raises(ValueError, match=message):
         released_pythia(argument.format(folder=tmp_path))
 
@@ -268,13 +268,15 @@ def test_a_missing_file_is_named(release: Path, missing: str, message: str):
         released_pythia(str(release))
 
 
-def test_pickled_weights_are_refused_with_the_way_out(release: Path):
+def test_pickled_weights_are_rejected_with_a_fix(release: Path):
     (release / "model.safetensors").rename(release / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"pytorch_model\.bin: pickled weights.*save_pretrained"):
+    with pytest.raises(
+        ValueError, match=r"pytorch_model\.bin: expected model\.safetensors, got pickled weights.*save_pretrained"
+    ):
         released_pythia(str(release))
 
 
-def test_a_hub_model_is_read_from_the_cache_and_its_weights_only_when_they_are_imported(original: Path):
+def test_the_weights_of_a_hub_model_are_needed_only_for_the_import(original: Path):
     snapshot = cached_snapshot("owner/tiny-neox")
     for name in ("config.json", "tokenizer.json"):
         shutil.copy(original / name, snapshot / name)

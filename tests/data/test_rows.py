@@ -1,4 +1,4 @@
-"""Rows of data files: five layouts become text or a prompt with its target; anything else is refused by field."""
+"""Rows of data files: five layouts become text, or a prompt and its target; others are rejected with their fields."""
 
 from __future__ import annotations
 
@@ -44,23 +44,26 @@ def test_a_task_row_is_a_prompt_and_a_target_joined_as_in_the_paper(row: dict, e
     [
         ({"question": "Q?", "reply": "A"}, ["data.jsonl:7", "question, reply", "question/answer"]),
         ({}, ["data.jsonl:7", "no fields"]),
-        ({"text": "x"}, ["data.jsonl:7", "fields found: text"]),
+        ({"text": "x"}, ["data.jsonl:7", "got text."]),
         ({"question": "Q?", "answer": 4}, ["data.jsonl:7", "'answer'", "int"]),
-        ({"question": "Q?", "answer": ""}, ["data.jsonl:7", "target is empty"]),
+        ({"question": "Q?", "answer": ""}, ["data.jsonl:7", "got an empty one"]),
         ({"conversations": ["alone"]}, ["data.jsonl:7", "conversations", "two turns"]),
         ({"conversations": "Hi"}, ["data.jsonl:7", "conversations"]),
-        ({"question": "Q", "answer": "A", "inputs": "I", "targets": "T"}, ["data.jsonl:7", "several layouts"]),
+        (
+            {"question": "Q", "answer": "A", "inputs": "I", "targets": "T"},
+            ["data.jsonl:7", "got fields of several (", "inputs/targets", "question/answer"],
+        ),
     ],
 )
-def test_a_row_that_is_no_task_item_is_refused_with_its_place_and_fields(row: dict, words: list[str]) -> None:
-    with pytest.raises(ValueError, match="allowed") as error:
+def test_a_row_that_is_not_a_task_item_is_rejected_with_its_line_and_fields(row: dict, words: list[str]) -> None:
+    with pytest.raises(ValueError, match="expected") as error:
         as_example(row, "data.jsonl:7")
     for word in words:
         assert word in str(error.value)
 
 
-def test_a_corpus_row_without_known_fields_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"c\.jsonl:2: fields found: body; allowed: .*text"):
+def test_a_corpus_row_without_known_fields_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"c\.jsonl:2: expected the fields of exactly one of text; .*, got body\."):
         as_text({"body": "x"}, "c.jsonl:2")
 
 
@@ -73,12 +76,12 @@ def test_a_corpus_row_without_known_fields_is_refused() -> None:
         (r'{"conversations": ["Hi \ud83d", "\ude00 Hello"]}', "conversations", 4),
     ],
 )
-def test_half_of_a_surrogate_pair_is_refused_with_its_row_and_field(line: str, field: str, character: int) -> None:
+def test_half_of_a_surrogate_pair_is_rejected_with_its_row_and_field(line: str, field: str, character: int) -> None:
     read = as_text if field == "text" else as_example
-    with pytest.raises(ValueError, match=r"surrogate pair; allowed: Unicode text") as error:
+    with pytest.raises(ValueError, match=r"expected Unicode text, got .*surrogate pair") as error:
         read(json.loads(line), "data.jsonl:7")
     assert not isinstance(error.value, UnicodeError)
-    assert str(error.value).startswith(f"data.jsonl:7: field '{field}' holds '\\ud")
+    assert str(error.value).startswith(f"data.jsonl:7: field '{field}': expected Unicode text, got '\\ud")
     assert f"at character {character}," in str(error.value)
 
 

@@ -1,4 +1,4 @@
-"""What a `--data` value names, and the rows it holds: nothing falls back, nothing drifts, carving is told."""
+"""Sources named by `--data`: no fallback to another source, changed text is detected, carved splits are reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from midstudy.data import files, hub, wheels
 from midstudy.data.source import ChangedTextError, load_rows, require_rows, resolve_source
-from midstudy.data.splits import place_of
+from midstudy.data.splits import split_of_row
 from midstudy.recipe.data import Source
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -46,32 +46,36 @@ def pairs(directory: Path) -> Source:
     return resolve_source(str(directory), name="pairs", folder="sft/pairs", is_task=True)
 
 
-def test_a_directory_is_known_by_its_digest_and_tells_what_is_carved(directory: Path) -> None:
+def test_a_directory_is_identified_by_its_digest_and_reports_carved_splits(directory: Path) -> None:
     assert code(directory).note == "dev and test carved from train by hash (2 % each)"
     assert pairs(directory).note == "dev carved from train by hash (5 % each)"
     assert len(code(directory).revision) == 64
     assert code(directory).location == str(directory / "code")
 
 
-def test_all_splits_together_are_the_files_rows(directory: Path) -> None:
+def test_all_splits_together_have_the_rows_of_the_file(directory: Path) -> None:
     rows = {split: list(load_rows(code(directory), split=split, is_task=False)) for split in ("train", "dev", "test")}
     assert all(rows.values())
-    assert sorted(row["text"] for found in rows.values() for row in found) == sorted(f"x = {n}" for n in range(500))
+    assert sorted(row["text"] for split_rows in rows.values() for row in split_rows) == sorted(
+        f"x = {n}" for n in range(500)
+    )
 
 
-def test_a_split_that_is_there_is_read_whole(directory: Path) -> None:
+def test_an_existing_split_is_read_whole(directory: Path) -> None:
     assert list(load_rows(pairs(directory), split="test", is_task=True)) == [{"question": "t?", "answer": "z"}]
 
 
-def test_changed_files_are_refused_by_the_folders_name(directory: Path) -> None:
+def test_changed_files_are_rejected_and_the_folder_is_named(directory: Path) -> None:
     source = code(directory)
     write(directory / "code" / "train.jsonl", [{"text": "other"}])
-    with pytest.raises(ValueError, match=r"data/code: its files changed: sha256 .*plan anew"):
+    with pytest.raises(
+        ValueError, match=r"data/code: its files changed since the plan: expected sha256 \w+, got .*plan again"
+    ):
         next(load_rows(source, split="train", is_task=False))
 
 
-def exchange(path: Path) -> None:
-    """Change the text in place, keeping size and timestamp."""
+def replace_text(path: Path) -> None:
+    """Change the text in place; keep size and timestamp."""
     status, content = path.stat(), path.read_bytes()
     text = gzip.decompress(content) if path.suffix == ".gz" else content
     other = text.replace(b"=", b"<").replace(b"?", b"!")
@@ -83,33 +87,35 @@ def exchange(path: Path) -> None:
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
 @pytest.mark.parametrize("num_read", [0, 1, None])
-def test_what_is_read_is_digested_whatever_was_remembered(
+def test_the_text_read_is_digested_regardless_of_the_cache(
     directory: Path, monkeypatch: pytest.MonkeyPatch, split: str, num_read: int | None
 ) -> None:
     """A stale cached digest that matches the plan only delays the error until all text is read."""
     source = code(directory)
     planned = files.file_digest(directory / "code" / "train.jsonl")
     monkeypatch.setattr(files, "file_digest", lambda path: planned)
-    exchange(directory / "code" / "train.jsonl")
+    replace_text(directory / "code" / "train.jsonl")
     rows = load_rows(source, split=split, is_task=False)
     for _ in range(num_read or 0):
         next(rows)
-    with pytest.raises(ChangedTextError, match=r"data/code: its files changed: sha256 .*plan anew"):
+    with pytest.raises(
+        ChangedTextError, match=r"data/code: its files changed since the plan: expected sha256 \w+, got .*plan again"
+    ):
         list(rows if num_read is None else rows.rest())
 
 
-def test_text_that_changes_while_it_is_read_is_refused_at_its_end(directory: Path) -> None:
-    """A megabyte, of which the reader has seen the first part."""
+def test_text_that_changes_while_it_is_read_is_rejected_at_its_end(directory: Path) -> None:
+    """The file has a megabyte, of which the first part has been read."""
     path = directory / "code" / "train.jsonl"
     write(path, [{"text": f"x = {number} " * 20} for number in range(5_000)])
     rows = load_rows(code(directory), split="train", is_task=False)
     next(rows)
-    exchange(path)
+    replace_text(path)
     with pytest.raises(ChangedTextError):
         list(rows)
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_still_the_old_one(directory: Path) -> None:
+def test_a_file_that_is_replaced_while_it_is_read_is_read_in_its_old_version(directory: Path) -> None:
     path = directory / "code" / "train.jsonl"
     write(path, [{"text": f"x = {number} " * 20} for number in range(5_000)])
     rows = load_rows(code(directory), split="test", is_task=False)
@@ -123,15 +129,15 @@ def test_a_file_that_is_replaced_while_it_is_read_is_still_the_old_one(directory
 
 
 @pytest.mark.parametrize("name", ["general", "pairs"])
-def test_an_exchanged_split_is_another_revision(directory: Path, name: str) -> None:
-    of = code if name == "general" else pairs
-    before = of(directory).revision
-    exchange(directory / ("code/train.jsonl" if name == "general" else "sft/pairs/test.jsonl"))
-    assert of(directory).revision != before
+def test_a_replaced_split_changes_the_revision(directory: Path, name: str) -> None:
+    source_of = code if name == "general" else pairs
+    before = source_of(directory).revision
+    replace_text(directory / ("code/train.jsonl" if name == "general" else "sft/pairs/test.jsonl"))
+    assert source_of(directory).revision != before
 
 
-def test_a_latest_link_is_what_it_leads_to(directory: Path, tmp_path: Path) -> None:
-    """Two versions with the same sizes and timestamps, as archives make them."""
+def test_a_link_that_changes_its_target_changes_the_revision(directory: Path, tmp_path: Path) -> None:
+    """Two versions with the same sizes and timestamps, as from archives."""
     for version in ("v1", "v2"):
         (tmp_path / version / "code").mkdir(parents=True)
         text = (directory / "code" / "train.jsonl").read_text()
@@ -148,7 +154,7 @@ def test_a_latest_link_is_what_it_leads_to(directory: Path, tmp_path: Path) -> N
         list(load_rows(source, split="train", is_task=False))
 
 
-def test_a_split_added_later_is_a_change_too(directory: Path) -> None:
+def test_an_added_split_counts_as_a_change(directory: Path) -> None:
     source = code(directory)
     write(directory / "code" / "dev.jsonl", [{"text": "dev"}])
     with pytest.raises(ValueError, match="its files changed"):
@@ -157,7 +163,7 @@ def test_a_split_added_later_is_a_change_too(directory: Path) -> None:
 
 def test_a_bad_row_is_named_with_its_line(directory: Path) -> None:
     write(directory / "code" / "train.jsonl", [{"text": "fine"}, {"txt": "not"}])
-    with pytest.raises(ValueError, match=r"code/train\.jsonl:2: fields found: txt; allowed: .*text"):
+    with pytest.raises(ValueError, match=r"code/train\.jsonl:2: expected the fields of exactly one of text; .*, got txt\."):
         list(load_rows(code(directory), split="train", is_task=False))
 
 
@@ -174,7 +180,7 @@ def rows_of(is_task: bool, number: int) -> list[dict]:
         (True, 400, ".jsonl", ""),
     ],
 )
-def test_a_carved_split_of_few_rows_is_told_and_an_empty_one_refused_where_it_is_read(
+def test_a_carved_split_of_few_rows_is_reported_and_an_empty_one_rejected_when_it_is_used(
     tmp_path: Path, is_task: bool, number: int, ending: str, note: str
 ) -> None:
     write(tmp_path / "set" / f"train{ending}", rows_of(is_task, number))
@@ -187,33 +193,33 @@ def test_a_carved_split_of_few_rows_is_told_and_an_empty_one_refused_where_it_is
         if rows:
             require_rows(source, split=split, is_task=is_task)
         else:
-            told = rf"set: the {split} split is empty: of the {number} rows of train\{ending}, .*0 fall to {split}.* carved"
+            message = rf"set: the {split} split is empty: of the {number} rows of train\{ending}, .*0 go to {split}.* carved"
             with pytest.raises(
-                ValueError, match=rf"{told} from train by hash .*Supply {'validation' if is_task else split}\.jsonl"
+                ValueError, match=rf"{message} from train by hash .*Supply {'validation' if is_task else split}\.jsonl"
             ):
                 require_rows(source, split=split, is_task=is_task)
 
 
-def test_a_corpus_that_is_carved_up_whole_is_refused(tmp_path: Path) -> None:
+def test_a_corpus_whose_rows_are_all_carved_from_train_is_rejected(tmp_path: Path) -> None:
     carved = next(row for row in rows_of(False, 400) if row not in train_of(rows_of(False, 400)))
     write(tmp_path / "set" / "train.jsonl", [carved])
-    with pytest.raises(ValueError, match=r"the train split is empty: of the 1 rows of train\.jsonl, 0 fall to train"):
+    with pytest.raises(ValueError, match=r"the train split is empty: of the 1 rows of train\.jsonl, 0 go to train"):
         resolve_source(str(tmp_path), name="set", folder="set", is_task=False)
 
 
 def train_of(rows: list[dict]) -> list[dict]:
-    return [row for row in rows if place_of(row, carved=("dev", "test"), is_task=False) == "train"]
+    return [row for row in rows if split_of_row(row, carved=("dev", "test"), is_task=False) == "train"]
 
 
 @pytest.mark.parametrize("name", ["validation", "dev", "valid", "val"])
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz"])
-def test_the_dev_split_may_have_four_names_and_an_unusual_one_is_told(directory: Path, name: str, ending: str) -> None:
+def test_the_dev_split_may_have_four_names_and_an_unusual_one_is_reported(directory: Path, name: str, ending: str) -> None:
     write(directory / "sft" / "pairs" / f"{name}{ending}", [{"question": "d?", "answer": "z"}])
     assert pairs(directory).note == ("" if name in ("validation", "dev") else f"dev is {name}{ending}")
     assert list(load_rows(pairs(directory), split="dev", is_task=True)) == [{"question": "d?", "answer": "z"}]
     write(directory / "sft" / "pairs" / "dev.jsonl.gz", [{"question": "e?", "answer": "z"}])
     if (name, ending) != ("dev", ".jsonl.gz"):
-        with pytest.raises(ValueError, match=r"sft/pairs: found .* and .* for the dev split; allowed: one file"):
+        with pytest.raises(ValueError, match=r"sft/pairs: expected one file for the dev split, got .* and .*\."):
             pairs(directory)
 
 
@@ -226,20 +232,20 @@ UNREAD = [
 
 
 @pytest.mark.parametrize("name", UNREAD)
-def test_a_file_that_looks_like_data_and_is_not_read_is_told(directory: Path, name: str) -> None:
+def test_a_file_that_looks_like_data_but_is_not_read_is_reported(directory: Path, name: str) -> None:
     (directory / "code" / name).write_bytes(b"{}")
     assert f"not read: {name}" in code(directory).note
     (directory / "code" / "train.jsonl").unlink()
     with pytest.raises(
-        ValueError, match=r"data/code: the train split is missing.*Allowed: train\.jsonl or train\.jsonl\.gz"
-    ) as e:
+        ValueError, match=r"data/code: the train split is missing.*Expected train\.jsonl or train\.jsonl\.gz"
+    ) as raised:
         code(directory)
-    assert f"Not read: {name}" in str(e.value)
+    assert f"Not read: {name}" in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["data.json", "code.txt", "heldout.json", "code/train.jsonl", "data/train.jsonl", "x.gz"])
-def test_where_train_is_missing_whatever_there_is_is_named(directory: Path, name: str) -> None:
-    """A file of any name, and the folder that lies one too deep."""
+def test_without_a_train_split_all_other_files_are_named(directory: Path, name: str) -> None:
+    """Files of any name, and a folder one level too deep."""
     train = directory / "code" / "train.jsonl"
     (directory / "code" / name).parent.mkdir(exist_ok=True)
     train.rename(directory / "code" / name)
@@ -250,36 +256,36 @@ def test_where_train_is_missing_whatever_there_is_is_named(directory: Path, name
 
 
 @pytest.mark.parametrize(
-    ("folder", "told"),
+    ("folder", "message"),
     [
-        ("Code", r"data/Code: no such folder; .*data holds code/ \(a folder\), sft/ \(a folder\)\.$"),
+        ("Code", r"data/Code: no such folder\. .*data holds code/ \(a folder\), sft/ \(a folder\)\.$"),
         ("sft/pair", r"data/sft holds pairs/ \(a folder\)\.$"),
-        ("tasks/pairs", r"nor is there .*data/tasks\.$"),
+        ("tasks/pairs", r"data/tasks does not exist either\.$"),
     ],
 )
-def test_where_the_folder_is_missing_those_beside_it_are_named(directory: Path, folder: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_if_the_folder_is_missing_the_existing_ones_are_named(directory: Path, folder: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         resolve_source(str(directory), name="code", folder=folder, is_task=False)
 
 
-def test_what_to_do_with_an_unread_file_is_told(directory: Path) -> None:
+def test_the_message_says_what_to_do_with_an_unread_file(directory: Path) -> None:
     folder = directory / "sft" / "pairs"
     (folder / "test.jsonl").rename(folder / "test.jsonl.zst")
     (folder / "dev.jsonl").symlink_to("nowhere")
     (folder / "train").mkdir()
     with pytest.raises(ValueError, match="the test split is missing") as raised:
         pairs(directory)
-    told = "Not read: dev.jsonl (a broken link), test.jsonl.zst (`zstd -d` it), train/ (a folder)."
-    assert str(raised.value).endswith(f"Allowed: test.jsonl or test.jsonl.gz. {told}")
+    unread = "Not read: dev.jsonl (a broken link), test.jsonl.zst (`zstd -d` it), train/ (a folder)."
+    assert str(raised.value).endswith(f"Expected test.jsonl or test.jsonl.gz. {unread}")
 
 
 @pytest.mark.parametrize("name", ["README.md", "manifest.json", "LICENSE", "trainer.py", ".train.jsonl.swp", "train.log"])
-def test_other_files_are_nothing_to_speak_of(directory: Path, name: str) -> None:
+def test_other_files_are_not_reported(directory: Path, name: str) -> None:
     (directory / "code" / name).write_bytes(b"{}")
     assert "not read" not in code(directory).note
 
 
-def test_many_unread_files_are_named_in_part(directory: Path) -> None:
+def test_of_many_unread_files_the_first_are_named(directory: Path) -> None:
     for number in range(8):
         (directory / "code" / f"train-{number}.jsonl").write_bytes(b"{}")
     assert code(directory).note.endswith("train-3.jsonl, train-4.jsonl and 3 more")
@@ -289,11 +295,11 @@ def test_many_unread_files_are_named_in_part(directory: Path) -> None:
     ("name", "folder", "is_task", "message"),
     [
         ("math", "math", False, r"math: .*data/math: no such folder"),
-        ("pairs", "sft/empty", True, r"sft/empty: the train split is missing; found: none"),
-        ("pairs", "code", True, r"data/code: the test split is missing; found: train"),
+        ("pairs", "sft/empty", True, r"sft/empty: the train split is missing: expected train and test, got none"),
+        ("pairs", "code", True, r"data/code: the test split is missing: expected train and test, got train"),
     ],
 )
-def test_what_is_missing_is_an_error_at_plan_time(
+def test_missing_folders_and_splits_are_errors_at_plan_time(
     directory: Path, name: str, folder: str, is_task: bool, message: str
 ) -> None:
     (directory / "sft" / "empty").mkdir()
@@ -303,18 +309,20 @@ def test_what_is_missing_is_an_error_at_plan_time(
 
 def test_wrong_fields_are_an_error_at_plan_time(directory: Path) -> None:
     write(directory / "sft" / "pairs" / "test.jsonl", [{"text": "no pair"}])
-    with pytest.raises(ValueError, match=r"test\.jsonl:1: fields found: text; allowed: .*question/answer"):
+    with pytest.raises(
+        ValueError, match=r"test\.jsonl:1: expected the fields of exactly one of .*question/answer.*, got text\."
+    ):
         pairs(directory)
 
 
 def test_an_empty_split_is_an_error_at_plan_time(directory: Path) -> None:
     write(directory / "code" / "test.jsonl", [])
-    with pytest.raises(ValueError, match=r"test\.jsonl: no rows"):
+    with pytest.raises(ValueError, match=r"test\.jsonl: expected one JSON object per line, got no rows"):
         code(directory)
 
 
-def test_a_directory_that_is_not_there_names_the_three_kinds(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no such directory; allowed: wheels, a directory, or hub:OWNER/NAME"):
+def test_a_missing_directory_is_rejected_with_the_three_kinds_of_source(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no such directory\. Expected wheels, a directory, or hub:OWNER/NAME"):
         resolve_source(str(tmp_path / "gone"), name="code", folder="code", is_task=False)
 
 
@@ -325,14 +333,17 @@ def test_wheels_are_resolved_without_fetching_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "is_task"), [("poems", False), ("pycode", False), ("code", True)])
-def test_the_wheels_have_no_other_parts(name: str, is_task: bool) -> None:
-    with pytest.raises(ValueError, match=f"{name}: the source 'wheels' has no such (task|corpus); allowed: "):
+def test_unknown_parts_of_the_wheels_are_rejected(name: str, is_task: bool) -> None:
+    with pytest.raises(ValueError, match=f"{name}: the source 'wheels' has no such (task|corpus): expected one of "):
         resolve_source("wheels", name=name, folder=name, is_task=is_task)
 
 
-def test_another_list_of_wheels_is_refused(tmp_path: Path) -> None:
+def test_another_list_of_wheels_is_rejected(tmp_path: Path) -> None:
     source = replace(resolve_source("wheels", name="code", folder="code", is_task=False), revision="0" * 64)
-    with pytest.raises(ValueError, match="names revision 000000000000, this version of midstudy has"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected revision 000000000000, that of the recipe, got [0-9a-f]{12}, that of this version of midstudy",
+    ):
         next(load_rows(source, split="train", is_task=False))
 
 
@@ -342,30 +353,32 @@ def test_a_hub_name_carries_config_and_commit() -> None:
 
 
 @pytest.mark.parametrize("argument", ["hub:owner/set", "hub:owner/set@main", "hub:@" + COMMIT])
-def test_a_hub_name_without_a_commit_is_refused(argument: str) -> None:
+def test_a_hub_name_without_a_commit_is_rejected(argument: str) -> None:
     with pytest.raises(ValueError, match=r"commit|COMMIT"):
         resolve_source(argument, name="code", folder="code", is_task=False)
 
 
 @pytest.mark.parametrize("config", ["", " "])
 def test_an_empty_configuration_is_not_the_default_one(config: str) -> None:
-    with pytest.raises(ValueError, match=r"found an empty CONFIG; allowed: hub:owner/set@COMMIT, or .* variable not set"):
+    with pytest.raises(
+        ValueError, match=r"expected hub:owner/set@COMMIT or .*, got an empty CONFIG\. Is a variable not set"
+    ):
         resolve_source(f"hub:owner/set:{config}@{COMMIT}", name="code", folder="code", is_task=False)
 
 
 @pytest.mark.parametrize("argument", ["", "  ", "\n"])
-def test_nothing_names_no_source(argument: str) -> None:
-    with pytest.raises(ValueError, match="code: --data: found nothing; allowed: wheels, a directory, or hub:"):
+def test_an_empty_argument_is_rejected(argument: str) -> None:
+    with pytest.raises(ValueError, match=r"code: --data: expected wheels, a directory, or hub:.*, got nothing"):
         resolve_source(argument, name="code", folder="code", is_task=False)
 
 
-def test_a_folder_is_not_read_in_the_place_of_a_hub_set_of_its_name(
+def test_a_folder_is_not_read_instead_of_a_hub_data_set_of_the_same_name(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(directory.parent)
     with pytest.raises(ValueError, match=r"hub:data/code: the folder .*data/code has the same name and would be read"):
         resolve_source(f"hub:data/code@{COMMIT}", name="code", folder="code", is_task=False)
-    with pytest.raises(ValueError, match="allowed: hub:OWNER/NAME"):
+    with pytest.raises(ValueError, match="--data: expected hub:OWNER/NAME"):
         resolve_source(f"hub:{directory}/code@{COMMIT}", name="code", folder="code", is_task=False)
     monkeypatch.chdir("/")
     source = resolve_source(f"hub:data/code@{COMMIT}", name="code", folder="code", is_task=False)
@@ -374,7 +387,7 @@ def test_a_folder_is_not_read_in_the_place_of_a_hub_set_of_its_name(
         hub.present_splits(source.part, source.config, source.revision)
 
 
-def test_a_hub_set_is_read_through_the_same_door_and_carved(directory: Path) -> None:
+def test_a_hub_data_set_is_read_and_carved_like_files(directory: Path) -> None:
     source = Source(kind="hub", part=str(directory / "code"), revision=COMMIT)
     rows = {split: list(load_rows(source, split=split, is_task=False)) for split in ("train", "dev", "test")}
     files = {split: list(load_rows(code(directory), split=split, is_task=False)) for split in ("train", "dev", "test")}

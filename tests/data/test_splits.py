@@ -19,7 +19,7 @@ def parts(rows: list[dict], carved: tuple[str, ...], *, is_task: bool) -> dict[s
 
 
 @pytest.mark.parametrize(("is_task", "carved", "share"), [(True, ("dev",), 0.05), (False, ("dev", "test"), 0.02)])
-def test_every_row_lands_in_exactly_one_split_and_shares_are_as_stated(
+def test_every_row_is_in_exactly_one_split_and_the_shares_are_right(
     is_task: bool, carved: tuple[str, ...], share: float
 ) -> None:
     made = parts(ROWS, carved, is_task=is_task)
@@ -35,8 +35,8 @@ def test_a_rows_split_depends_on_its_content_alone(order: list[int], dropped: in
     rows = [{"text": f"document {number}"} for number in range(60)]
     whole = parts(rows, ("dev", "test"), is_task=False)
     other = parts([dict(reversed(rows[n].items())) for n in order if n != dropped], ("dev", "test"), is_task=False)
-    for split, found in other.items():
-        assert all(row in whole[split] for row in found)
+    for split, split_rows in other.items():
+        assert all(row in whole[split] for row in split_rows)
 
 
 def test_equal_rows_never_end_up_in_two_splits() -> None:
@@ -63,15 +63,15 @@ def test_the_carved_rows_follow_from_the_hash_of_their_canonical_json() -> None:
         (("train",), False, ("dev", "test")),
     ],
 )
-def test_what_is_missing_is_carved(present: tuple[str, ...], is_task: bool, carved: tuple[str, ...]) -> None:
+def test_missing_splits_are_carved(present: tuple[str, ...], is_task: bool, carved: tuple[str, ...]) -> None:
     assert carved_splits(present, is_task=is_task, where="x") == carved
 
 
 def test_a_tasks_test_split_is_never_carved() -> None:
-    with pytest.raises(ValueError, match="gsm8k: the test split is missing; found: train"):
+    with pytest.raises(ValueError, match="gsm8k: the test split is missing: expected train and test, got train"):
         carved_splits(("train",), is_task=True, where="gsm8k")
 
 
-def test_nothing_is_carved_from_a_train_split_that_is_not_there() -> None:
-    with pytest.raises(ValueError, match="the train split is missing; found: none"):
+def test_nothing_is_carved_without_a_train_split() -> None:
+    with pytest.raises(ValueError, match="the train split is missing: expected train, got none"):
         carved_splits((), is_task=False, where="general")

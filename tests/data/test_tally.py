@@ -1,4 +1,4 @@
-"""Tallies: what a use of a split takes and leaves out, what is reported, and what is rejected."""
+"""Tallies: what a use of a split reads and leaves out, what is reported, and what is rejected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from midstudy.data.tokens import TokenizedSplit
 
 
 def items(*pairs: tuple[int, int]) -> TokenizedSplit:
-    """Items with these numbers of prompt and target tokens, end-of-text included in the target."""
+    """Return items with these numbers of prompt and target tokens; targets include the end-of-text token."""
     lengths = [prompt + target for prompt, target in pairs]
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return TokenizedSplit([np.zeros(sum(lengths), np.uint16)], [offsets], [np.array([prompt for prompt, _ in pairs])])
@@ -52,8 +52,8 @@ def test_items_within_sixteen_tokens(pairs, loss, max_sequences, expected):
         target_only=loss == "target_tokens",
         max_sequences=max_sequences,
     )
-    found = (tally.used, tally.left_out, tally.target_tokens, tally.target_tokens_seen, tally.num_cut)
-    assert (*found, tally.num_without_target) == expected
+    counts = (tally.used, tally.left_out, tally.target_tokens, tally.target_tokens_seen, tally.num_cut)
+    assert (*counts, tally.num_without_target) == expected
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ SEEN: dict[str, Any] = {"target_tokens": 1_000, "target_tokens_seen": 950}
 
 
 @pytest.mark.parametrize(
-    ("one", "is_much", "refused"),
+    ("use", "is_much", "message"),
     [
         (tally(100), False, ""),
         (tally(100, {"no_target": 11}), False, ""),
@@ -90,8 +90,8 @@ SEEN: dict[str, Any] = {"target_tokens": 1_000, "target_tokens_seen": 950}
         (tally(1, {"no_target": 100}), True, "Raise seq_len"),
         (tally(0, {"no_target": 1}), True, r"tasks\.pycode test, evaluation at 64 tokens: 1 of 1 items left out"),
         (tally(0, {"no_block": 16}, unit="tokens"), True, r"corpora\.pycode .* Add text, or lower seq_len"),
-        (tally(0, {"empty": 16}, unit="documents"), True, "most hold no text"),
-        (tally(2, {"does_not_fit": 1, "after_it": 300}, unit="documents"), True, "Raise max_bytes, or take the document"),
+        (tally(0, {"empty": 16}, unit="documents"), True, "most have no text"),
+        (tally(2, {"does_not_fit": 1, "after_it": 300}, unit="documents"), True, "Raise max_bytes, or remove the document"),
         (tally(100, {"does_not_fit": 1}, unit="documents"), True, ""),  # reported however few: not requested
         (tally(1, {"past_one_document": 1_000}, unit="documents"), True, ""),  # reported, although the limit requests it
         (tally(100, **SEEN), False, ""),
@@ -103,17 +103,17 @@ SEEN: dict[str, Any] = {"target_tokens": 1_000, "target_tokens_seen": 950}
         (tally(100, **SEEN, num_without_target=11), True, ""),
     ],
 )
-def test_losses_above_a_tenth_are_told_and_what_leaves_less_than_a_hundredth_is_refused(one, is_much, refused):
-    assert one.is_much == is_much
-    if refused:
-        with pytest.raises(ValueError, match=refused):
-            one.require_enough()
+def test_losses_above_a_tenth_are_reported_and_uses_of_less_than_a_hundredth_are_rejected(use, is_much, message):
+    assert use.is_much == is_much
+    if message:
+        with pytest.raises(ValueError, match=message):
+            use.require_enough()
     else:
-        one.require_enough()
+        use.require_enough()
 
 
 @pytest.mark.parametrize(
-    ("one", "sentence"),
+    ("use", "sentence"),
     [
         (
             tally(2, {"no_target": 38}, target_tokens=1_179, target_tokens_seen=63),
@@ -131,7 +131,7 @@ def test_losses_above_a_tenth_are_told_and_what_leaves_less_than_a_hundredth_is_
         (tally(60, num_cut=3), "pycode test, evaluation at 64 tokens: all 60 items used; 3 targets cut"),
     ],
 )
-def test_sentences(one, sentence):
-    assert one.sentence == sentence
-    assert Tally.from_json(one.as_json()) == one
-    assert Tally.from_metrics(one.as_metrics(), data=one.data, split=one.split, use=one.use) == one
+def test_sentences(use, sentence):
+    assert use.sentence == sentence
+    assert Tally.from_json(use.as_json()) == use
+    assert Tally.from_metrics(use.as_metrics(), data=use.data, split=use.split, use=use.use) == use

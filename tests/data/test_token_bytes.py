@@ -1,4 +1,4 @@
-"""Every token stands for exactly the bytes that it was made from; special tokens stand for none."""
+"""Every token has the number of bytes of its text; special tokens have none."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def trained() -> tokenizers.Tokenizer:
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> tokenizers.Tokenizer:
-    """NFC, two special tokens, and runs of blanks that are added tokens but text."""
+    """Return a tokenizer with NFC, two special tokens, and runs of spaces that are added tokens but not special."""
     folder = tmp_path_factory.mktemp("released")
     write_tokenizer(folder)
     return load_tokenizer(folder)
@@ -48,12 +48,12 @@ def test_the_tokens_of_a_released_tokenizer_have_the_bytes_of_the_normalised_tex
 
 
 def test_added_tokens_are_text_unless_they_are_special(released: tokenizers.Tokenizer) -> None:
-    found = token_bytes(released)
-    assert len(found) == max(released.get_vocab().values()) + 1
+    bytes_of = token_bytes(released)
+    assert len(bytes_of) == max(released.get_vocab().values()) + 1
     for text, expected in (("    ", 4), ("  ", 2), (END_OF_TEXT, 0), ("<|padding|>", 0)):
         [number] = released.encode(f"{text}", add_special_tokens=False).ids
-        assert found[number] == expected
-    assert (found == 0).sum() == 2
+        assert bytes_of[number] == expected
+    assert (bytes_of == 0).sum() == 2
     assert num_bytes(released, f"a{END_OF_TEXT}é<|padding|>") == 3
 
 
@@ -71,7 +71,7 @@ def with_a_suffix(stated: dict[str, Any]) -> None:
     stated["model"]["end_of_word_suffix"] = "</w>"
 
 
-def with_white_space_taken_in(stated: dict[str, Any]) -> None:
+def with_absorbed_white_space(stated: dict[str, Any]) -> None:
     stated["added_tokens"][-1]["lstrip"] = True
 
 
@@ -83,12 +83,12 @@ def with_another_alphabet(stated: dict[str, Any]) -> None:
     ("change", "message"),
     [
         (without_bytes, "expected a byte-level BPE"),
-        (with_a_suffix, "end_of_word_suffix: expected none"),
-        (with_white_space_taken_in, "white space"),
-        (with_another_alphabet, "spelled in bytes, got '▁'"),
+        (with_a_suffix, "end_of_word_suffix: expected null, got '</w>'"),
+        (with_absorbed_white_space, "white space"),
+        (with_another_alphabet, "spelled in byte characters, got '▁'"),
     ],
 )
-def test_a_tokenizer_whose_tokens_have_no_exact_bytes_is_refused(
+def test_a_tokenizer_whose_tokens_have_no_exact_number_of_bytes_is_rejected(
     released: tokenizers.Tokenizer, change: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""The data stage as a job runs it: stopped, killed and gone on with, and what it says on the way."""
+"""The data stage as a job runs it: stopped, killed and resumed; its progress log."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHARD_BYTES = 20_000
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The text of the small study, with more of the general corpus."""
+    """Return the text of the small study, with a larger general corpus."""
     folder = tmp_path_factory.mktemp("text")
     write_text(folder)
     rng = random.Random(3)
@@ -45,26 +45,26 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(text: Path, root: Path) -> tuple[Store, Stage, Stage]:
-    """A store with the tokenizer made; the stages that tokenise the general corpus and the task."""
+def open_store(text: Path, root: Path) -> tuple[Store, Stage, Stage]:
+    """Return a store with a finished tokenizer, and the stages that tokenise the general corpus and the task."""
     store = Store.open(root, create=True)
     plan = plan_in(store, small_study(text, starts=()))
-    for one in plan.missing:
-        store.request(one)
-    tokenizer = next(one for one in plan.missing if isinstance(one.recipe, Tokenizer))
+    for stage in plan.missing:
+        store.request(stage)
+    tokenizer = next(stage for stage in plan.missing if isinstance(stage.recipe, Tokenizer))
     make(store, tokenizer)
-    tokenised = [one for one in plan.missing if isinstance(one.recipe, TokenizedData)]
-    corpus = next(one for one in tokenised if one.data == "general")
-    task = next(one for one in tokenised if one.data == "code_task")
+    tokenised = [stage for stage in plan.missing if isinstance(stage.recipe, TokenizedData)]
+    corpus = next(stage for stage in tokenised if stage.data == "general")
+    task = next(stage for stage in tokenised if stage.data == "code_task")
     return store, corpus, task
 
 
-def make(store: Store, one: Stage, should_stop: Any = lambda: False) -> None:
-    execute_stage(store, one.id, start_from=None, keeps_optimizer=False, should_stop=should_stop)
+def make(store: Store, stage: Stage, should_stop: Any = lambda: False) -> None:
+    execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=should_stop)
 
 
-def published_bytes(store: Store, one: Stage) -> dict[str, str]:
-    folder = store.published_folder(one.id)
+def published_bytes(store: Store, stage: Stage) -> dict[str, str]:
+    folder = store.published_folder(stage.id)
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())
@@ -81,9 +81,9 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_published_tokens_are_those_of_the_text(text, tmp_path):
-    store, corpus, task = opened(text, tmp_path / "store")
-    for one in (corpus, task):
-        make(store, one)
+    store, corpus, task = open_store(text, tmp_path / "store")
+    for stage in (corpus, task):
+        make(store, stage)
     assert isinstance(corpus.recipe, TokenizedData)
     tokenizer = load_tokenizer(store.published_folder(stage_id(corpus.recipe.tokenizer)))
     general = read_split(store.published_folder(corpus.id), "train")
@@ -103,16 +103,16 @@ def test_published_tokens_are_those_of_the_text(text, tmp_path):
     assert metrics["train_tokens"] == len(general.tokens)
 
 
-def test_a_stage_that_is_told_to_stop_goes_on_from_its_shards(text, tmp_path, small_shards):
-    reference, corpus, _ = opened(text, tmp_path / "reference")
+def test_a_stage_that_is_asked_to_stop_resumes_from_its_shards(text, tmp_path, small_shards):
+    reference, corpus, _ = open_store(text, tmp_path / "reference")
     make(reference, corpus)
-    store, corpus, _ = opened(text, tmp_path / "store")
+    store, corpus, _ = open_store(text, tmp_path / "store")
     polls = iter(range(10_000))
-    with pytest.raises(StoppedError, match="takes over the shards"):
+    with pytest.raises(StoppedError, match="reuses the finished shards"):
         make(store, corpus, lambda: next(polls) == 800)
     assert not store.has(corpus.id)
-    (former,) = store.previous_attempts(corpus.id)
-    index = read_index(former / "result", "train")
+    (attempt,) = store.previous_attempts(corpus.id)
+    index = read_index(attempt / "result", "train")
     assert index is not None
     assert not index.is_complete
     assert 700 < index.num_documents <= 800
@@ -122,15 +122,15 @@ def test_a_stage_that_is_told_to_stop_goes_on_from_its_shards(text, tmp_path, sm
     assert not store.paths.attempts(corpus.id).exists()
 
 
-def test_a_stage_stopped_before_its_first_shard_leaves_nothing(text, tmp_path):
-    store, corpus, _ = opened(text, tmp_path / "store")
+def test_a_stage_stopped_before_its_first_shard_leaves_no_attempt(text, tmp_path):
+    store, corpus, _ = open_store(text, tmp_path / "store")
     with pytest.raises(StoppedError):
         make(store, corpus, lambda: True)
     assert store.previous_attempts(corpus.id) == []
 
 
-def test_a_bad_row_loses_no_finished_shard(text, tmp_path, small_shards, monkeypatch):
-    store, corpus, _ = opened(text, tmp_path / "store")
+def test_a_bad_row_does_not_lose_finished_shards(text, tmp_path, small_shards, monkeypatch):
+    store, corpus, _ = open_store(text, tmp_path / "store")
 
     def breaking(row: Any, where: str) -> str:
         if where == "general train:900":
@@ -145,58 +145,57 @@ def test_a_bad_row_loses_no_finished_shard(text, tmp_path, small_shards, monkeyp
     assert store.record(corpus.id).metrics["shards_taken_over"] > 10
 
 
-def test_shards_of_text_that_was_exchanged_and_put_back_are_made_again(text, tmp_path, small_shards, monkeypatch):
-    """An attempt was killed while it read the other text, which it would have refused at its end."""
+def test_shards_of_text_that_was_replaced_and_restored_are_made_again(text, tmp_path, small_shards, monkeypatch):
+    """An attempt was killed while it read the other text, which it would have rejected at its end."""
     copy = tmp_path / "text"
     shutil.copytree(text, copy)
     path = copy / "general" / "train.jsonl"
-    reference, corpus, _ = opened(copy, tmp_path / "reference")
+    reference, corpus, _ = open_store(copy, tmp_path / "reference")
     make(reference, corpus)
-    store, corpus, _ = opened(copy, tmp_path / "store")
+    store, corpus, _ = open_store(copy, tmp_path / "store")
     content, planned = path.read_bytes(), files.file_digest(path)
     path.write_bytes(content.replace(b"time", b"emit"))
     with monkeypatch.context() as patch:
         known = files.file_digest
-        patch.setattr(files, "file_digest", lambda one: planned if one == path else known(one))
+        patch.setattr(files, "file_digest", lambda file: planned if file == path else known(file))
         polls = iter(range(10_000))
         with pytest.raises(StoppedError):
             make(store, corpus, lambda: next(polls) == 800)
     assert store.previous_attempts(corpus.id)
     path.write_bytes(content)
-    with pytest.raises(ChangedTextError, match="made from other text"):
+    with pytest.raises(ChangedTextError, match="made from different text"):
         make(store, corpus)
     assert store.previous_attempts(corpus.id) == []
     make(store, corpus)
     assert published_bytes(store, corpus) == published_bytes(reference, corpus)
 
 
-def test_nothing_is_published_of_text_that_is_not_the_plans(text, tmp_path, small_shards, monkeypatch):
-    """Even if a stale cached digest matches, and the text has been restored when the stage is retried.
+def test_text_that_differs_from_the_plan_is_never_published(text, tmp_path, small_shards, monkeypatch):
+    """Not even if a stale cached digest matches and the text is restored before the stage is retried.
 
     The first attempt is killed after some shards of the changed text; the second detects it.
     """
     copy = tmp_path / "text"
     shutil.copytree(text, copy)
     path = copy / "general" / "train.jsonl"
-    reference, corpus, _ = opened(copy, tmp_path / "reference")
+    reference, corpus, _ = open_store(copy, tmp_path / "reference")
     make(reference, corpus)
-    store, corpus, _ = opened(copy, tmp_path / "store")
+    store, corpus, _ = open_store(copy, tmp_path / "store")
     content, status = path.read_bytes(), path.stat()
     planned = files.file_digest(path)
     path.write_bytes(content.replace(b"time", b"emit"))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     with monkeypatch.context() as patch:
         known = files.file_digest
-        patch.setattr(files, "file_digest", lambda one: planned if one == path else known(one))
+        patch.setattr(files, "file_digest", lambda file: planned if file == path else known(file))
         polls = iter(range(10_000))
         with pytest.raises(StoppedError):
             make(store, corpus, lambda: next(polls) == 800)
         assert store.previous_attempts(corpus.id)
         with pytest.raises(ChangedTextError, match="its files changed"):
             make(store, corpus)
-        tokenizer = next(
-            one for one in plan_in(store, small_study(text, starts=())).stages.values() if one.kind == "tokenizer"
-        )
+        stages = plan_in(store, small_study(text, starts=())).stages.values()
+        tokenizer = next(stage for stage in stages if stage.kind == "tokenizer")
         shutil.rmtree(store.paths.published(tokenizer.id))
         with pytest.raises(ChangedTextError, match="its files changed"):
             make(store, tokenizer)
@@ -204,15 +203,15 @@ def test_nothing_is_published_of_text_that_is_not_the_plans(text, tmp_path, smal
     assert not store.has(tokenizer.id)
     assert store.previous_attempts(corpus.id) == []
     path.write_bytes(content)
-    for one in (tokenizer, corpus):
-        make(store, one)
+    for stage in (tokenizer, corpus):
+        make(store, stage)
     assert published_bytes(store, corpus) == published_bytes(reference, corpus)
 
 
-def test_the_rest_of_a_long_text_is_read_no_longer_than_the_stage_may_go_on(text, tmp_path, monkeypatch):
-    """A corpus takes the first bytes of a file; the digest covers all of it."""
+def test_a_stage_can_be_stopped_while_it_reads_the_text_past_the_limit(text, tmp_path, monkeypatch):
+    """A corpus uses the first bytes of a file; the digest covers all of it."""
     store = Store.open(tmp_path / "store", create=True)
-    monkeypatch.setattr("midstudy.data.digests._PIECE_BYTES", 1_000)
+    monkeypatch.setattr("midstudy.data.digests._CHUNK_BYTES", 1_000)
     source = resolve_source(str(text), name="general", folder="general", is_task=False)
     recipe = Tokenizer(corpus=Corpus(name="general", source=source), vocab_size=300, max_bytes=20_000)
     polls = iter(range(10_000))
@@ -220,8 +219,8 @@ def test_the_rest_of_a_long_text_is_read_no_longer_than_the_stage_may_go_on(text
         make_tokenizer(recipe, store.root, should_stop=lambda: next(polls) >= 500)
 
 
-def test_a_carved_split_without_rows_is_made_empty_and_refused_by_what_reads_it(tmp_path):
-    """A corpus of 40 documents carved by hash, none of which falls to test. No stage may use that split."""
+def test_a_carved_split_without_rows_is_made_empty_and_rejected_when_it_is_read(tmp_path):
+    """A corpus of 40 documents carved by hash, none of which go to test. No stage may use that split."""
     text = tmp_path / "text"
     write_text(text)
     for split in ("validation", "test"):
@@ -229,9 +228,11 @@ def test_a_carved_split_without_rows_is_made_empty_and_refused_by_what_reads_it(
     write_split(text / "code", "train", ({"text": f"x = {number}"} for number in range(40)))
     store = Store.open(tmp_path / "store", create=True)
     plan = plan_in(store, small_study(text))
-    for one in plan.missing:
-        store.request(one)
-    code = next(one for one in plan.missing if isinstance(one.recipe, TokenizedData) and one.recipe.data.name == "code")
+    for stage in plan.missing:
+        store.request(stage)
+    code = next(
+        stage for stage in plan.missing if isinstance(stage.recipe, TokenizedData) and stage.recipe.data.name == "code"
+    )
     assert isinstance(code.recipe, TokenizedData)
     make(store, plan.stages[stage_id(code.recipe.tokenizer)])
     make(store, code)
@@ -239,18 +240,18 @@ def test_a_carved_split_without_rows_is_made_empty_and_refused_by_what_reads_it(
     assert [metrics[f"{split}_documents"] for split in ("train", "dev", "test")] == [37, 3, 0]
     folder = store.published_folder(code.id)
     assert read_split(folder, "dev").num_documents == 3
-    with pytest.raises(ValueError, match="the test split is empty: it was carved from train by hash, and no row fell to it"):
+    with pytest.raises(ValueError, match="the test split is empty: it was carved from train by hash, and got no rows"):
         read_split(folder, "test")
 
 
-def test_the_log_says_how_far_it_is(text, tmp_path, monkeypatch, capsys):
-    store, corpus, _ = opened(text, tmp_path / "store")
+def test_progress_is_logged(text, tmp_path, monkeypatch, capsys):
+    store, corpus, _ = open_store(text, tmp_path / "store")
     monkeypatch.setattr("midstudy.data.shards._CHUNK_DOCUMENTS", 64)
     make(store, corpus)
-    assert "tokens" not in capsys.readouterr().out  # it was quick
+    assert "tokens" not in capsys.readouterr().out  # it finished before the first line was due
 
-    store, corpus, _ = opened(text, tmp_path / "other")
-    clock = iter(range(1_000_000)).__next__  # every look at the clock is a second later
+    store, corpus, _ = open_store(text, tmp_path / "other")
+    clock = iter(range(1_000_000)).__next__  # every reading of the clock is a second later
     monkeypatch.setattr(progress.time, "monotonic", clock)
     make(store, corpus)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("general train: ")]
@@ -278,20 +279,20 @@ stage.execute_stage(
 
 
 @pytest.mark.slow
-def test_processes_killed_at_random_moments_lose_no_finished_shard_and_change_no_byte(tmp_path):
+def test_killed_processes_lose_no_finished_shard_and_change_no_byte(tmp_path):
     text = tmp_path / "text"
     write_text(text)
     rng = random.Random(4)
     rows = ({"text": " ".join(rng.choices(WORDS, k=2_000))} for _ in range(3_000))
     write_split(text / "general", "train", rows)
     shard_bytes = 500_000
-    reference, corpus, _ = opened(text, tmp_path / "reference")
+    reference, corpus, _ = open_store(text, tmp_path / "reference")
     command = [sys.executable, "-c", KILLED]
-    began = time.monotonic()
+    started = time.monotonic()
     subprocess.run([*command, str(reference.root), corpus.id, str(shard_bytes)], check=True)
-    undisturbed_s = time.monotonic() - began
+    undisturbed_s = time.monotonic() - started
 
-    store, corpus, _ = opened(text, tmp_path / "store")
+    store, corpus, _ = open_store(text, tmp_path / "store")
     kills, finished = 0, [0]
     for _ in range(50):
         process = subprocess.Popen([*command, str(store.root), corpus.id, str(shard_bytes)], stdout=subprocess.PIPE)
@@ -305,8 +306,8 @@ def test_processes_killed_at_random_moments_lose_no_finished_shard_and_change_no
         process.stdout.close()
         if store.has(corpus.id):
             break
-        indices = (read_index(one / "result", "train") for one in store.previous_attempts(corpus.id))
-        finished.append(max((len(one.shards) for one in indices if one is not None), default=0))
+        indices = (read_index(attempt / "result", "train") for attempt in store.previous_attempts(corpus.id))
+        finished.append(max((len(index.shards) for index in indices if index is not None), default=0))
     else:
         make_in_full = subprocess.run([*command, str(store.root), corpus.id, str(shard_bytes)], check=False)
         assert make_in_full.returncode == 0

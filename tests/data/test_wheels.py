@@ -1,4 +1,4 @@
-"""The source `wheels`: a frozen list, the same text everywhere, nothing of a task's test in any training text."""
+"""The source `wheels`: a frozen list, the same text on every machine, no overlap of training text with test items."""
 
 from __future__ import annotations
 
@@ -55,26 +55,26 @@ def test_code_corpus_and_code_task_read_different_packages() -> None:
     assert not read["long_form"] & (read["code"] | read["pycode"] | read["general"] | read["hqweb"])
 
 
-def test_a_wheel_that_is_not_the_listed_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_that_differs_from_the_listed_one_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = packages.fetched()
     name = next(path.name for path in real.glob("webcolors-*.whl"))
     monkeypatch.setenv("MIDSTUDY_CACHE", str(tmp_path))
     folder = tmp_path / "wheels" / real.name
     folder.mkdir(parents=True)
     (folder / name).write_bytes((real / name).read_bytes() + b"\0")
-    refusal = rf"{name}: sha256 [0-9a-f]+; allowed: [0-9a-f]+, the listed one"
-    with pytest.raises(ValueError, match=refusal), packages.opened("webcolors"):
+    message = rf"{name}: expected sha256 [0-9a-f]+, the listed one, got [0-9a-f]+"
+    with pytest.raises(ValueError, match=message), packages.open_wheel("webcolors"):
         pass
 
 
-def test_without_an_index_the_error_tells_the_command_and_the_way_out(
+def test_without_a_package_index_the_error_gives_the_command_and_a_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MIDSTUDY_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    with pytest.raises(ValueError, match=r"could not be fetched. They need the package index once; use --data DIR") as error:
+    with pytest.raises(ValueError, match=r"could not be fetched\. The package index is needed once; .* --data DIR") as error:
         packages.fetched()
     assert "pip download" in str(error.value)
     assert "airportsdata" in str(error.value)
@@ -85,18 +85,18 @@ def test_without_an_index_the_error_tells_the_command_and_the_way_out(
 
 
 @pytest.mark.parametrize("part", wheels.PARTS)
-def test_a_part_is_the_frozen_text_and_every_row_can_be_read(part: str) -> None:
+def test_a_part_has_the_frozen_text_and_every_row_can_be_read(part: str) -> None:
     frozen = frozen_manifest()["parts"][part]["splits"]
     for split in SPLITS:
-        found = rows(part, split)
-        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found).encode()
-        assert (len(found), len(content)) == (frozen[split]["docs"], frozen[split]["bytes"])
+        split_rows = rows(part, split)
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in split_rows).encode()
+        assert (len(split_rows), len(content)) == (frozen[split]["docs"], frozen[split]["bytes"])
         assert hashlib.sha256(content).hexdigest() == frozen[split]["sha256"]
-        for row in found:
+        for row in split_rows:
             assert (item_text(row) if part in wheels.TASKS else as_text(row, part)).strip()
 
 
-def test_the_parts_are_as_large_as_a_study_needs() -> None:
+def test_the_parts_are_large_enough_for_a_study() -> None:
     size = {
         part: {split: table["bytes"] for split, table in frozen_manifest()["parts"][part]["splits"].items()}
         for part in wheels.PARTS
@@ -127,7 +127,7 @@ def test_no_test_item_of_any_task_overlaps_a_corpus(corpus: str) -> None:
 
 
 @pytest.mark.slow
-def test_comparing_every_run_of_thirteen_words_finds_no_overlap_either() -> None:
+def test_there_is_no_overlap_without_anchors_either() -> None:
     tested = {gram for task in wheels.TASKS for row in rows(task, "test") for gram in ngrams(item_text(row))}
     assert len(tested) > 50_000
     for corpus in wheels.CORPORA:
@@ -160,7 +160,7 @@ def test_a_code_item_is_a_docstring_and_a_whole_function_without_it() -> None:
         assert 200 <= len(example.target) <= 1200
 
 
-def test_general_text_is_sentences_and_holds_no_code() -> None:
+def test_general_text_is_sentences_without_code() -> None:
     for row in rows("general", "dev"):
         for line in row["text"].split("\n"):
             assert line.isascii()
@@ -168,12 +168,12 @@ def test_general_text_is_sentences_and_holds_no_code() -> None:
             assert not any(mark in line for mark in ("`", "{", "_", "()", "http", "=", "<"))
 
 
-# Refusals
+# Rejections
 
 
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own with the fetched wheels and a prepared, small part."""
+    """Return a small prepared part in a separate cache, with the fetched wheels."""
     real_wheels, real_part = packages.fetched(), wheels.prepared("word_problems")
     monkeypatch.setenv("MIDSTUDY_CACHE", str(tmp_path))
     (tmp_path / "wheels").mkdir()
@@ -183,7 +183,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["another row", "truncated"])
-def test_a_prepared_file_that_was_changed_is_refused(copied: Path, damage: str) -> None:
+def test_a_prepared_file_that_was_changed_is_rejected(copied: Path, damage: str) -> None:
     path = copied / "dev.jsonl.gz"
     path.write_bytes(
         gzip.compress(b'{"question": "1?", "answer": "1"}\n') if damage == "another row" else path.read_bytes()[:-9]
@@ -192,19 +192,21 @@ def test_a_prepared_file_that_was_changed_is_refused(copied: Path, damage: str) 
         rows("word_problems", "dev")
 
 
-def test_text_that_differs_from_the_frozen_is_refused_and_not_kept(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_that_differs_from_the_frozen_text_is_rejected_and_not_kept(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.rmtree(copied)
     monkeypatch.setattr("midstudy.data.wheels.word_problems.NUM_TEST", 599)
     with pytest.raises(
-        ValueError, match=r"'word_problems': the text made here is not the frozen one \(splits test: found sha256"
+        ValueError, match=r"'word_problems': the text made here differs from the frozen one \(splits test: expected sha256"
     ):
         wheels.prepared("word_problems")
     assert not copied.exists()
     assert list(copied.parent.glob(".*")) == []
 
 
-def test_an_unknown_part_is_refused() -> None:
-    with pytest.raises(ValueError, match="'poems': unknown; allowed: general, code"):
+def test_an_unknown_part_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"wheels part: expected one of general, code, .*, got 'poems'"):
         wheels.prepared("poems")
 
 
@@ -248,21 +250,21 @@ class A:
 '''
 
 
-def test_a_definitions_source_comes_without_docstring_decorator_and_indentation(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "m.whl", "w") as made:
-        made.writestr("m.py", MODULE)
+def test_a_definitions_source_is_without_docstring_decorator_and_indentation(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.whl", "w") as wheel:
+        wheel.writestr("m.py", MODULE)
     with zipfile.ZipFile(tmp_path / "m.whl") as archive:
-        found = list(definitions(packages.Archive(packages.Package("m", "1", ""), archive), "m.py"))
-    assert [(one.name, one.kind, one.docstring) for one in found] == [
+        documented = list(definitions(packages.Archive(packages.Package("m", "1", ""), archive), "m.py"))
+    assert [(definition.name, definition.kind, definition.docstring) for definition in documented] == [
         ("A", "class", "Doc."),
         ("A.b", "function", "Give b.\n\nAlways."),
         ("A.abstract", "function", "Nothing but words."),
     ]
-    assert found[1].source == "def b(self):\n    return 1"
-    assert found[2].source == ""
+    assert documented[1].source == "def b(self):\n    return 1"
+    assert documented[2].source == ""
 
 
-def test_sentences_end_where_they_end() -> None:
+def test_text_is_split_into_sentences() -> None:
     text = "Use it, e.g. The first one works. Dr. Who came. It costs 3.5 dollars! Really?"
     assert list(sentences(text)) == [
         "Use it, e.g. The first one works.",
@@ -286,23 +288,24 @@ def test_sentences_end_where_they_end() -> None:
         ("A heading without a full stop that goes on and on and on", False),
     ],
 )
-def test_what_looks_like_code_is_no_prose(sentence: str, plain: bool) -> None:
+def test_sentences_that_look_like_code_are_not_prose(sentence: str, plain: bool) -> None:
     assert is_prose(sentence) == plain
 
 
-def test_html_becomes_paragraphs_and_inline_code_takes_its_sentence_with_it() -> None:
+def test_html_becomes_paragraphs_and_sentences_with_inline_code_are_dropped() -> None:
     markup = (
         "<p>The first sentence has nothing but plain words in it. Set <code>Foo</code> before you begin with the work.</p>"
         "<ul><li>An item of a list is a paragraph of its own &amp; stays.</li></ul>"
     )
-    found = list(html_paragraphs(markup))
-    assert len(found) == 2
-    assert [one for one in sentences(found[0]) if is_prose(one)] == ["The first sentence has nothing but plain words in it."]
-    assert found[1] == "An item of a list is a paragraph of its own & stays."
+    paragraphs = list(html_paragraphs(markup))
+    assert len(paragraphs) == 2
+    prose = [sentence for sentence in sentences(paragraphs[0]) if is_prose(sentence)]
+    assert prose == ["The first sentence has nothing but plain words in it."]
+    assert paragraphs[1] == "An item of a list is a paragraph of its own & stays."
     assert "Set Foo before" in next(html_paragraphs(markup, literals=True))
 
 
-def test_text_paragraphs_leave_out_doctests_tables_headings_and_directives() -> None:
+def test_doctests_tables_headings_and_directives_are_left_out() -> None:
     text = (
         "A plain paragraph with :class:`~a.B` and *emphasis*\nover two lines.\n\nHeading\n-------\n\n>>> code()\n\n"
         ".. note::\n   indented\n\n==== ====\na    b\n==== ====\n\n    literal block\n\nWith ``literal`` text."

@@ -1,4 +1,4 @@
-"""Bits per byte and results of single items, against a computation of their own on real text."""
+"""Bits per byte and results per item, compared with an independent computation on real text."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def evaluation(**changes: Any) -> Evaluation:
 
 
 def spelled(tokenizer: tokenizers.Tokenizer, number: int) -> bytes | None:
-    """Bytes of a token by the tables of GPT-2's `bytes_to_unicode`; None for a special token."""
+    """Return the bytes of a token by the table of GPT-2's `bytes_to_unicode`; `None` for a special token."""
     added = {token["id"]: token for token in json.loads(tokenizer.to_str())["added_tokens"]}
     if number in added:
         return None if added[number]["special"] else added[number]["content"].encode()
@@ -80,32 +80,32 @@ def spelled(tokenizer: tokenizers.Tokenizer, number: int) -> bytes | None:
 
 
 def by_hand(tokenizer: tokenizers.Tokenizer, ids: list[int], first_target: int) -> tuple[float, int, float, int]:
-    """Of one sequence read alone, in fp64: nats and number of all targets, nats and bytes of those that are text."""
+    """Return, for one sequence in fp64: nats and number of all targets, and nats and bytes of those that are text."""
     with torch.no_grad():
         logits = begin().model(torch.tensor([ids[:-1]]))[0].double()
     nats = -torch.log_softmax(logits, dim=-1)
     whole, text, num_bytes = 0.0, 0.0, 0
-    for place in range(first_target, len(ids)):
-        one = float(nats[place - 1, ids[place]])
-        whole += one
-        if (content := spelled(tokenizer, ids[place])) is not None:
-            text, num_bytes = text + one, num_bytes + len(content)
+    for position in range(first_target, len(ids)):
+        token_nats = float(nats[position - 1, ids[position]])
+        whole += token_nats
+        if (content := spelled(tokenizer, ids[position])) is not None:
+            text, num_bytes = text + token_nats, num_bytes + len(content)
     return whole, len(ids) - first_target, text, num_bytes
 
 
 def sequences(wanted: Evaluation, split: TokenizedSplit) -> dict[int, tuple[list[int], int]]:
-    """By item, its token ids and the place of its first target."""
+    """Map each item to its token ids and the position of its first target."""
     if wanted.data == GENERAL:
         blocks = split.tokens[: split.num_blocks(SEQ_LEN) * (SEQ_LEN + 1)].reshape(-1, SEQ_LEN + 1).tolist()
         return {number: (block, 1) for number, block in enumerate(blocks)}
-    found = {}
+    items = {}
     assert split.prompt_lengths is not None
     for number in range(split.num_documents):
         ids = split.document(number)[: SEQ_LEN + 1].tolist()
         first = int(split.prompt_lengths[number]) if wanted.loss == "target_tokens" else 1
         if first < len(ids):
-            found[number] = ids, first
-    return found
+            items[number] = ids, first
+    return items
 
 
 @pytest.fixture(scope="module")
@@ -126,31 +126,31 @@ def test_bits_per_byte_and_items_are_those_computed_by_hand(
 ) -> None:
     tokenizer = tokenizer_of(name, tmp_path)
     split, wanted = split_of(tokenizer, is_task=data == PYCODE), evaluation(data=data, loss=loss)
-    found = evaluate_state(wanted, checkpoint=checkpoint, split=split, tokenizer=lambda: tokenizer, folder=tmp_path)
+    metrics = evaluate_state(wanted, checkpoint=checkpoint, split=split, tokenizer=lambda: tokenizer, folder=tmp_path)
     items = pd.read_parquet(tmp_path / ITEMS_FILE)
-    expected = {number: by_hand(tokenizer, *one) for number, one in sequences(wanted, split).items()}
-    assert (4 in expected) == (data == GENERAL or loss == "all_tokens")  # the prompt that fills its item has no target
+    expected = {number: by_hand(tokenizer, *sequence) for number, sequence in sequences(wanted, split).items()}
+    assert (4 in expected) == (data == GENERAL or loss == "all_tokens")  # the prompt of item 4 fills the context
     assert items["item"].tolist() == sorted(expected)
     for row, sums in zip(items.itertuples(), expected.values(), strict=True):
         assert (row.target_tokens, row.bytes) == (sums[1], sums[3])
         assert (row.nats, row.text_nats) == pytest.approx((sums[0], sums[2]), rel=1e-5)
-    text_nats, num_bytes = (sum(sums[place] for sums in expected.values()) for place in (2, 3))
-    assert found["bits_per_byte"] == pytest.approx(text_nats / math.log(2) / num_bytes, rel=1e-5)
-    assert found["target_bytes"] == num_bytes
-    # Ends of text are among the targets of the loss, and not among the bytes.
+    text_nats, num_bytes = (sum(sums[index] for sums in expected.values()) for index in (2, 3))
+    assert metrics["bits_per_byte"] == pytest.approx(text_nats / math.log(2) / num_bytes, rel=1e-5)
+    assert metrics["target_bytes"] == num_bytes
+    # End-of-text tokens are targets of the loss, but have no bytes.
     assert items["nats"].sum() > items["text_nats"].sum() * 1.001
 
 
 def test_sums_over_items_are_the_totals(checkpoint: Path, tmp_path: Path) -> None:
     tokenizer = tokenizer_of("trained", tmp_path)
     split = split_of(tokenizer, is_task=True)
-    found = evaluate_state(evaluation(), checkpoint=checkpoint, split=split, tokenizer=lambda: tokenizer, folder=tmp_path)
+    metrics = evaluate_state(evaluation(), checkpoint=checkpoint, split=split, tokenizer=lambda: tokenizer, folder=tmp_path)
     items = pd.read_parquet(tmp_path / ITEMS_FILE)
-    assert items["target_tokens"].sum() == found["target_tokens"]
-    assert items["bytes"].sum() == found["target_bytes"]
-    assert items["nats"].sum() == pytest.approx(found["loss_nats"] * found["target_tokens"], rel=1e-12)
+    assert items["target_tokens"].sum() == metrics["target_tokens"]
+    assert items["bytes"].sum() == metrics["target_bytes"]
+    assert items["nats"].sum() == pytest.approx(metrics["loss_nats"] * metrics["target_tokens"], rel=1e-12)
     bits = items["text_nats"].sum() / math.log(2)
-    assert bits == pytest.approx(found["bits_per_byte"] * found["target_bytes"], rel=1e-12)
+    assert bits == pytest.approx(metrics["bits_per_byte"] * metrics["target_bytes"], rel=1e-12)
 
 
 def test_the_bytes_of_whole_targets_are_those_of_their_texts(checkpoint: Path, tmp_path: Path) -> None:
@@ -158,11 +158,11 @@ def test_the_bytes_of_whole_targets_are_those_of_their_texts(checkpoint: Path, t
     split = split_of(tokenizer, is_task=True)
     evaluate_state(evaluation(), checkpoint=checkpoint, split=split, tokenizer=lambda: tokenizer, folder=tmp_path)
     items = pd.read_parquet(tmp_path / ITEMS_FILE).set_index("item")
-    for number in (0, 1, 2, 3):  # none is cut at the 48th token
+    for number in (0, 1, 2, 3):  # none is truncated at 48 tokens
         assert items["bytes"][number] == len(PAIRS[number][1].replace("<|endoftext|>", "").encode())
 
 
-def test_what_was_not_asked_for_is_neither_measured_nor_written(checkpoint: Path, tmp_path: Path) -> None:
+def test_only_requested_metrics_and_items_are_computed(checkpoint: Path, tmp_path: Path) -> None:
     tokenizer = tokenizer_of("trained", tmp_path)
     split = split_of(tokenizer, is_task=True)
     facts: dict[str, Any] = {"checkpoint": checkpoint, "folder": tmp_path}
@@ -177,7 +177,7 @@ def test_what_was_not_asked_for_is_neither_measured_nor_written(checkpoint: Path
     assert new.keys() - old.keys() == {"bits_per_byte", "target_bytes"}
 
 
-def test_targets_without_text_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_targets_without_text_are_rejected(checkpoint: Path, tmp_path: Path) -> None:
     tokenizer = tokenizer_of("trained", tmp_path)
     split = TokenizedSplit([np.array([5, 0, 6, 0], np.uint16)], [np.array([0, 2, 4])], [np.array([1, 1])])
     with pytest.raises(ValueError, match="pycode test: expected targets that are text"):
@@ -185,18 +185,18 @@ def test_targets_without_text_are_refused(checkpoint: Path, tmp_path: Path) -> N
 
 
 def test_evaluations_without_the_new_fields_keep_their_ids() -> None:
-    """The ids of version 1, computed before the fields existed."""
+    """The ids of version 1, recorded before the fields existed."""
     facts: dict[str, Any] = {"split": "test", "seq_len": 64, "max_sequences": 8}
     task = Evaluation(data=PYCODE, loss="target_tokens", **facts)
     corpus = Evaluation(data=GENERAL, loss="all_tokens", document_mask=True, **facts)
-    state_ids = [StateEvaluation(state_id="0123456789abcdef", evaluation=one).id for one in (task, corpus)]
+    state_ids = [StateEvaluation(state_id="0123456789abcdef", evaluation=variant).id for variant in (task, corpus)]
     assert [identify(task), identify(corpus)] == ["2bddc2920eef4f54", "302dd65c0cd7d197"]
     assert state_ids == ["7db4dac5aa809a2b", "bb4afc7ddaebbfeb"]
     others = [dataclasses.replace(task, **changes) for changes in ({"items": True}, {"metrics": ("bits_per_byte",)})]
-    assert len({identify(one) for one in (task, *others)}) == 3
+    assert len({identify(variant) for variant in (task, *others)}) == 3
 
 
-def test_an_evaluation_is_read_back_from_its_recipe_also_from_one_without_the_new_fields() -> None:
+def test_an_evaluation_is_decoded_from_recipes_with_and_without_the_new_fields() -> None:
     new = evaluation()
     assert decode(json.loads(json.dumps(expanded(new)))) == new
     form = expanded(evaluation(metrics=(), items=False))
@@ -206,17 +206,18 @@ def test_an_evaluation_is_read_back_from_its_recipe_also_from_one_without_the_ne
 
 
 @pytest.mark.parametrize("metrics", ["bits_per_byte", ("accuracy",), ("bits_per_byte", "bits_per_byte"), ("loss_nats",)])
-def test_only_extra_metrics_can_be_asked_for_each_once(metrics: Any) -> None:
-    with pytest.raises(RecipeError, match=r"evaluation.pycode.metrics: found .*bits_per_byte"):
+def test_only_extra_metrics_can_be_requested_each_once(metrics: Any) -> None:
+    with pytest.raises(RecipeError, match=r"evaluation.pycode.metrics: expected .*bits_per_byte.*, got "):
         evaluation(metrics=metrics)
 
 
-def test_a_measure_can_only_name_what_the_evaluation_reports() -> None:
+def test_a_measure_can_only_name_a_metric_that_the_evaluation_reports() -> None:
     require_metric("measures.loss", evaluation(metrics=()), "loss_nats", "lower")
     require_metric("measures.loss", evaluation(), "bits_per_byte", "lower")
-    with pytest.raises(RecipeError, match=r"measures.loss.metric: found accuracy; allowed: loss_nats, bits_per_byte\.$"):
+    message = r"measures.loss.metric: expected (one of )?loss_nats, bits_per_byte, got accuracy\.$"
+    with pytest.raises(RecipeError, match=message):
         require_metric("measures.loss", evaluation(), "accuracy", "higher")
-    with pytest.raises(RecipeError, match=r"found bits_per_byte; allowed: loss_nats\. Ask for it: Evaluation\(metrics="):
+    with pytest.raises(RecipeError, match=r"expected (one of )?loss_nats, got bits_per_byte\. .*Evaluation\(metrics="):
         require_metric("measures.loss", evaluation(metrics=()), "bits_per_byte", "lower")
-    with pytest.raises(RecipeError, match=r"measures.loss.better: found higher; allowed: lower for bits_per_byte"):
+    with pytest.raises(RecipeError, match=r"measures.loss.better: expected lower for bits_per_byte, got higher"):
         require_metric("measures.loss", evaluation(), "bits_per_byte", "higher")

@@ -1,4 +1,4 @@
-"""Losses are means over tokens, not over batches, whatever the batching."""
+"""Losses are means over tokens, independent of batching."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from midstudy.evaluate.model_cache import load_model
 
 
 def by_hand(batch: Batch) -> tuple[float, int]:
-    """Sum of -log softmax at each target, in fp64 NumPy, and the number of targets."""
+    """Return the sum of -log softmax at each target, in fp64 NumPy, and the number of targets."""
     with torch.no_grad():
         logits = begin().model(torch.from_numpy(batch.input_ids)).double().numpy()
     logits -= logits.max(axis=-1, keepdims=True)
@@ -32,9 +32,9 @@ def uneven_batches() -> list[Batch]:
 def test_the_mean_is_over_tokens() -> None:
     batches = uneven_batches()
     (nats, tokens), (short_nats, short_tokens) = (by_hand(batch) for batch in batches)
-    found = mean_loss(begin().model, batches)
-    assert found.num_tokens == tokens + short_tokens
-    assert found.loss_nats == pytest.approx((nats + short_nats) / (tokens + short_tokens), rel=1e-6)
+    loss = mean_loss(begin().model, batches)
+    assert loss.num_tokens == tokens + short_tokens
+    assert loss.loss_nats == pytest.approx((nats + short_nats) / (tokens + short_tokens), rel=1e-6)
 
 
 def test_the_mean_is_not_the_mean_of_batch_means() -> None:
@@ -51,14 +51,14 @@ def test_batching_does_not_matter() -> None:
     assert single.loss_nats == pytest.approx(whole.loss_nats, rel=1e-6)
 
 
-def test_nothing_to_evaluate_on_is_an_error() -> None:
+def test_batches_without_targets_are_an_error() -> None:
     ids = np.zeros((2, 8), np.int64)
     with pytest.raises(ValueError, match="no target token"):
         mean_loss(begin().model, [Batch(input_ids=ids, targets=np.full((2, 8), -100))])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16_mixed", "bf16_true"])
-def test_a_loaded_model_measures_what_the_live_one_does(precision: str, tmp_path: Path) -> None:
+def test_a_loaded_model_has_the_loss_of_the_trained_one(precision: str, tmp_path: Path) -> None:
     run = begin(precision)
     train(run, curriculum(precision), 4)
     live = mean_loss(run.model, [batch_at(30)])
@@ -68,10 +68,10 @@ def test_a_loaded_model_measures_what_the_live_one_does(precision: str, tmp_path
     assert in_fp32.loss_nats == pytest.approx(live.loss_nats, rel=5e-3)
 
 
-def test_evaluation_leaves_training_as_it_was() -> None:
+def test_evaluation_does_not_affect_training() -> None:
     undisturbed, evaluated = begin(), begin()
     expected = train(undisturbed, curriculum(), 8)
-    found = train(evaluated, curriculum(), 4)
+    metrics = train(evaluated, curriculum(), 4)
     mean_loss(evaluated.model, [batch_at(40)])
-    found += train(evaluated, curriculum(), 8)
-    assert [m["loss_nats"] for m in found] == [m["loss_nats"] for m in expected]
+    metrics += train(evaluated, curriculum(), 8)
+    assert [m["loss_nats"] for m in metrics] == [m["loss_nats"] for m in expected]

@@ -1,4 +1,4 @@
-"""Calibration: what is measured in a subprocess and cached for this machine's next plan."""
+"""Calibration: rates are measured in subprocesses and cached for later plans on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from midstudy.plan.cost import Calibrated, Workload
 from midstudy.recipe import pythia
 from midstudy.recipe.model import SIZES
 
-calibrate, calibrated = calibration.calibrate, calibration.calibrated  # before tests/conftest.py replaces them
+calibrate, calibrated = calibration.calibrate, calibration.calibrated  # imported before tests/conftest.py replaces them
 MACHINE = Machine(num_threads=1, num_jobs=1)
 
 
@@ -27,34 +27,34 @@ def workload(size: str = "nano", precision: str = "fp32", **changes: int) -> Wor
 
 
 @pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _separate_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIDSTUDY_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Workload]:
-    """The workloads sent to subprocesses; each returns a rate equal to its number of parameters."""
-    found: list[Workload] = []
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Workload]:
+    """Return the list of workloads sent to subprocesses, which return rates proportional to the number of parameters."""
+    sent: list[Workload] = []
 
-    def answer(workloads: Sequence[Workload], machine: Machine) -> list[Calibrated]:
-        found.extend(workloads)
-        return [Calibrated(1e3 * one.model.num_parameters, 0.4) for one in workloads]
+    def measure(workloads: Sequence[Workload], machine: Machine) -> list[Calibrated]:
+        sent.extend(workloads)
+        return [Calibrated(1e3 * workload.model.num_parameters, 0.4) for workload in workloads]
 
-    monkeypatch.setattr(calibration, "_side_by_side", answer)
-    return found
-
-
-def test_a_real_calibration_trains_and_its_rate_is_kept() -> None:
-    one = workload()
-    assert calibrated([one], MACHINE) == {}
-    seen = calibrate([one], MACHINE)
-    assert list(seen) == [("nano", "fp32")]
-    assert seen["nano", "fp32"].flops_per_s > 0
-    assert 0 < seen["nano", "fp32"].forward_share < 1
-    assert calibrated([one], MACHINE) == seen
+    monkeypatch.setattr(calibration, "_in_processes", measure)
+    return sent
 
 
-def test_a_plan_is_calibrated_without_pytorch_in_its_own_process() -> None:
+def test_a_real_calibration_trains_and_its_rate_is_cached() -> None:
+    nano = workload()
+    assert calibrated([nano], MACHINE) == {}
+    rates = calibrate([nano], MACHINE)
+    assert list(rates) == [("nano", "fp32")]
+    assert rates["nano", "fp32"].flops_per_s > 0
+    assert 0 < rates["nano", "fp32"].forward_share < 1
+    assert calibrated([nano], MACHINE) == rates
+
+
+def test_the_calling_process_does_not_import_pytorch() -> None:
     code = (
         "import sys\nfrom midstudy.execute import calibration\n"
         "calibration.calibrated([], calibration.Machine(num_threads=1, num_jobs=1))\n"
@@ -74,13 +74,13 @@ def test_a_plan_is_calibrated_without_pytorch_in_its_own_process() -> None:
     ],
     ids=["shape", "precision", "vocabulary", "length", "batch"],
 )
-def test_what_is_kept_stands_for_the_same_work_alone(other: Workload, asked: list[Workload]) -> None:
+def test_a_cached_rate_is_not_used_for_other_workloads(other: Workload, sent: list[Workload]) -> None:
     calibrate([workload()], MACHINE)
     assert calibrated([workload()], MACHINE)
     assert calibrated([other], MACHINE) == {}
 
 
-def test_what_is_kept_stands_for_the_same_machine_alone(asked: list[Workload], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_rate_is_not_used_for_other_machines(sent: list[Workload], monkeypatch: pytest.MonkeyPatch) -> None:
     calibrate([workload()], MACHINE)
     assert calibrated([workload()], dataclasses.replace(MACHINE, num_threads=2)) == {}
     assert calibrated([workload()], dataclasses.replace(MACHINE, num_jobs=2)) == {}
@@ -91,7 +91,7 @@ def test_what_is_kept_stands_for_the_same_machine_alone(asked: list[Workload], m
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"flops_per_s": "fast", "forward_share": 0.3}', '{"flops_per_s": 0, '
                                   '"forward_share": 0.3}'])  # fmt: skip
-def test_a_damaged_file_is_measured_again(text: str, asked: list[Workload], tmp_path: Path) -> None:
+def test_a_damaged_cache_file_is_measured_again(text: str, sent: list[Workload], tmp_path: Path) -> None:
     calibrate([workload()], MACHINE)
     (file,) = (tmp_path / "cache" / "rates").iterdir()
     file.write_text(text)
@@ -100,27 +100,27 @@ def test_a_damaged_file_is_measured_again(text: str, asked: list[Workload], tmp_
     assert calibrated([workload()], MACHINE)
 
 
-def test_a_cache_that_cannot_be_written_costs_nothing(asked: list[Workload], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_is_not_writable_is_ignored(sent: list[Workload], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIDSTUDY_CACHE", "/proc/nowhere")
     assert calibrate([workload()], MACHINE)
     assert calibrated([workload()], MACHINE) == {}
 
 
-def test_few_shapes_are_measured_and_larger_ones_take_the_rate_of_the_largest(asked: list[Workload]) -> None:
+def test_few_shapes_are_measured_and_larger_ones_get_the_rate_of_the_largest(sent: list[Workload]) -> None:
     sizes = ("410m", "nano", "160m", "micro", "70m", "14m", "1b")
-    seen = calibrate([workload(size, vocab_size=50_304) for size in sizes], MACHINE)
-    assert [one.model.name for one in asked] == ["nano", "micro", "14m", "70m"]
-    assert {size for size, _ in seen} == set(sizes)
-    assert seen["1b", "fp32"] == seen["410m", "fp32"] == seen["70m", "fp32"] != seen["micro", "fp32"]
-    assert calibrated([workload("1b", vocab_size=50_304)], MACHINE) == {}, "what was not measured is not kept"
+    rates = calibrate([workload(size, vocab_size=50_304) for size in sizes], MACHINE)
+    assert [measured.model.name for measured in sent] == ["nano", "micro", "14m", "70m"]
+    assert {size for size, _ in rates} == set(sizes)
+    assert rates["1b", "fp32"] == rates["410m", "fp32"] == rates["70m", "fp32"] != rates["micro", "fp32"]
+    assert calibrated([workload("1b", vocab_size=50_304)], MACHINE) == {}, "an extrapolated rate was cached"
 
 
 @pytest.mark.parametrize(
     "command",
     [["false"], ["true"], ["echo", "[]"], ["echo", '[{"odd": 1}]'], ["echo", "[1]"], ["nowhere/at/all"]],
-    ids=["fails", "says nothing", "says too little", "says other things", "says a number", "cannot be started"],
+    ids=["fails", "no output", "too few results", "wrong fields", "a number", "cannot be started"],
 )
-def test_what_cannot_be_measured_is_not_known_and_said(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_calibration_warns_and_returns_nothing(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     start = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda arguments, **options: start(command, **options))
     with pytest.warns(UserWarning, match="the speed of this machine could not be measured"):
@@ -130,31 +130,31 @@ def test_what_cannot_be_measured_is_not_known_and_said(command: list[str], monke
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("vocab_size", [2_048, 50_304])
 @pytest.mark.parametrize(("num_sequences", "seq_len"), [(16, 128), (2, 512), (1_024, 2_048)])
-def test_a_calibrated_step_is_small_whatever_the_study_trains(
-    size: str, vocab_size: int, num_sequences: int, seq_len: int
+def test_a_calibrated_step_is_small_for_any_workload(size: str, vocab_size: int, num_sequences: int, seq_len: int) -> None:
+    original = Workload(pythia(size, vocab_size=vocab_size), "fp32", seq_len, num_sequences)
+    small = stand_in(original)
+    num_tokens = small.num_sequences * small.seq_len
+    assert num_tokens * small.model.flops_per_token(seq_len=small.seq_len) < 4 * STEP_FLOPS
+    assert small.model.num_parameters < 8e7, "weights, gradients and moments of all processes must fit in memory"
+    assert (small.model.width, small.precision) == (original.model.width, "fp32")
+    assert small.seq_len <= seq_len
+    assert small.num_sequences <= num_sequences
+
+
+def test_a_small_shape_is_calibrated_on_its_own_step() -> None:
+    micro = Workload(pythia("micro", vocab_size=2_048, max_seq_len=128), "fp32", 128, 16)
+    assert stand_in(micro) == micro
+
+
+def test_a_process_measures_the_workloads_of_its_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = Workload(pythia(size, vocab_size=vocab_size), "fp32", seq_len, num_sequences)
-    one = stand_in(asked)
-    num_tokens = one.num_sequences * one.seq_len
-    assert num_tokens * one.model.flops_per_token(seq_len=one.seq_len) < 4 * STEP_FLOPS
-    assert one.model.num_parameters < 8e7, "weights, gradients and moments fit beside those of other processes"
-    assert (one.model.width, one.precision) == (asked.model.width, "fp32")
-    assert one.seq_len <= seq_len
-    assert one.num_sequences <= num_sequences
-
-
-def test_the_small_shape_is_calibrated_on_its_own_step() -> None:
-    asked = Workload(pythia("micro", vocab_size=2_048, max_seq_len=128), "fp32", 128, 16)
-    assert stand_in(asked) == asked
-
-
-def test_a_process_reads_what_it_was_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import io
 
-    seen: list[tuple[Workload, int]] = []
+    measured: list[tuple[Workload, int]] = []
 
-    def measure(one: Workload, *, num_threads: int) -> Calibrated:
-        seen.append((one, num_threads))
+    def measure(workload: Workload, *, num_threads: int) -> Calibrated:
+        measured.append((workload, num_threads))
         return Calibrated(1.0, 0.5)
 
     monkeypatch.setattr(calibration, "measure", measure)
@@ -162,5 +162,5 @@ def test_a_process_reads_what_it_was_asked(monkeypatch: pytest.MonkeyPatch, caps
     text = json.dumps({"num_threads": 3, "workloads": [dataclasses.asdict(workload())]})
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
     calibration.main()
-    assert seen == [(stand_in(workload()), 3)]
+    assert measured == [(stand_in(workload()), 3)]
     assert json.loads(capsys.readouterr().out) == [{"flops_per_s": 1.0, "forward_share": 0.5}]

@@ -1,4 +1,4 @@
-"""If a kept state is damaged on disk, training resumes from an earlier intact one, to the same bits, and says so."""
+"""If a kept state is damaged on disk, training resumes from an earlier intact one with the same result, and warns."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def missing(path: Path) -> None:
 
 
 def damage(store: Store, state: str, file: str = MODEL, how: Callable[[Path], None] = flipped) -> Path:
-    """Damage a file of a kept state's checkpoint; returns the folder to be removed."""
+    """Damage a file of a kept state's checkpoint; return the folder that must be removed."""
     how(store.published_folder(state) / "checkpoint" / file)
     return store.published_folder(state)
 
@@ -79,31 +79,31 @@ def execute(store: Store, stage: Stage, should_stop: Callable[[], bool] = lambda
 
 
 def after(num_polls: int) -> Callable[[], bool]:
-    """A stop request after `num_polls` polls; polled once before and once within every single-micro-batch update."""
+    """Return a `should_stop` that is true after `num_polls` polls: one before and one within each update."""
     answers: Iterator[bool] = iter([False] * num_polls)
     return lambda: next(answers, True)
 
 
 def files(store: Store, stage: Stage) -> dict[str, bytes]:
-    """The published weights and optimizer files."""
+    """Return the published weights and optimizer files."""
     folder = store.published_folder(stage.id) / "checkpoint"
     return {name: (folder / name).read_bytes() for name in (MODEL, OPTIMIZER) if (folder / name).exists()}
 
 
 @pytest.mark.parametrize("how", [flipped, cut, emptied, missing])
 @pytest.mark.parametrize("file", [MODEL, OPTIMIZER, MANIFEST])
-def test_whatever_is_damaged_of_a_kept_state_the_one_before_it_is_gone_on_from(store, finished, caplog, file, how):
-    """Step 12 is trained from the trunk's step 3, which has no kept predecessor, so the initial weights are redrawn."""
+def test_if_any_file_of_a_kept_state_is_damaged_training_resumes_before_it(store, finished, caplog, file, how):
+    """Step 12 is trained from step 3 of the trunk; no earlier state is kept, so the initial weights are drawn again."""
     whole, plan = finished
     child = stage_of(plan, CODE)
     shutil.rmtree(store.published_folder(child.id))
     folder = damage(store, stage_of(plan, TRUNK).id, file, how)
     execute(store, child)
     assert files(store, child) == files(whole, child)
-    [said] = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
-    assert re.search(rf"{re.escape(file)}: .* Remove {re.escape(str(folder))} and run its study again", said)
-    assert "goes on from step 0 (the first weights); steps 0 to 3 are computed again" in said
-    metrics, before = (one.record(child.id).metrics for one in (store, whole))
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert re.search(rf"{re.escape(file)}: .* Remove {re.escape(str(folder))} and run its study again", warning)
+    assert "resumes from step 0 (the first weights); steps 0 to 3 are recomputed" in warning
+    metrics, before = (each.record(child.id).metrics for each in (store, whole))
     assert metrics["recomputed_steps"] == 3
     for name in ("num_steps", "num_tokens", "token_shares", "epochs", "resumed_at_step", "train_loss_nats"):
         assert metrics[name] == before[name]
@@ -116,10 +116,10 @@ def test_whatever_is_damaged_of_a_kept_state_the_one_before_it_is_gone_on_from(s
         (TUNED_CONTROL, [CONTROL], 3, 12),
         (TUNED_CONTROL, [CONTROL, TRUNK], 0, 12),
         (TUNED, [CODE], 3, 12),
-        (TUNED, [CODE, TRUNK], 0, 12),  # through two phases with other data than its own
+        (TUNED, [CODE, TRUNK], 0, 12),  # through two phases with different data
     ],
 )
-def test_the_nearest_whole_state_of_its_own_past_is_gone_on_from_to_the_same_bits(
+def test_training_resumes_from_the_nearest_intact_earlier_state_with_the_same_bits(
     store, finished, caplog, child, damaged, from_step, until_step
 ):
     whole, plan = finished
@@ -128,18 +128,18 @@ def test_the_nearest_whole_state_of_its_own_past_is_gone_on_from_to_the_same_bit
     folders = [damage(store, stage_of(plan, label).id) for label in damaged]
     execute(store, stage)
     assert files(store, stage) == files(whole, stage)
-    [said] = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
-    assert f"goes on from step {from_step} (" in said
-    assert f"steps {from_step} to {until_step} are computed again" in said
-    assert [f"Remove {folder} " in said for folder in folders] == [True] * len(folders)
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert f"resumes from step {from_step} (" in warning
+    assert f"steps {from_step} to {until_step} are recomputed" in warning
+    assert [f"Remove {folder} " in warning for folder in folders] == [True] * len(folders)
     record = store.record(stage.id)
     assert record.metrics["recomputed_steps"] == until_step - from_step
     assert record.metrics["num_steps"] == stage.num_steps
     assert record.parents == whole.record(stage.id).parents
 
 
-def test_a_state_without_its_optimizer_is_no_place_to_go_on_from(store, finished, caplog):
-    """The state of step 3 is intact but has no optimizer, so phases that keep the optimizer start before it."""
+def test_training_does_not_resume_from_a_state_without_its_optimizer(store, finished, caplog):
+    """The state of step 3 is intact but has no optimizer, so a phase that continues the optimizer starts before it."""
     whole, plan = finished
     stage, trunk = stage_of(plan, TUNED), stage_of(plan, TRUNK)
     shutil.rmtree(store.published_folder(stage.id))
@@ -149,10 +149,10 @@ def test_a_state_without_its_optimizer_is_no_place_to_go_on_from(store, finished
     store.paths.record(trunk.id).write_bytes(without.as_bytes())
     execute(store, stage)
     assert files(store, stage) == files(whole, stage)
-    assert "goes on from step 0 " in caplog.text
+    assert "resumes from step 0 " in caplog.text
 
 
-def test_a_damaged_record_costs_nothing_where_its_checkpoint_is_whole(store, finished, caplog):
+def test_a_damaged_record_is_harmless_if_the_checkpoint_is_intact(store, finished, caplog):
     whole, plan = finished
     child = stage_of(plan, TUNED)
     shutil.rmtree(store.published_folder(child.id))
@@ -163,11 +163,11 @@ def test_a_damaged_record_costs_nothing_where_its_checkpoint_is_whole(store, fin
 
 
 @pytest.mark.parametrize("how", [cut, missing])
-def test_a_plan_goes_on_from_no_state_whose_files_are_damaged_and_names_it(store, finished, caplog, how):
+def test_a_plan_skips_damaged_states_and_names_them(store, finished, caplog, how):
     _, plan = finished
     code, trunk = stage_of(plan, CODE), stage_of(plan, TRUNK)
     folder = damage(store, code.id, how=how)
-    kept = {one.id for one in published_states(store).kept}
+    kept = {state.id for state in published_states(store).kept}
     assert trunk.id in kept
     assert code.id not in kept
     assert f"{folder}/checkpoint/{MODEL}: found " in caplog.text
@@ -175,7 +175,7 @@ def test_a_plan_goes_on_from_no_state_whose_files_are_damaged_and_names_it(store
 
 
 @pytest.mark.parametrize("file", [MODEL, MANIFEST])
-def test_its_own_rolling_checkpoint_is_enough_for_a_stage_whose_start_was_damaged(store, finished, caplog, file):
+def test_a_stage_resumes_from_its_rolling_checkpoint_if_its_start_was_damaged(store, finished, caplog, file):
     whole, plan = finished
     child = stage_of(plan, CODE)
     shutil.rmtree(store.published_folder(child.id))
@@ -188,7 +188,7 @@ def test_its_own_rolling_checkpoint_is_enough_for_a_stage_whose_start_was_damage
     assert (metrics["resumed_at_step"], metrics["recomputed_steps"]) == (6, 0)
 
 
-def test_what_was_computed_again_is_not_computed_a_third_time(store, finished, caplog):
+def test_recomputed_steps_are_not_recomputed_again(store, finished, caplog):
     """Stopped at step 7 between step 3 and the damaged step 12; the next attempt resumes at step 7."""
     whole, plan = finished
     child = stage_of(plan, TUNED)
@@ -201,10 +201,10 @@ def test_what_was_computed_again_is_not_computed_a_third_time(store, finished, c
     metrics = store.record(child.id).metrics
     assert (metrics["resumed_at_step"], metrics["recomputed_steps"]) == (7, 9)
     rows = [row["step"] for row in _metrics(store, child)]
-    assert rows == [row["step"] for row in _metrics(whole, child)]  # no steps of another stage
+    assert rows == [row["step"] for row in _metrics(whole, child)]  # none belong to another stage
 
 
-def test_a_rolling_checkpoint_from_before_a_whole_start_is_not_gone_on_from(store, finished, caplog):
+def test_a_rolling_checkpoint_before_an_intact_start_is_not_used(store, finished, caplog):
     whole, plan = finished
     child = stage_of(plan, TUNED)
     shutil.rmtree(store.published_folder(child.id))
@@ -225,7 +225,7 @@ def _metrics(store: Store, stage: Stage) -> list[dict]:
     return list(read_metrics(store.published_folder(stage.id) / METRICS_FILE))
 
 
-# -- no earlier state can be used -------------------------------------------------------------------------------------
+# -- without a usable earlier state -----------------------------------------------------------------------------------
 
 
 def released(text: Path, folder: Path) -> Study:
@@ -250,22 +250,22 @@ def averaging(text: Path, folder: Path) -> Study:
     ],
     ids=["imported weights", "a state that is averaged", "a state that is evaluated"],
 )
-def test_a_damaged_parent_is_named_with_what_to_do(text, tmp_path, study_of, damaged, needs_it):
+def test_a_damaged_parent_is_named_with_a_fix(text, tmp_path, study_of, damaged, needs_it):
     store = Store.open(tmp_path / "store", create=True)
     plan = plan_in(store, study_of(text, tmp_path))
 
-    def called(label: str) -> Stage:
+    def stage_labelled(label: str) -> Stage:
         return next(stage for stage in plan.stages.values() if stage.label.startswith(label))
 
-    needing = called(needs_it)
+    child = stage_labelled(needs_it)
     for stage in plan.stages.values():
         store.request(stage)
-        if stage.id == needing.id:
+        if stage.id == child.id:
             break
         execute(store, stage)
-    parent = damage(store, called(damaged).id)
+    parent = damage(store, stage_labelled(damaged).id)
     message = rf"{re.escape(MODEL)}: .* Remove {re.escape(str(parent))} and run the study again"
     with pytest.raises(StoreError, match=message):
-        execute(store, needing)
-    assert not store.has(needing.id)
-    checkpoint.step_of(parent / "checkpoint")  # only the damaged stage was touched
+        execute(store, child)
+    assert not store.has(child.id)
+    checkpoint.step_of(parent / "checkpoint")  # the manifest of the damaged stage is intact

@@ -1,4 +1,4 @@
-"""Evaluation stages in a store, and the tables that say how stages and evaluations are made."""
+"""Evaluation stages in a store, and the tables of stage and evaluation functions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stor
 
 
 def evaluated(finished: tuple[Store, Plan], column: str) -> tuple[Record, Record, Path]:
-    """The study's own record of a column, and that of the same evaluation with bits per byte and items, with its folder."""
+    """Return a column's record, and record and folder of the same evaluation with bits per byte and items."""
     store, plan = finished
     old = plan.stages[plan.arms[0].measures[column][0]]
     assert isinstance(old.recipe, StateEvaluation)
@@ -45,7 +45,7 @@ def evaluated(finished: tuple[Store, Plan], column: str) -> tuple[Record, Record
 
 
 @pytest.mark.parametrize("column", ["sft_loss", "general_loss"])
-def test_bits_per_byte_and_items_are_published_under_an_id_of_their_own(finished: tuple[Store, Plan], column: str) -> None:
+def test_bits_per_byte_and_items_are_published_under_a_separate_id(finished: tuple[Store, Plan], column: str) -> None:
     old, new, folder = evaluated(finished, column)
     assert new.id != old.id
     assert old.files.keys() == set()
@@ -64,8 +64,8 @@ def test_every_row_names_a_function_of_two_arguments() -> None:
     rows += [(evaluator.run, ["evaluation", "subject"]) for evaluator in EVALUATORS.values()]
     for name, parameters in rows:
         module, _, function = name.partition(":")
-        found = getattr(importlib.import_module(module), function)
-        assert list(inspect.signature(found).parameters) == parameters, name
+        signature = inspect.signature(getattr(importlib.import_module(module), function))
+        assert list(signature.parameters) == parameters, name
 
 
 def test_every_evaluation_has_an_evaluator() -> None:

@@ -1,4 +1,4 @@
-"""Interrupted anywhere, run in pieces or in micro-batches: the same batches, and what is published is the same."""
+"""Interrupted at any time, split into runs or into micro-batches: the same batches and the same published results."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ from midstudy.train.engine import Metrics, TrainingRun
 from midstudy.train.placement import Placement
 from midstudy.train.rolling import latest_valid
 
-# -- in pieces, in micro-batches --------------------------------------------------------------------------------------
+# -- several runs, micro-batches --------------------------------------------------------------------------------------
 
 
-@dataclass(repr=False)  # hypothesis would print the tensors
+@dataclass(repr=False)  # because hypothesis would print the tensors
 class Course:
-    """A curriculum of three phases over real token files, and its undisturbed run: batches and metrics by step."""
+    """A curriculum of three phases on real token files, and the batches and metrics of its uninterrupted run."""
 
     curriculum: Curriculum
     batches: Batches
@@ -85,7 +85,7 @@ def course(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Course:
     store = Store.open(tmp_path_factory.mktemp("course") / "store", create=True)
     plan = plan_in(store, small_study(text))
     curriculum = plan.arms[1].arm.curriculum
-    names = [stretch.phase.name.split()[0] for stretch in curriculum.stretches]
+    names = [placed.phase.name.split()[0] for placed in curriculum.stretches]
     assert names == ["pretrain", "midtrain", "sft"]
     splits = {}
     for stage in plan.stages.values():
@@ -97,7 +97,7 @@ def course(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Course:
     course = Course(curriculum, Batches(curriculum, splits))
     run = course.begin()
     course.read, course.metrics = course.advance(run, curriculum.num_steps)
-    course.final = {name: one.detach().clone() for name, one in run.model.named_parameters()}
+    course.final = {name: parameter.detach().clone() for name, parameter in run.model.named_parameters()}
     return course
 
 
@@ -107,24 +107,24 @@ def course(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Course:
     saved=st.booleans(),
 )
 @settings(max_examples=10)
-def test_any_pieces_and_any_micro_batches_read_the_same_batches(
+def test_split_runs_with_any_micro_batches_read_the_same_batches(
     course: Course, tmp_path_factory: pytest.TempPathFactory, cuts: list[int], micro_batches: list[int | None], saved: bool
 ) -> None:
-    """Each piece has a micro-batch of its own, and begins, where `saved`, in an object that was read from disk."""
+    """Each run has its own micro-batch size and, if `saved`, starts from a state loaded from disk."""
     run, folder = course.begin(), tmp_path_factory.mktemp("pieces")
     read: list[bytes] = []
     metrics: list[Metrics] = []
     for number, stop in enumerate([*cuts, course.curriculum.num_steps]):
-        batches, told = course.advance(run, stop, micro_batches[number % len(micro_batches)])
-        read, metrics = read + batches, metrics + told
+        batches, rows = course.advance(run, stop, micro_batches[number % len(micro_batches)])
+        read, metrics = read + batches, metrics + rows
         if saved:
             run.save(folder / str(stop), with_optimizer=True)
             run = TrainingRun.load(folder / str(stop))
     assert read == course.read
-    exactly = set(micro_batches[: len(cuts) + 1]) <= {None, 4}  # four sequences a step: one micro-batch
-    for found, expected in zip(metrics, course.metrics, strict=True):
-        assert found["loss_nats"] == (expected["loss_nats"] if exactly else pytest.approx(expected["loss_nats"], rel=1e-4))
-    if exactly:
+    is_exact = set(micro_batches[: len(cuts) + 1]) <= {None, 4}  # four sequences per step: one micro-batch
+    for row, expected in zip(metrics, course.metrics, strict=True):
+        assert row["loss_nats"] == (expected["loss_nats"] if is_exact else pytest.approx(expected["loss_nats"], rel=1e-4))
+    if is_exact:
         assert all(torch.equal(weights, course.final[name]) for name, weights in run.model.named_parameters())
 
 
@@ -140,7 +140,9 @@ def submit(store: Store, launcher: LocalLauncher, *stages: Stage) -> Job:
     job = Job(
         name=job_name(stages[0].id),
         study="small",
-        stages=tuple(JobStage(id=one.id, start_from=one.start_from, keeps_optimizer=one.keeps_optimizer) for one in stages),
+        stages=tuple(
+            JobStage(id=stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer) for stage in stages
+        ),
         backend="local",
         placement=launcher.placement_for(stages),
         entry=launcher.entry,
@@ -152,14 +154,14 @@ def submit(store: Store, launcher: LocalLauncher, *stages: Stage) -> Job:
 
 
 def wait(store: Store, launcher: LocalLauncher, job: Job) -> None:
-    """Wait until a job has ended, and write down for it how, as its driver would."""
+    """Wait until a job has ended, and record a missing end, as its driver would."""
     wait_until(lambda: launcher.poll([job]))
     if job_end(store, job.name) is None:
         write_end(store, job.name, "gone")
 
 
 class Victim:
-    """A stage that is made by real job processes, as the local launcher starts them, and interrupted on the way.
+    """A stage that is made by real job processes of the local launcher and interrupted several times.
 
     Args:
         entry: function of `interruptible_execute`.
@@ -172,7 +174,7 @@ class Victim:
         self.interruptions: Counter[str] = Counter()
 
     def make(self, num_interruptions: int) -> Counter[str]:
-        """Interrupt the stage so often, and let it go to its end; returns how often each signal ended an attempt."""
+        """Interrupt the stage, then let it finish; return how often each signal ended an attempt."""
         try:
             if isinstance(self.stage.recipe, State):
                 self.interrupt_training(self.stage.recipe.step, num_interruptions)
@@ -182,12 +184,11 @@ class Victim:
                 wait(self.store, self.launcher, submit(self.store, self.launcher, self.stage))
             assert self.store.has(self.stage.id), self.store.failure(self.stage.id)
         finally:
-            mine = [job for job in unended_jobs(self.store) if self.stage.id in job.stage_ids]
-            self.launcher.cancel(mine)
+            self.launcher.cancel([job for job in unended_jobs(self.store) if self.stage.id in job.stage_ids])
         return self.interruptions
 
     def interrupt_training(self, last: int, num_interruptions: int) -> None:
-        """Once in every piece of the stage, so that each attempt goes on a little; some at their begin, one at the end."""
+        """Interrupt once in every part of the stage, so that attempts make progress; some at their start, one at the end."""
         first = last - self.stage.num_steps
         for number in range(num_interruptions - 1):
             step = first + int((number + self.random.random()) * 0.95 * self.stage.num_steps / num_interruptions)
@@ -196,13 +197,13 @@ class Victim:
         self.interrupt(signal.SIGKILL, at_step=last, within_s=0.02)
 
     def interrupt_evaluation(self, num_interruptions: int) -> None:
-        """Nothing of an evaluation is saved, so it begins anew each time."""
+        """Interrupt an evaluation, which starts from the beginning each time."""
         for number in range(num_interruptions):
             if not self.store.has(self.stage.id):
                 self.interrupt(SIGNALS[number % 3], at_step=None, within_s=0.5)
 
     def interrupt(self, number: signal.Signals, *, at_step: int | None, within_s: float) -> None:
-        """Start the stage; once it has logged `at_step`, or has begun, send a signal at a random moment of `within_s`."""
+        """Start the stage; after it has started, or logged `at_step`, send a signal at a random time within `within_s`."""
         job = submit(self.store, self.launcher, self.stage)
         process = job_process(self.store, job.name)
         assert process is not None
@@ -216,7 +217,7 @@ class Victim:
         process.signal_session(number)
         wait(self.store, self.launcher, job)
         assert self.store.failure(self.stage.id) is None
-        if self.store.has(self.stage.id):  # it was quicker
+        if self.store.has(self.stage.id):  # it finished before the signal
             return
         self.interruptions[number.name] += 1
         assert job_end(self.store, job.name) == ("gone" if number == signal.SIGKILL else "stopped")
@@ -224,19 +225,20 @@ class Victim:
             self.check_what_is_lost(number, first=self.stage.recipe.step - self.stage.num_steps)
 
     def attempt_of(self, pid: int) -> Path | None:
-        return next((one for one in self.store.previous_attempts(self.stage.id) if f"-{pid}-" in one.name), None)
+        attempts = self.store.previous_attempts(self.stage.id)
+        return next((attempt for attempt in attempts if f"-{pid}-" in attempt.name), None)
 
     def check_what_is_lost(self, number: signal.Signals, *, first: int) -> None:
-        """What the next attempt computes again: at most one checkpoint interval after SIGKILL, no whole step otherwise."""
+        """Check how much the next attempt recomputes: at most a checkpoint interval after SIGKILL, else no whole step."""
         attempts = self.store.previous_attempts(self.stage.id)
         latest = latest_valid(*(attempt / "checkpoints" for attempt in attempts))
         saved = int(latest.name.removeprefix("step-")) if latest else first
         lost = [line["step"] for line in read_metrics(attempts[0] / "result" / "metrics.jsonl") if line["step"] > saved]
         if number != signal.SIGKILL:
             assert lost == []
-        elif self.saves_every_step:  # a step is logged, saved, and only then the next begun
+        elif self.saves_every_step:  # each step is logged and saved before the next starts
             assert len(lost) <= 1
-        else:  # between reports, every tenth step, a line is logged only where a checkpoint is about to be written
+        else:  # besides every tenth step, a line is logged only before a checkpoint is written
             assert len([step for step in lost if step % 10]) <= 1
 
 
@@ -246,7 +248,7 @@ def last_logged(attempt: Path) -> int:
 
 @pytest.fixture(scope="module")
 def long_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Text whose general test split takes seconds to evaluate."""
+    """Return text whose general test split takes seconds to evaluate."""
     folder = tmp_path_factory.mktemp("long text")
     write_text(folder)
     draw = random.Random(1)
@@ -256,8 +258,8 @@ def long_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # three minutes on two idle cores; most of it is the import of torch, once a job
-def test_killed_at_random_moments_every_stage_ends_as_if_it_had_been_left_alone(
+@pytest.mark.timeout(1800)  # three minutes on two idle cores, most of it importing torch in each job
+def test_stages_killed_at_random_times_end_with_the_same_results(
     long_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
@@ -296,7 +298,7 @@ def test_killed_at_random_moments_every_stage_ends_as_if_it_had_been_left_alone(
 def test_a_signal_while_kernels_are_compiled_stops_the_stage_at_a_saved_step(
     long_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole session is told, as a scheduler does it; the compiler finishes, and the stage stops before another step."""
+    """The signal goes to the whole session, as from a scheduler; the compiler finishes, then the stage stops."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
     store = Store.open(tmp_path / "store", create=True)
     plan = plan_in(store, small_study(long_text, total_steps=20, starts=(), precision="bf16_mixed"))
@@ -340,41 +342,41 @@ def _command(pid: int) -> bytes:
 
 
 def chosen_stages(plan: Plan) -> dict[str, Stage]:
-    """A trunk up to its branch point, its rest, the branch, fine-tuning from the branch, and an evaluation of the branch."""
-    entry = next(one for one in plan.arms if one.arm.factors["mix"] == "code")
-    control = next(one for one in plan.arms if one.arm.factors["mix"] == "control")
+    """Return a trunk up to its branch point, its rest, the branch, and the branch's fine-tuning and evaluation."""
+    entry = next(planned for planned in plan.arms if planned.arm.factors["mix"] == "code")
+    control = next(planned for planned in plan.arms if planned.arm.factors["mix"] == "control")
     point = plan.stages[state_before_sft(entry)].start_from
     assert point is not None
-    found = {
+    stages = {
         "trunk": plan.stages[point],
         "trunk's end": plan.stages[state_before_sft(control)],
         "branch": plan.stages[state_before_sft(entry)],
         "sft": plan.stages[entry.state],
         "evaluation": plan.stages[entry.measures["general_loss_before"][0]],
     }
-    assert found["trunk's end"].start_from == point
-    assert found["sft"].start_from == state_before_sft(entry)
-    return found
+    assert stages["trunk's end"].start_from == point
+    assert stages["sft"].start_from == state_before_sft(entry)
+    return stages
 
 
 def assert_same(store: Store, calm: Store, stage: Stage, name: str) -> None:
-    """Weights, moments and losses of both stores are the same bit for bit, and nothing is left of the interruptions."""
-    found, expected = store.record(stage.id), calm.record(stage.id)
+    """Check that weights, moments and losses of both stores are bitwise equal, and that no interrupted attempt is left."""
+    record, expected = store.record(stage.id), calm.record(stage.id)
     tensors = [file for file in expected.files if file.startswith("checkpoint/")]
-    assert {file: found.files[file] for file in tensors} == {file: expected.files[file] for file in tensors}, name
+    assert {file: record.files[file] for file in tensors} == {file: expected.files[file] for file in tensors}, name
     assert [path.name for path in store.paths.stage(stage.id).iterdir() if path.name != "recipe.json"] == ["published"]
     assert not list(store.published_folder(stage.id).rglob(".*"))
-    same = ("train_loss_nats", "loss_nats", "target_tokens", "token_shares", "epochs", "num_tokens", "num_steps")
-    assert {one: found.metrics.get(one) for one in same} == {one: expected.metrics.get(one) for one in same}, name
+    keys = ("train_loss_nats", "loss_nats", "target_tokens", "token_shares", "epochs", "num_tokens", "num_steps")
+    assert {key: record.metrics.get(key) for key in keys} == {key: expected.metrics.get(key) for key in keys}, name
     if stage.kind != "state":
         return
-    curve, calm_curve = ({line["step"]: line for line in lines(one, stage)} for one in (store, calm))
+    curve, calm_curve = ({line["step"]: line for line in lines(each, stage)} for each in (store, calm))
     steps = [line["step"] for line in lines(store, stage)]
     assert steps == sorted(set(steps)), name
     assert set(calm_curve) <= set(curve), name
     for step, line in calm_curve.items():
-        for one in ("loss_nats", "lr", "grad_norm", "tokens_seen"):
-            assert curve[step][one] == line[one], (name, step, one)
+        for key in ("loss_nats", "lr", "grad_norm", "tokens_seen"):
+            assert curve[step][key] == line[key], (name, step, key)
 
 
 def lines(store: Store, stage: Stage) -> list[dict[str, Any]]:

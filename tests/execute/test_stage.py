@@ -1,4 +1,4 @@
-"""Stages really made: exact, published once, and never from something else than what was asked for."""
+"""Real stages: exact results, published once, and only from the requested recipe and inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from builders.small_study import exchange_two_ids, make_study, plan_in, small_st
 from safetensors.numpy import load_file
 
 from midstudy.data.batches import Batches
-from midstudy.evaluate import model_cache as load
+from midstudy.evaluate import model_cache
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.files.errors import RecipeMismatchError, StoreError
 from midstudy.plan.planner import Plan
@@ -39,11 +39,11 @@ def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stor
 
 
 def published_bytes(store: Store) -> dict[str, str]:
-    """SHA-256 of every published file."""
+    """Return the SHA-256 of every published file."""
     return {
-        f"{one}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
-        for one in store.stage_ids()
-        for path in sorted(store.published_folder(one).rglob("*"))
+        f"{stage_id}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for stage_id in store.stage_ids()
+        for path in sorted(store.published_folder(stage_id).rglob("*"))
         if path.is_file()
     }
 
@@ -53,7 +53,7 @@ def weights(store: Store, stage_id: str) -> dict[str, bytes]:
     return {name: tensor.tobytes() for name, tensor in tensors.items()}
 
 
-def test_a_study_is_made_and_its_records_say_what_happened(finished: tuple[Store, Plan]):
+def test_the_records_of_a_study_have_the_right_metrics(finished: tuple[Store, Plan]):
     store, plan = finished
     assert store.published(plan.stages) == set(plan.stages)
     steps = sum(record.metrics.get("num_steps", 0) for record in store.records(plan.stages).values())
@@ -65,7 +65,7 @@ def test_a_study_is_made_and_its_records_say_what_happened(finished: tuple[Store
         assert loss["target_tokens"] > 0
         assert 0 < loss["loss_nats"] < 10
         before = store.record(entry.measures["sft_loss_before"][0]).metrics["loss_nats"]
-        assert loss["loss_nats"] < before  # four steps of fine-tuning on it do help
+        assert loss["loss_nats"] < before  # four steps of fine-tuning reduce it
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_study_is_made_and_its_records_say_what_happened(finished: tuple[Store
     ],
     ids=["a start step", "an arm", "an evaluation"],
 )
-def test_adding_to_a_finished_study_runs_only_what_is_missing(text, tmp_path, changes):
+def test_adding_to_a_finished_study_runs_only_the_missing_stages(text, tmp_path, changes):
     store = Store.open(tmp_path / "store", create=True)
     first = make_study(store, small_study(text))
     before = published_bytes(store)
@@ -88,7 +88,7 @@ def test_adding_to_a_finished_study_runs_only_what_is_missing(text, tmp_path, ch
     assert store.published(second.stages) == set(second.stages)
 
 
-def test_a_longer_run_under_stable_decay_goes_on_from_the_stable_part(text, tmp_path):
+def test_a_longer_run_with_warmup_stable_decay_continues_from_the_stable_part(text, tmp_path):
     def schedule(total_steps: int) -> WarmupStableDecay:
         return WarmupStableDecay(peak_lr=3e-3, floor_lr=0.0, warmup_steps=2, decay_steps=4, total_steps=total_steps)
 
@@ -107,7 +107,7 @@ def test_a_longer_run_under_stable_decay_goes_on_from_the_stable_part(text, tmp_
 
 
 def with_ramp(study: Study, *branch_steps: int) -> Study:
-    """The study with code coming in over 8 steps from step 2 on, and arms that leave that ramp for code alone."""
+    """Return the study with a ramp to code over 8 steps from step 2, and arms that branch from it to code alone."""
     control, code = study.arms
     curriculum, sft = control.curriculum.until(12), control.curriculum.stretches[-1].phase
     mixture = code.curriculum.stretches[1].phase.data
@@ -124,28 +124,28 @@ def with_ramp(study: Study, *branch_steps: int) -> Study:
     return with_arms(study, *arms)
 
 
-def test_a_mixture_ramp_is_trained_and_cut_where_a_branch_leaves_without_changing_a_bit(text, tmp_path):
-    cut, whole = (Store.open(tmp_path / name, create=True) for name in ("cut", "whole"))
-    make_study(cut, with_ramp(small_study(text), 5))
+def test_a_mixture_ramp_that_is_split_at_a_branch_has_the_same_bits(text, tmp_path):
+    split, whole = (Store.open(tmp_path / name, create=True) for name in ("split", "whole"))
+    make_study(split, with_ramp(small_study(text), 5))
     plan = make_study(whole, with_ramp(small_study(text)))
     state = state_before_sft(plan.arms[1])
-    # From none to half of 4 sequences over 8 steps are 8, and half of them in the 2 steps after it are 4.
+    # 8 sequences of code during the 8 ramp steps (from none to half of 4), and 4 in the 2 steps after it (half of 4).
     assert whole.record(state).metrics["token_shares"] == {"general": 36 / 48, "code": 12 / 48}
-    assert weights(cut, state) == weights(whole, state)
+    assert weights(split, state) == weights(whole, state)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16_mixed"])
-def test_milestones_on_the_way_change_no_bit(text, tmp_path, precision):
-    """A trunk cut where branches leave ends with the weights of one that was never cut."""
-    cut, whole = (Store.open(tmp_path / name, create=True) for name in ("cut", "whole"))
-    many = make_study(cut, small_study(text, starts=(3, 7, 9), precision=precision))
+def test_milestones_do_not_change_any_bit(text, tmp_path, precision):
+    """A trunk that is split at its branch points ends with the weights of one trained in one stage."""
+    split, whole = (Store.open(tmp_path / name, create=True) for name in ("split", "whole"))
+    many = make_study(split, small_study(text, starts=(3, 7, 9), precision=precision))
     few = make_study(whole, small_study(text, starts=(), precision=precision))
     final = few.arms[0].state
     assert final in many.stages
-    assert weights(cut, final) == weights(whole, final)
+    assert weights(split, final) == weights(whole, final)
 
 
-def test_a_stopped_stage_goes_on_from_where_it_stopped_bit_for_bit(text, tmp_path, finished):
+def test_a_stopped_stage_resumes_bit_for_bit(text, tmp_path, finished):
     reference, plan = finished
     store = Store.open(tmp_path / "store", create=True)
     for stage in plan.stages.values():
@@ -170,8 +170,8 @@ def test_a_stopped_stage_goes_on_from_where_it_stopped_bit_for_bit(text, tmp_pat
             assert not store.paths.attempts(stage.id).exists()
 
 
-def test_a_signal_that_comes_while_a_state_is_saved_ends_the_stage_there(text, tmp_path, monkeypatch):
-    """No further step is computed, and what was being saved is saved once."""
+def test_a_signal_while_a_state_is_saved_ends_the_stage_there(text, tmp_path, monkeypatch):
+    """No further step is computed, and the state is saved only once."""
     from midstudy.execute import state
     from midstudy.train import checkpoint
 
@@ -185,11 +185,11 @@ def test_a_signal_that_comes_while_a_state_is_saved_ends_the_stage_there(text, t
     written: list[int] = []
     write = checkpoint.write
 
-    def noted(one: checkpoint.Checkpoint, folder: Path) -> None:
-        written.append(one.step)
-        write(one, folder)
+    def recorded(state: checkpoint.Checkpoint, folder: Path) -> None:
+        written.append(state.step)
+        write(state, folder)
 
-    monkeypatch.setattr(checkpoint, "write", noted)
+    monkeypatch.setattr(checkpoint, "write", recorded)
     with pytest.raises(StoppedError, match="stopped at step 5 of 40"):
         execute_stage(
             store,
@@ -202,12 +202,12 @@ def test_a_signal_that_comes_while_a_state_is_saved_ends_the_stage_there(text, t
     assert written == [1, 2, 3, 4, 5]
 
 
-def test_an_evaluation_that_is_told_to_stop_stops_between_batches(text, tmp_path, finished):
+def test_an_evaluation_that_is_asked_to_stop_stops_between_batches(text, tmp_path, finished):
     reference, plan = finished
     store = Store.open(tmp_path / "store", create=True)
     evaluation = plan.stages[plan.arms[0].measures["sft_loss"][0]]
-    for identity in evaluation.parents:
-        shutil.copytree(reference.paths.stage(identity), store.paths.stage(identity))
+    for parent in evaluation.parents:
+        shutil.copytree(reference.paths.stage(parent), store.paths.stage(parent))
     for stage in plan.stages.values():
         store.request(stage)
         if stage.kind in ("tokenizer", "tokens") and not store.has(stage.id):
@@ -220,19 +220,19 @@ def test_an_evaluation_that_is_told_to_stop_stops_between_batches(text, tmp_path
 
 
 def test_a_divergence_names_the_documents_that_were_read(text, tmp_path):
-    """The rate that ruins the model is the recipe's own; the message leads to the very rows of the text."""
+    """The recipe's learning rate is far too high; the message names the rows of the text."""
     store = Store.open(tmp_path / "store", create=True)
     study = small_study(text, starts=(), total_steps=60, schedule=Constant(lr=0.99))
     with pytest.raises(
         DivergedError, match=r"It read general train, documents [\d–, ]+\. .*Lower the learning rate"
     ) as raised:
         make_study(store, study)
-    named = [int(one) for one in re.findall(r"\d+", str(raised.value).split("documents ")[1].split(". ")[0])]
+    named = [int(number) for number in re.findall(r"\d+", str(raised.value).split("documents ")[1].split(". ")[0])]
     assert 0 <= min(named) <= max(named) < 300
 
 
-def test_a_stage_that_diverged_diverges_again_however_often_it_is_tried(text, tmp_path, monkeypatch):
-    """Checkpoints made while it went wrong are not gone on from; the last good one is named and kept."""
+def test_a_stage_that_diverged_diverges_again_at_each_retry(text, tmp_path, monkeypatch):
+    """Checkpoints from during the divergence are not resumed from; the last good one is named and kept."""
     from midstudy.execute import state
     from midstudy.train import engine
 
@@ -265,7 +265,7 @@ def test_a_stage_that_diverged_diverges_again_however_often_it_is_tried(text, tm
     assert len(set(messages)) == 1
 
 
-def test_a_divergence_after_interruptions_names_the_good_checkpoint_of_a_former_attempt_and_goes_on_there(
+def test_a_divergence_after_interruptions_names_and_resumes_from_the_good_checkpoint_of_a_previous_attempt(
     text, tmp_path, monkeypatch
 ):
     """Stopped at step 50, then at step 64 after the divergence began: the attempt that detects it names step 50."""
@@ -284,18 +284,18 @@ def test_a_divergence_after_interruptions_names_the_good_checkpoint_of_a_former_
     store = Store.open(tmp_path / "store", create=True)
     plan = plan_in(store, small_study(text, starts=(), total_steps=120))
     stage = next(stage for stage in plan.missing if stage.kind == "state")
-    for one in plan.missing[: plan.missing.index(stage)]:
-        store.request(one)
-        execute_stage(store, one.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+    for earlier in plan.missing[: plan.missing.index(stage)]:
+        store.request(earlier)
+        execute_stage(store, earlier.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
     store.request(stage)
 
     def attempt(should_stop=lambda: False):
         execute_stage(store, stage.id, start_from=None, keeps_optimizer=True, should_stop=should_stop)
 
     def saved() -> list[tuple[str, str]]:
-        """(attempt, checkpoint) pairs, oldest attempt first."""
-        found = sorted(store.paths.attempts(stage.id).glob("*/checkpoints/step-*"))
-        return [(one.parents[1].name, one.name) for one in found]
+        """Return (attempt, checkpoint) pairs, oldest attempt first."""
+        folders = sorted(store.paths.attempts(stage.id).glob("*/checkpoints/step-*"))
+        return [(folder.parents[1].name, folder.name) for folder in folders]
 
     for last in (49, 63):
         with pytest.raises(StoppedError, match=f"stopped at step {last + 1} of 120"):
@@ -314,28 +314,28 @@ def test_a_divergence_after_interruptions_names_the_good_checkpoint_of_a_former_
     assert steps[0] == 50
 
 
-def test_steps_that_are_computed_again_are_counted(text, tmp_path, monkeypatch):
-    """Told to stop in the tenth step, and killed twice at step 45, each time on the way from the state that was saved."""
+def test_recomputed_steps_are_counted(text, tmp_path, monkeypatch):
+    """Asked to stop in the tenth step, then killed twice at step 45; each attempt resumes from the saved state."""
     from midstudy.train import engine
 
     store = Store.open(tmp_path / "store", create=True)
     plan = plan_in(store, small_study(text, starts=(), total_steps=60))
     stage = next(stage for stage in plan.missing if stage.kind == "state")
-    for one in plan.missing[: plan.missing.index(stage)]:
-        store.request(one)
-        execute_stage(store, one.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+    for earlier in plan.missing[: plan.missing.index(stage)]:
+        store.request(earlier)
+        execute_stage(store, earlier.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
     store.request(stage)
     steps: list[int] = []
     update = engine.TrainingRun._update
     ends: dict[int, BaseException] = {}
 
-    def noted(self, *arguments, **options):
+    def recorded(self, *arguments, **options):
         if self.step in ends:
             raise ends[self.step]
         steps.append(self.step)
         return update(self, *arguments, **options)
 
-    monkeypatch.setattr(engine.TrainingRun, "_update", noted)
+    monkeypatch.setattr(engine.TrainingRun, "_update", recorded)
 
     def attempt(should_stop=lambda: False):
         execute_stage(store, stage.id, start_from=None, keeps_optimizer=True, should_stop=should_stop)
@@ -344,7 +344,7 @@ def test_steps_that_are_computed_again_are_counted(text, tmp_path, monkeypatch):
         attempt(lambda: len(steps) >= 10)
     for _ in range(2):
         ends[45] = KeyboardInterrupt()
-        monkeypatch.setattr(Attempt, "discard", lambda self: None)  # a killed process cleans nothing up
+        monkeypatch.setattr(Attempt, "discard", lambda self: None)  # a killed process does not clean up
         with pytest.raises(KeyboardInterrupt):
             attempt()
     ends.clear()
@@ -356,7 +356,7 @@ def test_steps_that_are_computed_again_are_counted(text, tmp_path, monkeypatch):
 
 
 def test_the_loss_of_an_evaluation_is_the_token_weighted_mean_of_transformers(finished):
-    """The whole path, from text on disk to nats, beside an independent model and an independent mean."""
+    """The whole path, from text on disk to nats, compared with an independent model and an independent mean."""
     transformers = pytest.importorskip("transformers")
     from midstudy.data.tokenizer import load_tokenizer
     from midstudy.model.config import huggingface_config
@@ -372,8 +372,9 @@ def test_the_loss_of_an_evaluation_is_the_token_weighted_mean_of_transformers(fi
     model = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**huggingface_config(shape)))
     tensors = load_file(store.published_folder(entry.state) / "checkpoint" / "model.safetensors")
     weights = {name: torch.from_numpy(value) for name, value in tensors.items()}
-    # Pythia's files call the head embed_out, this version of transformers lm_head.
-    model.load_state_dict({name.replace("embed_out", "lm_head"): one for name, one in to_huggingface(weights).items()})
+    # The head is named embed_out in Pythia's files and lm_head in this version of transformers.
+    theirs = to_huggingface(weights)
+    model.load_state_dict({name.replace("embed_out", "lm_head"): tensor for name, tensor in theirs.items()})
     model.eval()
     nats, tokens = 0.0, 0
     folder = Path(entry.arm.measures["sft_loss"].evaluation.data.source.location)
@@ -390,7 +391,7 @@ def test_the_loss_of_an_evaluation_is_the_token_weighted_mean_of_transformers(fi
     assert metrics["loss_nats"] == pytest.approx(nats / tokens, rel=1e-5)
 
 
-def test_text_that_changed_since_the_plan_is_refused(tmp_path):
+def test_text_that_changed_since_the_plan_is_rejected(tmp_path):
     text = tmp_path / "text"
     write_text(text)
     store = Store.open(tmp_path / "store", create=True)
@@ -403,7 +404,7 @@ def test_text_that_changed_since_the_plan_is_refused(tmp_path):
     assert not store.has(first.id)
 
 
-def test_token_files_that_were_exchanged_on_disk_are_not_trained_on(text, tmp_path):
+def test_replaced_token_files_are_rejected(text, tmp_path):
     store = Store.open(tmp_path / "store", create=True)
     plan = plan_in(store, small_study(text, starts=()))
     for stage in plan.missing:
@@ -417,7 +418,7 @@ def test_token_files_that_were_exchanged_on_disk_are_not_trained_on(text, tmp_pa
         execute_stage(store, stage.id, start_from=None, keeps_optimizer=True, should_stop=lambda: False)
 
 
-def test_a_process_evaluates_many_states_on_one_model_and_makes_room_before_it_trains(finished, tmp_path, monkeypatch):
+def test_a_process_evaluates_many_states_on_one_model_and_frees_it_before_training(finished, tmp_path, monkeypatch):
     reference, plan = finished
     store = Store.open(Path(shutil.copytree(reference.root, tmp_path / "store")))
     evaluations = [stage for stage in plan.stages.values() if stage.kind == "evaluation"]
@@ -425,14 +426,14 @@ def test_a_process_evaluates_many_states_on_one_model_and_makes_room_before_it_t
     for stage in (*evaluations, tuned):
         shutil.rmtree(store.published_folder(stage.id))
     built: list[tuple[Any, ...]] = []
-    build = load._build
+    build = model_cache._build
 
-    def noted(state: Checkpoint, kind: tuple[Any, ...]) -> Weights:
+    def recorded(state: Checkpoint, kind: tuple[Any, ...]) -> Weights:
         built.append(kind)
         return build(state, kind)
 
-    monkeypatch.setattr(load, "_build", noted)
-    load.forget_models()
+    monkeypatch.setattr(model_cache, "_build", recorded)
+    model_cache.forget_models()
     for stage in evaluations:
         if tuned.id not in stage.parents:
             execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
@@ -441,15 +442,15 @@ def test_a_process_evaluates_many_states_on_one_model_and_makes_room_before_it_t
     assert [kind[-1] for kind in built] == [False]
     first = next(stage for stage in evaluations if tuned.id not in stage.parents)
     shutil.rmtree(store.published_folder(first.id))
-    monkeypatch.setattr(load, "compile_model", lambda model: None)
+    monkeypatch.setattr(model_cache, "compile_model", lambda model: None)
     compiled = Placement(compiled=True)
     execute_stage(store, first.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False, placement=compiled)
     assert [kind[-1] for kind in built] == [False, True]
     execute_stage(store, tuned.id, start_from=tuned.start_from, keeps_optimizer=False, should_stop=lambda: False)
-    assert load._idle == []
+    assert model_cache._idle == []
 
 
-def test_a_tokenizer_that_was_exchanged_on_disk_encodes_nothing(text, tmp_path):
+def test_a_replaced_tokenizer_is_rejected(text, tmp_path):
     store = Store.open(tmp_path / "store", create=True)
     tokenizer, tokens = plan_in(store, small_study(text, starts=())).missing[:2]
     for stage in (tokenizer, tokens):
@@ -469,21 +470,21 @@ def with_model_version(study: Study, version: int) -> Study:
     return with_arms(study, *arms)
 
 
-def test_a_stage_that_was_planned_for_other_numbers_is_not_made(text, tmp_path):
-    """A job may wait in a queue while midstudy is exchanged: its id means what the older one computed."""
+def test_a_stage_planned_for_another_numerical_version_is_rejected(text, tmp_path):
+    """midstudy may be updated while a job is queued; the stage's id refers to results of the older version."""
     store = Store.open(tmp_path / "store", create=True)
     make_study(store, small_study(text), until="midtrain nano code50@3 seed 0 to step 12")
     older = plan_in(store, with_model_version(small_study(text), 1))
     state = next(stage for stage in older.missing if stage.kind == "state")
     store.request(state)
-    expected = rf"planned for version 1 of ModelShape\.version; this midstudy computes version {versions.MODEL}"
+    expected = rf"expected version 1 of ModelShape\.version, that of the plan, got {versions.MODEL} in this midstudy"
     with pytest.raises(StoreError, match=expected):
         execute_stage(store, state.id, start_from=None, keeps_optimizer=True, should_stop=lambda: False)
     assert not store.has(state.id)
     assert not store.previous_attempts(state.id)
 
 
-def test_a_batch_that_the_quotas_do_not_know_is_never_published(text, tmp_path, monkeypatch):
+def test_a_state_whose_batches_do_not_match_the_quotas_is_not_published(text, tmp_path, monkeypatch):
     store = Store.open(tmp_path / "store", create=True)
     plan = plan_in(store, small_study(text, starts=()))
     read = Batches.__call__
@@ -495,12 +496,14 @@ def test_a_batch_that_the_quotas_do_not_know_is_never_published(text, tmp_path, 
         return batch
 
     monkeypatch.setattr(Batches, "__call__", one_too_many)
-    with pytest.raises(ValueError, match=r"mixture: sequences read since step 0: .*'general': 49.*the quotas say .*48"):
+    with pytest.raises(
+        ValueError, match=r"mixture: sequences read since step 0: expected .*48.* by the quotas, got .*'general': 49"
+    ):
         make_study(store, small_study(text, starts=()))
     assert not any(store.has(stage.id) for stage in plan.stages.values() if stage.kind == "state")
 
 
-def test_a_recipe_edited_by_hand_is_refused(text, tmp_path):
+def test_a_recipe_edited_by_hand_is_rejected(text, tmp_path):
     store = Store.open(tmp_path / "store", create=True)
     plan = plan_in(store, small_study(text))
     stage = plan.missing[0]
@@ -527,7 +530,7 @@ def test_a_record_of_another_recipe_is_an_error(text, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path: Path):
-    """A file system of 300 kB; `grow` gives it room."""
+    """Return the folder of a file system of 300 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)], capture_output=True)
@@ -537,7 +540,7 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)  # token files may still be mapped
 
 
-def test_a_full_disk_loses_no_finished_stage_and_the_run_goes_on_once_there_is_room(text, small_disk):
+def test_a_full_disk_loses_no_finished_stage_and_the_run_resumes_when_there_is_space(text, small_disk):
     store = Store.open(small_disk / "store", create=True)
     study = small_study(text, starts=())
     with pytest.raises(StoreError, match=r"No space left on device.*Free space"):

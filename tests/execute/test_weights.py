@@ -1,4 +1,4 @@
-"""Imported and averaged weights, through the real stages: trained from, fine-tuned, evaluated, planned and shared."""
+"""Imported and averaged weights in real stages: trained from, fine-tuned, evaluated, planned and shared."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def import_stage(store: Store, study: Study) -> Stage:
 
 @pytest.fixture(scope="module")
 def midtrained(text: Path, release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Plan]:
-    """A release, its control and its code branch, and fine-tuning right from it."""
+    """Return a study of a release: a control, a code branch, and fine-tuning directly from the release."""
     study = small_study(text, start=released_pythia(str(release), step=71_000))
     control = study.arms[0]
     direct = fine_tuned_from(control.curriculum.start, control, sft_seed=8)
@@ -82,12 +82,12 @@ def test_the_imported_weights_are_those_of_transformers(midtrained, release):
     ours = load_model(store.published_folder(imported) / "checkpoint")
     ids = torch.randint(512, (2, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected, found = theirs(ids).logits, ours(ids)
+        expected, logits = theirs(ids).logits, ours(ids)
     assert expected.std() > 0.3
-    assert (found - expected).abs().max() < 2e-5 * expected.std()
+    assert (logits - expected).abs().max() < 2e-5 * expected.std()
 
 
-def test_text_is_read_through_the_releases_tokenizer(midtrained, release):
+def test_text_is_tokenised_with_the_releases_tokenizer(midtrained, release):
     transformers = pytest.importorskip("transformers")
     from midstudy.data.tokens import read_split
 
@@ -99,26 +99,26 @@ def test_text_is_read_through_the_releases_tokenizer(midtrained, release):
     assert document.tolist() == [*theirs(first)["input_ids"], 0]
 
 
-def test_the_manifest_of_a_study_of_releases_reads_back_and_counts_its_own_tokens(midtrained, release):
+def test_the_manifest_of_a_study_of_releases_is_restored_and_counts_its_tokens(midtrained, release):
     store, plan = midtrained
     manifest = manifest_of(plan, command="midstudy run x.py")
     control, code, direct = manifest.arms
     assert control.tokens == {"general": 12 * 4 * 32}
     assert code.tokens == {"general": 30 * 32, "code": 18 * 32}
     assert (direct.tokens, direct.items, direct.num_steps) == ({}, {"code_task": 16}, 4)
-    again = stages_of(manifest, lambda one: store.requested(one)["recipe"])
-    assert {one: stage.canonical_form for one, stage in again.items()} == {
-        one: stage.canonical_form for one, stage in plan.stages.items()
+    restored = stages_of(manifest, lambda stage_id: store.requested(stage_id)["recipe"])
+    assert {stage_id: stage.canonical_form for stage_id, stage in restored.items()} == {
+        stage_id: stage.canonical_form for stage_id, stage in plan.stages.items()
     }
     assert plan_facts(plan)["stages_by_role"]["import"] == {"all": 1, "missing": 1}
     assert "import 1" in plan_text(plan)
     assert f"  release  tiny-neox@step71000: {release}\n" in f"{plan_text(plan)}\n"
-    facts = {one.name: one for one in study_facts(store, manifest)}
+    facts = {run.name: run for run in study_facts(store, manifest)}
     model = plan.arms[0].arm.curriculum.start.model
     assert facts["import tiny-neox@step71000"].metrics["num_parameters"] == model.num_parameters
 
 
-def test_two_releases_of_one_name_are_shown_apart(text, tmp_path):
+def test_two_releases_of_the_same_name_are_distinguished(text, tmp_path):
     folders = [write_release(tmp_path / name / "tiny-neox", dtype=name) for name in ("float32", "float16")]
     starts = [released_pythia(str(folder), step=71_000) for folder in folders]
     first, second = (small_study(text, start=start, starts=()).arms[0] for start in starts)
@@ -132,7 +132,7 @@ def test_two_releases_of_one_name_are_shown_apart(text, tmp_path):
     assert plan_facts(plan)["releases"] == shown
 
 
-def test_a_release_whose_weights_are_of_another_model_or_damaged_fails_by_name(text, release, tmp_path):
+def test_a_release_whose_weights_do_not_fit_its_model_names_the_tensor(text, release, tmp_path):
     study = small_study(text, start=released_pythia(str(release)), starts=())
     start = study.arms[0].curriculum.start
     other = dataclasses.replace(start, model=dataclasses.replace(start.model, num_layers=3))
@@ -151,15 +151,15 @@ def test_every_type_of_released_weights_is_imported_exactly(text, tmp_path, dtyp
     stage = import_stage(store, small_study(text, start=released_pythia(str(folder))))
     store.request(stage)
     execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
-    found = weights(store, stage.id)
-    theirs = {name: one for path in folder.glob("*.safetensors") for name, one in load_file(path).items()}
-    assert {one.dtype for one in found.values()} == {torch.float32}
-    assert torch.equal(found["blocks.1.qkv.weight"], theirs["gpt_neox.layers.1.attention.query_key_value.weight"].float())
-    assert sum(one.numel() for one in found.values()) == sum(one.numel() for one in theirs.values())
+    ours = weights(store, stage.id)
+    theirs = {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    assert {tensor.dtype for tensor in ours.values()} == {torch.float32}
+    assert torch.equal(ours["blocks.1.qkv.weight"], theirs["gpt_neox.layers.1.attention.query_key_value.weight"].float())
+    assert sum(tensor.numel() for tensor in ours.values()) == sum(tensor.numel() for tensor in theirs.values())
 
 
 def imported(release: Path, text: Path, root: Path, change: Any) -> dict[str, torch.Tensor]:
-    """What is imported of a release whose tensors `change` has changed."""
+    """Return the imported weights of a release whose tensors `change` has modified."""
     tensors = load_file(release / "model.safetensors")
     change(tensors)
     save_file(tensors, release / "model.safetensors", metadata={"format": "pt"})
@@ -170,7 +170,7 @@ def imported(release: Path, text: Path, root: Path, change: Any) -> dict[str, to
     return weights(store, stage.id)
 
 
-def test_tables_that_older_checkpoints_carry_beside_the_weights_change_nothing(text, tmp_path):
+def test_buffers_of_older_checkpoints_are_ignored(text, tmp_path):
     def tables(tensors: dict[str, torch.Tensor]) -> None:
         for layer in (0, 1):
             inside = f"gpt_neox.layers.{layer}.attention"
@@ -181,10 +181,10 @@ def test_tables_that_older_checkpoints_carry_beside_the_weights_change_nothing(t
     plain = imported(write_release(tmp_path / "plain"), text, tmp_path / "a", lambda tensors: None)
     older = imported(write_release(tmp_path / "older"), text, tmp_path / "b", tables)
     assert plain.keys() == older.keys()
-    assert all(torch.equal(one, older[name]) for name, one in plain.items())
+    assert all(torch.equal(tensor, older[name]) for name, tensor in plain.items())
 
 
-def test_the_head_under_its_newer_name_is_the_head_and_two_heads_are_refused(text, tmp_path):
+def test_the_head_may_have_its_newer_name_but_not_both_names(text, tmp_path):
     def renamed(tensors: dict[str, torch.Tensor]) -> None:
         tensors["lm_head.weight"] = tensors.pop("embed_out.weight")
 
@@ -198,15 +198,15 @@ def test_the_head_under_its_newer_name_is_the_head_and_two_heads_are_refused(tex
         imported(write_release(tmp_path / "two"), text, tmp_path / "c", doubled)
 
 
-def test_weights_that_are_not_finite_are_refused(text, tmp_path):
+def test_non_finite_weights_are_rejected(text, tmp_path):
     def damaged(tensors: dict[str, torch.Tensor]) -> None:
         tensors["gpt_neox.layers.1.mlp.dense_4h_to_h.weight"][3, 5] = float("nan")
 
-    with pytest.raises(ValueError, match=r"blocks\.1\.mlp_out\.weight holds numbers that are not finite"):
+    with pytest.raises(ValueError, match=r"blocks\.1\.mlp_out\.weight has non-finite values"):
         imported(write_release(tmp_path / "release"), text, tmp_path / "store", damaged)
 
 
-def test_integer_weights_are_refused(text, tmp_path):
+def test_integer_weights_are_rejected(text, tmp_path):
     folder = write_release(tmp_path / "release")
     tensors = load_file(folder / "model.safetensors")
     tensors["gpt_neox.embed_in.weight"] = tensors["gpt_neox.embed_in.weight"].to(torch.int8)
@@ -214,14 +214,16 @@ def test_integer_weights_are_refused(text, tmp_path):
     store = Store.open(tmp_path / "store", create=True)
     stage = import_stage(store, small_study(text, start=released_pythia(str(folder))))
     store.request(stage)
-    with pytest.raises(ValueError, match=r"embedding\.weight is torch\.int8"):
+    with pytest.raises(ValueError, match=r"embedding\.weight: expected torch\.float32, .*, got torch\.int8"):
         execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
 
 
-def test_what_is_measured_before_fine_tuning_alone_needs_weights_to_begin_from(text, tmp_path):
+def test_evaluating_the_state_before_fine_tuning_needs_weights_that_are_not_random(text, tmp_path):
     study = small_study(text)
     alone = with_arms(study, fine_tuned_from(study.arms[0].curriculum.start, study.arms[0]))
-    with pytest.raises(RecipeError, match=r"measures\.sft_loss_before\.state: found the random weights of a start"):
+    with pytest.raises(
+        RecipeError, match=r"measures\.sft_loss_before\.state: expected .*, got the random weights of a start"
+    ):
         plan_in(Store.open(tmp_path / "store", create=True), alone)
 
 
@@ -229,8 +231,8 @@ def test_what_is_measured_before_fine_tuning_alone_needs_weights_to_begin_from(t
 
 
 def averaging(text: Path, **changes) -> Study:
-    """The small study, with the last states of its control, the ends of its two branches and the last states of one of them
-    averaged and fine-tuned."""
+    """Return the small study with three fine-tuned averages: the last states of its control, the ends of its two branches,
+    and the last states of one branch."""
     study = small_study(text, starts=(3, 6), **changes)
     control, early, late = study.arms
     last = Average.last(control.curriculum.until(12), num_states=3, every_steps=2)
@@ -251,28 +253,29 @@ def averaged(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stor
     return store, make_study(store, averaging(text))
 
 
-def test_a_stage_of_any_kind_that_is_told_to_stop_stops_and_is_made_the_next_time(text, release, averaged, tmp_path):
+def test_a_stage_of_any_kind_stops_when_asked_and_is_made_by_the_next_attempt(text, release, averaged, tmp_path):
     store = Store.open(tmp_path / "store", create=True)
     whole = plan_in(store, averaging(text))
     stages = [*whole.stages.values(), import_stage(store, small_study(text, start=released_pythia(str(release))))]
     stopped = set()
     for stage in stages:
         store.request(stage)
-        kept: dict[str, Any] = {"start_from": stage.start_from, "keeps_optimizer": stage.keeps_optimizer}
+        options: dict[str, Any] = {"start_from": stage.start_from, "keeps_optimizer": stage.keeps_optimizer}
         with pytest.raises(StoppedError, match="stopped "):
-            execute_stage(store, stage.id, should_stop=lambda: True, **kept)
+            execute_stage(store, stage.id, should_stop=lambda: True, **options)
         assert not store.has(stage.id)
-        execute_stage(store, stage.id, should_stop=lambda: False, **kept)
+        execute_stage(store, stage.id, should_stop=lambda: False, **options)
         stopped.add(stage.role)
     assert stopped == {"data", "similarity", "pretrain", "midtrain", "average", "import", "sft", "evaluation"}
     last = whole.arms[-1].state
-    assert all(torch.equal(one, weights(store, last)[name]) for name, one in weights(averaged[0], last).items())
+    expected = weights(averaged[0], last)
+    assert all(torch.equal(tensor, weights(store, last)[name]) for name, tensor in expected.items())
 
 
-def test_averages_share_the_runs_that_they_average(averaged):
+def test_averages_share_the_training_of_their_states(averaged):
     store, plan = averaged
     assert store.published(plan.stages) == set(plan.stages)
-    # One trunk of 12 steps with its milestones, two branches of 9 and 6, six times fine-tuning: nothing twice.
+    # One trunk of 12 steps with its milestones, two branches of 9 and 6 steps, and fine-tuning six times: no duplicates.
     assert plan.total_steps == plan.lower_bound_steps == 12 + 9 + 6 + 6 * 4
     assert plan.unshared_steps == 3 * 16 + (12 + 4) + (12 + 12 + 4) + (12 + 4)
     labels = {stage.label for stage in plan.stages.values() if stage.role == "average"}
@@ -289,31 +292,31 @@ def test_an_average_is_the_mean_of_the_published_weights(averaged):
     for entry in plan.arms[3:]:
         states = entry.arm.curriculum.start.weights.states
         parents = [weights(store, state.id) for state in states]
-        found = weights(store, state_before_sft(entry))
-        for name, one in found.items():
+        mean = weights(store, state_before_sft(entry))
+        for name, tensor in mean.items():
             exact = torch.stack([parent[name].double() for parent in parents]).mean(0)
-            torch.testing.assert_close(one.double(), exact, rtol=1e-7, atol=1e-9)
-        assert not any(torch.equal(found["head.weight"], parent["head.weight"]) for parent in parents)
+            torch.testing.assert_close(tensor.double(), exact, rtol=1e-7, atol=1e-9)
+        assert not any(torch.equal(mean["head.weight"], parent["head.weight"]) for parent in parents)
         assert store.record(state_before_sft(entry)).metrics["num_states"] == len(states)
 
 
-def test_the_row_of_an_averaged_arm_says_what_its_states_were_trained_on(averaged):
+def test_the_row_of_an_averaged_arm_has_the_tokens_of_its_states(averaged):
     early, late, control, ends, branch = manifest_of(averaged[1], command="").arms[1:]
     assert (control.tokens, control.num_steps) == ({"general": 12 * 4 * 32}, 16)
     assert ends.tokens in (early.tokens, late.tokens)
     assert branch.tokens == early.tokens == {"general": 30 * 32, "code": 18 * 32}
 
 
-def test_an_average_added_to_a_finished_study_trains_only_what_no_kept_state_covers(text, tmp_path):
+def test_an_average_added_to_a_finished_study_reuses_kept_states(text, tmp_path):
     store = Store.open(tmp_path / "store", create=True)
     first = make_study(store, small_study(text, starts=(3, 6)))
     second = make_study(store, averaging(text))
     assert first.stages.keys() <= second.stages.keys()
-    # States 8 and 10 of the trunk from the kept one at 6, 11 of the branch from its first, and fine-tuning three times.
+    # Steps 8 and 10 of the trunk from the kept step 6, step 11 of the branch from its start, and fine-tuning three times.
     assert sum(stage.num_steps for stage in second.missing) == 4 + 8 + 3 * 4
 
 
-def test_training_goes_on_from_an_average_and_an_average_may_take_it_in(text, tmp_path):
+def test_training_can_start_from_an_average_and_be_averaged_again(text, tmp_path):
     study = averaging(text)
     arm = study.arms[3]
     phase = study.arms[1].curriculum.stretches[1].phase
@@ -330,54 +333,54 @@ def test_training_goes_on_from_an_average_and_an_average_may_take_it_in(text, tm
     assert isinstance(plan.stages[state_before_sft(plan.arms[1])].recipe, State)
 
 
-def test_seeds_of_fine_tuning_are_averaged_by_their_own_names(text, tmp_path):
+def test_an_average_of_fine_tuning_seeds_names_its_runs(text, tmp_path):
     study = small_study(text, starts=())
     control = study.arms[0]
     phase = control.curriculum.stretches[-1].phase
     phases = [dataclasses.replace(phase, seed=seed, name=f"sft code_task, SFT {seed}") for seed in (1, 2, 3, 4)]
-    ends = [control.curriculum.until(12).then(one).state() for one in phases]
+    ends = [control.curriculum.until(12).then(sft).state() for sft in phases]
     soup = fine_tuned_from(Start.averaged(Average.of(*ends)), control, sft_seed=8)
     plan = plan_in(Store.open(tmp_path / "store", create=True), with_arms(study, control, soup))
     [average] = [stage for stage in plan.stages.values() if stage.role == "average"]
     runs = average.label.removeprefix("average of 4 states: ").split("; ")
-    names = [f"{one.name} to step 16" for one in phases]
+    names = [f"{sft.name} to step 16" for sft in phases]
     assert (len(set(runs)), {*runs[:2]} <= {*names}, runs[2]) == (3, True, "2 more runs")
     assert len({stage.label for stage in plan.stages.values()}) == len(plan.stages)
 
 
 def test_bf16_weights_are_averaged_exactly_and_rounded_once(tmp_path):
-    """Golden trace of `versions.AVERAGING`, by hand: bf16 has 8 bits, so 257 is none of its numbers."""
+    """Golden trace of `versions.AVERAGING`, by hand: bf16 has 8 bits of precision and cannot represent 257."""
     values = ((256.0, 258.0), (1.0, 1.0078125, 1.0), (2.0**127, 2.0**127))
-    means = (256.0, 1.0, 2.0**127)  # 257 rounds to even; a third of 2⁻⁷ is rounded away; no sum overflows
+    means = (256.0, 1.0, 2.0**127)  # 257 rounds to even; a third of 2⁻⁷ is lost in rounding; no sum overflows
     for number, (row, mean) in enumerate(zip(values, means, strict=True)):
         folders = []
         for index, value in enumerate(row):
             folder = tmp_path / f"{number}-{index}"
             write_checkpoint(folder, torch.full((2, 2), value, dtype=torch.bfloat16))
             folders.append(folder)
-        found = mean_weights(folders)["head.weight"]
-        assert found.dtype == torch.bfloat16
-        assert found.tolist() == [[mean, mean]] * 2
+        average = mean_weights(folders)["head.weight"]
+        assert average.dtype == torch.bfloat16
+        assert average.tolist() == [[mean, mean]] * 2
 
 
 def test_the_mean_of_fp32_weights_is_rounded_once(tmp_path):
-    """Golden trace of `versions.AVERAGING`: one third of 1 + 2⁻²³ and twice 1 is 1 in fp32, whatever the order."""
+    """Golden trace of `versions.AVERAGING`: the mean of 1 + 2⁻²³, 1 and 1 is 1 in fp32, in any order."""
     rows = [1.0 + 2.0**-23, 1.0, 1.0], [1e8, 1.0, -1e8], [0.1, 0.2, 0.3]
     for number, (row, mean) in enumerate(zip(rows, (1.0, 1.0 / 3.0, None), strict=True)):
         tensors = [torch.tensor([value]) for value in row]
         for index, tensor in enumerate(tensors):
             write_checkpoint(tmp_path / f"{number}-{index}", tensor)
-        found = mean_weights([tmp_path / f"{number}-{index}" for index in range(3)])["head.weight"]
+        average = mean_weights([tmp_path / f"{number}-{index}" for index in range(3)])["head.weight"]
         exact = torch.stack(tensors).double().mean(0) if mean is None else torch.tensor([mean], dtype=torch.float64)
-        assert torch.equal(found, exact.float())
+        assert torch.equal(average, exact.float())
 
 
-def test_checkpoints_that_are_not_alike_are_not_averaged(tmp_path):
+def test_checkpoints_with_different_tensors_are_not_averaged(tmp_path):
     write_checkpoint(tmp_path / "a", torch.zeros(2, 2))
     write_checkpoint(tmp_path / "b", torch.zeros(2, 3))
     write_checkpoint(tmp_path / "c", torch.zeros(2, 2, dtype=torch.bfloat16))
     for other in ("b", "c"):
-        with pytest.raises(CheckpointError, match=r"head\.weight is not that of"):
+        with pytest.raises(CheckpointError, match=r"head\.weight differs from that of .*identical tensors"):
             mean_weights([tmp_path / "a", tmp_path / other])
 
 

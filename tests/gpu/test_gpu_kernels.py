@@ -23,12 +23,12 @@ LENGTHS = (50, 100, 1, 128, 21)
 
 
 def drawn(*size: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Normal random numbers on the CPU in fp64, all representable in `dtype`."""
+    """Return normal random numbers on the CPU in fp64, all representable in `dtype`."""
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed)).to(dtype).double()
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found.double().cpu() - expected.cpu()).norm() / expected.norm())
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.double().cpu() - expected.cpu()).norm() / expected.norm())
 
 
 def documents_of(lengths: tuple[int, ...]) -> Tensor:
@@ -36,7 +36,7 @@ def documents_of(lengths: tuple[int, ...]) -> Tensor:
 
 
 def causal_formula(query: Tensor, key: Tensor, value: Tensor, same: Tensor) -> Tensor:
-    """Attention in fp64; `same` marks position pairs within one document."""
+    """Compute attention in fp64; `same` marks pairs of positions within one document."""
     length = query.shape[2]
     allowed = same & torch.ones(length, length, dtype=torch.bool).tril()
     scores = (query @ key.transpose(2, 3) / query.shape[3] ** 0.5).masked_fill(~allowed, float("-inf"))
@@ -49,16 +49,17 @@ def causal_formula(query: Tensor, key: Tensor, value: Tensor, same: Tensor) -> T
 def test_attention_and_its_gradients(device: torch.device, dtype: torch.dtype, head_size: int, masked: bool) -> None:
     rows = torch.stack((documents_of(LENGTHS if masked else (sum(LENGTHS),)), documents_of((sum(LENGTHS),))))
     exact = [drawn(2, 3, sum(LENGTHS), head_size, seed=seed, dtype=dtype) for seed in range(4)]
-    inputs = [one.to(device, dtype).requires_grad_() for one in exact[:3]]
+    inputs = [tensor.to(device, dtype).requires_grad_() for tensor in exact[:3]]
     mask = document_mask(rows.to(device), dtype) if masked else None
-    found = causal_attention(inputs[0], inputs[1], inputs[2], mask)
-    found.backward(exact[3].to(device, dtype))
+    output = causal_attention(inputs[0], inputs[1], inputs[2], mask)
+    output.backward(exact[3].to(device, dtype))
 
-    wanted = [one.requires_grad_() for one in exact[:3]]
-    expected = causal_formula(wanted[0], wanted[1], wanted[2], rows[:, None, :, None] == rows[:, None, None, :])
+    reference = [tensor.requires_grad_() for tensor in exact[:3]]
+    same = rows[:, None, :, None] == rows[:, None, None, :]
+    expected = causal_formula(reference[0], reference[1], reference[2], same)
     expected.backward(exact[3])
-    assert relative_error(found.detach(), expected.detach()) < ROUNDING[dtype]
-    for ours, theirs in zip(inputs, wanted, strict=True):
+    assert relative_error(output.detach(), expected.detach()) < ROUNDING[dtype]
+    for ours, theirs in zip(inputs, reference, strict=True):
         assert ours.grad is not None
         assert theirs.grad is not None
         assert relative_error(ours.grad, theirs.grad) < ROUNDING[dtype]
@@ -68,22 +69,22 @@ NUM_TOKENS, WIDTH, VOCAB_SIZE = 1_600, 32, 512
 
 
 def head_inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states, head, targets (a quarter missing) and weights (some 0)."""
+    """Return hidden states, head, targets (a quarter missing) and weights (some 0)."""
     generator = torch.Generator().manual_seed(2)
     targets = torch.randint(VOCAB_SIZE, (NUM_TOKENS,), generator=generator)
     targets[torch.rand(NUM_TOKENS, generator=generator) < 0.25] = IGNORED
     weights = 3 * torch.rand(NUM_TOKENS, generator=generator)
     weights[::7] = 0
-    weights[targets == IGNORED] = 1e6  # must be ignored where there is no target
+    weights[targets == IGNORED] = 1e6  # must be ignored at positions without a target
     return drawn(NUM_TOKENS, WIDTH, dtype=dtype), drawn(VOCAB_SIZE, WIDTH, seed=1, dtype=dtype), targets, weights
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])
 @pytest.mark.parametrize("dtype", TYPES)
 def test_the_loss_and_its_gradients(device: torch.device, dtype: torch.dtype, chunked: bool, weighted: bool) -> None:
     hidden, head, targets, weights = head_inputs(dtype)
-    ours = [one.to(device, dtype).requires_grad_() for one in (hidden, head)]
+    ours = [tensor.to(device, dtype).requires_grad_() for tensor in (hidden, head)]
     loss = scaled_head_loss(
         ours[0],
         ours[1],
@@ -93,28 +94,28 @@ def test_the_loss_and_its_gradients(device: torch.device, dtype: torch.dtype, ch
         chunked=chunked,
     )
     assert loss.dtype == torch.float32
-    found = torch.autograd.grad(2.0 * loss, ours)
+    gradients = torch.autograd.grad(2.0 * loss, ours)
 
     counted = (targets != IGNORED).nonzero()[:, 0]
-    exact = [one.requires_grad_() for one in (hidden, head)]
+    exact = [tensor.requires_grad_() for tensor in (hidden, head)]
     logits = exact[0][counted] @ exact[1].T
     losses = logits.logsumexp(dim=1) - logits[torch.arange(len(counted)), targets[counted]]
     expected = ((weights.double()[counted] if weighted else 1.0) * losses).sum() / 900
     tolerance = 1e-6 if dtype == torch.float32 else ROUNDING[dtype]
     assert relative_error(loss.detach(), expected.detach()) < tolerance
-    for one, other in zip(found, torch.autograd.grad(2.0 * expected, exact), strict=True):
-        assert relative_error(one, other) < tolerance
+    for gradient, reference in zip(gradients, torch.autograd.grad(2.0 * expected, exact), strict=True):
+        assert relative_error(gradient, reference) < tolerance
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_the_loss_of_each_token(device: torch.device, dtype: torch.dtype) -> None:
     hidden, head, targets, _ = head_inputs(dtype)
-    found = head_token_losses(hidden.to(device, dtype), head.to(device, dtype), targets.to(device))
+    losses = head_token_losses(hidden.to(device, dtype), head.to(device, dtype), targets.to(device))
     logits = hidden @ head.T
     has_target = targets != IGNORED
     expected = logits.logsumexp(dim=1) - logits[torch.arange(NUM_TOKENS), targets.clamp(min=0)]
-    assert bool((found.cpu()[~has_target] == 0).all())
-    assert relative_error(found.cpu()[has_target], expected[has_target]) < ROUNDING[dtype]
+    assert bool((losses.cpu()[~has_target] == 0).all())
+    assert relative_error(losses.cpu()[has_target], expected[has_target]) < ROUNDING[dtype]
 
 
 @pytest.mark.gpu
@@ -134,12 +135,12 @@ def test_the_chunked_loss_takes_less_memory() -> None:
     assert peaks[1] < 0.7 * peaks[0]
 
 
-def test_the_tables_of_positions_are_the_same_numbers_on_every_device(device: torch.device) -> None:
-    """2,048 positions, where a last-bit error in a frequency has grown to a ten-thousandth of a turn."""
-    here = rotary_tables(2_048, 16, 10_000.0, torch.device("cpu"))
-    there = rotary_tables(2_048, 16, 10_000.0, device)
-    assert all(torch.equal(one, other.cpu()) for one, other in zip(here, there, strict=True))
-    assert there[0].device.type == device.type
+def test_the_rotary_tables_are_identical_on_every_device(device: torch.device) -> None:
+    """At 2,048 positions, a last-bit error in a frequency grows to a ten-thousandth of a turn."""
+    on_cpu = rotary_tables(2_048, 16, 10_000.0, torch.device("cpu"))
+    on_device = rotary_tables(2_048, 16, 10_000.0, device)
+    assert all(torch.equal(expected, table.cpu()) for expected, table in zip(on_cpu, on_device, strict=True))
+    assert on_device[0].device.type == device.type
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -151,11 +152,11 @@ def test_heads_are_split_and_rotated(device: torch.device, dtype: torch.dtype) -
     query, key, value = split_heads(fused, num_heads=num_heads, cos=cos, sin=sin)
     laid_out = exact.view(2, length, num_heads, 3, head_size).permute(3, 0, 2, 1, 4)
     angles = torch.arange(length, dtype=torch.float64)[:, None] * 10_000.0 ** (-torch.arange(0, dims, 2).double() / dims)
-    for found, given in zip((query, key), laid_out[:2], strict=True):
-        left, right = given[..., : dims // 2], given[..., dims // 2 : dims]
-        turned = (left * angles.cos() - right * angles.sin(), right * angles.cos() + left * angles.sin())
-        expected = torch.cat((*turned, given[..., dims:]), dim=-1)
-        assert relative_error(found.detach(), expected) < ROUNDING[dtype]
+    for rotated, original in zip((query, key), laid_out[:2], strict=True):
+        left, right = original[..., : dims // 2], original[..., dims // 2 : dims]
+        pair = (left * angles.cos() - right * angles.sin(), right * angles.cos() + left * angles.sin())
+        expected = torch.cat((*pair, original[..., dims:]), dim=-1)
+        assert relative_error(rotated.detach(), expected) < ROUNDING[dtype]
     assert torch.equal(value.detach().double().cpu(), laid_out[2])
     (query.float().square().sum() + key.float().square().sum()).backward()
     assert fused.grad is not None  # rotation preserves norms, so the gradient of the sum of squares is twice the input
@@ -167,7 +168,7 @@ def test_heads_are_split_and_rotated(device: torch.device, dtype: torch.dtype) -
 @pytest.mark.parametrize("documents", [False, True], ids=["one_document", "documents"])
 @pytest.mark.parametrize("dtype", TYPES)
 def test_the_losses_of_the_model(device: torch.device, dtype: torch.dtype, documents: bool) -> None:
-    """The whole model's forward pass, against the same weights in fp64 on the CPU."""
+    """The whole model's forward pass, compared with the same weights in fp32 on the CPU."""
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(512, (4, 61), generator=generator)
     targets = torch.randint(512, (4, 61), generator=generator)
@@ -176,21 +177,21 @@ def test_the_losses_of_the_model(device: torch.device, dtype: torch.dtype, docum
     ours, exact = (initialised(start().model, seed=0) for _ in range(2))
     ours.to(device, dtype)
     exact.load_state_dict(ours.state_dict())
-    found = losses_of(ours, ids, targets, rows)
+    losses = losses_of(ours, ids, targets, rows)
     expected = losses_of(exact.float(), ids, targets, rows).double()
-    assert relative_error(found, expected) < ROUNDING[dtype]
+    assert relative_error(losses, expected) < ROUNDING[dtype]
 
 
 @torch.no_grad()
 def losses_of(model: Pythia, ids: Tensor, targets: Tensor, documents: Tensor | None) -> Tensor:
     device = model.head.weight.device
-    there = None if documents is None else documents.contiguous().to(device)
-    return model.token_losses(ids.to(device), targets.to(device), there).cpu()
+    on_device = None if documents is None else documents.contiguous().to(device)
+    return model.token_losses(ids.to(device), targets.to(device), on_device).cpu()
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_the_norm_of_all_gradients_is_taken_in_fp32(device: torch.device, dtype: torch.dtype) -> None:
+def test_the_norm_of_all_gradients_is_computed_in_fp32(device: torch.device, dtype: torch.dtype) -> None:
     gradients = [drawn(*size, seed=seed, dtype=dtype) for seed, size in enumerate([(700, 300), (300,), (1,), (64, 8)])]
-    found = global_norm([one.to(device, dtype) for one in gradients])
-    assert found.dtype == torch.float32
-    assert relative_error(found, torch.cat([one.flatten() for one in gradients]).norm()) < 1e-5
+    norm = global_norm([gradient.to(device, dtype) for gradient in gradients])
+    assert norm.dtype == torch.float32
+    assert relative_error(norm, torch.cat([gradient.flatten() for gradient in gradients]).norm()) < 1e-5

@@ -1,4 +1,4 @@
-"""The training engine on a device: train the CPU's curriculum, save, resume, split into micro-batches and evaluate."""
+"""The training engine on a device: train as on the CPU, save, resume, split into micro-batches and evaluate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import distributed
 
 from midstudy.data.batch import Batch
 from midstudy.evaluate.loss import mean_loss
-from midstudy.evaluate.model_cache import forget_models, lent_model, load_model
+from midstudy.evaluate.model_cache import borrow_model, forget_models, load_model
 from midstudy.train import checkpoint
 from midstudy.train.averaging import mean_weights
 from midstudy.train.divergence import DivergedError
@@ -33,15 +33,15 @@ LAST_STEP = 24
 
 
 @pytest.fixture
-def same_bits_again() -> Iterator[None]:
-    """Deterministic kernels; attention's backward pass on a GPU is not deterministic by default."""
+def deterministic_kernels() -> Iterator[None]:
+    """Use deterministic kernels; by default, the backward pass of attention on a GPU is not deterministic."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(autouse=True)
-def _no_model_is_kept() -> Iterator[None]:
+def _empty_cache() -> Iterator[None]:
     yield
     forget_models()
 
@@ -51,17 +51,20 @@ def losses(metrics: list[dict[str, float]]) -> list[float]:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16_mixed", 0.05), ("bf16_true", 0.05)])
-def test_a_device_learns_what_the_processor_learns_in_fp32(device: torch.device, precision: str, tolerance: float) -> None:
+def test_training_on_a_device_has_the_losses_of_fp32_on_the_cpu(
+    device: torch.device, precision: str, tolerance: float
+) -> None:
     """Pretraining, a branch that keeps all state, and fine-tuning with a new optimizer: each step's loss in nats."""
-    here = train(begin(), curriculum(), LAST_STEP)
-    there = train(begin(precision, device=device.type), curriculum(precision), LAST_STEP)
-    assert losses(there) == pytest.approx(losses(here), abs=tolerance)
-    assert losses(there)[17] < losses(there)[0] - 1.0, "nothing was learned"
+    on_cpu = train(begin(), curriculum(), LAST_STEP)
+    on_device = train(begin(precision, device=device.type), curriculum(precision), LAST_STEP)
+    assert losses(on_device) == pytest.approx(losses(on_cpu), abs=tolerance)
+    assert losses(on_device)[17] < losses(on_device)[0] - 1.0, "the loss did not fall"
     tolerance = 1e-2 if precision == "fp32" else 0.2
-    assert [row["grad_norm"] for row in there] == pytest.approx([row["grad_norm"] for row in here], rel=tolerance)
+    expected = [row["grad_norm"] for row in on_cpu]
+    assert [row["grad_norm"] for row in on_device] == pytest.approx(expected, rel=tolerance)
 
 
-def test_a_run_lies_on_its_device_with_all_it_needs(device: torch.device) -> None:
+def test_all_tensors_of_a_run_are_on_its_device(device: torch.device) -> None:
     run = begin("bf16_mixed", device=device.type)
     train(run, curriculum("bf16_mixed"), 2)
     assert run.device.type == device.type
@@ -70,19 +73,19 @@ def test_a_run_lies_on_its_device_with_all_it_needs(device: torch.device) -> Non
     states = run._optimizer._adamw.state.values()
     assert {tensor.device.type for state in states for tensor in state.values()} == {device.type}
     assert {parameter.device.type for parameter in run.model.parameters()} == {device.type}
-    assert run.device.type == "cpu" or run.device.index is not None, "the thread that feeds has a current device of its own"
+    assert run.device.type == "cpu" or run.device.index is not None, "the feed thread has its own current device"
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.usefixtures("same_bits_again")
+@pytest.mark.usefixtures("deterministic_kernels")
 def test_a_resumed_run_ends_with_the_same_bits(device: torch.device, precision: str, tmp_path: Path) -> None:
     """Interrupted in pretraining, at the branch and in fine-tuning; each part resumes the previous part's checkpoint."""
-    course = curriculum(precision)
+    phases = curriculum(precision)
     whole = begin(precision, device=device.type)
-    train(whole, course, LAST_STEP)
+    train(whole, phases, LAST_STEP)
     run = begin(precision, device=device.type)
     for step in (5, 12, 20, LAST_STEP):
-        train(run, course, step)
+        train(run, phases, step)
         run.save(tmp_path / str(step), with_optimizer=True)
         run = TrainingRun.load(tmp_path / str(step), placement=Placement(device=device.type))
     assert same_bits(weights(run), weights(whole))
@@ -94,34 +97,34 @@ def test_a_resumed_run_ends_with_the_same_bits(device: torch.device, precision: 
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_state_that_a_device_saved_is_read_anywhere(device: torch.device, precision: str, tmp_path: Path) -> None:
+def test_a_state_saved_on_a_device_can_be_loaded_on_any_device(device: torch.device, precision: str, tmp_path: Path) -> None:
     run = begin(precision, device=device.type)
     train(run, curriculum(precision), 3)
     run.save(tmp_path / "state", with_optimizer=True)
-    here = TrainingRun.load(tmp_path / "state")
-    back = TrainingRun.load(tmp_path / "state", placement=Placement(device=device.type))
+    on_cpu = TrainingRun.load(tmp_path / "state")
+    reloaded = TrainingRun.load(tmp_path / "state", placement=Placement(device=device.type))
     on_device = {name: tensor.cpu() for name, tensor in weights(run).items()}
-    assert same_bits(weights(here), on_device)
-    assert same_bits({name: tensor.cpu() for name, tensor in weights(back).items()}, on_device)
-    assert train(back, curriculum(precision), 4)[0]["loss_nats"] == pytest.approx(
-        train(here, curriculum(precision), 4)[0]["loss_nats"], abs=1e-4 if precision == "fp32" else 0.05
+    assert same_bits(weights(on_cpu), on_device)
+    assert same_bits({name: tensor.cpu() for name, tensor in weights(reloaded).items()}, on_device)
+    assert train(reloaded, curriculum(precision), 4)[0]["loss_nats"] == pytest.approx(
+        train(on_cpu, curriculum(precision), 4)[0]["loss_nats"], abs=1e-4 if precision == "fp32" else 0.05
     )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_micro_batches_add_up_and_measure_the_noise(device: torch.device, precision: str) -> None:
-    """Rows 3 + 3 + 2. The noise scale matches the CPU's."""
-    course = curriculum(precision)
-    whole = train(begin(precision, device=device.type), course, 6)
-    pieces = train(begin(precision, device=device.type, micro_batch=3), course, 6)
+def test_micro_batches_give_the_losses_of_the_batch_and_the_noise_scale(device: torch.device, precision: str) -> None:
+    """Micro-batches of 3, 3 and 2 rows. The noise scale matches the CPU's."""
+    phases = curriculum(precision)
+    whole = train(begin(precision, device=device.type), phases, 6)
+    pieces = train(begin(precision, device=device.type, micro_batch=3), phases, 6)
     assert losses(pieces) == pytest.approx(losses(whole), abs=1e-4 if precision == "fp32" else 0.05)
-    here = train(begin(precision, micro_batch=3), course, 6)
+    on_cpu = train(begin(precision, micro_batch=3), phases, 6)
     for key in ("gradient_noise_trace", "gradient_squared_norm"):
         tolerance = 1e-2 if precision == "fp32" else 0.2
-        assert pieces[0][key] == pytest.approx(here[0][key], rel=tolerance)
+        assert pieces[0][key] == pytest.approx(on_cpu[0][key], rel=tolerance)
 
 
-def test_the_chunked_loss_learns_the_same(device: torch.device) -> None:
+def test_training_with_the_chunked_loss_has_the_same_losses(device: torch.device) -> None:
     whole = train(begin(device=device.type), curriculum(), 6)
     chunked = train(begin(device=device.type, chunked_loss=True), curriculum(), 6)
     assert losses(chunked) == pytest.approx(losses(whole), abs=1e-4)
@@ -130,28 +133,28 @@ def test_the_chunked_loss_learns_the_same(device: torch.device) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device here")
 @pytest.mark.parametrize("precision", ["fp32", "bf16_true"])
-def test_compiled_it_learns_the_same(precision: str) -> None:
+def test_compiled_training_has_the_same_losses(precision: str) -> None:
     """Batches of three lengths: the second compiles for dynamic lengths. Also covers documents and evaluation."""
     plain = begin(precision, device="cuda")
     compiled = begin(precision, device="cuda", compiled=True)
-    expected, found = (train(run, curriculum(precision), 6) for run in (plain, compiled))
-    assert losses(found) == pytest.approx(losses(expected), abs=1e-3 if precision == "fp32" else 0.05)
+    expected, metrics = (train(run, curriculum(precision), 6) for run in (plain, compiled))
+    assert losses(metrics) == pytest.approx(losses(expected), abs=1e-3 if precision == "fp32" else 0.05)
     documents = np.repeat(np.arange(4, dtype=np.int32), 4)[None].repeat(8, axis=0)
     batch = batch_at(0)
-    hidden = Batch(input_ids=batch.input_ids, targets=batch.targets, documents=documents)
-    one, other = (mean_loss(run.model, [hidden]).loss_nats for run in (plain, compiled))
-    assert one == pytest.approx(other, abs=1e-3 if precision == "fp32" else 0.05)
+    packed = Batch(input_ids=batch.input_ids, targets=batch.targets, documents=documents)
+    expected_loss, loss = (mean_loss(run.model, [packed]).loss_nats for run in (plain, compiled))
+    assert expected_loss == pytest.approx(loss, abs=1e-3 if precision == "fp32" else 0.05)
 
 
-def test_an_update_that_is_told_to_stop_leaves_no_trace(device: torch.device) -> None:
+def test_an_update_that_is_asked_to_stop_is_discarded(device: torch.device) -> None:
     """Stopped between two micro-batches of the third update; the run then continues as if uninterrupted."""
     run = begin(device=device.type, micro_batch=3)
-    asked = 0
+    num_polls = 0
 
     def should_stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return run.step == 2 and asked > 1 and run.model.head.weight.grad is not None
+        nonlocal num_polls
+        num_polls += 1
+        return run.step == 2 and num_polls > 1 and run.model.head.weight.grad is not None
 
     reached = run.advance(curriculum(), to_step=6, batch_at=batch_at, on_metrics=lambda _: None, should_stop=should_stop)
     assert (reached, run.step) == (False, 2)
@@ -160,7 +163,7 @@ def test_an_update_that_is_told_to_stop_leaves_no_trace(device: torch.device) ->
     assert losses(resumed) == pytest.approx(losses(expected)[2:], abs=1e-4)
 
 
-def test_a_loss_that_is_no_number_is_noticed(device: torch.device) -> None:
+def test_a_non_finite_loss_is_detected(device: torch.device) -> None:
     run = begin(device=device.type)
     with torch.no_grad():
         run.model.head.weight[0, 0] = math.nan
@@ -168,7 +171,7 @@ def test_a_loss_that_is_no_number_is_noticed(device: torch.device) -> None:
         train(run, curriculum(), 2)
 
 
-@pytest.mark.parametrize("ahead", [False, True], ids=["in_turn", "ahead"])
+@pytest.mark.parametrize("ahead", [False, True], ids=["synchronous", "ahead"])
 def test_batches_arrive_on_the_device_in_their_order(device: torch.device, ahead: bool) -> None:
     def full(step: int) -> Batch:
         plain = batch_at(step)
@@ -180,19 +183,19 @@ def test_batches_arrive_on_the_device_in_their_order(device: torch.device, ahead
             documents=draw.integers(3, size=plain.targets.shape, dtype=np.int32),
         )
 
-    where = torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
-    with Feed(full, until_step=9, ranks=ALONE, device=where, ahead=ahead) as feed:
+    target = torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
+    with Feed(full, until_step=9, ranks=ALONE, device=target, ahead=ahead) as feed:
         for step in range(9):
             portion, expected = feed.take(step), full(step)
             for name in ("input_ids", "targets", "weights", "documents"):
-                found = getattr(portion, name)
-                assert found.device == where
-                np.testing.assert_array_equal(found.cpu().numpy(), getattr(expected, name))
+                tensor = getattr(portion, name)
+                assert tensor.device == target
+                np.testing.assert_array_equal(tensor.cpu().numpy(), getattr(expected, name))
             assert portion.num_targets == expected.num_targets
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_state_is_evaluated_alike_everywhere(device: torch.device, precision: str, tmp_path: Path) -> None:
+def test_a_state_has_the_same_loss_on_every_device(device: torch.device, precision: str, tmp_path: Path) -> None:
     """Two states through one cached model, with and without documents, in the state's precision and in fp32."""
     run = begin(precision, device=device.type)
     for step in (2, 8):
@@ -203,19 +206,19 @@ def test_a_state_is_evaluated_alike_everywhere(device: torch.device, precision: 
     packed = Batch(input_ids=plain.input_ids, targets=plain.targets, documents=documents)
     for batch in (plain, packed):
         for computed_in, tolerance in ((None, 1e-5 if precision == "fp32" else 0.02), ("fp32", 1e-5)):
-            found, expected = [], []
+            actual, expected = [], []
             for step in (2, 8):
-                with lent_model(tmp_path / str(step), precision=computed_in, device=device) as model:
+                with borrow_model(tmp_path / str(step), precision=computed_in, device=device) as model:
                     assert model.head.weight.device.type == device.type
-                    found.append(mean_loss(model, [batch, batch]).loss_nats)
-                here = load_model(tmp_path / str(step), precision=computed_in)
-                expected.append(mean_loss(here, [batch, batch]).loss_nats)
-            assert found == pytest.approx(expected, rel=tolerance)
-            assert abs(found[0] - found[1]) > 0.1, "the second state was not read into the model"
+                    actual.append(mean_loss(model, [batch, batch]).loss_nats)
+                on_cpu = load_model(tmp_path / str(step), precision=computed_in)
+                expected.append(mean_loss(on_cpu, [batch, batch]).loss_nats)
+            assert actual == pytest.approx(expected, rel=tolerance)
+            assert abs(actual[0] - actual[1]) > 0.1, "the second state was not loaded into the model"
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_mean_of_states_that_a_device_saved(device: torch.device, precision: str, tmp_path: Path) -> None:
+def test_the_mean_of_states_saved_on_a_device(device: torch.device, precision: str, tmp_path: Path) -> None:
     run = begin(precision, device=device.type)
     expected: dict[str, torch.Tensor] = {}
     for step in (2, 4, 6):
@@ -229,8 +232,8 @@ def test_the_mean_of_states_that_a_device_saved(device: torch.device, precision:
 
 
 @pytest.fixture
-def alone_in_a_group(device: torch.device, tmp_path: Path) -> Iterator[Ranks]:
-    """One process posing as one of two ranks: its sums go through NCCL on a GPU and gloo on the CPU."""
+def single_process_group(device: torch.device, tmp_path: Path) -> Iterator[Ranks]:
+    """Return ranks of one process that poses as one of two: its sums use NCCL on a GPU and gloo on the CPU."""
     store = distributed.FileStore(str(tmp_path / "meeting"), 1)
     distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -238,30 +241,30 @@ def alone_in_a_group(device: torch.device, tmp_path: Path) -> Iterator[Ranks]:
     distributed.destroy_process_group()
 
 
-def test_sums_over_ranks_travel_from_the_device_and_back(device: torch.device, alone_in_a_group: Ranks) -> None:
+def test_sums_over_ranks_on_a_device(device: torch.device, single_process_group: Ranks) -> None:
     """A sum over one rank is the identity, for several shapes and dtypes and more than one bucket."""
     shapes = [(3, 5), (), (7,), (2**22,), (2**24,)]
     types = [torch.float32, torch.float64, torch.float32, torch.float32, torch.float32]
     tensors = [torch.randn(shape, dtype=kind, device=device) for shape, kind in zip(shapes, types, strict=True)]
     before = [tensor.clone() for tensor in tensors]
-    alone_in_a_group.add_up(tensors)
-    assert all(torch.equal(one, other) for one, other in zip(tensors, before, strict=True))
-    assert alone_in_a_group.any(True)
-    assert not alone_in_a_group.any(False)
-    assert alone_in_a_group.from_first({"step": 3}) == {"step": 3}
+    single_process_group.add_up(tensors)
+    assert all(torch.equal(tensor, original) for tensor, original in zip(tensors, before, strict=True))
+    assert single_process_group.any(True)
+    assert not single_process_group.any(False)
+    assert single_process_group.from_first({"step": 3}) == {"step": 3}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_two_gpus_learn_what_one_learns(precision: str, tmp_path: Path) -> None:
+def test_training_on_two_gpus_has_the_losses_of_one(precision: str, tmp_path: Path) -> None:
     driver = [sys.executable, "-m", "builders.ranks_driver"]
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     words = [str(tmp_path), "device=cuda", f"precision={precision}"]
     ranks = [subprocess.Popen([*driver, str(rank), "2", *words], env=environment) for rank in range(2)]
-    assert [one.wait() for one in ranks] == [0, 0]
+    assert [process.wait() for process in ranks] == [0, 0]
     alone = train(begin(precision, device="cuda"), curriculum(precision), LAST_STEP)
-    found = json.loads((tmp_path / "metrics-0.json").read_text())
-    assert losses(found) == pytest.approx(losses(alone), abs=1e-3 if precision == "fp32" else 0.05)
+    metrics = json.loads((tmp_path / "metrics-0.json").read_text())
+    assert losses(metrics) == pytest.approx(losses(alone), abs=1e-3 if precision == "fp32" else 0.05)
     first, second = (checkpoint.read(tmp_path / f"state-{rank}").weights for rank in range(2))
     assert same_bits(dict(first), dict(second))

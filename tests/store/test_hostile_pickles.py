@@ -167,7 +167,9 @@ def test_a_pickled_released_checkpoint_is_rejected_by_name(tmp_path: Path) -> No
     release.mkdir()
     (release / "config.json").write_text('{"model_type": "gpt_neox"}')
     (release / "pytorch_model.bin").write_bytes(payloads(tmp_path / "trace")["pytorch_model.bin"])
-    with pytest.raises(ValueError, match=r"pytorch_model\.bin: pickled weights, which can run code"):
+    with pytest.raises(
+        ValueError, match=r"pytorch_model\.bin: expected model\.safetensors, got pickled weights, which can run code"
+    ):
         released_pythia(str(release))
     assert not (tmp_path / "trace").exists()
 

@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent, every byte checked, the one before it used when the last is damaged."""
+"""Checkpoints: complete or absent, every byte verified, and the previous one used if the last is damaged."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-def cut_short(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
 
@@ -58,9 +58,9 @@ def test_a_checkpoint_holds_masters_moments_and_a_readable_manifest(saved: Path)
     assert sorted(path.name for path in saved.iterdir()) == sorted([*manifest["files"], "checkpoint.json"])
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, Path.unlink], ids=["flipped bit", "cut short", "deleted"])
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate, Path.unlink], ids=["flipped bit", "truncated", "deleted"])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
-def test_damage_is_found_and_the_file_named(saved: Path, name: str, damage) -> None:
+def test_damage_is_detected_and_the_file_named(saved: Path, name: str, damage) -> None:
     damage(saved / name)
     with pytest.raises(CheckpointError, match=name):
         TrainingRun.load(saved)
@@ -68,39 +68,39 @@ def test_damage_is_found_and_the_file_named(saved: Path, name: str, damage) -> N
         checkpoint.check(saved)
 
 
-def test_a_damaged_manifest_is_found(saved: Path) -> None:
+def test_a_damaged_manifest_is_detected(saved: Path) -> None:
     manifest = saved / "checkpoint.json"
     text = manifest.read_text()
     manifest.write_text(text[:50])
-    with pytest.raises(CheckpointError, match=r"checkpoint\.json: not readable as JSON"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json: not JSON"):
         TrainingRun.load(saved)
     manifest.write_text(text.replace('"num_updates": 2', '"num_updates": 3'))
-    with pytest.raises(CheckpointError, match=r"checkpoint\.json: its SHA-256 is not the one in its last line"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json: its SHA-256 differs from the one in its last line"):
         TrainingRun.load(saved)
     manifest.write_text(text[: text.rindex(",")] + "}")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.json: its last line holds no SHA-256"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json: its last line is not a SHA-256"):
         TrainingRun.load(saved)
     manifest.unlink()
-    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a complete checkpoint"):
         TrainingRun.load(saved)
 
 
-def test_the_manifest_says_what_the_random_state_is_a_function_of(saved: Path) -> None:
+def test_the_manifest_records_what_the_random_state_depends_on(saved: Path) -> None:
     text = (saved / "checkpoint.json").read_text()
     assert json.loads(text)["random"] == {"scheme": "counter", "function_of": ["phase seed", "step", "rank"]}
     resealed(saved, random={"scheme": "Mersenne Twister"})
-    with pytest.raises(CheckpointError, match=r"random: found .*Mersenne Twister.*this version knows .*counter"):
+    with pytest.raises(CheckpointError, match=r"random: expected .*counter.*, got .*Mersenne Twister"):
         TrainingRun.load(saved)
 
 
 def resealed(folder: Path, **changes: object) -> None:
-    """Rewrite a manifest with other fields, under a digest that is right."""
+    """Rewrite a manifest with changed fields and a valid digest."""
     fields = json.loads((folder / "checkpoint.json").read_text())
     del fields["sha256"]
     (folder / "checkpoint.json").write_bytes(sealed(fields | changes))
 
 
-def test_a_manifest_with_other_fields_is_refused(saved: Path) -> None:
+def test_a_manifest_with_other_fields_is_rejected(saved: Path) -> None:
     original = (saved / "checkpoint.json").read_bytes()
     resealed(saved, schema=99)
     with pytest.raises(CheckpointError, match="expected schema 2, got 99"):
@@ -113,16 +113,16 @@ def test_a_manifest_with_other_fields_is_refused(saved: Path) -> None:
         TrainingRun.load(saved)
     without_seal = {name: value for name, value in json.loads(original).items() if name != "sha256"}
     (saved / "checkpoint.json").write_text(json.dumps(without_seal, indent=1) + "\n")
-    with pytest.raises(CheckpointError, match="its last line holds no SHA-256"):
+    with pytest.raises(CheckpointError, match="its last line is not a SHA-256"):
         TrainingRun.load(saved)
 
 
-# -- the one before it ------------------------------------------------------------------------------------------------
+# -- the previous checkpoint ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Rolling checkpoints of steps 2 and 3."""
+def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return rolling checkpoints of steps 2 and 3."""
     folder = tmp_path_factory.mktemp("rolling")
     run = begin()
     for step in (2, 3):
@@ -133,34 +133,37 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @contextlib.contextmanager
 def warnings_of_rolling() -> Iterator[list[str]]:
-    told: list[str] = []
+    messages: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("midstudy.train.rolling")
     logger.addHandler(handler)
     try:
-        yield told
+        yield messages
     finally:
         logger.removeHandler(handler)
 
 
 @given(data=st.data(), name=st.sampled_from(["checkpoint.json", "model.safetensors", "optimizer.safetensors"]))
 @settings(max_examples=150)
-def test_any_changed_byte_and_any_lost_tail_is_found_and_the_one_before_is_used(two, data, name: str) -> None:
-    before, last = two
+def test_any_changed_byte_and_any_truncation_is_detected_and_the_previous_one_used(two_checkpoints, data, name: str) -> None:
+    before, last = two_checkpoints
     path = last / name
     whole = path.read_bytes()
-    # The last bytes and the first are where a format hides what it does not read: look there as often as anywhere else.
-    place = data.draw(st.integers(0, len(whole) - 1) | st.integers(0, 200) | st.integers(len(whole) - 200, len(whole) - 1))
-    flip = data.draw(st.integers(0, 255), label="bits flipped; none: cut here instead")
-    path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :] if flip else whole[:place])
+    # The first and last bytes may be ones that the format does not read, so test them more often.
+    position = data.draw(
+        st.integers(0, len(whole) - 1) | st.integers(0, 200) | st.integers(len(whole) - 200, len(whole) - 1)
+    )
+    flip = data.draw(st.integers(0, 255), label="bits to flip; 0 to truncate instead")
+    damaged = whole[:position] + bytes([whole[position] ^ flip]) + whole[position + 1 :] if flip else whole[:position]
+    path.write_bytes(damaged)
     try:
-        with warnings_of_rolling() as told:
-            found = newest(TrainingRun.load, last.parent)
-        assert found is not None
-        assert (found[0], found[1].step) == (before, 2)
-        assert len(told) == 1
-        assert str(path) in told[0]
+        with warnings_of_rolling() as messages:
+            loaded = newest(TrainingRun.load, last.parent)
+        assert loaded is not None
+        assert (loaded[0], loaded[1].step) == (before, 2)
+        assert len(messages) == 1
+        assert str(path) in messages[0]
         with warnings_of_rolling():
             assert latest_valid(last.parent) == before
     finally:
@@ -168,20 +171,20 @@ def test_any_changed_byte_and_any_lost_tail_is_found_and_the_one_before_is_used(
     assert latest_valid(last.parent) == last
 
 
-def test_where_every_checkpoint_is_damaged_there_is_none(two) -> None:
-    with warnings_of_rolling() as told:
-        for folder in two:
+def test_if_every_checkpoint_is_damaged_there_is_none(two_checkpoints) -> None:
+    with warnings_of_rolling() as messages:
+        for folder in two_checkpoints:
             (folder / "checkpoint.json").rename(folder / "gone.json")
         try:
-            assert newest(TrainingRun.load, two[0].parent) is None
+            assert newest(TrainingRun.load, two_checkpoints[0].parent) is None
         finally:
-            for folder in two:
+            for folder in two_checkpoints:
                 (folder / "gone.json").rename(folder / "checkpoint.json")
-    assert len(told) == 2
+    assert len(messages) == 2
 
 
 @pytest.mark.parametrize("files_read", [0, 1, 2, 3])
-def test_a_checkpoint_that_another_attempt_deletes_while_it_is_read_is_passed_over(
+def test_a_checkpoint_that_another_attempt_deletes_while_it_is_read_is_skipped(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files_read: int
 ) -> None:
     run = TrainingRun.load(saved)
@@ -202,9 +205,9 @@ def test_a_checkpoint_that_another_attempt_deletes_while_it_is_read_is_passed_ov
 
     monkeypatch.setattr(checkpoint, "_digest", then_gone(checkpoint._digest))
     monkeypatch.setattr(checkpoint, "load_file", then_gone(checkpoint.load_file))
-    found = newest(TrainingRun.load, saved.parent)
-    assert found is not None
-    assert found[0] == saved
+    loaded = newest(TrainingRun.load, saved.parent)
+    assert loaded is not None
+    assert loaded[0] == saved
     assert not newer.exists()
 
 
@@ -219,8 +222,8 @@ def test_a_checkpoint_is_never_overwritten(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["model.safetensors", "optimizer.safetensors"])
-def test_a_disk_that_is_full_half_way_leaves_the_one_before(two, tmp_path: Path, where: str) -> None:
-    before, last = two
+def test_a_full_disk_leaves_the_previous_checkpoint(two_checkpoints, tmp_path: Path, where: str) -> None:
+    before, last = two_checkpoints
     shutil.copytree(before, tmp_path / before.name)
     run = TrainingRun.load(last)
     sizes = {name: (last / name).stat().st_size for name in ("model.safetensors", "optimizer.safetensors")}
@@ -241,7 +244,7 @@ def test_a_disk_that_is_full_half_way_leaves_the_one_before(two, tmp_path: Path,
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_a_failed_flush_leaves_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_a_failed_sync_leaves_no_checkpoint(saved: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     run = TrainingRun.load(saved)
 
     def failing(path: Path) -> None:
@@ -273,7 +276,7 @@ run.save(folder.with_name("step-00000003"), with_optimizer=True)
 
 
 @pytest.mark.parametrize("number", [1, 3], ids=["at the weights", "at the manifest"])
-def test_a_process_killed_while_saving_leaves_the_one_before(saved: Path, number: int) -> None:
+def test_a_process_killed_while_saving_leaves_the_previous_checkpoint(saved: Path, number: int) -> None:
     script = KILLED_WHILE_SAVING.format(tests=str(TESTS), folder=str(saved), number=number)
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert killed.returncode == -9, killed.stderr
@@ -281,30 +284,32 @@ def test_a_process_killed_while_saving_leaves_the_one_before(saved: Path, number
     assert latest_valid(saved.parent) == saved
 
 
-def test_a_new_checkpoints_name_is_flushed_last(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rename itself survives a crash of the machine only once the folder around it is on the disk."""
-    flushed: list[tuple[Path, bool]] = []
-    flush = checkpoint.sync
+def test_the_parent_folder_of_a_new_checkpoint_is_synced_last(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rename survives a crash of the machine only after the parent folder is synced."""
+    synced: list[tuple[Path, bool]] = []
+    sync = checkpoint.sync
     target = tmp_path / "new" / "state"
 
-    def noted(path: Path) -> None:
-        flushed.append((path, target.exists()))
-        flush(path)
+    def recorded(path: Path) -> None:
+        synced.append((path, target.exists()))
+        sync(path)
 
-    monkeypatch.setattr(checkpoint, "sync", noted)
+    monkeypatch.setattr(checkpoint, "sync", recorded)
     checkpoint.write(checkpoint.read(saved), target)
-    assert flushed[-1] == (target.parent, True)
-    assert not any(there for _, there in flushed[:-1])
+    assert synced[-1] == (target.parent, True)
+    assert not any(exists for _, exists in synced[:-1])
 
 
-def test_what_is_loaded_is_what_was_saved(saved: Path) -> None:
+def test_loading_restores_the_saved_state(saved: Path) -> None:
     first, second = TrainingRun.load(saved), TrainingRun.load(saved)
     assert same_bits(weights(first), weights(second))
     assert first.model.shape == begin().model.shape
     assert first.precision == "bf16_mixed"
 
 
-def test_the_allocator_settings_are_those_that_were_measured() -> None:
+def test_the_allocator_settings_are_the_measured_ones() -> None:
     assert ALLOCATOR == {
         "MALLOC_MMAP_THRESHOLD_": "4294967296",
         "MALLOC_TRIM_THRESHOLD_": "8589934592",

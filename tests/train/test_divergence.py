@@ -1,4 +1,4 @@
-"""When training has gone wrong: which losses count as a divergence, which do not, and what is said of it."""
+"""Divergence: which losses count as one, which do not, and what is reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from midstudy.train.divergence import RISE_NATS, WINDOW_UPDATES, DivergenceWatch, Trouble
 
 
-def look(losses: list[float], *, norms: list[float] | None = None, first_step: int = 0) -> Trouble | None:
+def first_trouble(losses: list[float], *, norms: list[float] | None = None, first_step: int = 0) -> Trouble | None:
     watch = DivergenceWatch(first_step, vocab_size=50_304)
     for step, loss in enumerate(losses, start=first_step):
         norm = norms[step - first_step] if norms else 1.0
@@ -23,25 +23,25 @@ def look(losses: list[float], *, norms: list[float] | None = None, first_step: i
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_loss_or_a_gradient_that_is_no_number_is_trouble_at_its_own_step(bad: float) -> None:
-    assert look([3.0, 2.9, bad], first_step=7) == Trouble(9, f"loss {bad} nats, gradient norm 1.0", 8)
-    assert look([3.0, 2.9, 2.8], norms=[1.0, bad, 1.0]) == Trouble(1, f"loss 2.9 nats, gradient norm {bad}", 0)
+def test_a_non_finite_loss_or_gradient_norm_is_reported_at_its_step(bad: float) -> None:
+    assert first_trouble([3.0, 2.9, bad], first_step=7) == Trouble(9, f"loss {bad} nats, gradient norm 1.0", 8)
+    assert first_trouble([3.0, 2.9, 2.8], norms=[1.0, bad, 1.0]) == Trouble(1, f"loss 2.9 nats, gradient norm {bad}", 0)
 
 
-def test_a_loss_that_runs_away_is_blamed_on_its_worst_update_and_trusted_up_to_its_best() -> None:
+def test_a_diverging_loss_is_attributed_to_its_worst_update_and_states_up_to_its_best_are_sound() -> None:
     losses = [6.0 - 0.1 * step for step in range(40)] + [2.0 + 0.5 * step for step in range(40)]
-    trouble = look(losses, first_step=100)
+    trouble = first_trouble(losses, first_step=100)
     assert trouble is not None
     assert trouble.good_step <= 100 + 45
     assert 140 < trouble.from_step < 180
-    assert "more than 3 above its lowest in this phase" in trouble.what
+    assert "more than 3 above its minimum in this phase" in trouble.what
 
 
 @given(cut=st.integers(1, 79))
-def test_an_interruption_changes_no_verdict(cut: int) -> None:
-    """Cut anywhere and gone on with from what was remembered, through JSON as in a checkpoint."""
+def test_an_interruption_does_not_change_the_result(cut: int) -> None:
+    """Interrupted at any step, and resumed from the memory, through JSON as in a checkpoint."""
     losses = [6.0 - 0.1 * step for step in range(40)] + [2.0 + 0.5 * step for step in range(40)]
-    expected = look(losses)
+    expected = first_trouble(losses)
     first = DivergenceWatch(0, vocab_size=50_304)
     for step, loss in enumerate(losses[:cut]):
         if (trouble := first.trouble(from_step=step, loss_nats=loss, gradient_norm=1.0)) is not None:
@@ -52,7 +52,7 @@ def test_an_interruption_changes_no_verdict(cut: int) -> None:
     assert next(trouble for trouble in troubles if trouble is not None) == expected
 
 
-def test_what_was_seen_of_another_phase_is_not_remembered() -> None:
+def test_the_memory_of_another_phase_is_ignored() -> None:
     before = DivergenceWatch(0, vocab_size=50_304)
     for step in range(60):
         before.trouble(from_step=step, loss_nats=1.0, gradient_norm=1.0)
@@ -61,23 +61,23 @@ def test_what_was_seen_of_another_phase_is_not_remembered() -> None:
 
 
 @given(st.lists(st.floats(0.0, RISE_NATS), min_size=1, max_size=200))
-def test_losses_within_the_allowed_rise_are_no_trouble(losses: list[float]) -> None:
-    assert look(losses) is None
+def test_losses_within_the_allowed_rise_are_accepted(losses: list[float]) -> None:
+    assert first_trouble(losses) is None
 
 
-def test_one_hard_batch_is_no_trouble() -> None:
-    assert look([2.0] * 50 + [2.0 + 0.9 * WINDOW_UPDATES * RISE_NATS] + [2.0] * 50) is None
+def test_a_single_hard_batch_is_accepted() -> None:
+    assert first_trouble([2.0] * 50 + [2.0 + 0.9 * WINDOW_UPDATES * RISE_NATS] + [2.0] * 50) is None
 
 
-def test_a_phase_that_goes_wrong_at_once_is_trouble_too() -> None:
-    """There is no best to compare with: worse than guessing, ln(50,304) = 10.83, is compared instead."""
-    assert look([10.9] * 100) is None
-    trouble = look([3.0, 7.0] + [12.0] * 30, first_step=5)
+def test_a_phase_that_diverges_from_its_start_is_reported() -> None:
+    """Without a minimum to compare with, the loss is compared with chance, ln(50,304) = 10.83."""
+    assert first_trouble([10.9] * 100) is None
+    trouble = first_trouble([3.0, 7.0] + [12.0] * 30, first_step=5)
     assert trouble is not None
     assert trouble.good_step == 5
-    assert "more than 1 above guessing (10.83)" in trouble.what
+    assert "more than 1 above chance (10.83)" in trouble.what
 
 
-def test_another_phase_may_begin_higher() -> None:
-    assert look([1.0] * 100) is None
-    assert look([9.0] * 100) is None  # its own watch
+def test_a_new_phase_may_start_with_a_higher_loss() -> None:
+    assert first_trouble([1.0] * 100) is None
+    assert first_trouble([9.0] * 100) is None  # a separate watch

@@ -1,8 +1,8 @@
-"""Golden traces: the numbers of every versioned component. Other numbers need a new version, a new version new numbers.
+"""Golden traces: results of every versioned component. A changed result requires a new version, and vice versa.
 
-Integers and bytes are pinned exactly; floats to what rounding on other processors may change, and no more. A trace that
-fails says that finished studies could no longer be reproduced: raise the component's version in `recipe/versions.py` if the
-change is meant, and record its trace again, with the new version in `@recorded`.
+Integers and bytes are pinned exactly, floats up to the rounding differences between processors. If a trace fails, finished
+studies can no longer be reproduced: if the change is intended, raise the component's version in `recipe/versions.py` and
+record its trace again, with the new version in `@recorded`.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ Test = TypeVar("Test", bound=Callable[..., None])
 
 
 def recorded(name: str, *, version: int) -> Callable[[Test], Test]:
-    """The trace below was recorded at this version of the component."""
+    """Mark a test as the trace that was recorded at this version of the component."""
 
-    def note(test: Test) -> Test:
+    def mark(test: Test) -> Test:
         RECORDED_AT[name] = version
         return test
 
-    return note
+    return mark
 
 
 def test_every_component_has_a_trace_recorded_at_its_version() -> None:
@@ -67,7 +67,7 @@ def digest(*pieces: bytes | np.ndarray[Any, Any]) -> str:
 
 @recorded("MODEL", version=3)
 def test_model() -> None:
-    """Drawn weights, logits, loss and the gradient of the loss."""
+    """Initial weights, logits, loss and the gradient of the loss."""
     model = initialised(pythia("nano", vocab_size=512), seed=0)
     weights = model.state_dict()
     assert weights["embedding.weight"][0, :3].tolist() == pytest.approx([-0.084555574, 0.0060327332, -0.050387837], rel=1e-5)
@@ -84,7 +84,7 @@ def test_model() -> None:
     assert gradient is not None
     assert gradient.norm().item() == pytest.approx(0.27019563, rel=1e-4)
     model.zero_grad(set_to_none=True)
-    ids = torch.arange(301)[None] ** 2 % 512  # of several blocks of queries
+    ids = torch.arange(301)[None] ** 2 % 512  # several blocks of queries
     loss = model.scaled_loss(ids[:, :-1], ids[:, 1:], scale=1 / 300)
     loss.backward()
     assert loss.item() == pytest.approx(6.3287978, rel=1e-5)
@@ -97,7 +97,7 @@ def test_model() -> None:
 
 
 def numbered_split(num_documents: int, length: int, *, prompt: int | None = None) -> TokenizedSplit:
-    """Documents whose tokens tell document and place apart; lengths differ."""
+    """Return documents of different lengths, whose tokens identify document and position."""
     lengths = length + np.arange(num_documents) * 7 % 13
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     tokens = (np.arange(offsets[-1]) * 31 % 509).astype(np.uint16)
@@ -106,15 +106,15 @@ def numbered_split(num_documents: int, length: int, *, prompt: int | None = None
 
 @recorded("ORDER", version=1)
 def test_order() -> None:
-    """Permutations, the slots of a curriculum of three mixtures, and the batches of a mixture and of a task."""
+    """Permutations, the slots of a curriculum with three mixtures, and batches of mixtures and of a task."""
     assert permute(np.arange(10), 10, 5).tolist() == [4, 7, 5, 2, 1, 9, 6, 3, 8, 0]
     # First 8 bytes of sha256("blocks/0/x/0"), little-endian.
     assert derive_key("blocks", 0, "x", 0) == 13844273846750010590
 
     branch = code_branch(trunk(20), 5, weight=0.3)
     both = phase(Mixture.blend(GENERAL, {CODE: 0.25, MATH: 0.15}), 10, schedule=None, name="both")
-    course = branch.then(both).then(sft(PYCODE, 40))
-    slots, first = slots_at(course, 29)
+    whole = branch.then(both).then(sft(PYCODE, 40))
+    slots, first = slots_at(whole, 29)
     assert first == 29 * 8
     draws = enumerate(slots.draws(0, slots.num_slots))
     drawn = [(slot, draw.corpus.name, draw.position) for slot, draw in draws if draw.corpus != GENERAL]
@@ -122,11 +122,11 @@ def test_order() -> None:
     assert drawn[-3:] == [(233, "code", 54), (236, "math", 11), (238, "code", 55)]
     assert digest(repr(drawn).encode()) == "59a9c6ca34be81d8"
 
-    splits = {identify(one): numbered_split(40, 200) for one in (GENERAL, CODE, MATH)}
-    batches = Batches(course, splits | {identify(PYCODE): numbered_split(90, 40, prompt=9)})
+    splits = {identify(corpus): numbered_split(40, 200) for corpus in (GENERAL, CODE, MATH)}
+    batches = Batches(whole, splits | {identify(PYCODE): numbered_split(90, 40, prompt=9)})
     assert [digest(batches(step).input_ids, batches(step).targets) for step in (0, 12, 29, 30, 69)] == [
-        *("5877c2ca79fc11fa", "35b23efb4f3453a5", "985132b19af46a4d"),  # of the three mixtures
-        *("16e233e54316b24e", "6bb1ba6b9ed91fb5"),  # of the task: its first batch, and one of its second epoch
+        *("5877c2ca79fc11fa", "35b23efb4f3453a5", "985132b19af46a4d"),  # the three mixtures
+        *("16e233e54316b24e", "6bb1ba6b9ed91fb5"),  # the task: its first batch, and one of its second epoch
     ]
 
 
@@ -134,7 +134,7 @@ def test_order() -> None:
 
 
 def written(folder: Path) -> tuple[Tokenizer, Corpus, Task]:
-    """Text with letters that byte-level merges do not meet in English."""
+    """Write text with non-ASCII characters, for merges that do not occur in English."""
     draw = random.Random(20)
     syllables = ("na", "ïve", "tō", "kyo", " 12", "def ", "\n\n", "été", "…", " the", "ing", "😀", "\t")
 
@@ -157,23 +157,23 @@ def written(folder: Path) -> tuple[Tokenizer, Corpus, Task]:
 
 @recorded("TOKENIZER", version=2)
 def test_tokenizer(tmp_path: Path) -> None:
-    """The merges that are learned, and the token ids, boundaries and prompts of a corpus and a task."""
+    """The learned merges, and the token ids, boundaries and prompts of a corpus and a task."""
     tokenizer, corpus, task = written(tmp_path / "text")
-    made = tmp_path / "tokenizer"
-    made.mkdir()
-    make_tokenizer(tokenizer, made)
-    assert load_tokenizer(made).encode("the naïve été in Tōkyō 😀").ids == [
+    tokenizer_folder = tmp_path / "tokenizer"
+    tokenizer_folder.mkdir()
+    make_tokenizer(tokenizer, tokenizer_folder)
+    assert load_tokenizer(tokenizer_folder).encode("the naïve été in Tōkyō 😀").ids == [
         *(84, 272, 284, 260, 221, 280, 221, 268, 221, 52, 274, 270, 274, 221, 267)
     ]
     digests = {}
     for data in (corpus, task):
         folder = tmp_path / data.name
         folder.mkdir()
-        make_tokens(TokenizedData(data=data, tokenizer=tokenizer), made, folder)
-        for split in ("train", "dev"):
-            found = read_split(folder, split)
-            prompts = [] if found.prompt_lengths is None else [found.prompt_lengths.astype("<i8")]
-            digests[f"{data.name} {split}"] = digest(found.tokens[:].astype("<u2"), found.offsets.astype("<i8"), *prompts)
+        make_tokens(TokenizedData(data=data, tokenizer=tokenizer), tokenizer_folder, folder)
+        for name in ("train", "dev"):
+            split = read_split(folder, name)
+            prompts = [] if split.prompt_lengths is None else [split.prompt_lengths.astype("<i8")]
+            digests[f"{data.name} {name}"] = digest(split.tokens[:].astype("<u2"), split.offsets.astype("<i8"), *prompts)
     assert digests == {
         "general train": "29dac1fc694d4a7e",
         "general dev": "e94fe7947a35c437",
@@ -184,7 +184,7 @@ def test_tokenizer(tmp_path: Path) -> None:
 
 @recorded("COUNTS", version=1)
 def test_counts(tmp_path: Path) -> None:
-    """Which documents are drawn, what is cut from them, and into which half they fall."""
+    """The sampled documents, where they are truncated, and the half that each is counted in."""
     split = numbered_split(40, 30)
     split.tokens[:].astype("<u2").tofile(tmp_path / "train-00000.tokens")
     split.offsets.astype("<i8").tofile(tmp_path / "train-00000.offsets")
@@ -227,41 +227,41 @@ def test_counts(tmp_path: Path) -> None:
     ],
 )
 def test_training(precision: str, tolerance: float, losses: list[float], norms: list[float], weights: list[float]) -> None:
-    """Losses, gradient norms and weights of a run that passes every kind of phase boundary; moments where they continue."""
+    """Losses, gradient norms and weights of a run with every kind of phase boundary, including continued moments."""
     run = begin(precision)
     metrics = train(run, curriculum(precision), 24)
-    shown = [metrics[step] for step in (0, 5, 11, 12, 18, 23)]
-    assert [one["loss_nats"] for one in shown] == pytest.approx(losses, rel=tolerance)
-    assert [one["grad_norm"] for one in shown] == pytest.approx(norms, rel=20 * tolerance)
-    found = run.model.get_parameter("blocks.1.mlp_in.weight")[5, :4].float()
-    assert found.tolist() == pytest.approx(weights, rel=20 * tolerance, abs=tolerance)
+    rows = [metrics[step] for step in (0, 5, 11, 12, 18, 23)]
+    assert [row["loss_nats"] for row in rows] == pytest.approx(losses, rel=tolerance)
+    assert [row["grad_norm"] for row in rows] == pytest.approx(norms, rel=20 * tolerance)
+    final_weights = run.model.get_parameter("blocks.1.mlp_in.weight")[5, :4].float()
+    assert final_weights.tolist() == pytest.approx(weights, rel=20 * tolerance, abs=tolerance)
 
 
 @recorded("EVALUATION", version=1)
 def test_evaluation(tmp_path: Path) -> None:
-    """The loss on blocks of a corpus, on items, and on items' targets alone: which tokens count, and their mean."""
+    """The loss on blocks of a corpus, on whole items, and on targets alone: number of tokens and mean."""
     begin().save(tmp_path / "checkpoint", with_optimizer=False)
-    found = []
+    results = []
     for data, loss, prompt in ((GENERAL, "all_tokens", None), (PYCODE, "all_tokens", 9), (PYCODE, "target_tokens", 9)):
         split = numbered_split(50, 30, prompt=prompt)
         evaluation = Evaluation(data=data, split="test", loss=loss, seq_len=36, max_sequences=33)
         metrics = evaluate_state(
             evaluation, checkpoint=tmp_path / "checkpoint", split=split, tokenizer=pytest.fail, folder=tmp_path
         )
-        found.append((metrics["target_tokens"], metrics["loss_nats"]))
-    assert [number for number, _ in found] == [1188, 1110, 846]
-    assert [nats for _, nats in found] == pytest.approx([6.4431490, 6.4307110, 6.4304743], rel=1e-5)
+        results.append((metrics["target_tokens"], metrics["loss_nats"]))
+    assert [number for number, _ in results] == [1188, 1110, 846]
+    assert [nats for _, nats in results] == pytest.approx([6.4431490, 6.4307110, 6.4304743], rel=1e-5)
 
 
 @recorded("AVERAGING", version=1)
 def test_averaging(tmp_path: Path) -> None:
-    """Initial weights of three seeds and their mean in bfloat16: numpy's mean in fp64, rounded once, to the bit."""
+    """The bf16 mean of the initial weights of three seeds equals numpy's fp64 mean, rounded once, bit for bit."""
     folders, drawn = [], []
     for seed in range(3):
         run = TrainingRun.begin(start(seed), precision="bf16_true")
         run.save(tmp_path / str(seed), with_optimizer=False)
         folders.append(tmp_path / str(seed))
         drawn.append(run.model.get_parameter("blocks.1.mlp_out.weight").detach().double().numpy())
-    found = mean_weights(folders)["blocks.1.mlp_out.weight"]
-    assert found.equal(torch.from_numpy(np.mean(drawn, axis=0)).bfloat16())
-    assert found[3, :3].tolist() == [0.02734375, 0.0595703125, -0.023681640625]
+    mean = mean_weights(folders)["blocks.1.mlp_out.weight"]
+    assert mean.equal(torch.from_numpy(np.mean(drawn, axis=0)).bfloat16())
+    assert mean[3, :3].tolist() == [0.02734375, 0.0595703125, -0.023681640625]

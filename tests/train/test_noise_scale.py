@@ -1,4 +1,4 @@
-"""The gradient noise scale: McCandlish's formulas, unbiased on known noise, and at no extra pass over the model."""
+"""The gradient noise scale: McCandlish et al.'s formulas, unbiased on known noise, without an extra pass over the model."""
 
 from __future__ import annotations
 
@@ -22,21 +22,19 @@ from midstudy.train.noise_scale import estimate, partial_sums
 )
 def test_equal_micro_batches_give_the_published_formulas(norms: list[float], size: int, batch_norm: float) -> None:
     number = len(norms)
-    contributions = [
-        torch.tensor(norm / number, dtype=torch.float64) for norm in norms
-    ]  # of each micro-batch's mean gradient, a share counts
-    found = estimate(
+    contributions = [torch.tensor(norm / number, dtype=torch.float64) for norm in norms]  # mean gradient times share
+    estimates = estimate(
         partial_sums(contributions, [size] * number, [1 / number] * number), torch.tensor(batch_norm, dtype=torch.float64)
     )
     small_square, large_square = float(np.mean(np.square(norms))), batch_norm**2
     large = number * size
     squared = (large * large_square - size * small_square) / (large - size)
     trace = (small_square - large_square) / (1 / size - 1 / large)
-    assert found.tolist() == pytest.approx([trace, squared], rel=1e-5, abs=1e-5)
+    assert estimates.tolist() == pytest.approx([trace, squared], rel=1e-5, abs=1e-5)
 
 
-def test_known_noise_is_found() -> None:
-    """Gradients of sequences are G plus noise of covariance Σ: tr(Σ) = 30 · 4, |G|² = 30 · 0.25, also in uneven pieces."""
+def test_the_estimates_are_unbiased_for_known_noise() -> None:
+    """Gradients are G plus noise of covariance Σ: tr(Σ) = 30 · 4, |G|² = 30 · 0.25; also with unequal micro-batches."""
     random = np.random.default_rng(0)
     dims, true, deviation = 30, 0.5, 2.0
     for sizes in ([4, 4, 4, 4], [1, 3, 4, 8]):
@@ -53,14 +51,14 @@ def test_known_noise_is_found() -> None:
         assert squared == pytest.approx(dims * true**2, rel=0.06)
 
 
-def test_one_micro_batch_measures_nothing() -> None:
+def test_a_single_micro_batch_gives_no_estimate() -> None:
     assert all("gradient_noise_trace" not in metrics for metrics in train(begin(), curriculum(), 3))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16_mixed", "bf16_true"])
-def test_an_update_reports_the_formulas_value_for_its_own_micro_batches(precision: str) -> None:
-    """Against the gradients of each micro-batch and of the whole, computed apart."""
-    (found,) = train(begin(precision, micro_batch=2), curriculum(precision), 1)
+def test_an_update_reports_the_formulas_for_its_micro_batches(precision: str) -> None:
+    """Compared with separately computed gradients of each micro-batch and of the whole batch."""
+    (metrics,) = train(begin(precision, micro_batch=2), curriculum(precision), 1)
     model, batch = begin(precision).model, batch_at(0)
     means: list[torch.Tensor] = []
     total = torch.zeros(())
@@ -74,13 +72,13 @@ def test_an_update_reports_the_formulas_value_for_its_own_micro_batches(precisio
     inverse_small, inverse_large = 1 / 2, sum(share**2 / 2 for share in shares)
     trace = (small - large) / (inverse_small - inverse_large)
     tolerance = 1e-4 if precision == "fp32" else 0.03
-    assert found["gradient_noise_trace"] == pytest.approx(trace, rel=tolerance)
-    assert found["gradient_squared_norm"] == pytest.approx(
+    assert metrics["gradient_noise_trace"] == pytest.approx(trace, rel=tolerance)
+    assert metrics["gradient_squared_norm"] == pytest.approx(
         large - inverse_large * trace, rel=tolerance, abs=tolerance * large
     )
-    if found["gradient_squared_norm"] > 0:
-        ratio = found["gradient_noise_trace"] / found["gradient_squared_norm"]
-        assert found["noise_scale_sequences"] == pytest.approx(ratio)
+    if metrics["gradient_squared_norm"] > 0:
+        ratio = metrics["gradient_noise_trace"] / metrics["gradient_squared_norm"]
+        assert metrics["noise_scale_sequences"] == pytest.approx(ratio)
 
 
 def _gradient(model: Pythia, input_ids: np.ndarray, targets: np.ndarray, *, scale: float) -> torch.Tensor:
@@ -89,7 +87,7 @@ def _gradient(model: Pythia, input_ids: np.ndarray, targets: np.ndarray, *, scal
     return torch.cat([gradient.float().flatten() for gradient in torch.autograd.grad(loss, parameters)])
 
 
-def test_the_measurement_takes_no_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_estimate_needs_no_extra_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
     original = Pythia.scaled_loss
 

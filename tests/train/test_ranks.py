@@ -1,4 +1,4 @@
-"""Ranks share a step: the same batches, the same numbers to rounding, one end; a rank that is lost is noticed."""
+"""Ranks share a step: the same batches, the same results to rounding, a common stop; a lost rank is detected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DRIVER = (sys.executable, "-m", "builders.ranks_driver")
 
 
 def run_ranks(folder: Path, *words: str, size: int = 2, of_rank: dict[int, str] | None = None) -> list[tuple[int, str]]:
-    """Exit status and output of each rank."""
+    """Run the ranks; return exit status and output of each."""
     folder.mkdir(parents=True, exist_ok=True)
     processes = [
         subprocess.Popen(
@@ -50,16 +50,16 @@ def metrics_of(folder: Path, rank: int = 0) -> list[dict[str, float]]:
 def test_every_row_of_a_batch_belongs_to_one_rank(size: int, num_sequences: int) -> None:
     batch = batch_at(3, num_sequences=num_sequences)
     portions = [portion_of(batch, ranks=Ranks(rank, size), device=torch.device("cpu")) for rank in range(size)]
-    assert torch.cat([one.input_ids for one in portions]).equal(torch.from_numpy(batch.input_ids))
-    assert torch.cat([one.targets for one in portions]).equal(torch.from_numpy(batch.targets))
-    rows = [len(one.input_ids) for one in portions]
+    assert torch.cat([portion.input_ids for portion in portions]).equal(torch.from_numpy(batch.input_ids))
+    assert torch.cat([portion.targets for portion in portions]).equal(torch.from_numpy(batch.targets))
+    rows = [len(portion.input_ids) for portion in portions]
     assert max(rows) - min(rows) <= 1
-    for one in portions:  # what the whole batch holds is known to each without asking
-        assert one.num_targets == one.total_weight == (batch.targets != -100).sum()
-    assert np.concatenate([one.row_weights for one in portions]).sum() == portions[0].total_weight
+    for portion in portions:  # every rank knows the totals of the whole batch
+        assert portion.num_targets == portion.total_weight == (batch.targets != -100).sum()
+    assert np.concatenate([portion.row_weights for portion in portions]).sum() == portions[0].total_weight
 
 
-def test_a_rows_weight_is_that_of_its_targets() -> None:
+def test_the_weight_of_a_row_is_the_sum_over_its_targets() -> None:
     batch = replace(
         batch_at(3), weights=np.random.default_rng(0).uniform(0.1, 1.0, batch_at(3).targets.shape).astype(np.float32)
     )
@@ -70,8 +70,8 @@ def test_a_rows_weight_is_that_of_its_targets() -> None:
     assert portion.total_weight == pytest.approx(by_hand.sum(), rel=1e-6)
 
 
-def test_the_noise_scale_of_two_ranks_is_that_of_one_in_as_many_pieces(tmp_path: Path) -> None:
-    ended = run_ranks(tmp_path, "micro_batch=2")  # eight sequences: two pieces of two on either rank
+def test_the_noise_scale_of_two_ranks_is_that_of_one_rank_with_equal_micro_batches(tmp_path: Path) -> None:
+    ended = run_ranks(tmp_path, "micro_batch=2")  # eight sequences: two micro-batches of two on each rank
     assert [status for status, _ in ended] == [0, 0], ended
     expected = train(begin(micro_batch=2), curriculum(), LAST)
     for ours, theirs in zip(metrics_of(tmp_path), expected, strict=True):
@@ -79,8 +79,11 @@ def test_the_noise_scale_of_two_ranks_is_that_of_one_in_as_many_pieces(tmp_path:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-4), (ours["step"], name)
 
 
-def test_more_ranks_than_sequences_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"placement\.num_ranks: found 4 ranks for a batch of 3 sequences"):
+def test_more_ranks_than_sequences_are_rejected() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"placement\.num_ranks: expected at most one rank per sequence, got 4 ranks for a batch of 3 sequences",
+    ):
         Ranks(0, 4).rows(3)
 
 
@@ -88,35 +91,35 @@ def test_more_ranks_than_sequences_are_refused() -> None:
     ("precision", "words", "tolerance"),
     [("fp32", "", 1e-5), ("fp32", "micro_batch=3", 1e-5), ("bf16_mixed", "", 2e-3), ("bf16_true", "", 2e-3)],
 )
-def test_two_ranks_train_as_one_to_rounding(precision: str, words: str, tolerance: float, tmp_path: Path) -> None:
+def test_two_ranks_train_like_one_to_rounding(precision: str, words: str, tolerance: float, tmp_path: Path) -> None:
     ended = run_ranks(tmp_path, f"precision={precision}", *words.split())
     assert [status for status, _ in ended] == [0, 0], ended
     alone = begin(precision)
     expected = train(alone, curriculum(precision), LAST)
-    found = metrics_of(tmp_path)
-    steps = slice(None) if precision == "fp32" else slice(0, 6)  # bfloat16's rounding grows from step to step
-    assert [m["loss_nats"] for m in found[steps]] == pytest.approx([m["loss_nats"] for m in expected[steps]], rel=tolerance)
-    assert [m["tokens_seen"] for m in found] == [m["tokens_seen"] for m in expected]
+    metrics = metrics_of(tmp_path)
+    steps = slice(None) if precision == "fp32" else slice(0, 6)  # rounding errors of bfloat16 grow from step to step
+    losses = [m["loss_nats"] for m in metrics[steps]]
+    assert losses == pytest.approx([m["loss_nats"] for m in expected[steps]], rel=tolerance)
+    assert [m["tokens_seen"] for m in metrics] == [m["tokens_seen"] for m in expected]
     states = [checkpoint.read(tmp_path / f"state-{rank}") for rank in (0, 1)]
     for name, tensor in states[0].weights.items():
         assert torch.equal(tensor, states[1].weights[name]), f"the ranks' {name} differ"
     if precision == "fp32":
         for name, tensor in weights(alone).items():
-            if name.endswith(
-                "qkv.bias"
-            ):  # softmax does not see a key's bias: its gradient is rounding, which Adam magnifies
+            # Softmax is invariant to the bias of keys: its gradient is rounding error, which Adam amplifies.
+            if name.endswith("qkv.bias"):
                 continue
             torch.testing.assert_close(states[0].weights[name], tensor, rtol=1e-3, atol=2e-4, msg=name)
 
 
-def test_ranks_stop_together_when_one_of_them_is_told_to(tmp_path: Path) -> None:
+def test_ranks_stop_together_when_one_of_them_is_asked_to(tmp_path: Path) -> None:
     ended = run_ranks(tmp_path, of_rank={1: "stop=8"})
     assert [status for status, _ in ended] == [0, 0], ended
     assert [checkpoint.read(tmp_path / f"state-{rank}").step for rank in (0, 1)] == [7, 7]
 
 
-def test_a_rank_that_dies_is_noticed_by_the_other(tmp_path: Path) -> None:
+def test_a_dead_rank_is_detected_by_the_other(tmp_path: Path) -> None:
     ended = run_ranks(tmp_path, of_rank={1: "die=5"})
     assert ended[1][0] == 9
     assert ended[0][0] == 1
-    assert "RankLostError: another rank has ended" in ended[0][1]
+    assert "RankLostError: another rank has exited" in ended[0][1]

@@ -1,4 +1,4 @@
-"""The engine: the update is AdamW's, pieces make the whole bit for bit, and phases take over what they say."""
+"""The engine: updates are those of AdamW, resuming is bitwise exact, and phases reset or continue the optimizer state."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def test_an_update_is_torchs_adamw_on_the_mean_token_loss(clip_norm: float) -> N
         assert reported["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
         assert norm > 0.1
         reference.step()
-    for (name, expected), found in zip(model.named_parameters(), run.model.parameters(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5, msg=name)
+    for (name, expected), trained in zip(model.named_parameters(), run.model.parameters(), strict=True):
+        torch.testing.assert_close(trained, expected, rtol=1e-3, atol=2e-5, msg=name)
 
 
 def packed(step: int) -> Batch:
-    """Two documents a row, and targets that count for more or less."""
+    """Return a batch with two documents per row and different loss weights."""
     batch = batch_at(step, length=32)
     random = np.random.default_rng(step)
     documents = (np.arange(32) >= random.integers(4, 28, size=(8, 1))).astype(np.int32)
@@ -63,8 +63,8 @@ def packed(step: int) -> Batch:
 
 
 @pytest.mark.parametrize("micro_batch", [None, 3])
-def test_the_engine_trains_within_documents_and_by_weight(micro_batch: int | None) -> None:
-    """Against each document in a forward pass of its own, and the weighted mean written out."""
+def test_document_masks_and_loss_weights_are_applied(micro_batch: int | None) -> None:
+    """Compared with a separate forward pass per document and an explicit weighted mean."""
     optimizer = AdamW(beta1=0.8, beta2=0.9, weight_decay=0.3, clip_norm=0.0)
     course = Curriculum.of(start(), phase(Mixture.only(GENERAL), 3, optimizer=optimizer, schedule=Constant(lr=1e-3)))
     run = begin(micro_batch=micro_batch)
@@ -78,12 +78,12 @@ def test_the_engine_trains_within_documents_and_by_weight(micro_batch: int | Non
         assert batch.weights is not None
         for row in range(8):
             for document in (0, 1):
-                places = np.flatnonzero(batch.documents[row] == document)
-                logits = model(torch.from_numpy(batch.input_ids[row, places])[None])[0]
-                losses = F.cross_entropy(logits, torch.from_numpy(batch.targets[row, places]), reduction="none")
-                counts = batch.weights[row, places] * (batch.targets[row, places] != -100)
-                total = total + (losses * torch.from_numpy(counts)).sum()
-                weight += float(counts.sum())
+                columns = np.flatnonzero(batch.documents[row] == document)
+                logits = model(torch.from_numpy(batch.input_ids[row, columns])[None])[0]
+                losses = F.cross_entropy(logits, torch.from_numpy(batch.targets[row, columns]), reduction="none")
+                loss_weights = batch.weights[row, columns] * (batch.targets[row, columns] != -100)
+                total = total + (losses * torch.from_numpy(loss_weights)).sum()
+                weight += float(loss_weights.sum())
         reference.zero_grad()
         (total / weight).backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf)
@@ -92,7 +92,7 @@ def test_the_engine_trains_within_documents_and_by_weight(micro_batch: int | Non
         reference.step()
 
 
-def test_what_was_reported_is_on_the_disk_before_the_state_is(tmp_path: Path) -> None:
+def test_metrics_are_on_disk_before_the_state(tmp_path: Path) -> None:
     done: list[str] = []
     rolling = Rolling(folder=tmp_path, every_s=0, before=lambda: done.append("metrics"))
     rolling.save(1, lambda folder: done.append("state"))
@@ -109,7 +109,7 @@ def test_metrics_count_targets_and_follow_the_curve() -> None:
     assert all(m["tokens_per_s"] > 0 and m["data_wait_s"] >= 0 for m in metrics)
 
 
-def test_metrics_are_given_every_so_many_steps_and_at_the_end() -> None:
+def test_metrics_are_reported_every_log_every_steps_and_at_the_end() -> None:
     steps: list[float] = []
     run = begin()
     run.advance(curriculum(), to_step=14, batch_at=batch_at, on_metrics=lambda m: steps.append(m["step"]), log_every=6)
@@ -117,23 +117,23 @@ def test_metrics_are_given_every_so_many_steps_and_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(precision: str, tmp_path: Path) -> None:
-    """Stopped inside each phase and at both boundaries, each time in a new object that read the state from disk."""
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(precision: str, tmp_path: Path) -> None:
+    """Interrupted within each phase and at both boundaries; each time, a new object loads the state from disk."""
     course = curriculum(precision)
     whole = begin(precision)
     expected = train(whole, course, LAST)
-    run, found = begin(precision), []
+    run, metrics = begin(precision), []
     for stop in (5, 12, 15, 18, 21, LAST):
-        found += train(run, course, stop)
+        metrics += train(run, course, stop)
         run.save(tmp_path / str(stop), with_optimizer=True)
         run = TrainingRun.load(tmp_path / str(stop))
     assert same_bits(weights(run), weights(whole))
-    assert [m["loss_nats"] for m in found] == [m["loss_nats"] for m in expected]
+    assert [m["loss_nats"] for m in metrics] == [m["loss_nats"] for m in expected]
     assert (run.step, run.state_id, run.tokens_seen) == (LAST, course.state().id, whole.tokens_seen)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_training_learns(precision: str) -> None:
+def test_training_reduces_the_loss(precision: str) -> None:
     metrics = train(begin(precision), curriculum(precision), LAST)
     assert metrics[0]["loss_nats"] == pytest.approx(math.log(VOCAB_SIZE), rel=0.05)
     assert metrics[-1]["loss_nats"] < metrics[0]["loss_nats"] - 1.0
@@ -160,16 +160,16 @@ def test_mixed_precision_keeps_updates_that_bfloat16_rounds_away(tmp_path: Path)
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16_mixed", 2e-3), ("bf16_true", 2e-3)])
 @pytest.mark.parametrize("micro_batch", [1, 3])
-def test_micro_batches_add_up_to_the_batch(precision: str, tolerance: float, micro_batch: int) -> None:
-    """Rows differ in their target tokens, so equal weights for unequal micro-batches would show."""
+def test_micro_batches_give_the_results_of_the_whole_batch(precision: str, tolerance: float, micro_batch: int) -> None:
+    """Rows differ in their number of targets, so equal weights for unequal micro-batches would be detected."""
     whole = train(begin(precision), curriculum(precision), 6)
     pieces = train(begin(precision, micro_batch=micro_batch), curriculum(precision), 6)
-    for one, other in zip(whole, pieces, strict=True):
-        assert other["loss_nats"] == pytest.approx(one["loss_nats"], rel=tolerance)
-        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=20 * tolerance)
+    for expected, actual in zip(whole, pieces, strict=True):
+        assert actual["loss_nats"] == pytest.approx(expected["loss_nats"], rel=tolerance)
+        assert actual["grad_norm"] == pytest.approx(expected["grad_norm"], rel=20 * tolerance)
 
 
-def test_a_micro_batch_without_targets_counts_for_nothing() -> None:
+def test_a_micro_batch_without_targets_does_not_count() -> None:
     def half_empty(step: int) -> Batch:
         batch = batch_at(step)
         targets = batch.targets.copy()
@@ -187,13 +187,13 @@ def test_a_micro_batch_without_targets_counts_for_nothing() -> None:
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-def test_a_batch_without_targets_is_refused() -> None:
+def test_a_batch_without_targets_is_rejected() -> None:
     empty = Batch(input_ids=np.zeros((2, 8), np.int64), targets=np.full((2, 8), -100))
     with pytest.raises(ValueError, match="batch of step 0 has no target token"):
         begin().advance(curriculum(), to_step=1, batch_at=lambda step: empty, on_metrics=print)
 
 
-def test_a_reset_phase_starts_with_an_empty_optimizer_and_a_continued_one_does_not(tmp_path: Path) -> None:
+def test_a_phase_resets_or_continues_the_optimizer(tmp_path: Path) -> None:
     course = curriculum()
     run = begin()
     train(run, course, 18)
@@ -203,7 +203,7 @@ def test_a_reset_phase_starts_with_an_empty_optimizer_and_a_continued_one_does_n
     train(run, course, 19)
     assert run._optimizer.num_updates == 1
     tuned = TrainingRun.load(tmp_path / "bare")
-    train(tuned, course, 19)  # the reset needs no saved moments
+    train(tuned, course, 19)  # a phase that resets the optimizer needs no saved moments
     assert same_bits(weights(tuned), weights(run))
 
 
@@ -213,7 +213,7 @@ def test_a_phase_that_continues_an_optimizer_needs_one(tmp_path: Path) -> None:
     train(run, course, 12)
     run.save(tmp_path / "bare", with_optimizer=False)
     bare = TrainingRun.load(tmp_path / "bare")
-    with pytest.raises(ValueError, match=r"phases\.midtrain\.optimizer_state: .* save that state with its optimizer"):
+    with pytest.raises(ValueError, match=r"phases\.midtrain\.optimizer_state: .* Save that state with its optimizer"):
         train(bare, course, 13)
     with pytest.raises(ValueError, match="loaded without its optimizer"):
         bare.save(tmp_path / "again", with_optimizer=True)
@@ -235,41 +235,42 @@ def test_a_phase_may_change_the_precision(tmp_path: Path) -> None:
     assert same_bits(weights(resumed), weights(run))
 
 
-def test_a_branch_goes_on_from_its_trunks_state() -> None:
+def test_a_branch_continues_from_its_trunks_state() -> None:
     run = begin()
     train(run, trunk(20), 6)
     train(run, code_branch(trunk(20), 6), 8)  # the state at step 6 is the same in both
-    with pytest.raises(ValueError, match="this run holds state"):
+    with pytest.raises(ValueError, match=r"this run at step 8: expected state \w+, that of the curriculum, got"):
         train(run, trunk(20), 9)
 
 
 @pytest.mark.parametrize("to_step", [-1, 3, 25])
-def test_steps_behind_the_run_or_past_the_end_are_refused(to_step: int) -> None:
+def test_steps_before_the_run_or_past_the_end_are_rejected(to_step: int) -> None:
     run = begin()
     train(run, curriculum(), 4)
-    with pytest.raises(ValueError, match=rf"to_step: found {to_step}; allowed: 4 .* to 24"):
+    with pytest.raises(ValueError, match=rf"to_step: expected 4 .* to 24, got {to_step}\."):
         train(run, curriculum(), to_step)
 
 
 @pytest.mark.parametrize("micro_batch", [None, 2])
-def test_a_stop_request_is_noticed_between_and_within_updates_and_leaves_no_half_update(micro_batch: int | None) -> None:
-    """Stopped at every place where it looks: a step it was in the middle of is done again, bit for bit."""
+def test_a_stop_request_between_or_within_updates_leaves_no_partial_update(micro_batch: int | None) -> None:
+    """Stopped at every poll: an interrupted step is repeated bit for bit."""
     course = curriculum()
     whole = begin(micro_batch=micro_batch)
     train(whole, course, 14)
-    looks_a_step = 2 if micro_batch is None else 8  # before it, after each forward pass, after all backward passes but one
-    for look in range(1, 2 * looks_a_step + 1):
+    # Polls are before the step, after each forward pass, and after all backward passes but the last.
+    polls_per_step = 2 if micro_batch is None else 8
+    for poll in range(1, 2 * polls_per_step + 1):
         run = begin(micro_batch=micro_batch)
         train(run, course, 11)
-        looks = iter([False] * (look - 1) + [True])
-        reached = run.advance(course, to_step=14, batch_at=batch_at, on_metrics=lambda m: None, should_stop=looks.__next__)
+        polls = iter([False] * (poll - 1) + [True])
+        reached = run.advance(course, to_step=14, batch_at=batch_at, on_metrics=lambda m: None, should_stop=polls.__next__)
         assert not reached
-        assert run.step == 11 + (look - 1) // looks_a_step
+        assert run.step == 11 + (poll - 1) // polls_per_step
         train(run, course, 14)
-        assert same_bits(weights(run), weights(whole)), look
+        assert same_bits(weights(run), weights(whole)), poll
 
 
-def test_rolling_checkpoints_are_kept_two_deep_and_resumed_from(tmp_path: Path) -> None:
+def test_two_rolling_checkpoints_are_kept_and_resumed_from(tmp_path: Path) -> None:
     course = curriculum()
     whole = begin()
     train(whole, course, LAST, rolling=Rolling(folder=tmp_path, every_s=0, most_of_time=math.inf))
@@ -281,13 +282,11 @@ def test_rolling_checkpoints_are_kept_two_deep_and_resumed_from(tmp_path: Path) 
     assert same_bits(weights(resumed), weights(whole))
 
 
-def test_a_checkpoint_that_takes_long_to_write_is_written_less_often(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_checkpoints_are_written_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("midstudy.train.rolling.time.monotonic", lambda: now)
     rolling = Rolling(folder=tmp_path, every_s=60.0, most_of_time=0.05)
-    rolling._last_save = now  # its default was bound to the clock before this test took it over
+    rolling._last_save = now  # its default factory uses the real clock
 
     def write(folder: Path) -> None:
         nonlocal now
@@ -334,7 +333,7 @@ def test_divergence_names_the_step_and_the_last_good_checkpoint(tmp_path: Path) 
 
 
 def poison(run: TrainingRun, at_step: int) -> Callable[[int], Batch]:
-    """Batches, of which that of `at_step` finds weights that are no numbers."""
+    """Return batches; fetching that of `at_step` sets weights to NaN."""
 
     def poisoned(step: int) -> Batch:
         if step == at_step:
@@ -345,7 +344,7 @@ def poison(run: TrainingRun, at_step: int) -> Callable[[int], Batch]:
     return poisoned
 
 
-def test_divergence_right_after_an_interruption_names_the_checkpoint_that_the_attempt_before_left(tmp_path: Path) -> None:
+def test_divergence_right_after_an_interruption_names_the_checkpoint_of_the_previous_attempt(tmp_path: Path) -> None:
     first = begin()
     rolling = Rolling(folder=tmp_path / "first", every_s=0, most_of_time=math.inf)
     first.advance(curriculum(), to_step=8, batch_at=batch_at, on_metrics=lambda m: None, rolling=rolling)
@@ -361,16 +360,16 @@ def test_divergence_right_after_an_interruption_names_the_checkpoint_that_the_at
         )
 
 
-def test_divergence_at_the_first_update_names_the_state_that_it_went_on_from(tmp_path: Path) -> None:
+def test_divergence_at_the_first_update_names_the_state_it_started_from(tmp_path: Path) -> None:
     trunk_run = begin()
     train(trunk_run, curriculum(), 12)
     trunk_run.save(tmp_path / "kept", with_optimizer=True)
     run = TrainingRun.load(tmp_path / "kept")
-    with pytest.raises(DivergedError, match=r"from step 12 diverged.*No checkpoint lies between it and .*kept\."):
+    with pytest.raises(DivergedError, match=r"from step 12 diverged.*There is no checkpoint between it and .*kept\."):
         run.advance(curriculum(), to_step=LAST, batch_at=poison(run, 12), on_metrics=lambda m: None)
 
 
-def test_what_the_watch_has_seen_is_saved_with_the_state(tmp_path: Path) -> None:
+def test_the_memory_of_the_divergence_watch_is_saved_with_the_state(tmp_path: Path) -> None:
     run = begin()
     train(run, curriculum(), 8)
     run.save(tmp_path / "state", with_optimizer=True)
@@ -382,7 +381,7 @@ def test_what_the_watch_has_seen_is_saved_with_the_state(tmp_path: Path) -> None
     assert checkpoint.read(tmp_path / "again").watch == watched
 
 
-def test_divergence_is_noticed_between_reports() -> None:
+def test_divergence_is_detected_between_reports() -> None:
     run = begin()
 
     def poisoned(step: int) -> Batch:
@@ -391,25 +390,25 @@ def test_divergence_is_noticed_between_reports() -> None:
                 run.model.final_norm.weight.fill_(math.nan)
         return batch_at(step)
 
-    with pytest.raises(DivergedError, match=r"from step 3 diverged.*No checkpoint lies"):
+    with pytest.raises(DivergedError, match=r"from step 3 diverged.*There is no earlier checkpoint"):
         run.advance(curriculum(), to_step=8, batch_at=poisoned, on_metrics=lambda m: None, log_every=8)
 
 
-def test_a_loss_that_runs_away_stops_the_run_before_it_ends() -> None:
-    """A rate far too high, on a phase long enough to see it."""
+def test_a_diverging_loss_stops_the_run_before_its_end() -> None:
+    """A learning rate that is far too high, in a phase long enough to detect it."""
     course = Curriculum.of(
         start(),
         phase(Mixture.only(GENERAL), 40, schedule=Constant(lr=1e-2)),
         phase(Mixture.only(GENERAL), 200, schedule=Constant(lr=0.9), optimizer_state="reset"),
     )
     run = begin()
-    with pytest.raises(DivergedError, match=r"nats, more than (3 above its lowest|1 above guessing)|loss (nan|inf) nats"):
+    with pytest.raises(DivergedError, match=r"nats, more than (3 above its minimum|1 above chance)|loss (nan|inf) nats"):
         train(run, course, 240)
     assert 40 < run.step < 240
 
 
-def test_decay_of_matrices_only_spares_biases_and_norms() -> None:
-    """With a rate but no gradient to speak of, what decays shrinks by 1 - lr · decay a step and the rest stays."""
+def test_decay_of_matrices_only_leaves_biases_and_norms_unchanged() -> None:
+    """With negligible gradients, decayed weights shrink by 1 - lr · decay per step and the others stay."""
     optimizer = AdamW(beta1=0.9, beta2=0.95, weight_decay=0.5, clip_norm=1e-12, epsilon=1e3, decayed="matrices")
     course = Curriculum.of(start(), phase(Mixture.only(GENERAL), 3, optimizer=optimizer, schedule=Constant(lr=0.1)))
     run = begin()
@@ -421,7 +420,7 @@ def test_decay_of_matrices_only_spares_biases_and_norms() -> None:
 
 
 def test_random_numbers_of_an_update_are_a_function_of_seed_and_step(tmp_path: Path) -> None:
-    """Nothing draws any today; a layer that did would not break exact resume."""
+    """No layer draws any at present; one that did would not break exact resume."""
     drawn: dict[int, float] = {}
 
     def drawing(run: TrainingRun) -> TrainingRun:
@@ -440,14 +439,14 @@ def test_random_numbers_of_an_update_are_a_function_of_seed_and_step(tmp_path: P
     assert drawn == {step: whole[step] for step in (3, 4, 5)}
 
 
-def test_batches_computed_ahead_are_the_same_and_none_is_computed_past_the_end() -> None:
-    asked: list[int] = []
+def test_prefetched_batches_are_the_same_and_none_is_computed_past_the_end() -> None:
+    requested: list[int] = []
 
-    def noted(step: int) -> Batch:
-        asked.append(step)
+    def recorded(step: int) -> Batch:
+        requested.append(step)
         return batch_at(step)
 
-    with Feed(noted, until_step=9, ranks=ALONE, device=torch.device("cpu"), ahead=True) as feed:
+    with Feed(recorded, until_step=9, ranks=ALONE, device=torch.device("cpu"), ahead=True) as feed:
         for step in range(4, 9):
             assert torch.equal(feed.take(step).input_ids, torch.from_numpy(batch_at(step).input_ids))
-    assert asked == [4, 5, 6, 7, 8]
+    assert requested == [4, 5, 6, 7, 8]

@@ -1,6 +1,6 @@
-"""The source `wheels`: text of a frozen list of pure-Python packages, and word problems made by the project.
+"""The built-in source `wheels`: text from a frozen list of pure-Python packages (wheels), and generated word problems.
 
-`list_digest()` is its revision; `read_part(part, split)` its rows. Ten parts: six corpora and four tasks.
+It has ten parts: six corpora and four tasks. `list_digest()` is its revision; `read_part(part, split)` reads its rows.
 """
 
 from __future__ import annotations

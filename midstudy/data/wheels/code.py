@@ -8,23 +8,23 @@ from typing import Any
 
 from midstudy.data.splits import split_by_hash, unit_hash
 from midstudy.data.wheels.docstrings import modules
-from midstudy.data.wheels.packages import opened
+from midstudy.data.wheels.packages import open_wheel
 
 PACKAGES = ("django", "networkx", "sympy", "werkzeug")
 MAX_BYTES_PER_PACKAGE = 3_500_000
-"""So that the largest package is no more than a third of the corpus."""
+"""Limits the largest package to a third of the corpus."""
 
 MIN_CHARS, MAX_CHARS = 400, 60_000
-"""Shorter files are lists of imports; longer ones are tables and generated rules."""
+"""Shorter files are mostly imports; longer ones are tables and generated rules."""
 
 _SKIPPED = re.compile(r"/(?:locale|migrations|antlr|_generated|atlas)/|_rules\.py$|rubi")
 
 
 def rows() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Split and file, files in order of hash within a package."""
+    """Yield split and file, files in order of hash within a package."""
     for package in PACKAGES:
         num_bytes = 0
-        with opened(package) as archive:
+        with open_wheel(package) as archive:
             names = [name for name in modules(archive) if not _SKIPPED.search(name)]
             for name in sorted(names, key=lambda name: (unit_hash(name), name)):
                 text = archive.text(name).strip("\n")

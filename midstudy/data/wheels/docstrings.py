@@ -1,4 +1,4 @@
-"""Documented definitions of Python source, found in its syntax tree and never by importing it."""
+"""Extract documented definitions from the syntax tree of Python source, which is not imported."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _TESTS = re.compile(
 class Definition:
     """A documented module, class or function.
 
-    `docstring` has its indentation removed; `source` is the definition from its `def` or `class` line on, with its
-    docstring taken out and its indentation removed; empty for modules and where there is nothing but the docstring.
+    `docstring` is without indentation. `source` is the definition from its `def` or `class` line, without indentation and
+    docstring; it is empty for modules and for definitions that consist of a docstring only.
     """
 
     module: str
@@ -31,17 +31,17 @@ class Definition:
 
 
 def modules(archive: Archive, under: str = "") -> Iterator[str]:
-    """Names of the Python files of a wheel below a folder, in sorted order; tests and vendored code left out."""
+    """Yield the names of a wheel's Python files below a folder, in sorted order, without tests and vendored code."""
     for name in archive.names:
         if name.endswith(".py") and name.startswith(under) and not _TESTS.search(name):
             yield name
 
 
 def definitions(archive: Archive, module: str) -> Iterator[Definition]:
-    """The documented definitions of one file, in the order of the file; nested functions are left out."""
+    """Yield the documented definitions of one file, in file order, without nested functions."""
     text = archive.text(module)
     with warnings.catch_warnings():
-        # Old packages hold "\d" in plain strings, about which newer Python versions complain.
+        # Old packages have "\d" in plain strings, for which newer Python versions warn.
         warnings.simplefilter("ignore")
         tree = ast.parse(text)
     yield from _documented(tree, "", module, text.split("\n"))
@@ -78,9 +78,9 @@ def _source(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, literal
 
 
 def dedented(docstring: str) -> str:
-    """PEP 257: the common indentation of all lines but the first removed, and blank lines at both ends.
+    """Remove the common indentation of all lines but the first, and blank lines at both ends (PEP 257).
 
-    Written out here because Python 3.13 changed what it does to docstrings.
+    Implemented here because Python 3.13 changed its handling of docstrings.
     """
     lines = docstring.expandtabs().split("\n")
     margins = [len(line) - len(line.lstrip(" ")) for line in lines[1:] if line.strip()]

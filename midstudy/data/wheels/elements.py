@@ -1,4 +1,4 @@
-"""Facts about chemical elements from the table a package carries: a SQLite file, read in memory."""
+"""Facts about chemical elements from a table in a package: a SQLite file, read in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Element:
-    """One element; texts are single lines, empty where the table has none."""
+    """One element; texts are single lines, and empty if missing from the table."""
 
     number: int
     name: str
@@ -36,7 +36,7 @@ class Element:
 
 
 def elements(mendeleev: Archive) -> list[Element]:
-    """The elements in the order of their atomic numbers."""
+    """Return the elements in the order of their atomic numbers."""
     connection = sqlite3.connect(":memory:")
     connection.deserialize(mendeleev.read("mendeleev/elements.db"))
     query = f"SELECT {_COLUMNS} FROM elements e JOIN series s ON s.id = e.series_id ORDER BY e.atomic_number"

@@ -1,4 +1,4 @@
-"""Short facts from the tables that packages carry, read from their source, JSON, CSV and text files."""
+"""Short facts from tables in packages, read from source, JSON, CSV and text files."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from pathlib import Path
 
 from midstudy.data.splits import unit_hash
 from midstudy.data.wheels.elements import elements
-from midstudy.data.wheels.packages import Archive, opened
+from midstudy.data.wheels.packages import Archive, open_wheel
 
 PACKAGES = (
     "airportsdata", "astral", "countryinfo", "faker", "iso639-lang", "mendeleev", "pint", "tzdata", "us", "webcolors",
     "werkzeug",
 )  # fmt: skip
 MAX_PER_TABLE = 700
-"""Of the two tables with thousands of rows (airports, languages), those first in order of hash."""
+"""Rows used of the two tables with thousands of rows (airports, languages): the first in order of hash."""
 
 _ASKED = tomllib.loads(Path(__file__).with_name("facts_asked.toml").read_text("ascii"))
 FORMS: dict[str, list[str]] = _ASKED["forwards"]
-"""Questions for every relation, with `{x}` for the subject."""
+"""Question forms for every relation, with `{x}` for the subject."""
 
 BACKWARDS: dict[str, list[str]] = _ASKED["backwards"]
-"""Questions for the one-to-one relations, with `{y}` for the value."""
+"""Question forms for the one-to-one relations, with `{y}` for the value."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """`subject` has `value` for `relation` (a key of `FORMS`); `one_to_one` facts can be asked backwards."""
+    """`subject` has `value` for `relation` (a key of `FORMS`); `one_to_one` facts can be asked in reverse."""
 
     relation: str
     subject: str
@@ -43,17 +43,17 @@ class Fact:
 
 
 def facts() -> list[Fact]:
-    """All facts, by table; subjects and values that are empty or not ASCII are left out, and so are repetitions."""
-    found: dict[tuple[str, str], Fact] = {}
+    """Return all facts, by table, without duplicates and without empty or non-ASCII subjects and values."""
+    distinct: dict[tuple[str, str], Fact] = {}
     for table, package in _TABLES:
-        with opened(package) as archive:
+        with open_wheel(package) as archive:
             for fact in table(archive):
                 if fact.subject and fact.value and (fact.subject + fact.value).isascii():
-                    found.setdefault((fact.relation, fact.subject), fact)
-    values = Counter((fact.relation, fact.value) for fact in found.values())
+                    distinct.setdefault((fact.relation, fact.subject), fact)
+    values = Counter((fact.relation, fact.value) for fact in distinct.values())
     return [
         Fact(fact.relation, fact.subject, fact.value, fact.one_to_one and values[fact.relation, fact.value] == 1)
-        for fact in found.values()
+        for fact in distinct.values()
     ]
 
 
@@ -133,8 +133,8 @@ def _currencies(archive: Archive) -> Iterator[Fact]:
     for code, name in re.findall(r'\("([A-Z]{3})", "([^"]+)"\)', text.partition("cryptocurrencies")[0]):
         yield Fact("currency_code", name, code, True)
     text = archive.text("faker/providers/file/__init__.py")
-    for kind, told in re.findall(r'"([a-z]+/[\w.+-]+)",  # ([A-Z][^;\n]{4,60});', text):
-        yield Fact("mime_type", told.strip(), kind, True)
+    for kind, description in re.findall(r'"([a-z]+/[\w.+-]+)",  # ([A-Z][^;\n]{4,60});', text):
+        yield Fact("mime_type", description.strip(), kind, True)
 
 
 def _colors(archive: Archive) -> Iterator[Fact]:
@@ -189,9 +189,9 @@ def _zones(archive: Archive) -> Iterator[Fact]:
             code, _, zone = line.split("\t")[:3]
             zones.setdefault(code, []).append(zone)
             yield Fact("zone_country", zone, names[code])
-    for code, found in zones.items():
-        yield Fact("num_zones", names[code], str(len(found)))
-        yield Fact("zone", names[code], found[0])
+    for code, zones_of_country in zones.items():
+        yield Fact("num_zones", names[code], str(len(zones_of_country)))
+        yield Fact("zone", names[code], zones_of_country[0])
 
 
 _TABLES = (

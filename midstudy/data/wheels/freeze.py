@@ -1,4 +1,4 @@
-"""Make every part anew and freeze its digests: run by hand after the list or the preparation was changed on purpose.
+"""Rebuild every part and freeze its digests. Run by hand after an intentional change of the list or the preparation:
 
 python -m midstudy.data.wheels.freeze
 """
@@ -12,11 +12,11 @@ from typing import Any
 
 from midstudy.data.cache import cache_dir
 from midstudy.data.wheels.packages import LIST
-from midstudy.data.wheels.prepare import CORPORA, FROZEN, PREPARATION, TASKS, built, list_digest, write
+from midstudy.data.wheels.prepare import CORPORA, FROZEN, PREPARATION, TASKS, build, list_digest, write
 
 
 def freeze() -> None:
-    """Prepare tasks, then the corpora that must not contain their tests, and write the manifest after each."""
+    """Prepare the tasks, then the corpora, which must not contain test items; write the manifest after each part."""
     parts: dict[str, Any] = {}
     manifest = {
         "list": hashlib.sha256(LIST.read_bytes()).hexdigest(),
@@ -28,7 +28,7 @@ def freeze() -> None:
     for part in TASKS + CORPORA:
         folder = cache_dir() / "prepared" / list_digest()[:16] / part
         folder.mkdir(parents=True)
-        parts[part] = write(part, built(part), folder)
+        parts[part] = write(part, build(part), folder)
         FROZEN.write_text(json.dumps(manifest, indent=1) + "\n", "ascii")
         print(part, json.dumps(parts[part]))
 

@@ -1,4 +1,4 @@
-"""The general corpus: sentences of documentation from service descriptions and of package descriptions."""
+"""The general corpus: sentences from the documentation of services and from package descriptions."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any
 
 from midstudy.data.splits import split_by_hash, unit_hash
 from midstudy.data.wheels import long_form
-from midstudy.data.wheels.packages import Archive, listed, opened
+from midstudy.data.wheels.packages import Archive, listed, open_wheel
 from midstudy.data.wheels.prose import html_paragraphs, is_prose, sentences, text_paragraphs
 
 PACKAGES = tuple(name for name in sorted(listed()) if name not in long_form.PACKAGES)
-"""The packages whose descriptions are read; those of the long-form task are left to it."""
+"""The packages whose descriptions are read: all but those of the long-form task."""
 MAX_BYTES = 9_000_000
 DOCUMENT_CHARS = 2_000
 SAME_START = 60
 START_CHARS = 24
-"""How many sentences may begin with the same characters: service descriptions repeat themselves endlessly."""
+"""At most `SAME_START` sentences may begin with the same `START_CHARS` characters: service descriptions are repetitive."""
 
 LONG_FORM_SHARE = 0.2
-"""Services, by hash, that belong to the high-quality web corpus instead."""
+"""Share of services, selected by hash, that belong to the high-quality web corpus instead."""
 
 _SERVICE = re.compile(r"botocore/data/([^/]+)/([0-9-]+)/service-2\.json(\.gz)?")
 _DOCUMENTATION = re.compile(rb'"documentation":("[^"\\]{70}[^"\\]*(?:\\.[^"\\]*)*")')
 
 
 def service_documentation(botocore: Archive, *, long_form: bool) -> Iterator[tuple[str, list[str]]]:
-    """Service name and the documentation HTML of everything in its newest description, services in order of hash."""
+    """Yield service name and all documentation HTML of its newest description, services in order of hash."""
     newest: dict[str, tuple[str, str]] = {}
     for name in botocore.names:
         match = _SERVICE.fullmatch(name)
@@ -45,7 +45,7 @@ def service_documentation(botocore: Archive, *, long_form: bool) -> Iterator[tup
 
 
 class Unrepeated:
-    """Keeps a sentence the first time it is seen, and only so many sentences that begin alike."""
+    """Keeps the first occurrence of a sentence, and at most `same_start` sentences with the same beginning."""
 
     def __init__(self, same_start: int) -> None:
         self._limit = same_start
@@ -62,28 +62,28 @@ class Unrepeated:
 
 
 def rows() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Split and document; documents of about two thousand characters, each from one service or package."""
-    fresh = Unrepeated(SAME_START)
+    """Yield split and document; documents have about 2,000 characters, each from one service or package."""
+    unrepeated = Unrepeated(SAME_START)
     for name in PACKAGES:
-        with opened(name) as archive:
-            for row in _documents(f"{name} description", text_paragraphs(archive.description), fresh):
+        with open_wheel(name) as archive:
+            for row in _documents(f"{name} description", text_paragraphs(archive.description), unrepeated):
                 yield split_by_hash(row["text"], dev=0.02, test=0.02), row
     num_bytes = 0
-    with opened("botocore") as archive:
+    with open_wheel("botocore") as archive:
         for service, texts in service_documentation(archive, long_form=False):
             paragraphs = (paragraph for markup in texts for paragraph in html_paragraphs(markup))
-            for row in _documents(f"botocore {service}", paragraphs, fresh):
+            for row in _documents(f"botocore {service}", paragraphs, unrepeated):
                 num_bytes += len(row["text"])
                 yield split_by_hash(row["text"], dev=0.02, test=0.02), row
             if num_bytes > MAX_BYTES:
                 return
 
 
-def _documents(source: str, paragraphs: Iterator[str], fresh: Unrepeated) -> Iterator[dict[str, Any]]:
+def _documents(source: str, paragraphs: Iterator[str], unrepeated: Unrepeated) -> Iterator[dict[str, Any]]:
     held: list[str] = []
     size = count = 0
     for paragraph in paragraphs:
-        kept = " ".join(text for text in sentences(paragraph) if fresh.keeps(text) and is_prose(text))
+        kept = " ".join(text for text in sentences(paragraph) if unrepeated.keeps(text) and is_prose(text))
         if kept:
             held.append(kept)
             size += len(kept)

@@ -1,6 +1,6 @@
-"""The high-quality web corpus: longer, connected documentation of services that the general corpus leaves out.
+"""The high-quality web corpus: longer, connected documentation of services that are not in the general corpus.
 
-Where the general corpus keeps single plain sentences, a document here is a run of whole explanatory paragraphs.
+A document is a sequence of whole explanatory paragraphs; the general corpus has single plain sentences.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 from midstudy.data.splits import split_by_hash
 from midstudy.data.wheels.general import service_documentation
-from midstudy.data.wheels.packages import opened
+from midstudy.data.wheels.packages import open_wheel
 from midstudy.data.wheels.prose import html_paragraphs
 
 PACKAGES = ("botocore",)
 PARAGRAPH_CHARS = 160
-"""A paragraph shorter than this is a remark, not an explanation."""
+"""Shorter paragraphs are skipped: they are remarks, not explanations."""
 
 DOCUMENT_CHARS = (600, 2_500)
 
@@ -24,8 +24,8 @@ _MARKUP = re.compile(r"[{}<>\\`|=$^~#@]|https?:|[^\x20-\x7e]")
 
 
 def rows() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Split and document, services in order of hash."""
-    with opened("botocore") as archive:
+    """Yield split and document, services in order of hash."""
+    with open_wheel("botocore") as archive:
         for service, texts in service_documentation(archive, long_form=True):
             for count, text in enumerate(_documents(texts)):
                 yield split_by_hash(text, dev=0.04, test=0.04), {"text": text, "source": f"botocore {service} {count}"}

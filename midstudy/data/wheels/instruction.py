@@ -1,4 +1,4 @@
-"""The instruction corpus, after FLAN: many kinds of tasks over facts and sentences, each in several wordings."""
+"""The instruction corpus, after FLAN: many kinds of tasks on facts and sentences, each in several wordings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from midstudy.data.wheels import facts
 from midstudy.data.wheels.draw import Draw
 from midstudy.data.wheels.facts import FORMS, Fact
 from midstudy.data.wheels.general import service_documentation
-from midstudy.data.wheels.packages import opened
+from midstudy.data.wheels.packages import open_wheel
 from midstudy.data.wheels.prose import html_paragraphs, is_prose
 
 PACKAGES = ("botocore", *facts.PACKAGES)
@@ -30,7 +30,7 @@ class _Material:
 
 
 def rows() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Split and row; the kinds of tasks take turns, and no input comes twice."""
+    """Yield split and row, cycling through the kinds of tasks, without duplicate inputs."""
     material = _material()
     seen: set[str] = set()
     for number in range(NUM_DOCUMENTS):
@@ -48,16 +48,16 @@ def _material() -> _Material:
     for fact in known:
         values.setdefault(fact.relation, []).append(fact.value)
     sentences: dict[str, str] = {}
-    with opened("botocore") as archive:
+    with open_wheel("botocore") as archive:
         for service, texts in service_documentation(archive, long_form=True):
             for markup in texts:
-                # Short remarks only: the long paragraphs of these services are the high-quality web corpus.
+                # Short paragraphs only: the long paragraphs of these services are the high-quality web corpus.
                 for text in html_paragraphs(markup) if len(markup) < 2 * SENTENCE_CHARS[1] else ():
                     if SENTENCE_CHARS[0] <= len(text) <= SENTENCE_CHARS[1] and ". " not in text and is_prose(text):
                         sentences.setdefault(text, service)
             if len(sentences) >= NUM_SENTENCES:
                 break
-    distinct = {relation: sorted(set(found)) for relation, found in values.items()}
+    distinct = {relation: sorted(set(with_repeats)) for relation, with_repeats in values.items()}
     pairs = tuple(sentences.items())
     return _Material(known, distinct, pairs, tuple(sorted({service for _, service in pairs})))
 
@@ -69,17 +69,17 @@ def _fact(draw: Draw, material: _Material, *, options: int = 1) -> Fact:
             return fact
 
 
-def _asked(draw: Draw, fact: Fact) -> str:
+def _question(draw: Draw, fact: Fact) -> str:
     return draw.choice(FORMS[fact.relation]).format(x=fact.subject)
 
 
 def _others(draw: Draw, fact: Fact, material: _Material, count: int) -> list[str]:
-    found: list[str] = []
-    while len(found) < count:
+    others: list[str] = []
+    while len(others) < count:
         value = draw.choice(material.values[fact.relation])
-        if value != fact.value and value not in found:
-            found.append(value)
-    return found
+        if value != fact.value and value not in others:
+            others.append(value)
+    return others
 
 
 def _sentence(draw: Draw, material: _Material) -> str:
@@ -93,7 +93,7 @@ def _words(sentence: str) -> list[str]:
 def _closed_book(draw: Draw, material: _Material) -> tuple[str, str]:
     fact = _fact(draw, material)
     lead = draw.choice(("Question: {q}\nAnswer:", "{q}", "Please answer: {q}", "Q: {q}\nA:", "{q} Keep it short."))
-    return lead.format(q=_asked(draw, fact)), fact.value
+    return lead.format(q=_question(draw, fact)), fact.value
 
 
 def _multiple_choice(draw: Draw, material: _Material) -> tuple[str, str]:
@@ -101,7 +101,7 @@ def _multiple_choice(draw: Draw, material: _Material) -> tuple[str, str]:
     options = draw.shuffled([fact.value, *_others(draw, fact, material, 3)])
     lead = draw.choice(("{q}\nOptions:\n{o}", "Choose the right answer. {q}\n{o}", "{q}\nPick one:\n{o}\nAnswer:"))
     mark = draw.choice(("- {}", "* {}", "{}"))
-    return lead.format(q=_asked(draw, fact), o="\n".join(mark.format(option) for option in options)), fact.value
+    return lead.format(q=_question(draw, fact), o="\n".join(mark.format(option) for option in options)), fact.value
 
 
 def _true_or_false(draw: Draw, material: _Material) -> tuple[str, str]:
@@ -113,7 +113,7 @@ def _true_or_false(draw: Draw, material: _Material) -> tuple[str, str]:
         ("Question: {q}\nProposed answer: {v}\nTrue or false?", "true", "false"),
         ('Check this answer. {q} "{v}"', "correct", "wrong"),
     ))  # fmt: skip
-    return lead.format(q=_asked(draw, fact), v=shown), yes if is_true else no
+    return lead.format(q=_question(draw, fact), v=shown), yes if is_true else no
 
 
 def _odd_one_out(draw: Draw, material: _Material) -> tuple[str, str]:

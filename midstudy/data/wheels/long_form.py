@@ -1,4 +1,4 @@
-"""The long-form task, after LIMA: a question made of a heading or a name, answered by the documentation below it."""
+"""The long-form task, after LIMA: a question made from a heading or a name, answered by the documentation below it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from midstudy.data.splits import split_by_hash
 from midstudy.data.wheels.docstrings import Definition, definitions, modules
 from midstudy.data.wheels.draw import Draw
-from midstudy.data.wheels.packages import Archive, opened
+from midstudy.data.wheels.packages import Archive, open_wheel
 from midstudy.data.wheels.prose import text_paragraphs
 
 PACKAGES = ("dask", "distributed", "nltk", "pandera", "python-docx", "seaborn", "xarray")
@@ -41,10 +41,10 @@ _HEADING = re.compile(r"^(?:#{1,4} +(?P<hash>[^\n]+)|(?P<line>[^\n]{3,80})\n[-=~
 
 
 def rows() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Split and conversation; all of a file, or of a package's description, in one split."""
+    """Yield split and conversation; each file, and each package description, is in one split."""
     seen: set[str] = set()
     for package in PACKAGES:
-        with opened(package) as archive:
+        with open_wheel(package) as archive:
             for module in modules(archive):
                 split = split_by_hash(module, dev=0.10, test=0.14)
                 for definition in definitions(archive, module):
@@ -65,8 +65,8 @@ def rows() -> Iterator[tuple[str, dict[str, Any]]]:
 def _item(kind: str, title: str, package: str, text: str) -> list[str] | None:
     paragraphs: list[str] = []
     for paragraph in text_paragraphs(text, literals=True):
-        whole = paragraph[:1].isupper() and paragraph[-1:] in ".!?" and paragraph.isascii() and len(paragraph) > 40
-        if whole and sum(map(len, paragraphs)) + len(paragraph) <= ANSWER_CHARS[1]:
+        is_complete = paragraph[:1].isupper() and paragraph[-1:] in ".!?" and paragraph.isascii() and len(paragraph) > 40
+        if is_complete and sum(map(len, paragraphs)) + len(paragraph) <= ANSWER_CHARS[1]:
             paragraphs.append(paragraph)
     answer = "\n\n".join(paragraphs)
     if len(answer) < ANSWER_CHARS[0]:
@@ -84,8 +84,8 @@ def _title(definition: Definition) -> str:
 
 def _sections(archive: Archive) -> Iterator[tuple[str, str]]:
     text = archive.description
-    found = list(_HEADING.finditer(text))
-    for match, following in zip(found, [*found[1:], None], strict=True):
+    headings = list(_HEADING.finditer(text))
+    for match, following in zip(headings, [*headings[1:], None], strict=True):
         title = (match["hash"] or match["line"]).strip(" #*`")
         if title.isascii() and not re.search(r"[<>|\[\]]", title):
             yield title, text[match.end() : following.start() if following else len(text)]

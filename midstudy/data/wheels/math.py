@@ -1,4 +1,4 @@
-"""The math corpus: word problems with worked solutions, in three ways of writing them down."""
+"""The math corpus: word problems with worked solutions, in three layouts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LAYOUTS = ("{q}\n{a}", "{q}\n{a}", "Question: {q}\nAnswer: {a}", "Problem: {q}\
 
 
 def rows() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Split and document; templates take turns, and no text comes twice."""
+    """Yield split and document, cycling through the templates, without duplicates."""
     seen: set[str] = set()
     for number in range(NUM_DOCUMENTS):
         template = TEMPLATES[number % len(TEMPLATES)]

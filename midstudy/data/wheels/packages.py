@@ -1,7 +1,7 @@
-"""The frozen list of package wheels: read, fetched once into the cache, and opened as archives.
+"""Read the frozen list of package wheels, fetch them once into the cache, and open them as archives.
 
 The wheels are never installed, imported or executed: their files are read as bytes, Python source as syntax trees.
-They stay apart from the project's own dependencies, so that an upgrade of those changes no text.
+They are separate from the project's dependencies, so that upgrading a dependency does not change any text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LINE = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.]+) --hash=sha256:([0-9a-f]{64})"
 
 @dataclass(frozen=True)
 class Package:
-    """A line of the list."""
+    """One line of the list."""
 
     name: str
     version: str
@@ -38,7 +38,7 @@ class Package:
 
 @cache
 def listed() -> dict[str, Package]:
-    """The packages of the list by name."""
+    """Return the packages of the list by name."""
     packages = {}
     for line in LIST.read_text("ascii").splitlines():
         if line and not line.startswith("#"):
@@ -60,22 +60,22 @@ class Archive:
         return self._archive.read(name)
 
     def text(self, name: str) -> str:
-        """A member as UTF-8 text with `\\n` line ends; bytes that are not UTF-8 are an error."""
+        """Return a member as UTF-8 text with `\\n` line ends; bytes that are not UTF-8 are an error."""
         return self._archive.read(name).decode("utf-8").replace("\r\n", "\n")
 
     @property
     def description(self) -> str:
-        """The long description of the package's METADATA: what its page on the package index shows."""
+        """The long description in the package's METADATA, as shown on its page on the package index."""
         name = next(name for name in self.names if name.endswith(".dist-info/METADATA"))
         return self.text(name).partition("\n\n")[2]
 
 
 @contextmanager
-def opened(name: str) -> Iterator[Archive]:
-    """A listed package's wheel, fetched if need be.
+def open_wheel(name: str) -> Iterator[Archive]:
+    """Open the wheel of a listed package; fetch it if necessary.
 
     Raises:
-        ValueError: the wheels cannot be fetched, or the cached file has not the listed digest.
+        ValueError: the wheels cannot be fetched, or the cached file does not have the listed digest.
     """
     package = listed()[name]
     folder = fetched()
@@ -84,10 +84,10 @@ def opened(name: str) -> Iterator[Archive]:
     if path is None:
         raise ValueError(f"{folder}: no wheel of {name} {package.version}. Delete the folder; it is fetched again.")
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != package.sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != package.sha256:
         raise ValueError(
-            f"{path}: sha256 {found}; allowed: {package.sha256}, the listed one. Delete the file's folder; "
+            f"{path}: expected sha256 {package.sha256}, the listed one, got {digest}. Delete the file's folder; "
             "it is fetched again."
         )
     with zipfile.ZipFile(path) as archive:
@@ -95,10 +95,10 @@ def opened(name: str) -> Iterator[Archive]:
 
 
 def fetched() -> Path:
-    """The folder with every listed wheel, fetched by pip with hashes on the first call.
+    """Return the folder with every listed wheel; fetch them with pip, checking hashes, on the first call.
 
     Raises:
-        ValueError: pip is missing, has no network, or found a file with another hash; its last lines are quoted.
+        ValueError: pip is missing, has no network, or got a file with another hash; its last lines are quoted.
     """
     folder = cache_dir() / "wheels" / hashlib.sha256(LIST.read_bytes()).hexdigest()[:16]
     if folder.is_dir():
@@ -117,7 +117,7 @@ def fetched() -> Path:
 
 
 def _download(into: Path) -> None:
-    # One fixed target, so that every machine takes the same file whatever it runs on.
+    # A fixed target platform, so that every machine fetches the same files.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--require-hashes", "--only-binary=:all:", "--platform", "any", "--implementation", "py"]
     command += ["--abi", "none", "--python-version", "3.11", "--dest", str(into), "--requirement", str(LIST)]
@@ -125,7 +125,7 @@ def _download(into: Path) -> None:
     if done.returncode:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
         raise ValueError(
-            "the package wheels of the source 'wheels' could not be fetched. They need the package index once; "
-            f"use --data DIR for text of your own where there is none. The command was\n  {' '.join(command)}\n"
+            "the package wheels of the source 'wheels' could not be fetched. The package index is needed once; without it, "
+            f"use your own text with --data DIR. The command was\n  {' '.join(command)}\n"
             f"and ended with\n{last}"
         )

@@ -1,6 +1,6 @@
-"""Parts of the wheels made once into the cache: built, cleaned of test items, digested, compared with what was frozen.
+"""Prepare the parts of `wheels` once, in the cache: build, remove overlap with test items, check against frozen digests.
 
-A prepared part is a folder with one gzip JSONL file a split and a manifest, moved into place whole. Digests are of the
+A prepared part is a folder with one gzip JSONL file per split and a manifest, written atomically. Digests cover the
 uncompressed rows, because compressed bytes differ between builds of zlib.
 """
 
@@ -26,7 +26,7 @@ from midstudy.data.wheels.packages import LIST, listed
 from midstudy.files.lock import exclusive
 
 PREPARATION = 1
-"""Raised by hand, with `python -m midstudy.data.wheels.freeze`, when the text made from the same packages changes."""
+"""Increase by hand, then run `python -m midstudy.data.wheels.freeze`, when the text made from the same packages changes."""
 
 CORPORA = ("general", "code", "math", "instruction", "qa", "hqweb")
 TASKS = ("pycode", "word_problems", "science_qa", "long_form")
@@ -37,30 +37,30 @@ FROZEN = Path(__file__).with_name("manifest.json")
 
 @cache
 def list_digest() -> str:
-    """The revision of the source: SHA-256 over the list of wheels and the preparation's version."""
+    """Return the revision of the source: SHA-256 over the list of wheels and the version of the preparation."""
     packages = "".join(f"{package}\n" for package in sorted(map(str, listed().values())))
     return hashlib.sha256(f"{packages}preparation {PREPARATION}\n".encode("ascii")).hexdigest()
 
 
 def frozen_manifest() -> dict[str, Any]:
-    """The committed manifest: for each part its packages, and documents, bytes and digest of each split."""
+    """Return the committed manifest: for each part its packages, and documents, bytes and digest of each split."""
     return json.loads(FROZEN.read_text("ascii"))
 
 
 def removed_for_overlap(part: str) -> tuple[int, int]:
-    """Rows of a part over all splits, and how many more were removed because they share text with a test item."""
+    """Return the number of rows of a part over all splits, and the number removed for sharing text with a test item."""
     facts = frozen_manifest()["parts"][part]
     return sum(split["docs"] for split in facts["splits"].values()), facts["removed_for_overlap"]
 
 
 def prepared(part: str) -> Path:
-    """The folder of a prepared part, made on the first call.
+    """Return the folder of a prepared part; prepare it on the first call.
 
     Raises:
-        ValueError: the part is unknown, the wheels cannot be fetched, or the text made is not the frozen one.
+        ValueError: the part is unknown, the wheels cannot be fetched, or the text differs from the frozen one.
     """
     if part not in PARTS:
-        raise ValueError(f"wheels part {part!r}: unknown; allowed: {', '.join(PARTS)}.")
+        raise ValueError(f"wheels part: expected one of {', '.join(PARTS)}, got {part!r}.")
     folder = cache_dir() / "prepared" / list_digest()[:16] / part
     if folder.is_dir():
         return folder
@@ -70,7 +70,7 @@ def prepared(part: str) -> Path:
         temporary = folder.with_name(f".{part}-{secrets.token_hex(4)}")
         temporary.mkdir()
         try:
-            manifest = write(part, built(part), temporary)
+            manifest = write(part, build(part), temporary)
             _require_frozen(part, manifest)
             temporary.replace(folder)
         finally:
@@ -79,10 +79,10 @@ def prepared(part: str) -> Path:
 
 
 def read_part(part: str, split: str) -> Iterator[dict[str, Any]]:
-    """The rows of a split of a part, in order; the part is prepared on the first call.
+    """Yield the rows of a split of a part, in order; the part is prepared on the first call.
 
     Raises:
-        ValueError: as `prepared`, or the prepared file was changed since.
+        ValueError: see `prepared`; also if the prepared file has changed since.
     """
     path = prepared(part) / f"{split}.jsonl.gz"
     try:
@@ -90,15 +90,15 @@ def read_part(part: str, split: str) -> Iterator[dict[str, Any]]:
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error}). Delete its folder; it is made again.") from error
     expected = frozen_manifest()["parts"][part]["splits"][split]["sha256"]
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise ValueError(f"{path}: sha256 {found}; allowed: {expected}. Delete its folder; it is made again.")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != expected:
+        raise ValueError(f"{path}: expected sha256 {expected}, got {digest}. Delete its folder; it is made again.")
     for line in content.splitlines():
         yield json.loads(line)
 
 
-def built(part: str) -> tuple[list[tuple[str, dict[str, Any]]], int]:
-    """Split and row of everything in a part, and how many rows were removed because they overlap a test item."""
+def build(part: str) -> tuple[list[tuple[str, dict[str, Any]]], int]:
+    """Return split and row of everything in a part, and the number of rows removed for overlap with a test item."""
     module = import_module(f"midstudy.data.wheels.{part}")
     rows: Iterable[tuple[str, dict[str, Any]]] = module.rows()
     if part in TASKS:
@@ -117,18 +117,18 @@ def built(part: str) -> tuple[list[tuple[str, dict[str, Any]]], int]:
 
 
 def item_text(row: dict[str, Any]) -> str:
-    """Prompt and target of a task row as one text: what must not be found in training text."""
+    """Return prompt and target of a task row as one text, which must not occur in training text."""
     example = as_example(row, "task")
     return f"{example.prompt} {example.target}"
 
 
 def write(part: str, made: tuple[list[tuple[str, dict[str, Any]]], int], folder: Path) -> dict[str, Any]:
-    """Write a part's splits and manifest; returns the manifest."""
+    """Write a part's splits and manifest; return the manifest."""
     rows, removed = made
     splits = {}
     for split in SPLITS:
-        # In an order drawn by hash, so that the first documents are a fair sample of all packages.
-        chosen = sorted((row for place, row in rows if place == split), key=_drawn_order)
+        # In order of hash, so that the first documents are a fair sample of all packages.
+        chosen = sorted((row for row_split, row in rows if row_split == split), key=_hash_order)
         lines = [json.dumps(row, ensure_ascii=False) for row in chosen]
         content = "".join(f"{line}\n" for line in lines).encode("utf-8")
         with (folder / f"{split}.jsonl.gz").open("wb") as file:
@@ -141,7 +141,7 @@ def write(part: str, made: tuple[list[tuple[str, dict[str, Any]]], int], folder:
     return manifest
 
 
-def _drawn_order(row: dict[str, Any]) -> str:
+def _hash_order(row: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_row(row).encode("ascii")).hexdigest()
 
 
@@ -149,15 +149,15 @@ def _require_frozen(part: str, manifest: dict[str, Any]) -> None:
     frozen = frozen_manifest()
     if frozen["list"] != hashlib.sha256(LIST.read_bytes()).hexdigest() or frozen["preparation"] != PREPARATION:
         raise ValueError(
-            f"{FROZEN}: made from another list of wheels or preparation. Run python -m midstudy.data.wheels.freeze."
+            f"{FROZEN}: made from a different list of wheels or preparation. Run python -m midstudy.data.wheels.freeze."
         )
     expected = frozen["parts"][part]["splits"]
     if manifest["splits"] != expected:
         different = [split for split in SPLITS if manifest["splits"][split] != expected[split]]
         raise ValueError(
-            f"wheels part {part!r}: the text made here is not the frozen one (splits {', '.join(different)}: found "
-            f"sha256 {', '.join(manifest['splits'][split]['sha256'][:12] for split in different)}; allowed: "
-            f"{', '.join(expected[split]['sha256'][:12] for split in different)}). Refused, because ids name the "
-            "frozen text. If the preparation was changed on purpose, raise PREPARATION and run "
+            f"wheels part {part!r}: the text made here differs from the frozen one (splits {', '.join(different)}: expected "
+            f"sha256 {', '.join(expected[split]['sha256'][:12] for split in different)}, got "
+            f"{', '.join(manifest['splits'][split]['sha256'][:12] for split in different)}). It is rejected, because ids "
+            "refer to the frozen text. If the preparation was changed intentionally, increase PREPARATION and run "
             "python -m midstudy.data.wheels.freeze."
         )

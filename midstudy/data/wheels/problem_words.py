@@ -1,4 +1,4 @@
-"""People, things and sentences beside the point that word problems are dressed in."""
+"""Names, nouns and irrelevant sentences for word problems."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ ASIDES: dict[str, tuple[str, ...]] = {
         "<The weather|The day> is <fine|dull|mild>.",
     ),
 }
-"""Sentences that change nothing. Short, so that they cannot by themselves make an overlap of thirteen words."""
+"""Irrelevant sentences, too short to form an overlap of thirteen words alone."""
 
 NUMBER_WORDS = dict(
     zip(

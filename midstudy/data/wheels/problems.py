@@ -1,10 +1,10 @@
-"""Word problems with worked solutions from templates: how a template is written and turned into text.
+"""Generate word problems with worked solutions from templates.
 
-Templates stand in TOML files beside this one. A template's texts are sentences with slots. `{A}`, `{B}`, `{C}` are people
-(`{he}`, `{his}`, `{him}`, `{He}`, `{His}` stand for A), `{toy}` and the other names of `NOUNS` are things, other names are
+Templates are in TOML files in this folder. A template's texts are sentences with slots. `{A}`, `{B}`, `{C}` are people
+(`{he}`, `{his}`, `{him}`, `{He}`, `{His}` refer to A), `{toy}` and the other names of `NOUNS` are things, other names are
 numbers. `<buys|gets>` is a choice, and ` | ` separates whole alternatives. In `work`, `[total=boxes*each]` writes the
 calculation with its result, as in GSM8K `4 * 6 = <<4*6=24>>24` (Cobbe et al. 2021), and names the result; `[$cost=...]` puts
-a dollar sign before the result. The last result is the answer, so a solution's arithmetic is right by construction.
+a dollar sign before the result. The last result is the answer, so a solution's arithmetic is correct by construction.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from midstudy.data.wheels.draw import Draw
 from midstudy.data.wheels.problem_words import ASIDES, NOUNS, NUMBER_WORDS, OPENINGS, PEOPLE
 
 MAX_DRAWS = 400
-"""Attempts to draw numbers that meet a template's needs before the template is called wrong."""
+"""Attempts to draw numbers that satisfy a template's conditions before the template is considered wrong."""
 
 
 @dataclass(frozen=True)
 class Template:
     """One kind of problem.
 
-    `numbers` is a list of `name low-high`, `name low-high/step`, `name = expression` and `need condition`, separated
-    by `;` and read in order. `shuffled` says that the sentences of `story` after the first may stand in any order.
+    `numbers` is a list of `name low-high`, `name low-high/step`, `name = expression` and `need condition`, separated by `;`
+    and evaluated in order. If `shuffled`, the sentences of `story` after the first are in random order.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Template:
 
 
 def templates(file: str, key: str) -> tuple[Template, ...]:
-    """The templates under a key of a TOML file of this package, in the order of the file."""
+    """Return the templates under a key of a TOML file of this package, in file order."""
     tables = tomllib.loads(Path(__file__).with_name(file).read_text("utf-8"))[key]
     return tuple(Template(**table | {"story": tuple(table["story"]), "work": tuple(table["work"])}) for table in tables)
 
@@ -58,10 +58,10 @@ class Problem:
 
 
 def problem(template: Template, draw: Draw, asides: str) -> Problem:
-    """One problem of a template.
+    """Generate one problem from a template.
 
     Args:
-        asides: which pool of sentences beside the point to take from, `corpus` or `task`, so that the two share none.
+        asides: pool of irrelevant sentences, `corpus` or `task`; the two have none in common.
     """
     numbers = _draw_numbers(template, draw)
     cast = _cast(draw)
@@ -83,7 +83,7 @@ def problem(template: Template, draw: Draw, asides: str) -> Problem:
     for step in template.work:
         text = _choose(step, draw)
         while (match := _CALCULATION.search(text)) is not None:
-            result = _whole(evaluated(match["expression"], numbers), template.name)
+            result = _whole(evaluate(match["expression"], numbers), template.name)
             shown = re.sub(r"[a-z_]+", lambda name: str(numbers[name[0]]), match["expression"])
             compact = shown.replace(" ", "")
             spaced = re.sub(r"([+*/-])", r" \1 ", compact) if sign != "*" else compact
@@ -140,11 +140,11 @@ def _draw_numbers(template: Template, draw: Draw) -> dict[str, int]:
         for clause in template.numbers.split(";"):
             clause = clause.strip()
             if clause.startswith("need "):
-                if not evaluated(clause[5:], numbers):
+                if not evaluate(clause[5:], numbers):
                     break
             elif "=" in clause:
                 name, expression = clause.split("=", 1)
-                value = Fraction(evaluated(expression, numbers))
+                value = Fraction(evaluate(expression, numbers))
                 if value.denominator != 1:
                     break
                 numbers[name.strip()] = int(value)
@@ -155,7 +155,7 @@ def _draw_numbers(template: Template, draw: Draw) -> dict[str, int]:
                 numbers[name] = low + int(step or 1) * draw.below((high - low) // int(step or 1) + 1)
         else:
             return numbers
-    raise AssertionError(f"template {template.name}: no numbers meet its needs in {MAX_DRAWS} draws")
+    raise AssertionError(f"template {template.name}: no numbers satisfy its conditions in {MAX_DRAWS} draws")
 
 
 _OPERATORS: dict[type, Callable[..., Fraction]] = {
@@ -177,8 +177,8 @@ def _parsed(expression: str) -> ast.expr:
     return ast.parse(expression.strip(), mode="eval").body
 
 
-def evaluated(expression: str, numbers: Mapping[str, int]) -> Fraction:
-    """The value of an arithmetic expression over named whole numbers, exactly; 0 or 1 for a comparison."""
+def evaluate(expression: str, numbers: Mapping[str, int]) -> Fraction:
+    """Return the exact value of an arithmetic expression over named integers; 0 or 1 for a comparison."""
 
     def value(node: ast.expr) -> Fraction:
         if isinstance(node, ast.BinOp):

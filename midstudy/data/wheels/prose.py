@@ -1,7 +1,7 @@
-"""Sentences of documentation: HTML and reStructuredText or Markdown in, plain English prose out.
+"""Extract plain English sentences from documentation in HTML, reStructuredText or Markdown.
 
-What looks like code (identifiers, signatures, markup, addresses, tables, doctests) takes its whole sentence with it,
-so that the general corpus stays far from code.
+A sentence with anything like code (identifiers, signatures, markup, addresses, tables, doctests) is dropped, to keep the
+general corpus distinct from code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SENTENCE_END = re.compile(r"(?<=[a-z0-9)\]\"'][.!?])\s+(?=[A-Z\"'(])")
 _ABBREVIATED = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|al|Dr|Mr|Ms|No|Fig|Eq|Inc|Corp|approx|resp)\.|\b[A-Z]\.)$")
 
 CODE_MARK = "\x00"
-"""Stands for a piece of code inside prose until its sentence is dropped."""
+"""Placeholder for code inside prose until its sentence is dropped."""
 
 _CODE = re.compile(
     r"[\x00_{}<>\\`|=$^~#*@\[\]]|https?:|www\.|::|\(\)|\.\w+\(|\b[a-z]+[A-Z]|[a-z][A-Z][a-z]|\b\w+/\w+/"
@@ -40,9 +40,9 @@ _TYPOGRAPHY = str.maketrans(
 
 
 def html_paragraphs(markup: str, *, literals: bool = False) -> Iterator[str]:
-    """Paragraphs and list items of documentation HTML as one line each.
+    """Yield the paragraphs and list items of documentation HTML, as one line each.
 
-    Inline code becomes `CODE_MARK`, or stays as plain text where `literals` is set.
+    Inline code becomes `CODE_MARK`; if `literals` is set, it stays as plain text.
     """
     spaced = _SPACE.sub(" ", markup)
     marked = spaced if literals else _CODE_HTML.sub(CODE_MARK, spaced)
@@ -54,12 +54,12 @@ def html_paragraphs(markup: str, *, literals: bool = False) -> Iterator[str]:
 
 
 def one_line(text: str) -> str:
-    """The text with its typographic quotes and dashes in ASCII and every run of white space as one space."""
+    """Replace typographic quotes and dashes by ASCII, and every run of white space by one space."""
     return _SPACE.sub(" ", text.translate(_TYPOGRAPHY)).strip()
 
 
 def sentences(paragraph: str) -> Iterator[str]:
-    """The sentences of a one-line paragraph, code or not."""
+    """Yield the sentences of a one-line paragraph, including those with code."""
     if ". " not in paragraph and "! " not in paragraph and "? " not in paragraph:
         yield paragraph
         return
@@ -74,7 +74,7 @@ def sentences(paragraph: str) -> Iterator[str]:
 
 
 def is_prose(sentence: str) -> bool:
-    """Whether a sentence is plain English: starts like one, ends like one, has six words and no trace of code."""
+    """True if a sentence is plain English: usual start and end, at least six words, nothing like code."""
     return (
         40 <= len(sentence) < 600
         and sentence[-1] in ".!?"
@@ -94,9 +94,9 @@ _FIRST_IS_MARKUP = re.compile(r"\s*(?:>>>|\.\. |:[a-z]+|\||\+[-=]|[-=~^\"'#*+]{3
 
 
 def text_paragraphs(text: str, *, literals: bool = False) -> Iterator[str]:
-    """Flush-left prose paragraphs of reStructuredText or Markdown, one line each.
+    """Yield the unindented prose paragraphs of reStructuredText or Markdown, one line each.
 
-    Literal text inside a paragraph becomes `CODE_MARK`, or stays without its quotes where `literals` is set.
+    Literal text in a paragraph becomes `CODE_MARK`; if `literals` is set, it stays without its quotes.
     """
     for block in re.split(r"\n[ \t]*\n", _FENCE.sub("", text)):
         lines = block.strip("\n").split("\n")
@@ -110,7 +110,7 @@ def text_paragraphs(text: str, *, literals: bool = False) -> Iterator[str]:
 
 
 def unmarked(text: str, *, literals: bool) -> str:
-    """Roles, links and emphasis reduced to the words they show; literals as in `text_paragraphs`."""
+    """Reduce roles, links and emphasis to their visible words; `literals` as in `text_paragraphs`."""
     text = _RST_ROLE.sub(r"\1", text)
     text = _MD_LINK.sub(r"\1", _RST_LINK.sub(r"\1", text))
     text = _LITERAL.sub(lambda match: match[0].strip("`") if literals else CODE_MARK, text)

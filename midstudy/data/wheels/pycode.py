@@ -1,7 +1,7 @@
 """The docstring-to-function task, after the paper's PyCode (CodeSearchNet-Python).
 
-The prompt is what a docstring says a function does, without its signature; the target is the function's source
-without the docstring. All functions of a file are in one split.
+The prompt is the description in a function's docstring, without its signature; the target is the function's source without
+the docstring. All functions of a file are in one split.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from midstudy.data.splits import split_by_hash
 from midstudy.data.wheels.docstrings import Definition, definitions, modules
-from midstudy.data.wheels.packages import opened
+from midstudy.data.wheels.packages import open_wheel
 
 PACKAGES = ("mlflow-skinny", "prefect-client")
 TARGET_CHARS = (200, 1200)
@@ -25,10 +25,10 @@ _SECTION = re.compile(
 
 
 def rows() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Split and item, files in sorted order."""
+    """Yield split and item, files in sorted order."""
     seen: set[str] = set()
     for package in PACKAGES:
-        with opened(package) as archive:
+        with open_wheel(package) as archive:
             for module in modules(archive):
                 if _SKIPPED.search(module):
                     continue

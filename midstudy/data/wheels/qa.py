@@ -1,4 +1,4 @@
-"""The knowledge corpus: short questions and answers about facts from the tables that packages carry."""
+"""The knowledge corpus: short questions and answers about facts from tables in packages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEADS = (
 
 
 def rows() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Split and question; every wording of a fact is used, all of a fact in one split."""
+    """Yield split and question: every wording of every fact; all wordings of a fact are in one split."""
     for fact in facts.facts():
         draw = Draw(f"qa {fact.relation} {fact.subject}")
         asked = [(form.format(x=fact.subject), fact.value) for form in FORMS[fact.relation]]

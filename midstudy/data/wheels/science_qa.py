@@ -1,7 +1,7 @@
 """The science question task, after SciQ: a question, a supporting passage, a short answer.
 
-About chemical elements, from a table with descriptions; and about terms in the documentation of scientific packages,
-where a sentence has lost a term that its neighbours still hold. All items of an element or a file are in one split.
+Items are about chemical elements, from a table with descriptions, and about terms in the documentation of scientific
+packages: a term is removed from a sentence and occurs in its neighbours. All items of an element or file are in one split.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from midstudy.data.splits import split_by_hash
 from midstudy.data.wheels.docstrings import definitions, modules
 from midstudy.data.wheels.draw import Draw
 from midstudy.data.wheels.elements import Element, elements
-from midstudy.data.wheels.packages import opened
+from midstudy.data.wheels.packages import open_wheel
 from midstudy.data.wheels.prose import is_prose, sentences, text_paragraphs
 
 FIELDS = {
@@ -43,8 +43,8 @@ _GAP = (
 
 
 def rows() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Split and item: elements by atomic number, then packages in order of name."""
-    with opened("mendeleev") as archive:
+    """Yield split and item: elements by atomic number, then packages by name."""
+    with open_wheel("mendeleev") as archive:
         for element in elements(archive):
             split = split_by_hash(f"element {element.name}", dev=0.06, test=0.12)
             for number, (question, answer, support) in enumerate(_about(element)):
@@ -59,7 +59,7 @@ def rows() -> Iterator[tuple[str, dict[str, Any]]]:
                 )
     seen: set[str] = set()
     for package, field in FIELDS.items():
-        with opened(package) as archive:
+        with open_wheel(package) as archive:
             for module in modules(archive):
                 split = split_by_hash(module, dev=0.06, test=0.12)
                 for definition in definitions(archive, module):
@@ -71,14 +71,14 @@ def rows() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _gapped(docstring: str, field: str, source: str) -> Iterator[dict[str, Any]]:
     prose = [text for paragraph in text_paragraphs(docstring) for text in sentences(paragraph) if is_prose(text)]
-    made = 0
+    num_items = 0
     for place, sentence in enumerate(prose):
         rest = [text for other, text in enumerate(prose) if other != place]
         known = set(re.findall(r"[a-z]{6,}", " ".join(rest)))
         terms = [word for word in re.findall(r"\b[a-z]{6,}\b", sentence) if word in known and word not in _PLAIN]
-        if not terms or len(sentence) < 60 or made == MAX_PER_DEFINITION:
+        if not terms or len(sentence) < 60 or num_items == MAX_PER_DEFINITION:
             continue
-        made += 1
+        num_items += 1
         term = max(terms, key=lambda word: (len(word), word))
         gapped = re.sub(rf"\b{term}\b", "____", sentence)
         near = sorted(rest, key=lambda text: term not in text)
@@ -136,55 +136,55 @@ _PLAIN = frozenset(
 
 
 def _about(element: Element) -> Iterator[tuple[str, str, str]]:
-    """Question, answer and supporting passage of every fact the table has of an element."""
+    """Yield question, answer and supporting passage of every fact in the table about an element."""
     draw = Draw(f"element {element.name}")
     name, lower = element.name, element.name.lower()
     described = f"{name} ({element.symbol}): {element.description}"
     if element.uses:
         yield (
-            _one(draw, ("Which element is meant? {x}", "Name the element with these uses. {x}"), element.uses),
+            _phrase(draw, ("Which element is meant? {x}", "Name the element with these uses. {x}"), element.uses),
             name,
             described,
         )
         yield (
-            _one(draw, ("What is {x} used for?", "Name a use of {x}.", "Where is {x} employed?"), lower),
+            _phrase(draw, ("What is {x} used for?", "Name a use of {x}.", "Where is {x} employed?"), lower),
             _first(element.uses),
             described,
         )
     if element.description:
         hidden = re.sub(rf"\b{name}\b", "this element", element.description, flags=re.I)
         placed = f"{name} is element {element.number}, in period {element.period} and block {element.block}."
-        yield _one(draw, ("Which element fits this description? {x}", "{x} Which element is this?"), hidden), name, placed
+        yield _phrase(draw, ("Which element fits this description? {x}", "{x} Which element is this?"), hidden), name, placed
     if element.sources:
-        question = _one(draw, ("Where is {x} found?", "How is {x} obtained?", "Name a source of {x}."), lower)
+        question = _phrase(draw, ("Where is {x} found?", "How is {x} obtained?", "Name a source of {x}."), lower)
         yield question, _first(element.sources), described
     if element.name_origin:
-        question = _one(draw, ("Where does the name {x} come from?", "What is the origin of the word {x}?"), lower)
+        question = _phrase(draw, ("Where does the name {x} come from?", "What is the origin of the word {x}?"), lower)
         yield question, element.name_origin, described
     if element.discoverers and element.discovery_year:
-        told = f"{name} was discovered by {element.discoverers} in {element.discovery_year}"
-        told += f" in {element.discovery_location}." if element.discovery_location else "."
-        yield _one(draw, ("Who discovered {x}?", "By whom was {x} found?"), lower), element.discoverers, told
+        support = f"{name} was discovered by {element.discoverers} in {element.discovery_year}"
+        support += f" in {element.discovery_location}." if element.discovery_location else "."
+        yield _phrase(draw, ("Who discovered {x}?", "By whom was {x} found?"), lower), element.discoverers, support
         yield (
-            _one(draw, ("When was {x} discovered?", "In which year was {x} found?"), lower),
+            _phrase(draw, ("When was {x} discovered?", "In which year was {x} found?"), lower),
             str(element.discovery_year),
-            told,
+            support,
         )
     yield (
-        _one(draw, ("To which family of elements does {x} belong?", "What kind of element is {x}?"), lower),
+        _phrase(draw, ("To which family of elements does {x} belong?", "What kind of element is {x}?"), lower),
         element.series.lower(),
         described,
     )
     if element.configuration:
-        told = f"The electrons of {lower}, element {element.number}, are arranged as {element.configuration}."
+        support = f"The electrons of {lower}, element {element.number}, are arranged as {element.configuration}."
         yield (
-            _one(draw, ("What is the electron configuration of {x}?", "How are the electrons of {x} arranged?"), lower),
+            _phrase(draw, ("What is the electron configuration of {x}?", "How are the electrons of {x} arranged?"), lower),
             element.configuration,
-            told,
+            support,
         )
 
 
-def _one(draw: Draw, forms: tuple[str, ...], x: str) -> str:
+def _phrase(draw: Draw, forms: tuple[str, ...], x: str) -> str:
     return draw.choice(forms).format(x=x)
 
 

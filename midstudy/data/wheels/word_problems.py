@@ -1,4 +1,4 @@
-"""The word-problem task, after GSM8K: question to worked answer; the test split has templates of its own."""
+"""The word-problem task, after GSM8K: question → worked answer; the test split has its own templates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEST = templates("word_problem_templates.toml", "test")
 
 
 def rows() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Split and item; templates take turns, and no question comes twice."""
+    """Yield split and item, cycling through the templates, without duplicate questions."""
     seen: set[str] = set()
     for pool, count, is_test in ((TRAIN, NUM_TRAIN, False), (TEST, NUM_TEST, True)):
         for number in range(count):
