@@ -121,7 +121,7 @@ def _apart(by_weight: Tensor, by_bias: Tensor, gain: Tensor, shift: Tensor, weig
 
 
 class _NarrowBlock(torch.autograd.Function):
-    """The block as one operation; parameters are in the order of `narrow_block`, turns complex, (length, rotary_dims / 2)."""
+    """The block as one operation; parameters as in `narrow_block`, turns complex, (length, rotary_dims / 2)."""
 
     @staticmethod
     def forward(
