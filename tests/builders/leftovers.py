@@ -20,7 +20,7 @@ import pytest
 
 VARIABLE = "STARTED_BY_TEST"
 
-_MAY_END_BY_ITSELF_S = 60.0
+_GRACE_S = 60.0
 """A process that is finishing or was asked to end is not a leftover; on a busy machine it may take long to disappear."""
 
 _HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver", b"torch/_inductor/compile_worker")
@@ -86,7 +86,7 @@ class _Leftovers:
         """End this test's processes; return their commands."""
         if _last_pid() == self._last_pid:  # no process was started on this machine
             return []
-        until = time.monotonic() + (0.0 if self._failed else _MAY_END_BY_ITSELF_S)
+        until = time.monotonic() + (0.0 if self._failed else _GRACE_S)
         commands: list[str] = []
         try:
             while (left := self._left()) and time.monotonic() < until:

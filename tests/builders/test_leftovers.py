@@ -21,7 +21,7 @@ import pytest
 HERE = Path(__file__).parent
 
 def sleeper(name, detached=True, environment=None):
-    # As a job: in a session of its own, by a process that ends at once and does not wait for it.
+    # Like a job: in its own session, started by a process that ends at once without waiting for it.
     program = f"import os, time; open({str(HERE / name)!r}, 'w').write(str(os.getpid())); time.sleep(1000)"
     if detached:
         start = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {program!r}], start_new_session=True)"
@@ -81,7 +81,9 @@ def test_processes_of_a_failed_test_are_gone_before_the_next_test(tmp_path: Path
     assert "1 failed, 1 passed" in pytest_of(tmp_path, text).stdout
 
 
-@pytest.mark.parametrize("environment", ["None", "{'PATH': os.environ['PATH']}"], ids=["as it is", "of its own"])
+@pytest.mark.parametrize(
+    "environment", ["None", "{'PATH': os.environ['PATH']}"], ids=["same environment", "own environment"]
+)
 def test_a_passing_test_that_leaves_a_process_is_an_error_that_names_the_process(tmp_path: Path, environment: str) -> None:
     settled = "\nfrom builders import leftovers\nleftovers._MAY_END_BY_ITSELF_S = 0.1\n"
     text = f"{settled}\ndef test_one():\n    sleeper('one', detached={environment} is None, environment={environment})\n"
