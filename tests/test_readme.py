@@ -1,4 +1,4 @@
-"""What the README shows is true: its Python runs, its commands exist."""
+"""The README is correct: its Python runs, its commands and options exist."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_example_of_a_study_is_what_midstudy_new_writes() -> None:
     assert EXAMPLES[0] in (REPOSITORY / "midstudy/studies/bridging/question.py").read_text()
 
 
-def test_the_example_of_a_curriculum_runs() -> None:
+def test_the_example_curriculum_runs() -> None:
     _, code = EXAMPLES
     schedule = Cosine(peak_lr=1e-3, floor_lr=1e-5, warmup_steps=10, total_steps=9_000)
     names: dict[str, Any] = {
@@ -52,7 +52,7 @@ def test_every_command_exists(verb: str, capsys: pytest.CaptureFixture[str]) -> 
     assert stopped.value.code == 0
 
 
-def test_every_option_that_is_named_exists(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_option_of_the_placement_section_exists(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     known = capsys.readouterr().out

@@ -359,15 +359,15 @@ class Curriculum:
         longer.__dict__["_ids"] = {**self._ids, self.num_steps: self.state_id(self.num_steps)}
         return longer
 
-    def datasets_of(self, stretch: Stretch) -> tuple[Dataset, ...]:
+    def datasets_of(self, placed: Stretch) -> tuple[Dataset, ...]:
         """Return the data sets that the updates of a placed phase may read.
 
         These are its own data and the specialists of the phases whose data positions it continues: a specialist with a
         deficit from an earlier phase may receive draws in this one.
         """
-        datasets = dict.fromkeys(stretch.phase.datasets)
-        following = stretch
-        for earlier in reversed([placed for placed in self.stretches if placed.start_step < stretch.start_step]):
+        datasets = dict.fromkeys(placed.phase.datasets)
+        following = placed
+        for earlier in reversed([other for other in self.stretches if other.start_step < placed.start_step]):
             if following.phase.data_positions == "reset":
                 break
             assert not isinstance(earlier.phase.data, Task)
@@ -375,9 +375,9 @@ class Curriculum:
             following = earlier
         return tuple(datasets)
 
-    def phase_id(self, stretch: Stretch) -> str:
+    def phase_id(self, placed: Stretch) -> str:
         """Return the digest of a placed phase as it enters the ids of its states: without its length and its schedule."""
-        return _phase_digest(stretch.phase, first=stretch.start_step == 0)
+        return _phase_digest(placed.phase, first=placed.start_step == 0)
 
 
 @dataclass(frozen=True, kw_only=True)

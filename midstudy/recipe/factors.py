@@ -57,6 +57,6 @@ def _checked(name: object, value: object, path: str = "factors") -> Value:
         require_name(f"{path}.{name}", value)
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        allowed = f"text of 1 to {MAX_NAME_LENGTH} characters, or a finite number"
-        raise RecipeError(f"{path}.{name}", expected=allowed, got=repr(value))
+        expected = f"text of 1 to {MAX_NAME_LENGTH} characters, or a finite number"
+        raise RecipeError(f"{path}.{name}", expected=expected, got=repr(value))
     return value

@@ -216,7 +216,7 @@ def test_a_replaced_file_is_reported_by_path_and_nothing_is_lost(name, how, stor
     path = FILES[name](store)
     replace_file(path, how)
     results = run_every_verb(store, experiment, capsys)
-    refused = {verb: said for verb, (status, said) in results.items() if status == 2 and str(path) in said}
+    rejected = {verb: said for verb, (status, said) in results.items() if status == 2 and str(path) in said}
     readers = {
         "store.json": set(results),
         "manifest.json": set(results) - {"plan", "explain", "run"},  # these read the experiment or only stages
@@ -236,7 +236,7 @@ def test_a_replaced_file_is_reported_by_path_and_nothing_is_lost(name, how, stor
     )  # looks like a missing file
     is_extra = (name, how) == ("recipe.json", "nested objects")  # a field that no verb reads
     if not is_absent and not is_extra:
-        assert readers[name] <= set(refused), {verb: results[verb] for verb in readers[name] - set(refused)}
+        assert readers[name] <= set(rejected), {verb: results[verb] for verb in readers[name] - set(rejected)}
 
 
 def test_the_suggested_fix_works(store, experiment, capsys):

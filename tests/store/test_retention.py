@@ -135,11 +135,11 @@ def test_everything_of_a_finished_study_is_kept_with_a_reason(finished: Made) ->
 
 
 def test_every_byte_of_the_store_is_counted_once(interrupted: Made) -> None:
-    found = survey(interrupted.store)
-    assert sum(item.num_bytes for item in (*found.free, *found.kept)) == sum(
+    retained = survey(interrupted.store)
+    assert sum(item.num_bytes for item in (*retained.free, *retained.kept)) == sum(
         map(len, files(interrupted.store.root).values())
     )
-    paths = [item.path for item in (*found.free, *found.kept)]
+    paths = [item.path for item in (*retained.free, *retained.kept)]
     assert len(set(paths)) == len(paths)
 
 
@@ -159,20 +159,20 @@ def test_the_end_of_a_constant_rate_is_kept_for_longer_runs(text: Path, tmp_path
 def test_the_newest_complete_checkpoint_of_an_unfinished_stage_is_kept_and_resumed_from(
     interrupted: Made, finished: Made
 ) -> None:
-    store, identity = interrupted.store, interrupted.stage_id(BRANCH)
-    (attempt,) = store.previous_attempts(identity)
+    store, stage_id = interrupted.store, interrupted.stage_id(BRANCH)
+    (attempt,) = store.previous_attempts(stage_id)
     assert sorted(path.name for path in (attempt / "checkpoints").iterdir()) == ["step-00000006", "step-00000007"]
-    found = survey(store)
-    assert [(item.reason, item.path.name) for item in found.free] == [
+    retained = survey(store)
+    assert [(item.reason, item.path.name) for item in retained.free] == [
         ("rolling checkpoints that are not resumed from", "step-00000006")
     ]
-    kept = next(item for item in found.kept if item.reason == "resume points of unfinished stages")
+    kept = next(item for item in retained.kept if item.reason == "resume points of unfinished stages")
     assert kept.detail == f"{BRANCH}, step-00000007"
-    assert free(store, found.free) == found.free
+    assert free(store, retained.free) == retained.free
     assert survey(store).free == []
-    make(store, interrupted.plan.stages[identity])
-    assert store.record(identity).metrics["resumed_at_step"] == 7
-    name = f"{identity}/published/checkpoint/model.safetensors"
+    make(store, interrupted.plan.stages[stage_id])
+    assert store.record(stage_id).metrics["resumed_at_step"] == 7
+    name = f"{stage_id}/published/checkpoint/model.safetensors"
     assert published(store)[name] == published(finished.store)[name]
 
 
@@ -180,40 +180,40 @@ def test_if_the_newest_checkpoint_is_damaged_the_previous_one_is_kept(interrupte
     (attempt,) = interrupted.store.previous_attempts(interrupted.stage_id(BRANCH))
     with (attempt / "checkpoints" / "step-00000007" / "model.safetensors").open("r+b") as file:
         file.write(b"\xff")
-    found = survey(interrupted.store)
-    assert [item.path.name for item in found.free] == ["step-00000007"]
-    assert [item.path.name for item in found.kept if item.reason.startswith("resume points")] == ["step-00000006"]
+    retained = survey(interrupted.store)
+    assert [item.path.name for item in retained.free] == ["step-00000007"]
+    assert [item.path.name for item in retained.kept if item.reason.startswith("resume points")] == ["step-00000006"]
 
 
 def test_leftovers_of_killed_processes_are_removed_but_recent_temporary_files_are_kept(interrupted: Made) -> None:
-    store, identity = interrupted.store, interrupted.stage_id(BRANCH)
-    (attempt,) = store.previous_attempts(identity)
+    store, stage_id = interrupted.store, interrupted.stage_id(BRANCH)
+    (attempt,) = store.previous_attempts(stage_id)
     old = time.time() - 7200
     left = [attempt / "checkpoints" / ".step-00000008.1a2b.tmp", attempt / "result" / ".checkpoint.1a2b.tmp"]
-    left += [store.paths.stage(identity) / ".attempts-1a2b3c4d", store.paths.attempts(identity) / ".removed.1a2b.tmp"]
+    left += [store.paths.stage(stage_id) / ".attempts-1a2b3c4d", store.paths.attempts(stage_id) / ".removed.1a2b.tmp"]
     for folder in left:
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"\0" * 1000)
     for name in (".recipe.json.0123456789abcdef0123456789abcdef", ".recipe.json.new"):
-        (store.paths.stage(identity) / name).write_text("{")
-    os.utime(store.paths.stage(identity) / ".recipe.json.0123456789abcdef0123456789abcdef", (old, old))
-    left.append(store.paths.stage(identity) / ".recipe.json.0123456789abcdef0123456789abcdef")
-    found = [item for item in survey(store).free if item.reason == "half-written by killed jobs"]
-    assert {item.path for item in found} == set(left)
-    assert len(free(store, found)) == len(left)
+        (store.paths.stage(stage_id) / name).write_text("{")
+    os.utime(store.paths.stage(stage_id) / ".recipe.json.0123456789abcdef0123456789abcdef", (old, old))
+    left.append(store.paths.stage(stage_id) / ".recipe.json.0123456789abcdef0123456789abcdef")
+    retained = [item for item in survey(store).free if item.reason == "half-written by killed jobs"]
+    assert {item.path for item in retained} == set(left)
+    assert len(free(store, retained)) == len(left)
     assert not any(path.exists() for path in left)
-    assert (store.paths.stage(identity) / ".recipe.json.new").exists()
+    assert (store.paths.stage(stage_id) / ".recipe.json.new").exists()
 
 
 def test_attempts_at_a_finished_stage_are_removed_and_its_record_is_kept(copy: Made) -> None:
-    store, identity = copy.store, copy.stage_id(BRANCH)
+    store, stage_id = copy.store, copy.stage_id(BRANCH)
     before = published(store)
-    attempt = store.attempt(identity)
+    attempt = store.attempt(stage_id)
     (attempt.checkpoints / "step-00000005").mkdir(parents=True)
     attempt.close()
-    found = survey(store)
-    assert [(item.reason, item.path) for item in found.free] == [("attempts at finished stages", attempt.folder)]
-    free(store, found.free)
+    retained = survey(store)
+    assert [(item.reason, item.path) for item in retained.free] == [("attempts at finished stages", attempt.folder)]
+    free(store, retained.free)
     assert not attempt.folder.exists()
     assert published(store) == before
 
@@ -222,15 +222,15 @@ def test_stages_that_no_study_uses_any_more_are_removed_only_on_request(copy: Ma
     store, before = copy.store, published(copy.store)
     smaller = request(store, small_study(text, starts=(3,), tasks=("code_task",)))
     reason = "finished, but no study uses it any more"
-    found = survey(store)
-    assert found.free == []
-    dropped = {item.stage for item in found.kept if item.reason == reason}
+    retained = survey(store)
+    assert retained.free == []
+    dropped = {item.stage for item in retained.kept if item.reason == reason}
     # Everything that is not in the smaller study, except the trunk at step 7: its step 12 was trained from there.
     assert dropped == set(copy.plan.stages) - set(smaller.stages) - {copy.stage_id("pretrain nano seed 0 to step 7")}
-    assert all(item.remake_s and item.remake_s > 0 for item in found.kept if item.reason == reason)
-    found = survey(store, unreferenced=True)
-    assert {item.stage for item in found.free} == dropped
-    free(store, found.free)
+    assert all(item.remake_s and item.remake_s > 0 for item in retained.kept if item.reason == reason)
+    retained = survey(store, unreferenced=True)
+    assert {item.stage for item in retained.free} == dropped
+    free(store, retained.free)
     assert {name for name in before if name.split("/")[0] not in dropped} == set(published(store))
     request(store, small_study(text, starts=(3, 7), tasks=("code_task", "word_task")))
     for stage in copy.plan.stages.values():
@@ -249,37 +249,37 @@ def test_a_stage_of_two_studies_is_kept_while_one_of_them_uses_it(copy: Made, te
 
 
 def test_a_stage_in_a_running_job_is_not_touched(interrupted: Made) -> None:
-    identity = interrupted.stage_id(BRANCH)
+    stage_id = interrupted.stage_id(BRANCH)
     before = files(interrupted.store.root)
-    found = survey(interrupted.store, live=(identity,))
-    assert found.free == []
-    assert "in use by a running job" in [item.reason for item in found.kept if item.stage == identity]
+    retained = survey(interrupted.store, live=(stage_id,))
+    assert retained.free == []
+    assert "in use by a running job" in [item.reason for item in retained.kept if item.stage == stage_id]
     # The job starts after the survey:
-    assert free(interrupted.store, survey(interrupted.store).free, live=(identity,)) == []
+    assert free(interrupted.store, survey(interrupted.store).free, live=(stage_id,)) == []
     assert files(interrupted.store.root) == before
 
 
 def test_a_running_attempt_is_not_touched_even_without_a_known_job(copy: Made) -> None:
-    store, identity = copy.store, copy.stage_id(BRANCH)
+    store, stage_id = copy.store, copy.stage_id(BRANCH)
     unpublish(copy, BRANCH)
-    attempt = store.attempt(identity)
+    attempt = store.attempt(stage_id)
     (attempt.checkpoints / ".step-00000004.tmp").mkdir(parents=True)
     (attempt.checkpoints / "step-00000003").mkdir()
-    found = survey(store)
-    assert found.free == []
-    assert [item.path for item in found.kept if item.reason == "in use by a running attempt"] == [attempt.folder]
+    retained = survey(store)
+    assert retained.free == []
+    assert [item.path for item in retained.kept if item.reason == "in use by a running attempt"] == [attempt.folder]
     attempt.close()
-    found = survey(store)
-    assert {item.path.name for item in found.free} == {".step-00000004.tmp", "step-00000003"}
+    retained = survey(store)
+    assert {item.path.name for item in retained.free} == {".step-00000004.tmp", "step-00000003"}
 
 
 def test_a_stage_that_a_study_starts_to_use_after_the_survey_is_kept(copy: Made, text: Path) -> None:
     whole = load(copy.store, "small")
     request(copy.store, small_study(text, starts=(), tasks=("code_task",)))
-    found = survey(copy.store, unreferenced=True)
-    assert found.free
+    retained = survey(copy.store, unreferenced=True)
+    assert retained.free
     freeze(copy.store, whole)
-    assert free(copy.store, found.free) == []
+    assert free(copy.store, retained.free) == []
 
 
 def test_ancestors_of_a_running_job_are_kept_even_if_its_study_shrinks(copy: Made, text: Path) -> None:
@@ -301,30 +301,30 @@ def test_a_stage_that_only_a_record_names_as_a_parent_is_kept(copy: Made, text: 
     assert not {at_3, at_7} & asked.stages.keys()
     assert not any(at_3 in stage.parents for stage in asked.stages.values())
     assert at_3 in copy.store.record(at_7).parents
-    found = survey(copy.store, unreferenced=True)
-    assert not {at_3, at_7} & {item.stage for item in found.free}
-    free(copy.store, found.free)
+    retained = survey(copy.store, unreferenced=True)
+    assert not {at_3, at_7} & {item.stage for item in retained.free}
+    free(copy.store, retained.free)
     assert {item.stage: item.reason for item in survey(copy.store).kept}[at_3] == "parent of a stage that a study uses"
 
 
 def test_two_concurrent_cleanings_remove_each_item_once(interrupted: Made) -> None:
-    store, identity = interrupted.store, interrupted.stage_id(BRANCH)
-    (attempt,) = store.previous_attempts(identity)
+    store, stage_id = interrupted.store, interrupted.stage_id(BRANCH)
+    (attempt,) = store.previous_attempts(stage_id)
     for number in range(300):
         folder = attempt / "checkpoints" / f".step-{number}.tmp"
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"\0")
-    found = survey(store).free
-    assert len(found) == 301
+    retained = survey(store).free
+    assert len(retained) == 301
     barrier = threading.Barrier(2)
 
     def free_all() -> int:
         barrier.wait()
-        return len(free(Store(store.root), found))
+        return len(free(Store(store.root), retained))
 
     with ThreadPoolExecutor(2) as threads:
         cleaners = [threads.submit(free_all) for _ in range(2)]
-        assert sum(cleaner.result() for cleaner in cleaners) == len(found)
+        assert sum(cleaner.result() for cleaner in cleaners) == len(retained)
     assert sorted(path.name for path in (attempt / "checkpoints").iterdir()) == ["step-00000007"]
 
 
@@ -372,27 +372,27 @@ def test_cleaning_beside_a_running_study_does_not_change_it(
 # -- the next attempt -------------------------------------------------------------------------------------------------
 
 
-def _dies_in_an_attempt(root: Path, identity: str) -> None:
-    attempt = Store(root).attempt(identity)
+def _dies_in_an_attempt(root: Path, stage_id: str) -> None:
+    attempt = Store(root).attempt(stage_id)
     for name in ("step-00000001", "step-00000002", ".step-00000003.tmp"):
         (attempt.checkpoints / name).mkdir(parents=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_new_attempt_removes_leftovers_of_killed_ones_but_keeps_two_checkpoints(copy: Made) -> None:
-    store, identity = copy.store, copy.stage_id(BRANCH)
+    store, stage_id = copy.store, copy.stage_id(BRANCH)
     unpublish(copy, BRANCH)
-    live = store.attempt(identity)
+    live = store.attempt(stage_id)
     (live.checkpoints / ".step-00000009.tmp").mkdir(parents=True)
     for _ in range(2):
-        dying = multiprocessing.get_context("spawn").Process(target=_dies_in_an_attempt, args=(store.root, identity))
+        dying = multiprocessing.get_context("spawn").Process(target=_dies_in_an_attempt, args=(store.root, stage_id))
         dying.start()
         dying.join()
         assert dying.exitcode == -signal.SIGKILL
-    *dead, alive = store.previous_attempts(identity)
+    *dead, alive = store.previous_attempts(stage_id)
     assert alive == live.folder
     assert [is_alive(attempt) for attempt in (*dead, alive)] == [False, False, True]
-    newest = store.attempt(identity)
+    newest = store.attempt(stage_id)
     names = {attempt: sorted(path.name for path in (attempt / "checkpoints").iterdir()) for attempt in (*dead, alive)}
     assert names[alive] == [".step-00000009.tmp"]
     assert sorted(names[dead[0]] + names[dead[1]]) == ["step-00000002", "step-00000002"]
