@@ -193,7 +193,7 @@ def _run(experiment: Path, data: tuple[str, ...], machine: Machine) -> State[Any
         where = place(placement_file=Path(machine.placement) if machine.placement else None, **options)
         root = _store(machine.store)
         where.require(root)
-        plan = plan_experiment(shown, Store.found(root), data=sources, settings=settings, where=where)
+        plan = plan_experiment(shown, Store.open_existing(root), data=sources, settings=settings, where=where)
         command = command_line(shown, data=sources, settings=settings)
         store = begin(root, plan, where, command=command, max_gpu_hours=machine.max_gpu_hours)
         logger.info("%s\n%s", command, plan_text(plan, forecast_s=forecast_s(plan, where)))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flows.server import PrefectServer
-from midstudy.environment import LOOPBACK, speak_directly
+from midstudy.environment import LOOPBACK, bypass_odd_proxies
 from midstudy.recipe.manifest import Manifest
 from midstudy.run.watch import Watch
 from midstudy.store.store import Store
@@ -128,7 +128,7 @@ class PrefectView:
             self._server.stop()
             self._server = None
         if self._server is not None or urlsplit(PREFECT_API_URL.value() or "").hostname in LOOPBACK:
-            speak_directly()
+            bypass_odd_proxies()
         if self._server is not None:
             settings |= {PREFECT_API_URL: self._server.api_url, PREFECT_HOME: self._server.folder}
         with temporary_settings(settings):

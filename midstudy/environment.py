@@ -1,6 +1,6 @@
 """The environment variables of this process and of every process it starts.
 
-All of it is decided here. Unusable values (empty, malformed or unreachable) count as not set, loopback bypasses proxies, a
+Only this module sets them. Unusable values (empty, malformed or unreachable) count as not set, loopback bypasses proxies, a
 user without a home directory gets one, and children use UTF-8 and import the same code as their parent.
 """
 
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import midstudy
 
 WITHOUT_HOME = "MIDSTUDY_WITHOUT_HOME"
-"""Set if HOME is a stand-in, where nothing permanent may be stored."""
+"""Set if HOME is a temporary replacement, where nothing permanent may be stored."""
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
@@ -48,7 +48,7 @@ _FOLDERS = (
     *("MIDSTUDY_CACHE", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TORCH_HOME"),
     *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", *_TEMPORARY),
 )
-"""May be relative to the current folder, which a child does not share."""
+"""Values may be relative to the current folder, which can differ in a child."""
 
 _OF_AN_INTERPRETER = (
     *("PYTHONINSPECT", "PYTHONIOENCODING", "PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONCOERCECLOCALE"),
@@ -56,7 +56,7 @@ _OF_AN_INTERPRETER = (
 )
 _OF_A_START = ("PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONWARNINGS")
 _OF_AFFINITY = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND", "OMP_THREAD_LIMIT")
-"""Would bind every job to the same cores."""
+"""These would bind every job to the same cores."""
 
 _OF_RANKS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
 _OF_SLURM = ("OMPI_", "PMIX_", "PMI_", "SBATCH_", "SLURM", "SRUN_", "SUBMITIT_", "TORCHELASTIC_")
@@ -64,59 +64,59 @@ _OF_VIEWS = ("MLFLOW_", "PREFECT_")
 _MPL = ("MATPLOTLIBRC", "MPLBACKEND")
 
 _given_no_proxy: dict[str, str] | None = None
-"""The values that `speak_directly` replaced."""
+"""The values that `bypass_odd_proxies` replaced."""
 
 
 # -- every process ----------------------------------------------------------------------------------------------------
 
 
 def tidied(given: Mapping[str, str], *, spare_home: Path | None = None) -> dict[str, str]:
-    """The environment `given` without unusable values; idempotent.
+    """Return the environment `given` without unusable values; idempotent.
 
     Args:
         spare_home: HOME for a user without a writable one.
     """
-    found = {name: value for name, value in given.items() if value or not name.startswith(_EMPTY_IS_NOT_SET)}
+    kept = {name: value for name, value in given.items() if value or not name.startswith(_EMPTY_IS_NOT_SET)}
     for name, pattern in _NUMBERS.items():
-        if name in found and not pattern.fullmatch(found[name].strip()):
-            del found[name]
+        if name in kept and not pattern.fullmatch(kept[name].strip()):
+            del kept[name]
     for name in _CERTIFICATES:
-        if name in found and not os.path.exists(found[name]):
-            del found[name]
-    if not _can_be_made(os.path.dirname(found.get("SSLKEYLOGFILE", "/"))):
-        found.pop("SSLKEYLOGFILE", None)
+        if name in kept and not os.path.exists(kept[name]):
+            del kept[name]
+    if not _can_be_made(os.path.dirname(kept.get("SSLKEYLOGFILE", "/"))):
+        kept.pop("SSLKEYLOGFILE", None)
     for name in (*_MPL, "JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):  # user settings must not change how a report looks
-        found.pop(name, None)
+        kept.pop(name, None)
     for name in _TEMPORARY:
-        if name in found and not _is_writable(found[name]):
-            del found[name]
+        if name in kept and not _is_writable(kept[name]):
+            del kept[name]
     for name in _USERS_FOLDERS:
-        if name in found and not (os.path.isabs(found[name]) and _can_be_made(found[name])):
-            del found[name]
+        if name in kept and not (os.path.isabs(kept[name]) and _can_be_made(kept[name])):
+            del kept[name]
     for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH"):
-        if name in found:
-            found[name] = os.pathsep.join(_absolute(one) for one in found[name].split(os.pathsep) if one)
-    if not found.get("HOME") and (home := _home_by_account()):
-        found["HOME"] = home
-    if spare_home is not None and (WITHOUT_HOME in found or not _is_home(found.get("HOME", ""))):
-        found = _with_home(found, spare_home)
+        if name in kept:
+            kept[name] = os.pathsep.join(_absolute(path) for path in kept[name].split(os.pathsep) if path)
+    if not kept.get("HOME") and (home := _home_by_account()):
+        kept["HOME"] = home
+    if spare_home is not None and (WITHOUT_HOME in kept or not _is_home(kept.get("HOME", ""))):
+        kept = _with_home(kept, spare_home)
     for name in _FOLDERS:
-        if name in found:
-            folder = _absolute(_expanded(found[name], home="" if WITHOUT_HOME in found else found.get("HOME", "")))
-            found[name] = folder
-            if folder.startswith("~"):  # nobody's home
-                del found[name]
-    return _loopback_without_proxy(found)
+        if name in kept:
+            folder = _absolute(_expanded(kept[name], home="" if WITHOUT_HOME in kept else kept.get("HOME", "")))
+            kept[name] = folder
+            if folder.startswith("~"):  # the home of an unknown user
+                del kept[name]
+    return _loopback_without_proxy(kept)
 
 
 def take_over() -> None:
     """Tidy this process's environment; call at the start of the `midstudy` command, before heavy imports.
 
-    If Python was started with settings that cannot be changed later (a file system encoding other than UTF-8, no asserts,
-    warnings as errors), re-executes the command. Raises the limit on open files as far as allowed.
+    Re-execute the command if Python was started with settings that cannot be changed later: a file system encoding other
+    than UTF-8, no asserts, warnings as errors. Also raise the limit on open files as far as allowed.
     """
     _open_standard_descriptors()
-    given = dict(os.environb)  # as they came: not every locale's letters turn back into the bytes that they were read from
+    given = dict(os.environb)  # bytes, since decoded values may not encode back to the same bytes
     wanted = {name: value for name, value in given.items() if name.decode("latin-1") not in _OF_A_START}
     if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
         wanted[b"PYTHONUTF8"] = b"1"
@@ -145,12 +145,12 @@ def require_readable(arguments: Sequence[str]) -> None:
     Raises:
         ValueError: an argument contains bytes that are not UTF-8.
     """
-    for one in arguments:
+    for argument in arguments:
         try:
-            one.encode("utf-8")
+            argument.encode("utf-8")
         except UnicodeEncodeError:
-            shown = one.encode("utf-8", "backslashreplace").decode("utf-8")
-            raise ValueError(f"argument {shown!r}: bytes that are not UTF-8; allowed: UTF-8. Rename the file.") from None
+            shown = argument.encode("utf-8", "backslashreplace").decode("utf-8")
+            raise ValueError(f"argument: expected UTF-8, got {shown!r}. Rename the file.") from None
 
 
 def require_current_folder(store: str) -> None:
@@ -164,32 +164,32 @@ def require_current_folder(store: str) -> None:
     except OSError:
         if not os.path.isabs(store):
             raise ValueError(
-                f"--store: found {store!r}, relative to the current folder, which was removed; allowed: an absolute path. "
-                "Or change to a folder that is there."
+                f"--store: expected an absolute path, since the current folder was removed, got {store!r}. "
+                "Or change to an existing folder."
             ) from None
         os.chdir("/")
 
 
-def speak_directly() -> None:
-    """Bypass all proxies in this process if any configured proxy is in a form that some of its libraries cannot parse.
+def bypass_odd_proxies() -> None:
+    """Bypass all proxies in this process if some library it uses cannot parse a configured proxy.
 
-    Children still get the proxies as given.
+    Children still get the proxies as configured.
     """
     global _given_no_proxy
     names = ("http_proxy", "https_proxy", "all_proxy")  # in any mixture of cases
     used = [value for name, value in os.environ.items() if value and name.lower() in names]
-    if _given_no_proxy is None and not all(_is_plain_proxy(one) for one in used):
+    if _given_no_proxy is None and not all(_is_plain_proxy(value) for value in used):
         _given_no_proxy = {name: os.environ[name] for name in ("no_proxy", "NO_PROXY") if name in os.environ}
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"
 
 
 def num_cores() -> int:
-    """Cores this process may use, which CPU affinity can limit."""
+    """Return the number of cores that this process may use, which CPU affinity can limit."""
     return len(os.sched_getaffinity(0))
 
 
 def existing_folder() -> str:
-    """The current folder, for a child with relative arguments; the root if it was removed."""
+    """Return the current folder, for a child with relative arguments; the root folder if it was removed."""
     try:
         return os.getcwd()
     except OSError:
@@ -200,12 +200,12 @@ def existing_folder() -> str:
 
 
 def of_child(*, without: Collection[str] = (), spare_home: Path | None = None, **settings: str) -> dict[str, str]:
-    """The environment of a Python child process.
+    """Return the environment of a Python child process.
 
     Args:
         without: prefixes of variables to drop.
         spare_home: HOME for a user without a writable one.
-        settings: variables to set, overriding what was given.
+        settings: variables to set; they override inherited ones.
     """
     given = dict(os.environ)
     if _given_no_proxy is not None:
@@ -221,7 +221,7 @@ def of_child(*, without: Collection[str] = (), spare_home: Path | None = None, *
 
 
 def interpreter(given: Mapping[str, str]) -> dict[str, str]:
-    """Variables for a child's Python: UTF-8, and imports of this code, never from the child's current folder."""
+    """Return variables for a child's Python: UTF-8, and imports of this code, never from the child's current folder."""
     return {
         "PYTHONUTF8": "1",
         "PYTHONIOENCODING": "utf-8:backslashreplace",
@@ -231,7 +231,7 @@ def interpreter(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def of_job(folder: Path, *, num_threads: int, **settings: str) -> dict[str, str]:
-    """The environment of a local job: thread counts, and no variables of Prefect, MLflow or an enclosing Slurm job.
+    """Return the environment of a local job: thread counts, and no variables of Prefect, MLflow or an enclosing Slurm job.
 
     Args:
         folder: the job's folder, HOME for a user without a writable one.
@@ -243,7 +243,7 @@ def of_job(folder: Path, *, num_threads: int, **settings: str) -> dict[str, str]
 
 
 def of_slurm_job(*, num_threads: int, **settings: str) -> list[str]:
-    """`of_job` as lines of a batch script, because Slurm takes a job's environment from the submitter and the node."""
+    """Return `of_job` as lines of a batch script, since Slurm takes a job's environment from the submitter and the node."""
     names = " ".join((*_OF_AN_INTERPRETER, *_OF_AFFINITY, *_OF_RANKS, *_MPL))
     prefixes = " ".join(f"${{!{prefix}@}}" for prefix in _OF_VIEWS)
     variables = dict.fromkeys(THREADS, str(num_threads)) | settings
@@ -256,8 +256,10 @@ def of_slurm_job(*, num_threads: int, **settings: str) -> list[str]:
 
 
 def of_slurm_command() -> dict[str, str]:
-    """The environment of Slurm commands: without user output formats, which would break parsing, and without an enclosing
-    job's resources, which would change the request.
+    """Return the environment of Slurm commands.
+
+    It has no user output formats, which would break parsing, and no resources of an enclosing job, which would change the
+    request.
     """
     kept = of_child()
     prefixes = ("SLURM_", "SLURMD_", "SQUEUE_", "SACCT_", "SBATCH_", "SRUN_", "SUBMITIT_")
@@ -266,8 +268,10 @@ def of_slurm_command() -> dict[str, str]:
 
 
 def of_kernel(folder: Path) -> dict[str, str]:
-    """The environment of the report's kernel: IPython, Jupyter and Matplotlib read settings from `folder`, which belongs to
-    the kernel. Uses the user's font cache if there is one.
+    """Return the environment of the report's kernel.
+
+    IPython, Jupyter and Matplotlib read their settings from `folder`, which belongs to the kernel. The user's font cache is
+    used if it exists.
     """
     (folder / "matplotlibrc").touch()
     kept = of_child(without=(*_OF_VIEWS, "IPYTHON", "JUPYTER_"), spare_home=folder)
@@ -279,7 +283,7 @@ def of_kernel(folder: Path) -> dict[str, str]:
 
 
 def of_git() -> dict[str, str]:
-    """The environment of `git -C FOLDER`, without variables that point git to another repository."""
+    """Return the environment of `git -C FOLDER`, without variables that point git to another repository."""
     return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}
 
 
@@ -291,31 +295,31 @@ def _root() -> str:
 
 
 def _root_is_checkout() -> bool:
-    """False if installed: site-packages is on the path already and must not come before the standard library."""
+    """Return False if installed: site-packages is on the path already and must not come before the standard library."""
     return Path(_root()).name not in ("site-packages", "dist-packages")
 
 
 def _own_path(given: Mapping[str, str]) -> str:
-    others = [_absolute(one) for one in given.get("PYTHONPATH", "").split(os.pathsep) if one]
+    others = [_absolute(path) for path in given.get("PYTHONPATH", "").split(os.pathsep) if path]
     first = [_root()] if _root_is_checkout() else []
     return os.pathsep.join(dict.fromkeys([*first, *others]))
 
 
 def _with_home(given: Mapping[str, str], home: Path) -> dict[str, str]:
-    """Replace a missing or unwritable HOME, but keep using the caches and profiles readable in it."""
-    former = given.get("HOME", "")
-    found = dict(given)
+    """Replace a missing or unwritable HOME, but keep using the readable caches and profiles in it."""
+    previous = given.get("HOME", "")
+    replaced = dict(given)
     for name, where in (
         ("HF_HOME", ".cache/huggingface"),
         ("MIDSTUDY_CACHE", ".cache/midstudy"),
         ("PREFECT_PROFILES_PATH", ".prefect/profiles.toml"),
     ):
-        if WITHOUT_HOME not in given and os.path.isabs(former) and os.access(f"{former}/{where}", os.R_OK):
-            found.setdefault(name, f"{former}/{where}")
+        if WITHOUT_HOME not in given and os.path.isabs(previous) and os.access(f"{previous}/{where}", os.R_OK):
+            replaced.setdefault(name, f"{previous}/{where}")
     for name in ("USER", "LOGNAME"):  # libraries ask for the user name, which the system may not know
-        if not found.get(name):
-            found[name] = f"uid{os.getuid()}"
-    return found | {"HOME": str(home), WITHOUT_HOME: "1"}
+        if not replaced.get(name):
+            replaced[name] = f"uid{os.getuid()}"
+    return replaced | {"HOME": str(home), WITHOUT_HOME: "1"}
 
 
 def _home_by_account() -> str:
@@ -326,7 +330,7 @@ def _home_by_account() -> str:
 
 
 def _expanded(path: str, *, home: str) -> str:
-    """The path with another user's home in it, or this one's; as it is where there is none."""
+    """Expand a leading `~` (to `home`) or `~user`; return the path unchanged if that home is unknown."""
     own = path == "~" or path.startswith("~/")
     return (home + path[1:] if home else path) if own else os.path.expanduser(path)
 
@@ -340,7 +344,7 @@ def _is_writable(folder: str) -> bool:
 
 
 def _can_be_made(folder: str) -> bool:
-    """Whether a folder is writable or could be created."""
+    """Return whether a folder is writable or could be created."""
     while not os.path.lexists(folder) and folder not in ("", "/"):
         folder = os.path.dirname(folder)
     return _is_writable(folder or ".")
@@ -357,18 +361,18 @@ def _absolute(path: str) -> str:
 
 def _loopback_without_proxy(given: Mapping[str, str]) -> dict[str, str]:
     """Add loopback to no_proxy, and write its hosts in the one form that all libraries parse."""
-    found = {name: value.strip() if name.lower().endswith("_proxy") else value for name, value in given.items()}
-    listed = found.pop("NO_PROXY", "")
-    listed = found.pop("no_proxy", "") or listed  # lower case wins, as in the libraries
-    hosts = [host for one in listed.split(",") if (host := _host(one))]
-    if not hosts and not any(found.get(name) for name in found if name.lower().endswith("_proxy")):
-        return found
+    kept = {name: value.strip() if name.lower().endswith("_proxy") else value for name, value in given.items()}
+    listed = kept.pop("NO_PROXY", "")
+    listed = kept.pop("no_proxy", "") or listed  # lower case wins, as in the libraries
+    hosts = [host for entry in listed.split(",") if (host := _host(entry))]
+    if not hosts and not any(kept.get(name) for name in kept if name.lower().endswith("_proxy")):
+        return kept
     hosts = ["*"] if "*" in hosts else list(dict.fromkeys([*hosts, *LOOPBACK]))
-    return found | dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(hosts))
+    return kept | dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(hosts))
 
 
 def _host(entry: str) -> str:
-    """A no_proxy entry normalised for the libraries; empty if they would fail on it."""
+    """Return a no_proxy entry normalised for the libraries; an empty string if they would fail on it."""
     host = entry.strip().rpartition("://")[2]
     if bracketed := re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](:\d*)?", host):
         host = bracketed[1]

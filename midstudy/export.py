@@ -1,4 +1,4 @@
-"""Writes a finished state as a folder that transformers loads: weights, configuration, tokenizer, and where it came from."""
+"""Export a finished state as a folder for transformers: weights, configuration, tokenizer, model card and recipe."""
 
 from __future__ import annotations
 
@@ -31,22 +31,23 @@ from midstudy.train import checkpoint
 def export_huggingface(
     store: Store, stage: str, folder: Path, *, commands: Sequence[str], losses: Mapping[str, float]
 ) -> None:
-    """Write the state `stage` to `folder` for `AutoModelForCausalLM` and `AutoTokenizer`; needs no transformers.
+    """Write the state `stage` to `folder` for `AutoModelForCausalLM` and `AutoTokenizer`, without using transformers.
 
-    Tensors are those of the checkpoint, in its type. The folder appears whole or not at all. `midstudy.json` holds the
-    expanded recipe, the model card tells it.
+    Tensors keep the checkpoint's type. The folder appears complete or not at all. `midstudy.json` holds the expanded
+    recipe, which the model card summarises.
 
     Args:
-        folder: a new one.
-        commands: what the card says made the state and the folder.
-        losses: nats per token of the state's evaluations, by name.
+        stage: id of the stage.
+        folder: a new folder.
+        commands: the commands that made the state and the folder, for the model card.
+        losses: losses of the state's evaluations in nats per token, by name.
 
     Raises:
-        ValueError: there is something at `folder` already, it cannot be written, or the checkpoint is damaged.
-        StoreError: the stage or its tokenizer is not finished, or the tokenizer was exchanged on disk.
+        ValueError: `folder` exists or cannot be written, or the checkpoint is damaged.
+        StoreError: the stage or its tokenizer is not finished, or the tokenizer's files were changed.
     """
     if folder.exists() or folder.is_symlink():
-        raise ValueError(f"{folder}: exists already; allowed: a new folder. Name another with --output.")
+        raise ValueError(f"{folder}: expected a new folder, got one that exists. Name another with --output.")
     record = store.record(stage)
     recipe: State = decode(record.recipe)
     start = recipe.curriculum.start
@@ -65,13 +66,15 @@ def export_huggingface(
         _write_json(temporary / "midstudy.json", {"id": record.id, "label": record.label, "recipe": record.recipe})
         card = _model_card(store, record, recipe, folder=folder, commands=commands, losses=losses)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        shutil.copymode(temporary / "config.json", temporary / "model.safetensors")  # safetensors lets the owner alone read
+        shutil.copymode(
+            temporary / "config.json", temporary / "model.safetensors"
+        )  # safetensors makes it readable for the owner only
 
     try:
         write_folder(folder, write)
-    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+    except (OSError, SafetensorError) as error:  # safetensors has a separate error for a full disk
         raise ValueError(
-            f"{folder}: cannot be written ({error}). Free space or fix the permissions, or name another with --output."
+            f"{folder}: cannot be written ({error}). Free space, fix the permissions, or name another with --output."
         ) from error
 
 
@@ -98,14 +101,14 @@ def _model_card(
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [gpt_neox, midstudy]\n---",
         f"# {record.label}",
         f"State `{record.id}` of a midstudy study: a GPT-NeoX model of {model.num_parameters:,} parameters "
-        f"({model.num_layers} layers, width {model.width}, context {model.max_seq_len:,}), kept in {recipe.precision}.",
+        f"({model.num_layers} layers, width {model.width}, context {model.max_seq_len:,}), stored in {recipe.precision}.",
         "```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{folder.name}")\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{folder.name}")\n```',
-        "Documents end with `<|endoftext|>` (id 0); prompts begin without it.",
+        "Documents end with `<|endoftext|>` (id 0); prompts start without it.",
         "## How it was trained",
-        _beginning(recipe.curriculum.start),
+        _start(recipe.curriculum.start),
         _phases(recipe.curriculum),
     ]
     if losses:
@@ -119,25 +122,26 @@ def _model_card(
     return "\n\n".join(lines) + "\n"
 
 
-def _beginning(start: Start) -> str:
+def _start(start: Start) -> str:
     tokenizer = f"The tokenizer has {start.tokenizer.vocab_size:,} ids."
     if isinstance(start.weights, Average):
-        return f"Weights begin as the uniform mean of {len(start.weights.states)} states (see the lineage). {tokenizer}"
+        num_states = len(start.weights.states)
+        return f"The initial weights are the uniform mean of {num_states} states (see the lineage). {tokenizer}"
     if start.weights is not None:
-        return f"Weights begin as the release {start.weights} ({start.weights.source}). {tokenizer}"
-    return f"Weights were drawn from seed {start.seed}. {tokenizer}"
+        return f"The initial weights are those of the release {start.weights} ({start.weights.source}). {tokenizer}"
+    return f"The initial weights were drawn from seed {start.seed}. {tokenizer}"
 
 
 def _phases(curriculum: Curriculum) -> str:
     if not curriculum.stretches:
-        return "No step was trained after that."
+        return "The weights were not trained further."
     rows = ["| phase | steps | data | batch | learning rate | precision | seed |", "|---|---|---|---|---|---|---|"]
-    for stretch in curriculum.stretches:
-        phase = stretch.phase
-        data = _data(phase, stretch.stop_step - stretch.start_step)
-        rates = [curriculum.curve.lr(step) for step in range(stretch.start_step, stretch.stop_step)]
+    for placed in curriculum.stretches:
+        phase = placed.phase
+        data = _data(phase, placed.stop_step - placed.start_step)
+        rates = [curriculum.curve.lr(step) for step in range(placed.start_step, placed.stop_step)]
         rows.append(
-            f"| {phase.name} | {stretch.start_step} to {stretch.stop_step} | {data} "
+            f"| {phase.name} | {placed.start_step} to {placed.stop_step} | {data} "
             f"| {phase.num_sequences} × {phase.seq_len} tokens | {min(rates):.3g} to {max(rates):.3g} | {phase.precision} "
             f"| {phase.seed} |"
         )
@@ -145,14 +149,14 @@ def _phases(curriculum: Curriculum) -> str:
 
 
 def _data(phase: Phase, num_steps: int) -> str:
-    """What `num_steps` steps of a phase read, and what of it weighs less or is masked."""
+    """Describe what `num_steps` steps of a phase read, with loss weights and masks."""
     if isinstance(phase.data, Task):
-        prompts = f" (prompts weigh {phase.prompt_weight:g})" if phase.prompt_weight else ""
+        prompts = f" (prompt weight {phase.prompt_weight:g})" if phase.prompt_weight else ""
         return f"task {phase.data.name}{prompts}"
     words = []
     for corpus in phase.data.corpora:
         first, mean = phase.data.mean_share(corpus, 0), phase.data.mean_share(corpus, num_steps)
-        last = 2 * mean - first  # a share changes linearly along a stretch
+        last = 2 * mean - first  # shares change linearly along a placed phase
         ends = [f"{float(100 * share):.4g} %" for share in dict.fromkeys((first, last))]
         weight = phase.data.loss_weight(corpus)
         words.append(f"{' → '.join(ends)} {corpus.name}" + (f" (loss weight {float(weight):.4g})" if weight != 1 else ""))
@@ -160,17 +164,17 @@ def _data(phase: Phase, num_steps: int) -> str:
 
 
 def _lineage(store: Store, record: Record) -> list[str]:
-    """The states and data that this one was made from, nearest first, each once."""
-    found: dict[str, str] = {record.id: f"- `{record.id}` {record.label}"}
+    """Return lines for the state and everything that it was made from, nearest first, each once."""
+    lines: dict[str, str] = {record.id: f"- `{record.id}` {record.label}"}
     pending = [record]
-    for one in pending:
-        for parent in one.parents:
-            if parent in found:
+    for child in pending:
+        for parent in child.parents:
+            if parent in lines:
                 continue
             if not store.has(parent):
-                found[parent] = f"- `{parent}` (not in this store)"
+                lines[parent] = f"- `{parent}` (not in this store)"
                 continue
-            above = store.record(parent)
-            found[parent] = f"- `{parent}` {above.label}"
-            pending.append(above)
-    return list(found.values())
+            parent_record = store.record(parent)
+            lines[parent] = f"- `{parent}` {parent_record.label}"
+            pending.append(parent_record)
+    return list(lines.values())

@@ -9,9 +9,9 @@ import sys
 
 
 class _Output(io.TextIOWrapper):
-    """A stream that survives its reader closing, as with `| head`: later output is discarded and the command goes on.
+    """A stream that survives when its reader closes, as with `| head`: later output is discarded, the command continues.
 
-    `trouble`: any other write error, such as a full disk.
+    `trouble` holds any other write error, such as a full disk.
     """
 
     trouble: OSError | None = None
@@ -20,16 +20,16 @@ class _Output(io.TextIOWrapper):
         try:
             return super().write(text)
         except OSError as error:
-            self._leave(error)
+            self._discard(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
         except OSError as error:
-            self._leave(error)
+            self._discard(error)
 
-    def _leave(self, error: OSError) -> None:
+    def _discard(self, error: OSError) -> None:
         if not isinstance(error, BrokenPipeError):
             self.trouble = error
         with contextlib.suppress(OSError):
@@ -43,7 +43,7 @@ def prepare() -> None:
 
 
 def lost() -> int:
-    """Exit status for lost output: 2, with a message, after a write error such as a full disk; 0 if the reader closed."""
+    """Return the exit status for lost output: 2, with a message, after a write error; 0 if only the reader closed."""
     sys.stdout.flush()
     trouble = getattr(sys.stdout, "trouble", None)
     if trouble is not None:

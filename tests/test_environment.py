@@ -1,4 +1,4 @@
-"""What a process takes from its environment: every kind of variable set, empty and malformed."""
+"""How midstudy uses environment variables: every kind of variable set, empty and malformed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         *((name, "", UNSET) for name in ("MIDSTUDY_STORE", "XDG_CACHE_HOME", "PYTHONPATH", "PREFECT_PROFILE")),
         ("MLFLOW_TRACKING_URI", "http://server:5000", SAME),
         ("PREFECT_API_URL", "http://server:4200/api", SAME),
-        ("CUDA_VISIBLE_DEVICES", "", SAME),  # means: no GPU
+        ("CUDA_VISIBLE_DEVICES", "", SAME),  # empty means no GPU
         ("CUDA_VISIBLE_DEVICES", "0,1", SAME),
         *(("OMP_NUM_THREADS", odd, UNSET) for odd in ("", "abc", "0", "-1", "1.5", " ")),
         *(("OMP_NUM_THREADS", good, SAME) for good in ("1", "16", "4,2")),
@@ -69,10 +69,10 @@ def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ANYTHING_ELSE", "", SAME),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_counts_as_not_set(name: str, value: str, expected: object) -> None:
-    found = tidied({"HOME": "/tmp", name: value})
-    assert found.get(name) == (value if expected is SAME else expected)
-    assert tidied(found) == found
+def test_unusable_values_count_as_not_set(name: str, value: str, expected: object) -> None:
+    tidy = tidied({"HOME": "/tmp", name: value})
+    assert tidy.get(name) == (value if expected is SAME else expected)
+    assert tidied(tidy) == tidy
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,11 @@ def test_what_cannot_be_used_counts_as_not_set(name: str, value: str, expected: 
         ({"no_proxy": "a,*"}, "*"),
     ],
 )  # fmt: skip
-def test_loopback_never_goes_through_a_proxy_and_every_library_can_read_the_rest(
-    given: dict[str, str], expected: str | None
-) -> None:
+def test_loopback_bypasses_proxies_and_every_library_can_parse_no_proxy(given: dict[str, str], expected: str | None) -> None:
     import httpx
 
-    found = tidied({"HOME": "/tmp", **given})
-    assert found.get("no_proxy") == found.get("NO_PROXY") == expected
+    tidy = tidied({"HOME": "/tmp", **given})
+    assert tidy.get("no_proxy") == tidy.get("NO_PROXY") == expected
     if expected is not None:
         for host in expected.split(","):
             if host != "*" and "%" not in host:
@@ -112,7 +110,7 @@ def test_loopback_never_goes_through_a_proxy_and_every_library_can_read_the_rest
         *("http://host:port", "direct://", "http://user:p#x@host:1", "http://ho\nst:1"),
     ],
 )
-def test_a_proxy_that_a_library_cannot_use_is_left_out_here_and_given_to_children(
+def test_a_proxy_that_a_library_cannot_parse_is_bypassed_here_but_passed_to_children(
     name: str, proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import httpx
@@ -120,30 +118,30 @@ def test_a_proxy_that_a_library_cannot_use_is_left_out_here_and_given_to_childre
     monkeypatch.setenv(name, proxy)
     monkeypatch.setenv("no_proxy", "corp")
     monkeypatch.setenv("NO_PROXY", "corp")
-    environment.speak_directly()
+    environment.bypass_odd_proxies()
     httpx.Client().close()  # reads the proxy variables
     child = of_child()
     assert (child[name], child["no_proxy"]) == (proxy, "corp,localhost,127.0.0.1,::1")
 
 
-def test_a_plain_proxy_is_used_further(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_proxy_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy.corp:3128")
     monkeypatch.setenv("http_proxy", "proxy.corp")
-    environment.speak_directly()
+    environment.bypass_odd_proxies()
     assert "no_proxy" not in os.environ
 
 
 @pytest.mark.parametrize("home", ["", "relative", "/nowhere", __file__])
-def test_a_user_without_a_home_gets_one_and_no_cache_is_kept_in_it(
+def test_a_user_without_a_home_gets_a_temporary_one_without_caches(
     home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "_home_by_account", lambda: "")
-    found = tidied({"HOME": home}, spare_home=tmp_path)
-    assert (found["HOME"], found[WITHOUT_HOME]) == (str(tmp_path), "1")
-    assert found["USER"] == found["LOGNAME"] == f"uid{os.getuid()}"
+    tidy = tidied({"HOME": home}, spare_home=tmp_path)
+    assert (tidy["HOME"], tidy[WITHOUT_HOME]) == (str(tmp_path), "1")
+    assert tidy["USER"] == tidy["LOGNAME"] == f"uid{os.getuid()}"
     assert "MIDSTUDY_CACHE" not in tidied({"HOME": home, "MIDSTUDY_CACHE": "~/cache"}, spare_home=tmp_path)
     for name in ("HOME", WITHOUT_HOME):
-        monkeypatch.setenv(name, found[name])
+        monkeypatch.setenv(name, tidy[name])
     for name in ("MIDSTUDY_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match="HOME is not a writable folder"):
@@ -154,15 +152,13 @@ def test_a_user_without_a_home_gets_one_and_no_cache_is_kept_in_it(
     assert cache_dir() == Path("/else")
 
 
-def test_what_can_be_read_in_a_home_that_cannot_be_written_is_used_further(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readable_caches_in_an_unwritable_home_are_still_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     (home / ".cache/huggingface").mkdir(parents=True)
     monkeypatch.setattr(environment, "_is_writable", lambda folder: folder != str(home))
-    found = tidied({"HOME": str(home)}, spare_home=tmp_path)
-    assert (found["HOME"], found["HF_HOME"]) == (str(tmp_path), f"{home}/.cache/huggingface")
-    assert "MIDSTUDY_CACHE" not in found
+    tidy = tidied({"HOME": str(home)}, spare_home=tmp_path)
+    assert (tidy["HOME"], tidy["HF_HOME"]) == (str(tmp_path), f"{home}/.cache/huggingface")
+    assert "MIDSTUDY_CACHE" not in tidy
     assert tidied({"HOME": "/tmp"}, spare_home=tmp_path)["HOME"] == "/tmp"
 
 
@@ -202,7 +198,7 @@ PYTHONS = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace", "PYT
 
 
 @pytest.mark.parametrize(
-    ("who", "gets", "does_not_get"),
+    ("process", "gets", "does_not_get"),
     [
         ("child", {"PREFECT_API_KEY", "MLFLOW_TRACKING_PASSWORD", "SLURM_JOB_ID"}, {"OMP_NUM_THREADS", "MPLBACKEND"}),
         ("job", {"OMP_NUM_THREADS"}, {"PREFECT_API_KEY", "MLFLOW_TRACKING_PASSWORD", "SLURM_JOB_ID", "SLURM_RESTART_COUNT",
@@ -212,46 +208,49 @@ PYTHONS = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace", "PYT
         ("slurm", {"PREFECT_API_KEY"}, {"SLURM_JOB_ID", "SUBMITIT_EXECUTOR"}),
     ],
 )  # fmt: skip
-def test_who_gets_what(who: str, gets: set[str], does_not_get: set[str], odd: None, tmp_path: Path) -> None:
-    found = {
+def test_variables_of_each_kind_of_process(
+    process: str, gets: set[str], does_not_get: set[str], odd: None, tmp_path: Path
+) -> None:
+    variables = {
         "child": of_child,
         "job": lambda: of_job(tmp_path, num_threads=3, MORE="1"),
         "kernel": lambda: of_kernel(tmp_path),
         "slurm": of_slurm_command,
-    }[who]()
-    assert gets <= found.keys()
-    assert does_not_get.isdisjoint(found)
-    assert {name: found[name] for name in PYTHONS} == PYTHONS
-    assert {"PYTHONSTARTUP", "PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONINSPECT"}.isdisjoint(found)
-    assert found["PYTHONPATH"].split(":")[0] == str(REPOSITORY)
-    if who == "job":
-        assert (found["OMP_NUM_THREADS"], found["RAYON_NUM_THREADS"], found["MORE"]) == ("3", "3", "1")
-    if who == "kernel":
-        assert found["IPYTHONDIR"] == found["JUPYTER_CONFIG_DIR"] == found["JUPYTER_RUNTIME_DIR"] == str(tmp_path)
+    }[process]()
+    assert gets <= variables.keys()
+    assert does_not_get.isdisjoint(variables)
+    assert {name: variables[name] for name in PYTHONS} == PYTHONS
+    assert {"PYTHONSTARTUP", "PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONINSPECT"}.isdisjoint(variables)
+    assert variables["PYTHONPATH"].split(":")[0] == str(REPOSITORY)
+    if process == "job":
+        assert (variables["OMP_NUM_THREADS"], variables["RAYON_NUM_THREADS"], variables["MORE"]) == ("3", "3", "1")
+    if process == "kernel":
+        folders = {variables[name] for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
+        assert folders == {str(tmp_path)}
 
 
-def test_a_slurm_job_gets_the_same_whatever_its_node_says(odd: None) -> None:
+def test_a_slurm_jobs_variables_do_not_depend_on_its_node(odd: None) -> None:
     script = "\n".join([*of_slurm_job(num_threads=3, MALLOC="4"), "env -0"])
     done = subprocess.run(["bash", "-c", script], env={**os.environ, "PYTHONPATH": "/lib"}, capture_output=True, check=True)
-    found = dict(one.split("=", 1) for one in done.stdout.decode().split("\0") if "=" in one)
-    assert {name: found[name] for name in PYTHONS} == PYTHONS
-    assert (found["OMP_NUM_THREADS"], found["MALLOC"], found["PYTHONPATH"]) == ("3", "4", f"{REPOSITORY}:/lib")
-    assert found["SLURM_JOB_ID"] == "7"
-    assert {"PREFECT_API_KEY", "MLFLOW_TRACKING_PASSWORD", "RANK", "PYTHONOPTIMIZE", "OMP_PROC_BIND"}.isdisjoint(found)
+    variables = dict(entry.split("=", 1) for entry in done.stdout.decode().split("\0") if "=" in entry)
+    assert {name: variables[name] for name in PYTHONS} == PYTHONS
+    assert (variables["OMP_NUM_THREADS"], variables["MALLOC"], variables["PYTHONPATH"]) == ("3", "4", f"{REPOSITORY}:/lib")
+    assert variables["SLURM_JOB_ID"] == "7"
+    assert {"PREFECT_API_KEY", "MLFLOW_TRACKING_PASSWORD", "RANK", "PYTHONOPTIMIZE", "OMP_PROC_BIND"}.isdisjoint(variables)
 
 
-def test_a_file_in_the_current_folder_is_not_taken_for_a_module(tmp_path: Path) -> None:
+def test_a_file_in_the_current_folder_is_not_imported_as_a_module(tmp_path: Path) -> None:
     (tmp_path / "random.py").write_text("raise SystemExit(7)")
     command = [sys.executable, "-m", "midstudy.track", "--help"]
     assert subprocess.run(command, env=of_child(), cwd=tmp_path, capture_output=True).returncode == 0
 
 
-def test_git_describes_the_folder_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git_variables_do_not_redirect_git_to_another_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     assert not [name for name in of_git() if name.startswith("GIT_")]
 
 
-def test_every_process_is_started_with_an_environment_that_is_decided_there() -> None:
+def test_every_subprocess_is_started_with_an_explicit_environment() -> None:
     starts = [
         (path.name, call)
         for folder in ("midstudy", "flows")
@@ -260,7 +259,9 @@ def test_every_process_is_started_with_an_environment_that_is_decided_there() ->
         if isinstance(call, ast.Call) and ast.unparse(call.func) in ("subprocess.Popen", "subprocess.run")
     ]
     assert len(starts) >= 10
-    assert [(name, ast.unparse(call)) for name, call in starts if "env" not in {one.arg for one in call.keywords}] == []
+    assert [
+        (name, ast.unparse(call)) for name, call in starts if "env" not in {keyword.arg for keyword in call.keywords}
+    ] == []
 
 
 # -- the command itself -----------------------------------------------------------------------------------------------
@@ -271,9 +272,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store.open(tmp_path_factory.mktemp("environment") / "store", create=True)
     study = frozen(store, synthetic_study())
     assert any("→" in stage.label for stage in study.stages.values())
-    for one, stage in study.stages.items():
+    for stage_id, stage in study.stages.items():
         if "→" in stage.label:
-            store.report_failure(one, {"cause": "0.8 [0.7, 0.9] × 3 → 4"})
+            store.report_failure(stage_id, {"cause": "0.8 [0.7, 0.9] × 3 → 4"})
     return store
 
 
@@ -313,10 +314,10 @@ def test_the_command_works_in_an_odd_environment(
         given["PYTHONPATH"] = f"{REPOSITORY}:{settings['PYTHONPATH']}"
     done = subprocess.run(["bash", "-c", command], env=given, cwd=tmp_path, capture_output=True, stdin=subprocess.DEVNULL)
     lines = done.stderr.decode("utf-8", "replace").splitlines()
-    said = "\n".join(line for line in lines if not line.startswith("bash: warning: setlocale"))
-    assert done.returncode == expected, said
-    assert "Traceback" not in said
-    assert len(said.splitlines()) == (expected == 2) * 1, said
+    message = "\n".join(line for line in lines if not line.startswith("bash: warning: setlocale"))
+    assert done.returncode == expected, message
+    assert "Traceback" not in message
+    assert len(message.splitlines()) == (expected == 2) * 1, message
     if expected == 0 and ">&-" not in command:
         assert done.stdout.startswith(b"synthetic: 0 of ")
     if command == STATUS and expected == 0:
@@ -327,7 +328,7 @@ def test_the_command_works_in_an_odd_environment(
 
 @pytest.mark.parametrize(("language", "letters"), [("en_US", "ISO-8859-1"), ("ja_JP", "EUC-JP"), ("ru_RU", "KOI8-R")])
 def test_names_are_read_as_utf8_in_every_locale(language: str, letters: str, store: Store, tmp_path: Path) -> None:
-    """Where decoding is no inverse of encoding, as in EUC-JP, the bytes count that the command was called with."""
+    """In encodings such as EUC-JP, decoding and encoding do not invert each other; the command's own bytes are used."""
     made = ["localedef", "-i", language, "-f", letters, str(tmp_path / f"{language}.{letters}")]
     if shutil.which("localedef") is None or subprocess.run(made, capture_output=True).returncode:
         pytest.skip("needs localedef and its sources (Debian's package locales)")
@@ -340,7 +341,7 @@ def test_names_are_read_as_utf8_in_every_locale(language: str, letters: str, sto
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_bound_to_one_core_the_machine_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_bound_to_one_core_runs_one_job_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     from midstudy.run.study import place
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})

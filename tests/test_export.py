@@ -1,4 +1,4 @@
-"""An exported state is what transformers loads: the same logits, the same tokens, and a parent for another study."""
+"""Exported states: transformers computes the same logits and tokens, and another study can start from the export."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FINAL = "sft nano code50@3 → code_task, trunk 0, SFT 7"
 
 @pytest.fixture(scope="module", params=["fp32", "bf16_mixed", "bf16_true"])
 def exported(request, text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Plan, Path]:
-    """The last state of the code arm, trained in each precision."""
+    """Export the final state of the code arm, trained in each precision."""
     place = tmp_path_factory.mktemp(request.param)
     store = Store.open(place / "store", create=True)
     plan = make_study(store, small_study(text, precision=request.param))
@@ -46,7 +46,7 @@ def precision_of(plan: Plan) -> str:
     return plan.arms[0].arm.curriculum.stretches[-1].phase.precision
 
 
-def test_the_logits_are_those_of_transformers_in_the_type_that_was_trained(exported):
+def test_the_logits_equal_those_of_transformers_in_the_trained_precision(exported):
     store, plan, folder = exported
     theirs, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert [name for name, keys in info.items() if keys] == []
@@ -57,17 +57,17 @@ def test_the_logits_are_those_of_transformers_in_the_type_that_was_trained(expor
         ours = load_model(checkpoint, precision=precision)
         like = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=ours.head.weight.dtype).eval()
         with torch.no_grad():
-            found, expected = ours(ids).float(), like(ids).logits.float()
+            actual, expected = ours(ids).float(), like(ids).logits.float()
         assert expected.std() > 0.3
-        assert (found - expected).abs().max() < tolerance * expected.std()
+        assert (actual - expected).abs().max() < tolerance * expected.std()
 
 
-def test_the_weights_are_those_of_the_checkpoint_bit_for_bit(exported):
+def test_the_weights_equal_the_checkpoint_bit_for_bit(exported):
     store, plan, folder = exported
     ours = load_file(store.published_folder(plan.arms[1].state) / "checkpoint" / "model.safetensors")
     theirs = load_file(folder / "model.safetensors")
-    assert {(one.dtype, tuple(one.shape)) for one in ours.values()} == {(o.dtype, tuple(o.shape)) for o in theirs.values()}
-    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # readable by whom the rest is readable by
+    assert {(t.dtype, tuple(t.shape)) for t in ours.values()} == {(t.dtype, tuple(t.shape)) for t in theirs.values()}
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # all files have the same permissions
     assert torch.equal(ours["head.weight"], theirs["embed_out.weight"])
     assert torch.equal(ours["blocks.1.mlp_in.bias"], theirs["gpt_neox.layers.1.mlp.dense_h_to_4h.bias"])
 
@@ -79,16 +79,16 @@ def test_the_tokenizer_gives_the_same_ids_and_decodes_back(exported):
     store, plan, folder = exported
     ours = load_tokenizer(store.published_folder(stage_id(plan.arms[0].arm.curriculum.start.tokenizer)))
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    for one in (" ".join(WORDS), "\n\t".join(SYMBOLS), "naïve  –  ünïcode 🙂", " leading", "a<|endoftext|>b", ""):
-        ids = ours.encode(one, add_special_tokens=False).ids
-        assert theirs(one)["input_ids"] == ids
-        assert theirs.decode(ids) == one
+    for text in (" ".join(WORDS), "\n\t".join(SYMBOLS), "naïve  –  ünïcode 🙂", " leading", "a<|endoftext|>b", ""):
+        ids = ours.encode(text, add_special_tokens=False).ids
+        assert theirs(text)["input_ids"] == ids
+        assert theirs.decode(ids) == text
     assert (theirs.eos_token_id, theirs.bos_token_id, theirs.unk_token_id) == (0, 0, 0)
     assert theirs.model_max_length == 32
     assert len(theirs) == 300
 
 
-def test_the_model_card_tells_recipe_lineage_and_commands(exported):
+def test_the_model_card_describes_recipe_lineage_and_commands(exported):
     store, plan, folder = exported
     card = (folder / "README.md").read_text()
     entry = plan.arms[1]
@@ -106,7 +106,7 @@ def test_the_model_card_tells_recipe_lineage_and_commands(exported):
     assert (kept["id"], kept["recipe"]) == (entry.state, store.record(entry.state).recipe)
 
 
-def test_the_model_card_tells_ramps_loss_weights_and_masks():
+def test_the_model_card_describes_ramps_loss_weights_and_masks():
     ends = (Mixture.blend(GENERAL, {CODE: share}, loss_weights={CODE: 0.5}) for share in (0.1, 0.5))
     ramp = MixtureRamp(from_mixture=next(ends), to_mixture=next(ends), num_steps=40)
     whole = trunk(60, document_mask=True).branch(start_step=10, data=ramp, name="ramp")
@@ -118,10 +118,10 @@ def test_the_model_card_tells_ramps_loss_weights_and_masks():
     rows = [row.split(" | ")[2] for row in _phases(whole.then(sft(PYCODE))).splitlines()[2:]]
     assert rows[2:] == ["50 % general, 50 % code (loss weight 0.5), attention within documents", "task pycode"]
     tuned = trunk().then(sft(PYCODE, loss="target_tokens", prompt_weight=0.1))
-    assert "| task pycode (prompts weigh 0.1) |" in _phases(tuned)
+    assert "| task pycode (prompt weight 0.1) |" in _phases(tuned)
 
 
-def test_an_exported_state_is_imported_again_with_the_same_weights_and_trained_on(exported, text, tmp_path):
+def test_an_exported_state_can_be_imported_with_the_same_weights_and_trained_further(exported, text, tmp_path):
     store, plan, folder = exported
     start = released_pythia(str(folder))
     assert start.model.name == "nano"
@@ -130,20 +130,20 @@ def test_an_exported_state_is_imported_again_with_the_same_weights_and_trained_o
     before = load_file(store.published_folder(plan.arms[1].state) / "checkpoint" / "model.safetensors")
     imported = load_file(other.published_folder(again.arms[0].arm.curriculum.start.id) / "checkpoint" / "model.safetensors")
     assert before.keys() == imported.keys()
-    assert all(torch.equal(one.float(), imported[name]) for name, one in before.items())
+    assert all(torch.equal(tensor.float(), imported[name]) for name, tensor in before.items())
     trained = load_file(other.published_folder(state_before_sft(again.arms[0])) / "checkpoint" / "model.safetensors")
-    assert all(not torch.equal(one, imported[name]) for name, one in trained.items())
-    # The state that was imported may itself be exported: the release comes out as it went in.
+    assert all(not torch.equal(tensor, imported[name]) for name, tensor in trained.items())
+    # The imported state can be exported again, and equals the release.
     back = tmp_path / "back"
     assert main(["export", "import model", "--to", "hf", "--output", str(back), "--store", str(other.root)]) == 0
-    first, second = (load_file(one / "model.safetensors") for one in (folder, back))
-    assert all(torch.equal(one.float(), second[name]) for name, one in first.items())
+    first, second = (load_file(export / "model.safetensors") for export in (folder, back))
+    assert all(torch.equal(tensor.float(), second[name]) for name, tensor in first.items())
     assert (back / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
-    assert "Weights begin as the release model" in (back / "README.md").read_text()
+    assert "The initial weights are those of the release model" in (back / "README.md").read_text()
 
 
-def test_another_rotary_embedding_survives_the_way_there_and_back(text, tmp_path):
-    """Rotated fraction 0.5 and base 20,000, which are nobody's defaults."""
+def test_another_rotary_embedding_survives_import_and_export(text, tmp_path):
+    """Rotated fraction 0.5 and base 20,000, which are no library's defaults."""
     release = write_release(tmp_path / "tiny-neox", dtype="float32")
     store = Store.open(tmp_path / "store", create=True)
     make_study(store, small_study(text, start=released_pythia(str(release))), until="tokens general")
@@ -151,18 +151,19 @@ def test_another_rotary_embedding_survives_the_way_there_and_back(text, tmp_path
     ids = torch.randint(512, (2, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         first, second = (
-            transformers.AutoModelForCausalLM.from_pretrained(one).eval()(ids).logits for one in (release, tmp_path / "out")
+            transformers.AutoModelForCausalLM.from_pretrained(folder).eval()(ids).logits
+            for folder in (release, tmp_path / "out")
         )
     assert torch.equal(first, second)
 
 
-def test_text_comes_back_from_its_tokens_as_it_was(exported):
+def test_decoding_restores_the_text(exported):
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported[2])
     text = "do n't , they say : it 's so ! \n  def f ( x ) :"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_a_tokenizer_that_was_exchanged_on_disk_is_not_exported(begun, tmp_path, capsys):
+def test_a_tokenizer_that_was_changed_on_disk_is_not_exported(begun, tmp_path, capsys):
     store = Store.open(Path(shutil.copytree(begun.root, tmp_path / "store")))
     (tokenizer,) = store.paths.stages.glob("*/published/tokenizer.json")
     exchange_two_ids(tokenizer)
@@ -188,31 +189,32 @@ def begun(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_without_an_output_the_folder_is_named_after_the_stage(begun, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["export", "pretrain nano seed 0 to step 3", "--to", "hf", "--store", str(begun.root), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["folder"] == f"pretrain-nano-seed-0-to-step-3-{told['stage'][:8]}"
-    assert [path.name for path in tmp_path.iterdir()] == [told["folder"]]
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["folder"] == f"pretrain-nano-seed-0-to-step-3-{facts['stage'][:8]}"
+    assert [path.name for path in tmp_path.iterdir()] == [facts["folder"]]
 
 
 @pytest.mark.parametrize(
     ("stage", "output", "message"),
     [
-        ("pretrain nano seed 0 to step 3", "taken", "taken: exists already"),
+        ("pretrain nano seed 0 to step 3", "taken", "taken: expected a new folder, got one that exists"),
         ("pretrain nano seed 0 to step 12", "new", "is not finished"),
         ("tokenizer", "new", "no stage 'tokenizer'"),
         ("{tokens}", "new", "allowed: a state"),
         ("pretrain nano seed 0 to step 3", "/proc/new", "cannot be written"),
     ],
 )
-def test_what_cannot_be_exported_is_told_and_leaves_nothing(begun, tmp_path, capsys, stage, output, message):
+def test_an_impossible_export_is_reported_and_leaves_nothing(begun, tmp_path, capsys, stage, output, message):
     (tmp_path / "taken").mkdir()
-    tokens = next(one for one in begun.stage_ids() if begun.requested(one)["label"] == "tokens general")
+    labels = {stage_id: begun.requested(stage_id)["label"] for stage_id in begun.stage_ids()}
+    tokens = next(stage_id for stage_id, label in labels.items() if label == "tokens general")
     arguments = ["export", stage.format(tokens=tokens), "--to", "hf", "--output", str(tmp_path / output)]
     assert main([*arguments, "--store", str(begun.root)]) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def test_a_write_that_fails_half_way_leaves_no_folder(begun, tmp_path, monkeypatch, capsys):
+def test_a_write_that_fails_halfway_leaves_no_folder(begun, tmp_path, monkeypatch, capsys):
     import midstudy.export
 
     def full(*arguments, **keywords):
@@ -238,17 +240,17 @@ def card(*arguments, **options):
 
 midstudy.export._model_card = card
 main(["export", sys.argv[4], "--to", "hf", "--output", sys.argv[2], "--store", sys.argv[1]])
-print("went on", flush=True)
+print("continued", flush=True)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_an_export_that_is_ended_half_way_leaves_no_folder(begun, tmp_path, number):
+def test_an_export_that_is_stopped_halfway_leaves_no_folder(begun, tmp_path, number):
     place = tmp_path / "place"
     place.mkdir()
     arguments = [begun.root, place / "new", int(number), "pretrain nano seed 0 to step 3"]
     command = [sys.executable, "-c", _EXPORT, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.startswith("['.new.'] ['config.json', 'midstudy.json']\n"), done.stderr  # the export was in progress
-    assert done.returncode == (-number if number == signal.SIGTERM else 0)  # `main` returns its 130
+    assert done.returncode == (-number if number == signal.SIGTERM else 0)  # `main` returns 130
     assert list(place.iterdir()) == []

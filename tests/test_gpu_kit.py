@@ -1,4 +1,4 @@
-"""The kit for a bare GPU machine: what it imports, which wheels it needs, and a result file that is always current."""
+"""The kit for a bare GPU machine: its imports, the wheels it needs, and a result file that is always up to date."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ABSENT = (
     *("prefect", "mlflow", "hypothesis", "pandas", "scipy", "datasets", "submitit", "pyarrow", "matplotlib"),
     *("huggingface_hub", "transformers", "litgpt", "nbformat", "fastapi", "ipykernel"),
 )
-"""Packages the machine lacks, or that come from a wheel and only the peers need."""
+"""Packages that the machine lacks, or that come from a wheel that only the compared libraries need."""
 
 BLOCKED = f"""
 import sys
@@ -50,9 +50,9 @@ def run_bare(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_what_the_kit_runs_imports_nothing_that_the_machine_lacks() -> None:
-    """Covers engine, models, evaluation, data, recipes, store and plans; the benchmarks; and the tests."""
-    found = run_bare(
+def test_the_kit_imports_only_packages_of_the_machine() -> None:
+    """This covers engine, models, evaluation, data, recipes, store and plans; the benchmarks; and the tests."""
+    done = run_bare(
         """
         import importlib.util, pathlib
         import midstudy.recipe, midstudy.plan.planner, midstudy.plan.device
@@ -65,18 +65,18 @@ def test_what_the_kit_runs_imports_nothing_that_the_machine_lacks() -> None:
             spec.loader.exec_module(importlib.util.module_from_spec(spec))
         """
     )
-    assert found.returncode == 0, found.stderr
+    assert done.returncode == 0, done.stderr
 
 
-def test_the_kit_itself_needs_python_alone() -> None:
-    found = subprocess.run(
+def test_the_kit_script_itself_needs_only_python() -> None:
+    done = subprocess.run(
         [sys.executable, "-S", "-I", str(REPOSITORY / "benchmarks" / "on_gpu.py"), "--help"], capture_output=True, text=True
     )
-    assert found.returncode == 0, found.stderr
-    assert "--collect" in found.stdout
+    assert done.returncode == 0, done.stderr
+    assert "--collect" in done.stdout
 
 
-def test_the_wheels_that_travel_hold_what_they_need() -> None:
+def test_the_kits_wheels_are_complete() -> None:
     """Every requirement of a wheel is another wheel or is on the machine."""
     on_the_machine = {"numpy"}
     missing = {}
@@ -89,7 +89,7 @@ def test_the_wheels_that_travel_hold_what_they_need() -> None:
     assert missing == {}
 
 
-def test_the_wheels_that_travel_are_locked() -> None:
+def test_the_kits_wheels_are_locked() -> None:
     lock = (REPOSITORY / "requirements-dev.lock").read_text()
     assert [name for name in on_gpu.WHEELS if not re.search(rf"^{re.escape(name)}==", lock, re.MULTILINE)] == []
     assert set(on_gpu.WHEELS).isdisjoint({"torch", "numpy"})
@@ -109,7 +109,7 @@ def written(kit: on_gpu.Kit) -> dict[str, Any]:
     return json.loads(kit.output.read_text())
 
 
-def test_a_part_that_fails_or_hangs_or_does_not_fit_leaves_the_others(kit: on_gpu.Kit) -> None:
+def test_a_part_that_fails_hangs_or_does_not_fit_does_not_affect_the_others(kit: on_gpu.Kit) -> None:
     parts = [
         python_part("fails", "print('the cause'); raise SystemExit(3)"),
         python_part("hangs", "import time; print('begun', flush=True); time.sleep(600)", most_s=2.0),
@@ -127,7 +127,7 @@ def test_a_part_that_fails_or_hangs_or_does_not_fit_leaves_the_others(kit: on_gp
     assert rows[0]["last_lines"] == ["the cause"]
 
 
-def test_outcomes_of_tests_are_gathered_while_they_run() -> None:
+def test_test_outcomes_are_collected_while_the_tests_run() -> None:
     log = (
         "tests/gpu/test_a.py::test_one[cuda-fp32] PASSED      [ 10%]\n"
         "tests/gpu/test_a.py::test_two[cuda] SKIPPED (PyTorch sees no CUDA device here) [ 20%]\n"
@@ -147,8 +147,8 @@ def test_outcomes_of_tests_are_gathered_while_they_run() -> None:
     }
 
 
-def test_a_killed_kit_leaves_what_it_has_and_no_process(tmp_path: Path) -> None:
-    """Terminated during a part: the file has what the part gathered so far, and its processes are gone."""
+def test_a_terminated_kit_keeps_its_results_and_leaves_no_process(tmp_path: Path) -> None:
+    """After termination during a part, the file has the part's results so far, and its processes are gone."""
     code = f"""
         import sys, signal
         sys.path.insert(0, {str(REPOSITORY / "benchmarks")!r})
@@ -156,24 +156,24 @@ def test_a_killed_kit_leaves_what_it_has_and_no_process(tmp_path: Path) -> None:
         from pathlib import Path
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         kit = on_gpu.Kit(Path("on_gpu.json").resolve(), Path.cwd(), device="cpu", seconds=500)
-        told = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+        sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
         def gather(result, log):
-            result["told"] = log.strip()
-        kit.run(on_gpu.Part("sleeps", [sys.executable, "-c", told], 0, 400, gather))
+            result["pid"] = log.strip()
+        kit.run(on_gpu.Part("sleeps", [sys.executable, "-c", sleeper], 0, 400, gather))
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, stdout=subprocess.DEVNULL)
     try:
         output = tmp_path / "on_gpu.json"
-        while not (output.exists() and json.loads(output.read_text()).get("told")):
+        while not (output.exists() and json.loads(output.read_text()).get("pid")):
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 143
     finally:
         process.kill()
-    found = json.loads(output.read_text())
+    result = json.loads(output.read_text())
     with pytest.raises(ProcessLookupError):
-        os.kill(int(found["told"]), 0)
+        os.kill(int(result["pid"]), 0)
 
 
 def result_of(device_name: str) -> dict[str, Any]:
@@ -184,8 +184,8 @@ def result_of(device_name: str) -> dict[str, Any]:
     return {"machine": {"device_name": device_name}, "steps": [{"rate": rate}, {"rate": rate | {"precision": "fp32"}}]}
 
 
-def test_rates_of_a_result_are_taken_over_by_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They replace older rates of the same kind and keep all others."""
+def test_rates_of_a_result_are_recorded_for_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They replace older rates of the same kind; all others are kept."""
     import recording
 
     from midstudy.plan.device import RATES, Rate
@@ -200,7 +200,7 @@ def test_rates_of_a_result_are_taken_over_by_plans(tmp_path: Path, monkeypatch: 
     rows = json.loads(table.read_text())
     assert [row for row in rows if row["device"] != "h100"] == [row for row in before if row["device"] != "h100"]
     new = [Rate(**row) for row in rows if row["device"] == "h100" and row["date"] == "2026-11-26"]
-    assert [(one.precision, one.tokens_per_s) for one in new] == [("bf16_true", 900_000), ("fp32", 900_000)]
+    assert [(rate.precision, rate.tokens_per_s) for rate in new] == [("bf16_true", 900_000), ("fp32", 900_000)]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_rates_of_a_result_are_taken_over_by_plans(tmp_path: Path, monkeypatch: 
         (None, "not a result file of this kit"),
     ],
 )
-def test_what_is_no_result_of_a_known_gpu_is_refused(tmp_path: Path, content: str | None, words: str) -> None:
+def test_a_file_that_is_not_a_result_of_a_known_gpu_is_rejected(tmp_path: Path, content: str | None, words: str) -> None:
     if content is not None:
         (tmp_path / "r.json").write_text(content)
     with pytest.raises(SystemExit, match=words):

@@ -1,4 +1,4 @@
-"""The locks hold together: hashes for everything, one version of each thing, no torch but the pinned one."""
+"""The lock files are consistent: hashes for every package, the same versions in all, and torch only where it is pinned."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-benchmark.l
 
 
 def locked(name: str) -> dict[str, tuple[Version, int]]:
-    """Package name to its version and number of hashes."""
-    found: dict[str, tuple[Version, int]] = {}
+    """Return the version and the number of hashes of each package in a lock file."""
+    packages: dict[str, tuple[Version, int]] = {}
     for entry in re.split(r"\n(?=\S)", (REPOSITORY / name).read_text()):
         if not entry.startswith("#"):
             pin, version = re.match(r"([\w.-]+)==(\S+)", entry).groups()  # type: ignore[union-attr]
-            found[canonicalize_name(pin)] = (Version(version), entry.count("--hash=sha256:"))
-    return found
+            packages[canonicalize_name(pin)] = (Version(version), entry.count("--hash=sha256:"))
+    return packages
 
 
 @pytest.mark.parametrize("name", LOCKS)
@@ -30,20 +30,20 @@ def test_every_package_has_hashes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_torch_and_cuda_come_from_beside_the_lock(name: str) -> None:
+def test_torch_and_cuda_are_not_in_the_lock_files(name: str) -> None:
     assert [p for p in locked(name) if p in ("torch", "triton") or p.startswith(("nvidia", "cuda"))] == []
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_no_index_or_file_is_named(name: str) -> None:
+def test_lock_files_name_no_index_url_or_file(name: str) -> None:
     assert re.findall(r"--[\w-]*(?:index|links|host)[\w-]*|\S*://\S*", (REPOSITORY / name).read_text()) == []
 
 
-def test_the_development_lock_holds_the_runtime_lock() -> None:
+def test_the_development_lock_contains_the_runtime_lock() -> None:
     assert locked("requirements.lock").items() <= locked("requirements-dev.lock").items()
 
 
-def test_the_locked_versions_are_what_the_project_declares() -> None:
+def test_the_locked_versions_satisfy_the_declared_dependencies() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     pins = {name: version for name, (version, _) in locked("requirements-dev.lock").items()}
     torch = re.search(r"^torch==(\S+)$", (REPOSITORY / "requirements-torch.txt").read_text(), re.MULTILINE)
@@ -53,10 +53,10 @@ def test_the_locked_versions_are_what_the_project_declares() -> None:
     assert [str(d) for d in declared if not d.specifier.contains(pins[canonicalize_name(d.name)])] == []
 
 
-def test_the_lock_holds_what_torch_needs_so_that_torch_comes_alone() -> None:
+def test_the_lock_contains_all_dependencies_of_torch() -> None:
     needed = {"filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy", "typing-extensions"}
     assert needed <= locked("requirements.lock").keys()
 
 
-def test_the_benchmark_lock_changes_nothing_that_the_development_lock_has() -> None:
+def test_the_benchmark_lock_and_the_development_lock_do_not_overlap() -> None:
     assert locked("requirements-benchmark.lock").keys() & locked("requirements-dev.lock").keys() == set()

@@ -1,4 +1,4 @@
-"""What the README shows is true: its Python runs, its commands exist."""
+"""The README is correct: its Python runs, its commands and options exist."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VERBS = sorted({part.split()[0] for line in LINES for part in line.split("|")})
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_example_of_a_study_is_one() -> None:
+def test_the_example_study_can_be_planned() -> None:
     names: dict[str, Any] = {"Scale": Scale, "Study": Study, "Comparison": Comparison, "where": where}
     exec(EXAMPLES[0], names)
     study = names["study"](data=DataChoice())
@@ -34,7 +34,7 @@ def test_the_example_of_a_study_is_one() -> None:
     assert plan.total_steps == plan.lower_bound_steps
 
 
-def test_the_example_of_a_curriculum_runs() -> None:
+def test_the_example_curriculum_runs() -> None:
     _, code = EXAMPLES
     schedule = Cosine(peak_lr=1e-3, floor_lr=1e-5, warmup_steps=10, total_steps=9_000)
     names: dict[str, Any] = {
@@ -62,7 +62,7 @@ def test_every_command_exists(verb: str, capsys: pytest.CaptureFixture[str]) -> 
     assert stopped.value.code == 0
 
 
-def test_every_option_that_is_named_exists(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_option_of_the_placement_section_exists(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     known = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Dependencies point one way: a room imports only rooms on lower floors (README, "The house")."""
+"""Dependencies point one way: a room (package) imports only rooms on lower floors (README, "The house")."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def room_of(module: str) -> str:
-    """`recipe` of `midstudy.recipe.phase`, `flows` of `flows.view`."""
+    """Return the room of a module: `recipe` for `midstudy.recipe.phase`, `flows` for `flows.view`."""
     top, _, rest = module.partition(".")
     return top if top == "flows" else rest.partition(".")[0]
 
 
 def imports_of(source: str) -> Iterator[str]:
-    """Modules of this project that a source text imports, also inside functions."""
+    """Yield the modules of this project that a source text imports, including imports inside functions."""
     for node in ast.walk(ast.parse(source)):
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -42,30 +42,30 @@ def imports_of(source: str) -> Iterator[str]:
 
 
 def upward(module: str, source: str) -> list[str]:
-    """The imports of a module that do not lead to a lower floor."""
+    """Return the imports of a module that do not lead to a lower floor."""
     own = room_of(module)
     return [name for name in imports_of(source) if room_of(name) != own and FLOOR_OF[room_of(name)] >= FLOOR_OF[own]]
 
 
 def modules() -> list[tuple[str, Path]]:
-    found = [*(REPOSITORY / "midstudy").rglob("*.py"), *(REPOSITORY / "flows").rglob("*.py")]
+    paths = [*(REPOSITORY / "midstudy").rglob("*.py"), *(REPOSITORY / "flows").rglob("*.py")]
     return [
         (".".join(path.relative_to(REPOSITORY).with_suffix("").parts), path)
-        for path in found
+        for path in paths
         if path.parent.name != "midstudy"
     ]
 
 
-def test_every_room_has_a_floor_and_every_floor_its_rooms():
+def test_the_list_of_floors_names_exactly_the_existing_rooms():
     rooms = {room_of(module) for module, _ in modules()}
     alone = {path.stem for path in (REPOSITORY / "midstudy").glob("*.py")} - {"__init__"}
     assert rooms | alone == {*FLOOR_OF}
 
 
 def test_a_room_imports_only_lower_floors():
-    found = modules()
-    assert len(found) > 100
-    assert {module: names for module, path in found if (names := upward(module, path.read_text("utf-8")))} == {}
+    sources = modules()
+    assert len(sources) > 100
+    assert {module: names for module, path in sources if (names := upward(module, path.read_text("utf-8")))} == {}
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_a_room_imports_only_lower_floors():
         ("from midstudy.recipe.phase import Phase\nfrom midstudy.store.paths import is_name\nimport torch", []),
     ],
 )
-def test_an_import_of_a_higher_floor_is_found(source: str, expected: list[str]):
+def test_an_import_from_a_higher_floor_is_detected(source: str, expected: list[str]):
     assert upward("midstudy.store.store", source) == expected
 
 
-def test_nothing_but_flows_imports_prefect():
+def test_only_flows_imports_prefect():
     for module, path in modules():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -88,18 +88,18 @@ def test_nothing_but_flows_imports_prefect():
             assert module.startswith("flows.") or not any(name.partition(".")[0] == "prefect" for name in names), module
 
 
-def test_analysis_and_report_do_without_torch():
+def test_analysis_and_report_do_not_import_torch():
     for module, path in modules():
         if room_of(module) in ("analysis", "report"):
             assert "import torch" not in path.read_text("utf-8"), module
 
 
 NAMES = ("pycode", "word_problems", "science_qa", "long_form", "hqweb", "sft_loss", "general_loss", "control", "bridging")
-"""Mixes, tasks, columns and the name of the bridging study; `code` and `math` are words of other things, too."""
+"""Mixes, tasks, columns and the name of the bridging study; `code` and `math` also mean other things and are left out."""
 
 
 def text_literals(source: str) -> Iterator[str]:
-    """The texts in a source other than docstrings."""
+    """Yield the string literals of a source text, except docstrings."""
     tree = ast.parse(source)
     docstrings = {
         id(node.body[0].value)
@@ -114,16 +114,16 @@ def text_literals(source: str) -> Iterator[str]:
 
 
 def test_only_studies_name_a_mix_a_task_or_a_column_of_a_study():
-    """data/wheels/ names its own parts; flows/deployed.py the shipped experiments."""
-    found: dict[str, list[str]] = {}
+    """Exceptions: data/wheels/ names its own parts, flows/deployed.py the shipped experiments."""
+    offenders: dict[str, list[str]] = {}
     for module, path in modules():
         if module.startswith(("midstudy.studies.", "midstudy.data.wheels.")) or module == "flows.deployed":
             continue
         named = [name for name in NAMES for text in text_literals(path.read_text("utf-8")) if text == name]
         if named:
-            found[module] = named
-    assert found == {}
+            offenders[module] = named
+    assert offenders == {}
 
 
-def test_a_study_that_names_its_columns_is_found():
+def test_a_column_named_in_a_study_is_detected():
     assert "sft_loss" in list(text_literals((REPOSITORY / "midstudy/studies/bridging/scale.py").read_text("utf-8")))

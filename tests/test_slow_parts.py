@@ -1,4 +1,4 @@
-"""Every slow test is in exactly one part of `slow_parts.txt`, so CI's rotation covers them all."""
+"""Every slow test is in exactly one part of `slow_parts.txt`, so that CI's rotation covers all of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def test_every_file_with_slow_tests_is_in_exactly_one_part() -> None:
     files = [path for path in TESTS.rglob("test_*.py") if re.search(r"\bmark\.slow\b", path.read_text())]
     slow = {f"tests/{path.relative_to(TESTS)}" for path in files}
     named = Counter(word for arguments in PARTS.values() for word in arguments.split() if word.startswith("tests/"))
-    simulated = "tests/launch/test_simulation.py"  # its seeds are split by number, see below
+    simulated = "tests/launch/test_simulation.py"  # its seeds are split by number; see the next test
     assert set(named) == slow
     assert {path for path, times in named.items() if times > 1} == {simulated}
 
 
-def test_the_parts_of_one_file_name_all_of_its_slow_seeds() -> None:
+def test_the_parts_of_the_simulation_cover_all_its_slow_seeds() -> None:
     selections = [arguments for arguments in PARTS.values() if "test_simulation" in arguments]
     chosen = [int(number) for text in selections for number in re.findall(r"\[(\d+)\]", text)]
     (declared,) = re.findall(r'parametrize\("first", \[(.*?)\]\)', (TESTS / "launch" / "test_simulation.py").read_text())

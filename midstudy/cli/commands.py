@@ -53,7 +53,7 @@ def run(options: Namespace) -> int:
 
     where = _place(options)
     root = Path(options.store)
-    known = Store.found(root)  # not created until the study begins, so that a rejected one leaves nothing behind
+    known = Store.open_existing(root)  # not created until the study begins, so that a rejected one leaves nothing behind
     where.require(root)
     planned = _plan(options, known, where)
     command = command_line(options.experiment, data=options.data, settings=options.settings)

@@ -16,7 +16,7 @@ from midstudy.evaluate.table import EVALUATORS
 from midstudy.execute.state import CHECKPOINT_FOLDER
 from midstudy.execute.stopped import StoppedError, until_stopped
 from midstudy.execute.work import Work, damage_remedied, require_these_numbers
-from midstudy.model.compiled import ToldToStopError, left_when_told
+from midstudy.model.compiled import StopRequestedError, stopping_between_parts
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.decode import decode
 from midstudy.recipe.measure import Evaluation, StateEvaluation
@@ -78,7 +78,7 @@ def evaluate_state(
         folder=folder,
     )
     try:
-        with left_when_told(should_stop):
+        with stopping_between_parts(should_stop):
             return EVALUATORS[type(evaluation)].function(evaluation, subject)
-    except ToldToStopError:
+    except StopRequestedError:
         raise StoppedError("stopped while a model was compiled; the next attempt evaluates from the beginning") from None

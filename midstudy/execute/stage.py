@@ -67,7 +67,7 @@ def execute_stage(
             rank_work = RankWork(store=store, should_stop=should_stop, placement=placement, ranks=ranks)
             _function(kind.assist)(recipe, rank_work)
         return
-    previous = store.former_attempts(stage_id)
+    previous = store.previous_attempts(stage_id)
     attempt = store.attempt(stage_id)
     work = Work(
         store=store,

@@ -70,7 +70,7 @@ def _first_state(recipe: State, work: Work) -> dict[str, Any]:
 def _kept(work: Work, recipe: State, state_id: str) -> KeptCheckpoint:
     published = work.finished(state_id)
     try:
-        step = work.store.record(state_id, beside_files=False).metrics["step"]
+        step = work.store.record(state_id, check_files=False).metrics["step"]
     except StoreError:  # the checkpoint itself may be intact and is checked when loaded
         curriculum = recipe.curriculum
         step = next(step for step in range(recipe.step) if curriculum.state_id(step) == state_id)

@@ -1,1 +1,1 @@
-"""Files as everything above needs them: atomic, sealed, locked. Knows nothing of midstudy."""
+"""File access for all other packages: atomic writes, sealed files, locks, readable errors. Independent of midstudy."""

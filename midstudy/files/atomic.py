@@ -1,4 +1,4 @@
-"""Writes that are whole or absent: temporary name, fsync, rename."""
+"""Atomic writes: write to a temporary name, fsync, rename."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from midstudy.files.errors import unwritable
 
 
 def sync(path: Path) -> None:
-    """Bring a file's bytes, or the names inside a folder, to the disk."""
+    """Sync a file's bytes, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -22,13 +22,16 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Write JSON as `write_bytes` does; raises as it does."""
+    """Write a value as JSON. For `durable` and errors see `write_bytes`."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(path, text.encode("utf-8"), durable=durable)
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write a file atomically, making the folders it needs; not `durable` where it could be written again at any time.
+    """Write a file atomically and create its parent folders.
+
+    Args:
+        durable: sync to disk; False for files that can be written again at any time.
 
     Raises:
         StoreError: the disk is full or the folder cannot be written.

@@ -1,4 +1,4 @@
-"""What can be wrong with a store: which path, what was found, what to do."""
+"""Errors of a store: the message names the path, the problem and the fix."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 class StoreError(ValueError):
-    """The store cannot be used as it is; the message names the path and the next step."""
+    """The store cannot be used in its current state; the message names the path and the next step."""
 
 
 class RecipeMismatchError(StoreError):
-    """A stage on disk was made from another recipe than the one asked for, under one id."""
+    """A stage on disk was made from a recipe that differs from the requested one with the same id."""
 
 
 class DamagedFileError(StoreError):
@@ -19,7 +19,7 @@ class DamagedFileError(StoreError):
 
 
 class UnwritableError(StoreError):
-    """The store cannot be written; `may_pass` where that can end by itself: a full disk that somebody frees."""
+    """The store cannot be written. `may_pass` is True if the cause is often temporary, such as a full disk."""
 
     def __init__(self, text: str, *, may_pass: bool) -> None:
         super().__init__(text)
@@ -30,7 +30,7 @@ _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN, 
 
 
 def unwritable(path: Path, error: OSError) -> UnwritableError:
-    """A full disk or a folder without permission, as one message."""
+    """Return the error for a failed write, such as a full disk or a folder without write permission."""
     return UnwritableError(
         f"{path}: cannot be written ({error.strerror or error}). "
         "Free space or fix the permissions, or name another folder with --store; finished stages are untouched.",

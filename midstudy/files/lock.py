@@ -1,4 +1,4 @@
-"""One process at a time: an advisory lock on a file, so that two jobs do not make the same cached text twice."""
+"""An advisory lock on a file, so that two jobs do not prepare the same cached text."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of `path` (created with its folder); waits while another process holds it.
+    """Hold the lock on `path`, which is created with its folder; wait while another process holds it.
 
-    The system releases it when its holder ends, however it ends. Where a file system has no locks the work may be
-    done twice; results are moved into place by rename, so that is harmless.
+    The system releases the lock when the process ends, even if it is killed. On a file system without locks the work may
+    be done twice, which is harmless because results are renamed into place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:

@@ -1,4 +1,4 @@
-"""Reads JSON that anybody may have edited, exchanged or cut: an object with the fields it must have, or one message."""
+"""Read JSON files that may be damaged or edited: return an object with the required fields, or raise `StoreError`."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from typing import Any
 from midstudy.files.errors import StoreError
 
 MOST_BYTES = 1 << 28
-"""Far above what is ever written: the manifest of ten thousand stages has 20 MB."""
+"""Largest file that is read. Files are far smaller: the manifest of ten thousand stages has 20 MB."""
 
 Kind = type | tuple[type, ...]
 
 
 def read_object(path: Path, *, remedy: str, fields: Mapping[str, Kind] | None = None) -> dict[str, Any]:
-    """The JSON object in the file at `path`.
+    """Return the JSON object in the file at `path`.
 
     Args:
-        remedy: what to do where it is damaged, as sentences.
-        fields: those it must have, with their types; others may be there.
+        remedy: what to do if the file is damaged, in whole sentences.
+        fields: required fields with their types; other fields are allowed.
 
     Raises:
-        FileNotFoundError: there is no file.
-        StoreError: it cannot be read, is no file, too large or no JSON object, or lacks a field.
+        FileNotFoundError: the file does not exist.
+        StoreError: it cannot be read, is not a regular file, is too large, is not a JSON object, or lacks a field.
     """
     return parse_object(path, read_bytes(path, remedy=remedy), remedy=remedy, fields=fields)
 
 
 def read_bytes(path: Path, *, remedy: str) -> bytes:
-    """The bytes of a file, for `parse_object`; raises as `read_object`."""
+    """Return the bytes of a file, for `parse_object`. Raises the same errors as `read_object`."""
     try:
-        # Not blocking: a pipe under a file's name would be waited for.
+        # Non-blocking, since opening a named pipe would otherwise wait for a writer.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode):
-                raise StoreError(f"{path}: damaged (found a device or pipe, allowed is a file). {remedy}")
+                raise StoreError(f"{path}: damaged (expected a file, got a device or pipe). {remedy}")
             if facts.st_size > MOST_BYTES:
-                raise StoreError(f"{path}: damaged ({facts.st_size:,} bytes; at most {MOST_BYTES:,} are read). {remedy}")
+                raise StoreError(f"{path}: damaged (expected at most {MOST_BYTES:,} bytes, got {facts.st_size:,}). {remedy}")
             return file.read()
     except FileNotFoundError:
         raise
     except IsADirectoryError as error:
-        raise StoreError(f"{path}: damaged (found a folder, allowed is a file). {remedy}") from error
+        raise StoreError(f"{path}: damaged (expected a file, got a folder). {remedy}") from error
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror or error}). Mend that, or: {remedy}") from error
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error}). Fix the permissions, or: {remedy}") from error
 
 
 def parse_object(path: Path, text: bytes, *, remedy: str, fields: Mapping[str, Kind] | None = None) -> dict[str, Any]:
-    """The JSON object in `text`, which was read from `path`; raises as `read_object`."""
+    """Return the JSON object in `text`, which was read from `path`. Raises the same errors as `read_object`."""
     try:
         value = json.loads(text, parse_constant=_refuse)
     except RecursionError as error:
-        raise StoreError(f"{path}: damaged (nested too deeply to be read). {remedy}") from error
+        raise StoreError(f"{path}: damaged (nested too deeply). {remedy}") from error
     except ValueError as error:
         raise StoreError(f"{path}: damaged ({error}). {remedy}") from error
     require_fields(path, value, fields or {}, remedy=remedy)
@@ -63,21 +63,24 @@ def parse_object(path: Path, text: bytes, *, remedy: str, fields: Mapping[str, K
 
 
 def require_fields(path: Path, value: Any, fields: Mapping[str, Kind], *, remedy: str, where: str = "") -> None:
-    """Check that what a file holds at `where` is an object that has `fields`, of these types.
+    """Check that `value`, from the file at `path`, is an object with `fields` of these types.
+
+    Args:
+        where: dotted path of `value` in the file.
 
     Raises:
-        StoreError: it is none, or lacks one; the message names its dotted path.
+        StoreError: it is not an object, or a field is missing or has another type; the message names its dotted path.
     """
     if not isinstance(value, dict):
-        raise StoreError(f"{path}: damaged ({where or 'its text'}: found {_kind(value)}, allowed is an object). {remedy}")
+        raise StoreError(f"{path}: damaged ({where or 'its text'}: expected an object, got {_kind(value)}). {remedy}")
     for name, kind in fields.items():
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        # true and false are ints to Python, and no numbers to anybody else
+        # In Python, bool is a subclass of int.
         if name not in value or not isinstance(value[name], kind) or (isinstance(value[name], bool) and bool not in kinds):
-            found = _kind(value[name]) if name in value else "nothing"
-            allowed = " or ".join(_JSON_NAMES[one] for one in kinds if one is not int or float not in kinds)
+            got = _kind(value[name]) if name in value else "nothing"
+            expected = " or ".join(_JSON_NAMES[kind] for kind in kinds if kind is not int or float not in kinds)
             dotted = f"{where}.{name}" if where else name
-            raise StoreError(f"{path}: damaged ({dotted}: found {found}, allowed is {allowed}). {remedy}")
+            raise StoreError(f"{path}: damaged ({dotted}: expected {expected}, got {got}). {remedy}")
 
 
 _JSON_NAMES = {
@@ -96,4 +99,4 @@ def _kind(value: Any) -> str:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not valid JSON")

@@ -1,6 +1,6 @@
-"""JSON objects that end with the SHA-256 of their own text, by which one that was edited or damaged is known.
+"""JSON objects that end with the SHA-256 of their own text, so that edits and damage are detected.
 
-It keeps honest people from mistakes; whoever can write the file can also seal it again.
+This protects against mistakes, not against attackers: anyone who can write the file can also seal it again.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 _SEAL = b',\n "sha256": "'
-"""What stands between an object's fields and the digest of all bytes before it, which is its last field."""
+"""Bytes between an object's other fields and its last field, the digest of all bytes before this separator."""
 
 
 def sealed(fields: Mapping[str, Any]) -> bytes:
-    """`fields`, of which there must be some, as JSON with the digest as their last field `sha256`."""
+    """Return `fields`, at least one, as JSON with the digest as the last field `sha256`."""
     body = json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False).removesuffix("\n}").encode("utf-8")
     return body + _SEAL + _end(body)
 
 
 def seal_of(text: bytes) -> Literal["whole", "broken", "none"]:
-    """Whether the text of an object is the one that was sealed; none where it never was."""
+    """Return `whole` if the text is unchanged since it was sealed, `broken` if it changed, `none` if it has no seal."""
     body, separator, end = text.rpartition(_SEAL)
     if not separator:
         return "none"

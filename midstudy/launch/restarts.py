@@ -88,7 +88,7 @@ def _progress(store: Store, job: Job) -> str:
         if store.has(stage_id) or failed_in(store, job, stage_id):
             digest.update(stage_id.encode())
             continue
-        folders = (attempt / CHECKPOINTS_FOLDER for attempt in store.former_attempts(stage_id))
+        folders = (attempt / CHECKPOINTS_FOLDER for attempt in store.previous_attempts(stage_id))
         names = {path.name for folder in folders if folder.exists() for path in folder.iterdir()}
         digest.update("\n".join(sorted(names)).encode())
         break

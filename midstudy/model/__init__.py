@@ -1,1 +1,1 @@
-"""Pythia (GPT-NeoX) in plain PyTorch: forward pass, loss, initialisation, and exchange with Hugging Face."""
+"""Pythia (GPT-NeoX) in plain PyTorch: forward pass, loss, initialisation, and conversion from and to Hugging Face."""

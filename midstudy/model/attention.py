@@ -1,11 +1,10 @@
-"""Causal attention: matrix products and a softmax on a CPU, block of queries by block, PyTorch's fused kernels elsewhere.
+"""Causal attention: blocks of matrix products and a softmax on a CPU, PyTorch's fused kernels on other devices.
 
-On a CPU in bfloat16 the backward pass of PyTorch's flash attention takes more time than anything else in a training step;
-in fp32 it is slower than plain products too. A block of queries meets no key that comes after it, which saves up to half
-of the work.
+On a CPU in bfloat16, the backward pass of PyTorch's flash attention takes more time than anything else in a training step;
+in fp32 it is slower than plain products too. Each block of queries skips all later keys, which saves up to half of the work.
 
-A document mask is added to the scores. PyTorch's flash kernels take no such mask: elsewhere its memory-efficient kernel, or
-plain products, do the work.
+A document mask is added to the scores. PyTorch's flash kernels do not support such a mask, so other devices then use its
+memory-efficient kernel or plain products.
 """
 
 from __future__ import annotations
@@ -19,41 +18,41 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _BLOCK, _BLOCK_OF_BFLOAT16 = 64, 128
-"""Queries that are worked on together: fewer make products too small for their kernels, more meet keys in vain."""
+"""Queries per block: fewer make the products inefficiently small, more waste work on later keys."""
 
 
 def is_plain(scored: Tensor) -> bool:
-    """Whether attention over tensors like this one is plain products rather than a fused kernel."""
+    """Return whether attention over tensors like this one uses plain products instead of a fused kernel."""
     return scored.device.type == "cpu"
 
 
 @lru_cache(maxsize=32)
 def _causal_mask(length: int, dtype: torch.dtype) -> Tensor:
-    """(length, length) on the CPU: 0 where a query may look, -inf where it may not."""
+    """Return (length, length) on the CPU: 0 where a query may attend, -inf elsewhere."""
     return torch.full((length, length), float("-inf"), dtype=dtype).triu_(1)
 
 
 def document_mask(documents: Tensor, dtype: torch.dtype) -> Tensor:
-    """What keeps attention causal and inside a document, made once for all layers.
+    """Return the mask that keeps attention causal and inside documents; it is computed once for all layers.
 
     Args:
-        documents: (batch, length) integers, the document that each position belongs to.
+        documents: (batch, length) integers, the document of each position.
         dtype: type of the scores.
 
     Returns:
-        (batch, 1, length, length): 0 where a query may look, -inf where it may not.
+        (batch, 1, length, length): 0 where a query may attend, -inf elsewhere.
     """
     same = documents[:, None, :, None] == documents[:, None, None, :]
     return torch.zeros(same.shape, dtype=dtype, device=same.device).masked_fill_(~same.tril(), float("-inf"))
 
 
 def _probabilities(query: Tensor, key: Tensor, causal: Tensor, mask: Tensor | None) -> Tensor:
-    """What each query takes from each key, (batch * num_heads, num_queries, num_keys).
+    """Return the attention probabilities, (batch * num_heads, num_queries, num_keys).
 
     Args:
         query, key: (batch * num_heads, num_queries, head_size) and (batch * num_heads, num_keys, head_size).
         causal: (num_queries, num_keys), added to the scores.
-        mask: (batch, 1, num_queries, num_keys), added too.
+        mask: (batch, 1, num_queries, num_keys), also added to the scores.
     """
     scores = torch.baddbmm(causal, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
     if mask is not None:
@@ -67,7 +66,7 @@ def _blocks(length: int, dtype: torch.dtype) -> Iterator[slice]:
 
 
 class _BlockedAttention(torch.autograd.Function):
-    """Attention of (batch, num_heads, length, head_size); what comes out lies in memory position by position."""
+    """Attention of (batch, num_heads, length, head_size); in memory the output is (batch, length, num_heads, head_size)."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -92,7 +91,7 @@ class _BlockedAttention(torch.autograd.Function):
         batch, num_heads, length, head_size = upstream.shape
         scale = head_size**-0.5
         query_gradient = torch.empty_like(query)
-        # Added up over blocks in fp32, so that rounding does not grow with their number.
+        # Sums over blocks are in fp32, so that rounding errors do not grow with the number of blocks.
         sums = query.new_zeros(2, *query.shape, dtype=torch.promote_types(query.dtype, torch.float32))
         key_gradient, value_gradient = sums
         for rows, probabilities in zip(_blocks(length, query.dtype), kept, strict=True):
@@ -109,18 +108,18 @@ class _BlockedAttention(torch.autograd.Function):
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(query keyᵀ / sqrt(head_size)) value, each position looking at itself and what came before.
+    """Return softmax(query keyᵀ / sqrt(head_size)) value, where each position attends to itself and earlier positions.
 
     Args:
         query, key, value: (batch, num_heads, length, head_size).
-        mask: `document_mask`, where a row holds several documents.
+        mask: `document_mask` if rows hold several documents.
 
     Returns:
         (batch, num_heads, length, head_size).
     """
     if not is_plain(query):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
-    if torch.compiler.is_compiling():  # a loop over blocks would be compiled anew for every length
+    if torch.compiler.is_compiling():  # a loop over blocks would be compiled again for every length
         flat_query, flat_key, flat_value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
         probabilities = _probabilities(flat_query, flat_key, _causal_mask(query.shape[2], query.dtype), mask)
         return torch.bmm(probabilities, flat_value).view(query.shape)

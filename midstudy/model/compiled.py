@@ -1,11 +1,11 @@
-"""A model whose blocks run compiled (`torch.compile`): how it computes, not what. Placement, part of no recipe.
+"""Run a model's blocks compiled with `torch.compile`. This is placement: it changes speed, and results only by rounding.
 
-Attention and MLP of a block are compiled as two functions, once for all blocks of all models of one shape in a process, as
-torchtitan and OLMo-core compile block by block. Compiled as one, torch 2.13 writes C++ that does not compile: attention and
-MLP are added to the same sum, so their biases have the same gradient, and in bf16 its two stores get one name.
+The attention and the MLP of a block are compiled as two functions, once for all blocks of all models of one shape in a
+process, as torchtitan and OLMo-core compile block by block. Compiled as one function, torch 2.13 generates C++ that does
+not compile: attention and MLP are added to the same sum, so their biases have the same gradient, and in bf16 its two stores
+get one name.
 
-A length that differs from the first is compiled once more, for any length: fine-tuning pads its batches to many. Results
-equal those of the model as it was to rounding.
+The first length that differs is compiled once more, for any length, since fine-tuning pads its batches to many lengths.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from midstudy.model.pythia import Block, Pythia
 
 _COMPILED_PARTS = ("attend", "feed_forward")
 _VARIANTS = 64
-"""Compiled variants of a part that a process keeps: shapes, number types, training or not. Beyond them it runs as it is."""
+"""Most compiled variants of a part per process (shapes, types, training or not). Further variants run uncompiled."""
 _HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 def compile_model(model: Pythia) -> None:
-    """Let the blocks of `model` run compiled from now on, but for fp32 on a CPU. The first steps take seconds more.
+    """Make the blocks of `model` run compiled, except for fp32 on a CPU. The first steps take some seconds more.
 
     Raises:
-        ValueError: what compiling needs is not installed.
+        ValueError: the C++ compiler or Python's headers are missing.
     """
     require_compiler()
     for block in model.blocks:
@@ -44,7 +44,7 @@ def compile_model(model: Pythia) -> None:
 
 
 def require_compiler() -> None:
-    """See to it that compiled code can be built here.
+    """Check that compiled code can be built on this machine.
 
     Raises:
         ValueError: there is no C++ compiler, or Python's headers are missing.
@@ -65,64 +65,65 @@ def require_compiler() -> None:
 
 @cache
 def _compiled(part: str) -> Callable[..., Any]:
-    """One compiled function for all blocks: its code is looked up by shapes and types, not by the block."""
-    import torch._inductor.config  # here, because it takes a second
+    """Return one compiled function for all blocks; its code is looked up by shapes and types, not by the block."""
+    import torch._inductor.config  # imported here, because it takes a second
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)
     if not torch.cuda.is_available():
-        # In this process: a job has a core or two, and no worker is left to whoever ends it.
+        # Compile in this process: a job has few cores, and no worker process can outlive it.
         torch._inductor.config.compile_threads = 1
-    # Compiled code makes the causal mask as it goes, from the length alone; nothing depends on the cache of it.
+    # Compiled code computes the causal mask from the length and does not depend on its cache.
     warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
-    as_it_is = getattr(Block, part)
-    compiled: Callable[..., Any] = torch.compile(as_it_is)
+    eager = getattr(Block, part)
+    compiled: Callable[..., Any] = torch.compile(eager)
 
     def run(block: Block, x: torch.Tensor, *more: Any) -> torch.Tensor:
-        if x.device.type == "cpu" and x.dtype == torch.float32:  # products are all there is to it: slower if compiled
-            return as_it_is(block, x, *more)
+        if x.device.type == "cpu" and x.dtype == torch.float32:  # slower if compiled: products dominate
+            return eager(block, x, *more)
         with signals_held():
-            found: torch.Tensor = compiled(block, x, *more)
-        _leave_if_told()
-        if found.requires_grad and _should_stop is not None:
-            found.register_hook(lambda gradient: _leave_if_told())  # before its backward pass is compiled
-        return found
+            output: torch.Tensor = compiled(block, x, *more)
+        _stop_if_requested()
+        if output.requires_grad and _should_stop is not None:
+            output.register_hook(lambda gradient: _stop_if_requested())  # before its backward pass is compiled
+        return output
 
     return run
 
 
-class ToldToStopError(Exception):
-    """A pass through the model was left between two compiled parts: its process was told to stop."""
+class StopRequestedError(Exception):
+    """A pass through the model ended early, between two compiled parts, because the process was asked to stop."""
 
 
 _should_stop: Callable[[], bool] | None = None
 
 
 @contextmanager
-def left_when_told(should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Within, ask after each compiled part, forward and backward, whether to stop: each may have been compiled for seconds.
+def stopping_between_parts(should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Inside the context, poll `should_stop` after each compiled part, since compiling a part can take seconds.
 
     Raises:
-        ToldToStopError: `should_stop` said so, or one of the held signals is waiting.
+        StopRequestedError: `should_stop` returned True, or a held signal is pending.
     """
     global _should_stop
-    former, _should_stop = _should_stop, should_stop
+    previous, _should_stop = _should_stop, should_stop
     try:
         yield
     finally:
-        _should_stop = former
+        _should_stop = previous
 
 
-def _leave_if_told() -> None:
+def _stop_if_requested() -> None:
     if _should_stop is not None and (_should_stop() or signal.sigpending() & {*_HELD}):
-        raise ToldToStopError
+        raise StopRequestedError
 
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Keep the signals that tell a job to stop from processes that are started within; does nothing outside the main thread.
+    """Block stop signals for processes that are started inside the context; do nothing outside the main thread.
 
-    A scheduler signals every process of a job. A C++ compiler that is started meanwhile inherits the mask and finishes, so
-    that the step it works for does too. This process is told at the end, or at once where it has other threads.
+    A scheduler signals every process of a job. A C++ compiler that is started in the context inherits the signal mask and
+    finishes, and so does the step that needs it. This process handles the signal at the end of the context, or at once if
+    it has other threads.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""The `config.json` of a Hugging Face GPT-NeoX checkpoint, in both directions; needs neither transformers nor torch."""
+"""Read and write the `config.json` of a Hugging Face GPT-NeoX checkpoint, without transformers or torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from midstudy.recipe.model import SIZES, ModelShape, pythia
 
 LAYER_NORM_EPSILON = 1e-5
 
-# What every Pythia has and this project computes. Absent from a file, each has this value in transformers too.
+# Settings of every Pythia, the only ones implemented here. They are also transformers' defaults for missing fields.
 _ARCHITECTURE = {
     "layer_norm_eps": LAYER_NORM_EPSILON,
     "hidden_act": "gelu",
@@ -23,7 +23,7 @@ _ARCHITECTURE = {
 
 
 def huggingface_config(shape: ModelShape) -> dict[str, Any]:
-    """What `GPTNeoXConfig` needs to build the same model."""
+    """Return the fields that `GPTNeoXConfig` needs to build the same model."""
     return {
         "model_type": "gpt_neox",
         "architectures": ["GPTNeoXForCausalLM"],
@@ -42,36 +42,36 @@ def huggingface_config(shape: ModelShape) -> dict[str, Any]:
 
 
 def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
-    """The shape of the model that a `config.json` describes, named after the Pythia size that it is, if it is one.
+    """Return the shape of the model that a `config.json` describes, named after the Pythia size if it is one.
 
-    Both spellings of the rotary embedding are read: `rotary_pct` and `rotary_emb_base`, as the published Pythias have
-    them, and `rope_parameters`, as transformers 5 writes. Where a file has both, they must agree: which of them counts
-    differs between versions of transformers.
+    Both spellings of the rotary embedding are read: `rotary_pct` and `rotary_emb_base`, as in the published Pythias, and
+    `rope_parameters`, as transformers 5 writes. If a file has both, they must agree, since versions of transformers differ
+    in which one they use.
 
     Raises:
-        RecipeError: a field is missing, its value is none that this project computes exactly, or the two spellings of one
-            disagree; the message names it.
+        RecipeError: a field is missing, its value is not supported exactly, or two spellings of a field disagree; the
+            message names the field.
     """
     if config.get("model_type") != "gpt_neox":
-        raise _refused("model_type", config.get("model_type"), "'gpt_neox'")
+        raise _unsupported("model_type", config.get("model_type"), "'gpt_neox'")
     expected = {**_ARCHITECTURE, "intermediate_size": 4 * _whole(config, "hidden_size")}
     for name, value in expected.items():
-        found = config.get(name, _ARCHITECTURE.get(name))
-        if found != value:
-            raise _refused(name, found, repr(value))
+        given = config.get(name, _ARCHITECTURE.get(name))
+        if given != value:
+            raise _unsupported(name, given, repr(value))
     if config.get("quantization_config"):
-        raise _refused("quantization_config", config["quantization_config"], "none: weights of 16 or 32 bits")
+        raise _unsupported("quantization_config", config["quantization_config"], "no quantization: weights of 16 or 32 bits")
     for name in ("rope_parameters", "rope_scaling"):
         rope = _table(config, name)
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         if rope_type != "default":
-            raise _refused(f"{name}.rope_type", rope_type, "'default'")
+            raise _unsupported(f"{name}.rope_type", rope_type, "'default'")
     num_layers, width = _whole(config, "num_hidden_layers"), _whole(config, "hidden_size")
     num_heads = _whole(config, "num_attention_heads")
     vocab_size, max_seq_len = _whole(config, "vocab_size"), _whole(config, "max_position_embeddings")
     fraction = _rotary(config, "rotary_pct", "partial_rotary_factor")
     base = _rotary(config, "rotary_emb_base", "rope_theta")
-    sizes = {(one.num_layers, one.width, one.num_heads): one.name for one in map(pythia, SIZES)}
+    sizes = {(shape.num_layers, shape.width, shape.num_heads): shape.name for shape in map(pythia, SIZES)}
     return ModelShape(
         name=sizes.get((num_layers, width, num_heads), f"{num_layers}x{width}"),
         num_layers=num_layers,
@@ -87,38 +87,36 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
 def _table(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = config.get(name) or {}
     if not isinstance(value, Mapping):
-        raise _refused(name, value, "a table")
+        raise _unsupported(name, value, "a table")
     return value
 
 
 def _rotary(config: Mapping[str, Any], old: str, new: str) -> float:
-    """The number that a file calls `old`, or `new` among its `rope_parameters` or `rope_scaling`."""
-    said = {old: config.get(old)}
-    said |= {f"{table}.{new}": _table(config, table).get(new) for table in ("rope_parameters", "rope_scaling")}
-    found: dict[str, float] = {}
-    for name, value in said.items():
+    """Return the number called `old` in the file, or `new` in its `rope_parameters` or `rope_scaling`."""
+    values = {old: config.get(old)}
+    values |= {f"{table}.{new}": _table(config, table).get(new) for table in ("rope_parameters", "rope_scaling")}
+    numbers: dict[str, float] = {}
+    for name, value in values.items():
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise _refused(name, value, "a number above 0")
-        found[name] = float(value)
-    if not found:
-        raise _refused(old, None, "a number above 0")
-    (first, number), *others = found.items()
+            raise _unsupported(name, value, "a number above 0")
+        numbers[name] = float(value)
+    if not numbers:
+        raise _unsupported(old, None, "a number above 0")
+    (first, number), *others = numbers.items()
     for name, other in others:
         if other != number:
-            raise _refused(name, other, f"{number}, which {first} says")
+            raise _unsupported(name, other, f"{number}, the value of {first}")
     return number
 
 
 def _whole(config: Mapping[str, Any], name: str) -> int:
     value = config.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _refused(name, value, "a whole number of at least 1")
+        raise _unsupported(name, value, "a whole number of at least 1")
     return value
 
 
-def _refused(name: str, found: object, allowed: str) -> RecipeError:
-    return RecipeError(
-        f"config.{name}", got=found, expected=allowed, fix="Only Pythia's architecture is computed, and computed exactly."
-    )
+def _unsupported(name: str, got: object, expected: str) -> RecipeError:
+    return RecipeError(f"config.{name}", expected=expected, got=got, fix="Only Pythia's architecture is supported.")

@@ -1,8 +1,8 @@
-"""Cross entropy of the output head in fp32, whatever the precision of the rest.
+"""Cross entropy of the output head, in fp32 for any precision of the model.
 
-On a CPU, and elsewhere where memory counts more than time, the training loss fuses the head's product with the loss and
-writes the logits' gradient where the logits were: one (num_tokens, vocab_size) array lives at a time instead of four, and
-rows without a target are left out of the head. Of a narrow model in fp32 a few rows of that array live at a time.
+On a CPU, and with `chunked` on other devices, the training loss fuses the head's product with the loss and overwrites the
+logits with their gradient. Only one (num_tokens, vocab_size) array is in memory instead of four, and rows without a target
+skip the head. For a narrow model in fp32, only a few rows of that array are in memory at a time.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch.nn import functional as F
 from midstudy.model.narrow_block import is_narrow
 
 IGNORED = -100
-"""Target of a position that carries no loss."""
+"""Target of a position without a loss."""
 
 
 def _chunk_rows(vocab_size: int, device: torch.device) -> int:
-    """Rows of fp32 logits to work on at a time: 2 MiB on a CPU, to stay in its caches; 1 GiB elsewhere, for memory."""
+    """Return how many rows of fp32 logits to process at a time: 2 MiB on a CPU, to fit its caches; 1 GiB elsewhere."""
     num_values = 2**19 if device.type == "cpu" else 2**28
     return max(8, num_values // vocab_size)
 
 
 _ROWS = 256
-"""Rows of a narrow model's head that are worked on together, for each thread."""
+"""Rows of a narrow model's head to process together, per thread."""
 
 _SMALLEST = 1e-30
-"""A probability below this is lost to underflow, or about to be."""
+"""Smallest probability that is safe from underflow."""
 
 
 def _turn_into_gradient(logits: Tensor, hidden: Tensor, weight: Tensor, target: Tensor, factor: Tensor | float) -> Tensor:
-    """Put `factor` times the gradient of the rows' losses where their logits are.
+    """Overwrite the logits with `factor` times the gradient of the rows' losses.
 
     Args:
         logits: (num_rows, vocab_size), the product of `hidden` and the head's `weight`.
@@ -43,7 +43,7 @@ def _turn_into_gradient(logits: Tensor, hidden: Tensor, weight: Tensor, target: 
     Returns:
         The losses, fp32 (num_rows,).
     """
-    values = logits.float()  # fp32 logits themselves
+    values = logits.float()  # no copy if the logits are fp32
     probabilities = torch.softmax(values, dim=-1, out=values)
     chosen = probabilities.gather(1, target)
     if bool((chosen < _SMALLEST).any()):
@@ -59,7 +59,7 @@ def _turn_into_gradient(logits: Tensor, hidden: Tensor, weight: Tensor, target: 
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
-    """All logits in one product, and their gradient after them."""
+    """Compute all logits in one product, then their gradient."""
 
     @staticmethod
     def forward(
@@ -85,7 +85,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
 
 class _NarrowHeadCrossEntropy(torch.autograd.Function):
-    """Some rows at a time, gradients and all, so that logits never leave a core's cache."""
+    """Compute logits and gradients for a few rows at a time, so that the logits stay in a core's cache."""
 
     @staticmethod
     def forward(
@@ -116,7 +116,7 @@ class _NarrowHeadCrossEntropy(torch.autograd.Function):
 
 
 def _times(factor: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both times a scalar, but for 1: a pass over memory that a loss taken as it is can do without."""
+    """Multiply both tensors by a scalar; skip the pass over memory if it is 1."""
     return (first, second) if factor.item() == 1.0 else (first * factor, second * factor)
 
 
@@ -129,17 +129,17 @@ def scaled_head_loss(
     token_weights: Tensor | None = None,
     chunked: bool = False,
 ) -> Tensor:
-    """`scale` times the weighted sum of cross entropy in nats over the positions with a target, a differentiable scalar.
+    """Return `scale` times the weighted sum of cross entropy in nats over positions with a target, differentiable.
 
     With `scale` = 1 / (summed weights of the whole batch), micro-batches add up to the batch's mean loss and its gradient.
 
     Args:
         hidden: (num_tokens, width), in the precision of the computation.
         weight: (vocab_size, width), the head, in the same precision.
-        targets: (num_tokens,) int64, `IGNORED` where there is none.
+        targets: (num_tokens,) int64, `IGNORED` for positions without a target.
         scale: factor on loss and gradient.
-        token_weights: (num_tokens,) fp32, what each target counts for; none is 1 for all. No gradient flows into them.
-        chunked: save memory on a GPU too, at some cost in time (the host waits to see which positions have targets).
+        token_weights: (num_tokens,) fp32, the weight of each target; `None` is 1 for all. They get no gradient.
+        chunked: save memory on a GPU too, at some cost in time, since the host waits to learn which positions have targets.
     """
     if hidden.device.type != "cpu" and not chunked:
         logits = (hidden @ weight.T).float()
@@ -156,7 +156,7 @@ def scaled_head_loss(
 
 
 def head_token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy in nats of each position, fp32 of shape (num_tokens,); 0 where there is no target."""
+    """Return the cross entropy in nats of each position, fp32 of shape (num_tokens,); 0 for positions without a target."""
     losses = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
     places = (targets != IGNORED).nonzero()[:, 0]
     for chunk in places.split(_chunk_rows(len(weight), hidden.device)):

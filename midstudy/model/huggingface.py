@@ -1,8 +1,8 @@
-"""Names of the tensors of Hugging Face's GPT-NeoX checkpoints (`GPTNeoXForCausalLM`), in both directions.
+"""Convert tensor names from and to Hugging Face's GPT-NeoX checkpoints (`GPTNeoXForCausalLM`), without transformers.
 
-Tensors are the same ones under other names: the fused QKV rows already lie head by head, each head's query, key and value
-side by side, as GPT-NeoX keeps them. Names are those in the files of the published Pythia checkpoints, which every version
-of transformers loads; in memory, newer versions call the head `lm_head`, and that is read too. Needs no transformers.
+Only names differ, not the tensors: the fused QKV rows are ordered by head, each with its query, key and value, as in
+GPT-NeoX. Names are those in the files of the published Pythia checkpoints, which every version of transformers loads. Newer
+versions call the head `lm_head` in memory; that name is read too.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _INNER = {
     "mlp_in": "mlp.dense_h_to_4h",
     "mlp_out": "mlp.dense_4h_to_h",
 }
-# Tables that older checkpoints carry beside the weights; they follow from the configuration.
+# Tables in older checkpoints that are not weights; they follow from the configuration.
 _TABLES = re.compile(r".*\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)")
 
 
 def huggingface_name(name: str) -> str:
-    """The name that a GPT-NeoX checkpoint's files give to the parameter called `name` here."""
+    """Return the name in a GPT-NeoX checkpoint's files of the parameter called `name` here."""
     owner, _, kind = name.rpartition(".")
     if owner in _OUTER:
         return f"{_OUTER[owner]}.{kind}"
@@ -39,34 +39,34 @@ def huggingface_name(name: str) -> str:
 
 
 def to_huggingface(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A model's weights under the names of a GPT-NeoX checkpoint."""
+    """Return a model's weights under the names of a GPT-NeoX checkpoint."""
     return {huggingface_name(name): tensor for name, tensor in weights.items()}
 
 
 def from_huggingface(weights: Mapping[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
-    """Weights of a `GPTNeoXForCausalLM` of this shape under the names used here.
+    """Return the weights of a `GPTNeoXForCausalLM` of this shape under the names used here.
 
     Raises:
-        ValueError: a weight is missing, is not one of GPT-NeoX's, or has another shape; the message names it.
+        ValueError: a weight is missing, is not part of GPT-NeoX, or has another shape; the message names it.
     """
     rest = {name: tensor for name, tensor in weights.items() if not _TABLES.fullmatch(name)}
     head = huggingface_name("head.weight")
     if _NEW_HEAD in rest:
         if head in rest:
-            raise ValueError(f"{_NEW_HEAD}: beside {head}; allowed: one of them, which is the model's output head.")
+            raise ValueError(f"{_NEW_HEAD}: expected one output head, got {head} too.")
         rest[head] = rest.pop(_NEW_HEAD)
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for name, parameter in Pythia.empty(shape, device="meta").named_parameters():
         theirs = huggingface_name(name)
         if theirs not in rest:
-            raise ValueError(f"{theirs}: missing from the weights; a GPT-NeoX model of {shape.num_layers} layers has it.")
+            raise ValueError(f"{theirs}: missing from the weights of a GPT-NeoX model with {shape.num_layers} layers.")
         tensor = rest.pop(theirs)
         if tensor.shape != parameter.shape:
             raise ValueError(
-                f"{theirs}: found shape {tuple(tensor.shape)}; allowed: {tuple(parameter.shape)} for the model shape "
-                f"{shape.name or 'asked for'}. Check layers, width and vocabulary against the checkpoint's config.json."
+                f"{theirs}: expected shape {tuple(parameter.shape)} for the model shape {shape.name}, got "
+                f"{tuple(tensor.shape)}. Check layers, width and vocabulary against the checkpoint's config.json."
             )
-        found[name] = tensor
+        renamed[name] = tensor
     if rest:
-        raise ValueError(f"{sorted(rest)[0]}: no weight of a GPT-NeoX model of {shape.num_layers} layers.")
-    return found
+        raise ValueError(f"{sorted(rest)[0]}: not a weight of a GPT-NeoX model with {shape.num_layers} layers.")
+    return renamed

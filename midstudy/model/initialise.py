@@ -1,8 +1,9 @@
 """Initial weights as the paper's code draws them (nightingal3/litgpt `pretrain.py`).
 
-Normal with standard deviation sqrt(2 / (5 width)) for embeddings and matrices, 1 / (sqrt(width) * layers) for the
-attention's output projection; biases 0, LayerNorm 1 and 0. The authors' depth rule tests for another MLP class, so that
-GPT-NeoX's MLP output keeps sqrt(2 / (5 width)); that oddity is kept. Pythia itself scales both outputs.
+Weights are normal, with standard deviation sqrt(2 / (5 width)) for embeddings and matrices and 1 / (sqrt(width) * layers)
+for the attention's output projection; biases are 0, LayerNorms 1 and 0. The authors' depth rule checks for another MLP
+class, so the output of GPT-NeoX's MLP keeps sqrt(2 / (5 width)); this module reproduces that. Pythia itself scales both
+outputs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def _standard_deviation(name: str, shape: ModelShape) -> float:
 
 
 def _generator(seed: int, name: str) -> torch.Generator:
-    """A stream of its own for each parameter, so that adding one shifts no other's draws."""
+    """Return a separate random stream for each parameter, so that adding a parameter does not change the others."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
@@ -40,7 +41,7 @@ def _initial_value(parameter: Tensor, name: str, shape: ModelShape, seed: int) -
 
 
 def initialised(shape: ModelShape, *, seed: int) -> Pythia:
-    """A model on the CPU in fp32 with weights drawn from `seed`: a pure function of both, parameter by parameter."""
+    """Return a model on the CPU in fp32 with weights drawn from `seed`; each parameter depends only on shape and seed."""
     model = Pythia.empty(shape)
     for name, parameter in model.named_parameters():
         _initial_value(parameter, name, shape, seed)

@@ -1,17 +1,17 @@
-"""A block of a narrow model in fp32 on a CPU, forward and backward by hand: the plain block's result in less time.
+"""A faster block for narrow models in fp32 on a CPU, with hand-written forward and backward passes.
 
-Products of a narrow model take little more time than what lies between them, and most of that is memory. Hence:
+In a narrow model, matrix products take little more time than the operations between them, which are bound by memory. Hence:
 
-- Sequences go through the block a few at a time, so that what one operation writes is in a core's cache when the next reads
-  it, into buffers that are used again.
-- Both LayerNorms see the same input. It is normalised once; gains and biases of the norms are multiplied into the weights
-  after them, once for all tokens. The scale of attention's scores goes there too.
-- The weights' rows are put in the order in which attention reads queries, keys and values, the two dimensions of each
-  rotation side by side: rotating is one complex product in place.
-- Scores become probabilities in place, and their gradient takes the place of the probabilities'. Both output products add
-  to the residual sum. GELU is computed again in the backward pass, which is no slower than reading it from memory.
+- A few sequences at a time pass through the block, in reused buffers, so that the output of each operation is still in a
+  core's cache when the next one reads it.
+- Both LayerNorms have the same input, which is normalised once. Their gains and biases, and the scale of the attention
+  scores, are folded into the following weights, once for all tokens.
+- The weights' rows are reordered for attention: queries, keys and values, with the two dimensions of each rotation adjacent.
+  A rotation is then one complex product in place.
+- Probabilities overwrite the scores, and the scores' gradient overwrites that of the probabilities. Both output products are
+  added to the residual sum. GELU is recomputed in the backward pass, which is not slower than reading it from memory.
 
-Wide models lose by it: there the weights are no smaller than the activations.
+This is slower for wide models, whose weights are not smaller than their activations.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from torch import Tensor
 from midstudy.model.config import LAYER_NORM_EPSILON
 
 WIDEST = 256
-"""Width from which on the plain block is no slower."""
+"""Smallest width for which the plain block is used, because it is not slower."""
 
 _ROWS = 512
-"""Tokens that go through a block together, for each thread: what lies between two products fits a core's cache."""
+"""Tokens that pass through a block together, per thread; the data between two products fits a core's cache."""
 
 _QUERIES = 64
-"""Queries that are worked on together; they meet no key after the last of them."""
+"""Queries per block; a block skips all keys after its last query."""
 
 _aten = torch.ops.aten
 
 
 def is_narrow(x: Tensor) -> bool:
-    """Whether models whose activations (..., width) are like `x` compute as this file has it."""
+    """Return whether models with activations like `x`, (..., width), use the blocks of this module."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[-1] <= WIDEST
 
 
 @lru_cache(maxsize=32)
 def _row_order(width: int, num_heads: int, rotary_dims: int) -> tuple[Tensor, Tensor]:
-    """Rows of the fused projection in the order (query | key | value, head, dimension), and the inverse of that order.
+    """Return the permutation of the fused projection's rows to (query | key | value, head, dimension), and its inverse.
 
-    As stored they go by head, then query, key and value. Of queries and keys, dimension i of the first half of the rotated
-    part is followed by dimension i of its second half; a product of both does not depend on their dimensions' order.
+    The stored order is by head, then query, key and value. In queries and keys, dimension i of the first half of the rotated
+    part is followed by dimension i of its second half; their product does not depend on the order of dimensions.
     """
     rows = torch.arange(3 * width).view(num_heads, 3, -1).transpose(0, 1)
     paired = torch.arange(rows.shape[-1])
@@ -58,7 +58,7 @@ def _row_order(width: int, num_heads: int, rotary_dims: int) -> tuple[Tensor, Te
 
 @lru_cache(maxsize=32)
 def _later_keys(num_queries: int, dtype: torch.dtype) -> Tensor:
-    """(num_queries, num_queries): 0 where a query may look, -inf where it may not."""
+    """Return (num_queries, num_queries): 0 where a query may attend, -inf elsewhere."""
     return torch.full((num_queries, num_queries), float("-inf"), dtype=dtype).triu_(1)
 
 
@@ -69,10 +69,10 @@ def _rotate(heads: Tensor, turns: Tensor) -> None:
 
 
 def _attend(heads: Tensor, mask: Tensor | None, mixed: Tensor) -> list[Tensor]:
-    """Attention of rotated and scaled heads (3, batch, num_heads, length, head_size) into `mixed` (the same but the 3).
+    """Write the attention of rotated, scaled heads (3, batch, num_heads, length, head_size) into `mixed`, without the 3.
 
     Returns:
-        The probabilities, a tensor for each block of queries.
+        The probabilities, one tensor for each block of queries.
     """
     batch, num_heads, length, head_size = mixed.shape
     query, key, value = heads.flatten(1, 2)
@@ -90,12 +90,12 @@ def _attend(heads: Tensor, mask: Tensor | None, mixed: Tensor) -> list[Tensor]:
 
 
 def _attend_backward(heads: Tensor, kept: Sequence[Tensor], upstream: Tensor, gradient: Tensor) -> None:
-    """The gradient of `_attend` by heads, into `gradient`, from that by what was mixed."""
+    """Write the gradient of `_attend` with respect to `heads` into `gradient`, given that of its output, `upstream`."""
     query, key, value = heads.flatten(1, 2)
     query_gradient, key_gradient, value_gradient = gradient.flatten(1, 2)
     upstream = upstream.flatten(0, 1)
     length = query.shape[1]
-    for number, probabilities in reversed([*enumerate(kept)]):  # the last queries meet all keys: they begin the sums
+    for number, probabilities in reversed([*enumerate(kept)]):  # the last queries use all keys, so they initialise the sums
         rows, seen = slice(number * _QUERIES, probabilities.shape[2]), slice(probabilities.shape[2])
         arrived = upstream[:, rows]
         scores = torch.bmm(arrived, value[:, seen].transpose(1, 2))
@@ -110,18 +110,18 @@ def _attend_backward(heads: Tensor, kept: Sequence[Tensor], upstream: Tensor, gr
 
 
 def _joint(gain: Tensor, shift: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of one linear layer that does what a norm's gain and shift and the layer after them do."""
+    """Return weight and bias of the linear layer that equals a norm's gain and shift followed by a linear layer."""
     return weight * gain, torch.addmv(bias, weight, shift)
 
 
 def _apart(by_weight: Tensor, by_bias: Tensor, gain: Tensor, shift: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    """Gradients by gain, shift, weight and bias from those by the weight and bias of the joint layer."""
+    """Return the gradients of gain, shift, weight and bias from those of the joint layer's weight and bias."""
     by_gain, by_shift = (by_weight * weight).sum(0), torch.mv(weight.t(), by_bias)
     return by_gain, by_shift, by_weight.mul_(gain).addr_(by_bias, shift), by_bias
 
 
 class _NarrowBlock(torch.autograd.Function):
-    """Parameters in the order of `_parameters`; turns are complex, (length, rotary_dims / 2)."""
+    """The block as one operation; parameters as in `narrow_block`, turns complex, (length, rotary_dims / 2)."""
 
     @staticmethod
     def forward(
@@ -179,14 +179,14 @@ class _NarrowBlock(torch.autograd.Function):
             normal, mean, inverse_deviation, raised, heads, mixed, *probabilities = kept[number * each : (number + 1) * each]
             some = slice(first, first + len(normal))
             rows = len(raised)
-            flat, arrived, one = normal.view(rows, width), upstream[some].view(rows, width), ones[:rows]
-            by_bias.addmv_(arrived.t(), one)
+            flat, arrived, unit = normal.view(rows, width), upstream[some].view(rows, width), ones[:rows]
+            by_bias.addmv_(arrived.t(), unit)
             # The feed-forward half.
             by_down.addmm_(arrived.t(), _aten.gelu.out(raised, out=activated[:rows]))
             gradient = torch.mm(arrived, down, out=by_raised[:rows])
             _aten.gelu_backward.grad_input(gradient, raised, grad_input=gradient)
             by_up.addmm_(gradient.t(), flat)
-            by_up_bias.addmv_(gradient.t(), one)
+            by_up_bias.addmv_(gradient.t(), unit)
             entered = torch.mm(gradient, joint_up, out=by_normal[:rows])
             # The attention half.
             by_out.addmm_(arrived.t(), mixed.view(rows, width))
@@ -197,7 +197,7 @@ class _NarrowBlock(torch.autograd.Function):
             gradient = by_fused[:rows]
             gradient.view(-1, length, 3, num_heads, mixed.shape[-1]).copy_(by_heads.permute(1, 3, 0, 2, 4))
             by_qkv.addmm_(gradient.t(), flat)
-            by_qkv_bias.addmv_(gradient.t(), one)
+            by_qkv_bias.addmv_(gradient.t(), unit)
             entered.addmm_(gradient, joint_qkv)
             through_norm, _, _ = _aten.native_layer_norm_backward(
                 entered.view(normal.shape), x[some], (width,), mean, inverse_deviation, None, None, (True, False, False)
@@ -215,12 +215,12 @@ class _NarrowBlock(torch.autograd.Function):
 def narrow_block(
     x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, *, num_heads: int, parameters: Sequence[Tensor]
 ) -> Tensor:
-    """x + attention(norm(x)) + mlp(norm(x)) of (batch, length, width), as `Block` has it.
+    """Return x + attention(norm(x)) + mlp(norm(x)), (batch, length, width), as `Block` does.
 
     Args:
-        x: `is_narrow`; fp64 is computed as well.
+        x: (batch, length, width), for which `is_narrow` holds; fp64 is supported too.
         cos, sin: `rotary_tables` for this length.
-        mask: `document_mask`, where a row holds several documents.
+        mask: `document_mask` if rows hold several documents.
         num_heads: number of heads.
         parameters: the block's, in its order: weight and bias of the attention's norm, fused projection and output, then of
             the feed-forward part's norm and two layers.

@@ -1,7 +1,7 @@
 """Pythia (GPT-NeoX): parallel residual, two LayerNorms, fused QKV, partial rotary embedding, exact GELU, untied head.
 
 Source: EleutherAI/pythia `models/*/pythia-*.yml` and the paper's fork of litgpt. Logits equal those of transformers'
-`GPTNeoXForCausalLM` with the same weights (tests/test_model_pythia.py).
+`GPTNeoXForCausalLM` with the same weights (`tests/model/test_pythia.py`).
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(4 * width, width)
 
     def attend(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        """attention(norm1(x)), of shape (batch, length, width)."""
+        """Return attention(norm1(x)), of shape (batch, length, width)."""
         query, key, value = split_heads(self.qkv(self.attention_norm(x)), num_heads=self.num_heads, cos=cos, sin=sin)
         mixed = causal_attention(query, key, value, mask).transpose(1, 2).reshape(x.shape)
         attended: Tensor = self.attention_out(mixed)
         return attended
 
     def feed_forward(self, x: Tensor, attended: Tensor) -> Tensor:
-        """x + attended + mlp(norm2(x)), of shape (batch, length, width)."""
+        """Return x + attended + mlp(norm2(x)), of shape (batch, length, width)."""
         return x + attended + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(batch, length, width) to the same; `cos` and `sin` are this length's rotary tables, `mask` the documents'."""
+        """Map (batch, length, width) to the same shape; for `cos`, `sin` and `mask` see `narrow_block`."""
         if is_narrow(x):
             return narrow_block(x, cos, sin, mask, num_heads=self.num_heads, parameters=[*self.parameters()])
         return self.feed_forward(x, self.attend(x, cos, sin, mask))
 
 
 class Pythia(nn.Module):
-    """A GPT-NeoX language model of a given shape, its weights not yet set (`initialise.py`, `huggingface.py`).
+    """A GPT-NeoX language model of a given shape; `initialise.py` and `huggingface.py` set its weights.
 
-    The computation runs in the precision of the head's weights. The embedding may be kept in a higher one: its rows are
-    looked up first and rounded after, and its gradient then adds up in that higher precision.
+    The computation runs in the precision of the head's weights. The embedding may have a higher precision: its rows are
+    rounded after the look-up, and its gradient accumulates in the higher precision.
     """
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.shape = shape
         self.chunked_loss = False
-        """Placement: compute the loss of a GPU in chunks, as on a CPU; see `scaled_head_loss`."""
+        """Placement: compute the loss on a GPU in chunks, as on a CPU; see `scaled_head_loss`."""
         self.embedding = nn.Embedding(shape.vocab_size, shape.width)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.final_norm = nn.LayerNorm(shape.width, eps=LAYER_NORM_EPSILON)
@@ -69,18 +69,18 @@ class Pythia(nn.Module):
 
     @classmethod
     def empty(cls, shape: ModelShape, *, device: torch.device | str = "cpu") -> Pythia:
-        """A model whose fp32 weights are allocated and hold nothing meaningful: for whoever fills them next."""
+        """Return a model whose fp32 weights are allocated but not initialised; the caller must set them."""
         with torch.device("meta"):
             model = cls(shape)
         return model.to_empty(device=device)
 
     def hidden(self, input_ids: Tensor, documents: Tensor | None = None) -> Tensor:
-        """Final hidden states after the last LayerNorm.
+        """Return the hidden states after the last LayerNorm.
 
         Args:
             input_ids: (batch, length) int64, length at most `shape.max_seq_len`.
-            documents: (batch, length) integers, the document of each position; attention stays inside a document. None is
-                one document a row. Rotary embedding is relative, so positions go on from document to document.
+            documents: (batch, length) integers, the document of each position; attention stays inside a document. `None`
+                means one document per row. Since rotary embedding is relative, positions continue across documents.
 
         Returns:
             (batch, length, width).
@@ -90,7 +90,7 @@ class Pythia(nn.Module):
         """
         length = input_ids.shape[1]
         if length > self.shape.max_seq_len:
-            raise ValueError(f"sequences of {length} tokens; the model's context holds {self.shape.max_seq_len}.")
+            raise ValueError(f"expected sequences of at most {self.shape.max_seq_len} tokens, the context, got {length}.")
         cos, sin = rotary_tables(length, self.shape.rotary_dims, self.shape.rotary_base, input_ids.device)
         x = self.embedding(input_ids).to(self.head.weight.dtype)
         mask = None if documents is None else document_mask(documents, x.dtype)
@@ -99,7 +99,7 @@ class Pythia(nn.Module):
         return self.final_norm(x)
 
     def forward(self, input_ids: Tensor, documents: Tensor | None = None) -> Tensor:
-        """Logits (batch, length, vocab_size) of (batch, length) token ids."""
+        """Return the logits, (batch, length, vocab_size), of token ids, (batch, length)."""
         return self.head(self.hidden(input_ids, documents))
 
     def scaled_loss(
@@ -111,13 +111,13 @@ class Pythia(nn.Module):
         weights: Tensor | None = None,
         documents: Tensor | None = None,
     ) -> Tensor:
-        """`scale` times the weighted sum of cross entropy in nats over targets that are not -100, a differentiable scalar.
+        """Return `scale` times the weighted sum of cross entropy in nats over targets other than -100, differentiable.
 
         Args:
             input_ids: (batch, length) int64.
-            targets: (batch, length) int64, what each position has to predict; -100 carries no loss.
+            targets: (batch, length) int64, the token that each position predicts; -100 has no loss.
             scale: factor on loss and gradient; 1 / (sum of the targets' weights) gives the weighted mean.
-            weights: (batch, length) fp32, what each target counts for; none is 1 for all.
+            weights: (batch, length) fp32, the weight of each target; `None` is 1 for all.
             documents: as in `hidden`.
         """
         hidden = self.hidden(input_ids, documents).flatten(0, 1)
@@ -132,6 +132,6 @@ class Pythia(nn.Module):
         )
 
     def token_losses(self, input_ids: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
-        """Cross entropy in nats of each position, fp32 (batch, length); 0 where the target is -100."""
+        """Return the cross entropy in nats of each position, fp32 (batch, length); 0 where the target is -100."""
         hidden = self.hidden(input_ids, documents).flatten(0, 1)
         return head_token_losses(hidden, self.head.weight, targets.flatten()).view(targets.shape)

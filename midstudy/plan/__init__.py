@@ -1,1 +1,1 @@
-"""From a study to the stages that must run: sharing, what is already there, and what it costs."""
+"""Plan a study: which stages must run, which are finished, what they share and what they cost."""

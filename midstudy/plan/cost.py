@@ -1,9 +1,9 @@
-"""What a stage costs before it runs: tokens, FLOPs, seconds on one device, bytes on disk.
+"""Estimate what a stage costs before it runs: tokens, FLOPs, seconds on one device, bytes on disk.
 
-A model's training rate comes from finished stages in the store with the same shape and precision; else from a calibration
-on this machine, a recorded measurement of the device, or the device's assumed rate, in this order (`Throughput.source`). A
-rate carries over to other vocabularies and sequence lengths by FLOPs per token. Data stages are priced in seconds of one
-processor core per byte of text.
+A model's training rate comes from finished stages in the store with the same shape and precision; otherwise from a
+calibration on this machine, a recorded measurement of the device, or the device's assumed rate, in this order
+(`Throughput.source`). Rates are converted to other vocabularies and sequence lengths by FLOPs per token. The cost of data
+stages is given by seconds of one CPU core per byte of text.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from midstudy.recipe.measure import Evaluation
 from midstudy.recipe.model import ModelShape
 
 FORWARD_SHARE = 1 / 3
-"""Unless measured, a forward pass costs a third of forward and backward."""
+"""Cost of a forward pass relative to forward and backward, unless measured."""
 
 FILE_BYTES_PER_S = 2e8
-"""Reading, hashing and writing weights on one core and a plain disk, for stages that do nothing else."""
+"""Bytes of weights read, hashed and written per second with one core and a plain disk, for stages that do nothing else."""
 
 TOKENISING_BYTES_PER_S = 4e6
 """Bytes of text that one core tokenises and writes per second."""
@@ -61,9 +61,10 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Training rates of one device by (shape name, precision): measured in the store's finished stages (FLOP/s), and
-    calibrated on this machine, which took `calibration_s` for this plan. `emulates_bfloat16`: the device is a CPU without
-    bfloat16 instructions.
+    """Training rates of one device by (shape name, precision).
+
+    `measured_flops_per_s` comes from the store's finished stages, `calibrated` from this machine, which took
+    `calibration_s` for this plan. `emulates_bfloat16` is True for a CPU without bfloat16 instructions.
     """
 
     device: Device
@@ -73,7 +74,7 @@ class Throughput:
     emulates_bfloat16: bool = False
 
     def source(self, model: ModelShape, precision: str, *, seq_len: int) -> str:
-        """Source of the rate: `store`, `calibrated`, `recorded` or `assumed`."""
+        """Return the source of the rate: `store`, `calibrated`, `recorded` or `assumed`."""
         if (model.name, precision) in self.measured_flops_per_s:
             return "store"
         if (model.name, precision) in self.calibrated:
@@ -81,22 +82,22 @@ class Throughput:
         return "recorded" if self.device.rate(model, precision, seq_len=seq_len) else "assumed"
 
     def is_measured(self, workload: Workload) -> bool:
-        """Whether the rate was measured on this device, in the store or by calibration."""
+        """Return whether the rate was measured on this device, in the store or by calibration."""
         kind = (workload.model.name, workload.precision)
         return kind in self.measured_flops_per_s or kind in self.calibrated
 
     def times_fp32(self, workload: Workload) -> float | None:
-        """Slowdown of emulated bfloat16 relative to fp32. None for other workloads or if a rate is unknown."""
+        """Return the slowdown of emulated bfloat16 relative to fp32; `None` for other workloads or if a rate is unknown."""
         fp32 = replace(workload, precision="fp32")
         if not self.emulates_bfloat16 or workload == fp32 or not (self.is_measured(workload) and self.is_measured(fp32)):
             return None
         emulated_s, fp32_s = (
-            self.training_s(one.model, one.precision, num_tokens=1, seq_len=one.seq_len) for one in (workload, fp32)
+            self.training_s(load.model, load.precision, num_tokens=1, seq_len=load.seq_len) for load in (workload, fp32)
         )
         return emulated_s / fp32_s
 
     def training_s(self, model: ModelShape, precision: str, *, num_tokens: int, seq_len: int) -> float:
-        """Seconds to train on `num_tokens` tokens."""
+        """Return the expected seconds to train on `num_tokens` tokens."""
         kind = (model.name, precision)
         flops_per_s = self.measured_flops_per_s.get(kind)
         if flops_per_s is None and kind in self.calibrated:
@@ -107,7 +108,7 @@ class Throughput:
         return num_tokens * model.flops_per_token(seq_len=seq_len) / flops_per_s
 
     def evaluation_s(self, model: ModelShape, precision: str, evaluation: Evaluation) -> float:
-        """Seconds of forward passes over at most the evaluation's sequences, plus fixed overhead."""
+        """Return the expected seconds of an evaluation with all its sequences, including fixed overhead."""
         known = self.calibrated.get((model.name, precision))
         share = known.forward_share if known else FORWARD_SHARE
         return EVALUATION_S + share * self.training_s(
@@ -116,7 +117,7 @@ class Throughput:
 
 
 def measured_throughput(samples: Iterable[tuple[str, str, float]]) -> dict[tuple[str, str], float]:
-    """Median FLOP/s of finished stages, from (shape name, precision, FLOP/s)."""
+    """Return the median FLOP/s by (shape name, precision), from samples (shape name, precision, FLOP/s)."""
     by_kind: dict[tuple[str, str], list[float]] = {}
     for shape, precision, flops_per_s in samples:
         by_kind.setdefault((shape, precision), []).append(flops_per_s)
@@ -124,6 +125,6 @@ def measured_throughput(samples: Iterable[tuple[str, str, float]]) -> dict[tuple
 
 
 def checkpoint_bytes(model: ModelShape, *, precision: str, with_optimizer: bool) -> int:
-    """Weights, and both Adam moments where they are kept."""
+    """Return the size of a checkpoint: the weights, and both Adam moments if they are kept."""
     width = 2 if precision == "bf16_true" else 4
     return model.num_parameters * width * (3 if with_optimizer else 1)

@@ -1,7 +1,7 @@
-"""The devices a plan can be priced on: what was measured of each, and what is assumed of shapes that were not.
+"""Devices for cost estimates: their measured training rates, and assumed rates for shapes that were not measured.
 
-`rates.json` holds the measurements; `benchmarks/train_step.py --record DEVICE` adds to it. A rate of one vocabulary or
-sequence length stands for others by the floating-point operations a token takes.
+`rates.json` holds the measurements; `benchmarks/train_step.py --record DEVICE` adds to it. Rates are converted to other
+vocabularies and sequence lengths by FLOPs per token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RATES = Path(__file__).with_name("rates.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """Training throughput of one device, as measured."""
+    """Measured training throughput of one device."""
 
     device: str
     shape: str
@@ -40,10 +40,10 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A device, and the rates assumed of it, in FLOP/s.
+    """A device and its assumed rates, in FLOP/s.
 
-    `bf16_flops_per_s` maps a number of parameters to the rate of models up to that size; the last entry holds for all
-    larger ones.
+    `bf16_flops_per_s` maps a number of parameters to the rate of models up to that size; the last entry also applies to
+    larger models. `reason` explains the assumed rates.
     """
 
     name: str
@@ -59,9 +59,9 @@ class Device:
         return self.bf16_flops_per_s[sizes[0]]
 
     def rate(self, model: ModelShape, precision: str, *, seq_len: int) -> Rate | None:
-        """The measurement of this shape and precision at the nearest sequence length, the fastest where several are."""
-        found = [r for r in recorded_rates() if (r.device, r.shape, r.precision) == (self.name, model.name, precision)]
-        return min(found, key=lambda rate: (abs(rate.seq_len - seq_len), -rate.flops_per_s), default=None)
+        """Return the measurement of this shape and precision at the nearest sequence length, the fastest if several."""
+        rates = [r for r in recorded_rates() if (r.device, r.shape, r.precision) == (self.name, model.name, precision)]
+        return min(rates, key=lambda rate: (abs(rate.seq_len - seq_len), -rate.flops_per_s), default=None)
 
 
 CPU_CORE = Device(
@@ -72,7 +72,7 @@ CPU_CORE = Device(
     reason="training of the micro shape on one core of a 2024 server CPU",
 )
 
-# 989 TFLOP/s dense bf16 and 67 TFLOP/s fp32 are the maker's figures for both.
+# 989 TFLOP/s dense bf16 and 67 TFLOP/s fp32 are NVIDIA's figures for both.
 _HOPPER = {120e6: 0.30 * 989e12, 300e6: 0.35 * 989e12, 1e9: 0.40 * 989e12}
 _HOPPER_REASON = "targets at context 2,048: 30 % of 989 TFLOP/s up to 120M parameters, 35 % up to 300M, 40 % above"
 H100 = Device(name="h100", title="H100", bf16_flops_per_s=_HOPPER, fp32_flops_per_s=0.5 * 67e12, reason=_HOPPER_REASON)
@@ -82,5 +82,5 @@ DEVICES = {device.name: device for device in (CPU_CORE, H100, H200)}
 
 @cache
 def recorded_rates() -> tuple[Rate, ...]:
-    """What `rates.json` holds."""
+    """Return the measurements in `rates.json`."""
     return tuple(Rate(**row) for row in json.loads(RATES.read_text("utf-8")))

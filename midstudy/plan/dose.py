@@ -1,4 +1,4 @@
-"""What an arm was given of each data set: tokens or items drawn, and its share in the sum of learning rates."""
+"""Dose of each data set in an arm: tokens or items drawn, and its share in the sum of learning rates."""
 
 from __future__ import annotations
 
@@ -17,49 +17,52 @@ from midstudy.recipe.start_weights import Average
 
 
 def whole_run(curriculum: Curriculum) -> list[Curriculum]:
-    """The curriculum and the runs that its weights come from: of an average, that of its furthest state."""
+    """Return the curriculum, preceded by the runs that its initial weights come from.
+
+    For an average, only the run of its state with the most steps counts.
+    """
     weights = curriculum.start.weights
     if not isinstance(weights, Average):
         return [curriculum]
-    furthest = max(weights.states, key=lambda state: state.step)
-    return [*whole_run(furthest.curriculum), curriculum]
+    last = max(weights.states, key=lambda state: state.step)
+    return [*whole_run(last.curriculum), curriculum]
 
 
 def tokens_drawn(curriculum: Curriculum) -> dict[str, int]:
-    """Tokens drawn of each corpus over a run."""
-    found: dict[str, int] = {}
+    """Return the tokens drawn from each corpus over a run, by name."""
+    tokens: dict[str, int] = {}
     for part in whole_run(curriculum):
         for corpus, number in drawn_tokens(part).items():
-            found[corpus.name] = found.get(corpus.name, 0) + number
-    return found
+            tokens[corpus.name] = tokens.get(corpus.name, 0) + number
+    return tokens
 
 
 def items_drawn(curriculum: Curriculum) -> dict[str, int]:
-    """Items drawn of each task over a run."""
-    found: dict[str, int] = {}
+    """Return the items drawn from each task over a run, by name."""
+    items: dict[str, int] = {}
     for part in whole_run(curriculum):
-        for stretch in part.stretches:
-            data = stretch.phase.data
+        for placed in part.stretches:
+            data = placed.phase.data
             if isinstance(data, Task):
-                number = (stretch.stop_step - stretch.start_step) * stretch.phase.num_sequences
-                found[data.name] = found.get(data.name, 0) + number
-    return found
+                number = (placed.stop_step - placed.start_step) * placed.phase.num_sequences
+                items[data.name] = items.get(data.name, 0) + number
+    return items
 
 
 def dose(curriculum: Curriculum) -> dict[str, float]:
-    """Σ learning rate × share of each data set over the steps of a run, divided by Σ learning rate of the run.
+    """Return Σ learning rate × share of each data set over the steps of a run, divided by the run's Σ learning rate.
 
-    The doses of a run add up to 1; all are 0 where the learning rate always is.
+    The doses of a run add up to 1; all are 0 if the learning rate is always 0.
     """
-    found: dict[str, float] = {}
+    sums: dict[str, float] = {}
     total = 0.0
     for part in whole_run(curriculum):
-        for stretch in part.stretches:
-            rates = _rates(part.curve, stretch.start_step, stretch.stop_step)
+        for placed in part.stretches:
+            rates = _rates(part.curve, placed.start_step, placed.stop_step)
             total += float(rates.sum())
-            for name, value in _shared_out(stretch, rates).items():
-                found[name] = found.get(name, 0.0) + value
-    return {name: value / total if total else 0.0 for name, value in found.items()}
+            for name, value in _weighted_rates(placed, rates).items():
+                sums[name] = sums.get(name, 0.0) + value
+    return {name: value / total if total else 0.0 for name, value in sums.items()}
 
 
 @lru_cache(maxsize=256)
@@ -67,16 +70,16 @@ def _rates(curve: Curve, start_step: int, stop_step: int) -> NDArray[np.float64]
     return np.array([curve.lr(step) for step in range(start_step, stop_step)], dtype=np.float64)
 
 
-def _shared_out(stretch: Stretch, rates: NDArray[np.float64]) -> dict[str, float]:
-    """Σ learning rate × share of each data set over a stretch."""
-    data = stretch.phase.data
+def _weighted_rates(placed: Stretch, rates: NDArray[np.float64]) -> dict[str, float]:
+    """Return Σ learning rate × share of each data set over a placed phase with the learning rates `rates`, (num_steps,)."""
+    data = placed.phase.data
     if isinstance(data, Task):
         return {data.name: float(rates.sum())}
     if not isinstance(data, MixtureRamp):
         return {part.corpus.name: float(rates.sum()) * float(part.share) for part in data.parts}
-    found = {}
+    sums = {}
     for corpus in data.corpora:
-        owed = [data.mean_share(corpus, step) * step for step in range(len(rates) + 1)]
-        shares = np.array([float(after - before) for before, after in pairwise(owed)])
-        found[corpus.name] = float((rates * shares).sum())
-    return found
+        cumulative = [data.mean_share(corpus, step) * step for step in range(len(rates) + 1)]
+        shares = np.array([float(after - before) for before, after in pairwise(cumulative)])
+        sums[corpus.name] = float((rates * shares).sum())
+    return sums

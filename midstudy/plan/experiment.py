@@ -1,4 +1,4 @@
-"""Loads an experiment file and calls its `study(...)` with what the command line says."""
+"""Load an experiment file and call its `study(...)` with the command line's settings."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from midstudy.recipe.study import Study
 
 
 def load_study(path: Path, *, data: Sequence[str] = (), settings: Sequence[str] = ()) -> Study:
-    """The study of the experiment file at `path`.
+    """Return the study of the experiment file at `path`.
 
     Args:
         data: `--data` arguments; see `DataChoice`.
-        settings: `KEYWORD=VALUE` arguments for `study(...)`; a value is a Python literal, or else text.
+        settings: `KEYWORD=VALUE` arguments for `study(...)`. A value is a Python literal; anything else is text.
 
     Raises:
-        RecipeError: no such file, no `study` function, an unknown keyword, or whatever field of the study is wrong.
+        RecipeError: there is no such file or no `study` function, a keyword is unknown, or a field of the study is invalid.
         ValueError: the experiment file itself raises; the message quotes the line.
     """
-    with contextlib.redirect_stdout(sys.stderr):  # what it prints is no part of what `plan --json` says
+    with contextlib.redirect_stdout(sys.stderr):  # keep the file's own prints out of the output of `plan --json`
         build = _study_function(path)
         keywords = _keywords(build, path, settings)
         choice = DataChoice(data)
@@ -41,35 +41,35 @@ def load_study(path: Path, *, data: Sequence[str] = (), settings: Sequence[str] 
         except (Exception, SystemExit) as error:
             raise _inside_experiment(path, error) from error
     if not isinstance(study, Study):
-        raise RecipeError(f"{path.name}.study", got=type(study).__name__, expected="a function that returns a Study")
-    choice.notes()  # refuses a --data name that the experiment does not have
+        raise RecipeError(f"{path.name}.study", expected="a function that returns a Study", got=type(study).__name__)
+    choice.notes()  # raises if a --data name is not one of the experiment's
     return study
 
 
 def study_parameters(path: Path) -> dict[str, inspect.Parameter]:
-    """The keywords of an experiment's `study(...)` with their types and defaults, `data` left out.
+    """Return the keywords of an experiment's `study(...)`, except `data`, with their types and defaults.
 
     Raises:
-        RecipeError: no such file, or no `study` function.
-        ValueError: the experiment file itself raises.
+        RecipeError: there is no such file or no `study` function.
+        ValueError: the experiment file itself raises; the message quotes the line.
     """
     build = _study_function(path)
     types = get_type_hints(build)
     return {
-        name: one.replace(annotation=types.get(name, Any))
-        for name, one in inspect.signature(build).parameters.items()
+        name: parameter.replace(annotation=types.get(name, Any))
+        for name, parameter in inspect.signature(build).parameters.items()
         if name != "data"
     }
 
 
 def _study_function(path: Path) -> Callable[..., Study]:
     if not path.is_file():
-        raise RecipeError("experiment", got=str(path), expected="an existing Python file that defines study(...)")
-    loader = SourceFileLoader(f"midstudy_experiment_{path.stem}", str(path))  # whatever the file's name ends with
+        raise RecipeError("experiment", expected="an existing Python file that defines study(...)", got=str(path))
+    loader = SourceFileLoader(f"midstudy_experiment_{path.stem}", str(path))  # works for any file extension
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # dataclasses look their module up
+    sys.modules[module.__name__] = module  # dataclasses look up their module there
     try:
         loader.exec_module(module)
     except RecipeError:
@@ -79,24 +79,24 @@ def _study_function(path: Path) -> Callable[..., Study]:
     build = getattr(module, "study", None)
     if not callable(build):
         raise RecipeError(
-            f"{path.name}.study", got="no such function", expected="def study(*, data, ...) -> midstudy.recipe.Study"
+            f"{path.name}.study", expected="def study(*, data, ...) -> midstudy.recipe.Study", got="no such function"
         )
     return build
 
 
 def _keywords(build: Callable[..., Study], path: Path, settings: Sequence[str]) -> dict[str, Any]:
-    allowed = [name for name in inspect.signature(build).parameters if name != "data"]
+    known = [name for name in inspect.signature(build).parameters if name != "data"]
     keywords: dict[str, Any] = {}
     for setting in settings:
         name, separator, text = setting.partition("=")
         if not separator:
-            raise RecipeError("--set", got=setting, expected="KEYWORD=VALUE")
-        if name not in allowed:
-            close = difflib.get_close_matches(name, allowed, n=1)
+            raise RecipeError("--set", expected="KEYWORD=VALUE", got=setting)
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
             raise RecipeError(
                 f"--set {name}",
+                expected=f"a keyword of study(...) in {path.name} ({', '.join(known)})",
                 got=name,
-                expected=f"the keywords of study(...) in {path.name}: {', '.join(allowed)}",
                 fix=f"Did you mean {close[0]}?" if close else "",
             )
         try:
@@ -105,7 +105,7 @@ def _keywords(build: Callable[..., Study], path: Path, settings: Sequence[str]) 
             keywords[name] = text
         default = inspect.signature(build).parameters[name].default
         if isinstance(default, bool | int | float) and isinstance(keywords[name], str):
-            raise RecipeError(f"--set {name}", got=text, expected=f"a Python {type(default).__name__}, such as {default!r}")
+            raise RecipeError(f"--set {name}", expected=f"a Python {type(default).__name__}, such as {default!r}", got=text)
         if isinstance(default, str):
             keywords[name] = text.strip("'\"")
         if isinstance(default, tuple) and not isinstance(keywords[name], tuple | list):
@@ -116,13 +116,15 @@ def _keywords(build: Callable[..., Study], path: Path, settings: Sequence[str]) 
 
 
 def _inside_experiment(path: Path, error: BaseException) -> ValueError:
-    """The error with the experiment's own line, which a traceback through library code would bury."""
-    frames = [(one.lineno, one.line) for one in traceback.extract_tb(error.__traceback__) if Path(one.filename) == path]
+    """Return the error with the experiment's own line, so that no traceback through library code is needed."""
+    frames = [
+        (frame.lineno, frame.line) for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path
+    ]
     if isinstance(error, SyntaxError) and error.filename == str(path):
         frames.append((error.lineno, (error.text or "").strip()))
     number, line = frames[-1] if frames else (None, None)
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     if isinstance(error, SystemExit):
-        text = f"it ends the program with status {error.code!r}; allowed: to return a study or to raise an error"
+        text = f"expected study(...) to return a study or to raise an error, got an exit with status {error.code!r}"
     kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
     return ValueError(f"{path}{f':{number}' if number else ''}: {kind}{text}" + (f"\n    {line}" if line else ""))

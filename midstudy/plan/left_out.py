@@ -1,6 +1,6 @@
-"""What a study's data leaves out, from the records and tokens of finished data stages, before any training.
+"""Count what a study's data leaves out, from the records and tokens of finished data stages, before any training.
 
-A use is what a phase or evaluation reads of a split. Many stages share few uses, so the manifest stores uses.
+A use is what a phase or an evaluation reads from a split. Many stages share few uses, so the manifest stores uses.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from midstudy.store.record import Record
 from midstudy.store.store import Store
 
 _OWN_USE = {"tokenizer": "tokenizer", "tokens": "text", "counts": "similarity"}
-"""Stage kinds whose records count what they left out of their text, and the use it belongs to."""
+"""Stage kinds whose records count what they left out of their text, and the name of their use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """Tallies in study data order, and labels of finished data stages that predate tallies."""
+    """Tallies in the order of the study's data, and labels of finished data stages whose records have no tallies."""
 
     tallies: tuple[Tally, ...] = ()
     not_counted: tuple[str, ...] = ()
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """Sentences to report, without duplicates."""
+        """The sentences to report, without duplicates."""
         return tuple(dict.fromkeys(tally.sentence for tally in self.tallies if tally.is_much))
 
     def as_json(self) -> dict[str, Any]:
@@ -42,14 +42,14 @@ class LeftOut:
 
 
 def uses_of(stages: Mapping[str, Stage]) -> tuple[Use, ...]:
-    """What the stages' phases and evaluations read, without duplicates."""
-    found: dict[Use, None] = {}
+    """Return what the stages' phases and evaluations read, without duplicates."""
+    uses: dict[Use, None] = {}
 
     def add(stage: Stage, data: Dataset, **facts: Any) -> None:
         for parent in stage.parents:
             recipe = stages[parent].recipe if parent in stages else None
             if isinstance(recipe, TokenizedData) and recipe.data == data:
-                found[Use(tokens=parent, data=data.name, is_task=isinstance(data, Task), **facts)] = None
+                uses[Use(tokens=parent, data=data.name, is_task=isinstance(data, Task), **facts)] = None
 
     for stage in stages.values():
         recipe = stage.recipe
@@ -59,16 +59,20 @@ def uses_of(stages: Mapping[str, Stage]) -> tuple[Use, ...]:
             for data in phase.datasets:
                 add(stage, data, split="train", use="training", seq_len=phase.seq_len, target_only=target_only)
         elif isinstance(recipe, StateEvaluation):
-            one = recipe.evaluation
-            facts = {"seq_len": one.seq_len, "target_only": one.loss == "target_tokens", "max_sequences": one.max_sequences}
-            add(stage, one.data, split=one.split, use="evaluation", **facts)
-    return tuple(found)
+            evaluation = recipe.evaluation
+            facts = {
+                "seq_len": evaluation.seq_len,
+                "target_only": evaluation.loss == "target_tokens",
+                "max_sequences": evaluation.max_sequences,
+            }
+            add(stage, evaluation.data, split=evaluation.split, use="evaluation", **facts)
+    return tuple(uses)
 
 
 def left_out(store: Store, stages: Iterable[tuple[str, str, str, str]], uses: Iterable[Use]) -> LeftOut:
-    """What the finished data stages leave out.
+    """Return what the finished data stages leave out.
 
-    A stage with a damaged record or tokens is skipped; the stage that needs it reports the damage.
+    Stages with a damaged record or damaged tokens are skipped; a stage that needs them reports the damage.
 
     Args:
         stages: (id, kind, data name, label) of a study's stages.
@@ -78,50 +82,51 @@ def left_out(store: Store, stages: Iterable[tuple[str, str, str, str]], uses: It
     of_tokens: dict[str, list[Use]] = {}
     for use in uses:
         of_tokens.setdefault(use.tokens, []).append(use)
-    for identity, kind, data, label in stages:
-        if kind not in _OWN_USE or not store.has(identity):
+    for stage_id, kind, data, label in stages:
+        if kind not in _OWN_USE or not store.has(stage_id):
             continue
         with contextlib.suppress(StoreError, ValueError, TypeError, OSError):
-            record = store.record(identity)
+            record = store.record(stage_id)
             own = _own(record, kind, data)
-            if not own and not (kind == "tokenizer" and "train_bytes" not in record.metrics):  # a released one reads no text
+            if not own and not (kind == "tokenizer" and "train_bytes" not in record.metrics):  # released: no text
                 not_counted.append(label)
-            used = [_tally(store, use) for use in of_tokens.get(identity, ())]
+            used = [_tally(store, use) for use in of_tokens.get(stage_id, ())]
             tallies.setdefault(data, []).extend((*own, *used))
-    return LeftOut(tallies=tuple(one for some in tallies.values() for one in some), not_counted=tuple(not_counted))
+    return LeftOut(tallies=tuple(tally for group in tallies.values() for tally in group), not_counted=tuple(not_counted))
 
 
 def left_out_of(store: Store, stages: Mapping[str, Stage]) -> LeftOut:
-    """`left_out` for planned stages."""
-    return left_out(store, ((one.id, one.kind, one.data, one.label) for one in stages.values()), uses_of(stages))
+    """Call `left_out` for planned stages."""
+    rows = ((stage.id, stage.kind, stage.data, stage.label) for stage in stages.values())
+    return left_out(store, rows, uses_of(stages))
 
 
 def left_out_in(store: Store, manifest: Manifest) -> LeftOut:
-    """`left_out` for a frozen study."""
-    stages = ((identity, one.kind, one.data, one.label) for identity, one in manifest.stages.items())
-    return left_out(store, stages, manifest.uses)
+    """Call `left_out` for a frozen study."""
+    rows = ((stage_id, entry.kind, entry.data, entry.label) for stage_id, entry in manifest.stages.items())
+    return left_out(store, rows, manifest.uses)
 
 
 class Notices:
-    """Reports what a data stage left out once it finishes; called with a stage id and its status."""
+    """Report what a data stage left out once it finishes. Called with a stage id and its status."""
 
     def __init__(self, store: Store, stages: Mapping[str, Stage], on_notice: Callable[[str], None]) -> None:
         self._store, self._stages, self._on_notice = store, stages, on_notice
         self._uses = uses_of(stages)
 
-    def __call__(self, identity: str, status: str) -> None:
-        stage = self._stages[identity]
+    def __call__(self, stage_id: str, status: str) -> None:
+        stage = self._stages[stage_id]
         if status == "published" and stage.kind in _OWN_USE:
-            one = (identity, stage.kind, stage.data, stage.label)
-            for sentence in left_out(self._store, [one], self._uses).sentences:
+            row = (stage_id, stage.kind, stage.data, stage.label)
+            for sentence in left_out(self._store, [row], self._uses).sentences:
                 self._on_notice(sentence)
 
 
 def _own(record: Record, kind: str, data: str) -> list[Tally]:
-    found = record.metrics.get("left_out", {})
+    by_split = record.metrics.get("left_out", {})
     return [
         Tally.from_metrics(facts, data=data, split=split, use="preparation" if split == "all" else _OWN_USE[kind])
-        for split, facts in found.items()
+        for split, facts in by_split.items()
     ]
 
 

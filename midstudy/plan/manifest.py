@@ -1,4 +1,4 @@
-"""The manifest of a plan, which `run` freezes, and the stages of a manifest, which `retry` runs without the experiment."""
+"""Build the manifest of a plan, which `run` freezes, and restore stages from a manifest, as `retry` does."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from midstudy.recipe.stage import Stage, stage_id
 from midstudy.recipe.study import Arm, Comparison, Mix, Study
 
 _OWN_FIELDS = {"kind", "factors"}
-"""Fields of a stage's entry that are not written down as the stage has them."""
+"""Fields of a stage's entry that are not copied from the stage unchanged."""
 
 
 def manifest_of(plan: Plan, *, command: str) -> Manifest:
-    """The plan as a manifest: arms with the stages behind each, stages with their place in the graph, comparisons and
-    claims, and the numbers that the report puts beside what was spent."""
+    """Return the plan as a manifest: arms with their stages, the graph of stages, comparisons, claims, and the planned
+    numbers that the report compares with the actual cost."""
     study = plan.study
     return Manifest(
         schema=SCHEMA,
@@ -44,13 +44,14 @@ def manifest_of(plan: Plan, *, command: str) -> Manifest:
         seeds=study.seeds,
         columns={name: _column(study, name) for name in study.columns},
         arms=tuple(_arm_entries(plan.arms)),
-        comparisons=tuple(_comparison(study, one) for one in study.comparisons),
+        comparisons=tuple(_comparison(study, comparison) for comparison in study.comparisons),
         claims=tuple(study.claims),
         stages={stage.id: stage_entry(stage) for stage in plan.stages.values()},
         counts=tuple(
-            CountsEntry(data=one.data.name, is_task=isinstance(one.data, Task), stage=stage_id(one)) for one in study.counts
+            CountsEntry(data=counts.data.name, is_task=isinstance(counts.data, Task), stage=stage_id(counts))
+            for counts in study.counts
         ),
-        mixes=tuple(_mix(one) for one in study.mixes),
+        mixes=tuple(_mix(mix) for mix in study.mixes),
         uses=uses_of(plan.stages),
         sources={data.name: str(data.source) for data in study.datasets()},
         steps=StepsEntry(planned=plan.total_steps, lower_bound=plan.lower_bound_steps, without_sharing=plan.unshared_steps),
@@ -58,23 +59,26 @@ def manifest_of(plan: Plan, *, command: str) -> Manifest:
 
 
 def stage_entry(stage: Stage) -> StageEntry:
-    """What a manifest says of a stage; its recipe is in the store."""
-    as_they_are = {one.name: getattr(stage, one.name) for one in fields(StageEntry) if one.name not in _OWN_FIELDS}
-    return StageEntry(kind=stage.kind, factors=dict(stage.factors), **as_they_are)
+    """Return the manifest's entry for a stage; the store holds the stage's recipe."""
+    copied = {field.name: getattr(stage, field.name) for field in fields(StageEntry) if field.name not in _OWN_FIELDS}
+    return StageEntry(kind=stage.kind, factors=dict(stage.factors), **copied)
 
 
 def stages_of(manifest: Manifest, recipes: Callable[[str], Any]) -> dict[str, Stage]:
-    """The stages of a frozen study again, without its experiment file.
+    """Return the stages of a frozen study, without its experiment file.
 
     Args:
-        recipes: the expanded recipe of a stage, as the store holds it.
+        recipes: returns the expanded recipe of a stage id, as the store holds it.
+
+    Raises:
+        RecipeError: a recipe cannot be decoded.
     """
-    found = {}
-    for identity, entry in manifest.stages.items():
-        as_they_are = {name: value for name, value in asdict(entry).items() if name != "kind"}
-        recipe = decode(recipes(identity), f"stages.{identity}.recipe")
-        found[identity] = Stage(id=identity, recipe=recipe, **as_they_are)
-    return found
+    stages = {}
+    for entry_id, entry in manifest.stages.items():
+        copied = {name: value for name, value in asdict(entry).items() if name != "kind"}
+        recipe = decode(recipes(entry_id), f"stages.{entry_id}.recipe")
+        stages[entry_id] = Stage(id=entry_id, recipe=recipe, **copied)
+    return stages
 
 
 def _column(study: Study, name: str) -> ColumnEntry:
@@ -97,9 +101,9 @@ def _arm_entries(arms: tuple[ArmStages, ...]) -> list[ArmEntry]:
 def _arm(entry: ArmStages, memo: dict[str, Mapping[str, int]]) -> ArmEntry:
     arm: Arm = entry.arm
     curriculum = arm.curriculum
-    behind_last = curriculum.state_id(curriculum.stretches[-1].start_step if curriculum.stretches else 0)
+    before_last_phase = curriculum.state_id(curriculum.stretches[-1].start_step if curriculum.stretches else 0)
     is_tuned = bool(curriculum.stretches) and isinstance(curriculum.stretches[-1].phase.data, Task)
-    key = behind_last if is_tuned else entry.state  # what was fine-tuned differently had drawn the same tokens
+    key = before_last_phase if is_tuned else entry.state  # fine-tuning draws no tokens from corpora
     if key not in memo:
         memo[key] = tokens_drawn(curriculum)
     return ArmEntry(
@@ -117,10 +121,10 @@ def _arm(entry: ArmStages, memo: dict[str, Mapping[str, int]]) -> ArmEntry:
 def _flops(curriculum: Curriculum) -> float:
     model = curriculum.start.model
     return sum(
-        (stretch.stop_step - stretch.start_step)
-        * stretch.phase.tokens_per_step
-        * model.flops_per_token(seq_len=stretch.phase.seq_len)
-        for stretch in curriculum.stretches
+        (placed.stop_step - placed.start_step)
+        * placed.phase.tokens_per_step
+        * model.flops_per_token(seq_len=placed.phase.seq_len)
+        for placed in curriculum.stretches
     )
 
 

@@ -1,9 +1,9 @@
-"""Expands a study into stages: every shared step once, trunks milestoned where curricula part.
+"""Expand a study into stages: every shared step is trained once, and trunks keep a state where curricula diverge.
 
-A state is kept where a phase begins or ends, where a segment of the learning rate that has no end gives way (a longer run
-will leave there), where two curricula of the study part, where an average takes it in, and where some other study's kept
-state already lies. Each kept state is trained from the nearest kept state before it on its own past. The runs behind an
-average are curricula of the study like those of its arms.
+A state is kept where a phase begins or ends, where an open-ended segment of the learning rate is replaced (a longer run
+will leave there), where two curricula of the study diverge, where an average or a measure uses it, and where another study
+already kept a state. Each kept state is trained from the nearest earlier kept state on its own path. Averaged runs are
+curricula of the study like those of its arms.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from midstudy.plan.cost import (
     checkpoint_bytes,
 )
 from midstudy.plan.device import CPU_CORE, Device
-from midstudy.plan.labels import with_labels_of_their_own
+from midstudy.plan.labels import with_unique_labels
 from midstudy.plan.left_out import LeftOut
 from midstudy.plan.sharing import distinct_steps
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
@@ -41,7 +41,7 @@ from midstudy.recipe.study import Arm, Study
 
 @dataclass(frozen=True)
 class KeptState:
-    """A published state of any study: the id of its stretch's first state, and its step."""
+    """A published state of any study: the id of the first state of its placed phase, its step and its id."""
 
     stretch_from: str
     step: int
@@ -50,17 +50,17 @@ class KeptState:
 
 @dataclass(frozen=True)
 class ArmStages:
-    """The stages an arm's row of the table is read from."""
+    """The stages from which an arm's row of the table is read."""
 
     arm: Arm
     state: str
     measures: Mapping[str, tuple[str, ...]]
-    """The evaluations behind each measured column, in the order of its states."""
+    """The evaluation stages of each measured column, in the order of its states."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a study in an order in which parents come first, and what is already there."""
+    """The stages of a study, parents first, and which of them are finished."""
 
     study: Study
     stages: Mapping[str, Stage]
@@ -69,7 +69,7 @@ class Plan:
     lower_bound_steps: int
     unshared_steps: int
     unshared_s: float
-    """Expected seconds of one device for the whole study with every arm trained on its own, data and evaluations once."""
+    """Expected seconds of one device for the whole study with every arm trained alone; data and evaluations count once."""
     throughput: Throughput
     priced_by: Mapping[str, tuple[str, ...]]
     """Names of the model shapes by the source of their rate, as in `Throughput.source`."""
@@ -80,12 +80,12 @@ class Plan:
 
     @property
     def missing(self) -> list[Stage]:
-        """Stages that have no record yet."""
+        """Stages without a record."""
         return [stage for stage in self.stages.values() if stage.id not in self.published]
 
     @property
     def total_steps(self) -> int:
-        """Training steps of all stages, finished ones included."""
+        """Training steps of all stages, including finished ones."""
         return sum(stage.num_steps for stage in self.stages.values())
 
     @property
@@ -94,12 +94,12 @@ class Plan:
 
     @property
     def missing_bytes(self) -> int:
-        """Bytes on disk of the checkpoints that are missing."""
+        """Bytes on disk of the missing checkpoints."""
         return sum(stage.disk_bytes for stage in self.missing)
 
     @property
     def missing_s(self) -> float:
-        """Expected seconds of one device for what is missing; of a GPU, for what runs a model there."""
+        """Expected seconds of one device for the missing stages; see `device_s`."""
         return device_s(self.throughput.device, self.missing)
 
 
@@ -112,16 +112,17 @@ class _Builder:
     requested: dict[str, tuple[Curriculum, int]] = field(default_factory=dict)
     curricula: list[Curriculum] = field(default_factory=list)
     finals: set[str] = field(default_factory=set)
-    """Last states of arms, which are called by their phase alone."""
-    steps_on_line: dict[str, set[int]] = field(default_factory=dict)
+    """Ids of the final states of arms, whose labels are the phase alone."""
+    kept_steps: dict[str, set[int]] = field(default_factory=dict)
+    """Steps of kept states by the id of the first state of their placed phase."""
     priced_by: dict[str, set[str]] = field(default_factory=dict)
     published: set[str] = field(default_factory=set)
     continued: set[str] = field(default_factory=set)
     text_bytes: dict[Dataset, float] = field(default_factory=dict)
     prepared: set[str] = field(default_factory=set)
-    """Built-in parts whose preparation is already charged to a stage."""
+    """Built-in parts whose preparation is already part of a stage's cost."""
     runs: dict[str, str] = field(default_factory=dict)
-    """Name of the run that each planned state is of: its label without its step."""
+    """Name of each planned state's run, by state id: its label without its step."""
 
     def add(self, stage: Stage) -> str:
         self.stages.setdefault(stage.id, stage)
@@ -130,8 +131,8 @@ class _Builder:
     # -- data ---------------------------------------------------------------------------------------------------------
 
     def tokenizer(self, tokenizer: Tokenizer | ReleasedTokenizer) -> str:
-        identity = stage_id(tokenizer)
-        if identity not in self.stages:
+        tokenizer_id = stage_id(tokenizer)
+        if tokenizer_id not in self.stages:
             if isinstance(tokenizer, Tokenizer):
                 name, label = tokenizer.corpus.name, f"tokenizer {tokenizer.vocab_size:,} on {tokenizer.corpus.name}"
             else:
@@ -140,8 +141,10 @@ class _Builder:
             if isinstance(tokenizer, Tokenizer):
                 num_bytes = min(tokenizer.max_bytes, self._text_bytes(tokenizer.corpus))
                 cost_s += num_bytes / TOKENIZER_BYTES_PER_S + self._preparing_s(tokenizer.corpus.source)
-            self.add(Stage(id=identity, label=label, recipe=tokenizer, parents=(), cost_s=cost_s, role="data", data=name))
-        return identity
+            self.add(
+                Stage(id=tokenizer_id, label=label, recipe=tokenizer, parents=(), cost_s=cost_s, role="data", data=name)
+            )
+        return tokenizer_id
 
     def _text_bytes(self, data: Dataset) -> float:
         if data not in self.text_bytes:
@@ -149,17 +152,17 @@ class _Builder:
         return self.text_bytes[data]
 
     def _preparing_s(self, source: Source) -> float:
-        """Seconds to prepare the built-in parts this source needs, charged to the first stage that reads it."""
+        """Return the seconds to prepare the built-in parts of this source, which the first stage that reads it pays."""
         parts = {part: size for part, size in unprepared_parts(source).items() if part not in self.prepared}
         self.prepared.update(parts)
         return sum(parts.values()) / PREPARING_BYTES_PER_S
 
     def tokens(self, data: TokenizedData) -> str:
-        identity = stage_id(data)
-        if identity not in self.stages:
+        tokens_id = stage_id(data)
+        if tokens_id not in self.stages:
             self.add(
                 Stage(
-                    id=identity,
+                    id=tokens_id,
                     label=f"tokens {data.data.name}",
                     recipe=data,
                     parents=(self.tokenizer(data.tokenizer),),
@@ -170,7 +173,7 @@ class _Builder:
                     data=data.data.name,
                 )
             )
-        return identity
+        return tokens_id
 
     def tokens_of(self, curriculum: Curriculum, data: Any) -> str:
         return self._tokens_memo(curriculum.start.tokenizer, data)
@@ -201,30 +204,30 @@ class _Builder:
     # -- states -------------------------------------------------------------------------------------------------------
 
     def request_states(self, curriculum: Curriculum) -> None:
-        """Ask for the states of a curriculum that are kept whatever else the study holds."""
+        """Request the states of a curriculum that are always kept, whatever else is in the study."""
         self.curricula.append(curriculum)
         if curriculum.start.weights is not None:
             self.requested.setdefault(curriculum.state_id(0), (curriculum, 0))
-        for stretch in curriculum.stretches:
-            steps = {stretch.stop_step}
-            steps |= {s for s in curriculum.curve.ends_of_endless() if stretch.start_step < s < stretch.stop_step}
-            self._request(curriculum, stretch.start_step, steps)
-            if stretch.start_step and stretch.phase.optimizer_state == "continue":
-                self.continued.add(curriculum.state_id(stretch.start_step))
+        for placed in curriculum.stretches:
+            steps = {placed.stop_step}
+            steps |= {s for s in curriculum.curve.open_segment_ends() if placed.start_step < s < placed.stop_step}
+            self._request(curriculum, placed.start_step, steps)
+            if placed.start_step and placed.phase.optimizer_state == "continue":
+                self.continued.add(curriculum.state_id(placed.start_step))
 
     def request_measured(self, arm: Arm) -> None:
-        """Ask for the states that an arm's measures name: on its own curriculum, or else as those of a run of their own."""
+        """Request the states that an arm's measures need: on the arm's curriculum, or otherwise as a separate run."""
         for measure in arm.measures.values():
             for state in measure.all_states:
                 own, step = arm.curriculum, state.step
                 if step > own.num_steps or own.state_id(step) != state.id:
                     self._request_run(state.curriculum)
                 elif step:
-                    stretch = next(one for one in own.stretches if one.start_step < step <= one.stop_step)
-                    self._request(own, stretch.start_step, {step})
+                    placed = next(placed for placed in own.stretches if placed.start_step < step <= placed.stop_step)
+                    self._request(own, placed.start_step, {step})
 
     def request_averaged(self, curriculum: Curriculum) -> None:
-        """Ask for the states that are averaged to begin a curriculum."""
+        """Request the states that are averaged into a curriculum's start."""
         for run in averaged_runs(curriculum):
             self._request_run(run)
 
@@ -233,101 +236,103 @@ class _Builder:
             self.request_states(run)
             self.request_averaged(run)
 
-    def request_partings(self) -> None:
-        """Ask for the states, inside a stretch, after which the study's learning-rate curves part."""
+    def request_divergences(self) -> None:
+        """Request the states, inside a placed phase, after which the study's learning-rate curves diverge."""
         starts: dict[str, set[int]] = {}
         for curriculum in self.curricula:
-            for line, _, segment_start in _segment_starts(curriculum):
-                starts.setdefault(line, set()).add(segment_start)
+            for first_state, segment_start in _segment_starts(curriculum):
+                starts.setdefault(first_state, set()).add(segment_start)
         following: dict[str, set[str]] = {}
-        inside: list[tuple[Curriculum, int, int, str]] = []
+        candidates: list[tuple[Curriculum, int, int, str]] = []
         for curriculum in self.curricula:
-            for stretch in curriculum.stretches:
-                for step in starts.get(curriculum.state_id(stretch.start_step), ()):
-                    if stretch.start_step < step < stretch.stop_step:
-                        identity = curriculum.state_id(step)
-                        following.setdefault(identity, set()).add(curriculum.state_id(step + 1))
-                        inside.append((curriculum, stretch.start_step, step, identity))
-        for curriculum, stretch_start, step, identity in inside:
-            if len(following[identity]) > 1:
-                self._request(curriculum, stretch_start, {step})
+            for placed in curriculum.stretches:
+                for step in starts.get(curriculum.state_id(placed.start_step), ()):
+                    if placed.start_step < step < placed.stop_step:
+                        state_id = curriculum.state_id(step)
+                        following.setdefault(state_id, set()).add(curriculum.state_id(step + 1))
+                        candidates.append((curriculum, placed.start_step, step, state_id))
+        for curriculum, phase_start, step, state_id in candidates:
+            if len(following[state_id]) > 1:
+                self._request(curriculum, phase_start, {step})
 
-    def _request(self, curriculum: Curriculum, stretch_start: int, steps: set[int]) -> None:
-        line = curriculum.state_id(stretch_start)
-        known = self.steps_on_line.setdefault(line, {k.step for k in self.kept.get(line, ())})
+    def _request(self, curriculum: Curriculum, phase_start: int, steps: set[int]) -> None:
+        first_state = curriculum.state_id(phase_start)
+        known = self.kept_steps.setdefault(first_state, {state.step for state in self.kept.get(first_state, ())})
         for step in steps:
             self.requested.setdefault(curriculum.state_id(step), (curriculum, step))
             known.add(step)
 
-    def state(self, identity: str, kept_ids: frozenset[str]) -> str:
-        """The stage that makes a requested state; its ancestors are planned first."""
-        if identity in self.stages:
-            return identity
-        curriculum, step = self.requested[identity]
+    def state(self, state_id: str, kept_ids: frozenset[str]) -> str:
+        """Add the stage of a requested state, after the stages that it starts from; return its id."""
+        if state_id in self.stages:
+            return state_id
+        curriculum, step = self.requested[state_id]
         if step == 0:
             return self._first_state(curriculum, kept_ids)
-        index = next(i for i, s in enumerate(curriculum.stretches) if s.start_step < step <= s.stop_step)
-        stretch = curriculum.stretches[index]
+        index = next(i for i, placed in enumerate(curriculum.stretches) if placed.start_step < step <= placed.stop_step)
+        placed = curriculum.stretches[index]
+        steps_in_phase = self.kept_steps[curriculum.state_id(placed.start_step)]
         ancestor, ancestor_step = None, 0
-        for earlier in sorted(self.steps_on_line[curriculum.state_id(stretch.start_step)], reverse=True):
-            if stretch.start_step < earlier < step:
+        for earlier in sorted(steps_in_phase, reverse=True):
+            if placed.start_step < earlier < step:
                 candidate = curriculum.state_id(earlier)
-                # A published state that kept no optimizer is no place to go on from.
+                # Training cannot resume from a state that was published without its optimizer.
                 if candidate in kept_ids or (candidate in self.requested and candidate not in self.published):
                     ancestor, ancestor_step = candidate, earlier
                     break
-        if ancestor is None and (stretch.start_step > 0 or curriculum.start.weights is not None):
-            ancestor, ancestor_step = curriculum.state_id(stretch.start_step), stretch.start_step
-            if ancestor in self.published - kept_ids and identity not in self.published:
-                _check_goes_on(stretch, ancestor)
+        if ancestor is None and (placed.start_step > 0 or curriculum.start.weights is not None):
+            ancestor, ancestor_step = curriculum.state_id(placed.start_step), placed.start_step
+            if ancestor in self.published - kept_ids and state_id not in self.published:
+                _check_optimizer(placed, ancestor)
         if ancestor is not None and ancestor in self.requested:
             self.state(ancestor, kept_ids)
-        phase, model = stretch.phase, curriculum.start.model
-        data = [self.tokens_of(curriculum, one) for one in curriculum.datasets_of(stretch)]
-        line = self.steps_on_line[curriculum.state_id(stretch.start_step)]
-        keeps_optimizer = not isinstance(phase.data, Task) or identity in self.continued or any(s > step for s in line)
+        phase, model = placed.phase, curriculum.start.model
+        data = [self.tokens_of(curriculum, dataset) for dataset in curriculum.datasets_of(placed)]
+        is_continued = state_id in self.continued or any(later > step for later in steps_in_phase)
+        keeps_optimizer = not isinstance(phase.data, Task) or is_continued
         num_tokens = (step - ancestor_step) * phase.tokens_per_step
         source = self.throughput.source(model, phase.precision, seq_len=phase.seq_len)
         self.priced_by.setdefault(source, set()).add(model.name)
-        self.runs[identity] = phase.name
+        self.runs[state_id] = phase.name
         self.add(
             Stage(
-                id=identity,
-                label=phase.name if identity in self.finals else f"{phase.name} to step {step}",
+                id=state_id,
+                label=phase.name if state_id in self.finals else f"{phase.name} to step {step}",
                 recipe=State(curriculum=curriculum.until(step)),
                 parents=(*((ancestor,) if ancestor else ()), *data),
                 start_from=ancestor,
-                continues_trunk=ancestor is not None and ancestor_step > stretch.start_step,
+                continues_trunk=ancestor is not None and ancestor_step > placed.start_step,
                 keeps_optimizer=keeps_optimizer,
                 num_steps=step - ancestor_step,
                 num_tokens=num_tokens,
                 disk_bytes=checkpoint_bytes(model, precision=phase.precision, with_optimizer=keeps_optimizer),
                 cost_s=self.throughput.training_s(model, phase.precision, num_tokens=num_tokens, seq_len=phase.seq_len),
-                role=_role(stretch),
+                role=_role(placed),
                 model=model.name,
                 step=step,
                 factors=_factors(curriculum, index),
             )
         )
-        return identity
+        return state_id
 
     def states_on(self, curriculum: Curriculum, kept_ids: frozenset[str]) -> None:
-        """Plan every requested state that lies on a curriculum."""
-        for stretch in curriculum.stretches:
-            for step in self.steps_on_line.get(curriculum.state_id(stretch.start_step), ()):
-                if stretch.start_step < step <= stretch.stop_step:
-                    identity = curriculum.state_id(step)
-                    if identity in self.requested:
-                        self.state(identity, kept_ids)
+        """Add the stages of all requested states that lie on a curriculum."""
+        for placed in curriculum.stretches:
+            for step in self.kept_steps.get(curriculum.state_id(placed.start_step), ()):
+                if placed.start_step < step <= placed.stop_step:
+                    state_id = curriculum.state_id(step)
+                    if state_id in self.requested:
+                        self.state(state_id, kept_ids)
 
     def _first_state(self, curriculum: Curriculum, kept_ids: frozenset[str]) -> str:
-        """The stage that makes the weights of a release or an average; the states of an average are planned first."""
+        """Add the stage of the weights of a release or an average, after those of the averaged states; return its id."""
         start, state = curriculum.start, curriculum.state(0)
         disk_bytes = checkpoint_bytes(start.model, precision=state.precision, with_optimizer=False)
         parents: tuple[str, ...] = ()
         if isinstance(start.weights, Average):
-            parents = tuple(self.state(one.id, kept_ids) for one in start.weights.states)
-            role, label = "average", name_of_average([(self.runs[one.id], one.step) for one in start.weights.states])
+            averaged = start.weights.states
+            parents = tuple(self.state(member.id, kept_ids) for member in averaged)
+            role, label = "average", name_of_average([(self.runs[member.id], member.step) for member in averaged])
         else:
             role, label = "import", f"import {start.weights}"
         self.runs[state.id] = label
@@ -347,14 +352,13 @@ class _Builder:
         )
 
     def evaluation(self, state: State, evaluation: Evaluation) -> str:
-        """The stage that evaluates a planned state."""
+        """Add the stage that evaluates a planned state; return its id."""
         recipe = StateEvaluation(state_id=state.id, evaluation=evaluation)
-        identity = recipe.id
-        if identity not in self.stages:
+        if recipe.id not in self.stages:
             made, curriculum = self.stages[state.id], state.curriculum
             self.add(
                 Stage(
-                    id=identity,
+                    id=recipe.id,
                     label=f"evaluate {made.label} on {evaluation.data.name} {evaluation.split}",
                     recipe=recipe,
                     parents=(state.id, self.tokens_of(curriculum, evaluation.data)),
@@ -367,39 +371,39 @@ class _Builder:
                     factors=made.factors,
                 )
             )
-        return identity
+        return recipe.id
 
 
-def _segment_starts(curriculum: Curriculum) -> Iterable[tuple[str, int, int]]:
-    """(id of the stretch's first state, its step, step) where a learning-rate segment begins inside a stretch."""
-    for stretch in curriculum.stretches:
+def _segment_starts(curriculum: Curriculum) -> Iterable[tuple[str, int]]:
+    """Yield where a learning-rate segment begins inside a placed phase: (id of the phase's first state, step)."""
+    for placed in curriculum.stretches:
         for segment in curriculum.curve.segments:
-            if stretch.start_step < segment.start_step < stretch.stop_step:
-                yield curriculum.state_id(stretch.start_step), stretch.start_step, segment.start_step
+            if placed.start_step < segment.start_step < placed.stop_step:
+                yield curriculum.state_id(placed.start_step), segment.start_step
 
 
-def _check_goes_on(stretch: Stretch, from_state: str) -> None:
-    """A phase that continues the optimizer needs a state that kept it."""
-    phase = stretch.phase
+def _check_optimizer(placed: Stretch, from_state: str) -> None:
+    """Raise `RecipeError` if the phase continues the optimizer of a state that was published without it."""
+    phase = placed.phase
     if phase.optimizer_state == "continue":
         raise RecipeError(
             f"phases.{phase.name}.optimizer_state",
-            got=f"continue, from state {from_state} (step {stretch.start_step}) that the store has without its optimizer",
             expected="reset, or a state that was published with its optimizer",
-            fix='Set optimizer_state="reset", or run this study in a new store, where the state will be made with it.',
+            got=f"continue, from state {from_state} (step {placed.start_step}), which the store has without its optimizer",
+            fix='Set optimizer_state="reset", or run this study in a new store, which will keep the optimizer.',
         )
 
 
-def _role(stretch: Stretch) -> str:
-    data = stretch.phase.data
+def _role(placed: Stretch) -> str:
+    data = placed.phase.data
     if isinstance(data, Task):
         return "sft"
     return "midtrain" if data.specialist_corpora else "pretrain"
 
 
 def _factors(curriculum: Curriculum, index: int) -> dict[str, Value]:
-    """The factors of the start and of the phases up to and including stretch `index`."""
-    phases = (stretch.phase.factors for stretch in curriculum.stretches[: index + 1])
+    """Return the factors of the start and of the phases up to and including phase `index`."""
+    phases = (placed.phase.factors for placed in curriculum.stretches[: index + 1])
     return dict(joined(curriculum.start.factors, *phases))
 
 
@@ -413,12 +417,12 @@ def make_plan(
     """Expand `study` into its stages.
 
     Args:
-        throughput: what a token costs.
-        published: of these stage ids, those that have a record.
-        kept_states: published states of any study in the store, which training may go on from.
+        throughput: rates that give the cost of stages.
+        published: returns those of the given stage ids that have a record.
+        kept_states: published states of any study in the store that training may resume from.
 
     Raises:
-        RecipeError: a measure names the random weights of a start, or a phase continues the optimizer of a state that was
+        RecipeError: a measure uses the random weights of a start, or a phase continues the optimizer of a state that was
             published without it.
     """
     kept: dict[str, list[KeptState]] = {}
@@ -434,7 +438,7 @@ def make_plan(
             _check_measured(arm)
         builder.request_measured(arm)
         builder.request_averaged(arm.curriculum)
-    builder.request_partings()
+    builder.request_divergences()
     builder.published = published(builder.requested)
     arms = []
     for arm in study.arms:
@@ -444,12 +448,12 @@ def make_plan(
         for column, measure in arm.measures.items():
             for measured in measure.all_states:
                 builder.state(measured.id, kept_ids)
-            measures[column] = tuple(builder.evaluation(one, measure.evaluation) for one in measure.all_states)
+            measures[column] = tuple(builder.evaluation(state, measure.evaluation) for state in measure.all_states)
         arms.append(ArmStages(arm=arm, state=arm.final_state.id, measures=measures))
     for curriculum in builder.curricula:
         builder.states_on(curriculum, kept_ids)
     builder.counts()
-    stages = with_labels_of_their_own(builder.stages)
+    stages = with_unique_labels(builder.stages)
     alone = [run for arm in study.arms for run in runs_alone(arm.curriculum)]
     return Plan(
         study=study,
@@ -467,32 +471,35 @@ def make_plan(
 
 
 def _check_measured(arm: Arm) -> None:
-    """Random weights are drawn inside the first training stage and are never published."""
+    """Raise `RecipeError` if a measure uses random weights: they are drawn in the first training stage, not published."""
     for column, measure in arm.measures.items():
         for state in measure.all_states:
             if state.step == 0 and state.curriculum.start.weights is None:
                 raise RecipeError(
                     f"measures.{column}.state",
+                    expected="a state after at least one step",
                     got="the random weights of a start",
-                    expected="states after at least one step",
                 )
 
 
 def _workloads(stages: Iterable[Stage]) -> tuple[Workload, ...]:
-    """One workload per trained shape and precision: that of the stage with the most tokens."""
-    found: dict[tuple[str, str], tuple[int, Workload]] = {}
+    """Return one workload per trained shape and precision: that of the stage with the most tokens."""
+    largest: dict[tuple[str, str], tuple[int, Workload]] = {}
     for stage in stages:
         if isinstance(stage.recipe, State) and stage.num_steps:
             curriculum = stage.recipe.curriculum
             phase, model = curriculum.stretches[-1].phase, curriculum.start.model
             kind = (model.name, phase.precision)
-            if kind not in found or stage.num_tokens > found[kind][0]:
-                found[kind] = stage.num_tokens, Workload(model, phase.precision, phase.seq_len, phase.num_sequences)
-    return tuple(workload for _, workload in found.values())
+            if kind not in largest or stage.num_tokens > largest[kind][0]:
+                largest[kind] = stage.num_tokens, Workload(model, phase.precision, phase.seq_len, phase.num_sequences)
+    return tuple(workload for _, workload in largest.values())
 
 
 def device_s(device: Device, stages: Iterable[Stage]) -> float:
-    """Expected seconds of a device for these stages: data, counts and first weights are made on processors."""
+    """Return the expected seconds of a device for these stages.
+
+    For a GPU, only training and evaluation count, since data, counts and initial weights are made on CPUs.
+    """
     on_gpu = device.name != CPU_CORE.name
     return sum(
         stage.cost_s for stage in stages if not on_gpu or stage.num_steps > 0 or isinstance(stage.recipe, StateEvaluation)
@@ -503,9 +510,9 @@ def _training_s(curriculum: Curriculum, throughput: Throughput) -> float:
     return sum(
         throughput.training_s(
             curriculum.start.model,
-            stretch.phase.precision,
-            num_tokens=(stretch.stop_step - stretch.start_step) * stretch.phase.tokens_per_step,
-            seq_len=stretch.phase.seq_len,
+            placed.phase.precision,
+            num_tokens=(placed.stop_step - placed.start_step) * placed.phase.tokens_per_step,
+            seq_len=placed.phase.seq_len,
         )
-        for stretch in curriculum.stretches
+        for placed in curriculum.stretches
     )

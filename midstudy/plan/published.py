@@ -1,4 +1,4 @@
-"""Published states as the planner needs them: where training can go on from, and how fast it went."""
+"""Read published states for the planner: which ones training can resume from, and how fast they were trained."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class PublishedStates:
-    """States with an optimizer, which training can continue from, and measured rates by device.
+    """States with an optimizer, which training can resume from, and measured rates by device.
 
-    `rates` maps a device that plans are priced on (`plan/device.py`) to (shape, precision, FLOP/s) of the states
-    that one such device trained alone; of processors, only those that were asked for.
+    `rates` maps the name of a device of `plan/device.py` to (shape, precision, FLOP/s) of the states that were trained on a
+    single such device; for CPUs, only on the requested processor.
     """
 
     kept: list[KeptState] = field(default_factory=list)
@@ -29,68 +29,68 @@ class PublishedStates:
 
 
 def published_states(store: Store, *, processor: Processor | None = None, num_threads: int = 1) -> PublishedStates:
-    """Scan the records of all finished states in the store, whichever study requested them.
+    """Scan the records of all finished states in the store, of any study.
 
-    States with damaged files are skipped with a warning that names them, so plans start from an earlier state. A study that
-    requests the damaged state itself does not start.
+    States with damaged files are skipped with a warning, so that plans resume from an earlier state. A study that requests
+    the damaged state itself does not start.
 
     Args:
-        processor: count CPU rates of this processor only, since a store may come from another machine. None: of all.
-        num_threads: count CPU rates of this number of threads only.
+        processor: use CPU rates of this processor only, since a store may come from another machine; `None` uses all.
+        num_threads: use CPU rates of this number of threads only.
 
     Raises:
         StoreError: a record is damaged, or its stage lies outside the store.
     """
-    found = PublishedStates()
-    for identity in store.stage_ids():
-        if not store.has(identity):
+    states = PublishedStates()
+    for stage_id in store.stage_ids():
+        if not store.has(stage_id):
             continue
         try:
-            record = store.record(identity)
+            record = store.record(stage_id)
         except DamagedFileError as error:
-            _logger.warning("passing over a damaged stage: %s", error)
+            _logger.warning("skipping a damaged stage: %s", error)
             continue
         if record.kind != "state":
             continue
         metrics = record.metrics
         if metrics["has_optimizer"]:
-            found.kept.append(KeptState(stretch_from=metrics["stretch_from"], step=metrics["step"], id=identity))
+            states.kept.append(KeptState(stretch_from=metrics["stretch_from"], step=metrics["step"], id=stage_id))
             if {"tokens_per_s", "flops_per_token"} <= metrics.keys() and (
                 device := _device_of(record, processor, num_threads)
             ) is not None:
                 flops_per_s = metrics["tokens_per_s"] * metrics["flops_per_token"]
                 sample = (metrics["size"], metrics["precision"], flops_per_s)
-                found.rates.setdefault(device, []).append(sample)
-    return found
+                states.rates.setdefault(device, []).append(sample)
+    return states
 
 
 def states_before(store: Store, curriculum: Curriculum, step: int) -> list[Record]:
-    """Finished states on a curriculum's path before `step`, of any study, nearest first.
+    """Return the records of finished states of any study that lie on a curriculum before `step`, nearest first.
 
-    Does not check their files; skips damaged records.
+    Their files are not checked. Damaged records are skipped.
     """
-    found = []
-    for identity in store.stage_ids():
-        if not store.has(identity):
+    records = []
+    for stage_id in store.stage_ids():
+        if not store.has(stage_id):
             continue
         try:
-            record = store.record(identity, beside_files=False)
+            record = store.record(stage_id, check_files=False)
         except StoreError:
             continue
-        if record.kind == "state" and (at := record.metrics["step"]) < step and curriculum.state_id(at) == identity:
-            found.append(record)
-    return sorted(found, key=lambda record: record.metrics["step"], reverse=True)
+        if record.kind == "state" and (at := record.metrics["step"]) < step and curriculum.state_id(at) == stage_id:
+            records.append(record)
+    return sorted(records, key=lambda record: record.metrics["step"], reverse=True)
 
 
 def _device_of(record: Record, processor: Processor | None, num_threads: int) -> str | None:
-    """The device that trained a state, by the name that plans are priced under; none of several, or of an unknown one."""
+    """Return the name in `DEVICES` of the device that trained a state; `None` for several devices or an unknown one."""
     environment = record.environment
     placement = environment.get("placement") or {}
     if placement.get("num_ranks", 1) != 1 or placement.get("jobs_per_gpu", 1) != 1:
         return None
     product = record.metrics.get("device", "cpu").lower()
     if product == "cpu":
-        found = environment.get("cpu"), environment.get("cpu_has_bfloat16")
-        is_asked_for = processor is None or found == (processor.name, processor.has_bfloat16)
-        return CPU_CORE.name if is_asked_for and placement.get("num_threads", 1) == num_threads else None
+        recorded = environment.get("cpu"), environment.get("cpu_has_bfloat16")
+        is_requested = processor is None or recorded == (processor.name, processor.has_bfloat16)
+        return CPU_CORE.name if is_requested and placement.get("num_threads", 1) == num_threads else None
     return next((device.name for device in DEVICES.values() if device.title.lower() in product), None)

@@ -1,4 +1,4 @@
-"""A plan in words and in JSON: what would run, what is there, what it costs, and what sharing saves."""
+"""Describe a plan as text and as JSON: what must run, what is finished, what it costs, and what sharing saves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RATE_SOURCES = {
 
 
 def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]:
-    """The plan's numbers as JSON-serialisable data.
+    """Return the plan's numbers as JSON-serialisable data.
 
     Args:
         forecast_s: expected wall-clock seconds of the run, if its jobs are known.
@@ -34,7 +34,8 @@ def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]
         "trunks": _num_trunks(plan),
         "branches": _num_branches(plan),
         "comparisons": [
-            {"name": one.name, "arms": len(one.arms), "references": len(one.references)} for one in plan.study.comparisons
+            {"name": comparison.name, "arms": len(comparison.arms), "references": len(comparison.references)}
+            for comparison in plan.study.comparisons
         ],
         "claims": len(plan.study.claims),
         "stages": len(plan.stages),
@@ -56,9 +57,9 @@ def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]
         "calibration_s": plan.throughput.calibration_s,
         "bfloat16_is_emulated": plan.throughput.emulates_bfloat16,
         "times_fp32": {
-            f"{one.model.name} {one.precision}": round(times, 2)
-            for one in plan.workloads
-            if (times := plan.throughput.times_fp32(one)) is not None
+            f"{workload.model.name} {workload.precision}": round(times, 2)
+            for workload in plan.workloads
+            if (times := plan.throughput.times_fp32(workload)) is not None
         },
         "rate_assumed_for": list(plan.priced_by.get("assumed", ())),
         "rate_recorded_for": list(plan.priced_by.get("recorded", ())),
@@ -72,13 +73,13 @@ def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]
 
 
 def _num_trunks(plan: Plan) -> int:
-    """Runs of pretraining, told apart by their first step."""
+    """Return the number of pretraining runs, which differ in their first step."""
     states = [stage.recipe for stage in plan.stages.values() if stage.role == "pretrain"]
     return len({state.curriculum.state_id(1) for state in states if isinstance(state, State)})
 
 
 def _num_branches(plan: Plan) -> int:
-    """Runs of midtraining: their last states, from which no midtraining goes on."""
+    """Return the number of midtraining runs: midtrained states that no other midtraining stage starts from."""
     midtrained = [stage for stage in plan.stages.values() if stage.role == "midtrain"]
     return len({stage.id for stage in midtrained} - {stage.start_from for stage in midtrained})
 
@@ -91,18 +92,18 @@ def _flops(state: State, num_tokens: int) -> float:
 
 
 def _releases(plan: Plan) -> dict[str, str]:
-    """The released checkpoints whose weights the plan imports, by name; two of one name are told by their revisions."""
+    """Return the sources of the released checkpoints that the plan imports, by name; equal names show their revision."""
     starts = (stage.recipe.curriculum.start for stage in plan.stages.values() if isinstance(stage.recipe, State))
-    found = {start.id: start.weights for start in starts if isinstance(start.weights, Release)}
-    times = Counter(str(one) for one in found.values())
+    releases = {start.id: start.weights for start in starts if isinstance(start.weights, Release)}
+    times = Counter(str(release) for release in releases.values())
     return {
-        str(one) if times[str(one)] == 1 else f"{one} ({one.source.revision[:12]})": str(one.source)
-        for one in found.values()
+        str(release) if times[str(release)] == 1 else f"{release} ({release.source.revision[:12]})": str(release.source)
+        for release in releases.values()
     }
 
 
 def plan_text(plan: Plan, *, forecast_s: float | None = None) -> str:
-    """The plan for a person; of a plan without arms, that is without training, only what it has."""
+    """Return the plan as text; a plan without arms has no lines about training."""
     facts = plan_facts(plan, forecast_s=forecast_s)
     roles = ", ".join(
         f"{role} {n['all']}" + (f" ({n['missing']} to run)" if 0 < n["missing"] < n["all"] else "")
@@ -131,35 +132,35 @@ def _arm_lines(facts: dict[str, Any]) -> list[str]:
     if not facts["arms"]:
         return []
     parts = [("trunk", "trunks"), ("branch", "branches")]
-    runs = " and ".join(_counted(facts[several], one, several) for one, several in parts if facts[several])
+    runs = " and ".join(_counted(facts[plural], singular, plural) for singular, plural in parts if facts[plural])
     lines = [f"  arms     {facts['arms']}" + (f" from {runs}" if runs else "")]
-    for one in facts["comparisons"]:
-        arms, references = _counted(one["arms"], "arm"), _counted(one["references"], "reference")
-        lines.append(f"  compare  {one['name']}: {arms} against {references}")
+    for comparison in facts["comparisons"]:
+        arms, references = _counted(comparison["arms"], "arm"), _counted(comparison["references"], "reference")
+        lines.append(f"  compare  {comparison['name']}: {arms} against {references}")
     if facts["claims"]:
         lines.append(f"  claims   {facts['claims']}")
     return lines
 
 
 def _bfloat16_notes(plan: Plan) -> list[str]:
-    """Notes on the cost of emulated bfloat16, one per precision the plan trains in."""
+    """Return notes on the cost of emulated bfloat16, one for each precision that the plan trains in."""
     if not plan.throughput.emulates_bfloat16:
         return []
     notes = []
-    for precision in dict.fromkeys(one.precision for one in plan.workloads if one.precision != "fp32"):
-        each = [(one, plan.throughput.times_fp32(one)) for one in plan.workloads if one.precision == precision]
-        known = [f"{times:.1f} × the time of fp32 for {one.model.name} (measured)" for one, times in each if times]
-        told = ", ".join(known) or "it may take several times as long as fp32"
-        notes.append(f"{precision} is emulated on this CPU: {told}; --set precision=fp32 avoids it")
+    for precision in dict.fromkeys(load.precision for load in plan.workloads if load.precision != "fp32"):
+        slowdowns = [(load, plan.throughput.times_fp32(load)) for load in plan.workloads if load.precision == precision]
+        known = [f"{times:.1f} × the time of fp32 for {load.model.name} (measured)" for load, times in slowdowns if times]
+        cost = ", ".join(known) or "it may take several times as long as fp32"
+        notes.append(f"{precision} is emulated on this CPU: {cost}; --set precision=fp32 avoids it")
     return notes
 
 
-def _counted(number: int, one: str, several: str | None = None) -> str:
-    return f"{number} {one if number == 1 else several or one + 's'}"
+def _counted(number: int, singular: str, plural: str | None = None) -> str:
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
 def _training_lines(plan: Plan, facts: dict[str, Any], cost: str) -> list[str]:
-    """Steps, tokens, cost and disk."""
+    """Return the lines about steps, tokens, cost and disk."""
     saved = facts["steps_without_sharing"] / max(1, facts["steps_lower_bound"])
     rates = [
         _RATE_SOURCES[source].format(
@@ -180,7 +181,7 @@ def _training_lines(plan: Plan, facts: dict[str, Any], cost: str) -> list[str]:
 
 
 def hours(value: float) -> str:
-    """Hours in the unit that reads best."""
+    """Return a number of hours as text in seconds, minutes or hours, whichever is the most readable."""
     if value < 1 / 60:
         return f"{3600 * value:.0f} s"
     if value < 2:

@@ -1,7 +1,7 @@
-"""What is to be trained and measured, as frozen data: everything that changes a result, and nothing else.
+"""Recipes: frozen data that describe what to train and measure. They hold everything that changes a result, nothing else.
 
-An experiment file builds a `Study` from these names. Recipes are hashed (`canonical.py`); where and how fast they run is
-placement and lives elsewhere. This package imports nothing of the rest of midstudy.
+An experiment file builds a `Study` from these names. Recipes are hashed (`canonical.py`). Where and how fast they run is
+placement, which is defined elsewhere. This package imports nothing from the rest of midstudy.
 """
 
 from midstudy.recipe.changing_mixture import interpolated, piecewise

@@ -1,9 +1,9 @@
 """Canonical JSON of recipes and the ids made from it: the same text on every machine and Python version.
 
-Rules. A dataclass becomes an object of its fields plus `"is": ClassName`; a field whose metadata says `label` names
-things for people and is left out; a field that sits at its frozen `omit_at` value is left out too, so that a field
-added later changes no old id. Whole floats are written as integers, so `1` and `1.0` agree; fractions are written
-`"1/5"`. Callables, NaN, infinities, sets and unknown types are refused: they have no stable form.
+Rules. A dataclass becomes an object of its fields plus `"is": ClassName`. Fields marked `label` in their metadata are for
+display and are left out. Fields that equal their frozen `omit_at` value are left out too, so that adding a field does not
+change existing ids. Whole floats are written as integers, so `1` and `1.0` agree. Fractions are written `"1/5"`.
+Callables, NaN, infinities, sets and unknown types have no stable form and are rejected.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.plain import plain
 
 ID_LENGTH = 16
-"""Hex digits of an id: 64 bits, so that a million stages collide with probability below 3e-8."""
+"""Hex digits of an id: 64 bits, so a million stages collide with probability below 3e-8."""
 
 
 def label_field(**kwargs: Any) -> Any:
-    """A dataclass field that names something for people and is no part of any id."""
+    """Return a dataclass field that is for display only and does not affect any id."""
     return dataclasses.field(metadata={"label": True}, **kwargs)
 
 
 def added_field(*, omit_at: Any) -> Any:
-    """A dataclass field added after ids existed: left out of the canonical form at `omit_at`, which is frozen for ever."""
+    """Return a dataclass field added after ids existed: it is left out of the canonical form when it equals `omit_at`.
+
+    `omit_at` must never change.
+    """
     return dataclasses.field(default=omit_at, metadata={"omit_at": omit_at})
 
 
 def canonical(value: Any, path: str = "recipe") -> Any:
-    """The JSON-able canonical form of a recipe.
+    """Return the canonical form of a recipe as JSON-serialisable data.
 
     Raises:
         RecipeError: the value, or something inside it, has no stable form; the message names its path.
@@ -44,7 +47,7 @@ def canonical(value: Any, path: str = "recipe") -> Any:
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise RecipeError(path, got=value, expected="finite numbers")
+            raise RecipeError(path, expected="a finite number", got=value)
         return int(value) if value.is_integer() else value
     if isinstance(value, Fraction):
         return str(value)
@@ -59,31 +62,33 @@ def canonical(value: Any, path: str = "recipe") -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise RecipeError(path, got=key, expected="text keys")
+                raise RecipeError(path, expected="text keys", got=key)
         return {key: canonical(value[key], f"{path}.{key}") for key in sorted(value)}
     if isinstance(value, tuple | list):
         return [canonical(item, f"{path}[{index}]") for index, item in enumerate(value)]
     raise RecipeError(
         path,
+        expected="a number, text, True, False, None, a list, a mapping with text keys or a recipe dataclass",
         got=f"{type(value).__name__} {value!r:.60}",
-        expected="numbers, text, true/false, none, lists, mappings with text keys and recipe dataclasses",
-        fix="Write the value out as plain data: functions, sets and live objects have no stable form.",
+        fix="Write the value as plain data: functions, sets and other objects have no stable form.",
     )
 
 
 def canonical_text(value: Any) -> str:
-    """Canonical JSON text: sorted keys, no spaces, ASCII."""
+    """Return the canonical JSON text: sorted keys, no spaces, ASCII."""
     return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def identify(value: Any) -> str:
-    """The id of a recipe: the first 16 hex digits of the SHA-256 of its canonical text."""
+    """Return the id of a recipe: the first 16 hex digits of the SHA-256 of its canonical text."""
     return hashlib.sha256(canonical_text(value).encode("ascii")).hexdigest()[:ID_LENGTH]
 
 
 def other_versions(value: Any) -> Iterator[tuple[str, int, int]]:
-    """Versions of numerical components (`versions.py`) in a recipe that are not this midstudy's: the class and field that
-    holds one, that one, and this midstudy's."""
+    """Yield the component versions (`versions.py`) in which a recipe differs from this midstudy.
+
+    Each item is ("Class.field", the recipe's version, this midstudy's version).
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             item = getattr(value, field.name)
@@ -100,7 +105,7 @@ def other_versions(value: Any) -> Iterator[tuple[str, int, int]]:
 
 
 def expanded(value: Any) -> Any:
-    """The whole recipe as plain JSON, labels and omitted fields included: what a record stores and a job reads."""
+    """Return the whole recipe as plain JSON, including labels and omitted fields. Records store it and jobs read it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: expanded(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"is": type(value).__name__, **fields}

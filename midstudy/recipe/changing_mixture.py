@@ -1,8 +1,8 @@
-"""Mixtures that change with progress, as phases: from points (progress, mixture), without step arithmetic.
+"""Build phases whose mixture changes with progress, from points (progress, mixture) instead of step numbers.
 
-Progress is the part of a phase's steps that is over; a point lies on the nearest whole step. The phase's own mixture is the
-one at progress 0. What the phase says of its schedule and of what it takes over holds for its first piece; the others
-continue.
+Progress is the completed share of a phase's steps, in [0, 1]; each point is rounded to the nearest step. The phase's own
+mixture applies at progress 0. The phase's `schedule`, `optimizer_state` and `data_positions` apply to the first piece; the
+other pieces continue from the one before.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Points = Sequence[tuple[float | str | Fraction, Mixture]]
 
 
 def piecewise(phase: Phase, points: Points) -> tuple[Phase, ...]:
-    """`phase` with another mixture from each point on: YuLan-Mini's 27 phases are 26 points.
+    """Split `phase` so that each point's mixture applies from that point on. YuLan-Mini's 27 phases are 26 points.
 
     Raises:
-        RecipeError: points that do not lie one after another inside the phase.
+        RecipeError: the points are not in increasing order, at least one step apart, inside the phase.
     """
     pieces: list[tuple[Mixture | MixtureRamp, int]] = []
     mixture, begin = _first_mixture(phase), 0
@@ -34,10 +34,11 @@ def piecewise(phase: Phase, points: Points) -> tuple[Phase, ...]:
 
 
 def interpolated(phase: Phase, points: Points) -> tuple[Phase, ...]:
-    """`phase` with shares that go linearly from point to point, and stay where the last one puts them.
+    """Split `phase` so that shares change linearly from point to point and stay constant after the last one.
 
     Raises:
-        RecipeError: points that do not lie one after another inside the phase, or mixtures that no ramp leads between.
+        RecipeError: the points are not in increasing order, at least one step apart, inside the phase, or no ramp is
+            possible between two neighbouring mixtures.
     """
     pieces: list[tuple[Mixture | MixtureRamp, int]] = []
     mixture, begin = _first_mixture(phase), 0
@@ -51,30 +52,30 @@ def interpolated(phase: Phase, points: Points) -> tuple[Phase, ...]:
 
 def _first_mixture(phase: Phase) -> Mixture:
     if not isinstance(phase.data, Mixture):
-        found = f"a value of type {type(phase.data).__name__}"
-        raise RecipeError(f"phases.{phase.name}.data", got=found, expected="the Mixture at progress 0")
+        got = f"a value of type {type(phase.data).__name__}"
+        raise RecipeError(f"phases.{phase.name}.data", expected="the Mixture at progress 0", got=got)
     return phase.data
 
 
 def _on_steps(phase: Phase, points: Points) -> list[tuple[int, Mixture]]:
     steps: list[tuple[int, Mixture]] = []
-    before = 0
+    last_step = 0
     require_kind("points", points, tuple | list, expected="a list of (progress, Mixture)")
     for index, point in enumerate(points):
         path = f"points[{index}]"
         if not isinstance(point, tuple | list) or len(point) != 2 or not isinstance(point[1], Mixture):
-            raise RecipeError(path, got=f"a value of type {type(point).__name__}", expected="(progress, Mixture)")
+            raise RecipeError(path, expected="(progress, Mixture)", got=f"a value of type {type(point).__name__}")
         progress, mixture = point
         step = math.floor(exact_share(path, progress) * phase.num_steps + Fraction(1, 2))
-        if step <= before:
+        if step <= last_step:
             raise RecipeError(
                 path,
+                expected=f"a step after {last_step}",
                 got=f"progress {progress} of {phase.num_steps} steps, which is step {step}",
-                expected=f"a step after {before}",
-                fix="Progress grows from point to point, by a step at least; the phase's own mixture is the one at 0.",
+                fix="Points must increase by at least one step; the phase's own mixture is the one at progress 0.",
             )
         steps.append((step, mixture))
-        before = step
+        last_step = step
     return steps
 
 

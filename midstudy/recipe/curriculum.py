@@ -1,12 +1,12 @@
-"""Curricula and their states: the paper's training sequence, and an identity that only the past can change.
+"""Curricula (the paper's training sequences) and their states. A state's id depends only on the training before it.
 
-A curriculum is kept in normal form: phases of no steps are gone, equal neighbours are one stretch, a mixture that has come
-to the end of its ramp is constant from there, and the learning rate is one curve over the curriculum's steps. The id of
+A curriculum is kept in normal form: phases with zero steps are dropped, equal neighbouring phases are merged, a mixture
+ramp becomes a constant mixture where it ends, and the learning rate is one curve over the curriculum's steps. The id of
 the state after s steps is
 
-    id(s) = H(id at the start of its stretch; the stretch's phase without its end; the LR curve over the stretch, < s; s)
+    id(s) = H(id at the start of the placed phase; its phase without its end; its LR curve at steps < s; s)
 
-so nothing that happens at or after step s, no milestone, no evaluation and no length of the run can change it.
+so milestones, evaluations, the length of the run and everything else at or after step s do not change it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from midstudy.recipe.start_weights import Average, Release
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a curriculum begins: a model, its first weights, and the tokenizer that it reads text through.
+    """The start of a curriculum: a model, its initial weights and its tokenizer.
 
-    The weights are drawn from `seed`, or they are `weights`: a release or an average, and then nothing is drawn and `seed`
-    is none. `midstudy.data.release.released_pythia` builds the start of a release, `Start.averaged` that of an average.
+    The weights are either drawn from `seed` or given by `weights` (a release or an average); in the second case `seed` is
+    `None`. `midstudy.data.release.released_pythia` builds the start for a release, `Start.averaged` for an average.
     """
 
     model: ModelShape
@@ -48,8 +48,8 @@ class Start:
         if (self.seed is None) == (self.weights is None):
             raise RecipeError(
                 "start.seed",
+                expected="a seed if the weights are drawn, or None if they come from a release or an average",
                 got=self.seed,
-                expected="a seed where the weights are drawn; none where they come from a release or an average",
             )
         if self.seed is not None:
             require_whole("start.seed", self.seed, what="a seed")
@@ -59,21 +59,23 @@ class Start:
                 if identify(getattr(self, field)) != identify(getattr(source, field)):
                     raise RecipeError(
                         f"start.{field}",
-                        got="another than that of the averaged states",
-                        expected="theirs",
+                        expected=f"the {field} of the averaged states",
+                        got="a different one",
                         fix="Build the start with Start.averaged.",
                     )
         if self.model.vocab_size < self.tokenizer.vocab_size:
             raise RecipeError(
                 "model.vocab_size",
-                got=self.model.vocab_size,
                 expected=f"at least the tokenizer's {self.tokenizer.vocab_size}",
+                got=self.model.vocab_size,
             )
 
     @classmethod
     def averaged(cls, weights: Average, *, factors: Factors = ()) -> Start:
-        """The start whose weights are an average, with the model and the tokenizer of its states, and with the factors on
-        which they all agree before `factors`."""
+        """Return the start whose weights are an average of states.
+
+        It has the model and tokenizer of the states. Its factors are those on which all states agree, then `factors`.
+        """
         source = weights.states[0].curriculum.start
         shared = [pair for pair in weights.states[0].factors if all(pair in state.factors for state in weights.states)]
         return cls(
@@ -91,21 +93,21 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class Stretch:
-    """A phase at its place: the updates from state `start_step` to state `stop_step`."""
+    """A placed phase: a phase and the range of updates it covers, from state `start_step` to state `stop_step`."""
 
     phase: Phase
     start_step: int
     stop_step: int
 
 
-# What a phase's identity leaves out: its end, and its schedule, which the curve already holds in absolute steps.
-_NOT_OF_THE_PAST = ("num_steps", "schedule")
-_TAKE_OVERS = ("optimizer_state", "data_positions")
+# Fields left out of a phase's digest: its length, and its schedule, which the curve already holds in absolute steps.
+_OMITTED_FIELDS = ("num_steps", "schedule")
+_TAKE_OVER_FIELDS = ("optimizer_state", "data_positions")
 
 
 def _phase_form(phase: Phase, *, first: bool) -> Any:
     form = canonical(phase)
-    for name in _NOT_OF_THE_PAST + (_TAKE_OVERS if first else ()):  # the first phase has nothing to take over
+    for name in _OMITTED_FIELDS + (_TAKE_OVER_FIELDS if first else ()):  # the first phase has nothing to take over
         form.pop(name, None)
     return form
 
@@ -114,7 +116,7 @@ _digests: dict[tuple[int, bool], tuple[Phase, str]] = {}
 
 
 def _phase_digest(phase: Phase, *, first: bool) -> str:
-    """Digest of a phase's identity, remembered by object: a grid shares its phases between thousands of arms."""
+    """Return the digest of a phase as it enters state ids. Cached by object: a grid shares phases between many arms."""
     key = (id(phase), first)
     known = _digests.get(key)
     if known is None or known[0] is not phase:
@@ -126,7 +128,7 @@ def _phase_digest(phase: Phase, *, first: bool) -> str:
 def _same_but_length(before: Phase, after: Phase, *, first: bool) -> bool:
     if after.optimizer_state != "continue" or after.data_positions != "continue":
         return False
-    if isinstance(after.data, MixtureRamp):  # it begins anew
+    if isinstance(after.data, MixtureRamp):  # a ramp starts from the beginning, so it cannot be merged
         return False
     if first:
         return _phase_digest(before, first=True) == _phase_digest(after, first=True)
@@ -134,44 +136,45 @@ def _same_but_length(before: Phase, after: Phase, *, first: bool) -> bool:
     return identify(_phase_form(taken_over, first=False)) == _phase_digest(after, first=False)
 
 
-def _check_takes_over(before: Stretch, after: Phase, stretches: tuple[Stretch, ...]) -> None:
+def _check_data_positions(after: Phase, earlier: tuple[Stretch, ...]) -> None:
+    """Raise `RecipeError` if `after` says that its data positions continue and they cannot."""
     path = f"phases.{after.name}"
     if after.data_positions == "reset":
         return
-    old = before.phase
-    if isinstance(old.data, Task) or isinstance(after.data, Task):
-        raise RecipeError(f"{path}.data_positions", got="continue", expected="reset after a task")
+    before = earlier[-1].phase
+    if isinstance(before.data, Task) or isinstance(after.data, Task):
+        raise RecipeError(f"{path}.data_positions", expected="reset after a task", got="continue")
     for field in ("seq_len", "seed"):
-        if getattr(old, field) != getattr(after, field):
+        if getattr(before, field) != getattr(after, field):
             raise RecipeError(
                 f"{path}.{field}",
+                expected=f"{getattr(before, field)}, as in the previous phase, while data positions continue",
                 got=getattr(after, field),
-                expected=f"{getattr(old, field)}, that of the phase before, while data positions continue",
-                fix='Set data_positions="reset" to begin a new order.',
+                fix='Set data_positions="reset" to start a new data order.',
             )
     bases, specialists = {after.data.base_corpus}, {*after.data.specialist_corpora}
-    for stretch in reversed(stretches):
-        assert not isinstance(stretch.phase.data, Task)
-        bases.add(stretch.phase.data.base_corpus)
-        specialists |= {*stretch.phase.data.specialist_corpora}
-        if stretch.phase.data_positions == "reset":
+    for placed in reversed(earlier):
+        assert not isinstance(placed.phase.data, Task)
+        bases.add(placed.phase.data.base_corpus)
+        specialists |= {*placed.phase.data.specialist_corpora}
+        if placed.phase.data_positions == "reset":
             break
-    if both := bases & specialists:
-        name = sorted(corpus.name for corpus in both if corpus)[0]
+    if in_both_roles := bases & specialists:
+        name = sorted(corpus.name for corpus in in_both_roles if corpus)[0]
         raise RecipeError(
             f"{path}.data",
+            expected="one role for each corpus while data positions continue",
             got=f"corpus {name} as the base in one phase and as a specialist in another",
-            expected="one role a corpus while data positions continue",
-            fix='Set data_positions="reset", or keep the role.',
+            fix='Set data_positions="reset", or give the corpus the same role in both phases.',
         )
 
 
 def _in_normal_form(phase: Phase) -> tuple[Phase, ...]:
-    """The phase, cut where its mixture's ramp is over; a ramp that goes nowhere is its mixture."""
+    """Split the phase where its mixture ramp ends; replace a ramp between equal mixtures by that mixture."""
     ramp = phase.data
     if not isinstance(ramp, MixtureRamp):
         return (phase,)
-    if ramp.goes_nowhere:
+    if ramp.is_constant:
         return (dataclasses.replace(phase, data=ramp.to_mixture),)
     rest = dataclasses.replace(
         phase,
@@ -193,10 +196,11 @@ class Curriculum:
 
     @classmethod
     def of(cls, start: Start, *phases: Phase) -> Curriculum:
-        """The curriculum of these phases, one after the other.
+        """Return the curriculum of these phases, in this order.
 
         Raises:
-            RecipeError: the first phase has no schedule, or a phase cannot take over what it says it does.
+            RecipeError: the first phase has no schedule, a phase's sequences are longer than the model allows, or a phase
+                says that it continues something it cannot continue.
         """
         curriculum = cls(start=start, stretches=(), curve=Curve(()))
         for phase in phases:
@@ -204,14 +208,18 @@ class Curriculum:
         return curriculum
 
     def then(self, phase: Phase) -> Curriculum:
-        """This curriculum followed by `phase`; of a phase without steps the factors alone count."""
+        """Return this curriculum followed by `phase`. A phase with zero steps only adds its factors.
+
+        Raises:
+            RecipeError: as for `Curriculum.of`.
+        """
         if phase.num_steps == 0:
             return self._labelled(phase.factors)
         if phase.seq_len > self.start.model.max_seq_len:
             raise RecipeError(
                 f"phases.{phase.name}.seq_len",
-                got=phase.seq_len,
                 expected=f"at most the model's {self.start.model.max_seq_len} tokens",
+                got=phase.seq_len,
             )
         curve = self.curve
         if phase.schedule is not None:
@@ -219,19 +227,19 @@ class Curriculum:
                 curve = phase.schedule.after(self.curve, step=self.num_steps)
         elif not self.stretches:
             raise RecipeError(
-                f"phases.{phase.name}.schedule", got=None, expected="a schedule: the first phase has none to continue"
+                f"phases.{phase.name}.schedule", expected="a schedule, since the first phase has none to continue", got=None
             )
         return self._followed_by(phase, curve)
 
     def _followed_by(self, phase: Phase, curve: Curve) -> Curriculum:
-        """This curriculum and `phase` in normal form, under `curve`."""
+        """Return this curriculum followed by `phase` in normal form, with `curve` as its learning rate."""
         longer = self
         for part in _in_normal_form(phase):
             here, stretches = longer.num_steps, longer.stretches
-            if not stretches:  # nothing to take over: one way to say so, hence one recipe for one id
+            if not stretches:  # nothing to take over: store one fixed value, so that equal ids have equal recipes
                 part = dataclasses.replace(part, optimizer_state="reset", data_positions="reset")
             else:
-                _check_takes_over(stretches[-1], part, stretches)
+                _check_data_positions(part, stretches)
             if stretches and _same_but_length(stretches[-1].phase, part, first=len(stretches) == 1):
                 last = stretches[-1]
                 labelled = dataclasses.replace(last.phase, factors=joined(last.phase.factors, part.factors))
@@ -243,7 +251,7 @@ class Curriculum:
         return longer
 
     def _labelled(self, factors: Factors) -> Curriculum:
-        """This curriculum with more factors on its last phase, or on its start."""
+        """Return this curriculum with `factors` added to its last phase, or to its start if it has no phase."""
         if not factors:
             return self
         if not self.stretches:
@@ -255,30 +263,30 @@ class Curriculum:
         return self._sharing_ids(dataclasses.replace(self, stretches=stretches))
 
     def until(self, step: int) -> Curriculum:
-        """The first `step` steps; the learning-rate curve keeps its horizon.
+        """Return the first `step` steps; the learning-rate curve keeps its horizon.
 
         Raises:
             RecipeError: `step` is outside [0, number of steps].
         """
         step = plain(step)
         if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= self.num_steps:
-            raise RecipeError("step", got=step, expected=f"a whole step in [0, {self.num_steps}]")
+            raise RecipeError("step", expected=f"a whole step in [0, {self.num_steps}]", got=step)
         if step == self.num_steps:
             return self
-        kept = tuple(s for s in self.stretches if s.start_step < step)
+        kept = tuple(placed for placed in self.stretches if placed.start_step < step)
         if kept and kept[-1].stop_step > step:
             kept = (*kept[:-1], dataclasses.replace(kept[-1], stop_step=step))
         clipped = Curriculum(start=self.start, stretches=kept, curve=self.curve)
-        clipped.__dict__["_ids"] = {known: identity for known, identity in self._ids.items() if known <= step}
+        clipped.__dict__["_ids"] = {known: state_id for known, state_id in self._ids.items() if known <= step}
         return clipped
 
     def branch(self, *, start_step: int, data: Mixture | MixtureRamp, name: str, factors: Factors = ()) -> Curriculum:
-        """Leave at `start_step` with a new mixture and go on to the same end: midtraining.
+        """Return a midtraining branch: switch to a new mixture at `start_step` and train to the same end.
 
-        The optimizer's state, the learning-rate curve and the data positions continue; batch, precision and seed are those
-        of the stretch that is left. Where that stretch itself begins at `start_step`, the branch takes over from the stretch
-        before what the trunk does there: a branch with the trunk's own data is the trunk. `factors` are added to those of
-        the stretch that is left.
+        The optimizer state, the learning-rate curve and the data positions continue. Batch, precision and seed are those
+        of the trunk's phase at `start_step`. If that phase begins exactly at `start_step`, the branch takes over the same
+        things as the trunk does there, so that a branch with the trunk's own data equals the trunk. `factors` are added to
+        those of that phase.
 
         Raises:
             RecipeError: `start_step` is negative or not before the end, or the trunk is fine-tuned after it.
@@ -287,18 +295,18 @@ class Curriculum:
         if isinstance(start_step, bool) or not isinstance(start_step, int) or not 0 <= start_step < self.num_steps:
             raise RecipeError(
                 "start_step",
-                got=start_step,
                 expected=f"a whole step in [0, {self.num_steps}), before the end of the trunk",
+                got=start_step,
             )
-        for stretch in self.stretches:
-            if stretch.stop_step > start_step and isinstance(stretch.phase.data, Task):
+        for placed in self.stretches:
+            if placed.stop_step > start_step and isinstance(placed.phase.data, Task):
                 raise RecipeError(
                     "start_step",
-                    got=f"{start_step}, before the end of phase {stretch.phase.name} on task {stretch.phase.data.name}",
-                    expected="a trunk that is not fine-tuned after it: the mixture would take the task's place",
+                    expected="a step after which the trunk is not fine-tuned, since the mixture would replace the task",
+                    got=f"{start_step}, before the end of phase {placed.phase.name} on task {placed.phase.data.name}",
                     fix="Branch the trunk first, then add the fine-tuning with `then`.",
                 )
-        left = next(s for s in self.stretches if s.start_step <= start_step < s.stop_step)
+        left = next(placed for placed in self.stretches if placed.start_step <= start_step < placed.stop_step)
         phase = dataclasses.replace(
             left.phase,
             name=name,
@@ -310,7 +318,7 @@ class Curriculum:
         if start_step > left.start_step:
             phase = dataclasses.replace(phase, optimizer_state="continue", data_positions="continue")
         head = self.until(start_step)
-        if not head.stretches:  # from the very start: the trunk's schedule is this phase's own
+        if not head.stretches:  # a branch at step 0 has no curve to continue and uses the trunk's
             return head._followed_by(phase, self.curve)
         return head.then(phase)
 
@@ -320,23 +328,23 @@ class Curriculum:
 
     @property
     def factors(self) -> Factors:
-        """What the start and the phases fix, the last word counting."""
-        return joined(self.start.factors, *(stretch.phase.factors for stretch in self.stretches))
+        """The factors of the start and of all phases; a later value replaces an earlier one."""
+        return joined(self.start.factors, *(placed.phase.factors for placed in self.stretches))
 
     def state(self, step: int | None = None) -> State:
-        """The state after `step` steps; by default the last."""
+        """Return the state after `step` steps; by default the last state."""
         return State(curriculum=self.until(self.num_steps if step is None else step))
 
     def state_id(self, step: int) -> str:
-        """The id of the state after `step` steps, without building the state."""
+        """Return the id of the state after `step` steps, without building the state."""
         if step not in self._ids:
-            stretch = next(s for s in self.stretches if s.start_step < step <= s.stop_step)
+            placed = next(placed for placed in self.stretches if placed.start_step < step <= placed.stop_step)
             self._ids[step] = identify(
                 {
                     "is": "State",
-                    "from": self.state_id(stretch.start_step),
-                    "phase": self.phase_id(stretch),
-                    "lr": self.curve.window(stretch.start_step, step).segments,
+                    "from": self.state_id(placed.start_step),
+                    "phase": self.phase_id(placed),
+                    "lr": self.curve.window(placed.start_step, step).segments,
                     "step": step,
                 }
             )
@@ -347,31 +355,34 @@ class Curriculum:
         return {0: self.start.id}
 
     def _sharing_ids(self, longer: Curriculum) -> Curriculum:
-        """`longer`, knowing the ids of its past: a grid grows thousands of arms from one trunk."""
+        """Return `longer` with this curriculum's ids cached, since a grid branches thousands of arms from one trunk."""
         longer.__dict__["_ids"] = {**self._ids, self.num_steps: self.state_id(self.num_steps)}
         return longer
 
     def datasets_of(self, stretch: Stretch) -> tuple[Dataset, ...]:
-        """What the updates of a stretch may read: its own data, and specialists of the phases whose data positions it
-        continues, since its first draws may still be owed to them."""
-        found = dict.fromkeys(stretch.phase.datasets)
+        """Return the data sets that the updates of a placed phase may read.
+
+        These are its own data and the specialists of the phases whose data positions it continues: a specialist with a
+        deficit from an earlier phase may receive draws in this one.
+        """
+        datasets = dict.fromkeys(stretch.phase.datasets)
         following = stretch
-        for earlier in reversed([one for one in self.stretches if one.start_step < stretch.start_step]):
+        for earlier in reversed([placed for placed in self.stretches if placed.start_step < stretch.start_step]):
             if following.phase.data_positions == "reset":
                 break
             assert not isinstance(earlier.phase.data, Task)
-            found |= dict.fromkeys(earlier.phase.data.specialist_corpora)
+            datasets |= dict.fromkeys(earlier.phase.data.specialist_corpora)
             following = earlier
-        return tuple(found)
+        return tuple(datasets)
 
     def phase_id(self, stretch: Stretch) -> str:
-        """Digest of a stretch's phase as the states in it see it: without its end and its schedule."""
+        """Return the digest of a placed phase as it enters the ids of its states: without its length and its schedule."""
         return _phase_digest(stretch.phase, first=stretch.start_step == 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """The model and optimizer after all steps of a curriculum: what a training stage makes."""
+    """The model and optimizer after all steps of a curriculum: the result of a training stage."""
 
     curriculum: Curriculum
 
@@ -385,7 +396,7 @@ class State:
 
     @property
     def precision(self) -> str:
-        """The precision that the weights are kept in; a release's are imported as fp32, which holds any of them exactly."""
+        """The precision the weights are stored in. Released weights are imported as fp32, which represents them exactly."""
         if self.curriculum.stretches:
             return self.curriculum.stretches[-1].phase.precision
         weights = self.curriculum.start.weights
@@ -396,19 +407,22 @@ class State:
         return self.curriculum.state_id(self.step)
 
     def recipe(self) -> State:
-        """The state with everything gone that is not of its past: what a job reads and a record stores."""
+        """Return the state without anything that lies after it: what a job reads and a record stores."""
         whole = self.curriculum
         stretches = tuple(
-            dataclasses.replace(s, phase=dataclasses.replace(s.phase, num_steps=s.stop_step - s.start_step, schedule=None))
-            for s in whole.stretches
+            dataclasses.replace(
+                placed,
+                phase=dataclasses.replace(placed.phase, num_steps=placed.stop_step - placed.start_step, schedule=None),
+            )
+            for placed in whole.stretches
         )
         clipped = Curriculum(start=whole.start, stretches=stretches, curve=whole.curve.window(0, self.step))
         return State(curriculum=clipped)
 
     def text(self) -> str:
-        """Canonical text of the clipped recipe; equal for equal ids."""
+        """Return the canonical text of the clipped recipe; equal ids have equal text."""
         return canonical_text(self.recipe())
 
     def expanded(self) -> Any:
-        """The clipped recipe as plain JSON, labels included."""
+        """Return the clipped recipe as plain JSON, including labels."""
         return expanded(self.recipe())

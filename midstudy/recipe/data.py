@@ -1,7 +1,8 @@
-"""What is read: sources, corpora, tasks and the tokenizer, as data.
+"""Recipes of the data that training reads: sources, corpora, tasks and tokenizers.
 
-Text enters by source, revision and preparation, never by path: a folder's revision is the digest of its files, that of
-the pinned package wheels the digest of their list, a hub data set's its commit. Where a folder lies is placement.
+Text is identified by source, revision and preparation, never by path. The revision of a folder is the digest of its files,
+that of the pinned package wheels the digest of their list, that of a Hub data set its commit. The location of a folder is
+placement.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where text, or a released model, comes from.
+    """The origin of text or of a released model.
 
     `kind` is `wheels` (text of pinned pure-Python packages), `files` (JSONL in a folder) or `hub` (a data set of the
-    Hugging Face hub). `part` says which part of the source: the wheels' part, the hub's data set (and `config`); for
-    `files` it is empty, since the digest of the files says all. `location` (a folder) and `note` (what was carved from
-    what) are shown and used, and are no part of any id.
+    Hugging Face Hub). `part` names a part of the wheels or the Hub's data set (with `config`); for `files` it is empty,
+    since the digest identifies the files. `location` (a folder) and `note` (how splits were made) do not affect any id.
     """
 
     kind: str
@@ -40,9 +40,9 @@ class Source:
         if not self.revision:
             raise RecipeError(
                 "source.revision",
+                expected="the digest of the files, the digest of the wheels' list, or the Hub's commit",
                 got="nothing",
-                expected="the digest of the files, the digest of the wheels' list, or the hub's commit",
-                fix="Without a revision the same recipe could read other text tomorrow.",
+                fix="Without a revision, the same recipe could read different text later.",
             )
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Source:
 class Corpus:
     """Text for language modelling: documents, each followed by an end-of-text token, concatenated and cut into blocks.
 
-    `max_bytes` keeps the first documents up to so many UTF-8 bytes of each split; none reads all.
+    `max_bytes` keeps the first documents of each split, up to this many UTF-8 bytes; `None` keeps all.
     """
 
     name: str = label_field()
@@ -71,9 +71,9 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Prompt-target pairs for supervised fine-tuning; the target follows the prompt without a separator, as the paper's.
+    """Prompt-target pairs for supervised fine-tuning. The target follows the prompt without a separator, as in the paper.
 
-    `max_items` keeps the first items of each split (the paper keeps 10,000 of PyCode); none reads all.
+    `max_items` keeps the first items of each split (the paper keeps 10,000 of PyCode); `None` keeps all.
     """
 
     name: str = label_field()
@@ -92,7 +92,7 @@ Dataset = Corpus | Task
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """A byte-level BPE trained on the first `max_bytes` of a corpus's train split; id 0 is the end of text."""
+    """A byte-level BPE tokenizer trained on the first `max_bytes` of a corpus's train split; id 0 is the end of text."""
 
     corpus: Corpus
     vocab_size: int
@@ -105,18 +105,18 @@ class Tokenizer:
         if not 257 <= self.vocab_size <= 65_536:
             raise RecipeError(
                 "tokenizer.vocab_size",
+                expected="a size from 257 (256 bytes and the end of text) to 65,536 (ids are stored in 16 bits)",
                 got=self.vocab_size,
-                expected="257 (256 bytes and the end of text) to 65,536 (ids are stored in 16 bits)",
             )
         require_positive("tokenizer.max_bytes", self.max_bytes, unit="bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedTokenizer:
-    """The tokenizer of a released model, known by the SHA-256 of its `tokenizer.json`; id 0 is the end of text.
+    """The tokenizer of a released model, identified by the SHA-256 of its `tokenizer.json`; id 0 is the end of text.
 
-    Releases that share the file (every size and step of Pythia) share its stage and all token files. `source` says where
-    it was found and is no part of any id. `vocab_size` is one more than the largest id.
+    Releases with the same file (every size and step of Pythia) share its stage and all token files. `source` is where the
+    file was found and does not affect any id. `vocab_size` is the largest id plus one.
     """
 
     name: str = label_field()
@@ -131,13 +131,13 @@ class ReleasedTokenizer:
         require_positive("tokenizer.vocab_size", self.vocab_size, unit="tokens")
         if not 1 <= self.vocab_size <= 65_536:
             raise RecipeError(
-                "tokenizer.vocab_size", got=self.vocab_size, expected="at most 65,536: ids are stored in 16 bits"
+                "tokenizer.vocab_size", expected="at most 65,536: ids are stored in 16 bits", got=self.vocab_size
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedData:
-    """A data set as token ids: what one data stage makes, all its splits together."""
+    """A data set as token ids: the result of one data stage, with all its splits."""
 
     data: Dataset
     tokenizer: Tokenizer | ReleasedTokenizer

@@ -1,4 +1,4 @@
-"""Reads a recipe back from the plain JSON that a store holds."""
+"""Decode recipes from the plain JSON that a store holds."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ _CLASSES = {
 
 
 def decode(form: Any, path: str = "recipe") -> Any:
-    """The recipe that `canonical.expanded` wrote out.
+    """Return the recipe that `canonical.expanded` encoded.
 
     Raises:
-        RecipeError: an unknown class, or a field that the class does not have, that is missing or of another type.
+        RecipeError: a class is unknown, or a field is unknown, missing or of the wrong type.
     """
     try:
         return _decode(form, path)
     except RecursionError:
-        raise RecipeError(path, got="a recipe nested too deeply", expected="what midstudy wrote") from None
+        raise RecipeError(path, expected="a recipe written by midstudy", got="one that is nested too deeply") from None
 
 
 def _decode(form: Any, path: str) -> Any:
@@ -63,23 +63,23 @@ def _decode(form: Any, path: str) -> Any:
     name = form.get("is")
     cls = _CLASSES.get(name) if isinstance(name, str) else None
     if cls is None:
-        raise RecipeError(f"{path}.is", got=name, expected=", ".join(sorted(_CLASSES)))
+        raise RecipeError(f"{path}.is", expected=f"one of {', '.join(sorted(_CLASSES))}", got=name)
     fields = {key: _decode(item, f"{path}.{key}") for key, item in form.items() if key != "is"}
     known = {field.name: field for field in dataclasses.fields(cls)}
     if unknown := sorted(fields.keys() - known.keys()):
         raise RecipeError(
             f"{path}.{unknown[0]}",
-            got="a field this version does not know",
-            expected=", ".join(known),
-            fix="The recipe was written by a newer midstudy: update, or use another store.",
+            expected=f"one of {', '.join(known)}",
+            got="a field that this version does not have",
+            fix="A newer midstudy wrote the recipe: update midstudy, or use another store.",
         )
     if cls is Share:
         for key in fields.keys() & {"share", "loss_weight"}:
             try:
                 fields[key] = Fraction(str(fields[key]))
             except (ValueError, ZeroDivisionError):
-                raise RecipeError(f"{path}.{key}", got=repr(fields[key]), expected="a fraction, such as '1/5'") from None
+                raise RecipeError(f"{path}.{key}", expected="a fraction, such as '1/5'", got=repr(fields[key])) from None
     try:
         return cls(**fields)
-    except (TypeError, AttributeError) as error:  # another field, or one of another type
-        raise RecipeError(path, got=str(error), expected=f"the fields of {name}: {', '.join(known)}") from None
+    except (TypeError, AttributeError) as error:  # a missing field, or one of the wrong type
+        raise RecipeError(path, expected=f"the fields of {name}: {', '.join(known)}", got=str(error)) from None

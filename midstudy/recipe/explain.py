@@ -1,4 +1,4 @@
-"""Why two recipes have two ids: the fields that differ, by dotted path."""
+"""Explain why two recipes have different ids: list the fields that differ, by dotted path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Difference:
-    """One field that differs; `MISSING` where a side does not have it."""
+    """One field that differs; a side without the field holds `MISSING`."""
 
     path: str
     left: Any
@@ -19,22 +19,22 @@ MISSING = "(absent)"
 
 
 def differences(left: Any, right: Any, path: str = "") -> list[Difference]:
-    """The leaves at which two canonical forms (plain JSON) differ, in order of their paths."""
+    """Return the leaves in which two canonical forms (plain JSON) differ, in order of their paths."""
     if isinstance(left, dict) and isinstance(right, dict):
-        found: list[Difference] = []
+        differing: list[Difference] = []
         for key in sorted(left.keys() | right.keys()):
             where = f"{path}.{key}" if path else key
             if key not in left or key not in right:
-                found.append(Difference(where, left.get(key, MISSING), right.get(key, MISSING)))
+                differing.append(Difference(where, left.get(key, MISSING), right.get(key, MISSING)))
             else:
-                found += differences(left[key], right[key], where)
-        return found
+                differing += differences(left[key], right[key], where)
+        return differing
     if isinstance(left, list) and isinstance(right, list):
-        found = []
+        differing = []
         for index in range(max(len(left), len(right))):
             where = f"{path}[{index}]"
             if index >= len(left) or index >= len(right):
-                found.append(
+                differing.append(
                     Difference(
                         where,
                         left[index] if index < len(left) else MISSING,
@@ -42,8 +42,8 @@ def differences(left: Any, right: Any, path: str = "") -> list[Difference]:
                     )
                 )
             else:
-                found += differences(left[index], right[index], where)
-        return found
+                differing += differences(left[index], right[index], where)
+        return differing
     if left != right or isinstance(left, bool) != isinstance(right, bool):
         return [Difference(path, left, right)]
     return []

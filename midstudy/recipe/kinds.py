@@ -1,4 +1,4 @@
-"""Kinds of stages, a row each: the recipe, the kind's name in records, and the function that makes it.
+"""Table of stage kinds: for each recipe type, the kind's name in records and the function that runs it.
 
 Functions are named as `module:function`, so that plans and experiment files import neither the training engine nor torch.
 """
@@ -16,10 +16,10 @@ StageRecipe = Tokenizer | ReleasedTokenizer | TokenizedData | TokenCounts | Stat
 
 @dataclass(frozen=True, kw_only=True)
 class StageKind:
-    """How stages of one recipe type are named and made.
+    """How stages of one recipe type are named and run.
 
-    `make` is a function of (recipe, `execute.work.Work`) that returns the metrics for the record. `assist` is what the other
-    ranks of a job call meanwhile, a function of (recipe, `execute.work.RankWork`); empty if the first rank works alone.
+    `make` names a function of (recipe, `execute.work.Work`) that returns the metrics for the record. `assist` names the
+    function of (recipe, `execute.work.RankWork`) that the other ranks of the job call; it is empty if rank 0 works alone.
     """
 
     recipe: type

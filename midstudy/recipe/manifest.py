@@ -1,7 +1,7 @@
-"""A study's manifest: what `run` freezes in the store, typed, and what every command after it reads.
+"""A study's manifest, typed: `run` freezes it in the store, and later commands read it.
 
-It names stages by id and arms by their row, so that nothing after `run` needs the experiment file. `plan/manifest.py` makes
-one of a plan; `store/study_manifest.py` writes it and reads it back.
+It refers to stages by id and to arms by row, so that no command after `run` needs the experiment file. `plan/manifest.py`
+builds it from a plan; `store/study_manifest.py` writes and reads it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from midstudy.recipe.factors import Value
 from midstudy.recipe.study import Claim
 
 SCHEMA = 2
-"""Version of the manifest's fields. A study of another version is run again, which reuses its finished stages."""
+"""Version of the manifest's fields. A study of another version must be run again, which reuses its finished stages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageEntry:
-    """A stage without its recipe, which the store holds under its id. The fields are those of `plan.stage.Stage`."""
+    """A stage without its recipe, which the store holds under the stage id. For the fields see `recipe.stage.Stage`."""
 
     kind: str
     role: str
@@ -41,9 +41,9 @@ class StageEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnEntry:
-    """A measured column: the metric of its evaluations, which way is better, and what they read.
+    """A measured column: the metric of its evaluations, which direction is better, and what they read.
 
-    `data` is empty where arms are measured on different data sets.
+    `data` is empty if the arms are measured on different data sets.
     """
 
     metric: str
@@ -57,9 +57,9 @@ class ColumnEntry:
 class ArmEntry:
     """A row of the table of arms.
 
-    `measures` are the evaluations behind each measured column, one of a column that is no curve. `tokens` are those drawn
-    of each corpus, `items` those of each task; `dose` is the share of each data set in the sum of learning rates. `flops`
-    are those of the arm trained alone.
+    `measures` holds the evaluation stages of each measured column: several for a curve, otherwise one. `tokens` counts the
+    tokens drawn from each corpus, `items` the items of each task. `dose` is each data set's share of the sum of learning
+    rates. `flops` is the cost of training this arm alone.
     """
 
     factors: Mapping[str, Value]
@@ -74,7 +74,7 @@ class ArmEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonEntry:
-    """A comparison; arms and references are rows of the table."""
+    """A comparison; `arms` and `references` are rows of the table of arms."""
 
     name: str
     title: str
@@ -87,7 +87,7 @@ class ComparisonEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class CountsEntry:
-    """A data set whose tokens are counted: its name, whether it is a task, and the stage that counts."""
+    """A data set whose tokens are counted, and the stage that counts them."""
 
     data: str
     is_task: bool
@@ -96,7 +96,7 @@ class CountsEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class MixEntry:
-    """A mixture that is compared: the share of each corpus, and the corpus that proximity advantage is measured against."""
+    """A mixture whose proximity is measured: the share of each corpus, and the reference corpus of its advantage."""
 
     name: str
     shares: Mapping[str, float]
@@ -106,7 +106,7 @@ class MixEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """What training or an evaluation reads of a split of the data stage `tokens`."""
+    """What training or an evaluation reads from a split of the data stage `tokens`."""
 
     tokens: str
     data: str
@@ -120,7 +120,7 @@ class Use:
 
 @dataclass(frozen=True, kw_only=True)
 class StepsEntry:
-    """Training steps of the whole study: as planned, the lower bound, and with every arm trained alone."""
+    """Training steps of the whole study: as planned, their lower bound, and with every arm trained alone."""
 
     planned: int
     lower_bound: int
@@ -155,12 +155,12 @@ class Manifest:
         return tuple(self.arms[0].factors) if self.arms else ()
 
     def comparison(self, name: str) -> ComparisonEntry:
-        """The comparison of this name.
+        """Return the comparison of this name.
 
         Raises:
-            KeyError: there is none.
+            KeyError: the study has no comparison of this name.
         """
-        for one in self.comparisons:
-            if one.name == name:
-                return one
+        for comparison in self.comparisons:
+            if comparison.name == name:
+                return comparison
         raise KeyError(name)

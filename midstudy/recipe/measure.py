@@ -1,4 +1,4 @@
-"""What is measured: losses of a state on a split, and token counts of a data set."""
+"""Recipes of measurements: losses of a state on a split, and token counts of a data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from midstudy.recipe.plain import hold_plain_numbers
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A number that an evaluation reports. `better` is `lower` or `higher`; `is_extra` says that it must be asked for."""
+    """A number that an evaluation reports. `better` is `lower` or `higher`; an `is_extra` metric must be requested."""
 
     name: str
     unit: str
@@ -32,11 +32,11 @@ BITS_PER_BYTE = Metric(name="bits_per_byte", unit="bits per byte", better="lower
 class Evaluation:
     """Token-weighted mean loss, in nats, over the first `max_sequences` sequences of a split.
 
-    A sequence is an item of a task (truncated at `seq_len`) or a block of `seq_len` tokens of a corpus. `document_mask`
-    keeps attention inside each document of a block: how a model that was trained so is measured.
+    A sequence is an item of a task (truncated at `seq_len` tokens) or a block of `seq_len` tokens of a corpus.
+    `document_mask` keeps attention inside each document of a block; use it for models trained with it.
 
-    `metrics` names what is measured besides: `bits_per_byte`. `items` publishes the sums of every sequence in a file beside
-    the record.
+    `metrics` names extra metrics to report, such as `bits_per_byte`. `items` publishes the sums of every sequence in a
+    file next to the record.
     """
 
     METRICS: ClassVar[tuple[Metric, ...]] = (LOSS_NATS, BITS_PER_BYTE)
@@ -59,55 +59,55 @@ class Evaluation:
         require_positive(f"{path}.seq_len", self.seq_len, unit="tokens")
         require_positive(f"{path}.max_sequences", self.max_sequences, unit="sequences")
         if isinstance(self.data, Corpus) and self.loss != "all_tokens":
-            raise RecipeError(f"{path}.loss", got=self.loss, expected="all_tokens for a corpus")
+            raise RecipeError(f"{path}.loss", expected="all_tokens, the only loss for a corpus", got=self.loss)
         require_flag(f"{path}.document_mask", self.document_mask)
         if not isinstance(self.data, Corpus) and self.document_mask:
             raise RecipeError(
-                f"{path}.document_mask", got=True, expected="false for a task: a sequence is one item, none is packed"
+                f"{path}.document_mask", expected="False for a task, since each sequence is a single item", got=True
             )
         require_flag(f"{path}.items", self.items)
         extra = tuple(metric.name for metric in self.METRICS if metric.is_extra)
         if not isinstance(self.metrics, tuple) or not all(self.metrics.count(name) == 1 for name in self.metrics):
-            allowed = f"a tuple of different names of {', '.join(extra)}"
-            raise RecipeError(f"{path}.metrics", got=repr(self.metrics), expected=allowed)
+            expected = f"a tuple of distinct names out of {', '.join(extra)}"
+            raise RecipeError(f"{path}.metrics", expected=expected, got=repr(self.metrics))
         for name in self.metrics:
             require_choice(f"{path}.metrics", name, extra)
-        # One order, one id.
+        # A fixed order, so that the id does not depend on the order given.
         object.__setattr__(self, "metrics", tuple(name for name in extra if name in self.metrics))
 
     @property
     def reported(self) -> tuple[Metric, ...]:
-        """What the record will hold."""
+        """The metrics that the record will hold."""
         return tuple(metric for metric in self.METRICS if not metric.is_extra or metric.name in self.metrics)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that go through the model at most: what the evaluation costs."""
+        """The largest number of tokens that the model processes; the evaluation's cost follows from it."""
         return self.max_sequences * self.seq_len
 
 
 EVALUATIONS = (Evaluation,)
-"""Recipes of evaluations. The function that runs each is in `midstudy/evaluate/table.py`."""
+"""Types of evaluation recipes. `midstudy/evaluate/table.py` names the function that runs each."""
 
 
 def require_metric(path: str, evaluation: Evaluation, name: str, better: str) -> None:
-    """Raise `RecipeError` unless the evaluation reports a metric of this name, for which `better` is better."""
+    """Raise `RecipeError` unless the evaluation reports the metric `name` and `better` is its better direction."""
     reported = {metric.name: metric for metric in evaluation.reported}
     if name not in reported:
         is_known = any(metric.name == name for metric in evaluation.METRICS)
-        fix = f"Ask for it: {type(evaluation).__name__}(metrics=({name!r},), ...)." if is_known else ""
-        raise RecipeError(f"{path}.metric", got=name, expected=", ".join(reported), fix=fix)
+        fix = f"Request it: {type(evaluation).__name__}(metrics=({name!r},), ...)." if is_known else ""
+        raise RecipeError(f"{path}.metric", expected=f"one of {', '.join(reported)}", got=name, fix=fix)
     if better != reported[name].better:
-        raise RecipeError(f"{path}.better", got=better, expected=f"{reported[name].better} for {name}")
+        raise RecipeError(f"{path}.better", expected=f"{reported[name].better} for {name}", got=better)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCounts:
-    """How often each token occurs in a seeded sample of a train split.
+    """Counts of each token in a seeded sample of a train split.
+
+    The first `tokens_per_document` tokens of `num_documents` documents are counted, in two disjoint halves.
 
     Source: nightingal3/midtraining `util_scripts/dataset_similarity_syntactic.py`, method "token".
-
-    Counted over the first `tokens_per_document` tokens of `num_documents` documents, in two disjoint halves.
     """
 
     data: Dataset
@@ -142,5 +142,5 @@ class StateEvaluation:
 
     @property
     def id(self) -> str:
-        """H(the state's id; the evaluation's id): a grid makes one evaluation of thousands of states."""
+        """H(state id; evaluation id). The evaluation's id is cached, since a grid evaluates thousands of states alike."""
         return identify({"is": "StateEvaluation", "state": self.state_id, "evaluation": _evaluation_id(self.evaluation)})

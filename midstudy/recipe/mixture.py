@@ -1,12 +1,12 @@
-"""Mixtures: exact token shares over corpora, constant or going linearly from one to another.
+"""Mixtures: exact token shares over corpora, either constant or changing linearly from one mixture to another.
 
-One corpus may be the base: it is read by slot position, so every arm that keeps a slot reads the same text there. The
-others are specialists: a specialist draw replaces the base's slot and advances its own corpus by count. Shares are exact
-fractions (0.12 is 3/25), a corpus with a zero share is dropped, and the order in which corpora are written does not matter:
-a mixture with 0 % code *is* the general mixture.
+One corpus may be the base. It is read by slot position, so every arm that keeps a slot reads the same text there. The
+other corpora are specialists: a specialist draw replaces the base in a slot and advances its own corpus by one. Shares are
+exact fractions (0.12 is 3/25), corpora with a zero share are dropped, and the order of corpora does not matter. Hence a
+mixture with 0 % code has the same id as the general mixture.
 
-A corpus may also count for less in the loss than its share of the tokens says. Loss weights are relative, since the mean
-loss is divided by their sum: the heaviest corpus has weight 1, and weights that are all equal are none.
+Each corpus may also have a loss weight. Loss weights are relative, since the mean loss is divided by their sum: the
+heaviest corpus has weight 1, and equal weights have no effect.
 """
 
 from __future__ import annotations
@@ -23,36 +23,37 @@ from midstudy.recipe.plain import hold_plain_numbers, plain
 
 
 def exact_share(path: str, value: float | int | str | Fraction) -> Fraction:
-    """`value` as the fraction its decimal digits say.
+    """Return `value` as the exact fraction given by its decimal digits.
 
     Raises:
-        RecipeError: not a number in [0, 1].
+        RecipeError: `value` is not a number in [0, 1].
     """
     value = plain(value)
     try:
         share = value if isinstance(value, Fraction) else Fraction(str(value))
     except (ValueError, ZeroDivisionError):
-        raise RecipeError(path, got=value, expected="a share in [0, 1]") from None
+        raise RecipeError(path, expected="a share in [0, 1]", got=value) from None
     if isinstance(value, bool) or not 0 <= share <= 1:
-        raise RecipeError(path, got=value, expected="a share in [0, 1]")
+        raise RecipeError(path, expected="a share in [0, 1]", got=value)
     return share
 
 
 def _exact_weight(path: str, value: float | int | str | Fraction) -> Fraction:
-    allowed = "a number above 0"
+    expected = "a number above 0"
     value = plain(value)
     try:
         weight = value if isinstance(value, Fraction) else Fraction(str(value))
     except (ValueError, ZeroDivisionError):
-        raise RecipeError(path, got=value, expected=allowed) from None
+        raise RecipeError(path, expected=expected, got=value) from None
     if isinstance(value, bool) or weight <= 0:
-        raise RecipeError(path, got=value, expected=allowed, fix="A corpus that is not to be learnt is left out.")
+        fix = "To exclude a corpus, leave it out of the mixture."
+        raise RecipeError(path, expected=expected, got=value, fix=fix)
     return weight
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """One corpus of a mixture with its share of the tokens read, and what each of its tokens weighs in the loss."""
+    """One corpus of a mixture with its share of the tokens read and the loss weight of its tokens."""
 
     corpus: Corpus
     share: Fraction
@@ -61,7 +62,7 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Token shares that add up to one; build it with `Mixture.blend` or `Mixture.only`."""
+    """Token shares that add up to 1; build it with `Mixture.blend` or `Mixture.only`."""
 
     base: Share | None
     specialists: tuple[Share, ...]
@@ -70,14 +71,14 @@ class Mixture:
         hold_plain_numbers(self)
         total = sum((part.share for part in self.parts), Fraction(0))
         if total != 1:
-            raise RecipeError("mixture", got=f"shares that add up to {float(total):g}", expected="a sum of exactly 1")
+            raise RecipeError("mixture", expected="shares that add up to exactly 1", got=f"{float(total):g}")
         weights = [part.loss_weight for part in self.parts]
         if min(weights) <= 0 or max(weights) != 1:
             raise RecipeError(
                 "mixture.loss_weights",
-                got=", ".join(f"{float(weight):g}" for weight in weights),
                 expected="numbers above 0, the largest of them 1",
-                fix="Mixture.blend divides them by the largest.",
+                got=", ".join(f"{float(weight):g}" for weight in weights),
+                fix="Use Mixture.blend, which divides the weights by the largest.",
             )
 
     @classmethod
@@ -88,34 +89,34 @@ class Mixture:
         *,
         loss_weights: Mapping[Corpus, float | str | Fraction] | None = None,
     ) -> Mixture:
-        """`specialists` at their shares, the base at what is left.
+        """Return the mixture of `specialists` at their shares, with the rest of the tokens from `base`.
 
         Args:
-            loss_weights: what a token of a corpus weighs in the loss, 1 where it is not said; only their ratios count.
+            loss_weights: loss weight of a token of each corpus, 1 by default; only the ratios matter.
 
         Raises:
-            RecipeError: a share outside [0, 1], shares that add up to more than 1, a weight that is not above 0, or a
-                weight of a corpus that is not in the mixture.
+            RecipeError: a share is outside [0, 1], the shares add up to more than 1, a weight is not above 0, or a
+                weighted corpus is not in the mixture.
         """
         require_kind("mixture.base", base, Corpus, expected="a Corpus")
         for path, given in (("specialists", specialists), ("loss_weights", {} if loss_weights is None else loss_weights)):
             require_kind(f"mixture.{path}", given, Mapping, expected="a mapping from each Corpus to a number")
             for corpus in given:
-                require_kind(f"mixture.{path}", corpus, Corpus, expected="a Corpus as each key, not its name")
+                require_kind(f"mixture.{path}", corpus, Corpus, expected="a Corpus, not its name, as each key")
         shares = {c: exact_share(f"mixture.{c.name}", value) for c, value in specialists.items()}
         if base in shares:
-            raise RecipeError(f"mixture.{base.name}", got="the base as a specialist", expected="each corpus once")
+            raise RecipeError(
+                f"mixture.{base.name}", expected="each corpus at most once", got="the base as a specialist too"
+            )
         rest = 1 - sum(shares.values(), Fraction(0))
         if rest < 0:
-            raise RecipeError(
-                "mixture", got=f"specialist shares that add up to {float(1 - rest):g}", expected="at most 1 in all"
-            )
+            raise RecipeError("mixture", expected="specialist shares that add up to at most 1", got=f"{float(1 - rest):g}")
         weights = {c: _exact_weight(f"mixture.loss_weights.{c.name}", value) for c, value in (loss_weights or {}).items()}
         for corpus in weights.keys() - shares.keys() - {base}:
             raise RecipeError(
                 f"mixture.loss_weights.{corpus.name}",
+                expected=f"one of {', '.join(known.name for known in (base, *shares))}",
                 got="a corpus that is not in the mixture",
-                expected=", ".join(one.name for one in (base, *shares)),
             )
         kept = {corpus: share for corpus, share in ({base: rest} | shares).items() if share > 0}
         heaviest = max(weights.get(corpus, Fraction(1)) for corpus in kept)
@@ -130,7 +131,7 @@ class Mixture:
 
     @classmethod
     def only(cls, base: Corpus) -> Mixture:
-        """All of one corpus, read by slot position."""
+        """Return the mixture that reads one corpus only, by slot position."""
         return cls.blend(base, {})
 
     @property
@@ -139,7 +140,7 @@ class Mixture:
 
     @property
     def base_corpus(self) -> Corpus | None:
-        """The corpus that is read by slot position, if there is one."""
+        """The corpus that is read by slot position; `None` if there is none."""
         return self.base.corpus if self.base else None
 
     @property
@@ -152,11 +153,11 @@ class Mixture:
         return tuple(part.corpus for part in self.parts)
 
     def mean_share(self, corpus: Corpus, num_steps: int) -> Fraction:
-        """The corpus's share over the first `num_steps` steps; 0 where it is not read."""
+        """Return the corpus's share over the first `num_steps` steps; 0 if it is not read."""
         return self._shares.get(corpus, Fraction(0))
 
     def loss_weight(self, corpus: Corpus) -> Fraction:
-        """What a token of a corpus of this mixture weighs in the loss."""
+        """Return the loss weight of a token of a corpus of this mixture."""
         return self._loss_weights[corpus]
 
     @cached_property
@@ -170,13 +171,13 @@ class Mixture:
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureRamp:
-    """Shares that go linearly from one mixture to another over `num_steps` steps, beginning at the phase's first.
+    """Shares that change linearly from one mixture to another over the first `num_steps` steps of the phase.
 
-    The share in force during update j is its mean over that update, so that the whole ramp draws exactly the mean of its
-    ends. A phase that is longer than its ramp stays at `to_mixture`. The length sets the slope and is identity.
+    The share during update j is the mean over that update, so the whole ramp draws exactly the mean of its two ends. A
+    phase that is longer than its ramp stays at `to_mixture`. The length sets the slope and is part of the id.
 
-    Loss weights stay what they are along a ramp: corpora that both ends read have one ratio to each other. A corpus that
-    only one end reads may be the heaviest.
+    Loss weights are constant along a ramp, so two corpora in both mixtures must have the same ratio of loss weights in
+    both. A corpus in only one of the mixtures may be the heaviest.
     """
 
     from_mixture: Mixture
@@ -190,32 +191,32 @@ class MixtureRamp:
         if before and after and before != after:
             raise RecipeError(
                 "mixture.to_mixture.base",
+                expected="the same base in both mixtures of a ramp",
                 got=f"{after.name}, with {before.name} in from_mixture",
-                expected="one base for both ends of a ramp",
                 fix="Make one of the two a specialist.",
             )
         if self.base_corpus in self.specialist_corpora:
             raise RecipeError(
                 "mixture.to_mixture",
-                got=f"{self.corpora[0].name} as the base at one end and as a specialist at the other",
-                expected="one role a corpus",
+                expected="the same role for a corpus in both mixtures",
+                got=f"{self.corpora[0].name} as the base in one and as a specialist in the other",
             )
         shared = self._shared_corpora
         for corpus in shared[1:]:
-            one, other = (
+            from_ratio, to_ratio = (
                 float(end.loss_weight(corpus) / end.loss_weight(shared[0])) for end in (self.from_mixture, self.to_mixture)
             )
-            if one != other:
+            if from_ratio != to_ratio:
                 raise RecipeError(
                     f"mixture.to_mixture.loss_weights.{corpus.name}",
-                    got=f"{other:g} times that of {shared[0].name}, with {one:g} times in from_mixture",
-                    expected="one ratio between two corpora that both ends read",
-                    fix=f"Give {shared[0].name} and {corpus.name} the same loss_weights at both ends.",
+                    expected=f"{from_ratio:g} times the loss weight of {shared[0].name}, as in from_mixture",
+                    got=f"{to_ratio:g} times",
+                    fix=f"Give {shared[0].name} and {corpus.name} the same loss_weights in both mixtures.",
                 )
 
     @property
     def base_corpus(self) -> Corpus | None:
-        """The corpus that is read by slot position, if there is one."""
+        """The corpus that is read by slot position; `None` if there is none."""
         return self.from_mixture.base_corpus or self.to_mixture.base_corpus
 
     @cached_property
@@ -229,30 +230,32 @@ class MixtureRamp:
         return ((self.base_corpus,) if self.base_corpus else ()) + self.specialist_corpora
 
     def mean_share(self, corpus: Corpus, num_steps: int) -> Fraction:
-        """The corpus's share over the first `num_steps` steps of the ramp, exactly; at 0 steps, the share it begins at."""
+        """Return the corpus's exact mean share over the first `num_steps` steps of the ramp; for 0, its initial share."""
         assert 0 <= num_steps <= self.num_steps
         before, after = (mixture.mean_share(corpus, 0) for mixture in (self.from_mixture, self.to_mixture))
         return before + (after - before) * Fraction(num_steps, 2 * self.num_steps)
 
     def loss_weight(self, corpus: Corpus) -> Fraction:
-        """What a token of a corpus of either end weighs in the loss, all along the ramp: 1 for the heaviest of both ends."""
+        """Return the loss weight of a token of a corpus of either mixture, constant along the ramp; 1 for the heaviest."""
         return self._loss_weights[corpus]
 
     @property
     def _shared_corpora(self) -> tuple[Corpus, ...]:
-        """Those of both ends, the base first."""
+        """The corpora in both mixtures, the base first."""
         return tuple(corpus for corpus in self.from_mixture.corpora if corpus in self.to_mixture.corpora)
 
     @cached_property
     def _loss_weights(self) -> dict[Corpus, Fraction]:
-        """Both ends' weights in one scale, which the corpora that they share give."""
-        before, after = ({one: end.loss_weight(one) for one in end.corpora} for end in (self.from_mixture, self.to_mixture))
-        scale = next((before[one] / after[one] for one in self._shared_corpora), Fraction(1))
-        both = {one: weight * scale for one, weight in after.items()} | before
+        """The loss weights of both mixtures on one scale, which is set by a corpus in both."""
+        before, after = (
+            {corpus: end.loss_weight(corpus) for corpus in end.corpora} for end in (self.from_mixture, self.to_mixture)
+        )
+        scale = next((before[corpus] / after[corpus] for corpus in self._shared_corpora), Fraction(1))
+        both = {corpus: weight * scale for corpus, weight in after.items()} | before
         heaviest = max(both.values())
-        return {one: weight / heaviest for one, weight in both.items()}
+        return {corpus: weight / heaviest for corpus, weight in both.items()}
 
     @property
-    def goes_nowhere(self) -> bool:
-        """Both ends are one mixture."""
+    def is_constant(self) -> bool:
+        """True if both mixtures are equal."""
         return canonical_text(self.from_mixture) == canonical_text(self.to_mixture)

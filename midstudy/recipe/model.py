@@ -1,6 +1,6 @@
-"""Model shapes: Pythia (GPT-NeoX) from 14M to 1B as published, and two micro ones for laptops.
+"""Model shapes: Pythia (GPT-NeoX) from 14M to 1B as published, and two micro shapes for laptops.
 
-Source: EleutherAI/pythia `models/*/pythia-*.yml`. Micro shapes are this project's.
+Source: EleutherAI/pythia `models/*/pythia-*.yml`. The micro shapes are this project's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PYTHIA_VOCABULARY = 50_304
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """Shape of a GPT-NeoX model: parallel residual, two LayerNorms, untied embeddings, biases but on the head."""
+    """Shape of a GPT-NeoX model: parallel residual, two LayerNorms, untied embeddings, biases everywhere but in the head."""
 
     name: str = label_field()
     num_layers: int
@@ -38,14 +38,14 @@ class ModelShape:
         if self.width % self.num_heads or (self.width // self.num_heads) % 2:
             raise RecipeError(
                 "model.num_heads",
-                got=self.num_heads,
                 expected=f"a divisor of the width {self.width} that leaves an even head size",
+                got=self.num_heads,
             )
         if not 0 < self.rotary_fraction <= 1 or self.rotary_dims < 2 or self.rotary_dims % 2:
             raise RecipeError(
                 "model.rotary_fraction",
-                got=self.rotary_fraction,
                 expected="a share of the head size in (0, 1] that gives an even number of rotated dimensions, at least 2",
+                got=self.rotary_fraction,
             )
 
     @property
@@ -58,7 +58,7 @@ class ModelShape:
 
     @property
     def num_parameters_non_embedding(self) -> int:
-        """Parameters but the embedding and the head; 18,915,328 for 70M."""
+        """All parameters except the embedding and the head; 18,915,328 for 70M."""
         d = self.width
         attention = 3 * d * d + 3 * d + d * d + d
         mlp = 4 * d * d + 4 * d + 4 * d * d + d
@@ -70,9 +70,10 @@ class ModelShape:
         return self.num_parameters_non_embedding + 2 * self.vocab_size * self.width
 
     def flops_per_token(self, *, seq_len: int) -> float:
-        """Training FLOPs a token, forward and backward: 6 per matmul parameter plus 12·layers·width·seq_len for attention.
+        """Return training FLOPs per token, forward and backward.
 
-        The embedding look-up is no matmul and is left out (PaLM, appendix B; nanoGPT counts the same way).
+        6 per matmul parameter plus 12·layers·width·seq_len for attention. The embedding look-up is not a matmul and is not
+        counted (PaLM, appendix B; nanoGPT counts the same way).
         """
         matmul_parameters = self.num_parameters - self.vocab_size * self.width
         return 6.0 * matmul_parameters + 12.0 * self.num_layers * self.width * seq_len
@@ -91,14 +92,14 @@ SIZES = (*_MICRO, *_PYTHIA)
 
 
 def pythia(size: str, *, vocab_size: int = PYTHIA_VOCABULARY, max_seq_len: int = 2_048) -> ModelShape:
-    """The shape called `size`: `nano`, `micro` (this project's) or `14m` to `1b` (Pythia's).
+    """Return the shape called `size`: `nano` or `micro` (this project's), or `14m` to `1b` (Pythia's).
 
     Raises:
-        RecipeError: `size` is not one of them.
+        RecipeError: `size` is not one of `SIZES`.
     """
     shapes = _MICRO | _PYTHIA
     if size not in shapes:
-        raise RecipeError("model.size", got=size, expected=", ".join(shapes))
+        raise RecipeError("model.size", expected=f"one of {', '.join(shapes)}", got=size)
     num_layers, width, num_heads = shapes[size]
     return ModelShape(
         name=size,

@@ -1,4 +1,4 @@
-"""The optimizer as data."""
+"""The optimizer's recipe."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ DECAYED = ("all", "matrices")
 class AdamW:
     """AdamW with decoupled weight decay.
 
-    `clip_norm` is the largest global gradient norm; 0 turns clipping off. `decayed` says which parameters decay: `all`, as
-    the paper trains (one parameter group), or `matrices`, those of two or more dimensions, not biases and norms.
+    `clip_norm` is the largest global gradient norm; 0 turns clipping off. `decayed` names the parameters that decay: `all`
+    (one parameter group, as in the paper) or `matrices` (parameters with two or more dimensions, so no biases and norms).
     """
 
     beta1: float
@@ -36,7 +36,7 @@ class AdamW:
         if self.decayed != "all" and self.weight_decay == 0:
             raise RecipeError(
                 "optimizer.decayed",
+                expected="all when weight_decay is 0",
                 got=self.decayed,
-                expected="all with weight_decay 0, where nothing decays",
-                fix="Another value would train the same weights again under another id.",
+                fix="Any other value would train the same weights again under a different id.",
             )

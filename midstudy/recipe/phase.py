@@ -1,7 +1,7 @@
-"""A phase: one (data, loss, length) of a curriculum, and what it takes over from the phase before.
+"""A phase: one (data, loss, length) of a curriculum, and what it takes over from the previous phase.
 
-The paper writes training as S = {(D_i, L_i, n_i)}; a phase adds, explicitly, whether the optimizer's state, the learning
-rate and the data positions continue or start anew.
+The paper defines training as S = {(D_i, L_i, n_i)}. A phase also states whether the optimizer state, the learning rate and
+the data positions continue or start again.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One stretch of training on one kind of data.
+    """A part of training with one kind of data.
 
-    `num_steps` is the phase's length and no part of a state's identity. `schedule` is the rate over the phase's own steps;
-    `None` continues the curve of the phase before. `num_sequences` and `seq_len` are the global batch. `bf16_mixed`
-    computes in bfloat16 with fp32 master weights; `bf16_true` keeps weights and Adam moments in bfloat16, as the paper's
-    authors did. With a `Task`, a sequence is one item, padded, truncated at `seq_len`; `target_tokens` masks the prompt, or
-    gives its tokens `prompt_weight` in the loss where those of the target have 1 (prompt-loss weighting).
+    `num_steps` is the phase's length and does not affect the ids of its states. `schedule` is the learning rate over the
+    phase's own steps; `None` continues the curve of the previous phase. `num_sequences` and `seq_len` (in tokens) are the
+    shape of the global batch. `bf16_mixed` computes in bfloat16 with fp32 master weights; `bf16_true` keeps weights and
+    Adam moments in bfloat16, as the paper's authors did. With a `Task`, a sequence is one item, padded or truncated to
+    `seq_len`. The loss `target_tokens` masks the prompt, or gives its tokens the loss weight `prompt_weight` where target
+    tokens have 1 (prompt-loss weighting).
 
-    With a `Mixture`, a sequence is a block of packed documents. `document_mask` keeps attention inside a document, which
-    ends with its end-of-text token. That token still has the next document's first token to predict, as in litgpt and
-    OLMo: the mask changes what a token sees and not which tokens carry loss, so token counts stay equal between arms. The
+    With a `Mixture`, a sequence is a block of packed documents. `document_mask` keeps attention inside each document, which
+    ends with its end-of-text token. That token still predicts the first token of the next document, as in litgpt and OLMo:
+    the mask changes what a token attends to, not which tokens have a loss, so token counts are equal between arms. The
     characters `<|endoftext|>` inside a corpus's text are read as that token too, and end a document there.
 
-    `factors` say what of a study this phase fixes. `name` is what its states are called.
+    `factors` state what the phase fixes in a study. `name` labels its states.
     """
 
     name: str = label_field()
@@ -78,7 +79,7 @@ class Phase:
         if self.schedule is not None:
             require_schedule(f"{path}.schedule", self.schedule)
         if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 0:
-            raise RecipeError(f"{path}.num_steps", got=self.num_steps, expected="a whole number of steps, at least 0")
+            raise RecipeError(f"{path}.num_steps", expected="a whole number of steps, at least 0", got=self.num_steps)
         require_positive(f"{path}.num_sequences", self.num_sequences, unit="sequences")
         require_positive(f"{path}.seq_len", self.seq_len, unit="tokens")
         require_choice(f"{path}.loss", self.loss, LOSSES)
@@ -86,38 +87,40 @@ class Phase:
         require_choice(f"{path}.optimizer_state", self.optimizer_state, TAKE_OVER)
         require_choice(f"{path}.data_positions", self.data_positions, TAKE_OVER)
         if not isinstance(self.data, Task) and self.loss != "all_tokens":
-            raise RecipeError(f"{path}.loss", got=self.loss, expected="all_tokens for a mixture of corpora")
+            raise RecipeError(f"{path}.loss", expected="all_tokens, the only loss for a mixture of corpora", got=self.loss)
         require_flag(f"{path}.document_mask", self.document_mask)
         if isinstance(self.data, Task) and self.document_mask:
             raise RecipeError(
-                f"{path}.document_mask", got=True, expected="false for a task: a sequence is one item, none is packed"
+                f"{path}.document_mask", expected="False for a task, since each sequence is a single item", got=True
             )
         self._check_prompt_weight(f"{path}.prompt_weight")
         if isinstance(self.data, Task) and self.data_positions != "reset":
             raise RecipeError(
-                f"{path}.data_positions", got=self.data_positions, expected="reset for a task: its items start anew"
+                f"{path}.data_positions",
+                expected="reset for a task, whose items start from the beginning",
+                got=self.data_positions,
             )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise RecipeError(f"{path}.seed", got=self.seed, expected="a whole number in [0, 2^63)")
+            raise RecipeError(f"{path}.seed", expected="a whole number in [0, 2^63)", got=self.seed)
 
     def _check_prompt_weight(self, path: str) -> None:
         value = self.prompt_weight
-        fix = 'Prompts that weigh what targets do are loss="all_tokens".' if value == 1 else ""
+        fix = 'To weigh prompts like targets, use loss="all_tokens".' if value == 1 else ""
         require_number(path, value, 0, 1, fix=fix)
         if value and self.loss != "target_tokens":
             raise RecipeError(
                 path,
+                expected=f"0 with loss {self.loss}, which weighs all tokens equally",
                 got=value,
-                expected=f"0 with loss {self.loss}, which weighs every token the same",
-                fix='It takes effect with a task and loss="target_tokens".',
+                fix='A prompt weight needs a task and loss="target_tokens".',
             )
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of the global batch, padding included."""
+        """Tokens of the global batch, including padding."""
         return self.num_sequences * self.seq_len
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:
-        """What is read: the mixture's corpora, or the task."""
+        """The data sets that the phase reads: the mixture's corpora, or the task."""
         return (self.data,) if isinstance(self.data, Task) else self.data.corpora

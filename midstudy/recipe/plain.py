@@ -1,4 +1,4 @@
-"""Convert NumPy numbers to Python's: grids are often made with `numpy.arange`, and an id must not depend on the type."""
+"""Convert NumPy numbers to Python numbers: grids often use `numpy.arange`, and ids must not depend on the number type."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """`value` as a Python int, float or bool if it is another library's; anything else unchanged.
+    """Return a number of another library as a Python int, float or bool; return any other value unchanged.
 
-    A low-precision float becomes the float with the same shortest decimal form: `numpy.float32(0.1)` gives 0.1.
+    A low-precision float becomes the float with the same shortest decimal form: `numpy.float32(0.1)` becomes 0.1.
     """
     if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
         return bool(value)
@@ -23,7 +23,7 @@ def plain(value: Any) -> Any:
 
 
 def hold_plain_numbers(recipe: Any) -> None:
-    """Replace the numbers in a frozen dataclass by plain ones; call first in `__post_init__`."""
+    """Replace the numbers in a frozen dataclass by Python numbers; call this first in `__post_init__`."""
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
         new = plain(value)

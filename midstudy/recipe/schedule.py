@@ -1,10 +1,10 @@
-"""Learning-rate schedules as data: what a phase says about its rate. The curve they draw is in `curve.py`.
+"""Learning-rate schedules: the recipe of a phase's learning rate. `curve.py` holds the curve that they produce.
 
-A schedule counts the steps of its own phase. Most say every rate themselves; `Anneal` and `Exponential` begin at the rate
-where the curve before them stands. Schedules are pure functions of optimizer steps, never of micro-batches.
+A schedule counts the steps of its own phase. Most schedules define all their rates; `Anneal` and `Exponential` start at the
+current rate of the previous curve. Schedules are pure functions of optimizer steps, never of micro-batches.
 
 Sources: nightingal3/litgpt `litgpt/schedulers.py` (linear warmup from 0, cosine to a floor), karpathy/nanochat
-`scripts/mid_train.py` (hold, then linear), allenai/OLMo-core `src/olmo_core/optim/scheduler.py` (the others' definitions).
+`scripts/mid_train.py` (hold, then linear), allenai/OLMo-core `src/olmo_core/optim/scheduler.py` (all others).
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ def _check_rate(field: str, value: float) -> None:
 
 def _check_below_peak(field: str, value: float, peak_lr: float) -> None:
     if value > peak_lr:
-        raise RecipeError(f"schedule.{field}", got=value, expected=f"at most peak_lr, which is {peak_lr}")
+        raise RecipeError(f"schedule.{field}", expected=f"at most peak_lr ({peak_lr})", got=value)
 
 
 def _check_steps(field: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise RecipeError(f"schedule.{field}", got=value, expected="a whole number of steps, at least 0")
+        raise RecipeError(f"schedule.{field}", expected="a whole number of steps, at least 0", got=value)
 
 
 def require_schedule(path: str, value: object) -> None:
-    """Raise `RecipeError` unless `value` is one of the schedules below."""
-    require_kind(path, value, Schedule, expected="a schedule, as Constant or Cosine")
+    """Raise `RecipeError` unless `value` is one of the schedules of this module."""
+    require_kind(path, value, Schedule, expected="a schedule, such as Constant or Cosine")
 
 
 def _check_warmup_ends(warmup_steps: int, total_steps: int) -> None:
     _check_steps("warmup_steps", warmup_steps)
     require_positive("schedule.total_steps", total_steps, unit="steps")
     if warmup_steps >= total_steps:
-        raise RecipeError("schedule.warmup_steps", got=warmup_steps, expected=f"less than total_steps ({total_steps})")
+        raise RecipeError("schedule.warmup_steps", expected=f"less than total_steps ({total_steps})", got=warmup_steps)
 
 
 def _warmup(peak_lr: float, warmup_steps: int, *, from_lr: float = 0.0) -> tuple[Ramp, ...]:
@@ -56,14 +56,14 @@ def _warmup(peak_lr: float, warmup_steps: int, *, from_lr: float = 0.0) -> tuple
 
 
 class AbsoluteSchedule(ABC):
-    """A schedule that says every rate itself."""
+    """A schedule that defines all its rates, whatever the curve before it."""
 
     @abstractmethod
     def curve(self) -> Curve:
-        """The rate over the phase's own steps, from 0."""
+        """Return the rate over the phase's own steps, from 0."""
 
     def after(self, before: Curve, *, step: int) -> Curve:
-        """`before` up to `step`, and this schedule from there."""
+        """Return `before` up to `step`, followed by this schedule."""
         return before.then(self.curve(), step=step)
 
 
@@ -83,7 +83,7 @@ class Constant(AbsoluteSchedule):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearWarmup(AbsoluteSchedule):
-    """Linear warmup from `from_lr` to the peak, then constant; Llama-3-SynE warms up from 1e-7."""
+    """Linear warmup from `from_lr` to the peak, then constant. Llama-3-SynE warms up from 1e-7."""
 
     peak_lr: float
     warmup_steps: int
@@ -148,7 +148,7 @@ class Cosine(_ToFloor):
 class WarmupStableDecay(AbsoluteSchedule):
     """Linear warmup, a constant peak, and a decay over the last `decay_steps`: linear, or 1-sqrt (YuLan-Mini).
 
-    MiniCPM's exponential tail, which has no end, is
+    For MiniCPM's open-ended exponential tail use
     `Sequential(first=LinearWarmup(...), at_step=..., then=Exponential(...))`.
     """
 
@@ -170,16 +170,16 @@ class WarmupStableDecay(AbsoluteSchedule):
         if self.shape == "exponential":
             raise RecipeError(
                 "schedule.shape",
+                expected=f"one of {', '.join(TAIL_SHAPES)}",
                 got=self.shape,
-                expected=", ".join(TAIL_SHAPES),
-                fix="That tail has no end: Sequential(first=LinearWarmup(...), at_step=..., then=Exponential(...)).",
+                fix="Use Sequential(first=LinearWarmup(...), at_step=..., then=Exponential(...)): this tail has no end.",
             )
         require_choice("schedule.shape", self.shape, TAIL_SHAPES)
         if self.warmup_steps + self.decay_steps > self.total_steps:
             raise RecipeError(
                 "schedule.decay_steps",
-                got=self.decay_steps,
                 expected=f"at most total_steps - warmup_steps ({self.total_steps - self.warmup_steps})",
+                got=self.decay_steps,
             )
 
     def curve(self) -> Curve:
@@ -199,9 +199,9 @@ class WarmupStableDecay(AbsoluteSchedule):
 class HoldThenLinear(AbsoluteSchedule):
     """The peak while progress = step / `total_steps` is below `hold_share`, then linear to the floor at progress 1.
 
-    Progress is the share of steps; while the batch is one size that is the share of tokens read. No warmup. The break may
-    lie between two steps: the rates after it lie on the line through the break itself. nanochat's midtraining holds for 0.8
-    and goes to 0.
+    Progress is the share of steps, which equals the share of tokens read for a constant batch size. There is no warmup.
+    The end of the hold may lie between two steps; the rates after it lie on the line that starts exactly there. nanochat's
+    midtraining uses a `hold_share` of 0.8 and a floor of 0.
     """
 
     peak_lr: float
@@ -218,9 +218,9 @@ class HoldThenLinear(AbsoluteSchedule):
         if exact_share("schedule.hold_share", self.hold_share) == 1:
             raise RecipeError(
                 "schedule.hold_share",
-                got=self.hold_share,
                 expected="a share in [0, 1)",
-                fix="Constant holds for ever.",
+                got=self.hold_share,
+                fix="Use Constant to hold the rate indefinitely.",
             )
 
     def curve(self) -> Curve:
@@ -243,9 +243,10 @@ class HoldThenLinear(AbsoluteSchedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Power(AbsoluteSchedule):
-    """Linear warmup from 0, then peak · (step / warmup_steps)^exponent for ever.
+    """Linear warmup from 0, then peak · (step / warmup_steps)^exponent, open-ended.
 
-    An exponent of -0.5 is the inverse square root; the power scheduler's is -0.51. A tail is the `then` of a `Sequential`.
+    An exponent of -0.5 is the inverse square root; the power scheduler uses -0.51. Add a tail as the `then` of a
+    `Sequential`.
     """
 
     peak_lr: float
@@ -270,7 +271,7 @@ class Power(AbsoluteSchedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Continued(AbsoluteSchedule):
-    """Another run's schedule from its step `from_step` on: for a released checkpoint that was trained so far."""
+    """Another run's schedule from its step `from_step` on, for a released checkpoint that was trained up to that step."""
 
     schedule: Schedule
     from_step: int
@@ -288,16 +289,16 @@ def _current_lr(name: str, before: Curve, step: int) -> float:
     if not before.segments:
         raise RecipeError(
             "schedule",
+            expected="a schedule that defines its first rate",
             got=f"{name} with no learning rate before it",
-            expected="a schedule that says its first rate",
-            fix="Give it to a later phase, or as `then` of a Sequential whose `first` is the schedule so far.",
+            fix="Use it in a later phase, or as the `then` of a Sequential whose `first` is the schedule so far.",
         )
     return before.lr(step)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anneal:
-    """From the rate where the curve before stands to the floor in `num_steps`, without a warmup (OLMo 2)."""
+    """From the current rate of the previous curve to the floor in `num_steps` steps, without a warmup (OLMo 2)."""
 
     floor_lr: float
     num_steps: int
@@ -310,15 +311,15 @@ class Anneal:
         require_choice("schedule.shape", self.shape, TAIL_SHAPES)
 
     def after(self, before: Curve, *, step: int) -> Curve:
-        """`before` up to `step`, and the anneal from there.
+        """Return `before` up to `step`, followed by the anneal.
 
         Raises:
-            RecipeError: there is no rate to begin at, or it is below the floor.
+            RecipeError: `before` has no rate to start from, or that rate is below the floor.
         """
         current_lr = _current_lr("Anneal", before, step)
         if current_lr < self.floor_lr:
             raise RecipeError(
-                "schedule.floor_lr", got=self.floor_lr, expected=f"at most {current_lr:g}, the rate it begins at"
+                "schedule.floor_lr", expected=f"at most {current_lr:g}, the rate it starts from", got=self.floor_lr
             )
         anneal = Ramp(start_step=0, num_steps=self.num_steps, from_lr=current_lr, to_lr=self.floor_lr, shape=self.shape)
         return before.then(Curve((anneal,)), step=step)
@@ -326,7 +327,7 @@ class Anneal:
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential:
-    """From the rate where the curve before stands, halved every `half_life_steps`, for ever (MiniCPM's decay)."""
+    """From the current rate of the previous curve, halved every `half_life_steps`, open-ended (MiniCPM's decay)."""
 
     half_life_steps: int
 
@@ -335,10 +336,10 @@ class Exponential:
         require_positive("schedule.half_life_steps", self.half_life_steps, unit="steps")
 
     def after(self, before: Curve, *, step: int) -> Curve:
-        """`before` up to `step`, and the decay from there.
+        """Return `before` up to `step`, followed by the decay.
 
         Raises:
-            RecipeError: there is no rate to begin at.
+            RecipeError: `before` has no rate to start from.
         """
         current_lr = _current_lr("Exponential", before, step)
         decay = HalfLife(start_step=0, half_life_steps=self.half_life_steps, from_lr=current_lr)
@@ -347,7 +348,7 @@ class Exponential:
 
 @dataclass(frozen=True, kw_only=True)
 class Sequential:
-    """`first` for `at_step` steps, then `then`, which counts its own steps from there."""
+    """`first` for `at_step` steps, then `then`, which counts its steps from there."""
 
     first: Schedule
     at_step: int
@@ -360,10 +361,10 @@ class Sequential:
         _check_steps("at_step", self.at_step)
 
     def after(self, before: Curve, *, step: int) -> Curve:
-        """`before` up to `step`, and this schedule from there.
+        """Return `before` up to `step`, followed by this schedule.
 
         Raises:
-            RecipeError: `first` has no rate to begin at.
+            RecipeError: `first` has no rate to start from.
         """
         return self.then.after(self.first.after(before, step=step), step=step + self.at_step)
 

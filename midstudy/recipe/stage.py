@@ -1,4 +1,4 @@
-"""A stage: one unit of work with an id, a recipe, parents and, when finished, a record."""
+"""A stage: one unit of work with an id, a recipe, parents and, once finished, a record."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from midstudy.recipe.kinds import STAGE_KINDS, StageRecipe
 from midstudy.recipe.measure import StateEvaluation
 
 ROLES = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sft", "evaluation")
-"""What a stage does in a study: `data` are tokenizers and token files, `similarity` token counts; `midtrain` trains on a
-mixture with specialists, `sft` on a task, `pretrain` on one corpus."""
+"""What a stage does in a study. `data` makes a tokenizer or token files, `similarity` counts tokens; `pretrain` trains on
+one corpus, `midtrain` on a mixture with specialists, `sft` on a task."""
 
 
 def stage_id(recipe: StageRecipe) -> str:
-    """The id under which the stage's record is published."""
+    """Return the id under which the stage's record is published."""
     return recipe.id if isinstance(recipe, State | StateEvaluation) else identify(recipe)
 
 
@@ -27,14 +27,15 @@ def stage_id(recipe: StageRecipe) -> str:
 class Stage:
     """One unit of work.
 
-    `parents` are the stages whose records it reads. Of a state, `start_from` is the kept state that training goes on from
-    (one of the parents; none: from drawn weights): execution, not identity. `continues_trunk` says that this state is on the
-    same line as `start_from`, so one job should make both without stopping in between. `keeps_optimizer` says that the
-    optimizer's state is published with the weights, so that training can go on from here. `num_steps` are the updates this
-    stage computes; `cost_s` is its expected seconds on the chosen device, `disk_bytes` the size of its checkpoint.
+    `parents` are the stages whose records it reads. For a state, `start_from` is the kept state that training resumes from:
+    one of the parents, or `None` for drawn weights. It affects execution, not the id. `continues_trunk` means that this
+    state lies on the same trunk as `start_from`, so one job should make both without a stop in between. `keeps_optimizer`
+    means that the optimizer state is published with the weights, so that training can continue from here. `num_steps` is
+    the number of updates that this stage computes, `cost_s` its expected seconds on the chosen device and `disk_bytes` the
+    size of its checkpoint.
 
-    `role` is one of `ROLES`; placement goes by it and by `model`, the name of the shape. `step` is that of a state, `data`
-    and `split` what the stage is about.
+    `role` is one of `ROLES`. Placement depends on it and on `model`, the name of the shape. `step` is the step of a state;
+    `data` and `split` name what the stage reads.
     """
 
     id: str
@@ -54,7 +55,7 @@ class Stage:
     data: str = ""
     split: str = ""
     factors: Mapping[str, Value] = field(default_factory=dict, hash=False)
-    """What the study fixes up to this stage: the factors of the phases behind it."""
+    """What the study fixes up to this stage: the factors of the phases that lead to it."""
 
     @property
     def kind(self) -> str:
@@ -62,10 +63,10 @@ class Stage:
 
     @cached_property
     def canonical_form(self) -> Any:
-        """The hashed form: a state's clipped curriculum, or the recipe itself."""
+        """The canonical form: of a state's clipped curriculum, or of the recipe itself."""
         return canonical(self.recipe.recipe() if isinstance(self.recipe, State) else self.recipe)
 
     @cached_property
     def expanded_form(self) -> Any:
-        """The whole recipe as plain JSON: what a job reads and a record stores."""
+        """The whole recipe as plain JSON: jobs read it and records store it."""
         return self.recipe.expanded() if isinstance(self.recipe, State) else expanded(self.recipe)

@@ -1,6 +1,7 @@
-"""Where the first weights of a curriculum come from when they are not drawn: a released checkpoint, or an average.
+"""Initial weights of a curriculum that are not drawn: a released checkpoint, or an average of states.
 
-An average is of kept states of other curricula: the last ones of one run, or the ends of several seeds of one anneal.
+An average is taken over kept states of other curricula, such as the last states of one run or the final states of several
+seeds of an anneal.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """Weights of a Hugging Face GPT-NeoX checkpoint, as it was released; `midstudy.data.release` finds one.
+    """Weights of a released Hugging Face GPT-NeoX checkpoint; `midstudy.data.release` builds one.
 
-    The revision of a folder is the digest of its safetensors files, that of a hub model its commit. `name` and `step` (of
-    the training that made it, where that is known) are shown and are no part of any id.
+    The revision of a folder is the digest of its safetensors files, that of a Hub model its commit. `name` and `step` (the
+    training step of the checkpoint, if known) are for display and do not affect any id.
     """
 
     name: str = label_field()
@@ -41,11 +42,10 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True)
 class Average:
-    """The uniform mean of the weights of states; build it with `Average.of` or `Average.last`.
+    """The uniform mean of the weights of several states; build it with `Average.of` or `Average.last`.
 
-    The states are kept clipped to their past and in order of their canonical text, so that neither the order in which they
-    are written nor what their runs go on to do is part of any id. The mean is taken in fp64 and rounded once, to the type of
-    the states' weights.
+    The states are clipped to their own past and sorted by canonical text, so that neither their order nor the rest of their
+    runs affects any id. The mean is computed in fp64 and rounded once, to the type of the states' weights.
     """
 
     states: tuple[State, ...]
@@ -56,47 +56,48 @@ class Average:
         from midstudy.recipe.curriculum import State  # a curriculum's start may itself be an average
 
         for state in self.states:
-            require_kind("average.states", state, State, expected="states; a curriculum's last is curriculum.state()")
+            require_kind("average.states", state, State, expected="a State, such as curriculum.state()")
         clipped = sorted((state.recipe() for state in self.states), key=canonical_text)
         object.__setattr__(self, "states", tuple(clipped))
         if len(self.states) < 2:
-            raise RecipeError("average.states", got=f"{len(self.states)} states", expected="two or more")
+            raise RecipeError("average.states", expected="at least two states", got=len(self.states))
         first = self.states[0]
         for before, state in zip(self.states, self.states[1:], strict=False):
             if state.id == before.id:
                 raise RecipeError(
                     "average.states",
-                    got=f"state {state.id} (step {state.step}) twice",
                     expected="each state once",
-                    fix="Seeds that share their whole past are one state: vary the seed of the phase that differs.",
+                    got=f"state {state.id} (step {state.step}) twice",
+                    fix="Runs with the same past share their states: vary the seed of a phase before this step.",
                 )
             for field in ("model", "tokenizer"):
                 if identify(getattr(state.curriculum.start, field)) != identify(getattr(first.curriculum.start, field)):
-                    raise RecipeError(f"average.states.{field}", got="two different ones", expected="one, the same in all")
+                    raise RecipeError(f"average.states.{field}", expected=f"the same {field} in all states", got="two")
             if state.precision != first.precision:
-                found = f"{first.precision} and {state.precision}"
-                raise RecipeError("average.states.precision", got=found, expected="one, the same in all")
+                got = f"{first.precision} and {state.precision}"
+                raise RecipeError("average.states.precision", expected="the same precision in all states", got=got)
         for state in self.states:
             if state.step == 0 and state.curriculum.start.weights is None:
                 raise RecipeError(
-                    "average.states.step", got=0, expected="trained states, or step 0 of a release or an average"
+                    "average.states.step", expected="a step of at least 1, except for a release or an average", got=0
                 )
 
     @classmethod
     def of(cls, *states: State) -> Average:
-        """The average of these states, in whatever order.
+        """Return the average of these states; their order does not matter.
 
         Raises:
-            RecipeError: fewer than two states, one twice, or states of different models, tokenizers or precisions.
+            RecipeError: there are fewer than two states, one occurs twice, one is untrained, or their models, tokenizers or
+                precisions differ.
         """
         return cls(states=states)
 
     @classmethod
     def last(cls, curriculum: Curriculum, *, num_states: int, every_steps: int) -> Average:
-        """The average of the last `num_states` states of a run, `every_steps` apart, its end among them.
+        """Return the average of the last `num_states` states of a run, `every_steps` steps apart, including its final state.
 
         Raises:
-            RecipeError: the run is too short for them.
+            RecipeError: the run has too few steps.
         """
         num_states, every_steps = plain(num_states), plain(every_steps)
         require_positive("average.num_states", num_states, unit="states")
@@ -105,7 +106,7 @@ class Average:
         if first_step < 1:
             raise RecipeError(
                 "average.num_states",
+                expected=f"states within steps 1 to {curriculum.num_steps} of the run",
                 got=f"{num_states} states every {every_steps} steps",
-                expected=f"states at steps 1 to {curriculum.num_steps} of the run",
             )
         return cls(states=tuple(curriculum.state(step) for step in range(first_step, curriculum.num_steps + 1, every_steps)))

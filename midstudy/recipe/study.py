@@ -1,8 +1,8 @@
-"""A study of any shape: arms, what is measured of them, what they are compared with, and what is claimed of them.
+"""Studies: arms, their measures, comparisons between them, and claims about them.
 
-An arm is a curriculum and what is measured of it: a row of the table. Its factors are those of its phases. A comparison is
-two lists of arms. A claim is a sentence fixed before the run, with what decides it. Nothing here is hashed: the ids of
-states and evaluations do not depend on the study that asks for them.
+An arm is a curriculum and what is measured of it: a row of the table. Its factors are those of its start and phases. A
+comparison is two lists of arms. A claim is a statement fixed before the run, with the test that decides it. Nothing here is
+hashed: the ids of states and evaluations do not depend on the study that uses them.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _COLUMN = re.compile(r"[a-z][a-z0-9_]{0,59}")
 HOLDS = ("above", "below", "within")
 
 OWN_COLUMNS = ("study", "state", "num_steps", "num_tokens", "flops", "wall_s")
-"""Columns of the table of arms that no factor and no measure may be called. Those with a colon, such as `tokens:code`, are
-per data set."""
+"""Columns of the table of arms; no factor or measure may use these names. The table also has columns for each data set,
+whose names contain a colon, such as `tokens:code`."""
 
 Selection = Mapping[str, Value | tuple[Value, ...]]
-"""Values of factors; a tuple stands for any of its values."""
+"""Values of factors; a tuple selects any of its values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One metric of one evaluation of one state, or of several states of a run: a curve over their steps.
+    """One metric of one evaluation, of one state or of several states of a run (a curve over their steps).
 
-    `metric` is a name under which the evaluation reports (`midstudy/evaluate`), `better` which way is better.
+    `metric` is a metric that the evaluation reports; `better` is `lower` or `higher`.
     """
 
     evaluation: Evaluation
@@ -50,7 +50,7 @@ class Measure:
 
     def __post_init__(self) -> None:
         if (self.state is None) == (not self.states):
-            raise RecipeError("measure.state", got=self.state, expected="either one state, or several in `states`")
+            raise RecipeError("measure.state", expected="either one `state` or several `states`", got=self.state)
         require_kind("measure.evaluation", self.evaluation, Evaluation, expected="an Evaluation")
         require_metric("measure", self.evaluation, self.metric, self.better)
 
@@ -73,8 +73,9 @@ class Arm:
     def __post_init__(self) -> None:
         for column, measure in self.measures.items():
             if not isinstance(column, str) or not _COLUMN.fullmatch(column) or column in OWN_COLUMNS:
-                allowed = f"lower case letters, digits and _, a letter first; not one of {', '.join(OWN_COLUMNS)}"
-                raise RecipeError("arm.measures", got=repr(column), expected=allowed)
+                own = ", ".join(OWN_COLUMNS)
+                expected = f"a name of lower-case letters, digits and _ that starts with a letter and is not one of {own}"
+                raise RecipeError("arm.measures", expected=expected, got=repr(column))
             require_kind(f"arm.measures.{column}", measure, Measure, expected="a Measure")
 
     @cached_property
@@ -90,16 +91,16 @@ class Arm:
 
 
 def where(arms: Iterable[Arm], **values: Value | tuple[Value, ...]) -> tuple[Arm, ...]:
-    """The arms whose factors have these values; of a tuple of values, one of them."""
+    """Return the arms whose factors have these values; a tuple of values accepts any of them."""
     return tuple(arm for arm in arms if selects(values, arm.factors))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
-    """Arms beside the reference that agrees with each in the factors `match` and in the study's seeds.
+    """Arms, each compared with the reference that agrees with it in the factors `match` and in the study's seeds.
 
-    `columns` are the measured columns that are compared; the first is the one that answers the study's question. `along`
-    names the factor along which the arms are drawn as a curve. `title` heads its section of the report.
+    `columns` are the measured columns to compare; the first one answers the study's question. `along` names the factor on
+    the x axis when the arms are drawn as a curve. `title` is the heading of its section in the report.
     """
 
     name: str
@@ -114,21 +115,21 @@ class Comparison:
         require_name("comparison.name", self.name)
         for name in ("arms", "references"):
             if not getattr(self, name):
-                raise RecipeError(f"comparisons.{self.name}.{name}", got="none", expected="at least one arm of the study")
+                raise RecipeError(f"comparisons.{self.name}.{name}", expected="at least one arm of the study", got="nothing")
         if isinstance(self.columns, str) or not self.columns:
             raise RecipeError(
-                f"comparisons.{self.name}.columns", got=self.columns, expected="measured columns, at least one"
+                f"comparisons.{self.name}.columns", expected="a tuple of at least one measured column", got=self.columns
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A sentence of a source, or of one's own, with what decides it, fixed before the run.
+    """A statement of a source or of the study's author, fixed before the run, with the test that decides it.
 
-    `estimator` names a function of `midstudy/analysis/estimators.py`, or one of another module as `package.module:function`;
-    it looks at `column` of `comparison`, at the arms there with the factors `arms`. The claim holds where the estimate's
-    95 % interval lies above `margin`, below it, or within ± `margin`. p values are corrected within a `family`. `cited` is
-    what the source reports.
+    `estimator` names a function of `midstudy/analysis/estimators.py`, or of another module as `package.module:function`. It
+    reads `column` of those arms of `comparison` that have the factors `arms`. The claim holds if the estimate's 95 %
+    interval lies above `margin`, below it, or within ± `margin`, as `holds` says. p-values are corrected within a `family`.
+    `cited` is what the source reports.
     """
 
     text: str
@@ -155,7 +156,8 @@ class Claim:
 class Mix:
     """A mixture whose token distribution is compared with those of the study's counted data sets.
 
-    `factors` are those of the arms that train on it. Its proximity advantage is how much closer it lies than `reference`.
+    `factors` are the factors of the arms that train on it. Its proximity advantage is its proximity minus that of
+    `reference`.
     """
 
     name: str
@@ -170,11 +172,11 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
-    """Arms with the question they answer, or counted data sets alone.
+    """Arms and the question that they answer, or only data sets whose tokens are counted.
 
-    `seeds` are the factors that repeat an arm: the first replicates it, the others are averaged within the first. `report`
-    names the report: `study` for the general one, else a package in `midstudy/studies`. `notes` are shown by `plan` and the
-    report.
+    `seeds` are the factors that repeat an arm: the first one gives the replicates, the others are averaged within it.
+    `report` names the report: `study` for the general one, or a package in `midstudy/studies`. `plan` and the report show
+    `notes`.
     """
 
     name: str
@@ -190,14 +192,14 @@ class Study:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _STUDY_NAME.fullmatch(self.name):
-            found = repr(self.name) if len(repr(self.name)) < 100 else f"{repr(self.name)[:100]}…"
-            allowed = "1 to 60 letters, digits, - and _, the first of them a letter or digit"  # a folder's name, too
-            raise RecipeError("study.name", got=found, expected=allowed)
+            got = repr(self.name) if len(repr(self.name)) < 100 else f"{repr(self.name)[:100]}…"
+            expected = "1 to 60 letters, digits, - and _, starting with a letter or digit"  # it also names a folder
+            raise RecipeError("study.name", expected=expected, got=got)
         for name, texts in (("question", (self.question,)), ("notes", self.notes)):
             for text in texts:
                 require_text(f"study.{name}", text)
         if not self.arms and not self.counts:
-            raise RecipeError("study.arms", got="no arm", expected="at least one arm, or counts of data sets")
+            raise RecipeError("study.arms", expected="at least one arm, or counts of data sets", got="neither")
         self._check_arms()
         for comparison in self.comparisons:
             self._check_comparison(comparison)
@@ -213,14 +215,14 @@ class Study:
 
     @cached_property
     def columns(self) -> Mapping[str, Measure]:
-        """The measured columns with one measure that fills each."""
-        found: dict[str, Measure] = {}
+        """The measured columns, each with the first measure that fills it."""
+        columns: dict[str, Measure] = {}
         for arm in self.arms:
-            found |= {column: measure for column, measure in arm.measures.items() if column not in found}
-        return found
+            columns |= {column: measure for column, measure in arm.measures.items() if column not in columns}
+        return columns
 
     def index(self, arm: Arm) -> int | None:
-        """The arm's row: that of the arm with its factors; None if the study has none."""
+        """Return the row of the arm with the same factors; `None` if the study has no such arm."""
         return self._rows.get(_key(arm.factors))
 
     @cached_property
@@ -234,136 +236,136 @@ class Study:
             if arm.factors.keys() != self.arms[0].factors.keys():
                 raise RecipeError(
                     f"{path}.factors",
-                    got=", ".join(arm.factors) or "none",
                     expected=f"the factors of study.arms[0]: {', '.join(self.factor_names) or 'none'}",
+                    got=", ".join(arm.factors) or "none",
                     fix="Label the phases or the start of every arm with the same factors.",
                 )
             if _key(arm.factors) in seen:
                 raise RecipeError(
                     path,
-                    got=f"{arm}, already arms[{seen[_key(arm.factors)]}]",
-                    expected="each combination of factors once",
-                    fix="Take one of the two out, or label what tells them apart with a factor.",
+                    expected="a combination of factors that no other arm has",
+                    got=f"{arm}, as in arms[{seen[_key(arm.factors)]}]",
+                    fix="Remove one of the two, or add a factor for what differs.",
                 )
             seen[_key(arm.factors)] = row
             if clash := arm.factors.keys() & {*arm.measures, *OWN_COLUMNS}:
                 name = min(clash)
                 raise RecipeError(
                     f"{path}.factors.{name}",
+                    expected="a name that no other column has",
                     got="the name of another column",
-                    expected="a name of its own",
-                    fix="Rename it.",
+                    fix="Rename the factor.",
                 )
         for name in self.seeds if self.arms else ():
             if name not in self.factor_names:
                 raise RecipeError(
                     "study.seeds",
+                    expected=f"factors of the arms ({', '.join(self.factor_names) or 'none'})",
                     got=name,
-                    expected=f"factors of the arms: {', '.join(self.factor_names) or 'none'}",
                     fix="Name the factors that repeat an arm in Study(seeds=...).",
                 )
         for column, measure in self.columns.items():
             for row, arm in enumerate(self.arms):
-                one = arm.measures.get(column, measure)
-                if (one.metric, one.better, one.is_curve) != (measure.metric, measure.better, measure.is_curve):
+                own = arm.measures.get(column, measure)
+                if (own.metric, own.better, own.is_curve) != (measure.metric, measure.better, measure.is_curve):
                     raise RecipeError(
                         f"study.arms[{row}].measures.{column}",
-                        got=f"{one.metric}, {one.better} is better, {'several states' if one.is_curve else 'one state'}",
-                        expected=f"one metric a column, here {measure.metric}, {measure.better}",
+                        expected=f"the column's metric in every arm: {_describe(measure)}",
+                        got=_describe(own),
                     )
 
     def _check_comparison(self, comparison: Comparison) -> None:
         path = f"study.comparisons.{comparison.name}"
-        if sum(one.name == comparison.name for one in self.comparisons) > 1:
-            raise RecipeError(path, got="two comparisons of this name", expected="one")
+        if sum(other.name == comparison.name for other in self.comparisons) > 1:
+            raise RecipeError(path, expected="one comparison of this name", got="two")
         for name in (*comparison.match, *((comparison.along,) if comparison.along else ())):
             if name not in self.factor_names:
-                raise RecipeError(f"{path}.match", got=name, expected=f"factors of the arms: {', '.join(self.factor_names)}")
+                raise RecipeError(
+                    f"{path}.match", expected=f"factors of the arms ({', '.join(self.factor_names)})", got=name
+                )
         for column in comparison.columns:
             if column not in self.columns or self.columns[column].is_curve:
-                known = ", ".join(one for one, measure in self.columns.items() if not measure.is_curve)
+                known = ", ".join(name for name, measure in self.columns.items() if not measure.is_curve)
                 raise RecipeError(
-                    f"{path}.columns", got=column, expected=f"a column measured at one state: {known or 'none'}"
+                    f"{path}.columns", expected=f"a column measured at one state ({known or 'none'})", got=column
                 )
         for name in ("arms", "references"):
             for arm in getattr(comparison, name):
                 if self.index(arm) is None:
-                    raise RecipeError(f"{path}.{name}", got=str(arm), expected="arms of the study", fix="Add it to arms.")
+                    raise RecipeError(
+                        f"{path}.{name}", expected="arms of the study", got=str(arm), fix="Add the arm to Study.arms."
+                    )
         self._check_references(path, comparison)
 
     def _check_references(self, path: str, comparison: Comparison) -> None:
-        """Every arm has a reference with the same seeds, and only one but for its seeds."""
-        known: dict[tuple[Value, ...], set[frozenset[tuple[str, Value]]]] = {}
+        """Raise `RecipeError` unless every arm has exactly one reference, apart from its seeds."""
+        references: dict[tuple[Value, ...], set[frozenset[tuple[str, Value]]]] = {}
         for reference in comparison.references:
-            agrees = tuple(reference.factors[name] for name in (*comparison.match, *self.seeds))
-            known.setdefault(agrees, set()).add(_key(reference.factors, without=self.seeds))
+            shared = tuple(reference.factors[name] for name in (*comparison.match, *self.seeds))
+            references.setdefault(shared, set()).add(_key(reference.factors, without=self.seeds))
         keys = ", ".join((*comparison.match, *self.seeds))
         for arm in comparison.arms:
-            agrees = tuple(arm.factors[name] for name in (*comparison.match, *self.seeds))
-            found = known.get(agrees, set())
-            if not found:
+            shared = tuple(arm.factors[name] for name in (*comparison.match, *self.seeds))
+            matches = references.get(shared, set())
+            if not matches:
                 raise RecipeError(
                     f"{path}.references",
-                    got=f"no reference for the arm with {arm}",
-                    expected=f"a reference with the same {keys}",
-                    fix="Add that reference to the study, or take the arm out.",
+                    expected=f"a reference with the same {keys} as the arm with {arm}",
+                    got="none",
+                    fix="Add that reference to the study, or remove the arm from the comparison.",
                 )
-            if len(found) > 1:
+            if len(matches) > 1:
                 raise RecipeError(
                     f"{path}.references",
-                    got=f"{len(found)} references for the arm with {arm}",
-                    expected=f"one with the same {keys}",
-                    fix="Match in one more factor, or compare them one by one.",
+                    expected=f"one reference with the same {keys} as the arm with {arm}",
+                    got=len(matches),
+                    fix="Match one more factor, or write several comparisons.",
                 )
 
     def _check_claim(self, path: str, claim: Claim) -> None:
-        comparisons = {one.name: one for one in self.comparisons}
+        comparisons = {comparison.name: comparison for comparison in self.comparisons}
         if claim.comparison:
             if claim.comparison not in comparisons:
                 raise RecipeError(
                     f"{path}.comparison",
+                    expected=f"a comparison of the study ({', '.join(comparisons) or 'none'})",
                     got=f"{claim.comparison!r}, for the claim {claim.text!r}",
-                    expected=f"a comparison of the study: {', '.join(comparisons) or 'none'}",
-                    fix="Add the comparison with its arms and references, or leave the claim out.",
+                    fix="Add the comparison with its arms and references, or remove the claim.",
                 )
             comparison = comparisons[claim.comparison]
             if claim.column not in comparison.columns:
-                allowed = f"a column that {claim.comparison} compares: {', '.join(comparison.columns)}"
-                raise RecipeError(f"{path}.column", got=claim.column, expected=allowed)
+                expected = f"a column that {claim.comparison} compares ({', '.join(comparison.columns)})"
+                raise RecipeError(f"{path}.column", expected=expected, got=claim.column)
             if not any(selects(claim.arms, arm.factors) for arm in comparison.arms):
                 raise RecipeError(
                     f"{path}.arms",
-                    got=f"no arm of {claim.comparison} with {dict(claim.arms)}, for the claim {claim.text!r}",
-                    expected="a selection of the comparison's arms",
-                    fix="Add the arm with its reference to the comparison, or leave the claim out.",
+                    expected=f"factors of some arm of {claim.comparison}",
+                    got=f"{dict(claim.arms)}, for the claim {claim.text!r}",
+                    fix="Add the arm with its reference to the comparison, or remove the claim.",
                 )
 
     def _check_names(self) -> None:
-        """One name, one data set: tables and reports speak of corpora and tasks by name."""
-        owners: dict[str, str] = {}
+        """Raise `RecipeError` if two data sets have one name: tables and reports refer to them by name."""
+        ids: dict[str, str] = {}
         for data in self.datasets():
-            identity = identify(data)
-            if owners.setdefault(data.name, identity) != identity:
-                raise RecipeError(
-                    f"study.data.{data.name}",
-                    got="two different data sets of this name",
-                    expected="one data set a name",
-                )
+            dataset_id = identify(data)
+            if ids.setdefault(data.name, dataset_id) != dataset_id:
+                raise RecipeError(f"study.data.{data.name}", expected="one data set of this name", got="two different ones")
 
     def _check_counts(self) -> None:
-        """What the mixes are made of and compared with is counted."""
-        counted = {one.data.name for one in self.counts}
+        """Raise `RecipeError` unless the tokens of every corpus of the mixes and of their references are counted."""
+        counted = {counts.data.name for counts in self.counts}
         for mix in self.mixes:
             for corpus in (*mix.mixture.corpora, mix.reference):
                 if corpus.name not in counted:
                     raise RecipeError(
                         "study.counts",
-                        got=f"no counts of {corpus.name}, for the mix {mix.name}",
-                        expected=f"counts of every corpus of the mixes; counted: {', '.join(sorted(counted)) or 'none'}",
+                        expected=f"counts of {corpus.name}, for the mix {mix.name}",
+                        got=f"counts of {', '.join(sorted(counted)) or 'nothing'}",
                     )
 
     def datasets(self) -> Iterator[Dataset]:
-        """Every corpus and task that an arm reads or is measured on, or whose tokens are counted, each once."""
+        """Yield every corpus and task that an arm reads or is measured on, or whose tokens are counted, each once."""
         seen: set[int] = set()
         for data in self._all_datasets():
             if id(data) not in seen:
@@ -383,13 +385,17 @@ def _key(factors: Mapping[str, Value], *, without: Collection[str] = ()) -> froz
     return frozenset((name, value) for name, value in factors.items() if name not in without)
 
 
+def _describe(measure: Measure) -> str:
+    return f"{measure.metric}, {measure.better} is better, {'several states' if measure.is_curve else 'one state'}"
+
+
 def _datasets_of(curriculum: Curriculum) -> Iterator[Dataset]:
-    """What a curriculum reads, and what the runs behind an average that it begins with have read."""
+    """Yield the data sets that a curriculum reads, including those of the averaged runs that it starts from."""
     start = curriculum.start
     if isinstance(start.tokenizer, Tokenizer):
         yield start.tokenizer.corpus
     if isinstance(start.weights, Average):
         for state in start.weights.states:
             yield from _datasets_of(state.curriculum)
-    for stretch in curriculum.stretches:
-        yield from stretch.phase.datasets
+    for placed in curriculum.stretches:
+        yield from placed.phase.datasets

@@ -1,7 +1,7 @@
-"""Integer versions of the numerical components; they are part of every id that the component can change.
+"""Integer versions of the numerical components. A version is part of every id whose results the component can change.
 
-Raise a number by hand when the component's numbers change on purpose. `tests/test_golden.py` holds a trace of each together
-with the version it was recorded at, and fails when one of the two changes without the other.
+Raise a version by hand when the component's results change on purpose. The golden tests hold a recorded trace of each
+component with its version, and fail if one of the two changes without the other.
 """
 
 MODEL = 3

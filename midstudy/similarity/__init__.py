@@ -1,1 +1,1 @@
-"""How close two texts are as bags of tokens, and how much closer to a task a mix is than the control."""
+"""Similarity of token distributions, and how much closer a mix lies to a task than its reference corpus does."""

@@ -1,9 +1,9 @@
-"""Token counts of a sample of documents, kept as two disjoint halves so that no comparison ever shares a document.
+"""Token counts of a sample of documents, in two disjoint halves, so that the two sides of a comparison share no document.
 
 The sampling rule is the paper's (arXiv 2510.14865, github.com/nightingal3/midtraining
-``util_scripts/dataset_similarity_syntactic.py``, method "token"): up to 1,000 documents, each text cut to 10,000
-characters before it is tokenized, the first 512 tokens of each kept. The authors compare a corpus with a mix that
-contains the very same documents; the halves kept here are what makes that avoidable.
+`util_scripts/dataset_similarity_syntactic.py`, method "token"): up to 1,000 documents, each text cut to 10,000
+characters before it is tokenized, and the first 512 tokens of each. The authors compare a corpus with a mix that contains
+the same documents; the two halves avoid that.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ def token_counts(
 ) -> NDArray[np.int64]:
     """Count token ids in two disjoint halves of a sample: documents 0, 2, 4, … and documents 1, 3, 5, ….
 
-    The caller cuts each text to ``MAX_CHARACTERS_PER_DOCUMENT`` characters before tokenizing it, and adds no special
-    tokens. Documents past ``max_documents`` are not read from the iterable. ``max_tokens_per_document=None`` keeps
-    whole documents. To have the paper's 1,000 documents on either side of a comparison, draw 2,000.
+    The caller cuts each text to `MAX_CHARACTERS_PER_DOCUMENT` characters before tokenizing it and adds no special tokens.
+    Documents after `max_documents` are not read from the iterable. `max_tokens_per_document=None` keeps whole documents.
+    For the paper's 1,000 documents on each side of a comparison, sample 2,000.
 
-    Returns int64 counts of shape (2, vocab_size).
+    Returns:
+        int64 counts of shape (2, vocab_size).
 
-    Raises ValueError for an id outside ``[0, vocab_size)``, naming the document, and for a half without any token.
+    Raises:
+        ValueError: an id is outside [0, vocab_size), with the document named, or a half has no tokens.
     """
     if vocab_size < 1:
-        raise ValueError(f"vocab_size: found {vocab_size}, must be at least 1")
+        raise ValueError(f"vocab_size: expected at least 1, got {vocab_size}")
     counts = np.zeros((2, vocab_size), dtype=np.int64)
     num_documents = 0
     for index, token_ids in enumerate(islice(token_id_lists, max_documents)):
@@ -46,17 +48,17 @@ def token_counts(
         if kept.size == 0:
             continue
         if not np.issubdtype(kept.dtype, np.integer):
-            raise ValueError(f"document {index}: token ids must be integers, found dtype {kept.dtype}")
+            raise ValueError(f"document {index}: expected integer token ids, got dtype {kept.dtype}")
         low, high = int(kept.min()), int(kept.max())
         if low < 0 or high >= vocab_size:
             raise ValueError(
-                f"document {index}: token ids run from {low} to {high}, allowed are 0 to {vocab_size - 1}; "
+                f"document {index}: expected token ids from 0 to {vocab_size - 1}, got {low} to {high}; "
                 "use the vocabulary size of the tokenizer that made them"
             )
         counts[index % 2] += np.bincount(kept, minlength=vocab_size)
     if not counts.any(axis=1).all():
         raise ValueError(
-            f"the sample of {num_documents} documents leaves a half without tokens; "
-            "at least two documents that are not empty are needed"
+            f"expected two halves with tokens, got a sample of {num_documents} documents with an empty half; "
+            "sample at least two non-empty documents"
         )
     return counts

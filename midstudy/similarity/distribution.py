@@ -1,20 +1,20 @@
 """Token distributions, their exact mixtures, and the paper's combined similarity with its three parts.
 
-Formulas: arXiv 2510.14865, github.com/nightingal3/midtraining ``util_scripts/dataset_similarity_syntactic.py``::
+Formulas: arXiv 2510.14865, github.com/nightingal3/midtraining `util_scripts/dataset_similarity_syntactic.py`:
 
     cosine   = p·q / (|p||q|)
     jaccard  = |V1 ∩ V2| / |V1 ∪ V2|            over supports
     jsd      = KL(p‖m)/2 + KL(q‖m)/2, m = (p+q)/2   in nats
     combined = 0.4 cosine + 0.3 jaccard + 0.3 / (1 + jsd)
 
-Two departures from the authors' code, both towards the definitions: terms with p = 0 are left out of the divergence
-instead of adding a small constant inside the logarithm (which biases it), and the 1e-10 in the cosine's denominator is
-dropped (a distribution's norm is never zero). A mixture is weighted analytically instead of by concatenating documents
-(in the authors' code the general sample is capped, so that a 5 % and a 20 % mix both become 50 %).
+Differences from the authors' code, which follow the definitions more closely: terms with p = 0 are left out of the
+divergence, where the authors add a small constant inside the logarithm, which biases it. The 1e-10 in the cosine's
+denominator is dropped, since a distribution's norm is never zero. Mixtures are weighted analytically, not by concatenating
+documents: the authors' code caps the general sample, so that a 5 % and a 20 % mix both become 50 %.
 
-Jaccard compares *supports*, the sets of ids seen at least once, and a support grows with the sample. Only distributions
-counted over equally many tokens have comparable Jaccard values, and a mixture's support is the union of its parts'
-supports however small their shares: at 1 % it is the same as at 99 %.
+Jaccard compares *supports*, the sets of ids that occur at least once. A support grows with the sample, so Jaccard values are
+comparable only between distributions counted over equally many tokens. A mixture's support is the union of its parts'
+supports for any positive shares: it is the same at 1 % and at 99 %.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from numpy.typing import ArrayLike, NDArray
 COSINE_SHARE = 0.4
 JACCARD_SHARE = 0.3
 JS_SHARE = 0.3
-MAX_IDS_PER_SIDE = 50_000  # the authors' cut; inert for vocabularies near Pythia's 50,277 ids
+MAX_IDS_PER_SIDE = 50_000  # the authors' limit; almost without effect for Pythia's 50,277 ids
 LOG_2 = math.log(2.0)
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """How alike two token distributions are.
+    """The similarity of two token distributions.
 
-    ``cosine`` and ``jaccard`` lie in [0, 1], ``jsd_nats`` in [0, ln 2], ``combined`` in [0.3/(1 + ln 2), 1]: disjoint
-    supports give 0.177, not 0.
+    `cosine` and `jaccard` lie in [0, 1], `jsd_nats` in [0, ln 2], `combined` in [0.3/(1 + ln 2), 1]: disjoint supports give
+    0.177, not 0.
     """
 
     cosine: float
@@ -48,7 +48,7 @@ class Similarity:
 
     @classmethod
     def from_parts(cls, *, cosine: float, jaccard: float, jsd_nats: float) -> Similarity:
-        """Combine the three parts as the paper does."""
+        """Return the similarity with these parts, combined as in the paper."""
         combined = COSINE_SHARE * cosine + JACCARD_SHARE * jaccard + JS_SHARE / (1.0 + jsd_nats)
         return cls(cosine=cosine, jaccard=jaccard, jsd_nats=jsd_nats, combined=combined)
 
@@ -60,7 +60,7 @@ class Similarity:
 
 @dataclass(frozen=True, eq=False)
 class TokenDistribution:
-    """Relative frequencies of token ids: ``probability`` is float64 of shape (vocab_size,) and sums to 1."""
+    """Relative frequencies of token ids: `probability` is float64 of shape (vocab_size,) and sums to 1."""
 
     probability: NDArray[np.float64]
 
@@ -68,23 +68,24 @@ class TokenDistribution:
         p = self.probability
         if p.ndim != 1 or not np.isfinite(p).all() or (p < 0).any() or abs(p.sum() - 1.0) > 1e-9:
             raise ValueError(
-                f"a token distribution is one row of non-negative numbers that sum to 1, found shape {p.shape}, "
+                f"expected a token distribution, one row of non-negative numbers that sum to 1, got shape {p.shape}, "
                 f"minimum {p.min() if p.size else 'none'}, sum {p.sum()}"
             )
 
     @classmethod
     def from_counts(cls, counts: ArrayLike, *, max_ids: int = MAX_IDS_PER_SIDE) -> TokenDistribution:
-        """Normalise counts of shape (vocab_size,), keeping the ``max_ids`` most frequent ids (ties: the lower id).
+        """Normalise counts of shape (vocab_size,), keeping the `max_ids` most frequent ids (ties: the lower id).
 
-        Raises ValueError for negative counts and for counts that are all zero.
+        Raises:
+            ValueError: the counts have another shape, one is negative, or all are zero.
         """
         values = np.asarray(counts)
         if values.ndim != 1:
-            raise ValueError(f"counts must have shape (vocab_size,), found {values.shape}; pass one half at a time")
+            raise ValueError(f"expected counts of shape (vocab_size,), got {values.shape}; pass one half at a time")
         if (values < 0).any():
-            raise ValueError(f"counts must not be negative, found {values.min()}")
+            raise ValueError(f"expected counts of at least 0, got {values.min()}")
         if not values.any():
-            raise ValueError("counts are all zero: the sample holds no token")
+            raise ValueError("expected a positive count, got only zeros: the sample has no tokens")
         if np.count_nonzero(values) > max_ids:
             kept = np.argsort(-values, kind="stable")[:max_ids]
             values = np.where(np.isin(np.arange(values.size), kept), values, 0)
@@ -92,20 +93,21 @@ class TokenDistribution:
 
     @property
     def support(self) -> NDArray[np.bool_]:
-        """Ids with a positive probability, bool of shape (vocab_size,)."""
+        """Ids with a positive probability: bool of shape (vocab_size,)."""
         return self.probability > 0
 
 
 def mix(parts: Sequence[tuple[TokenDistribution, float]]) -> TokenDistribution:
-    """The distribution of a mixture with the given token shares: Σ share · distribution.
+    """Return the distribution of a mixture with the given token shares: Σ share · distribution.
 
-    Raises ValueError where a share is negative, the shares do not sum to 1, or vocabularies differ.
+    Raises:
+        ValueError: there is no part, a share is negative, the shares do not sum to 1, or vocabularies differ.
     """
     if not parts:
-        raise ValueError("a mixture needs at least one part")
+        raise ValueError("expected at least one part of a mixture, got none")
     shares = [share for _, share in parts]
     if any(not math.isfinite(share) or share < 0 for share in shares) or abs(sum(shares) - 1.0) > 1e-9:
-        raise ValueError(f"mixture shares must be non-negative and sum to 1, found {shares}")
+        raise ValueError(f"expected non-negative mixture shares that sum to 1, got {shares}")
     _require_one_vocabulary([distribution for distribution, _ in parts])
     total = np.zeros_like(parts[0][0].probability)
     for distribution, share in parts:
@@ -114,7 +116,11 @@ def mix(parts: Sequence[tuple[TokenDistribution, float]]) -> TokenDistribution:
 
 
 def similarity(first: TokenDistribution, second: TokenDistribution) -> Similarity:
-    """Compare two distributions over the same vocabulary; symmetric to the last bit."""
+    """Return the similarity of two distributions over the same vocabulary; symmetric to the last bit.
+
+    Raises:
+        ValueError: the vocabularies differ.
+    """
     _require_one_vocabulary([first, second])
     p, q = first.probability, second.probability
     cosine = float(p @ q) / (math.sqrt(float(p @ p)) * math.sqrt(float(q @ q)))
@@ -122,7 +128,7 @@ def similarity(first: TokenDistribution, second: TokenDistribution) -> Similarit
     jaccard = int((p_seen & q_seen).sum()) / int((p_seen | q_seen).sum())
     middle = (p + q) / 2
     jsd = (_divergence_nats(p, middle) + _divergence_nats(q, middle)) / 2
-    # Rounding can step over the mathematical bounds by an ulp.
+    # Rounding can exceed the mathematical bounds by an ulp.
     return Similarity.from_parts(cosine=min(cosine, 1.0), jaccard=jaccard, jsd_nats=min(max(jsd, 0.0), LOG_2))
 
 
@@ -134,4 +140,4 @@ def _divergence_nats(p: NDArray[np.float64], m: NDArray[np.float64]) -> float:
 def _require_one_vocabulary(distributions: Sequence[TokenDistribution]) -> None:
     sizes = sorted({distribution.probability.size for distribution in distributions})
     if len(sizes) > 1:
-        raise ValueError(f"distributions over different vocabularies, of {sizes} ids; tokenize with one tokenizer")
+        raise ValueError(f"expected distributions over one vocabulary, got sizes {sizes}; tokenize with one tokenizer")

@@ -1,9 +1,9 @@
-"""Comparisons between disjoint halves of samples, so that a text never counts as similar to itself.
+"""Comparisons between disjoint halves of samples, so that no document is compared with itself.
 
-A corpus is in the control, in every mix, and in the similarity matrix's row and column. Each sample is therefore kept
-as two halves, mixtures are formed half by half, and two samples are compared across: first with second, second with
-first, parts averaged. The result is symmetric, every comparison has the same sample size on both sides, and the
-diagonal is not 1 but what two draws of the same corpus reach: the ceiling that the other values are to be read against.
+A corpus is part of the control, of every mix, and of a row and a column of the similarity matrix. Therefore each sample has
+two halves, mixtures are formed from equal halves, and two samples are compared crosswise: first with second and second with
+first, with the parts averaged. The result is symmetric, and both sides of every comparison have the same sample size. The
+diagonal is not 1 but the similarity of two samples of the same corpus: the ceiling for all other values.
 """
 
 from __future__ import annotations
@@ -26,28 +26,32 @@ class SplitSample:
 
     @classmethod
     def from_counts(cls, counts: ArrayLike) -> SplitSample:
-        """From counts of shape (2, vocab_size), as ``token_counts`` returns them."""
+        """Build a sample from counts of shape (2, vocab_size), as `token_counts` returns them.
+
+        Raises:
+            ValueError: the counts have another shape, one is negative, or a half is all zero.
+        """
         halves = np.asarray(counts)
         if halves.ndim != 2 or halves.shape[0] != 2:
-            raise ValueError(f"counts of a split sample have shape (2, vocab_size), found {halves.shape}")
+            raise ValueError(f"expected counts of shape (2, vocab_size), got {halves.shape}")
         return cls(TokenDistribution.from_counts(halves[0]), TokenDistribution.from_counts(halves[1]))
 
 
 def mix_samples(parts: Sequence[tuple[SplitSample, float]]) -> SplitSample:
-    """Mix samples half by half with token shares that sum to 1."""
+    """Mix samples half by half, with token shares that sum to 1."""
     return SplitSample(
         first=mix([(sample.first, share) for sample, share in parts]),
         second=mix([(sample.second, share) for sample, share in parts]),
     )
 
 
-def compare_samples(one: SplitSample, other: SplitSample) -> Similarity:
-    """Similarity between disjoint halves, the parts averaged over both ways of crossing them.
+def compare_samples(left: SplitSample, right: SplitSample) -> Similarity:
+    """Return the similarity between disjoint halves, with the parts averaged over both pairs of halves.
 
-    ``combined`` is computed from the averaged parts.
+    `combined` is computed from the averaged parts.
     """
-    forward = similarity(one.first, other.second)
-    backward = similarity(one.second, other.first)
+    forward = similarity(left.first, right.second)
+    backward = similarity(left.second, right.first)
     return Similarity.from_parts(
         cosine=(forward.cosine + backward.cosine) / 2,
         jaccard=(forward.jaccard + backward.jaccard) / 2,
@@ -56,7 +60,7 @@ def compare_samples(one: SplitSample, other: SplitSample) -> Similarity:
 
 
 def similarity_matrix(samples: Mapping[str, SplitSample]) -> dict[tuple[str, str], Similarity]:
-    """Similarity of every pair of named samples, in both orders, with the diagonal."""
+    """Return the similarity of every pair of named samples, in both orders, including the diagonal."""
     names = list(samples)
     matrix: dict[tuple[str, str], Similarity] = {}
     for i, row in enumerate(names):

@@ -1,4 +1,4 @@
-"""Where everything lives on disk: paths, recipes asked for, attempts, published records, study manifests.
+"""The store on disk: its layout, requested recipes, attempts, published records and study manifests.
 
-The store alone says what is done; Prefect, MLflow and Slurm are views of it.
+The store alone defines what is finished; Prefect, MLflow and Slurm are views of it.
 """

@@ -1,8 +1,8 @@
-"""An attempt at a stage: a folder of its own, published by one atomic rename or left behind.
+"""An attempt at a stage: a separate folder that is published by one atomic rename, or left behind.
 
-Work may run twice when a cluster lies; it is published once. What is to be published is gathered in the attempt's
-`result/` folder; publication is a rename of that folder onto the stage's `published`, which fails where a published
-folder already is (POSIX: a directory cannot replace a directory that is not empty).
+A stage may run twice if a cluster misreports a job, but it is published only once. An attempt collects its files in its
+`result/` folder and publishes them by renaming that folder to the stage's `published`. The rename fails if `published`
+already exists (POSIX: a directory cannot replace a non-empty directory).
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def _cpu_s() -> float:
 
 
 class Attempt:
-    """One try at a stage. Files for publication go into `result`, rolling checkpoints into `checkpoints`.
+    """One attempt at a stage. Files for publication go into `result`, rolling checkpoints into `checkpoints`.
 
-    It holds a lock until it ends, so that nobody takes what it is at work on for something left behind.
+    It holds a lock until it ends, so that other processes do not treat its files as leftovers.
 
     Raises:
-        StoreError: the store cannot be written, or its place leads out of it.
+        StoreError: the store cannot be written, or the folder of attempts is a symbolic link.
     """
 
     def __init__(self, paths: StorePaths, stage_id: str) -> None:
@@ -58,13 +58,13 @@ class Attempt:
         self.folder = paths.attempts(stage_id) / self.name
         self.result = self.folder / RESULT_FOLDER
         self.checkpoints = self.folder / CHECKPOINTS_FOLDER
-        place = self.folder.parent
-        if place.is_symlink():
-            raise StoreError(f"{place}: a symbolic link to {os.readlink(place)}, which is no place for attempts. Remove it.")
+        attempts = self.folder.parent
+        if attempts.is_symlink():
+            raise StoreError(f"{attempts}: expected a folder, got a symbolic link to {os.readlink(attempts)}. Remove it.")
         try:
             self.folder.mkdir(parents=True)
             self._lock = (self.folder / LOCK_FILE).open("w")
-            with contextlib.suppress(OSError):  # no locks on this file system: nobody can take one then, and all keep off
+            with contextlib.suppress(OSError):  # a file system without locks: `is_alive` then reports every attempt as alive
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
             self.result.mkdir()
             self._metrics = (self.result / METRICS_FILE).open("a", encoding="utf-8")
@@ -82,11 +82,11 @@ class Attempt:
         self._append({"time": time.time(), **values})
 
     def sync_metrics(self) -> None:
-        """Bring what was logged to the disk."""
+        """Sync the logged metrics to disk."""
         os.fsync(self._metrics.fileno())
 
     def begin_steps(self, step: int) -> None:
-        """Write down from which step this attempt trains, for the count of steps that are computed again.
+        """Record the step from which this attempt trains, so that repeated steps can be counted.
 
         Raises:
             StoreError: the disk is full.
@@ -99,15 +99,15 @@ class Attempt:
             raise unwritable(path, error) from error
 
     def note_step(self, step: int) -> None:
-        """Write down how far it has come: two microseconds, and not lost with the process, though with the host's power."""
+        """Record the current step. This takes two microseconds and survives the process, but not a loss of power."""
         assert self._steps is not None
         with contextlib.suppress(OSError):
             os.pwrite(self._steps.fileno(), f"{step:20d}".encode("ascii"), 20)
 
     def take_over_metrics(self, folder: Path, *, until_step: int) -> None:
-        """Begin the metrics with those of the former attempt in `folder`, up to `until_step`.
+        """Copy the metrics of the previous attempt in `folder`, up to `until_step`, to the start of this attempt's metrics.
 
-        Called by an attempt that goes on from one of these checkpoints, so that what is published is the whole curve.
+        An attempt that resumes from a checkpoint of that attempt calls this, so that the published curve is complete.
         """
         for line in read_metrics(folder / RESULT_FOLDER / METRICS_FILE):
             if line.get("step", 0) <= until_step:
@@ -131,9 +131,9 @@ class Attempt:
         metrics: dict[str, Any],
         placement: dict[str, Any] | None = None,
     ) -> bool:
-        """Publish `result/` with its record; false where another attempt was first, whose result then stands.
+        """Publish `result/` with its record. Return False if another attempt published first; its result is kept.
 
-        `placement` is recorded with the environment, and so are the jobs that were interrupted while they made the stage.
+        The environment in the record includes `placement` and the stage's interrupted jobs.
 
         Raises:
             StoreError: the disk is full or the store cannot be written; nothing is published.
@@ -166,7 +166,7 @@ class Attempt:
             write_bytes(self.result / "record.json", record.as_bytes())
             os.rename(self.result, published)
         except (OSError, StoreError) as error:
-            # The winner of a race removes what its rivals left, so a loser may also find its own folder gone.
+            # The attempt that publishes first removes the folders of all others, so this attempt's folder may be gone.
             if self._paths.record(self._stage_id).exists():
                 self.discard()
                 return False
@@ -174,24 +174,24 @@ class Attempt:
                 raise
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 raise StoreError(
-                    f"{published}: holds files but no record. Remove the folder to make the stage again."
+                    f"{published}: it has files but no record. Remove the folder to make the stage again."
                 ) from error
             raise unwritable(published, error) from error
         sync(published.parent)
         with contextlib.suppress(OSError):
             self._paths.failure(self._stage_id).unlink(missing_ok=True)
             self._paths.interruptions(self._stage_id).unlink(missing_ok=True)
-            # Former attempts and their checkpoints go too; renamed first, so that a rival that still writes is out at once.
+            # Remove all attempts. The rename comes first, so that a concurrent attempt fails at once.
             leftovers = published.with_name(f".attempts-{uuid.uuid4().hex[:8]}")
             self._paths.attempts(self._stage_id).rename(leftovers)
-            shutil.rmtree(leftovers, ignore_errors=True)  # a rival may be removing its own folder in there right now
+            shutil.rmtree(leftovers, ignore_errors=True)  # a concurrent attempt may be removing its folder
         self._lock.close()
         return True
 
     def _interruptions(self) -> dict[str, Any]:
-        with contextlib.suppress(StoreError):  # a damaged list costs no finished work
-            if known := read_interruptions(self._paths.interruptions(self._stage_id)):
-                return {"interruptions": known}
+        with contextlib.suppress(StoreError):  # a damaged file must not prevent publication
+            if interruptions := read_interruptions(self._paths.interruptions(self._stage_id)):
+                return {"interruptions": interruptions}
         return {}
 
     def discard(self) -> None:
@@ -201,7 +201,7 @@ class Attempt:
         self._lock.close()
 
     def close(self) -> None:
-        """Leave the attempt as it is, for a later one to go on from its checkpoints."""
+        """Close the attempt and keep its folder, so that a later attempt can resume from its checkpoints."""
         self._close_files()
         self._lock.close()
 
@@ -212,7 +212,7 @@ class Attempt:
 
 
 def _settle_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Bring everything below `folder` to the disk; size and digest of each file by its path below `folder`."""
+    """Sync everything below `folder` to disk; return the size and digest of each file by its path relative to `folder`."""
     files = {}
     for path in sorted(folder.rglob("*")):
         sync(path)
@@ -222,7 +222,7 @@ def _settle_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def steps_of(attempt: Path) -> tuple[int, int] | None:
-    """The steps that an attempt trained from and came to; none where it did not train."""
+    """Return the first and the current step of an attempt's training; `None` if it did not train."""
     try:
         text = (attempt / STEPS_FILE).read_text("ascii")
         return int(text[:20]), int(text[20:])
@@ -231,24 +231,24 @@ def steps_of(attempt: Path) -> tuple[int, int] | None:
 
 
 def read_interruptions(path: Path) -> list[dict[str, Any]]:
-    """The jobs that were interrupted in the middle of a stage; none where there is no file.
+    """Return the jobs that were interrupted during a stage; an empty list if the file does not exist.
 
     Raises:
-        StoreError: the file was damaged.
+        StoreError: the file is damaged.
     """
     try:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return []
     except ValueError as error:
-        raise StoreError(f"{path}: damaged ({error}). Remove it; runs are then counted anew.") from error
+        raise StoreError(f"{path}: damaged ({error}). Remove it; the count of interruptions then restarts at 0.") from error
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a metrics file, none where there is no file; a last line torn by a crash is left out.
+    """Yield the lines of a metrics file, if it exists. An incomplete last line, left by a crash, is skipped.
 
     Raises:
-        StoreError: a line before the last is no JSON object: the file was damaged or edited.
+        StoreError: another line is not valid JSON, since the file was damaged or edited.
     """
     if not path.exists():
         return

@@ -1,4 +1,4 @@
-"""What a record keeps of the machine and the code that made it; recorded, never hashed."""
+"""Describe the machine and the code that made a stage, for its record. Recorded, never hashed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from midstudy.store.processor import this_processor
 
 @functools.cache
 def describe_environment() -> dict[str, Any]:
-    """Python, libraries, host, processor, and the commit of the source tree (none outside git)."""
+    """Return Python, library versions, host, processor, and the commit of the source tree (`None` outside git)."""
     processor = this_processor()
     return {
         "midstudy": midstudy.__version__,
@@ -34,7 +34,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def source_commit() -> dict[str, Any]:
-    """`git_commit` and `git_dirty` of the tree that midstudy is imported from."""
+    """Return `git_commit` and `git_dirty` of the source tree that midstudy is imported from."""
     root = Path(midstudy.__file__).parent.parent
     if not (root / ".git").exists():
         return {"git_commit": None, "git_dirty": None}

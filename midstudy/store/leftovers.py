@@ -1,4 +1,4 @@
-"""What interrupted attempts leave behind: which of it the next attempt reads, and which nobody does."""
+"""Leftovers of interrupted attempts: find what the next attempt can resume from, and remove the rest."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from midstudy.store.attempt import CHECKPOINTS_FOLDER, LOCK_FILE
 _TEMPORARY = re.compile(r"\.(.+\.tmp|.+\.[0-9a-f]{32}|attempts-[0-9a-f]{8}|claim\..+)")
 
 NUM_KEPT = 2
-"""Rolling checkpoints kept of all interrupted attempts at a stage together; two, in case that the last is damaged."""
+"""Rolling checkpoints to keep over all interrupted attempts at a stage. Two, in case the newest is damaged."""
 
 
 def is_alive(attempt: Path) -> bool:
-    """Whether the attempt in this folder is at work: it holds its lock from its beginning to its end, however it ends.
+    """Return whether the attempt in this folder is still running, that is, holds its lock.
 
-    True, to be on the safe side, where the file system knows no locks.
+    To be safe, this is True if the file system has no locks.
     """
     try:
         with (attempt / LOCK_FILE).open("rb") as file:
@@ -34,9 +34,9 @@ def is_alive(attempt: Path) -> bool:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What is in a folder, by name; nothing where the folder is not there, or goes away just now.
+    """Return the paths in a folder, sorted by name; none if the folder does not exist or is being removed.
 
-    A symbolic link is not followed: what it leads to is not the store's, and must not be taken for something left behind.
+    A symbolic link is not followed: its target is not part of the store and must not be treated as a leftover.
     """
     try:
         return [] if folder.is_symlink() else sorted(folder.iterdir())
@@ -45,30 +45,33 @@ def entries(folder: Path) -> list[Path]:
 
 
 def rolling_checkpoints(attempts: Iterable[Path]) -> list[Path]:
-    """The rolling checkpoints of these attempts, the lowest step first: their names sort by step."""
-    found = (path for attempt in attempts for path in entries(attempt / CHECKPOINTS_FOLDER))
-    return sorted((path for path in found if not path.name.startswith(".")), key=lambda path: path.name)
+    """Return the rolling checkpoints of these attempts, lowest step first; their names sort by step."""
+    paths = (path for attempt in attempts for path in entries(attempt / CHECKPOINTS_FOLDER))
+    return sorted((path for path in paths if not path.name.startswith(".")), key=lambda path: path.name)
 
 
 def half_written(attempt: Path) -> list[Path]:
-    """Folders under a temporary name, whose writer was killed if this attempt is not alive."""
+    """Return the attempt's files and folders with a temporary name; if it is not alive, their writer was killed."""
     return [path for folder in entries(attempt) for path in entries(folder) if is_temporary(path)]
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether this is one of the names under which this project writes or removes; `.git` and its like are not."""
+    """Return whether this is a temporary name that midstudy uses to write or remove; `.git`, for example, is not."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def clear_interrupted(attempts: Iterable[Path]) -> None:
-    """Remove what no later attempt reads: what is half written, and rolling checkpoints beyond the newest `NUM_KEPT`."""
+    """Remove what no later attempt reads: half-written files, and all but the newest `NUM_KEPT` rolling checkpoints."""
     dead = [attempt for attempt in attempts if not is_alive(attempt)]
     for path in (*(path for attempt in dead for path in half_written(attempt)), *rolling_checkpoints(dead)[:-NUM_KEPT]):
         remove(path)
 
 
 def remove(path: Path) -> bool:
-    """Remove a file or folder, at once for everybody else; false where somebody else was first, or it cannot be done."""
+    """Remove a file or folder, atomically for other processes.
+
+    Return False if another process removed it first or it cannot be removed.
+    """
     hidden = path.with_name(f".removed.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.rename(hidden)

@@ -1,4 +1,4 @@
-"""The layout of a store: the only place that joins its paths."""
+"""The layout of a store. No other module joins its paths."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from midstudy.files.errors import StoreError
 
 _LONGEST_NAME = 120
-"""A file's name has at most 255 bytes, and names of temporary files are longer than the name itself."""
+"""File names have at most 255 bytes, and the name of a temporary file is longer than the file's own name."""
 
 LONGEST_DATABASE = 504
 """Longest path in bytes that SQLite opens on Unix: 512 with the journal's suffix."""
@@ -22,50 +22,51 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def checked_name(name: str) -> str:
-    """`name`, if it can be one folder's name and nothing else.
+    """Return `name` if it is safe as the name of a folder.
 
     Raises:
-        StoreError: it is empty, has a separator, `..` or other odd characters.
+        StoreError: it is empty, too long, or contains a separator, `..` or characters that are not allowed.
     """
     if not is_name(name):
         shown = name if len(name) <= 100 else f"{name[:100]}… ({len(name)} characters)"
         raise StoreError(
-            f"name {shown!r}: allowed are letters, digits, '_', '-' and '.', beginning with a letter or digit, "
-            f"at most {_LONGEST_NAME} of them."
+            f"name: expected at most {_LONGEST_NAME} letters, digits, '_', '-' and '.', without '..', that start with a "
+            f"letter or digit, got {shown!r}."
         )
     return name
 
 
 def is_name(name: str) -> bool:
-    """Whether `checked_name` takes it."""
+    """Return whether `checked_name` accepts `name`."""
     return len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) is not None and ".." not in name
 
 
 def checked_root(root: str) -> str:
-    """`root`, if everything that works in a store can name it: submitit puts values for `%j` and its like into paths, and
-    MLflow and Prefect reach their databases by URL and open them with SQLite.
+    """Return `root` if submitit, MLflow and Prefect can use it as a path.
+
+    submitit replaces `%j` and similar in paths; MLflow and Prefect use database URLs and SQLite.
 
     Raises:
         StoreError: it contains a character that one of them interprets or that cannot be displayed, or it is too long.
     """
-    odd = sorted({one for one in root if one in "%?#" or not one.isprintable()})
-    if odd:
+    forbidden = sorted({character for character in root if character in "%?#" or not character.isprintable()})
+    if forbidden:
         raise StoreError(
-            f"{root!r}: a store's path with {', '.join(map(repr, odd))}, which submitit, MLflow or Prefect would read as "
-            "something else. Name another folder with --store; spaces, quotes and letters of any language are allowed."
+            f"{root!r}: expected a store path without {', '.join(map(repr, forbidden))}, which submitit, MLflow or Prefect "
+            "would interpret. Name another folder with --store; spaces, quotes and letters of any language are allowed."
         )
-    longest = max((len(os.fsencode(one)) for one in root.split("/")), default=0)
+    longest = max((len(os.fsencode(part)) for part in root.split("/")), default=0)
     if longest > _LONGEST_PART:
         raise StoreError(
-            f"{_shown(root)}: a store's path with a name of {longest} bytes; allowed: at most {_LONGEST_PART} a name. "
+            f"{_shown(root)}: expected names of at most {_LONGEST_PART} bytes in a store path, got one of {longest} bytes. "
             "Name another folder with --store."
         )
     num_bytes = len(os.fsencode(os.path.realpath(root)))
     if num_bytes > LONGEST_ROOT:
         raise StoreError(
-            f"{_shown(root)}: a store's path of {num_bytes} bytes, symbolic links followed; allowed: at most "
-            f"{LONGEST_ROOT}, because MLflow and Prefect keep what they show in SQLite, which opens no longer ones. Name "
-            "another folder with --store, or move the store."
+            f"{_shown(root)}: expected a store path of at most {LONGEST_ROOT} bytes after following symbolic links, got "
+            f"{num_bytes}: SQLite, which MLflow and Prefect use, cannot open longer paths. Name another folder with "
+            "--store, or move the store."
         )
     return root
 
@@ -79,17 +80,17 @@ class StorePaths:
     """Paths below a store's root.
 
     store.json                              schema version
-    stages/ID/recipe.json                   what was asked for
-    stages/ID/attempts/ATTEMPT/             result/ (metrics.jsonl and what else will be published), checkpoints/, lock
-    stages/ID/published/                    record.json and the stage's files; appears at once, never changes
+    stages/ID/recipe.json                   the requested stage
+    stages/ID/attempts/ATTEMPT/             result/ (metrics.jsonl and the other files to publish), checkpoints/, lock
+    stages/ID/published/                    record.json and the stage's files; appears atomically, never changes
     stages/ID/failure.json                  why the last attempt failed
-    stages/ID/interruptions.json            jobs that ended in the middle of it, for which it was run again
-    stages/ID/claim.json                    the job that is making it, or was the last to try
-    studies/NAME/                           manifest.json, history/, tables, report/, placement.toml (as last run with),
-                                            driver.json and driver.log (of a driver that was detached)
+    stages/ID/interruptions.json            jobs that ended during the stage, after which it was run again
+    stages/ID/claim.json                    the job that makes the stage, or the last one that tried
+    studies/NAME/                           manifest.json, history/, tables, report/, placement.toml (of the last run),
+                                            driver.json and driver.log (of a detached driver)
     jobs/JOB/                               job.json, process.json or slurm.json, starts.jsonl, end.json, cancelled,
-                                            meeting-N (of the ranks of start N)
-    jobs/JOB/submitit/                      submitit's own folder: its pickles, which nothing here reads, and the log
+                                            meeting-N (where the ranks of start N meet)
+    jobs/JOB/submitit/                      submitit's folder: its pickles, which midstudy never reads, and the log
     drivers/DRIVER/                         heartbeat, ended, cancel-STUDY
     mlflow/, prefect/                       views
     """

@@ -19,7 +19,7 @@ _CEILINGS_WITH_BFLOAT16 = ("DEFAULT", "ALL", "BF16", "FP16", "AMX", "AVX10")
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor by model name; `has_bfloat16`: it has instructions for bfloat16 products."""
+    """A processor: its model name, and whether it has instructions for bfloat16 products."""
 
     name: str
     has_bfloat16: bool
@@ -27,7 +27,7 @@ class Processor:
 
 @functools.cache
 def this_processor() -> Processor:
-    """This machine's processor, as PyTorch's kernels use it."""
+    """Return this machine's processor as PyTorch's kernels use it."""
     try:
         cpuinfo = _CPUINFO.read_text("utf-8", errors="replace")
     except OSError:  # not Linux
@@ -36,9 +36,9 @@ def this_processor() -> Processor:
 
 
 def processor_of(cpuinfo: str, environment: Mapping[str, str]) -> Processor:
-    """The processor that Linux's `/proc/cpuinfo` describes.
+    """Return the processor described by the text of Linux's `/proc/cpuinfo`.
 
-    ONEDNN_MAX_CPU_ISA can forbid oneDNN, PyTorch's matrix library, to use some instructions; they then count as missing.
+    Instructions that ONEDNN_MAX_CPU_ISA disables in oneDNN, PyTorch's matrix library, count as missing.
     """
     facts: dict[str, str] = {}
     for line in cpuinfo.splitlines():
@@ -46,6 +46,6 @@ def processor_of(cpuinfo: str, environment: Mapping[str, str]) -> Processor:
         facts.setdefault(key.strip(), value.strip())
     name = facts.get("model name") or " ".join(facts[key] for key in ("CPU implementer", "CPU part") if key in facts)
     flags = {*facts.get("flags", "").split(), *facts.get("Features", "").split()}
-    ceilings = [environment[one].upper() for one in _CEILINGS if environment.get(one)]
+    ceilings = [environment[name].upper() for name in _CEILINGS if environment.get(name)]
     is_allowed = all(any(word in ceiling for word in _CEILINGS_WITH_BFLOAT16) for ceiling in ceilings)
     return Processor(name=name or platform.processor(), has_bfloat16=bool(flags & _BFLOAT16_FLAGS) and is_allowed)

@@ -1,4 +1,4 @@
-"""A record: what a finished stage leaves, published last and never changed."""
+"""The record of a finished stage: published with the stage's files and never changed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SCHEMA = 1
 class Record:
     """One finished stage.
 
-    `canonical` is the hashed form of the recipe and `recipe` its expanded one. `files` maps the path of each published file,
-    below the published folder, to its size and SHA-256. `timing` holds started_at and finished_at (Unix seconds), wall_s
-    and cpu_s.
+    `canonical` is the hashed form of the recipe and `recipe` its expanded form. `files` maps the path of each published
+    file, relative to the published folder, to its size and SHA-256. `timing` holds started_at and finished_at (Unix
+    seconds), wall_s and cpu_s.
     """
 
     schema: int
@@ -41,7 +41,7 @@ class Record:
     attempt: str
 
     def as_bytes(self) -> bytes:
-        """The text of record.json, which ends with its own digest."""
+        """Return the text of record.json, which ends with its own digest."""
         return sealed(dataclasses.asdict(self))
 
 
@@ -61,47 +61,47 @@ _FIELDS = {
 _TIMING = dict.fromkeys(("started_at", "finished_at", "wall_s", "cpu_s"), _NUMBER)
 
 
-def read_record(path: Path, stage_id: str, *, beside_files: bool = True) -> Record:
-    """The record at `path`, checked against `stage_id` and, if `beside_files`, against the files it lists.
+def read_record(path: Path, stage_id: str, *, check_files: bool = True) -> Record:
+    """Return the record at `path`, checked against `stage_id` and, if `check_files`, against the files it lists.
 
     Raises:
-        StoreError: the file was damaged or edited: no JSON, another id, unknown or missing fields, another schema, another
-            text than was published; or a file it lists is missing, of another size, or lies elsewhere.
+        StoreError: the record was damaged or edited, has another id or schema, or lists files outside its folder.
+        DamagedFileError: a file it lists is missing or has another size.
     """
     remedy = f"Remove {path.parent} to make the stage again."
     text = read_bytes(path, remedy=remedy)
     fields = parse_object(path, text, remedy=remedy)
     known = {field.name for field in dataclasses.fields(Record)}
-    if odd := (fields.keys() - {"sha256"}) ^ known:
-        raise StoreError(f"{path}: missing or unknown fields: {', '.join(sorted(odd))}. {remedy}")
+    if wrong := (fields.keys() - {"sha256"}) ^ known:
+        raise StoreError(f"{path}: missing or unknown fields: {', '.join(sorted(wrong))}. {remedy}")
     require_fields(path, fields, _FIELDS, remedy=remedy)
     if fields["schema"] != SCHEMA:
-        raise StoreError(f"{path}: record of schema {fields['schema']}; this midstudy reads {SCHEMA}.")
+        raise StoreError(f"{path}: expected schema {SCHEMA}, got {fields['schema']}. Use the midstudy that wrote it.")
     if fields["id"] != stage_id:
-        raise StoreError(f"{path}: record of stage {fields['id']}, found under {stage_id}. {remedy}")
+        raise StoreError(f"{path}: expected the record of stage {stage_id}, got that of {fields['id']}. {remedy}")
     if fields.pop("sha256", None) is None or seal_of(text) != "whole":
-        raise StoreError(f"{path}: not the text that was published: it was edited or damaged. {remedy}")
+        raise StoreError(f"{path}: differs from what was published, so it was edited or damaged. {remedy}")
     require_fields(path, fields["timing"], _TIMING, where="timing", remedy=remedy)
     for name, facts in fields["files"].items():
         require_fields(path, facts, {"bytes": int}, where=f"files.{name}", remedy=remedy)
-    if beside_files:
+    if check_files:
         _check_files(path, {name: facts["bytes"] for name, facts in fields["files"].items()}, remedy)
     fields["parents"] = tuple(fields["parents"])
     return Record(**fields)
 
 
 def _check_files(record: Path, sizes: Mapping[str, int], remedy: str) -> None:
-    """Check that the files a record lists lie below its own folder and have their sizes, in bytes."""
-    # Sizes only: hashing every file again would cost a reading command minutes. Checkpoints check their own digests.
+    """Check that the files a record lists are below its folder and have their recorded sizes, in bytes."""
+    # Only sizes: hashing every file would take minutes. Checkpoints verify their own digests.
     folder, stages = str(record.parent), str(record.parents[2])
     folders = {folder, os.path.dirname(folder)}
     for name in sizes:
         if any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name:
-            raise StoreError(f"{record}: files: found {name!r}, allowed are paths inside {folder}. {remedy}")
-        folders.update(f"{folder}/{name[:end]}" for end, sign in enumerate(name) if sign == "/")
-    for place in folders:
-        if os.path.islink(place):
-            _require_inside(stages, place, remedy)
+            raise StoreError(f"{record}: files: expected paths inside {folder}, got {name!r}. {remedy}")
+        folders.update(f"{folder}/{name[:end]}" for end, character in enumerate(name) if character == "/")
+    for path in folders:
+        if os.path.islink(path):
+            _require_inside(stages, path, remedy)
     for name, num_bytes in sizes.items():
         file = f"{folder}/{name}"
         try:
@@ -109,20 +109,20 @@ def _check_files(record: Path, sizes: Mapping[str, int], remedy: str) -> None:
             if stat.S_ISLNK(facts.st_mode):
                 _require_inside(stages, file, remedy)
                 facts = os.stat(file)
-            found = f"{facts.st_size} bytes"
+            got = f"{facts.st_size} bytes"
         except (FileNotFoundError, NotADirectoryError):
-            found = "no file"
-        if found != f"{num_bytes} bytes":
-            raise DamagedFileError(f"{file}: found {found}, where {record} lists {num_bytes} bytes. {remedy}")
+            got = "no file"
+        if got != f"{num_bytes} bytes":
+            raise DamagedFileError(f"{file}: expected {num_bytes} bytes, as {record} lists, got {got}. {remedy}")
 
 
 def _require_inside(stages: str, link: str, remedy: str) -> None:
-    """Refuse a symbolic link that leads out of the folder of all stages: what it shows can change at any time."""
+    """Raise `StoreError` if a symbolic link leads out of the folder of all stages: its target could change at any time."""
     if not os.path.realpath(link).startswith(f"{os.path.realpath(stages)}{os.sep}"):
-        raise StoreError(f"{link}: a symbolic link to {os.readlink(link)}, which is outside of {stages}. {remedy}")
+        raise StoreError(f"{link}: a symbolic link to {os.readlink(link)}, which is outside {stages}. {remedy}")
 
 
 def digest_file(path: Path) -> dict[str, Any]:
-    """Size in bytes and SHA-256 of a file."""
+    """Return the size in bytes and the SHA-256 of a file."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,9 +1,9 @@
-"""What of a store can be freed, and why the rest stays: retention knows the graph of the studies.
+"""Decide which files of a store can be removed and why the others are kept, from the graph of all studies.
 
-A published stage stays as long as the manifest of a study asks for it or for something made from it. Rolling checkpoints and
-what killed jobs left half-written go, but for the newest whole checkpoint of each unfinished stage, where its next attempt
-goes on. What a running job works on is not looked at. Nothing here depends on being alone: two cleanings, or one beside a
-running study, each remove what is there, by a rename that one of them wins.
+A published stage is kept as long as a study's manifest contains it or a stage made from it. Rolling checkpoints and
+half-written files of killed jobs are removed, except for the newest complete checkpoint of each unfinished stage, from
+which its next attempt resumes. Files of running jobs are not touched. Several cleanings may run at once, and beside running
+studies: every removal starts with a rename, which succeeds for one process only.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 
 STALE_AFTER_S = 3600.0
-"""Files under a temporary name are written within seconds; one that is older was left by a killed process."""
+"""A temporary file is written within seconds; one that is older than this was left by a killed process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A file or folder, and why it stays or goes.
+    """A file or folder, and why it is kept or removed.
 
-    `reason` is the same for all of its kind; `detail` says more of this one. `attempt` is the attempt it belongs to, and
-    `remake_s` how long it took to make, where it is finished work.
+    `reason` groups items; `detail` describes this one. `attempt` is the attempt it belongs to. `remake_s` is how many
+    seconds a finished stage took to make.
     """
 
     reason: str
@@ -49,7 +49,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """Everything in a store, once: what can be freed and what stays."""
+    """Everything in a store, each file once: what can be freed and what is kept."""
 
     free: list[Item] = field(default_factory=list)
     kept: list[Item] = field(default_factory=list)
@@ -62,55 +62,55 @@ def survey(
     resume_point: Callable[[list[Path]], Path | None],
     unreferenced: bool,
 ) -> Retention:
-    """Look through a store; nothing is changed.
+    """Survey a store without changing it.
 
     Args:
-        live_stages: stages that a running job carries.
-        resume_point: of these attempts' folders, the rolling checkpoint that the next attempt goes on from.
-        unreferenced: free finished stages, too, that no study asks for any more.
+        live_stages: stages of running jobs.
+        resume_point: given folders of attempts, returns the rolling checkpoint that the next attempt would resume from.
+        unreferenced: also free finished stages that no study uses any more.
 
     Raises:
-        StoreError: a manifest or a record is damaged, or a manifest is of another version: what it asks for is unknown.
+        StoreError: a manifest or a record is damaged, or a manifest has another schema, so its stages are unknown.
     """
-    found = Retention()
+    retention = Retention()
     uses = _uses(store)
     needed = _needed(store, uses, live_stages)
-    for identity in store.stage_ids():
-        folder = store.paths.stage(identity)
-        if identity in live_stages:
-            found.kept.append(_item("in use by a running job", folder, stage=identity))
+    for stage_id in store.stage_ids():
+        folder = store.paths.stage(stage_id)
+        if stage_id in live_stages:
+            retention.kept.append(_item("in use by a running job", folder, stage=stage_id))
             continue
-        for place in (folder, store.paths.attempts(identity)):
-            found.free.extend(_left_by_killed(place, stage=identity))
-        attempts = store.former_attempts(identity)
-        live = [one for one in attempts if is_alive(one)]
-        found.kept.extend(_item("in use by a running attempt", one, stage=identity, attempt=one) for one in live)
-        dead = [one for one in attempts if one not in live]
-        if store.has(identity):
-            found.free.extend(
-                _item("attempts at stages that are finished", one, stage=identity, attempt=one) for one in dead
-            )
-            _look_at_finished(store, identity, uses.get(identity), identity in needed, unreferenced, found)
-        elif identity not in needed and unreferenced:
-            reason = "attempts at stages that no study asks for any more"
-            found.free.extend(_item(reason, one, stage=identity, attempt=one) for one in dead)
+        for parent in (folder, store.paths.attempts(stage_id)):
+            retention.free.extend(_left_by_killed(parent, stage=stage_id))
+        attempts = store.previous_attempts(stage_id)
+        live = [attempt for attempt in attempts if is_alive(attempt)]
+        reason = "in use by a running attempt"
+        retention.kept.extend(_item(reason, attempt, stage=stage_id, attempt=attempt) for attempt in live)
+        dead = [attempt for attempt in attempts if attempt not in live]
+        if store.has(stage_id):
+            reason = "attempts at finished stages"
+            retention.free.extend(_item(reason, attempt, stage=stage_id, attempt=attempt) for attempt in dead)
+            _sort_finished(store, stage_id, uses.get(stage_id), stage_id in needed, unreferenced, retention)
+        elif stage_id not in needed and unreferenced:
+            reason = "attempts at stages that no study uses any more"
+            retention.free.extend(_item(reason, attempt, stage=stage_id, attempt=attempt) for attempt in dead)
         else:
-            _look_at_unfinished(store, identity, dead, resume_point, found)
+            _sort_unfinished(store, stage_id, dead, resume_point, retention)
     for folder in (store.root, *entries(store.paths.studies), *entries(store.paths.jobs)):
-        found.free.extend(_left_by_killed(folder))
+        retention.free.extend(_left_by_killed(folder))
     views = [path for path in (store.paths.mlflow, store.paths.prefect) if path.exists()]
-    found.kept.extend(_item("views of the store: MLflow, Prefect", path) for path in views)
-    rest = _num_bytes(store.root) - sum(item.num_bytes for item in (*found.free, *found.kept))
+    retention.kept.extend(_item("views of the store: MLflow, Prefect", path) for path in views)
+    rest = _num_bytes(store.root) - sum(item.num_bytes for item in (*retention.free, *retention.kept))
     reason = "recipes, manifests, tables, reports, and logs of jobs (`midstudy logs`)"
-    found.kept.append(Item(reason=reason, path=store.root, num_bytes=max(0, rest)))
-    return found
+    retention.kept.append(Item(reason=reason, path=store.root, num_bytes=max(0, rest)))
+    return retention
 
 
 def free(store: Store, items: Iterable[Item], *, live_stages: Callable[[], Collection[str]]) -> list[Item]:
-    """Remove these items, and return those that were there to be removed.
+    """Remove these items; return those that this call removed.
 
-    Whatever a job or an attempt has taken up since the survey is left alone, and so is a finished stage that a study has
-    begun to ask for.
+    Items that a job or an attempt has started to use since the survey are kept, and so are finished stages that a study has
+    started to use.
     """
     in_use = live_stages()
     needed = _needed(store, _uses(store), in_use)
@@ -128,50 +128,52 @@ def free(store: Store, items: Iterable[Item], *, live_stages: Callable[[], Colle
 # -- one stage --------------------------------------------------------------------------------------------------------
 
 
-def _look_at_unfinished(
-    store: Store, identity: str, dead: list[Path], resume_point: Callable[[list[Path]], Path | None], found: Retention
+def _sort_unfinished(
+    store: Store, stage_id: str, dead: list[Path], resume_point: Callable[[list[Path]], Path | None], retention: Retention
 ) -> None:
+    """Add the leftovers of an unfinished stage to `retention`; `dead` are its attempts that are not running."""
     for attempt in dead:
         reason = "half-written by killed jobs"
-        found.free.extend(_item(reason, path, stage=identity, attempt=attempt) for path in half_written(attempt))
+        retention.free.extend(_item(reason, path, stage=stage_id, attempt=attempt) for path in half_written(attempt))
     rolling = rolling_checkpoints(dead)
-    point = resume_point(dead) if rolling else None
+    resumed = resume_point(dead) if rolling else None
     for path in rolling:
-        item: dict[str, Any] = {"stage": identity, "attempt": path.parent.parent}
-        if path == point:
-            label = store.requested(identity)["label"]
-            found.kept.append(_item("resume points of unfinished stages", path, detail=f"{label}, {path.name}", **item))
+        item: dict[str, Any] = {"stage": stage_id, "attempt": path.parent.parent}
+        if path == resumed:
+            detail = f"{store.requested(stage_id)['label']}, {path.name}"
+            retention.kept.append(_item("resume points of unfinished stages", path, detail=detail, **item))
         else:
-            found.free.append(_item("rolling checkpoints that nothing goes on from", path, detail=path.name, **item))
+            retention.free.append(_item("rolling checkpoints that are not resumed from", path, detail=path.name, **item))
 
 
-def _look_at_finished(
-    store: Store, identity: str, uses: _Uses | None, is_needed: bool, unreferenced: bool, found: Retention
+def _sort_finished(
+    store: Store, stage_id: str, uses: _Uses | None, is_needed: bool, unreferenced: bool, retention: Retention
 ) -> None:
-    record, folder = _record(store, identity), store.published_folder(identity)
+    """Add a finished stage to `retention`."""
+    record, folder = _record(store, stage_id), store.published_folder(stage_id)
     if record is None:
         return
     if is_needed:
         reasons = _why(record, uses or _Uses())
         detail = "; ".join([record.label, *reasons[1:]])
-        found.kept.append(_item(reasons[0], folder, stage=identity, detail=detail))
+        retention.kept.append(_item(reasons[0], folder, stage=stage_id, detail=detail))
         return
     item = _item(
-        "finished, but no study asks for it any more",
+        "finished, but no study uses it any more",
         folder,
-        stage=identity,
+        stage=stage_id,
         detail=record.label,
         remake_s=record.timing["wall_s"],
     )
-    (found.free if unreferenced else found.kept).append(item)
+    (retention.free if unreferenced else retention.kept).append(item)
 
 
 def _why(record: Record, uses: _Uses) -> list[str]:
-    """Why a finished stage stays, the strongest reason first."""
+    """Return why a finished stage is kept, the strongest reason first."""
     if record.kind != "state":
         return [f"{record.kind}: {'read by training and evaluation' if uses.is_parent else 'read by the tables'}"]
-    branches = [stage for stage in uses.leave_here if stage.role == "midtrain" and not stage.continues_trunk]
-    tuned = [stage for stage in uses.leave_here if stage.role == "sft" and not stage.continues_trunk]
+    branches = [stage for stage in uses.started_here if stage.role == "midtrain" and not stage.continues_trunk]
+    tuned = [stage for stage in uses.started_here if stage.role == "sft" and not stage.continues_trunk]
     reasons = []
     if branches:
         reasons.append(f"branch point of {_number(len(branches), 'branch', 'branches')}")
@@ -180,16 +182,16 @@ def _why(record: Record, uses: _Uses) -> list[str]:
     if uses.num_arms:
         reasons.append(f"final state of {_number(uses.num_arms, 'arm')}")
     if record.metrics["has_optimizer"] and _is_held(record):
-        reasons.append("end of a held learning rate: longer runs leave here")
-    if any(stage.continues_trunk for stage in uses.leave_here):
-        reasons.append("on the way: training goes on from here")
+        reasons.append("end of a constant learning rate: longer runs start here")
+    if any(stage.continues_trunk for stage in uses.started_here):
+        reasons.append("milestone: training continues from here")
     if uses.num_evaluations:
         reasons.append(f"evaluated {_number(uses.num_evaluations, 'time')}")
-    return reasons or ["parent of a stage that a study asks for"]
+    return reasons or ["parent of a stage that a study uses"]
 
 
 def _is_held(record: Record) -> bool:
-    """Whether the learning rate is held up to this state: the curve in its recipe ends where it does."""
+    """Return whether the learning rate is constant just before this state; the curve in its recipe ends there."""
     state: State = decode(record.recipe)
     return isinstance(state.curriculum.curve.segments[-1], Hold)
 
@@ -199,18 +201,18 @@ def _is_held(record: Record) -> bool:
 
 @dataclass
 class _Uses:
-    """What the manifests of all studies do with a stage; `leave_here` are the states trained from it."""
+    """How the manifests of all studies use a stage; `started_here` are the states that are trained from it."""
 
     parents: tuple[str, ...] = ()
-    leave_here: list[StageEntry] = field(default_factory=list)
+    started_here: list[StageEntry] = field(default_factory=list)
     is_parent: bool = False
     num_arms: int = 0
     num_evaluations: int = 0
 
 
 def _uses(store: Store) -> dict[str, _Uses]:
-    """The stages that the studies ask for, each once, whichever of them ask for it."""
-    found: dict[str, _Uses] = {}
+    """Return how all studies together use each stage, by stage id."""
+    uses: dict[str, _Uses] = {}
     stages: dict[str, StageEntry] = {}
     finals: dict[str, set[str]] = {}
     for name in store.studies():
@@ -218,44 +220,44 @@ def _uses(store: Store) -> dict[str, _Uses]:
         stages |= manifest.stages
         for row, arm in enumerate(manifest.arms):
             finals.setdefault(arm.state, set()).add(f"{name} {row}")
-    for identity, stage in stages.items():
-        found.setdefault(identity, _Uses()).parents = stage.parents
-        found[identity].num_arms = len(finals.get(identity, ()))
+    for stage_id, stage in stages.items():
+        uses.setdefault(stage_id, _Uses()).parents = stage.parents
+        uses[stage_id].num_arms = len(finals.get(stage_id, ()))
         if stage.start_from is not None:
-            found.setdefault(stage.start_from, _Uses()).leave_here.append(stage)
+            uses.setdefault(stage.start_from, _Uses()).started_here.append(stage)
         for parent in stage.parents:
-            known = found.setdefault(parent, _Uses())
-            known.is_parent = True
-            known.num_evaluations += stage.kind == "evaluation"
-    return found
+            parent_uses = uses.setdefault(parent, _Uses())
+            parent_uses.is_parent = True
+            parent_uses.num_evaluations += stage.kind == "evaluation"
+    return uses
 
 
 def _needed(store: Store, uses: dict[str, _Uses], live_stages: Collection[str]) -> set[str]:
-    """What the studies ask for and what running jobs make, with all that it is made from, whoever made that."""
+    """Return the stages of all studies and running jobs, with all their ancestors."""
     needed: set[str] = set()
-    waiting = [*uses, *live_stages]
-    while waiting:
-        identity = waiting.pop()
-        if identity in needed:
+    pending = [*uses, *live_stages]
+    while pending:
+        stage_id = pending.pop()
+        if stage_id in needed:
             continue
-        needed.add(identity)
-        if identity in uses and uses[identity].parents:
-            waiting.extend(uses[identity].parents)
-        elif (record := _record(store, identity)) is not None:
-            waiting.extend(record.parents)
-        elif identity in live_stages:
-            waiting.extend(store.requested(identity)["parents"])
+        needed.add(stage_id)
+        if stage_id in uses and uses[stage_id].parents:
+            pending.extend(uses[stage_id].parents)
+        elif (record := _record(store, stage_id)) is not None:
+            pending.extend(record.parents)
+        elif stage_id in live_stages:
+            pending.extend(store.requested(stage_id)["parents"])
     return needed
 
 
-def _record(store: Store, identity: str) -> Record | None:
-    """The record of a stage; none where it is not finished, or another cleaning takes it away just now."""
-    if not store.has(identity):
+def _record(store: Store, stage_id: str) -> Record | None:
+    """Return the record of a stage; `None` if it is not finished, or if another cleaning is removing it."""
+    if not store.has(stage_id):
         return None
     try:
-        return store.record(identity)
+        return store.record(stage_id)
     except StoreError:
-        if store.has(identity):
+        if store.has(stage_id):
             raise
         return None
 
@@ -264,7 +266,7 @@ def _record(store: Store, identity: str) -> Record | None:
 
 
 def _left_by_killed(folder: Path, *, stage: str | None = None) -> Iterator[Item]:
-    """What killed processes left in `folder` under a temporary name; removed trees at once, files once they are old."""
+    """Yield what killed processes left in `folder` under a temporary name: folders, and files older than `STALE_AFTER_S`."""
     for path in entries(folder):
         if not is_temporary(path):
             continue
@@ -278,7 +280,7 @@ def _item(reason: str, path: Path, **details: Any) -> Item:
 
 
 def _num_bytes(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
+    """Return the bytes of a file, or of all files below a folder."""
     if path.is_symlink() or not path.is_dir():
         return path.lstat().st_size if os.path.lexists(path) else 0
     total = 0
@@ -289,5 +291,5 @@ def _num_bytes(path: Path) -> int:
     return total
 
 
-def _number(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def _number(number: int, singular: str, plural: str = "") -> str:
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

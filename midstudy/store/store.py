@@ -1,4 +1,4 @@
-"""The store: which stages were asked for, which are finished, and what they left."""
+"""The store: which stages were requested, which are finished, and their records and failures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REQUEST = {"id": str, "kind": str, "label": str, "parents": list, "canonical": 
 
 
 class Store:
-    """Everything below one folder. Open it with `Store.open`."""
+    """A store in one folder. Open it with `Store.open`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -31,42 +31,42 @@ class Store:
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> Store:
-        """The store at `root`, made where `create` says so.
+        """Open the store at `root`; with `create`, create it if it does not exist.
 
-        Commands that only read leave `create` out, and need no permission to write.
+        Commands that only read do not set `create` and need no permission to write.
 
         Raises:
-            StoreError: there is none, it is of another schema, or it was to be written and cannot.
+            StoreError: there is no store, it has another schema, or `create` is set and it cannot be written.
         """
         store = cls(Path(checked_root(os.path.abspath(root))))
         path = store.paths.schema
         if not create and (not root.exists() or (root.is_dir() and not os.path.lexists(path))):
             raise StoreError(f"{root}: no store here. Run a study first, or name its store with --store.")
-        if not store._is_made():
+        if not store._exists():
             write_json(path, {"schema": SCHEMA})
-        remedy = f"Restore it: its whole text is {json.dumps({'schema': SCHEMA})}."
+        remedy = f"Restore the file: its content is {json.dumps({'schema': SCHEMA})}."
         schema = read_object(path, fields={"schema": int}, remedy=remedy)["schema"]
         if schema != SCHEMA:
-            raise StoreError(f"{path}: store of schema {schema}; this midstudy reads {SCHEMA}.")
+            raise StoreError(f"{path}: expected schema {SCHEMA}, got {schema}. Use the midstudy that made the store.")
         if create:
             store.require_writable()
         return store
 
     @classmethod
-    def found(cls, root: Path) -> Store | None:
-        """The store at `root`, opened for writing. None if it does not exist yet but can be created, which `open` does.
+    def open_existing(cls, root: Path) -> Store | None:
+        """Open the store at `root` for writing. Return `None` if it does not exist but `open` could create it.
 
         Raises:
             StoreError: `root` is not a store, has another schema, cannot be written, or cannot be created.
         """
         store = cls(Path(checked_root(os.path.abspath(root))))
-        if store._is_made():
+        if store._exists():
             return cls.open(root, create=True)
         above = store.root
         while not os.path.lexists(above):
             above = above.parent
         if not above.is_dir():
-            raise StoreError(f"{root}: {above} is a file. Name a folder with --store.")
+            raise StoreError(f"{root}: expected {above} to be a folder, got a file. Name another folder with --store.")
         try:
             probe = above / f".writable.{uuid.uuid4().hex}"
             probe.mkdir()
@@ -75,20 +75,26 @@ class Store:
             raise unwritable(store.root, error) from error
         return None
 
-    def _is_made(self) -> bool:
-        """Whether a store of any schema exists; false if one could be created."""
+    def _exists(self) -> bool:
+        """Return whether a store of any schema exists; False if one could be created.
+
+        Raises:
+            StoreError: `root` is a file, or a folder with other files.
+        """
         path, root = self.paths.schema, self.root
         if root.exists() and not root.is_dir():
-            raise StoreError(f"{root}: a file. Name a folder with --store.")
+            raise StoreError(f"{root}: expected a folder, got a file. Name another folder with --store.")
         if os.path.lexists(path):
             return True
-        others = [one for one in root.iterdir() if not one.name.startswith(f".{path.name}.")] if root.exists() else []
-        if others and not os.path.lexists(path):  # otherwise another command is creating it right now
-            raise StoreError(f"{root}: a folder with other files. Name an empty or new folder with --store.")
+        others = [other for other in root.iterdir() if not other.name.startswith(f".{path.name}.")] if root.exists() else []
+        if others and not os.path.lexists(path):  # otherwise another command has just created the store
+            raise StoreError(
+                f"{root}: expected a store, got a folder with other files. Name an empty or new one with --store."
+            )
         return os.path.lexists(path)
 
     def require_writable(self) -> None:
-        """For commands that write in a store that is there.
+        """Check that an existing store can be written.
 
         Raises:
             StoreError: it cannot be written.
@@ -103,10 +109,10 @@ class Store:
     # -- stages -------------------------------------------------------------------------------------------------------
 
     def request(self, stage: Stage) -> None:
-        """Write down what is asked of a stage, for the job that will make it; again is harmless.
+        """Write the recipe of a stage for the job that will make it; repeated requests are harmless.
 
         Raises:
-            RecipeMismatchError: the stage was asked for before with another recipe.
+            RecipeMismatchError: the stage was requested before with another recipe.
         """
         wanted = {
             "id": stage.id,
@@ -125,105 +131,110 @@ class Store:
         write_json(path, wanted, durable=False)
 
     def requested(self, stage_id: str) -> dict[str, Any]:
-        """What was asked of a stage.
+        """Return what `request` wrote for a stage: id, kind, label, parents, canonical and expanded recipe.
 
         Raises:
-            StoreError: nothing was, or the file was damaged.
+            StoreError: the stage was never requested, or the file is damaged.
         """
         path = self.paths.recipe(stage_id)
-        remedy = "Remove it and run the study again, which writes it anew."
+        remedy = "Remove the file and run the study again, which rewrites it."
         try:
             wanted = read_object(path, fields=_REQUEST, remedy=remedy)
         except FileNotFoundError:
-            raise StoreError(f"stage {stage_id}: never asked for in {self.root}; run its study again.") from None
+            raise StoreError(f"stage {stage_id}: never requested in {self.root}. Run its study again.") from None
         if wanted["id"] != stage_id:
-            raise StoreError(f"{path}: the recipe of stage {wanted['id']}. {remedy}")
+            raise StoreError(f"{path}: expected the recipe of stage {stage_id}, got that of {wanted['id']}. {remedy}")
         return wanted
 
     def has(self, stage_id: str) -> bool:
-        """Whether the stage is finished."""
+        """Return whether the stage is finished."""
         return self.paths.record(stage_id).exists()
 
     def published(self, stage_ids: Iterable[str]) -> set[str]:
-        """Of these stages, the finished ones."""
-        return {one for one in stage_ids if self.has(one)}
+        """Return the finished ones among these stages."""
+        return {stage_id for stage_id in stage_ids if self.has(stage_id)}
 
     def published_folder(self, stage_id: str) -> Path:
-        """Where a finished stage's files are."""
+        """Return the folder with a finished stage's files."""
         return self.paths.published(stage_id)
 
-    def record(self, stage_id: str, *, beside_files: bool = True) -> Record:
-        """The record of a finished stage; `beside_files=False` skips the check of the stage's other files.
+    def record(self, stage_id: str, *, check_files: bool = True) -> Record:
+        """Return the record of a finished stage; `check_files=False` skips the check of the files it lists.
 
         Raises:
-            StoreError: it is not finished, or its record was damaged or edited.
+            StoreError: the stage is not finished, or its record was damaged or edited.
+            DamagedFileError: a file it lists is missing or has another size.
         """
         path = self.paths.record(stage_id)
         if not path.exists():
             raise StoreError(f"stage {stage_id}: not finished.")
-        return read_record(path, stage_id, beside_files=beside_files)
+        return read_record(path, stage_id, check_files=check_files)
 
     def require_unchanged(self, stage_id: str) -> None:
         """Read the files of a finished stage and compare them with its record.
 
         Raises:
-            StoreError: a file is not what was published, or the stage is not finished.
+            StoreError: a file differs from what was published, or the stage is not finished.
         """
-        for name, noted in self.record(stage_id).files.items():
+        for name, recorded in self.record(stage_id).files.items():
             path = self.published_folder(stage_id) / name
-            if digest_file(path) != noted:
+            if digest_file(path) != recorded:
                 raise StoreError(f"{path}: not what was published. Remove {path.parent} to make the stage again.")
 
     def records(self, stage_ids: Iterable[str]) -> dict[str, Record]:
-        """The records of the finished ones among these stages."""
-        return {one: self.record(one) for one in stage_ids if self.has(one)}
+        """Return the records of the finished ones among these stages, by stage id."""
+        return {stage_id: self.record(stage_id) for stage_id in stage_ids if self.has(stage_id)}
 
     def verify(self, stage: Stage) -> None:
-        """Check that a finished stage was made from the recipe that is now asked for.
+        """Check that a finished stage was made from the recipe of `stage`.
 
         Raises:
-            StoreError: it is not finished, or its record was damaged or edited.
-            RecipeMismatchError: it was made from another recipe.
+            StoreError: the stage is not finished, or its record was damaged or edited.
+            RecipeMismatchError: the stage was made from another recipe.
         """
         _require_same(self.paths.record(stage.id), self.record(stage.id).canonical, stage.canonical_form)
 
     def stage_ids(self) -> Iterator[str]:
-        """Every stage that was asked for or is finished."""
+        """Yield the id of every stage that was requested or is finished."""
         for path in entries(self.paths.stages.resolve()):
-            if path.is_dir() and is_name(path.name):  # nothing here has made the others
+            if path.is_dir() and is_name(path.name):  # other folders are not midstudy's
                 yield path.name
 
     def attempt(self, stage_id: str) -> Attempt:
-        """Begin an attempt at a stage; what no attempt reads of interrupted ones before it is removed."""
-        former = self.former_attempts(stage_id)
+        """Start an attempt at a stage; remove the leftovers of interrupted attempts that no attempt can use.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        previous = self.previous_attempts(stage_id)
         attempt = Attempt(self.paths, stage_id)
-        clear_interrupted(former)
+        clear_interrupted(previous)
         return attempt
 
-    def former_attempts(self, stage_id: str) -> list[Path]:
-        """Folders that unfinished attempts left, newest first."""
+    def previous_attempts(self, stage_id: str) -> list[Path]:
+        """Return the folders of attempts that were not published, newest first."""
         return [path for path in reversed(entries(self.paths.attempts(stage_id))) if not path.name.startswith(".")]
 
     # -- failures -----------------------------------------------------------------------------------------------------
 
     def report_failure(self, stage_id: str, failure: dict[str, Any]) -> None:
-        """Write down why an attempt failed."""
+        """Record why an attempt failed."""
         write_json(self.paths.failure(stage_id), failure)
 
     def failure(self, stage_id: str) -> dict[str, Any] | None:
-        """Why the last attempt failed; none where it did not.
+        """Return why the last attempt failed; `None` if it did not fail.
 
         Raises:
-            StoreError: the file was damaged.
+            StoreError: the file is damaged.
         """
         path = self.paths.failure(stage_id)
         try:
-            return read_object(path, fields={"cause": str}, remedy="Remove it; the stage can then be run again.")
+            return read_object(path, fields={"cause": str}, remedy="Remove the file to run the stage again.")
         except FileNotFoundError:
             return None
 
     def clear_failure(self, stage_id: str) -> None:
-        """Forget why the last attempt failed.
+        """Remove the record of the last failure.
 
         Raises:
             StoreError: the store cannot be written.
@@ -235,10 +246,10 @@ class Store:
             raise unwritable(path, error) from error
 
     def interruptions(self, stage_id: str) -> list[dict[str, Any]]:
-        """The jobs that ended in the middle of a stage since it was last begun anew: job, cause, text, time.
+        """Return the jobs that ended during a stage since it was last started from scratch: job, cause, text, time.
 
         Raises:
-            StoreError: the file was damaged.
+            StoreError: the file is damaged.
         """
         return read_interruptions(self.paths.interruptions(stage_id))
 
@@ -251,16 +262,16 @@ class Store:
     # -- studies ------------------------------------------------------------------------------------------------------
 
     def studies(self) -> list[str]:
-        """Names of the studies that were run."""
-        found = entries(self.paths.studies.resolve())
-        return [path.name for path in found if is_name(path.name) and (path / "manifest.json").exists()]
+        """Return the names of the studies that were run."""
+        folders = entries(self.paths.studies.resolve())
+        return [path.name for path in folders if is_name(path.name) and (path / "manifest.json").exists()]
 
 
-def _require_same(path: Path, found: Any, wanted: Any) -> None:
-    different = differences(found, wanted)
+def _require_same(path: Path, stored: Any, requested: Any) -> None:
+    different = differences(requested, stored)
     if different:
-        lines = "\n".join(f"  {one.path}: found {one.left!r}, asked for {one.right!r}" for one in different[:10])
+        lines = "\n".join(f"  {field.path}: expected {field.left!r}, got {field.right!r}" for field in different[:10])
         raise RecipeMismatchError(
-            f"{path}: made from another recipe than the one asked for under this id:\n{lines}\n"
+            f"{path}: expected the recipe that was requested under this id, got another one:\n{lines}\n"
             "Two recipes with one id are a bug or a file edited by hand: remove the stage's folder to make it again."
         )

@@ -1,4 +1,4 @@
-"""Study manifests: frozen by `run`, read by every command after it; earlier ones are kept."""
+"""Study manifests: frozen by `run` and read by later commands; earlier versions are kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def freeze(store: Store, manifest: Manifest) -> None:
-    """Make `manifest` the study's, and keep it among the earlier ones under its digest."""
+    """Write `manifest` as the study's current one, and into its history under its digest."""
     plain = asdict(manifest)
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode("utf-8")).hexdigest()[:16]
     write_json(store.paths.study(manifest.name) / "history" / f"{digest}.json", plain)
@@ -29,10 +29,11 @@ def freeze(store: Store, manifest: Manifest) -> None:
 
 
 def load(store: Store, name: str | None) -> Manifest:
-    """The manifest of a study; of the only one where `name` is None.
+    """Return the manifest of the study `name`; if it is `None`, of the store's only study.
 
     Raises:
-        StoreError: there is no such study, or several to choose from; its manifest is damaged, or of another version.
+        StoreError: there is no such study, `name` is `None` and there is not exactly one study, or the manifest is damaged
+            or has another schema.
     """
     studies = store.studies()
     if name is None:
@@ -42,7 +43,7 @@ def load(store: Store, name: str | None) -> Manifest:
     if name not in studies:
         raise StoreError(f"{store.root}: no study called {name!r}; there are: {', '.join(studies) or '(none yet)'}.")
     path = store.paths.manifest(name)
-    remedy = f"Earlier manifests are in {path.parent / 'history'}; the newest one is a copy of what this one was."
+    remedy = f"Restore it from {path.parent / 'history'}, whose newest file is a copy."
     fields = read_object(path, fields={"name": str}, remedy=remedy)
     if fields.get("schema") != SCHEMA:
         command = fields.get("command")
@@ -58,7 +59,7 @@ def load(store: Store, name: str | None) -> Manifest:
     except (ValidationError, RecipeError) as error:
         raise StoreError(f"{path}: damaged ({_first_line(error)}). {remedy}") from None
     if manifest.name != name:
-        raise StoreError(f"{path}: the manifest of study {manifest.name!r}. {remedy}")
+        raise StoreError(f"{path}: expected the manifest of study {name!r}, got that of {manifest.name!r}. {remedy}")
     if problem := _broken_link(manifest):
         raise StoreError(f"{path}: damaged ({problem}). {remedy}")
     return manifest
@@ -72,7 +73,7 @@ def _decoder() -> TypeAdapter[Manifest]:
 
 
 def _first_line(error: Exception) -> str:
-    """The first problem of a decoder, with its dotted path."""
+    """Return the first problem that a decoder reports, with its dotted path."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
@@ -82,18 +83,18 @@ def _first_line(error: Exception) -> str:
 
 
 def _broken_link(manifest: Manifest) -> str | None:
-    """The first part of a manifest that is not a name, or that refers to a stage or row that is not in it."""
-    for identity, stage in manifest.stages.items():
-        if not is_name(identity) or not stage.label.isprintable():
-            return f"stages.{identity}: odd characters in its id or label"
-        for parent in stage.parents:  # some may be states of other studies, which this one does not list
+    """Return the first invalid name or reference in a manifest; `None` if all are valid."""
+    for stage_id, stage in manifest.stages.items():
+        if not is_name(stage_id) or not stage.label.isprintable():
+            return f"stages.{stage_id}: invalid characters in its id or label"
+        for parent in stage.parents:  # may be a state of another study, which this manifest does not list
             if not is_name(parent):
-                return f"stages.{identity}.parents: expected ids, got {parent!r}"
+                return f"stages.{stage_id}.parents: expected ids, got {parent!r}"
     for row, arm in enumerate(manifest.arms):
-        for identity in (arm.state, *(one for ids in arm.measures.values() for one in ids)):
-            if identity not in manifest.stages:
-                return f"arms[{row}]: no stage {identity!r}"
+        for stage_id in (arm.state, *(evaluation for ids in arm.measures.values() for evaluation in ids)):
+            if stage_id not in manifest.stages:
+                return f"arms[{row}]: no stage {stage_id!r}"
     for comparison in manifest.comparisons:
         if any(not 0 <= row < len(manifest.arms) for row in (*comparison.arms, *comparison.references)):
-            return f"comparisons.{comparison.name}: a row that is not there"
+            return f"comparisons.{comparison.name}: a row that does not exist"
     return None

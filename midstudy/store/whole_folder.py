@@ -23,9 +23,9 @@ class EndedBySignal(BaseException):
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a hidden folder beside `folder`, sync it to disk and rename it.
+    """Let `write` fill a hidden folder next to `folder`, sync it to disk and rename it.
 
-    On any failure, removes the hidden folder and the parent folders created for it. A signal takes effect after the cleanup.
+    On any failure, remove the hidden folder and the parent folders created for it. A signal takes effect after the cleanup.
 
     Args:
         folder: must not exist; parent folders are created.
@@ -54,7 +54,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
             for parent in above:
                 with contextlib.suppress(OSError):
                     parent.rmdir()
-        signals.let_go()
+        signals.restore()
 
 
 class _Signals:
@@ -62,25 +62,25 @@ class _Signals:
 
     def __init__(self) -> None:
         self.raise_at_once = True
-        self._came: int | None = None
-        self._former: dict[int, Any] = {}
+        self._arrived: int | None = None
+        self._previous: dict[int, Any] = {}
 
     def catch(self) -> None:
         if threading.current_thread() is threading.main_thread():  # Python delivers signals only to the main thread
             for number in ENDING_SIGNALS:
                 if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None):
-                    self._former[number] = handler
-                    signal.signal(number, self._note)
+                    self._previous[number] = handler
+                    signal.signal(number, self._handle)
 
-    def let_go(self) -> None:
+    def restore(self) -> None:
         """Restore the previous handlers and re-raise the signal that arrived meanwhile."""
-        for number, handler in self._former.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if self._came is not None:
-            signal.raise_signal(self._came)
+        if self._arrived is not None:
+            signal.raise_signal(self._arrived)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._came = self._came or number
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._arrived = self._arrived or number
         if self.raise_at_once:
             self.raise_at_once = False
             raise EndedBySignal(signal.Signals(number).name)

@@ -182,7 +182,7 @@ class StageRun:
 
     def begun(self) -> RunFacts | None:
         """Of the newest attempt, its curve so far; none where there is none, or it goes away just now."""
-        attempt = next(iter(self.store.former_attempts(self.stage_id)), None)
+        attempt = next(iter(self.store.previous_attempts(self.stage_id)), None)
         if attempt is None or not (attempt / RESULT_FOLDER).exists():
             return None
         return self._facts(

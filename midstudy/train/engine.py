@@ -23,7 +23,7 @@ from torch import Tensor
 
 from midstudy.data.batch import Batch
 from midstudy.data.order import derive_key
-from midstudy.model.compiled import ToldToStopError, compile_model, left_when_told, signals_held
+from midstudy.model.compiled import StopRequestedError, compile_model, signals_held, stopping_between_parts
 from midstudy.model.initialise import initialised
 from midstudy.model.pythia import Pythia
 from midstudy.recipe.curriculum import Curriculum, Start, Stretch
@@ -293,7 +293,7 @@ class TrainingRun:
                     return None
                 with self._compiling(should_stop):
                     loss.backward()
-            except ToldToStopError:
+            except StopRequestedError:
                 self._weights.forget_gradients()
                 return None
             if rows.stop < num_rows and self._abandon_update(should_stop):
@@ -321,12 +321,12 @@ class TrainingRun:
         handled as soon as it returns. With several ranks, no rank leaves, since the others wait for its gradient.
 
         Raises:
-            ToldToStopError: `should_stop` returned true.
+            StopRequestedError: `should_stop` returned true.
         """
         if not self.placement.compiled:
             yield
             return
-        with left_when_told(should_stop) if self.ranks.size == 1 else contextlib.nullcontext(), signals_held():
+        with stopping_between_parts(should_stop) if self.ranks.size == 1 else contextlib.nullcontext(), signals_held():
             yield
 
     def _abandon_update(self, should_stop: Callable[[], bool]) -> bool:

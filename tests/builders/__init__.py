@@ -1,1 +1,1 @@
-"""What tests of several rooms are made with: small studies, stand-ins for stages, and tools of the test run itself."""
+"""Helpers for the tests of several rooms: small studies, stand-ins for stages, and tools for the test run itself."""

@@ -1,4 +1,4 @@
-"""Synthetic tables of studies with known effects, for the tests of the analysis and the report; no store behind them."""
+"""Synthetic tables of studies with known effects, without a store, for the tests of analysis and report."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from midstudy.recipe.manifest import (
 from midstudy.recipe.study import Claim
 
 STEPS = 100
-TRUNK_OFFSET = (0.00, 0.03, -0.02)  # what a trunk seed shares between all of its arms
+TRUNK_OFFSET = (0.00, 0.03, -0.02)  # added to all arms of a trunk seed
 SFT_OFFSET = {10: 0.000, 11: 0.004}
 
-#: (mix, task) → how far below the control, in nats, by trunk seed.
+#: (mix, task) → nats below the control, by trunk seed.
 KNOWN_EFFECTS = {
     ("code", "pycode"): (0.50, 0.54, 0.46),
     ("math", "pycode"): (0.01, -0.02, 0.00),
@@ -36,7 +36,7 @@ KNOWN_EFFECTS = {
     ("instruction", "word_problems"): (0.01, -0.01, 0.005),
 }
 CONTROL_LOSS = {"pycode": 4.8, "word_problems": 4.0}
-#: (weight, start step) of further code arms on pycode → the same.
+#: (weight, start step) of additional code arms on pycode → nats below the control, by trunk seed.
 KNOWN_VARIANTS = {
     (1.0, 50): (0.40, 0.46, 0.37),
     (0.2, 10): (0.70, 0.72, 0.66),
@@ -66,12 +66,12 @@ def tables_of(
     proximity: pd.DataFrame | None = None,
     mixes: Sequence[MixEntry] = (),
 ) -> Tables:
-    """Tables of any study.
+    """Return the tables of any study.
 
     Args:
-        rows: an arm each: its factors, the measured columns, and anything more that the table of arms should hold.
+        rows: one for each arm: its factors, the measured columns, and any other columns of the table of arms.
         comparisons: fields of `ComparisonEntry`; `arms` and `references` are selections of factors or lists of rows.
-        columns: measured column → which way is better.
+        columns: measured column → which direction is better.
     """
     own = {"state", "num_steps", "num_tokens", "flops", "wall_s"}
     factors = [name for name in rows[0] if name not in columns and name not in own and ":" not in name]
@@ -83,8 +83,10 @@ def tables_of(
         state = str(row.get("state", f"{number:016x}"))
         measures = {column: (f"{column.replace('_', '')}{number}",) for column in columns}
         stages[state] = _stage("state", "sft", f"sft {name}", labels, step=STEPS + 5)
-        for column, (one,) in measures.items():
-            stages[one] = _stage("evaluation", "evaluation", f"{column} of {name}", labels, parents=(state,), step=STEPS + 5)
+        for column, (evaluation,) in measures.items():
+            stages[evaluation] = _stage(
+                "evaluation", "evaluation", f"{column} of {name}", labels, parents=(state,), step=STEPS + 5
+            )
         tokens = {key.partition(":")[2]: int(value) for key, value in row.items() if key.startswith("tokens:")}
         doses = {key.partition(":")[2]: float(value) for key, value in row.items() if key.startswith("dose:")}
         arms.append(
@@ -118,7 +120,7 @@ def tables_of(
             for name, better in columns.items()
         },
         arms=tuple(arms),
-        comparisons=tuple(_comparison(arms, one) for one in comparisons),
+        comparisons=tuple(_comparison(arms, fields) for fields in comparisons),
         claims=tuple(claims),
         stages=stages,
         counts=(),
@@ -153,11 +155,11 @@ def bridging_tables(
     claims: Sequence[Claim] = (),
     sft_loss: Mapping[tuple[str, str], float] | None = None,
 ) -> Tables:
-    """The bridging study with ``KNOWN_EFFECTS`` and ``KNOWN_VARIANTS`` on up to three trunk seeds, two SFT seeds each.
+    """Return the bridging study with `KNOWN_EFFECTS` and `KNOWN_VARIANTS`, up to three trunk seeds and two SFT seeds each.
 
     Args:
-        unfinished: selections of factors of arms whose losses are not there yet.
-        sft_loss: (mix, task) → what is added to the SFT loss of its main arm.
+        unfinished: selections of factors of arms whose losses are missing.
+        sft_loss: (mix, task) → nats added to the SFT loss of its main arm.
     """
     rows: list[dict[str, Any]] = []
     for size in sizes:
@@ -215,7 +217,7 @@ def bridging_tables(
 
 
 def proximity_table() -> pd.DataFrame:
-    """Proximity advantages that agree with ``KNOWN_EFFECTS`` in order for the matched pairs."""
+    """Return proximity advantages whose order agrees with `KNOWN_EFFECTS` for the matched pairs."""
     return pd.DataFrame(
         {
             "mix_name": f"{mix} 20 %",
@@ -241,7 +243,7 @@ def proximity_table() -> pd.DataFrame:
 
 
 def similarity_table() -> pd.DataFrame:
-    """Similarities of the corpora and tasks of the bridging study with one another."""
+    """Return the similarities between the corpora and tasks of the bridging study."""
     kinds = {"general": "corpus", "code": "corpus", "math": "corpus", "pycode": "task", "word_problems": "task"}
     return pd.DataFrame(
         {
@@ -271,7 +273,7 @@ def _cell(
     weight: float = 0.2,
     start: int = 50,
 ) -> list[dict[str, Any]]:
-    """An arm on several trunk seeds; SFT seeds add an offset of their own."""
+    """Return the rows of an arm on several trunk seeds; each SFT seed adds its own offset."""
     is_control = mix == "control"
     weight, start = (0.0, 0) if is_control else (weight, start)
     specialist = round(weight * (STEPS - start) * 2_048)

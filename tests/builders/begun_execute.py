@@ -1,4 +1,4 @@
-"""`fake_execute`, with an attempt begun before the work, as the real stages do: a stage is shown as running from then on."""
+"""`fake_execute` with an attempt that starts before the work, as in real stages, so that the stage is shown as running."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from midstudy.store.store import Store
 ENTRY = "builders.begun_execute:execute_stage"
 
 
-def execute_stage(store: Store, identity: str, **options: Any) -> None:
-    store.attempt(identity).close()
-    fake_execute.execute_stage(store, identity, **options)
+def execute_stage(store: Store, stage_id: str, **options: Any) -> None:
+    store.attempt(stage_id).close()
+    fake_execute.execute_stage(store, stage_id, **options)

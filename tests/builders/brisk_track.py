@@ -1,4 +1,4 @@
-"""Runs `midstudy.track` at normal priority; at its usual low priority it might never finish on a busy machine."""
+"""Run `midstudy.track` at normal priority; at its usual low priority it might never finish on a busy machine."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ A label is a name followed by words: `sleep=0.5` and `until=NAME` (wait that lon
 request), `starts=3` (wait for a stop request, except on the third start), `first=60` (wait that long on the first start
 only), `stubborn=0.5` (wait and ignore stop requests), `raise`, `kill` (SIGKILL to its own process), `kill_once`, `exit` (the
 process exits silently), `eat=400` (allocate so many MB for a minute), `boom` (of several ranks, all but the first raise).
-Every start is one line in `starts.txt` beside the store, so that a test can count what really ran.
+Every start adds one line to `starts.txt` next to the store, so that a test can count what really ran.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENTRY = "builders.fake_execute:execute_stage"
 
 def execute_stage(
     store: Store,
-    identity: str,
+    stage_id: str,
     *,
     start_from: str | None,
     keeps_optimizer: bool,
@@ -35,7 +35,7 @@ def execute_stage(
     placement: Placement,
     ranks: Any = None,
 ) -> None:
-    wanted = store.requested(identity)
+    wanted = store.requested(stage_id)
     name, *words = wanted["label"].split()
     if "boom" in words and ranks is not None:
         if ranks.is_first:
@@ -71,7 +71,7 @@ def execute_stage(
             time.sleep(60.0 if held else 0.0)
         elif kind == "exit":
             os._exit(3)
-    attempt = store.attempt(identity)
+    attempt = store.attempt(stage_id)
     (attempt.result / "made.txt").write_text(name)
     attempt.publish(
         kind=wanted["kind"],
@@ -85,22 +85,22 @@ def execute_stage(
 
 
 def let_go(store: Store, name: str) -> None:
-    """Let the stages go on that wait `until=name`."""
+    """Let the stages continue that wait `until=name`."""
     with (store.root.parent / "starts.txt").open("a") as file:
         file.write(f"{name} 0 \n")
 
 
 def starts(store: Store, name: str | None = None) -> list[str]:
-    """Names of the stages that were started, in order, once per start."""
+    """Return the names of the started stages, in order, once per start."""
     path = Path(store.root.parent / "starts.txt")
     names = [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
-    return [one for one in names if name is None or one == name]
+    return [started for started in names if name is None or started == name]
 
 
 def fake_stage(
     label: str, *parents: Stage, cost_s: float = 1.0, trunk: bool = False, role: str = "data", model: str = ""
 ) -> Stage:
-    """A stage that does what its label says; with `trunk`, a further milestone on its first parent's line."""
+    """Return a stage that does what its label says; with `trunk`, the next milestone after its first parent."""
     source = Source(kind="wheels", part=label.split()[0], revision="r1")
     recipe = Tokenizer(corpus=Corpus(name="fake", source=source), vocab_size=512, max_bytes=1000)
     return Stage(

@@ -1,4 +1,4 @@
-"""The real `execute_stage` with rolling checkpoints far closer together than studies want them, for tests that kill jobs."""
+"""The real `execute_stage` with much more frequent rolling checkpoints, for tests that kill jobs."""
 
 from __future__ import annotations
 
@@ -15,60 +15,60 @@ from midstudy.launch.driver import MAX_RUNS_AGAIN
 from midstudy.store.store import Store
 
 
-def every_step(store: Store, identity: str, **options: Any) -> None:
+def every_step(store: Store, stage_id: str, **options: Any) -> None:
     state.ROLLING_INTERVAL_S, state.ROLLING_MOST_OF_TIME = 0.0, math.inf
-    stage.execute_stage(store, identity, **options)
+    stage.execute_stage(store, stage_id, **options)
 
 
-def every_50_ms(store: Store, identity: str, **options: Any) -> None:
+def every_50_ms(store: Store, stage_id: str, **options: Any) -> None:
     state.ROLLING_INTERVAL_S, state.ROLLING_MOST_OF_TIME = 0.05, math.inf
-    stage.execute_stage(store, identity, **options)
+    stage.execute_stage(store, stage_id, **options)
 
 
-def slowly(store: Store, identity: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
-    """Every update takes 50 ms more, and what is saved on the way was saved because the job was told to stop."""
+def slowly(store: Store, stage_id: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
+    """Add 50 ms to every update, and save rolling checkpoints only when the job is asked to stop."""
     state.ROLLING_INTERVAL_S = math.inf
-    trains = store.requested(identity)["kind"] == "state"
+    trains = store.requested(stage_id)["kind"] == "state"
 
     def ask() -> bool:
         time.sleep(0.05 if trains else 0.0)
         return should_stop()
 
-    stage.execute_stage(store, identity, should_stop=ask, **options)
+    stage.execute_stage(store, stage_id, should_stop=ask, **options)
 
 
 TOLD_AT = 20
-"""Training asks twice an update whether it should stop; with the so-manieth question it waits, in its tenth update."""
+"""Poll at which training waits. Training polls the stop flag twice per update, so this is in its tenth update."""
 
 
-def until_told(store: Store, identity: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
-    """Pretraining, when it is tried for the first time, waits in its middle until it is told to stop."""
-    pretrains = store.requested(identity)["label"].startswith("pretrain")
+def until_told(store: Store, stage_id: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
+    """On its first attempt, let pretraining wait halfway until it is asked to stop."""
+    pretrains = store.requested(stage_id)["label"].startswith("pretrain")
     asked = 0
 
     def ask() -> bool:
         nonlocal asked
         asked += 1
-        if pretrains and asked == TOLD_AT and len(store.former_attempts(identity)) == 1:
+        if pretrains and asked == TOLD_AT and len(store.previous_attempts(stage_id)) == 1:
             wait_until(should_stop)
         return should_stop()
 
-    stage.execute_stage(store, identity, should_stop=ask, **options)
+    stage.execute_stage(store, stage_id, should_stop=ask, **options)
 
 
 KILLED_AT = 5
-"""Training asks before every update whether it should stop; with the so-manieth question its process is killed."""
+"""Poll at which the process of a training stage is killed. Training polls the stop flag before every update."""
 
 
-def killed_as_often_as_allowed(store: Store, identity: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
-    """Every stage that trains has its job killed as often as the driver runs it again, each time some steps further."""
+def killed_as_often_as_allowed(store: Store, stage_id: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
+    """Kill the job of every training stage as often as the driver retries it, each time some steps further."""
     asked = 0
 
     def ask() -> bool:
         nonlocal asked
         asked += 1
-        if asked == KILLED_AT and len(store.interruptions(identity)) < MAX_RUNS_AGAIN["killed"]:
+        if asked == KILLED_AT and len(store.interruptions(stage_id)) < MAX_RUNS_AGAIN["killed"]:
             os.kill(os.getpid(), signal.SIGKILL)
         return should_stop()
 
-    every_step(store, identity, should_stop=ask, **options)
+    every_step(store, stage_id, should_stop=ask, **options)

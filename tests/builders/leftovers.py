@@ -21,7 +21,7 @@ import pytest
 VARIABLE = "STARTED_BY_TEST"
 
 _MAY_END_BY_ITSELF_S = 60.0
-"""A process that is finishing or was told to end is not a leftover; on a busy machine it may take long to disappear."""
+"""A process that is finishing or was asked to end is not a leftover; on a busy machine it may take long to disappear."""
 
 _HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver", b"torch/_inductor/compile_worker")
 """Helpers of the standard library and torch: they end with the process that started them and serve many tests."""
@@ -83,7 +83,7 @@ class _Leftovers:
         _kill(lambda: _carriers(self._run))
 
     def _end_what_was_left(self) -> list[str]:
-        """End this test's processes; returns their commands."""
+        """End this test's processes; return their commands."""
         if _last_pid() == self._last_pid:  # no process was started on this machine
             return []
         until = time.monotonic() + (0.0 if self._failed else _MAY_END_BY_ITSELF_S)
@@ -105,18 +105,18 @@ class _Leftovers:
 
 @contextlib.contextmanager
 def _marked(mark: str) -> Iterator[None]:
-    former = os.environ.get(VARIABLE)
+    previous = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = mark
     try:
         yield
     finally:
         os.environ.pop(VARIABLE, None)
-        if former is not None:
-            os.environ[VARIABLE] = former
+        if previous is not None:
+            os.environ[VARIABLE] = previous
 
 
 def _last_pid() -> str:
-    """The pid last assigned to a process or thread."""
+    """Return the pid last assigned to a process or thread."""
     return Path("/proc/loadavg").read_text("ascii").split()[-1]
 
 
@@ -132,32 +132,32 @@ def _read(pid: int, name: str) -> bytes:
 
 
 def _carriers(mark: str) -> list[int]:
-    """Processes with this value or one that starts with it and a colon, except this process and helpers."""
+    """Return processes whose mark is this value or starts with it and a colon, except this process and helpers."""
     wanted = f"{VARIABLE}={mark}".encode()
     ends = (b"\0", b":")
-    found = []
+    carriers = []
     for pid in _pids():
         _, is_there, rest = _read(pid, "environ").partition(wanted)
         if is_there and rest[:1] in ends and pid != os.getpid() and not _is_helper(pid):
-            found.append(pid)
-    return found
+            carriers.append(pid)
+    return carriers
 
 
 def _children(but_for: set[int] | frozenset[int] = frozenset()) -> list[int]:
-    """Running descendants of this process, except helpers and the subtrees of `but_for`."""
+    """Return running descendants of this process, except helpers and the subtrees of `but_for`."""
     parents: dict[int, list[int]] = {}
     for pid in _pids():
         fields = _read(pid, "stat").rpartition(b")")[2].split()
         if len(fields) > 1 and fields[0] not in (b"Z", b"X"):
             parents.setdefault(int(fields[1]), []).append(pid)
-    found: list[int] = []
+    descendants: list[int] = []
     waiting = [os.getpid()]
     while waiting:
         for pid in parents.get(waiting.pop(), []):
             if pid not in but_for and not _is_helper(pid):
-                found.append(pid)
+                descendants.append(pid)
                 waiting.append(pid)
-    return found
+    return descendants
 
 
 def _is_helper(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""What an MLflow database says, with stages in the place of MLflow's own random ids, so that two of them can be compared."""
+"""Read an MLflow database with stage ids in place of MLflow's random ids, so that two databases can be compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RANDOM_TAGS = "('mlflow.parentRunId', 'mlflow.log-model.history')"
 
 
 def query(database: Path, sql: str) -> list[tuple[Any, ...]]:
-    """The rows of one query, without touching the database."""
+    """Return the rows of one query, without changing the database."""
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     try:
         return connection.execute(sql).fetchall()
@@ -25,7 +25,7 @@ def query(database: Path, sql: str) -> list[tuple[Any, ...]]:
 
 
 def mlflow_rows(database: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Everything MLflow knows of active runs and models."""
+    """Return everything that MLflow stores about active runs and models."""
     stage, parent, source = (_STAGE.format(run=run) for run in ("r.run_uuid", "p.value", "m.source_run_id"))
     active = "r.lifecycle_stage = 'active'"
     joined = f"JOIN runs r ON r.run_uuid = x.run_uuid WHERE {active}"
@@ -53,7 +53,7 @@ def mlflow_rows(database: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def forget_connections() -> None:
-    """Make MLflow open its database anew: this process keeps open one that was removed, and would go on with it."""
+    """Make MLflow reopen its database; otherwise this process would keep using a removed one."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     from mlflow.tracking._tracking_service import utils
 

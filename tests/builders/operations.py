@@ -1,4 +1,4 @@
-"""Measures work in function calls: the same on every machine, however busy."""
+"""Measure work in function calls, which are the same on every machine, however busy."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 
 def num_calls(work: Callable[[], object]) -> int:
-    """Python and C function calls that `work` makes in this thread."""
+    """Return the number of Python and C function calls that `work` makes in this thread."""
     count = 0
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal count
         count += event in ("call", "c_call")
 
-    former = sys.getprofile()
+    previous = sys.getprofile()
     sys.setprofile(note)
     try:
         work()
     finally:
-        sys.setprofile(former)
+        sys.setprofile(previous)
     return count

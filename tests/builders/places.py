@@ -1,4 +1,4 @@
-"""Where the repository is, and the PYTHONPATH by which child processes find `builders` and this very tree."""
+"""Paths of the repository, and the PYTHONPATH with which child processes find `builders` and this source tree."""
 
 from __future__ import annotations
 

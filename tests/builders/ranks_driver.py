@@ -1,7 +1,7 @@
 """One rank of a small training run, as a process: `python -m builders.ranks_driver RANK SIZE FOLDER [WORD...]`.
 
-It trains the curriculum of `training_runs`, saves the state it reached into FOLDER/state-RANK and its metrics into
-FOLDER/metrics-RANK.json. `device=cuda` uses the GPU numbered RANK. `stop=N` requests a stop on this rank's N-th poll;
+It trains the curriculum of `training_runs` and saves its last state to FOLDER/state-RANK and its metrics to
+FOLDER/metrics-RANK.json. `device=cuda` uses the GPU numbered RANK. `stop=N` requests a stop at this rank's N-th poll;
 `die=N` ends its process then.
 """
 

@@ -1,4 +1,4 @@
-"""Released models as the hub has them, written by transformers and tokenizers: nothing of midstudy makes them."""
+"""Released models as on the Hub, written by transformers and tokenizers without any code of midstudy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def write_release(folder: Path, *, seed: int = 0, dtype: str = "float16", shard: str = "1GB", **config) -> Path:
-    """A randomly initialised GPT-NeoX of two layers with a tokenizer in the manner of Pythia's; returns `folder`."""
+    """Write a randomly initialised GPT-NeoX with two layers and a tokenizer like Pythia's; return `folder`."""
     transformers = pytest.importorskip("transformers")
     import torch
 
@@ -32,7 +32,7 @@ def write_release(folder: Path, *, seed: int = 0, dtype: str = "float16", shard:
     torch.manual_seed(seed)
     model = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**(fields | config)))
     with torch.no_grad():
-        for parameter in model.parameters():  # biases and norms too: none sits at a value that would hide a mistake
+        for parameter in model.parameters():  # biases and norms too, since their default values could hide errors
             parameter.add_(0.05 * torch.randn(parameter.shape))
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard)
     write_tokenizer(folder)
@@ -40,7 +40,7 @@ def write_release(folder: Path, *, seed: int = 0, dtype: str = "float16", shard:
 
 
 def write_tokenizer(folder: Path, *, special: tuple[str, ...] = ("<|endoftext|>", "<|padding|>")) -> None:
-    """A byte-level BPE with NFC normalisation and runs of blanks as added tokens, as Pythia's."""
+    """Write a byte-level BPE tokenizer with NFC normalisation and runs of blanks as added tokens, like Pythia's."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -58,7 +58,7 @@ def write_tokenizer(folder: Path, *, special: tuple[str, ...] = ("<|endoftext|>"
 
 
 def cached_snapshot(owner_and_name: str, commit: str = COMMIT) -> Path:
-    """The folder in which the hub's cache keeps a model at a commit: what lies there is found without network."""
+    """Return the folder of a model at a commit in the Hub's cache, whose files are used without network access."""
     folder = Path(os.environ["HF_HOME"]) / "hub" / f"models--{owner_and_name.replace('/', '--')}" / "snapshots" / commit
     folder.mkdir(parents=True, exist_ok=True)
     return folder

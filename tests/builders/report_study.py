@@ -1,4 +1,4 @@
-"""A study's folder as the report reads it, with made-up but lifelike numbers, for the tests of the report."""
+"""A study's folder as the report reads it, with realistic synthetic numbers, for the tests of the report."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NO_STAGES: dict[str, Any] = {"num_stages": 0, "num_finished": 0, "lower_bound_st
 
 
 def loader_study(*, seeds: tuple[str, ...] = ("seed",), unfinished: bool = False) -> Tables:
-    """A study with factors that the bridging study does not have, a column where higher is better, and a curve."""
+    """Return a study with factors unlike the bridging study's, a column where higher is better, and a curve."""
     numbers = (1, 2, 3) if seeds else (1,)
     rows = [
         {"loader": loader, **({"seed": seed} if seeds else {}), "accuracy": 0.5 + 0.1 * (loader == "best fit") + 0.01 * seed}
@@ -56,8 +56,8 @@ def loader_study(*, seeds: tuple[str, ...] = ("seed",), unfinished: bool = False
         rows[-1]["accuracy"] = math.nan
     factors = ("loader", *seeds)
     points = [
-        {"arm": row, **{name: one[name] for name in factors}, "column": "path", "step": step, "value": 4.0 - step / 100}
-        for row, one in enumerate(rows)
+        {"arm": row, **{name: arm[name] for name in factors}, "column": "path", "step": step, "value": 4.0 - step / 100}
+        for row, arm in enumerate(rows)
         for step in (10, 20, 30)
     ]
     loaders = {
@@ -73,15 +73,15 @@ def loader_study(*, seeds: tuple[str, ...] = ("seed",), unfinished: bool = False
 
 
 def study_without_arms() -> Tables:
-    """A study of counts and mixes alone."""
+    """Return a study with counts and mixes only."""
     tables = bridging_tables()
-    counts = tuple(CountsEntry(data=one, is_task=False, stage=f"counts{one}") for one in ("general", "code"))
+    counts = tuple(CountsEntry(data=name, is_task=False, stage=f"counts{name}") for name in ("general", "code"))
     manifest = replace(tables.manifest, arms=(), comparisons=(), columns={}, claims=(), stages={}, counts=counts)
     return Tables(manifest, pd.DataFrame(), pd.DataFrame(), similarity_table(), tables.proximity)
 
 
 def tally() -> Tally:
-    """Most of a task's targets lie past the sequence's end."""
+    """Return a tally of a task most of whose targets lie beyond the end of the sequence."""
     return Tally(
         data="pycode",
         split="train",
@@ -97,7 +97,7 @@ def tally() -> Tally:
 
 
 def write_study(root: Path, tables: Tables, *, left_out: LeftOut | None = None, **cost: Any) -> Path:
-    """Freeze the study of these tables in a store at `root`, with what `write_tables` writes beside it; its folder."""
+    """Freeze the study of these tables in a store at `root`, with the files of `write_tables`; return its folder."""
     store = Store.open(root, create=True)
     freeze(store, tables.manifest)
     folder = store.paths.study(tables.manifest.name)

@@ -1,4 +1,4 @@
-"""Small models whose every parameter matters, ids to run them on, and the same weights in transformers."""
+"""Small models in which every parameter affects the output, token ids for them, and the same weights in transformers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NANO = pythia("nano", vocab_size=512, max_seq_len=64)
 
 
 def lively(shape: ModelShape) -> Pythia:
-    """A model none of whose biases and norms sit at a value that would hide a mistake."""
+    """Return a model with random biases and norms, since their default values could hide errors."""
     model = initialised(shape, seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -33,7 +33,7 @@ def token_ids(shape: ModelShape, *size: int) -> torch.Tensor:
 
 
 def from_transformers(folder: Path, model: Pythia):
-    """The same weights, written as a checkpoint directory and loaded by transformers."""
+    """Write the model's weights as a checkpoint directory; return the model that transformers loads from it."""
     transformers = pytest.importorskip("transformers")
     (folder / "config.json").write_text(json.dumps(huggingface_config(model.shape)))
     save_file(to_huggingface(model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})

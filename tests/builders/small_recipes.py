@@ -1,4 +1,4 @@
-"""Small recipes that the tests of identity, planning and slots share; no file or network behind them."""
+"""Small recipes for the tests of ids, planning and slots, without files or network."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ LABELS: dict[str, Any] = {"size": "nano", "mix": "control", "weight": 0.0, "star
 
 
 def whole_arm(curriculum: Curriculum, *, before: int | None = None, changes: Any = None, **labels: Any) -> Arm:
-    """An arm of a curriculum as it is, measured on general text and on its last task, at its end and at step `before`.
+    """Return an arm of a curriculum, measured on general text and on its last task, at its end and at step `before`.
 
     Args:
-        changes: fields of the evaluation of general text that are not the usual ones.
+        changes: changed fields of the evaluation of general text.
     """
-    tasks = [one.phase.data for one in curriculum.stretches if isinstance(one.phase.data, Task)]
-    told = LABELS | {"task": tasks[-1].name if tasks else "none"} | labels
-    labelled = curriculum.then(phase(Mixture.only(GENERAL), 0, factors=factors(**told)))
+    tasks = [placed.phase.data for placed in curriculum.stretches if isinstance(placed.phase.data, Task)]
+    values = LABELS | {"task": tasks[-1].name if tasks else "none"} | labels
+    labelled = curriculum.then(phase(Mixture.only(GENERAL), 0, factors=factors(**values)))
     usual: dict[str, Any] = {"split": "test", "loss": "all_tokens", "seq_len": 64, "max_sequences": 8}
     evaluations = {"general_loss": Evaluation(data=GENERAL, **(usual | (changes or {})))}
     if tasks:
@@ -98,11 +98,11 @@ def whole_arm(curriculum: Curriculum, *, before: int | None = None, changes: Any
 
 
 def arm(curriculum: Curriculum, *, data: Task = PYCODE, changes: Any = None, **labels: Any) -> Arm:
-    """An arm whose curriculum is followed by fine-tuning on `data`, measured before and after it."""
+    """Return an arm that adds fine-tuning on `data` to a curriculum, measured before and after it."""
     tuned = curriculum.then(sft(data, seed=labels.get("sft_seed", 0)))
     return whole_arm(tuned, before=curriculum.num_steps, changes=changes, **labels)
 
 
 def wrong(value: object) -> Any:
-    """What a type checker would refuse, and an experiment file can hold all the same."""
+    """Return a value that a type checker would reject but that an experiment file can contain."""
     return value

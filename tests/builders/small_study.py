@@ -1,4 +1,4 @@
-"""A real study that runs in seconds: text written by the test, a nano model, a dozen steps."""
+"""A real study that runs in seconds: generated text, a nano model, a dozen steps."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SYMBOLS = ("def", "return", "self", "None", "import", "class", "for", "in", "pri
 
 
 def write_text(folder: Path) -> None:
-    """A general corpus of words, a code corpus of symbols, and a task in the manner of each."""
+    """Write a general corpus of words, a code corpus of symbols, and a task like each of them."""
     rng = random.Random(0)
 
     def rows(words: tuple[str, ...], number: int, length: int) -> Iterable[dict[str, str]]:
@@ -67,11 +67,11 @@ def write_split(folder: Path, split: str, rows: Iterable[dict[str, Any]]) -> Non
 
 
 def exchange_two_ids(tokenizer: Path) -> None:
-    """Let two tokens of a tokenizer.json change places; its size stays."""
+    """Swap two tokens of a tokenizer.json, which keeps its size."""
     fields = json.loads(tokenizer.read_text("utf-8"))
     vocab = fields["model"]["vocab"]
-    one, other = (token for token, number in vocab.items() if number in (258, 259))
-    vocab[one], vocab[other] = vocab[other], vocab[one]
+    first, second = (token for token, number in vocab.items() if number in (258, 259))
+    vocab[first], vocab[second] = vocab[second], vocab[first]
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     tokenizer.write_bytes(text.ljust(tokenizer.stat().st_size))
 
@@ -88,7 +88,7 @@ def small_study(
     start: Start | None = None,
     sft_steps: int = 4,
 ) -> Study:
-    """Control and code arms of one trunk seed; `folder` is what `write_text` filled."""
+    """Return a study with control and code arms of one trunk seed; `write_text` has filled `folder`."""
 
     def source(name: str, place: str, is_task: bool) -> Any:
         return resolve_source(str(folder), name=name, folder=place, is_task=is_task)
@@ -188,7 +188,7 @@ def small_study(
 
 
 def plan_in(store: Store, study: Study) -> Plan:
-    """The plan of `study` over what `store` already holds."""
+    """Return the plan of `study`, given the finished stages in `store`."""
     return make_plan(
         study,
         throughput=Throughput(CPU_CORE, {}),
@@ -198,9 +198,8 @@ def plan_in(store: Store, study: Study) -> Plan:
 
 
 def make_study(store: Store, study: Study, *, until: str | None = None) -> Plan:
-    """Freeze the study and make what is missing in the plan's order, up to the stage called `until`, without driver and
-    views."""
-    from midstudy.execute.stage import execute_stage  # imports torch, which the commands of an experiment do without
+    """Freeze the study and run its missing stages in order, up to the stage with label `until`, without driver and views."""
+    from midstudy.execute.stage import execute_stage  # imports torch, which experiment files that use this do not need
 
     plan = plan_in(store, study)
     freeze(store, manifest_of(plan, command="midstudy run small.py"))

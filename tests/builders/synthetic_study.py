@@ -1,4 +1,4 @@
-"""A study with the shape of the real one (trunk, branches, fine-tuning, evaluations) whose stages compute nothing."""
+"""A study with the shape of a real one (trunk, branches, fine-tuning, evaluations) whose stages compute nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIXES: Mapping[str, float] = {"control": 0.0, "code": 0.2, "math": 0.12}
 
 @dataclass
 class SyntheticStudy:
-    """`manifest` as `run` freezes it; `stages` in an order in which parents come first."""
+    """A study's manifest, as `run` freezes it, with its stages in an order in which parents come first."""
 
     manifest: Manifest
 
@@ -28,11 +28,11 @@ class SyntheticStudy:
         return dict(self.manifest.stages)
 
     def arm(self, **wanted: Value) -> ArmEntry:
-        """The first arm with these factors."""
-        return next(one for one in self.manifest.arms if all(one.factors[name] == wanted[name] for name in wanted))
+        """Return the first arm with these factors."""
+        return next(arm for arm in self.manifest.arms if all(arm.factors[name] == wanted[name] for name in wanted))
 
     def start_of(self, arm: ArmEntry) -> str:
-        """The state that an arm's fine-tuning starts from."""
+        """Return the state from which an arm's fine-tuning starts."""
         return self.stages[arm.state].parents[0]
 
     def publish(self, store: Store, stage_id: str) -> None:
@@ -67,7 +67,7 @@ class SyntheticStudy:
 
 
 def _loss_nats(stage: StageEntry) -> float:
-    """A matching mix helps; a seed moves everything a little."""
+    """Return a loss: a matching mix lowers it, and a seed changes it a little."""
     factors = stage.factors
     matches = (factors.get("mix"), stage.data) in (("code", "pycode"), ("math", "word_problems"))
     base = {"pycode": 4.8, "word_problems": 4.3, "general": 5.7}[stage.data]
@@ -76,7 +76,7 @@ def _loss_nats(stage: StageEntry) -> float:
 
 
 def stage_entry(kind: str, role: str, label: str, parents: tuple[str, ...] = (), **fields: Any) -> StageEntry:
-    """A stage of a manifest; what is not given is nothing."""
+    """Return a stage of a manifest; fields that are not given are empty."""
     usual: dict[str, Any] = {
         "start_from": None,
         "continues_trunk": False,
@@ -95,7 +95,7 @@ def stage_entry(kind: str, role: str, label: str, parents: tuple[str, ...] = (),
 
 
 def bare_manifest(name: str, stages: Mapping[str, StageEntry], **fields: Any) -> Manifest:
-    """A manifest of stages; what is not given is nothing."""
+    """Return a manifest of stages; fields that are not given are empty."""
     usual: dict[str, Any] = {
         "question": "Does code help code?",
         "notes": (),
@@ -127,12 +127,12 @@ class _Builder:
 
 
 def hash_of(text: str) -> int:
-    """A number that is the same in every process."""
+    """Return a hash that is the same in every process."""
     return int.from_bytes(text.encode("utf-8")[-6:], "big")
 
 
 def synthetic_study(name: str = "synthetic", *, trunk_seeds: int = 1, sft_seeds: int = 1) -> SyntheticStudy:
-    """3 mixes × 2 tasks × seeds; the control is the trunk's second half."""
+    """Return a study with 3 mixes × 2 tasks × seeds; the control is the second half of the trunk."""
     builder = _Builder()
     tokenizer = builder.add("tokenizer", "data", "tokenizer 2,048 on general", data="general")
     tokens = {data: builder.add("tokens", "data", f"tokens {data}", tokenizer, data=data) for data in ("general", *TASKS)}
@@ -216,6 +216,6 @@ def _trunk(builder: _Builder, tokens: Mapping[str, str], seed: int, sft_seeds: i
 
 
 def frozen(store: Store, study: SyntheticStudy) -> SyntheticStudy:
-    """The study with its manifest in the store."""
+    """Write the study's manifest into the store; return the study."""
     freeze(store, study.manifest)
     return study

@@ -1,4 +1,4 @@
-"""No test leaves processes behind, however it ends; checked from outside in separate pytest runs."""
+"""No test leaves processes behind, however it ends; checked in separate pytest runs."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def test_a_test_that_takes_too_long_leaves_no_process(tmp_path: Path) -> None:
     assert not runs(tmp_path, "one")
 
 
-def test_the_next_test_does_not_meet_them(tmp_path: Path) -> None:
+def test_processes_of_a_failed_test_are_gone_before_the_next_test(tmp_path: Path) -> None:
     text = "\ndef test_one():\n    sleeper('one')\n    assert False\n\ndef test_two():\n    assert not runs('one')\n"
     assert "1 failed, 1 passed" in pytest_of(tmp_path, text).stdout
 
 
 @pytest.mark.parametrize("environment", ["None", "{'PATH': os.environ['PATH']}"], ids=["as it is", "of its own"])
-def test_a_test_that_passed_and_left_a_process_is_an_error_that_names_it(tmp_path: Path, environment: str) -> None:
+def test_a_passing_test_that_leaves_a_process_is_an_error_that_names_the_process(tmp_path: Path, environment: str) -> None:
     settled = "\nfrom builders import leftovers\nleftovers._MAY_END_BY_ITSELF_S = 0.1\n"
     text = f"{settled}\ndef test_one():\n    sleeper('one', detached={environment} is None, environment={environment})\n"
     done = pytest_of(tmp_path, text)
@@ -91,14 +91,14 @@ def test_a_test_that_passed_and_left_a_process_is_an_error_that_names_it(tmp_pat
     assert not runs(tmp_path, "one")
 
 
-def test_a_process_that_ends_by_itself_is_none(tmp_path: Path) -> None:
+def test_a_process_that_ends_soon_is_not_a_leftover(tmp_path: Path) -> None:
     text = "\ndef test_one():\n    subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(0.3)'])\n"
     done = pytest_of(tmp_path, text)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("scope", ["module", "session"])
-def test_what_a_wider_fixture_started_stays_until_that_ends_and_not_longer_than_the_run(tmp_path: Path, scope: str) -> None:
+def test_processes_of_wider_fixtures_live_until_the_fixture_ends(tmp_path: Path, scope: str) -> None:
     text = f"""
 @pytest.fixture(scope={scope!r})
 def served():
@@ -116,8 +116,8 @@ def test_two(served):
     assert not runs(tmp_path, "served")
 
 
-def test_processes_of_others_are_not_touched(tmp_path: Path) -> None:
-    """Two pytest runs side by side, within this one."""
+def test_processes_of_other_pytest_runs_are_not_touched(tmp_path: Path) -> None:
+    """Two pytest runs at the same time, within this one."""
     other = tmp_path / "other"
     other.mkdir()
     program = "import time; time.sleep(1000)"

@@ -1,4 +1,4 @@
-"""Small training runs that the tests of the engine, its checkpoints and its evaluation share."""
+"""Small training runs for the tests of the engine, its checkpoints and its evaluation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VOCAB_SIZE = 512
 
 
 def batch_at(step: int, *, num_sequences: int = 8, length: int | None = None) -> Batch:
-    """Random tokens with a learnable pattern; lengths vary from step to step and a tail of each row carries no loss."""
+    """Return random tokens with a learnable pattern; lengths vary by step, and the end of each row has no loss."""
     random = np.random.default_rng(step)
     length = length or 16 + 8 * (step % 3)
     tokens = random.integers(VOCAB_SIZE // 8, size=(num_sequences, length + 1))
@@ -29,7 +29,7 @@ def batch_at(step: int, *, num_sequences: int = 8, length: int | None = None) ->
 
 
 def curriculum(precision: str = "fp32", *, sft_precision: str | None = None) -> Curriculum:
-    """12 steps of general text, 6 with code that continue everything, 6 of fine-tuning with a new optimizer and schedule."""
+    """Return 12 steps of general text, 6 with code that continue it, 6 of fine-tuning with a new optimizer and schedule."""
     schedule = Cosine(peak_lr=1e-2, floor_lr=1e-4, warmup_steps=3, total_steps=18)
     trunk = Curriculum.of(start(), phase(Mixture.only(GENERAL), 18, precision=precision, schedule=schedule))
     tuning: dict[str, Any] = {
@@ -48,7 +48,7 @@ def begin(precision: str = "fp32", **placement: Any) -> TrainingRun:
 
 
 def train(run: TrainingRun, course: Curriculum, to_step: int, **options: Any) -> list[Metrics]:
-    """Advance and return the metrics of every step."""
+    """Advance the run to `to_step`; return the metrics of every step."""
     metrics: list[Metrics] = []
     assert run.advance(course, to_step=to_step, batch_at=batch_at, on_metrics=metrics.append, log_every=1, **options)
     return metrics

@@ -1,6 +1,6 @@
 """Waiting in tests: for a condition, never for a fixed time.
 
-A busy machine makes everything late, so waits have no short limits of their own: pytest-timeout ends a whole test, and
+On a busy machine everything is late, so waits have no separate short limits: pytest-timeout ends a whole test, and
 `leftovers` ends its processes.
 """
 
@@ -19,17 +19,17 @@ _GIVE_UP_S = 580.0
 
 
 def wait_until(condition: Callable[[], T | None]) -> T:
-    """Poll `condition` until it is true; returns its value."""
-    while not (found := condition()):
+    """Poll `condition` until it is true; return its value."""
+    while not (value := condition()):
         time.sleep(_LOOK_EVERY_S)
-    return found
+    return value
 
 
 async def until(condition: Callable[[], T | None]) -> T:
     """Like `wait_until`, without blocking the event loop."""
-    while not (found := condition()):
+    while not (value := condition()):
         await asyncio.sleep(_LOOK_EVERY_S)
-    return found
+    return value
 
 
 def finish(work: Awaitable[T]) -> T:

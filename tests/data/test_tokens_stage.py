@@ -111,7 +111,7 @@ def test_a_stage_that_is_asked_to_stop_resumes_from_its_shards(text, tmp_path, s
     with pytest.raises(StoppedError, match="reuses the finished shards"):
         make(store, corpus, lambda: next(polls) == 800)
     assert not store.has(corpus.id)
-    (attempt,) = store.former_attempts(corpus.id)
+    (attempt,) = store.previous_attempts(corpus.id)
     index = read_index(attempt / "result", "train")
     assert index is not None
     assert not index.is_complete
@@ -126,7 +126,7 @@ def test_a_stage_stopped_before_its_first_shard_leaves_no_attempt(text, tmp_path
     store, corpus, _ = open_store(text, tmp_path / "store")
     with pytest.raises(StoppedError):
         make(store, corpus, lambda: True)
-    assert store.former_attempts(corpus.id) == []
+    assert store.previous_attempts(corpus.id) == []
 
 
 def test_a_bad_row_does_not_lose_finished_shards(text, tmp_path, small_shards, monkeypatch):
@@ -161,11 +161,11 @@ def test_shards_of_text_that_was_replaced_and_restored_are_made_again(text, tmp_
         polls = iter(range(10_000))
         with pytest.raises(StoppedError):
             make(store, corpus, lambda: next(polls) == 800)
-    assert store.former_attempts(corpus.id)
+    assert store.previous_attempts(corpus.id)
     path.write_bytes(content)
     with pytest.raises(ChangedTextError, match="made from different text"):
         make(store, corpus)
-    assert store.former_attempts(corpus.id) == []
+    assert store.previous_attempts(corpus.id) == []
     make(store, corpus)
     assert published_bytes(store, corpus) == published_bytes(reference, corpus)
 
@@ -191,7 +191,7 @@ def test_text_that_differs_from_the_plan_is_never_published(text, tmp_path, smal
         polls = iter(range(10_000))
         with pytest.raises(StoppedError):
             make(store, corpus, lambda: next(polls) == 800)
-        assert store.former_attempts(corpus.id)
+        assert store.previous_attempts(corpus.id)
         with pytest.raises(ChangedTextError, match="its files changed"):
             make(store, corpus)
         stages = plan_in(store, small_study(text, starts=())).stages.values()
@@ -201,7 +201,7 @@ def test_text_that_differs_from_the_plan_is_never_published(text, tmp_path, smal
             make(store, tokenizer)
     assert not store.has(corpus.id)
     assert not store.has(tokenizer.id)
-    assert store.former_attempts(corpus.id) == []
+    assert store.previous_attempts(corpus.id) == []
     path.write_bytes(content)
     for stage in (tokenizer, corpus):
         make(store, stage)
@@ -306,7 +306,7 @@ def test_killed_processes_lose_no_finished_shard_and_change_no_byte(tmp_path):
         process.stdout.close()
         if store.has(corpus.id):
             break
-        indices = (read_index(attempt / "result", "train") for attempt in store.former_attempts(corpus.id))
+        indices = (read_index(attempt / "result", "train") for attempt in store.previous_attempts(corpus.id))
         finished.append(max((len(index.shards) for index in indices if index is not None), default=0))
     else:
         make_in_full = subprocess.run([*command, str(store.root), corpus.id, str(shard_bytes)], check=False)

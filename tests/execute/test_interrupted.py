@@ -225,12 +225,12 @@ class Victim:
             self.check_what_is_lost(number, first=self.stage.recipe.step - self.stage.num_steps)
 
     def attempt_of(self, pid: int) -> Path | None:
-        attempts = self.store.former_attempts(self.stage.id)
+        attempts = self.store.previous_attempts(self.stage.id)
         return next((attempt for attempt in attempts if f"-{pid}-" in attempt.name), None)
 
     def check_what_is_lost(self, number: signal.Signals, *, first: int) -> None:
         """Check how much the next attempt recomputes: at most a checkpoint interval after SIGKILL, else no whole step."""
-        attempts = self.store.former_attempts(self.stage.id)
+        attempts = self.store.previous_attempts(self.stage.id)
         latest = latest_valid(*(attempt / "checkpoints" for attempt in attempts))
         saved = int(latest.name.removeprefix("step-")) if latest else first
         lost = [line["step"] for line in read_metrics(attempts[0] / "result" / "metrics.jsonl") if line["step"] > saved]

@@ -161,7 +161,7 @@ def test_a_stopped_stage_resumes_bit_for_bit(text, tmp_path, finished):
                     should_stop=polls,
                 )
             assert not store.has(stage.id)
-            assert store.former_attempts(stage.id)
+            assert store.previous_attempts(stage.id)
         execute_stage(
             store, stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer, should_stop=lambda: False
         )
@@ -214,7 +214,7 @@ def test_an_evaluation_that_is_asked_to_stop_stops_between_batches(text, tmp_pat
             shutil.copytree(reference.paths.published(stage.id), store.paths.published(stage.id))
     with pytest.raises(StoppedError, match="stopped while evaluating"):
         execute_stage(store, evaluation.id, start_from=None, keeps_optimizer=False, should_stop=lambda: True)
-    assert not store.paths.attempts(evaluation.id).exists() or not store.former_attempts(evaluation.id)
+    assert not store.paths.attempts(evaluation.id).exists() or not store.previous_attempts(evaluation.id)
     execute_stage(store, evaluation.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
     assert store.record(evaluation.id).metrics == reference.record(evaluation.id).metrics
 
@@ -481,7 +481,7 @@ def test_a_stage_planned_for_another_numerical_version_is_rejected(text, tmp_pat
     with pytest.raises(StoreError, match=expected):
         execute_stage(store, state.id, start_from=None, keeps_optimizer=True, should_stop=lambda: False)
     assert not store.has(state.id)
-    assert not store.former_attempts(state.id)
+    assert not store.previous_attempts(state.id)
 
 
 def test_a_state_whose_batches_do_not_match_the_quotas_is_not_published(text, tmp_path, monkeypatch):
@@ -524,7 +524,7 @@ def test_a_record_of_another_recipe_is_an_error(text, tmp_path):
     record = store.record(stage.id)
     record.canonical["evaluation"]["max_sequences"] = 99
     store.paths.record(stage.id).write_bytes(record.as_bytes())
-    with pytest.raises(RecipeMismatchError, match=r"evaluation\.max_sequences: found 99, asked for 16"):
+    with pytest.raises(RecipeMismatchError, match=r"evaluation\.max_sequences: expected 16, got 99"):
         store.verify(stage)
 
 

@@ -1,4 +1,4 @@
-"""Compiled blocks: the same losses and gradients to rounding, compiled once for all models of a shape and any length."""
+"""Compiled blocks give the same results up to rounding and are compiled once for all models of a shape and any length."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from builders.training_runs import batch_at, begin, curriculum, same_bits, train
 
 from midstudy.evaluate.loss import mean_loss
 from midstudy.model.compiled import (
-    ToldToStopError,
+    StopRequestedError,
     _compiled,
     compile_model,
-    left_when_told,
     require_compiler,
     signals_held,
+    stopping_between_parts,
 )
 from midstudy.train.engine import TrainingRun
 
 PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")
-# Of a loss near 6 nats after six steps at a high learning rate; bf16 keeps eight bits.
+# Relative to a loss near 6 nats after six steps at a high learning rate; bf16 has eight significant bits.
 TOLERANCES = {"fp32": 1e-5, "bf16_mixed": 1e-2, "bf16_true": 1e-2}
 
 
 @pytest.fixture
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing compiled before, in this process or on disk."""
+    """Start without compiled code, in this process and on disk."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     from torch._dynamo.utils import counters
 
@@ -58,11 +58,11 @@ def num_graphs() -> int:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_compiled_training_equals_eager_to_rounding_and_compiles_once(precision: str, fresh_cache: None) -> None:
-    # The lengths of these batches go 16, 24, 32, 16, ... ; the last phase fine-tunes.
+    # The batches have lengths 16, 24, 32, 16, ...; the last phase fine-tunes.
     eager, first = begin(precision), compiled(precision)
     expected = train(eager, curriculum(precision), 24)
-    found = train(first, curriculum(precision), 24)
-    for ours, theirs in zip(found, expected, strict=True):
+    metrics = train(first, curriculum(precision), 24)
+    for ours, theirs in zip(metrics, expected, strict=True):
         assert ours["loss_nats"] == pytest.approx(theirs["loss_nats"], rel=TOLERANCES[precision])
     assert mean_loss(first.model, [batch_at(30)]).loss_nats == pytest.approx(
         mean_loss(eager.model, [batch_at(30)]).loss_nats, rel=TOLERANCES[precision]
@@ -71,7 +71,7 @@ def test_compiled_training_equals_eager_to_rounding_and_compiles_once(precision:
     assert graphs <= 2 * 2 * 2, "two parts, one length and any length, training and evaluation"
     mean_loss(first.model, [batch_at(30, length=40), batch_at(31, length=56)])
     again = compiled(precision)
-    assert [m["loss_nats"] for m in train(again, curriculum(precision), 24)] == [m["loss_nats"] for m in found]
+    assert [m["loss_nats"] for m in train(again, curriculum(precision), 24)] == [m["loss_nats"] for m in metrics]
     mean_loss(again.model, [batch_at(30, length=64)])
     assert num_graphs() == graphs, "a second model of the shape, and other lengths, need no compilation"
 
@@ -95,7 +95,7 @@ def test_documents_and_weights_compile_too(fresh_cache: None) -> None:
         return loss.item()
 
     eager, ours = begin("bf16_true"), compiled("bf16_true")
-    with torch.no_grad():  # so that it matters what a position sees
+    with torch.no_grad():  # so that attention affects the loss
         for run in (eager, ours):
             for name, parameter in run.model.named_parameters():
                 if name.endswith(("qkv.weight", "attention_out.weight")):
@@ -107,14 +107,14 @@ def test_documents_and_weights_compile_too(fresh_cache: None) -> None:
     assert abs(loss_of(eager, **masks) - expected) > 0.5 * expected
 
 
-def test_without_a_compiler_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_error_for_a_missing_compiler_says_how_to_fix_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=r"g\+\+ is not on the PATH.*apt-get install g\+\+.*leave compilation off"):
         compile_model(begin().model)
 
 
-def test_without_pythons_headers_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_error_for_missing_python_headers_says_how_to_fix_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "mycompiler").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", "mycompiler")
@@ -125,10 +125,10 @@ def test_without_pythons_headers_the_error_says_what_to_do(monkeypatch: pytest.M
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Stands in for the compiler: notes which part of a block it is asked for, forward and backward, and how often."""
+    """Replace the compiler; return a list of the block parts that run, forward and backward, in order."""
     called: list[str] = []
 
-    class Noted(torch.autograd.Function):
+    class Recorded(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: torch.Tensor, name: str) -> torch.Tensor:
             ctx.name = name
@@ -141,7 +141,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             return gradients[0], None
 
     def compile(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        return lambda *arguments: Noted.apply(function(*arguments), function.__name__)
+        return lambda *arguments: Recorded.apply(function(*arguments), function.__name__)
 
     monkeypatch.setattr(torch, "compile", compile)
     _compiled.cache_clear()
@@ -155,7 +155,7 @@ BACKWARD = ["feed_forward backward", "attend backward"] * 2
 
 @pytest.mark.parametrize("parts", range(1, 8))
 def test_a_stop_is_noticed_as_soon_as_a_part_is_compiled(parts: int, compiler: list[str]) -> None:
-    """By a flag, and by a signal that is held back so that it does not reach the compiler."""
+    """The stop comes from the flag, after any part of the forward or backward pass; the step is not applied."""
     run = begin("bf16_true", compiled=True)
     train(run, curriculum("bf16_true"), 2)
     assert compiler == (FORWARD + BACKWARD) * 2
@@ -175,32 +175,32 @@ def test_a_stop_is_noticed_as_soon_as_a_part_is_compiled(parts: int, compiler: l
 
 
 def test_a_held_signal_is_noticed_as_soon_as_a_part_is_compiled(compiler: list[str]) -> None:
-    """Whether this thread waits with it, or another thread of the process has taken it meanwhile."""
+    """The signal is pending for this thread, or another thread of the process has handled it already."""
     run = compiled("bf16_true")
-    told: list[int] = []
-    former = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    arrived: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
     try:
-        with left_when_told(lambda: bool(told)), signals_held():
+        with stopping_between_parts(lambda: bool(arrived)), signals_held():
             os.kill(os.getpid(), signal.SIGTERM)
-            with pytest.raises(ToldToStopError):
+            with pytest.raises(StopRequestedError):
                 run.model(torch.from_numpy(batch_at(0).input_ids))
             assert compiler == ["attend"]
-        assert told == [signal.SIGTERM]
+        assert arrived == [signal.SIGTERM]
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def test_a_compiler_outlives_the_signal_that_stops_the_job() -> None:
-    """The signal reaches child and parent, as a scheduler sends it; the child finishes, and the parent is told."""
-    told: list[int] = []
-    former = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    """Child and parent receive the signal, as from a scheduler; the child finishes, then the parent handles the signal."""
+    arrived: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
     try:
         with signals_held():
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5); print('built')"], stdout=-1)
             child.send_signal(signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
             output, _ = child.communicate()
-        assert told == [signal.SIGTERM]
+        assert arrived == [signal.SIGTERM]
         assert (child.returncode, output) == (0, b"built\n")
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(signal.SIGTERM, previous)

@@ -1,4 +1,4 @@
-"""The loss of the head, weighted: value and gradients are those of the formula, and what has no target never counts."""
+"""The weighted loss of the head: value and gradients follow the formula, and positions without a target have no effect."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from midstudy.model.cross_entropy import IGNORED, scaled_head_loss
 
-NUM_TOKENS, WIDTH, VOCAB_SIZE = 1_600, 32, 512  # more rows than are worked on at a time
+NUM_TOKENS, WIDTH, VOCAB_SIZE = 1_600, 32, 512  # more rows than one chunk
 
 
 def head_inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states, head, targets of which a quarter are missing, and weights between 0 and 3."""
+    """Return hidden states, the head, targets of which a quarter are missing, and weights between 0 and 3."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(NUM_TOKENS, WIDTH, generator=generator).to(dtype)
     head = (0.3 * torch.randn(VOCAB_SIZE, WIDTH, generator=generator)).to(dtype)
@@ -26,7 +26,7 @@ def head_inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Ten
 
 
 def by_formula(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, scale: float) -> list[Tensor]:
-    """scale · Σ wᵢ (log Σⱼ exp zᵢⱼ − zᵢ,target) in fp64, and its gradients by hidden state and head."""
+    """Return scale · Σ wᵢ (log Σⱼ exp zᵢⱼ − zᵢ,target) in fp64, and its gradients of hidden states and head."""
     hidden, head = hidden.double().requires_grad_(), head.double().requires_grad_()
     counted = (targets != IGNORED).nonzero()[:, 0]
     logits = hidden[counted] @ head.T
@@ -40,29 +40,29 @@ def by_formula(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, s
     [("cpu", False), *(pytest.param("cuda", chunked, marks=pytest.mark.gpu) for chunked in (False, True))],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weighted_loss_and_gradients_are_those_of_the_formula(dtype: torch.dtype, device: str, chunked: bool) -> None:
+def test_weighted_loss_and_gradients_follow_the_formula(dtype: torch.dtype, device: str, chunked: bool) -> None:
     hidden, head, targets, weights = head_inputs(dtype)
     expected = by_formula(hidden, head, targets, weights, 1 / 900)
     hidden, head = hidden.to(device).requires_grad_(), head.to(device).requires_grad_()
     loss = scaled_head_loss(
         hidden, head, targets.to(device), scale=1 / 900, token_weights=weights.to(device), chunked=chunked
     )
-    found = [loss.detach(), *torch.autograd.grad(loss, (hidden, head))]
-    for ours, theirs in zip(found, expected, strict=True):
+    actual = [loss.detach(), *torch.autograd.grad(loss, (hidden, head))]
+    for ours, theirs in zip(actual, expected, strict=True):
         error = (ours.double().cpu() - theirs).norm() / theirs.norm()
         assert error < (1e-6 if dtype == torch.float32 else 0.02)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_weight_without_a_target_is_never_counted(device: str) -> None:
+def test_the_weight_of_a_position_without_a_target_has_no_effect(device: str) -> None:
     hidden, head, targets, weights = head_inputs()
     expected = by_formula(hidden, head, targets, weights, 1.0)
     heavy = torch.where(targets == IGNORED, 1e6, weights)
     assert (heavy != weights).sum() > 200
     hidden, head = hidden.to(device).requires_grad_(), head.to(device).requires_grad_()
     loss = scaled_head_loss(hidden, head, targets.to(device), scale=1.0, token_weights=heavy.to(device))
-    found = [loss.detach(), *torch.autograd.grad(loss, (hidden, head))]
-    for ours, theirs in zip(found, expected, strict=True):
+    actual = [loss.detach(), *torch.autograd.grad(loss, (hidden, head))]
+    for ours, theirs in zip(actual, expected, strict=True):
         assert (ours.double().cpu() - theirs).norm() < 1e-6 * theirs.norm()
 
 
@@ -71,17 +71,17 @@ def gradients_of(loss: Tensor, *inputs: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_of_one_are_no_weights_to_the_last_bit(dtype: torch.dtype) -> None:
+def test_weights_of_1_equal_no_weights_to_the_last_bit(dtype: torch.dtype) -> None:
     hidden, head, targets, _ = head_inputs(dtype)
     hidden.requires_grad_()
     head.requires_grad_()
     plain = gradients_of(scaled_head_loss(hidden, head, targets, scale=1 / 7), hidden, head)
     ones = torch.ones(NUM_TOKENS)
     weighted = gradients_of(scaled_head_loss(hidden, head, targets, scale=1 / 7, token_weights=ones), hidden, head)
-    assert all(torch.equal(one, other) for one, other in zip(plain, weighted, strict=True))
+    assert all(torch.equal(left, right) for left, right in zip(plain, weighted, strict=True))
 
 
-def test_a_weight_of_nothing_is_no_target() -> None:
+def test_a_weight_of_0_equals_no_target() -> None:
     hidden, head, targets, weights = head_inputs()
     hidden.requires_grad_()
     head.requires_grad_()
@@ -89,18 +89,18 @@ def test_a_weight_of_nothing_is_no_target() -> None:
     assert not torch.equal(masked, targets)
     with_targets = gradients_of(scaled_head_loss(hidden, head, targets, scale=1.0, token_weights=weights), hidden, head)
     without = gradients_of(scaled_head_loss(hidden, head, masked, scale=1.0, token_weights=weights), hidden, head)
-    for one, other in zip(with_targets, without, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    for left, right in zip(with_targets, without, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
 
 
-def test_the_gradient_scales_with_what_comes_after_the_weighted_loss() -> None:
+def test_the_gradient_scales_with_the_upstream_gradient() -> None:
     hidden, head, targets, weights = head_inputs()
     hidden.requires_grad_()
     head.requires_grad_()
     tripled = gradients_of(3.0 * scaled_head_loss(hidden, head, targets, scale=0.25, token_weights=weights), hidden, head)
     scaled = gradients_of(scaled_head_loss(hidden, head, targets, scale=0.75, token_weights=weights), hidden, head)
-    for one, other in zip(tripled, scaled, strict=True):
-        torch.testing.assert_close(one, other)
+    for left, right in zip(tripled, scaled, strict=True):
+        torch.testing.assert_close(left, right)
 
 
 def test_a_models_weighted_loss_adds_up_over_micro_batches() -> None:
@@ -123,8 +123,8 @@ def test_a_models_weighted_loss_adds_up_over_micro_batches() -> None:
         torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_weights_tilt_the_mean() -> None:
-    """Two targets, one of weight 3: the weighted mean of their losses."""
+def test_the_loss_of_two_targets_is_their_weighted_mean() -> None:
+    """One of the targets has weight 3."""
     hidden, head = torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     losses = F.cross_entropy(hidden @ head.T, torch.tensor([0, 2]), reduction="none")
     loss = scaled_head_loss(hidden, head, torch.tensor([0, 2]), scale=1 / 4, token_weights=torch.tensor([3.0, 1.0]))

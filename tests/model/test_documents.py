@@ -1,4 +1,4 @@
-"""A document in a packed row is computed as if it were alone, wherever in the row it lies."""
+"""A document in a packed row gives the same results as alone, at any place in the row."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from midstudy.model.pythia import Pythia
 from midstudy.train.precision import Weights
 
 LENGTHS = (5, 24, 1, 20, 14)
-"""Documents that fill NANO's context of 64."""
+"""Lengths of documents that fill NANO's context of 64."""
 
-# How far two logits of one position may lie apart, in standard deviations of the logits: largest and on average. In
-# bfloat16 a rotation by another angle rounds differently; the logits there lie (0.036, 0.0058) from those in fp32.
+# Largest and mean difference allowed between two logits of one position, in standard deviations of the logits. In bfloat16
+# a rotation by another angle rounds differently; bfloat16 logits differ from fp32 ones by (0.036, 0.0058).
 TOLERANCES = {"fp32": (1e-5, 1e-6), "bf16_mixed": (0.05, 0.006), "bf16_true": (0.05, 0.006)}
 
 
@@ -29,7 +29,7 @@ def model_in(precision: str) -> Pythia:
 
 
 def numbers(lengths: tuple[int, ...], *, num_rows: int = 1) -> Tensor:
-    """Documents of these lengths, numbered, in each of `num_rows` rows."""
+    """Return document numbers for documents of these lengths, in each of `num_rows` rows."""
     return torch.repeat_interleave(torch.arange(len(lengths), dtype=torch.int32), torch.tensor(lengths)).repeat(num_rows, 1)
 
 
@@ -45,7 +45,7 @@ def test_a_packed_document_has_the_logits_it_has_alone(precision: str) -> None:
     error = (packed - alone).abs() / alone.std()
     assert error.max() < largest
     assert error.mean() < average
-    # The first document sees nothing else either way; the others would.
+    # Without the mask the first document is unchanged, but the others are not.
     assert (unmasked - alone)[:, LENGTHS[0] :].abs().mean() > 0.2 * alone.std()
 
 
@@ -60,14 +60,14 @@ def test_a_packed_document_has_the_logits_of_transformers(tmp_path: Path) -> Non
 
 
 def gradients(model: Pythia) -> dict[str, Tensor]:
-    found = {name: parameter.grad.float() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    by_name = {name: parameter.grad.float() for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad(set_to_none=True)
-    assert len(found) == len(list(model.parameters()))
-    return found
+    assert len(by_name) == len(list(model.parameters()))
+    return by_name
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)
-def test_the_gradient_of_a_packed_row_is_that_of_its_documents(precision: str) -> None:
+def test_the_gradient_of_a_packed_row_is_the_sum_over_its_documents(precision: str) -> None:
     model = model_in(precision)
     ids, targets = token_ids(NANO, 2, sum(LENGTHS)), token_ids(NANO, 3, sum(LENGTHS))[1:]
     packed_loss = model.scaled_loss(ids, targets, scale=1 / 128, documents=numbers(LENGTHS, num_rows=2))
@@ -76,7 +76,7 @@ def test_the_gradient_of_a_packed_row_is_that_of_its_documents(precision: str) -
     total = 0.0
     for document, target in zip(ids.split(LENGTHS, dim=1), targets.split(LENGTHS, dim=1), strict=True):
         loss = model.scaled_loss(document, target, scale=1 / 128)
-        loss.backward()  # adds up on the parameters
+        loss.backward()  # accumulates in the parameters
         total += loss.item()
     assert packed_loss.item() == pytest.approx(total, rel=1e-5 if precision == "fp32" else 1e-2)
     for name, expected in gradients(model).items():
@@ -87,7 +87,7 @@ def test_the_gradient_of_a_packed_row_is_that_of_its_documents(precision: str) -
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)
-def test_nothing_reaches_a_document_from_another(precision: str) -> None:
+def test_no_information_passes_between_documents(precision: str) -> None:
     model = model_in(precision)
     ids = token_ids(NANO, 1, sum(LENGTHS))
     documents = numbers(LENGTHS)
@@ -104,28 +104,30 @@ def test_nothing_reaches_a_document_from_another(precision: str) -> None:
     lengths=st.lists(st.integers(1, 16), min_size=2, max_size=8),
     order=st.randoms(use_true_random=False),
 )
-def test_it_does_not_matter_how_documents_are_packed(lengths: list[int], order) -> None:
-    """Documents one a row, and shuffled into as few rows as hold them: the same loss of every token."""
+def test_losses_do_not_depend_on_how_documents_are_packed(lengths: list[int], order) -> None:
+    """One document per row, or shuffled into as few rows as possible: every token has the same loss."""
     model = lively(NANO)
     documents = [token_ids(NANO, 1, 1 + sum(lengths))[0, sum(lengths[:i]) :][: n + 1] for i, n in enumerate(lengths)]
     shuffled = list(range(len(documents)))
     order.shuffle(shuffled)
     rows: list[list[int]] = [[]]
     for index in shuffled:
-        if sum(lengths[one] for one in rows[-1]) + lengths[index] > 32:
+        if sum(lengths[member] for member in rows[-1]) + lengths[index] > 32:
             rows.append([])
         rows[-1].append(index)
     with torch.no_grad():
         for row in rows:
-            ids, targets = (torch.cat([documents[one][cut] for one in row])[None] for cut in (slice(-1), slice(1, None)))
-            packed = model.token_losses(ids, targets, numbers(tuple(lengths[one] for one in row)))
-            for index, losses in zip(row, packed[0].split([lengths[one] for one in row]), strict=True):
+            ids, targets = (
+                torch.cat([documents[member][cut] for member in row])[None] for cut in (slice(-1), slice(1, None))
+            )
+            packed = model.token_losses(ids, targets, numbers(tuple(lengths[member] for member in row)))
+            for index, losses in zip(row, packed[0].split([lengths[member] for member in row]), strict=True):
                 alone = model.token_losses(documents[index][None, :-1], documents[index][None, 1:])[0]
                 torch.testing.assert_close(losses, alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)
-def test_one_document_a_row_is_no_mask(precision: str) -> None:
+def test_one_document_per_row_equals_no_mask(precision: str) -> None:
     model = model_in(precision)
     ids, targets = token_ids(NANO, 2, 40), token_ids(NANO, 3, 40)[1:]
     with torch.no_grad():
@@ -142,27 +144,27 @@ def test_the_mask_by_hand() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("lengths", [(4, 1, 12), (50, 100, 1, 128, 21)], ids=sum)
 @pytest.mark.parametrize("masked", [True, False])
-def test_attention_and_its_gradient_are_those_of_the_formula(
+def test_attention_and_its_gradient_follow_the_formula(
     dtype: torch.dtype, device: str, lengths: tuple[int, ...], masked: bool
 ) -> None:
-    """Of one block of queries, and of several with the last one short; documents begin and end inside blocks."""
+    """With one block of queries, and with several of which the last is short; documents start and end inside blocks."""
     length = sum(lengths)
     generator = torch.Generator().manual_seed(0)
     exact = [torch.randn(2, 3, length, 16, generator=generator).to(dtype).double() for _ in range(4)]
     documents = torch.stack((numbers(lengths if masked else (length,))[0], numbers((length,))[0]))
-    inputs = [one.to(device, dtype).requires_grad_() for one in exact[:3]]
+    inputs = [tensor.to(device, dtype).requires_grad_() for tensor in exact[:3]]
     mask = document_mask(documents.to(device), dtype) if masked else None
-    found = causal_attention(inputs[0], inputs[1], inputs[2], mask)
-    found.backward(exact[3].to(device, dtype))
+    actual = causal_attention(inputs[0], inputs[1], inputs[2], mask)
+    actual.backward(exact[3].to(device, dtype))
 
-    query, key, value = (one.requires_grad_() for one in exact[:3])
+    query, key, value = (tensor.requires_grad_() for tensor in exact[:3])
     same = documents[:, None, :, None] == documents[:, None, None, :]
     allowed = same & torch.ones(length, length, dtype=torch.bool).tril()
     scores = (query @ key.transpose(2, 3) / 16**0.5).masked_fill(~allowed, float("-inf"))
     expected = scores.softmax(dim=-1) @ value
     expected.backward(exact[3])
     tolerance = 1e-5 if dtype == torch.float32 else 0.06
-    torch.testing.assert_close(found.double().cpu(), expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(actual.double().cpu(), expected, rtol=tolerance, atol=tolerance)
     for ours, theirs in zip(inputs, (query, key, value), strict=True):
         assert ours.grad is not None
         assert theirs.grad is not None
@@ -170,14 +172,14 @@ def test_attention_and_its_gradient_are_those_of_the_formula(
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.bfloat16, 6e-3)])
-def test_rounding_does_not_grow_with_the_length(dtype: torch.dtype, bound: float) -> None:
-    """A key's gradient is a sum over all later queries; its relative error at 2,048 positions is that of one rounding."""
+def test_rounding_errors_do_not_grow_with_the_length(dtype: torch.dtype, bound: float) -> None:
+    """A key's gradient sums over all later queries; at 2,048 positions its relative error is still that of one rounding."""
     generator = torch.Generator().manual_seed(0)
     exact = [torch.randn(1, 2, 2_048, 16, generator=generator).to(dtype).double() for _ in range(4)]
     gradients = []
     for kind in (dtype, torch.float64):
-        inputs = [one.to(kind).requires_grad_() for one in exact[:3]]
+        inputs = [tensor.to(kind).requires_grad_() for tensor in exact[:3]]
         causal_attention(inputs[0], inputs[1], inputs[2]).backward(exact[3].to(kind))
-        gradients.append([one.grad.double() for one in inputs if one.grad is not None])
+        gradients.append([tensor.grad.double() for tensor in inputs if tensor.grad is not None])
     for ours, theirs in zip(*gradients, strict=True):
         assert (ours - theirs).norm() / theirs.norm() < bound

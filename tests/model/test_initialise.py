@@ -1,4 +1,4 @@
-"""Initial weights are the paper's (nightingal3/litgpt `pretrain.py`) and are a pure function of shape and seed."""
+"""Initial weights follow the paper's code (nightingal3/litgpt `pretrain.py`) and depend only on shape and seed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SHAPE = ModelShape(name="test", num_layers=3, width=128, num_heads=4, vocab_size
         ("head.weight", math.sqrt(2 / (5 * 128))),
         ("blocks.0.qkv.weight", math.sqrt(2 / (5 * 128))),
         ("blocks.1.mlp_in.weight", math.sqrt(2 / (5 * 128))),
-        ("blocks.2.mlp_out.weight", math.sqrt(2 / (5 * 128))),  # the fork's oddity: no depth rule here
+        ("blocks.2.mlp_out.weight", math.sqrt(2 / (5 * 128))),  # as in the fork: no depth rule here
         ("blocks.2.attention_out.weight", 1 / (math.sqrt(128) * 3)),
     ],
 )
-def test_matrices_are_normal_with_the_forks_deviation(name: str, deviation: float) -> None:
+def test_matrices_are_normal_with_the_forks_standard_deviation(name: str, deviation: float) -> None:
     weight = dict(initialised(SHAPE, seed=0).named_parameters())[name].double()
     error = 4 / math.sqrt(2 * weight.numel())  # four standard errors of a standard deviation
     assert weight.std().item() == pytest.approx(deviation, rel=error)
@@ -39,7 +39,7 @@ def test_biases_are_zero_and_norms_are_one() -> None:
             assert torch.all(parameter == 1), name
 
 
-def test_the_seed_alone_decides() -> None:
+def test_weights_depend_only_on_the_seed() -> None:
     torch.manual_seed(1)
     first = initialised(SHAPE, seed=7).state_dict()
     torch.manual_seed(2)
@@ -48,7 +48,7 @@ def test_the_seed_alone_decides() -> None:
     assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
-def test_no_two_parameters_share_draws_and_another_layer_shifts_none() -> None:
+def test_every_parameter_has_its_own_draws_and_another_layer_does_not_change_them() -> None:
     weights = initialised(SHAPE, seed=0).state_dict()
     assert not torch.equal(weights["blocks.0.qkv.weight"], weights["blocks.1.qkv.weight"])
     deeper = initialised(ModelShape(num_layers=4, width=128, num_heads=4, vocab_size=512, name="deeper"), seed=0)

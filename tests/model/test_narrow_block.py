@@ -1,4 +1,4 @@
-"""A narrow model's block computes the plain block's values and gradients, however the work is split."""
+"""A narrow model's block gives the plain block's values and gradients, for any split of the work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPES = [
 
 
 class Given:
-    """A block whose parameters all affect its output, an input, an output gradient, and the tables for its length."""
+    """A block in which every parameter affects the output, with an input, an upstream gradient and rotary tables."""
 
     def __init__(self, shape: ModelShape, batch: int, length: int, dtype: torch.dtype = torch.float32) -> None:
         draw = torch.Generator().manual_seed(0)
@@ -34,7 +34,7 @@ class Given:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw) + (parameter.dim() == 1))
         self.x = torch.randn(batch, length, shape.width, generator=draw).to(dtype).requires_grad_()
         self.upstream = torch.randn(batch, length, shape.width, generator=draw).to(dtype)
-        self.cos, self.sin = (one.to(dtype) for one in rotary_tables(length, shape.rotary_dims, 1e4, self.x.device))
+        self.cos, self.sin = (table.to(dtype) for table in rotary_tables(length, shape.rotary_dims, 1e4, self.x.device))
 
     def plain(self, mask: Tensor | None = None) -> Tensor:
         return self.block.feed_forward(self.x, self.block.attend(self.x, self.cos, self.sin, mask))
@@ -48,19 +48,19 @@ class Given:
         return [result.detach(), *torch.autograd.grad(result, inputs, self.upstream if upstream is None else upstream)]
 
 
-def require_close(found: list[Tensor], expected: list[Tensor], bound: float) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert one.shape == other.shape
-        assert (one - other).norm() <= bound * other.norm()
+def require_close(actual: list[Tensor], expected: list[Tensor], bound: float) -> None:
+    for left, right in zip(actual, expected, strict=True):
+        assert left.shape == right.shape
+        assert (left - right).norm() <= bound * right.norm()
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 1), (2, 17), (5, 64), (1, 65), (7, 129)])
 @pytest.mark.parametrize("num_rows", [1, 150, 512])
-def test_values_and_gradients_are_those_of_the_plain_block(
+def test_values_and_gradients_equal_those_of_the_plain_block(
     shape: ModelShape, batch: int, length: int, num_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sequences one by one, in groups with a smaller last one, and all at once."""
+    """Sequences are processed one by one, in groups with a smaller last one, and all at once."""
     monkeypatch.setattr(narrow, "_ROWS", num_rows)
     given = Given(shape, batch, length)
     require_close(given.gradients(given.narrow()), given.gradients(given.plain()), 1e-5)
@@ -77,8 +77,8 @@ def test_attention_stays_inside_documents(num_rows: int, monkeypatch: pytest.Mon
     assert (given.narrow() - expected[0]).norm() > 0.01 * expected[0].norm()
 
 
-def test_gradients_are_those_of_the_values() -> None:
-    """Checked by finite differences in fp64, over several query blocks."""
+def test_gradients_agree_with_finite_differences() -> None:
+    """In fp64, over several query blocks."""
     given = Given(SHAPES[1], 3, 5, torch.float64)
 
     def compute(*tensors: Tensor) -> Any:
@@ -90,19 +90,19 @@ def test_gradients_are_those_of_the_values() -> None:
         assert torch.autograd.gradcheck(compute, (given.x, *given.block.parameters()), fast_mode=True)
 
 
-def test_what_arrives_may_lie_anyhow_in_memory() -> None:
+def test_the_upstream_gradient_may_have_any_memory_layout() -> None:
     given = Given(SHAPES[0], 3, 40)
     turned = given.upstream.transpose(0, 2).contiguous().transpose(0, 2)
     same = given.upstream[:1, :1].expand_as(given.upstream)
-    for one in (turned, same):
-        assert not one.is_contiguous()
-        found = given.gradients(given.narrow(), one)
-        assert all(map(torch.equal, found, given.gradients(given.narrow(), one.contiguous())))
+    for upstream in (turned, same):
+        assert not upstream.is_contiguous()
+        gradients = given.gradients(given.narrow(), upstream)
+        assert all(map(torch.equal, gradients, given.gradients(given.narrow(), upstream.contiguous())))
     given.x = given.x.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
     require_close(given.gradients(given.narrow()), given.gradients(given.plain()), 1e-5)
 
 
-def test_the_same_bits_come_again() -> None:
+def test_results_are_reproducible_bit_for_bit() -> None:
     given = Given(SHAPES[0], 9, 100)
     first = given.gradients(given.narrow())
     assert all(map(torch.equal, given.gradients(given.narrow()), first))
@@ -110,7 +110,7 @@ def test_the_same_bits_come_again() -> None:
         assert torch.equal(given.narrow(), first[0])
 
 
-def test_a_graph_that_is_kept_can_be_walked_twice() -> None:
+def test_a_retained_graph_can_be_used_twice() -> None:
     given = Given(SHAPES[0], 3, 70)
     result = given.narrow()
     inputs = (given.x, *given.block.parameters())
@@ -123,7 +123,7 @@ def test_no_two_parameters_share_a_gradient() -> None:
     given = Given(SHAPES[0], 2, 20)
     given.narrow().backward(given.upstream)
     gradients = [parameter.grad for parameter in given.block.parameters() if parameter.grad is not None]
-    assert len({one.untyped_storage().data_ptr() for one in gradients}) == len(gradients) == 12
+    assert len({gradient.untyped_storage().data_ptr() for gradient in gradients}) == len(gradients) == 12
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_which_models_are_narrow(width: int, dtype: torch.dtype, device: str, ex
 
 
 def test_a_narrow_model_uses_it_and_a_wide_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss and all gradients of whole models, with the head's rows split too."""
-    found = []
+    """Compare loss and all gradients of whole models, with the head's rows split too."""
+    results = []
     for widest in (256, 1):
         monkeypatch.setattr(narrow, "WIDEST", widest)
         model = lively(NANO)
@@ -150,16 +150,17 @@ def test_a_narrow_model_uses_it_and_a_wide_one_does_not(monkeypatch: pytest.Monk
         names = {type(node).__name__ for node in nodes(loss)}
         assert ("_NarrowBlockBackward" in names) == (widest == 256)
         assert ("_NarrowHeadCrossEntropyBackward" in names) == (widest == 256)
-        found.append([loss.detach(), *(one.grad for one in model.parameters() if one.grad is not None)])
-    require_close(found[0], found[1], 1e-5)
+        gradients = (parameter.grad for parameter in model.parameters() if parameter.grad is not None)
+        results.append([loss.detach(), *gradients])
+    require_close(results[0], results[1], 1e-5)
 
 
 def nodes(loss: Tensor) -> list[Any]:
-    """Every node of the autograd graph of `loss`."""
+    """Return every node of the autograd graph of `loss`."""
     reached, waiting = [], [loss.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in reached:
             reached.append(node)
-            waiting += [one for one, _ in node.next_functions]
+            waiting += [following for following, _ in node.next_functions]
     return reached

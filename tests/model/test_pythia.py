@@ -1,4 +1,4 @@
-"""The model is GPT-NeoX: logits, loss and gradients agree with transformers' implementation and with plain formulas."""
+"""The model is GPT-NeoX: logits, loss and gradients agree with transformers and with plain formulas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from midstudy.model.pythia import Pythia
 from midstudy.recipe import ModelShape, pythia
 
 LIKE_70M = ModelShape(name="like 70m", num_layers=6, width=512, num_heads=8, vocab_size=384, max_seq_len=128)
-MAX_LOGIT_ERROR = 2e-5  # fp32, logits of standard deviation about 1: two orders of summation of the same products
+MAX_LOGIT_ERROR = 2e-5  # fp32, for logits with standard deviation about 1; the order of summation differs
 
 
 @pytest.mark.parametrize("shape", [NANO, LIKE_70M], ids=lambda shape: shape.name)
@@ -39,21 +39,21 @@ def test_gradients_equal_those_of_transformers(tmp_path: Path) -> None:
         torch.testing.assert_close(parameter.grad, theirs[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
-def test_weights_survive_the_way_to_hugging_face_and_back() -> None:
+def test_weights_survive_conversion_to_hugging_face_and_back() -> None:
     model = lively(NANO)
     back = from_huggingface(to_huggingface(model.state_dict()), NANO)
     assert back.keys() == model.state_dict().keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_a_checkpoint_of_another_shape_is_refused_by_name() -> None:
+def test_a_checkpoint_of_another_shape_is_rejected_by_tensor_name() -> None:
     weights = to_huggingface(lively(NANO).state_dict())
-    with pytest.raises(ValueError, match=r"gpt_neox.embed_in.weight: found shape \(512, 64\); allowed: \(384, 64\)"):
+    with pytest.raises(ValueError, match=r"gpt_neox.embed_in.weight: expected shape \(384, 64\) .*, got \(512, 64\)"):
         from_huggingface(weights, pythia("nano", vocab_size=384))
     missing = {name: tensor for name, tensor in weights.items() if "layers.1.mlp.dense_h_to_4h.bias" not in name}
     with pytest.raises(ValueError, match=r"layers\.1\.mlp\.dense_h_to_4h\.bias: missing"):
         from_huggingface(missing, NANO)
-    with pytest.raises(ValueError, match="no weight of a GPT-NeoX model"):
+    with pytest.raises(ValueError, match="not a weight of a GPT-NeoX model"):
         from_huggingface(weights | {"gpt_neox.layers.2.attention.dense.bias": torch.zeros(64)}, NANO)
 
 
@@ -66,7 +66,7 @@ def test_a_checkpoint_of_another_shape_is_refused_by_name() -> None:
         ("1b", 1_011_781_632, 805_736_448),
     ],
 )
-def test_parameters_number_as_published(size: str, total: int, non_embedding: int) -> None:
+def test_the_number_of_parameters_is_the_published_one(size: str, total: int, non_embedding: int) -> None:
     shape = pythia(size)
     counts = {name: p.numel() for name, p in Pythia.empty(shape, device="meta").named_parameters()}
     outside = counts["embedding.weight"] + counts["head.weight"]
@@ -74,7 +74,7 @@ def test_parameters_number_as_published(size: str, total: int, non_embedding: in
     assert (shape.num_parameters, shape.num_parameters_non_embedding) == (total, non_embedding)
 
 
-def test_the_loss_is_cross_entropy_over_the_targets_that_count() -> None:
+def test_the_loss_is_cross_entropy_over_positions_with_a_target() -> None:
     model = lively(NANO)
     ids, targets = token_ids(NANO, 3, 40), token_ids(NANO, 4, 40)[1:]
     targets[0, :17] = -100
@@ -88,7 +88,7 @@ def test_the_loss_is_cross_entropy_over_the_targets_that_count() -> None:
     assert torch.all(losses[targets == -100] == 0)
 
 
-def test_the_loss_stays_finite_where_the_softmax_underflows() -> None:
+def test_the_loss_stays_finite_when_the_softmax_underflows() -> None:
     model = lively(NANO)
     with torch.no_grad():
         model.head.weight.mul_(2_000)
@@ -98,7 +98,7 @@ def test_the_loss_stays_finite_where_the_softmax_underflows() -> None:
     assert model.scaled_loss(ids, targets, scale=1.0).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_loss_scales_with_what_comes_after_it() -> None:
+def test_the_gradient_scales_with_the_upstream_gradient() -> None:
     model = lively(NANO)
     ids, targets = token_ids(NANO, 1, 8), token_ids(NANO, 2, 8)[1:]
     (3.0 * model.scaled_loss(ids, targets, scale=0.25)).backward()
@@ -108,7 +108,7 @@ def test_the_loss_scales_with_what_comes_after_it() -> None:
     torch.testing.assert_close(scaled, model.head.weight.grad)
 
 
-def test_padding_on_the_right_changes_nothing_before_it() -> None:
+def test_padding_on_the_right_does_not_change_earlier_positions() -> None:
     model = lively(NANO)
     ids = token_ids(NANO, 1, 24)
     padded = torch.cat((ids, torch.zeros(1, 8, dtype=torch.int64)), dim=1)
@@ -116,25 +116,25 @@ def test_padding_on_the_right_changes_nothing_before_it() -> None:
         torch.testing.assert_close(model(padded)[:, :24], model(ids), rtol=1e-5, atol=1e-5)
 
 
-def test_attention_in_bfloat16_is_attention() -> None:
+def test_attention_in_bfloat16_is_close_to_fp32() -> None:
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 3, 17, 16, generator=generator).bfloat16() for _ in range(3))
     expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), is_causal=True)
     torch.testing.assert_close(causal_attention(query, key, value).double(), expected, rtol=0.03, atol=0.03)
 
 
-def test_bfloat16_gradients_point_where_fp32_gradients_point() -> None:
+def test_bfloat16_gradients_have_the_direction_of_fp32_gradients() -> None:
     exact, rounded = lively(NANO), lively(NANO).bfloat16()
     ids, targets = token_ids(NANO, 4, 32), token_ids(NANO, 5, 32)[1:]
     for model in (exact, rounded):
         model.scaled_loss(ids, targets, scale=1 / targets.numel()).backward()
-    for (name, one), other in zip(exact.named_parameters(), rounded.parameters(), strict=True):
-        assert one.grad is not None
+    for (name, parameter), other in zip(exact.named_parameters(), rounded.parameters(), strict=True):
+        assert parameter.grad is not None
         assert other.grad is not None
-        cosine = F.cosine_similarity(one.grad.flatten().double(), other.grad.flatten().double(), dim=0)
+        cosine = F.cosine_similarity(parameter.grad.flatten().double(), other.grad.flatten().double(), dim=0)
         assert cosine > 0.99, name
 
 
-def test_a_sequence_longer_than_the_context_is_refused() -> None:
-    with pytest.raises(ValueError, match="65 tokens; the model's context holds 64"):
+def test_a_sequence_longer_than_the_context_is_rejected() -> None:
+    with pytest.raises(ValueError, match="expected sequences of at most 64 tokens, the context, got 65"):
         lively(NANO)(torch.zeros(1, 65, dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""Costs of stages other than training: text by its bytes; evaluations by forward pass plus fixed overhead."""
+"""Costs of stages other than training: data stages by bytes of text, evaluations by forward pass plus fixed overhead."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_text_of_a_folder_is_that_of_its_splits(folder: Path) -> None:
+def test_the_text_of_a_folder_is_the_text_of_its_splits(folder: Path) -> None:
     assert text_bytes(files(folder)) == 5_000 + 3 * 200 + 1_000
     assert text_bytes(files(folder, max_bytes=800)) == 800 + 600 + 800
     assert text_bytes(files(folder / "nowhere")) == 0
 
 
-def test_the_text_of_the_wheels_is_that_of_their_manifest() -> None:
+def test_the_text_of_the_wheels_follows_from_their_manifest() -> None:
     part = wheels.frozen_manifest()["parts"]["general"]["splits"]
     assert text_bytes(GENERAL) == sum(split["bytes"] for split in part.values())
     limited = dataclasses.replace(GENERAL, max_bytes=1_000)
@@ -55,7 +55,7 @@ def test_the_text_of_the_wheels_is_that_of_their_manifest() -> None:
     assert some == pytest.approx(sum(100 * split["bytes"] / split["docs"] for split in part.values()))
 
 
-def test_the_text_of_the_hub_goes_as_far_as_the_limit() -> None:
+def test_the_text_of_a_hub_data_set_is_bounded_by_its_limit() -> None:
     source = Source(kind="hub", part="a/b", revision="c" * 40)
     limited = Corpus(name="mine", source=source, max_bytes=2_000_000)
     assert text_bytes(limited) == 6_000_000
@@ -63,7 +63,7 @@ def test_the_text_of_the_hub_goes_as_far_as_the_limit() -> None:
     assert text_bytes(Task(name="mine", source=source, max_items=1_000)) < 2_000_000
 
 
-def test_parts_of_the_wheels_are_prepared_once_with_the_tasks_whose_test_items_they_may_not_hold(
+def test_a_part_of_the_wheels_is_prepared_once_together_with_the_tasks_it_must_not_overlap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MIDSTUDY_CACHE", str(tmp_path))
@@ -97,7 +97,7 @@ def test_tokens_are_priced_by_bytes_and_preparation_counts_once(tmp_path: Path, 
     assert sum(first.values()) - sum(again.values()) == pytest.approx(text / PREPARING_BYTES_PER_S)
 
 
-def test_an_evaluation_costs_its_forward_pass_as_it_was_measured() -> None:
+def test_an_evaluation_costs_its_measured_forward_pass() -> None:
     look = Evaluation(data=GENERAL, split="test", loss="all_tokens", seq_len=64, max_sequences=10)
     training_s = Throughput(CPU_CORE, {("nano", "fp32"): 1e9}).training_s(NANO, "fp32", num_tokens=640, seq_len=64)
     stores = Throughput(CPU_CORE, {("nano", "fp32"): 1e9})
@@ -106,23 +106,23 @@ def test_an_evaluation_costs_its_forward_pass_as_it_was_measured() -> None:
     assert calibrated.evaluation_s(NANO, "fp32", look) == pytest.approx(EVALUATION_S + 0.6 * training_s)
 
 
-def test_the_store_counts_before_a_calibration_and_that_before_what_was_recorded() -> None:
+def test_rates_come_from_the_store_then_from_calibration_then_from_recorded_measurements() -> None:
     kind = ("micro", "fp32")
     micro = pythia("micro", vocab_size=4_096)
     calibrated = {kind: Calibrated(2e9, 0.5)}
     each = (Throughput(CPU_CORE, {kind: 1e9}, calibrated), Throughput(CPU_CORE, {}, calibrated), Throughput(CPU_CORE, {}))
-    assert [one.source(micro, "fp32", seq_len=256) for one in each] == ["store", "calibrated", "recorded"]
+    assert [rates.source(micro, "fp32", seq_len=256) for rates in each] == ["store", "calibrated", "recorded"]
     flops = micro.flops_per_token(seq_len=256)
-    seen = [one.training_s(micro, "fp32", num_tokens=1, seq_len=256) for one in each[:2]]
+    seen = [rates.training_s(micro, "fp32", num_tokens=1, seq_len=256) for rates in each[:2]]
     assert seen == pytest.approx([flops / 1e9, flops / 2e9])
 
 
-def test_how_much_slower_emulation_is_needs_both_rates() -> None:
+def test_the_slowdown_of_emulation_needs_both_rates() -> None:
     rates = {("nano", "fp32"): Calibrated(4e9, 0.5), ("nano", "bf16_true"): Calibrated(1e9, 0.5)}
-    one = Workload(NANO, "bf16_true", 64, 8)
-    assert Throughput(CPU_CORE, {}, rates, emulates_bfloat16=True).times_fp32(one) == 4.0
-    assert Throughput(CPU_CORE, {}, rates).times_fp32(one) is None
+    workload = Workload(NANO, "bf16_true", 64, 8)
+    assert Throughput(CPU_CORE, {}, rates, emulates_bfloat16=True).times_fp32(workload) == 4.0
+    assert Throughput(CPU_CORE, {}, rates).times_fp32(workload) is None
     for kind in rates:
-        assert Throughput(CPU_CORE, {}, {kind: rates[kind]}, emulates_bfloat16=True).times_fp32(one) is None
-    fp32 = dataclasses.replace(one, precision="fp32")
+        assert Throughput(CPU_CORE, {}, {kind: rates[kind]}, emulates_bfloat16=True).times_fp32(workload) is None
+    fp32 = dataclasses.replace(workload, precision="fp32")
     assert Throughput(CPU_CORE, {}, rates, emulates_bfloat16=True).times_fp32(fp32) is None

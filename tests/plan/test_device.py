@@ -1,4 +1,4 @@
-"""What a plan costs: measured rates before assumed ones, and which of them it was is told."""
+"""Rates of devices: measured rates are preferred to assumed ones, and a plan reports which it used."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_unmeasured_gpu_rates_are_the_targets(size: str, target: float, monkeypa
     assert tokens_per_s(Throughput(H200, {}), size) == pytest.approx(target, rel=0.01)
 
 
-def test_a_measured_rate_counts_before_the_assumed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measured_rate_is_preferred_to_the_assumed_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "recorded_rates", lambda: (rate(), rate(device="h100", tokens_per_s=1.0)))
     throughput = Throughput(H200, {})
     assert tokens_per_s(throughput, "160m") == pytest.approx(300_000)
@@ -51,21 +51,21 @@ def test_a_measured_rate_counts_before_the_assumed_one(monkeypatch: pytest.Monke
     assert throughput.source(pythia("70m"), "bf16_true", seq_len=2_048) == "assumed"
 
 
-def test_the_nearest_length_counts_and_other_lengths_cost_what_their_operations_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_of_the_nearest_sequence_length_is_converted_by_flops(monkeypatch: pytest.MonkeyPatch) -> None:
     short = pythia("160m").flops_per_token(seq_len=512)
-    found = (rate(), rate(seq_len=512, flops_per_token=short, tokens_per_s=400_000.0))
-    monkeypatch.setattr(devices, "recorded_rates", lambda: found)
+    rates = (rate(), rate(seq_len=512, flops_per_token=short, tokens_per_s=400_000.0))
+    monkeypatch.setattr(devices, "recorded_rates", lambda: rates)
     assert tokens_per_s(Throughput(H200, {}), "160m", seq_len=512) == pytest.approx(400_000)
     expected = 400_000 * short / pythia("160m").flops_per_token(seq_len=1_024)
     assert tokens_per_s(Throughput(H200, {}), "160m", seq_len=1_024) == pytest.approx(expected)
 
 
-def test_finished_stages_of_the_store_count_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rates_of_the_stores_finished_stages_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "recorded_rates", lambda: (rate(device="cpu-core"),))
     throughput = Throughput(CPU_CORE, {("160m", "bf16_true"): 7.0 * pythia("160m").flops_per_token(seq_len=2_048)})
     assert tokens_per_s(throughput, "160m") == pytest.approx(7)
     assert throughput.source(pythia("160m"), "bf16_true", seq_len=2_048) == "store"
-    # Another vocabulary and length of the same size cost what their operations do.
+    # For another vocabulary and sequence length the rate is converted by FLOPs per token.
     other = pythia("160m", vocab_size=512)
     expected = 7.0 * pythia("160m").flops_per_token(seq_len=2_048) / other.flops_per_token(seq_len=128)
     assert 1 / throughput.training_s(other, "bf16_true", num_tokens=1, seq_len=128) == pytest.approx(expected)
@@ -81,7 +81,7 @@ def plan_on(device: devices.Device) -> Plan:
     return make_plan(study, throughput=Throughput(device, {}), published=lambda ids: set(), kept_states=())
 
 
-def test_the_plan_says_what_its_price_rests_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_says_where_its_rates_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "recorded_rates", lambda: ())
     assumed = plan_on(H200)
     assert plan_facts(assumed)["rate_assumed_for"] == ["nano"]
@@ -96,10 +96,10 @@ def test_the_plan_says_what_its_price_rests_on(monkeypatch: pytest.MonkeyPatch) 
     assert plan_facts(measured)["rate_assumed_for"] == []
     assert plan_facts(measured)["rate_recorded_for"] == ["nano"]
     assert "as measured by the benchmark for nano" in plan_text(measured)
-    assert list(measured.stages) == list(assumed.stages), "the price is no part of what runs"
+    assert list(measured.stages) == list(assumed.stages), "rates must not change what runs"
 
 
-def test_a_gpus_hours_are_those_of_models_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_hours_count_only_training_and_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "recorded_rates", lambda: ())
     plan = plan_on(H200)
     models = [stage for stage in plan.missing if stage.role not in ("data", "similarity")]
@@ -110,12 +110,12 @@ def test_a_gpus_hours_are_those_of_models_on_it(monkeypatch: pytest.MonkeyPatch)
     assert on_cpu.unshared_s == pytest.approx(on_cpu.missing_s)
 
 
-def test_the_command_line_offers_the_devices_there_are() -> None:
+def test_the_command_line_offers_all_devices() -> None:
     assert sorted(PRICED_DEVICES) == sorted(DEVICES)
     assert PRICED_DEVICES[0] == CPU_CORE.name
 
 
-def test_the_recorded_rates_are_of_known_devices_shapes_and_precisions() -> None:
+def test_recorded_rates_have_known_devices_shapes_and_precisions() -> None:
     for row in recorded_rates():
         assert row.device in DEVICES
         assert row.shape in SIZES

@@ -1,4 +1,4 @@
-"""A plan trains every shared step once, and adding to a study recomputes only what is missing."""
+"""A plan trains every shared step once, and additions to a study only train what is missing."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ def plan_of(arms: Iterable[Arm], *, published: Iterable[str] = (), kept: Iterabl
     return make_plan(
         study,
         throughput=Throughput(CPU_CORE, {}),
-        published=lambda ids: {one for one in ids if one in done},
+        published=lambda ids: {stage_id for stage_id in ids if stage_id in done},
         kept_states=kept,
     )
 
 
 def states_of(plan: Plan) -> dict[str, State]:
-    return {one.id: one.recipe for one in plan.stages.values() if isinstance(one.recipe, State)}
+    return {stage.id: stage.recipe for stage in plan.stages.values() if isinstance(stage.recipe, State)}
 
 
 def kept_of(plan: Plan) -> list[KeptState]:
     kept = []
-    for identity, state in states_of(plan).items():
-        begin = state.curriculum.stretches[-1].start_step
-        kept.append(KeptState(stretch_from=state.curriculum.state_id(begin), step=state.step, id=identity))
+    for state_id, state in states_of(plan).items():
+        start_step = state.curriculum.stretches[-1].start_step
+        kept.append(KeptState(stretch_from=state.curriculum.state_id(start_step), step=state.step, id=state_id))
     return kept
 
 
@@ -90,7 +90,7 @@ def code(start_step: int = 6, weight: float = 0.2, **changes) -> Arm:
 
 
 def brute_force_steps(plan: Plan) -> int:
-    """Distinct (state, next state) pairs, by naming every state of every arm."""
+    """Count distinct (state, next state) pairs by listing every state of every arm."""
     return len(
         {entry.arm.curriculum.state_id(step) for entry in plan.arms for step in range(1, entry.arm.curriculum.num_steps + 1)}
     )
@@ -102,7 +102,7 @@ def stable_decay(total_steps: int) -> Curriculum:
 
 
 def power(tail_step: int) -> Curriculum:
-    """A power law for ever, left for a linear tail of ten steps at `tail_step`."""
+    """Return a run with an open-ended power law that is replaced at `tail_step` by a linear tail of ten steps."""
     schedule = Sequential(
         first=Power(peak_lr=1e-3, warmup_steps=5, exponent=-0.51),
         at_step=tail_step,
@@ -112,14 +112,14 @@ def power(tail_step: int) -> Curriculum:
 
 
 def ramped(start_step: int = 6, num_steps: int = 30) -> Curriculum:
-    """60 steps whose mixture goes to a fifth code over `num_steps`."""
+    """Return a 60-step run whose mixture ramps to one fifth code over `num_steps` steps."""
     to_code = Mixture.blend(GENERAL, {CODE: 0.2})
     ramp = MixtureRamp(from_mixture=Mixture.only(GENERAL), to_mixture=to_code, num_steps=num_steps)
     return trunk().branch(start_step=start_step, data=ramp, name="ramp")
 
 
 RAMP_WEIGHT = 0.2 * (30 / 2 + 24) / 54
-"""Of `ramped()`: 30 of the 54 steps from step 6 on read half of the fifth, the other 24 all of it."""
+"""Code share of `ramped()` from step 6 on: 30 of the 54 steps read half of the fifth on average, the other 24 all of it."""
 
 
 def ramp_arm(curriculum: Curriculum, weight: float = RAMP_WEIGHT, **changes) -> Arm:
@@ -144,7 +144,7 @@ GRIDS = {
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_the_steps_of_a_plan_are_the_distinct_ones(grid: str):
+def test_a_plan_trains_exactly_the_distinct_steps(grid: str):
     plan = plan_of(GRIDS[grid]())
     assert plan.total_steps == plan.lower_bound_steps == brute_force_steps(plan)
     assert plan.unshared_steps == sum(entry.arm.curriculum.num_steps for entry in plan.arms)
@@ -167,7 +167,7 @@ schedules = st.one_of(
         st.sampled_from([Exponential(half_life_steps=9), Anneal(floor_lr=0.0, num_steps=10, shape="1-sqrt")]),
     ),
     st.builds(
-        lambda at, lr: Sequential(first=Constant(lr=1e-3), at_step=at, then=Constant(lr=lr)),  # two without an end
+        lambda at, lr: Sequential(first=Constant(lr=1e-3), at_step=at, then=Constant(lr=lr)),  # two open-ended segments
         st.sampled_from([15, 40]),
         st.sampled_from([1e-3, 5e-4]),
     ),
@@ -183,7 +183,7 @@ families = st.lists(
 
 
 def ramp_branch(whole: Curriculum, start_step: int, weight: float, ramp_steps: int) -> tuple[Curriculum, float]:
-    """A branch whose code share rises for `ramp_steps`, which may outlast it; with its share of the tokens, by hand."""
+    """Return a branch whose code share rises for `ramp_steps`, possibly beyond its end, and its code share by hand."""
     if ramp_steps == 0:
         return code_branch(whole, start_step, weight), weight
     ends = Mixture.only(GENERAL), Mixture.blend(GENERAL, {CODE: weight})
@@ -196,9 +196,11 @@ def ramp_branch(whole: Curriculum, start_step: int, weight: float, ramp_steps: i
 
 @settings(max_examples=50, deadline=None)
 @given(families)
-def test_the_steps_of_any_grid_are_the_distinct_ones(grid):
-    """Trunks of any length and schedule, branches and ramps anywhere, fine-tuning once or twice: no shared update is planned
-    twice, none is left out, every state goes on from one that it can go on from, and no two stages have one name."""
+def test_the_plan_of_any_grid_trains_exactly_the_distinct_steps(grid):
+    """Trunks of any length and schedule, branches and ramps anywhere, fine-tuning once or twice.
+
+    Every distinct update is planned once, every state starts from one that it can resume from, and labels are unique.
+    """
     arms = []
     for number, (total_steps, schedule, branches, second) in enumerate(grid):
         whole = trunk(total_steps, schedule=schedule)
@@ -213,40 +215,42 @@ def test_the_steps_of_any_grid_are_the_distinct_ones(grid):
     plan = plan_of(arms)
     assert plan.total_steps == plan.lower_bound_steps == brute_force_steps(plan)
     assert len({stage.label for stage in plan.stages.values()}) == len(plan.stages)
-    for identity, state in states_of(plan).items():
-        stage, stretch = plan.stages[identity], state.curriculum.stretches[-1]
-        data = stretch.phase.data
+    for state_id, state in states_of(plan).items():
+        stage, placed = plan.stages[state_id], state.curriculum.stretches[-1]
+        data = placed.phase.data
         kind = "sft" if isinstance(data, Task) else "midtrain" if data.specialist_corpora else "pretrain"
         assert stage.role == kind
-        if stage.start_from and (stage.continues_trunk or stretch.phase.optimizer_state == "continue"):
+        if stage.start_from and (stage.continues_trunk or placed.phase.optimizer_state == "continue"):
             assert plan.stages[stage.start_from].keeps_optimizer
 
 
-def test_a_restarted_rate_shares_what_came_before_it():
+def test_a_run_with_a_restarted_rate_shares_the_steps_before_the_restart():
     whole = trunk(60, schedule=Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=0, total_steps=60))
     restarted = whole.until(20).then(phase(Mixture.only(GENERAL), 20, schedule=Constant(lr=1e-3)))
     plan = plan_of([arm(whole, size="a"), arm(restarted, size="b")])
     assert plan.total_steps == plan.lower_bound_steps == brute_force_steps(plan) == 60 + 20 + 5 + 5
 
 
-def test_a_state_keeps_its_optimizer_where_the_next_phase_continues_it():
+def test_a_state_keeps_its_optimizer_if_the_next_phase_continues_it():
     twice = trunk(10).then(sft(WORDS)).then(sft(PYCODE, optimizer_state="continue", schedule=None))
     plan = plan_of([whole_arm(twice)])
     kept = {s.step: s.keeps_optimizer for s in plan.stages.values() if s.kind == "state"}
     assert kept == {10: True, 15: True, 20: False}
 
 
-def test_a_phase_that_continues_a_state_kept_without_its_optimizer_is_refused():
+def test_a_phase_that_continues_an_optimizer_that_was_not_kept_is_rejected():
     def twice(optimizer_state: str) -> Arm:
         second = sft(PYCODE, optimizer_state=optimizer_state, seed=1)
         return whole_arm(trunk().then(sft(PYCODE)).then(second), sft_seed=1)
 
     once = control()
     finished = plan_of([once])
-    done, kept = finished.stages.keys(), [one for one in kept_of(finished) if finished.stages[one.id].keeps_optimizer]
+    done = finished.stages.keys()
+    kept = [state for state in kept_of(finished) if finished.stages[state.id].keeps_optimizer]
     assert len(kept) == 1
     with pytest.raises(
-        RecipeError, match=rf"phases\.sft\.optimizer_state: found continue, from state {once.final_state.id}.*new"
+        RecipeError,
+        match=rf"phases\.sft\.optimizer_state: expected reset, .* got continue, from state {once.final_state.id}.*new",
     ):
         plan_of([once, twice("continue")], published=done, kept=kept)
     plan_of([once, twice("continue")])  # in a new store
@@ -255,14 +259,14 @@ def test_a_phase_that_continues_a_state_kept_without_its_optimizer_is_refused():
     plan_of([once, twice("continue")], published=again.stages.keys(), kept=kept)  # nothing is left to train
 
 
-def test_a_ramp_and_what_follows_it_are_one_midtraining():
-    """The normal form cuts it in two where the ramp is over; what the arm drew is of both."""
+def test_tokens_are_counted_over_a_ramp_and_the_constant_mixture_after_it():
+    """The normal form splits the phase where the ramp ends; the arm's tokens count both parts."""
     row = manifest_of(plan_of([control(), ramp_arm(ramped())]), command="").arms[1]
     assert row.tokens["code"] == round(0.2 * (30 / 2 + 24) * 8) * 64
 
 
 def _trained(**changes: Any) -> Arm:
-    """`changes` give another arm on a trunk with the same label."""
+    """Return an arm on a trunk; `changes` give another trunk with the same label."""
     return arm(trunk(60, **changes), sft_seed=1 if changes else 0)
 
 
@@ -272,7 +276,7 @@ def _mixed(**changes: Any) -> Arm:
 
 
 def _tuned_twice(**changes: Any) -> Arm:
-    """Its first fine-tuning has the same label."""
+    """Return an arm that is fine-tuned twice; `changes` apply to the first fine-tuning, whose label stays the same."""
     curriculum = trunk().then(sft(PYCODE, **changes)).then(sft(WORDS, seed=1))
     return whole_arm(curriculum, sft_seed=1 if changes else 0)
 
@@ -282,7 +286,7 @@ def _measured(**changes: Any) -> Arm:
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "told"),
+    ("kind", "changes", "expected"),
     [
         (_trained, {"precision": "bf16_true"}, ("precision fp32", "precision bf16_true")),
         (_trained, {"seq_len": 32}, ("seq_len 64", "seq_len 32")),
@@ -299,42 +303,42 @@ def _measured(**changes: Any) -> Arm:
     ],
     ids=lambda value: "_".join(value) if isinstance(value, dict) else value.__name__ if callable(value) else "",
 )
-def test_stages_that_would_have_one_name_say_in_what_they_differ(kind: Any, changes: dict, told: tuple[str, str]) -> None:
-    """They differ in one field of a phase or evaluation; labels are otherwise the same, and all are unique."""
+def test_equal_labels_get_the_field_that_differs(kind: Any, changes: dict, expected: tuple[str, str]) -> None:
+    """The stages differ in one field of a phase or evaluation. Labels differ only in that field, and all are unique."""
     arms = [kind(), kind(**changes)]
     controls = [arm(trunk(), sft_seed=seed) for seed in (0, 1)] if kind is _mixed else []
     plan = plan_of([*arms, *controls])
     labels = [stage.label for stage in plan.stages.values()]
     assert len(set(labels)) == len(labels)
     without = []
-    for words in told:
-        told_here = re.compile(rf", {re.escape(words)}(?= on |$)")
-        without.append({told_here.sub("", label) for label in labels if told_here.search(label)})
+    for words in expected:
+        suffix = re.compile(rf", {re.escape(words)}(?= on |$)")
+        without.append({suffix.sub("", label) for label in labels if suffix.search(label)})
     assert without[0] == without[1]
     assert without[0], labels
 
 
-def test_stages_that_differ_in_several_fields_name_what_tells_them_apart() -> None:
+def test_equal_labels_get_all_fields_that_differ() -> None:
     """Four trunks with two precisions and two lengths: both fields are named once."""
     kinds: list[dict[str, Any]] = [
         {"precision": precision, "seq_len": length} for precision in ("fp32", "bf16_true") for length in (64, 32)
     ]
-    plan = plan_of([arm(trunk(60, **one), sft_seed=seed) for seed, one in enumerate(kinds)])
+    plan = plan_of([arm(trunk(60, **kind), sft_seed=seed) for seed, kind in enumerate(kinds)])
     assert {stage.label for stage in plan.stages.values() if stage.role == "pretrain"} == {
-        f"pretrain to step 60, seq_len {one['seq_len']}, precision {one['precision']}" for one in kinds
+        f"pretrain to step 60, seq_len {kind['seq_len']}, precision {kind['precision']}" for kind in kinds
     }
 
 
-def test_averages_and_schedules_that_would_have_one_name_are_told_apart():
-    """Two cosines of one length and two averages of branches that differ in weight alone, and an average of averages."""
+def test_equal_labels_of_averages_and_schedules_are_made_unique():
+    """Two schedules of the same length, two averages of branches that differ only in weight, and an average of averages."""
     from midstudy.recipe import Average, Start
 
     def soup(*states: State) -> Curriculum:
         return Curriculum.of(Start.averaged(Average.of(*states)))
 
     tenth, fifth = (code_branch(trunk(), 20, weight) for weight in (0.1, 0.2))
-    averages = [soup(one.state(50), one.state(60)) for one in (tenth, fifth)]
-    whole = soup(*(one.state() for one in averages))
+    averages = [soup(branch.state(50), branch.state(60)) for branch in (tenth, fifth)]
+    whole = soup(*(average.state() for average in averages))
     restarted = trunk(60, schedule=Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=0, total_steps=60))
     twice = trunk().then(sft(PYCODE)).then(sft(WORDS, seed=1))
     plan = plan_of(
@@ -348,7 +352,7 @@ def test_averages_and_schedules_that_would_have_one_name_are_told_apart():
     labels = [stage.label for stage in plan.stages.values()]
     assert len(set(labels)) == len(labels)
     named = {stage.id: stage.label for stage in plan.stages.values()}
-    assert {named[one.state_id(60)] for one in (trunk(), restarted)} == {
+    assert {named[curriculum.state_id(60)] for curriculum in (trunk(), restarted)} == {
         "pretrain to step 60, learning rate hold",
         "pretrain to step 60, learning rate ramp",
     }
@@ -357,7 +361,7 @@ def test_averages_and_schedules_that_would_have_one_name_are_told_apart():
     assert plan.stages[twice.state_id(65)].role == plan.stages[twice.state_id(70)].role == "sft"
 
 
-def test_a_published_state_without_its_optimizer_is_not_gone_on_from():
+def test_training_does_not_resume_from_a_state_published_without_its_optimizer():
     short, long = arm(stable_decay(60), size="a"), arm(stable_decay(90), size="b")
     finished = plan_of([short])
 
@@ -370,7 +374,7 @@ def test_a_published_state_without_its_optimizer_is_not_gone_on_from():
     assert start_of_longer([]) == (70, None)
 
 
-def test_two_cosines_of_one_warmup_share_it():
+def test_two_cosines_with_the_same_warmup_share_it():
     def run(total_steps: int) -> Curriculum:
         return trunk(60, schedule=Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=10, total_steps=total_steps))
 
@@ -381,9 +385,9 @@ def test_two_cosines_of_one_warmup_share_it():
 def test_parents_come_first_and_a_trunk_is_one_chain():
     plan = plan_of([control(), code(6), code(20)])
     seen: set[str] = set()
-    for one in plan.stages.values():
-        assert set(one.parents) <= seen
-        seen.add(one.id)
+    for stage in plan.stages.values():
+        assert set(stage.parents) <= seen
+        seen.add(stage.id)
     chain = [s for s in plan.stages.values() if s.role == "pretrain"]
     assert [s.step for s in chain] == [6, 20, 60]
     assert [s.continues_trunk for s in chain] == [False, True, True]
@@ -391,7 +395,7 @@ def test_parents_come_first_and_a_trunk_is_one_chain():
     assert [s.num_steps for s in chain] == [6, 14, 40]
 
 
-def test_adding_a_start_step_an_arm_and_a_longer_run_changes_no_finished_id():
+def test_adding_a_start_step_or_an_arm_keeps_all_finished_stages():
     finished = plan_of([control(), code(6), code(20)])
     done = finished.stages.keys()
     kept = [
@@ -407,7 +411,7 @@ def test_adding_a_start_step_an_arm_and_a_longer_run_changes_no_finished_id():
     assert [s.num_steps for s in new_arm.missing if s.num_steps] == [5]
 
 
-def test_a_longer_stable_decay_run_goes_on_from_the_end_of_the_stable_part():
+def test_a_longer_stable_decay_run_resumes_from_the_end_of_the_stable_part():
     finished = plan_of([arm(stable_decay(60))])
     kept = [
         KeptState(stretch_from=state.curriculum.state_id(state.curriculum.stretches[-1].start_step), step=state.step, id=i)
@@ -417,13 +421,13 @@ def test_a_longer_stable_decay_run_goes_on_from_the_end_of_the_stable_part():
     assert sum(s.num_steps for s in longer.missing) == 50 + 5  # steps 40 to 90, and fine-tuning
 
 
-def test_a_longer_power_law_goes_on_from_where_the_tail_of_the_shorter_began():
+def test_a_longer_power_law_resumes_where_the_tail_of_the_shorter_one_began():
     finished = plan_of([arm(power(40))])
     longer = plan_of([arm(power(70))], published=finished.stages.keys(), kept=kept_of(finished))
     assert sum(s.num_steps for s in longer.missing) == 40 + 5  # steps 40 to 80, and fine-tuning
 
 
-def test_a_start_step_inside_a_mixture_ramp_recomputes_only_what_no_kept_state_covers():
+def test_a_branch_inside_a_mixture_ramp_trains_again_only_from_the_last_kept_state():
     finished = plan_of([control(), ramp_arm(ramped())])
     branch = ramp_arm(code_branch(ramped(), 20, 0.5), weight=0.5, start_step=20)
     more = plan_of([control(), ramp_arm(ramped()), branch], published=finished.stages.keys(), kept=kept_of(finished))
@@ -432,7 +436,7 @@ def test_a_start_step_inside_a_mixture_ramp_recomputes_only_what_no_kept_state_c
     assert sorted(s.num_steps for s in more.missing if s.num_steps) == [5, 14, 40]
 
 
-def test_a_ramp_is_midtraining_and_reads_the_corpora_of_both_its_ends():
+def test_a_ramp_is_midtraining_and_reads_the_corpora_of_both_mixtures():
     plan = plan_of([control(), ramp_arm(ramped(num_steps=60), weight=0.09)])
     to_the_end = plan.stages[plan.arms[1].arm.curriculum.state_id(60)]
     assert (to_the_end.label, to_the_end.role) == ("ramp to step 60", "midtrain")
@@ -442,7 +446,7 @@ def test_a_ramp_is_midtraining_and_reads_the_corpora_of_both_its_ends():
     assert row.tokens["code"] == 39 * 64  # 54 of the ramp's 60 steps at half of its 0.2: 54 · 8 · 0.09 = 38.88
 
 
-def test_an_evaluation_added_later_runs_alone():
+def test_an_evaluation_added_later_needs_no_training():
     finished = plan_of([control()])
     wider = arm(trunk(), changes={"max_sequences": 16})
     plan = plan_of([wider], published=finished.stages.keys())
@@ -450,7 +454,7 @@ def test_an_evaluation_added_later_runs_alone():
     assert len(plan.missing) == 2  # before and after fine-tuning
 
 
-def test_a_kept_state_of_another_study_is_gone_on_from():
+def test_training_resumes_from_a_kept_state_of_another_study():
     whole = trunk()
     kept = [KeptState(stretch_from=whole.state_id(0), step=45, id=whole.state_id(45))]
     plan = plan_of([control()], kept=kept)
@@ -481,7 +485,7 @@ def test_the_realised_tokens_and_the_dose_of_an_arm():
 
 
 def test_a_dose_weighs_steps_by_their_learning_rate():
-    """Half as much code early as late is half the dose where the rate is constant, and more than that where it falls."""
+    """Equal shares give equal doses under a constant rate; under a falling rate, late steps count less."""
     falling = Cosine(peak_lr=1e-3, floor_lr=0.0, warmup_steps=0, total_steps=60)
 
     def dose_of_code(schedule: Any, start_step: int, weight: float) -> float:
@@ -497,14 +501,17 @@ def test_a_dose_weighs_steps_by_their_learning_rate():
     assert manifest_of(plan_of([whole_arm(ramp)]), command="").arms[0].dose["code"] == pytest.approx(by_hand)
 
 
-def test_a_duplicate_arm_is_refused():
-    with pytest.raises(RecipeError, match=r"study\.arms\[1\].*already arms\[0\]"):
+def test_a_duplicate_arm_is_rejected():
+    with pytest.raises(
+        RecipeError,
+        match=r"study\.arms\[1\]: expected a combination of factors that no other arm has, got .*as in arms\[0\]",
+    ):
         plan_of([control(), control()])
 
 
-def test_an_arm_with_other_factors_is_refused():
+def test_an_arm_with_other_factors_is_rejected():
     with pytest.raises(
-        RecipeError, match=r"study\.arms\[1\]\.factors: found .*loader.*; allowed: the factors of study\.arms\[0\]"
+        RecipeError, match=r"study\.arms\[1\]\.factors: expected the factors of study\.arms\[0\]: .*, got .*loader"
     ):
         plan_of([control(), arm(code_branch(trunk(), 6), mix="code", loader="best_fit")])
 
@@ -518,61 +525,76 @@ def study_of(arms: Iterable[Arm], *comparisons: Comparison, **changes: Any) -> S
     return Study(name="small", question="?", arms=tuple(arms), comparisons=comparisons, **changes)
 
 
-def test_an_arm_without_its_reference_is_refused_and_both_are_named():
+def test_an_arm_without_its_reference_is_rejected_and_both_are_named():
     arms = [control(), code(), arm(code_branch(trunk(seed=1), 6), mix="code", weight=0.2, start_step=6, trunk_seed=1)]
     study_of(arms, comparison_of(arms[1:2], arms[:1]))
     with pytest.raises(
         RecipeError,
-        match=r"study\.comparisons\.main\.references: found no reference for the arm with .*trunk_seed 1.*; allowed: a "
-        r"reference with the same size, task, trunk_seed, sft_seed",
+        match=r"study\.comparisons\.main\.references: expected a reference with the same size, task, trunk_seed, sft_seed "
+        r"as the arm with .*trunk_seed 1.*, got none\.",
     ):
         study_of(arms, comparison_of(arms[1:], arms[:1]))
-    with pytest.raises(RecipeError, match=r"main\.references: found 2 references for the arm with .*start_step 20"):
+    with pytest.raises(
+        RecipeError, match=r"main\.references: expected one reference .* the arm with .*start_step 20.*, got 2\."
+    ):
         study_of([*arms[:2], code(20)], comparison_of([code(20)], arms[:2]))
-    with pytest.raises(RecipeError, match=r"main\.arms: found .*start_step 30.*; allowed: arms of the study"):
+    with pytest.raises(RecipeError, match=r"main\.arms: expected arms of the study, got .*start_step 30"):
         study_of(arms[:2], comparison_of([code(30)], arms[:1]))
-    with pytest.raises(RecipeError, match=r"comparisons\.main\.references: found none"):
+    with pytest.raises(
+        RecipeError, match=r"comparisons\.main\.references: expected at least one arm of the study, got nothing"
+    ):
         comparison_of(arms[1:2], [])
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
-        ({"comparison": "timing"}, r"comparison: found 'timing', for the claim 'code helps'; allowed: .*: main"),
-        ({"arms": {"mix": "math"}}, r"arms: found no arm of main with \{'mix': 'math'\}, for the claim 'code helps'"),
-        ({"column": "general_loss"}, r"column: found general_loss; allowed: a column that main compares: task_loss"),
+        (
+            {"comparison": "timing"},
+            r"comparison: expected a comparison of the study \(main\), got 'timing', for the claim 'code helps'",
+        ),
+        (
+            {"arms": {"mix": "math"}},
+            r"arms: expected factors of some arm of main, got \{'mix': 'math'\}, for the claim 'code helps'",
+        ),
+        (
+            {"column": "general_loss"},
+            r"column: expected a column that main compares \(task_loss\), got general_loss",
+        ),
     ],
     ids=["comparison", "arms", "column"],
 )
-def test_a_claim_that_the_study_cannot_judge_is_refused_and_both_are_named(changes: dict[str, Any], told: str):
+def test_a_claim_that_the_study_cannot_decide_is_rejected_with_its_text(changes: dict[str, Any], message: str):
     arms = [control(), code()]
     fields: dict[str, Any] = {"text": "code helps", "source": "own", "estimator": "paired_effect", "comparison": "main"}
     claim = Claim(**(fields | {"column": "task_loss", "arms": {"mix": "code"}} | changes))
-    with pytest.raises(RecipeError, match=r"study\.claims\[0\]\." + told):
+    with pytest.raises(RecipeError, match=r"study\.claims\[0\]\." + message):
         study_of(arms, comparison_of(arms[1:], arms[:1]), claims=(claim,))
 
 
 def test_seeds_are_factors_of_the_arms():
-    with pytest.raises(RecipeError, match=r"study\.seeds: found seed; allowed: factors of the arms: size, mix"):
+    with pytest.raises(RecipeError, match=r"study\.seeds: expected factors of the arms \(size, mix.*\), got seed\."):
         study_of([control()], seeds=("seed",))
 
 
-def test_a_measure_of_random_weights_is_refused():
+def test_a_measure_of_random_weights_is_rejected():
     with pytest.raises(
-        RecipeError, match=r"study\.arms\[0\]\.measures\.general_loss_before\.state: found the random weights"
+        RecipeError,
+        match=r"study\.arms\[0\]\.measures\.general_loss_before\.state: expected a state after at least one step, "
+        r"got the random weights",
     ):
         plan_of([whole_arm(trunk(), before=0)])
 
 
-def test_a_curve_evaluates_every_state_it_names():
-    """States inside a phase are kept for it, and cost no training of their own."""
+def test_a_curve_evaluates_all_its_states():
+    """States inside a phase are kept for the curve and need no additional training."""
     whole = trunk()
     evaluation = whole_arm(whole).measures["general_loss"].evaluation
     labelled = whole_arm(whole).curriculum
     curve = Measure(states=tuple(labelled.state(step) for step in (7, 31, 60)), evaluation=evaluation)
     plan = plan_of([Arm(curriculum=labelled, measures={"general_curve": curve})])
     ids = plan.arms[0].measures["general_curve"]
-    assert [plan.stages[one].step for one in ids] == [7, 31, 60]
+    assert [plan.stages[evaluation_id].step for evaluation_id in ids] == [7, 31, 60]
     assert plan.total_steps == plan.lower_bound_steps == 60
     manifest = manifest_of(plan, command="")
     assert manifest.columns["general_curve"].is_curve
@@ -582,24 +604,26 @@ def test_a_study_without_arms_counts_its_data_sets():
     plan = plan_of([])
     assert {stage.role for stage in plan.stages.values()} == {"data", "similarity"}
     assert plan.total_steps == plan.unshared_steps == 0
-    with pytest.raises(RecipeError, match=r"study\.arms: found no arm; allowed: at least one arm, or counts"):
+    with pytest.raises(RecipeError, match=r"study\.arms: expected at least one arm, or counts of data sets, got neither"):
         study_of([])
 
 
-def test_a_mix_of_a_corpus_that_is_not_counted_is_refused():
+def test_a_mix_of_a_corpus_that_is_not_counted_is_rejected():
     mix = Mix(name="code 20 %", mixture=Mixture.blend(GENERAL, {CODE: 0.2}), reference=GENERAL)
-    with pytest.raises(RecipeError, match=r"study\.counts: found no counts of general, for the mix code 20 %"):
+    with pytest.raises(
+        RecipeError, match=r"study\.counts: expected counts of general, for the mix code 20 %, got counts of nothing"
+    ):
         study_of([control()], mixes=(mix,))
 
 
 @pytest.mark.parametrize("name", ["question", "notes"])
-def test_text_that_no_report_could_hold_is_told_before_anything_runs(name: str):
+def test_text_that_utf_8_cannot_encode_is_rejected_before_anything_runs(name: str):
     texts: dict[str, Any] = {"question": "Helps?", name: "caf\udce9" if name == "question" else ("fine", "caf\udce9")}
-    with pytest.raises(RecipeError, match=rf"study\.{name}: found 'caf\\udce9'; allowed: text that UTF-8 can hold"):
+    with pytest.raises(RecipeError, match=rf"study\.{name}: expected text that UTF-8 can encode, got 'caf\\udce9'"):
         Study(name="small", arms=(control(),), **texts)
 
 
-def test_twice_as_many_seeds_take_about_twice_as_much_to_plan():
+def test_planning_twice_as_many_seeds_takes_about_twice_the_work():
     """Counted in function calls; `benchmarks/plan.py` measures seconds."""
     few, many = (_calls_to_plan(num_seeds) for num_seeds in (2, 4))
     assert few > 10_000

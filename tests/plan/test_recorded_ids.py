@@ -1,7 +1,7 @@
-"""The ids of the shipped experiments stay what they were at bce8467, before studies could have any shape.
+"""The ids of the shipped experiments are those of commit bce8467, before studies could have any shape.
 
-`tests/recorded/ids_at_bce8467` holds the kind and id of every stage of each experiment, planned there without a store.
-Versions of numerical components and defaults have changed since: the plans here are made with those of that commit.
+`tests/recorded/ids_at_bce8467` holds the kind and id of every stage of each experiment, planned at that commit without a
+store. Component versions and defaults have changed since, so these tests plan with the versions and defaults of then.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULTS = {
 }
 MORE = {"bridging_micro-full": ["full=True"]}
 
-# Recipes take their versions when their classes are made, so the older ones have to be there before any of them.
+# Recipe classes read their versions when they are defined, so the older versions must be loaded before any of them.
 PLAN = """
 import importlib.util, json, sys
 from pathlib import Path
@@ -53,12 +53,12 @@ def released_pythia(_, *, step=None):
 release.released_pythia = released_pythia
 study = load_study(Path(experiment), settings=settings)
 plan = make_plan(study, throughput=Throughput(CPU_CORE, {}), published=lambda ids: set(), kept_states=())
-print(json.dumps(sorted(f"{stage.kind} {one}" for one, stage in plan.stages.items())))
+print(json.dumps(sorted(f"{stage.kind} {stage_id}" for stage_id, stage in plan.stages.items())))
 """
 
 
 @pytest.mark.parametrize("recorded", ["bridging_micro", "bridging_micro-full", "timing_weight", "released_start"])
-def test_no_id_of_a_shipped_experiment_has_moved(recorded: str):
+def test_ids_of_shipped_experiments_have_not_changed(recorded: str):
     experiment = recorded.partition("-")[0]
     file = REPOSITORY / "experiments" / f"{experiment}.py"
     given = json.dumps([VERSIONS, str(file), DEFAULTS[experiment] + MORE.get(recorded, [])])
@@ -67,8 +67,8 @@ def test_no_id_of_a_shipped_experiment_has_moved(recorded: str):
     assert json.loads(done.stdout) == (RECORDED / f"{recorded}.txt").read_text("utf-8").split("\n")[:-1]
 
 
-def test_another_version_moves_them():
-    """What makes the test above able to fail: the same plan with this midstudy's own numbers."""
+def test_other_versions_change_the_ids():
+    """Show that the test above can fail: plan the same study with the current versions."""
     file = REPOSITORY / "experiments" / "timing_weight.py"
     given = json.dumps([{}, str(file), DEFAULTS["timing_weight"]])
     done = subprocess.run([sys.executable, "-c", PLAN, given], capture_output=True, text=True, check=True)

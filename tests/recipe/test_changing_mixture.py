@@ -31,19 +31,19 @@ def test_a_ramp_draws_the_mean_of_its_ends():
     assert ramp(4).mean_share(GENERAL, 4) == Fraction(9, 10)
 
 
-def test_a_ramp_reads_the_corpora_of_both_its_ends():
-    one = ramp(5, Mixture.blend(GENERAL, {MATH: 1}), CODE_FIFTH)
-    assert (one.base_corpus, one.specialist_corpora) == (GENERAL, (CODE, MATH))
-    assert one.corpora == phase(one, 5).datasets == (GENERAL, CODE, MATH)
+def test_a_ramp_reads_the_corpora_of_both_mixtures():
+    math_to_code = ramp(5, Mixture.blend(GENERAL, {MATH: 1}), CODE_FIFTH)
+    assert (math_to_code.base_corpus, math_to_code.specialist_corpora) == (GENERAL, (CODE, MATH))
+    assert math_to_code.corpora == phase(math_to_code, 5).datasets == (GENERAL, CODE, MATH)
 
 
-def test_a_ramp_that_goes_nowhere_is_its_mixture():
-    nowhere = trunk().branch(start_step=6, data=ramp(10, CODE_FIFTH, CODE_FIFTH), name="x")
-    assert nowhere.state().text() == code_branch(trunk(), 6).state().text()
+def test_a_ramp_between_equal_mixtures_is_replaced_by_that_mixture():
+    constant = trunk().branch(start_step=6, data=ramp(10, CODE_FIFTH, CODE_FIFTH), name="x")
+    assert constant.state().text() == code_branch(trunk(), 6).state().text()
 
 
 def test_a_phase_longer_than_its_ramp_stays_at_the_ramps_end():
-    """However that is written, it is one history with one id."""
+    """Every way to write the same history gives the same ids."""
     long = trunk(10).then(phase(ramp(20), 50, schedule=None))
     assert [(s.start_step, s.stop_step) for s in long.stretches] == [(0, 10), (10, 30), (30, 60)]
     by_hand = trunk(10).then(phase(ramp(20), 20, schedule=None)).then(phase(CODE_FIFTH, 30, schedule=None))
@@ -54,36 +54,37 @@ def test_a_phase_longer_than_its_ramp_stays_at_the_ramps_end():
 
 
 @pytest.mark.parametrize("of_code", [Fraction(2), Fraction(1, 2), Fraction(1)])
-def test_a_corpus_of_another_weight_can_be_ramped_in_and_out(of_code: Fraction):
-    """Only ratios count, and the heaviest of both ends weighs 1: twice the base is 1 to its 1/2, half of it 1/2 to its 1."""
+def test_a_corpus_with_its_own_loss_weight_can_be_ramped_in_and_out(of_code: Fraction):
+    """Only ratios matter and the heaviest corpus weighs 1: code at twice the base gives 1 and 1/2, at half, 1/2 and 1."""
     weighted = Mixture.blend(GENERAL, {CODE: 0.2}, loss_weights={CODE: of_code})
     heaviest = max(of_code, Fraction(1))
-    for one in (ramp(5, PLAIN, weighted), ramp(5, weighted, PLAIN), ramp(5, weighted, weighted)):
-        assert [one.loss_weight(corpus) for corpus in (GENERAL, CODE)] == [1 / heaviest, of_code / heaviest]
+    for mixtures in (ramp(5, PLAIN, weighted), ramp(5, weighted, PLAIN), ramp(5, weighted, weighted)):
+        assert [mixtures.loss_weight(corpus) for corpus in (GENERAL, CODE)] == [1 / heaviest, of_code / heaviest]
 
 
-def test_both_ends_of_a_ramp_have_one_scale():
-    """From code at twice the base to mathematics at four times: 1/4, 1/2 and 1 all along."""
-    code, math = (Mixture.blend(GENERAL, {one: 0.5}, loss_weights={one: weight}) for one, weight in ((CODE, 2), (MATH, 4)))
-    for one in (ramp(5, code, math), ramp(5, math, code)):
-        assert [one.loss_weight(corpus) for corpus in (GENERAL, CODE, MATH)] == [Fraction(1, 4), Fraction(1, 2), 1]
+def test_both_mixtures_of_a_ramp_use_one_scale_of_loss_weights():
+    """From code at twice the base to mathematics at four times: 1/4, 1/2 and 1 along the whole ramp."""
+    code = Mixture.blend(GENERAL, {CODE: 0.5}, loss_weights={CODE: 2})
+    math = Mixture.blend(GENERAL, {MATH: 0.5}, loss_weights={MATH: 4})
+    for mixtures in (ramp(5, code, math), ramp(5, math, code)):
+        assert [mixtures.loss_weight(corpus) for corpus in (GENERAL, CODE, MATH)] == [Fraction(1, 4), Fraction(1, 2), 1]
     no_base = ramp(5, Mixture.blend(GENERAL, {CODE: 1}), Mixture.blend(GENERAL, {MATH: 1}))
     assert [no_base.loss_weight(corpus) for corpus in (CODE, MATH)] == [1, 1]
 
 
-def test_a_weight_that_changes_along_a_ramp_is_refused_and_the_advice_can_be_followed():
+def test_a_loss_weight_that_changes_along_a_ramp_is_rejected_with_a_fix_that_works():
     ends = CODE_FIFTH, Mixture.blend(GENERAL, {CODE: 0.4, MATH: 0.1}, loss_weights={CODE: 0.5, MATH: 3})
     with pytest.raises(
         RecipeError,
-        match=r"mixture\.to_mixture\.loss_weights\.code: found 0\.5 times that of general, with 1 times in from_mixture; "
-        r"allowed: .*\. Give general and code the same loss_weights at both ends\.",
+        match=r"mixture\.to_mixture\.loss_weights\.code: expected 1 times the loss weight of general, as in from_mixture, "
+        r"got 0\.5 times\. Give general and code the same loss_weights in both mixtures\.",
     ):
         ramp(5, *ends)
-    mended = ramp(5, Mixture.blend(GENERAL, {CODE: 0.2}, loss_weights={CODE: 0.5}), ends[1])
-    assert [mended.loss_weight(corpus) for corpus in (GENERAL, CODE, MATH)] == [Fraction(1, 3), Fraction(1, 6), 1]
+    fixed = ramp(5, Mixture.blend(GENERAL, {CODE: 0.2}, loss_weights={CODE: 0.5}), ends[1])
+    assert [fixed.loss_weight(corpus) for corpus in (GENERAL, CODE, MATH)] == [Fraction(1, 3), Fraction(1, 6), 1]
 
 
-def test_the_same_ramp_again_begins_anew():
+def test_the_same_ramp_twice_is_two_phases():
     twice = trunk(10).then(phase(ramp(5), 5, schedule=None)).then(phase(ramp(5), 5, schedule=None))
     assert [(s.start_step, s.stop_step) for s in twice.stretches] == [(0, 10), (10, 15), (15, 20)]
 
@@ -97,14 +98,14 @@ def test_yulan_minis_27_phases_are_26_points():
     assert curriculum.num_steps == 262_000
 
 
-def test_pieces_continue_what_the_first_one_begins():
+def test_pieces_after_the_first_continue_from_it():
     first, second = piecewise(phase(PLAIN, 10, optimizer_state="reset", data_positions="reset"), [(0.5, CODE_FIFTH)])
     assert (first.num_steps, first.data, first.schedule is None, first.optimizer_state) == (5, PLAIN, False, "reset")
     assert (second.num_steps, second.data, second.schedule) == (5, CODE_FIFTH, None)
     assert (second.optimizer_state, second.data_positions) == ("continue", "continue")
 
 
-def test_interpolation_goes_from_point_to_point_and_stays():
+def test_interpolation_ramps_from_point_to_point_and_stays_at_the_last():
     pieces = interpolated(phase(PLAIN, 100), [("0.2", CODE_FIFTH), ("0.5", MATH_HALF)])
     assert [(piece.data, piece.num_steps) for piece in pieces] == [
         (ramp(20), 20),
@@ -146,7 +147,7 @@ OTHER_BASE = Mixture.only(corpus("web"))
         ),
     ],
 )
-def test_a_changing_mixture_that_cannot_be_trained_is_refused_with_the_fields_path(build, path: str):
+def test_an_invalid_changing_mixture_is_rejected_with_the_path_of_its_field(build, path: str):
     with pytest.raises(RecipeError) as raised:
         build()
     assert raised.value.path == path

@@ -1,4 +1,4 @@
-"""Factors say what a phase fixes; they travel with it and change no id."""
+"""Factors label what a phase fixes; they stay with the phase and do not change any id."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def labelled(**values: Any) -> Curriculum:
     return trunk(factors=factors(**values))
 
 
-def test_factors_change_no_id():
-    plain, told = trunk(), labelled(mix="control", weight=0.0)
-    assert told.state_id(60) == plain.state_id(60)
-    assert told.state().text() == plain.state().text()
+def test_factors_do_not_change_ids():
+    plain, with_factors = trunk(), labelled(mix="control", weight=0.0)
+    assert with_factors.state_id(60) == plain.state_id(60)
+    assert with_factors.state().text() == plain.state().text()
     branches = [
-        one.branch(start_step=20, data=Mixture.blend(GENERAL, {CODE: 0.2}), name=name, factors=given).state_id(60)
-        for one, name, given in ((plain, "a", ()), (told, "b", factors(mix="code")))
+        whole.branch(start_step=20, data=Mixture.blend(GENERAL, {CODE: 0.2}), name=name, factors=given).state_id(60)
+        for whole, name, given in ((plain, "a", ()), (with_factors, "b", factors(mix="code")))
     ]
     assert branches[0] == branches[1]
 
 
-def test_the_last_word_counts():
+def test_a_later_phase_replaces_the_value_of_a_factor():
     branch = labelled(mix="control", weight=0.0, trunk_seed=0).branch(
         start_step=20, data=Mixture.blend(GENERAL, {CODE: 0.2}), name="midtrain", factors=factors(mix="code", weight=0.2)
     )
@@ -38,14 +38,14 @@ def test_the_last_word_counts():
     assert dict(tuned.state(21).factors) == {"mix": "code", "weight": 0.2, "trunk_seed": 0}
 
 
-def test_a_branch_from_the_very_beginning_keeps_the_factors_of_the_phase_it_replaces():
+def test_a_branch_at_step_0_keeps_the_factors_of_the_phase_it_replaces():
     branch = labelled(mix="control", trunk_seed=3).branch(
         start_step=0, data=Mixture.blend(GENERAL, {CODE: 0.2}), name="midtrain", factors=factors(mix="code")
     )
     assert dict(branch.factors) == {"mix": "code", "trunk_seed": 3}
 
 
-def test_a_phase_that_continues_its_neighbour_leaves_its_factors_behind():
+def test_a_phase_that_is_merged_into_its_neighbour_adds_its_factors():
     same = labelled(mix="control").branch(
         start_step=20, data=Mixture.only(GENERAL), name="placebo", factors=factors(arm="p")
     )
@@ -54,7 +54,7 @@ def test_a_phase_that_continues_its_neighbour_leaves_its_factors_behind():
 
 
 @pytest.mark.parametrize("before", [labelled(mix="control"), Curriculum.of(start())], ids=["a phase", "a start"])
-def test_of_a_phase_without_steps_the_factors_remain(before: Curriculum):
+def test_a_phase_with_zero_steps_adds_only_its_factors(before: Curriculum):
     longer = before.then(phase(Mixture.only(CODE), 0, factors=factors(mix="code")))
     assert dict(longer.factors) == {"mix": "code"}
     assert longer.state_id(longer.num_steps) == before.state_id(before.num_steps)
@@ -67,37 +67,37 @@ def test_an_average_keeps_the_factors_on_which_its_states_agree():
     assert averaged.id == Start.averaged(Average.of(*seeds)).id
 
 
-def test_a_record_keeps_the_factors_and_an_older_one_has_none():
+def test_a_record_keeps_the_factors_and_a_record_from_before_factors_has_none():
     state = code_branch(labelled(mix="control"), 20).state()
     form = state.expanded()
     read: State = decode(form)
     assert read.factors == (("mix", "control"),)
-    for stretch in form["curriculum"]["stretches"]:
-        del stretch["phase"]["factors"]
+    for placed in form["curriculum"]["stretches"]:
+        del placed["phase"]["factors"]
     del form["curriculum"]["start"]["factors"]
     older: State = decode(form)
     assert (older.id, older.factors) == (state.id, ())
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
-        ({"Mix": "code"}, "'Mix'; allowed: names of lower case letters"),
-        ({"mix": ""}, r"factors\.mix: found ''"),
+        ({"Mix": "code"}, "expected a name of lower-case letters, .*, got 'Mix'"),
+        ({"mix": ""}, r"factors\.mix: expected .*, got ''"),
         ({"mix": "a\nb"}, r"factors\.mix"),
-        ({"weight": float("nan")}, r"factors\.weight: found nan; allowed: text .*, or a finite number"),
-        ({"averaged": True}, r"factors\.averaged: found True"),
-        ({"mix": None}, r"factors\.mix: found None"),
+        ({"weight": float("nan")}, r"factors\.weight: expected text .*, or a finite number, got nan"),
+        ({"averaged": True}, r"factors\.averaged: expected .*, got True"),
+        ({"mix": None}, r"factors\.mix: expected .*, got None"),
     ],
 )
-def test_a_factor_is_text_or_a_finite_number(values: dict[str, Any], told: str):
-    with pytest.raises(RecipeError, match=told):
+def test_a_factor_is_text_or_a_finite_number(values: dict[str, Any], message: str):
+    with pytest.raises(RecipeError, match=message):
         factors(**values)
 
 
-def test_factors_given_as_a_mapping_are_refused_with_the_phase_named():
+def test_factors_given_as_a_mapping_are_rejected_and_the_message_names_the_phase():
     with pytest.raises(
-        RecipeError, match=r"phases\.pretrain\.factors: found .*; allowed: what factors\(name=value, \.\.\.\)"
+        RecipeError, match=r"phases\.pretrain\.factors: expected the result of factors\(name=value, \.\.\.\), got \{'mix'"
     ):
         Phase(**{**vars(phase(Mixture.only(GENERAL), 5)), "factors": wrong({"mix": "code"})})
 
@@ -112,5 +112,5 @@ def test_factors_given_as_a_mapping_are_refused_with_the_phase_named():
         ({"task": "code"}, False),
     ],
 )
-def test_a_selection_names_values_of_factors(wanted: dict[str, Any], expected: bool):
+def test_a_selection_matches_factors_by_value(wanted: dict[str, Any], expected: bool):
     assert selects(wanted, {"mix": "code", "weight": 0.2}) is expected

@@ -1,4 +1,4 @@
-"""The id of a state is a hash of what has happened up to it, and of nothing else."""
+"""The id of a state is a hash of the training up to it, and of nothing else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ids(curriculum: Curriculum) -> list[str]:
     return [curriculum.state_id(step) for step in range(curriculum.num_steps + 1)]
 
 
-def test_a_branch_shares_its_past_with_the_trunk_and_nothing_after():
+def test_a_branch_shares_ids_with_the_trunk_only_up_to_where_it_leaves():
     whole, branch = trunk(), code_branch(trunk(), 6)
     assert ids(branch)[:7] == ids(whole)[:7]
     assert not set(ids(branch)[7:]) & set(ids(whole)[7:])
@@ -52,7 +52,7 @@ def test_a_branch_with_a_zero_weight_is_the_control():
 
 @pytest.mark.parametrize("field", ["optimizer_state", "data_positions"])
 def test_a_branch_where_a_phase_begins_takes_over_what_the_trunk_does_there(field: str):
-    """Left with its own data where its second phase begins, which begins something anew, the trunk stays what it is."""
+    """A branch with the trunk's own data, taken where the second phase resets something, is the trunk itself."""
     second = phase(Mixture.only(GENERAL), 40, schedule=None, **{field: "reset"})
     whole = trunk(20).then(second)
     assert ids(whole.branch(start_step=20, data=Mixture.only(GENERAL), name="same")) == ids(whole)
@@ -62,13 +62,14 @@ def test_a_branch_where_a_phase_begins_takes_over_what_the_trunk_does_there(fiel
 
 
 @pytest.mark.parametrize("start_step", [6, 60, 62])
-def test_a_fine_tuned_trunk_is_not_left_before_its_fine_tuning_is_over(start_step: int):
+def test_a_branch_before_the_end_of_fine_tuning_is_rejected(start_step: int):
     tuned = trunk().then(sft(PYCODE))
-    with pytest.raises(RecipeError, match=rf"start_step: found {start_step}, before the end of phase sft on task pycode"):
+    message = rf"start_step: expected a step .*, got {start_step}, before the end of phase sft on task pycode"
+    with pytest.raises(RecipeError, match=message):
         code_branch(tuned, start_step)
 
 
-def test_equal_neighbours_are_one_phase():
+def test_equal_neighbouring_phases_are_merged():
     first = phase(Mixture.only(GENERAL), 20)
     second = phase(Mixture.only(GENERAL), 40, schedule=None)
     assert ids(Curriculum.of(start(), first, second)) == ids(trunk(60))
@@ -100,14 +101,14 @@ def test_a_phase_that_resets_something_is_not_merged():
         ),
         (lambda: trunk(10, optimizer_state="reset"), lambda: trunk(10, optimizer_state="continue")),
     ],
-    ids=["a rate said twice", "a rate said again", "from the very start", "nothing to take over"],
+    ids=["same rate twice", "same rate after a reset", "branch at step 0", "nothing to take over"],
 )
-def test_one_history_has_one_id_and_one_recipe_however_it_is_written(left, right):
+def test_equivalent_curricula_have_equal_ids_and_recipes(left, right):
     assert ids(left()) == ids(right())
     assert left().state().text() == right().state().text()
 
 
-def test_a_phase_of_no_steps_never_was():
+def test_a_phase_with_zero_steps_changes_no_id():
     assert ids(Curriculum.of(start(), phase(Mixture.only(MATH), 0), phase(Mixture.only(GENERAL), 60))) == ids(trunk())
     from_start = trunk().branch(start_step=0, data=Mixture.only(CODE), name="midtrain")
     assert ids(from_start) == ids(Curriculum.of(start(), phase(Mixture.only(CODE), 60)))
@@ -138,7 +139,7 @@ def test_a_cosine_depends_on_its_horizon_only_once_the_warmup_is_over():
 
 
 @given(cut=st.integers(1, 59), rest=st.integers(0, 30))
-def test_no_id_depends_on_where_a_curriculum_is_cut_or_how_it_goes_on(cut: int, rest: int):
+def test_ids_do_not_depend_on_where_a_curriculum_is_cut_or_how_it_continues(cut: int, rest: int):
     whole = code_branch(trunk(), 6)
     cut_short = whole.until(cut)
     extended = cut_short.then(sft(PYCODE, rest))
@@ -155,8 +156,8 @@ def test_no_id_depends_on_where_a_curriculum_is_cut_or_how_it_goes_on(cut: int, 
         ),
     ],
 )
-def test_a_rate_without_an_end_does_not_depend_on_how_it_goes_on(schedule):
-    """An anneal from step 40 on, or none: what came before is one history."""
+def test_ids_under_an_open_ended_schedule_do_not_depend_on_what_follows(schedule):
+    """With or without an anneal from step 40, the ids up to step 40 are the same."""
     annealed = trunk(40, schedule=schedule).then(
         phase(Mixture.only(GENERAL), 20, schedule=Anneal(floor_lr=0.0, num_steps=20, shape="linear"))
     )
@@ -169,23 +170,23 @@ CODE_FIFTH = Mixture.blend(GENERAL, {CODE: 0.2})
 
 
 def ramped(num_steps: int = 20, *, start_step: int = 10) -> Curriculum:
-    """60 steps whose mixture goes from plain to a fifth code over `num_steps` from `start_step` on."""
+    """Return 60 steps whose mixture ramps from plain to one fifth code over `num_steps` steps from `start_step` on."""
     ramp = MixtureRamp(from_mixture=Mixture.only(GENERAL), to_mixture=CODE_FIFTH, num_steps=num_steps)
     return trunk().branch(start_step=start_step, data=ramp, name="ramp")
 
 
-def test_the_length_of_a_ramp_is_identity_of_what_lies_inside_it_and_not_before():
+def test_the_length_of_a_ramp_changes_the_ids_inside_it_but_not_before_it():
     short, long = ids(ramped(20)), ids(ramped(30))
     assert short[:11] == long[:11] == ids(trunk())[:11]
     assert not set(short[11:]) & set(long[11:])
 
 
 @given(start_step=st.integers(1, 59), mix=st.sampled_from([CODE_FIFTH, Mixture.blend(GENERAL, {MATH: 0.5})]))
-def test_a_start_step_inside_a_ramp_changes_no_id(start_step: int, mix: Mixture):
+def test_a_branch_inside_a_ramp_does_not_change_earlier_ids(start_step: int, mix: Mixture):
     whole = ramped(40)
     branch = whole.branch(start_step=start_step, data=mix, name="branch")
     assert ids(branch)[: start_step + 1] == ids(whole)[: start_step + 1]
-    same = start_step >= 50 and mix == CODE_FIFTH  # past the ramp, the mixture it led to
+    same = start_step >= 50 and mix == CODE_FIFTH  # after the ramp, the trunk has this mixture too
     assert (branch.state_id(60) == whole.state_id(60)) == same
     cut = whole.until(start_step)
     assert cut.state().text() == whole.state(start_step).text()
@@ -198,7 +199,7 @@ def test_a_ramp_is_read_back_exactly():
     assert read.curriculum.stretches == state.recipe().curriculum.stretches
 
 
-def test_which_parameters_decay_is_identity_and_all_of_them_is_what_old_ids_meant():
+def test_decayed_parameters_are_part_of_the_id_and_all_is_the_omitted_default():
     every = trunk().stretches[0].phase.optimizer
     matrices = dataclasses.replace(every, decayed="matrices")
     assert "decayed" not in canonical_text(every)
@@ -215,20 +216,20 @@ GOLDEN_IDS = {
 
 
 def test_golden_ids():
-    """Pinned: nothing that is added to recipes may change them; a raised number in `versions.py` does, on purpose."""
+    """Pinned: additions to recipes must not change these ids; raising a version in `versions.py` does, on purpose."""
     schedules = {
         "constant": trunk().stretches[0].phase.schedule,
         "cosine": Cosine(peak_lr=1e-3, floor_lr=1e-5, warmup_steps=6, total_steps=50),
         "stable decay": WarmupStableDecay(peak_lr=1e-3, floor_lr=1e-5, warmup_steps=6, decay_steps=20, total_steps=55),
     }
-    found = {}
+    now = {}
     for name, schedule in schedules.items():
         branch = code_branch(trunk(schedule=schedule), 13)
-        found[name] = (branch.state_id(60), branch.then(sft(PYCODE)).state().id)
-    assert found == GOLDEN_IDS
+        now[name] = (branch.state_id(60), branch.then(sft(PYCODE)).state().id)
+    assert now == GOLDEN_IDS
 
 
-def test_every_field_of_a_phase_but_its_name_and_length_is_identity():
+def test_every_field_of_a_phase_except_its_name_and_length_changes_the_id():
     base = trunk().state_id(60)
     changes: list[dict[str, Any]] = [
         {"num_sequences": 16},
@@ -245,7 +246,7 @@ def test_every_field_of_a_phase_but_its_name_and_length_is_identity():
     assert trunk(name="another name").state_id(60) == base
 
 
-def test_names_and_places_of_data_are_labels_and_revisions_are_identity():
+def test_revisions_of_data_change_ids_but_names_and_locations_do_not():
     elsewhere = dataclasses.replace(
         GENERAL, name="prose", source=dataclasses.replace(GENERAL.source, location="elsewhere", note="carved")
     )
@@ -253,7 +254,7 @@ def test_names_and_places_of_data_are_labels_and_revisions_are_identity():
     assert identify(elsewhere) == identify(GENERAL) != identify(revised)
 
 
-def test_a_job_reads_back_exactly_what_was_hashed():
+def test_a_decoded_state_is_exactly_the_one_that_was_hashed():
     state = code_branch(trunk(), 6).then(sft(PYCODE)).state()
     read = decode(json.loads(json.dumps(state.expanded())))
     assert isinstance(read, State)
@@ -261,7 +262,7 @@ def test_a_job_reads_back_exactly_what_was_hashed():
     assert [read.curriculum.curve.lr(s) for s in range(65)] == [state.curriculum.curve.lr(s) for s in range(65)]
 
 
-def test_the_record_of_a_state_holds_nothing_that_comes_after_it():
+def test_the_recipe_of_a_state_holds_nothing_about_later_steps():
     long = trunk(60, schedule=WarmupStableDecay(peak_lr=1e-3, floor_lr=0.0, warmup_steps=5, decay_steps=20, total_steps=60))
     text = long.state(30).text()
     assert long.until(30).state().text() == text
@@ -306,7 +307,7 @@ def test_canonical_form_by_hand():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, len, object(), {1: "one"}, b"bytes"])
-def test_what_has_no_stable_form_is_refused_with_its_path(value: object):
+def test_values_without_a_stable_form_are_rejected_with_their_path(value: object):
     with pytest.raises(RecipeError, match=r"recipe\.outer\[1\]"):
         canonical({"outer": ["fine", value]})
 
@@ -329,9 +330,9 @@ def test_ids_are_the_same_in_another_process_with_another_hash_seed():
 def test_explain_names_the_fields_that_differ():
     left = canonical(code_branch(trunk(), 6).state().recipe())
     right = canonical(code_branch(trunk(), 6, weight=0.5).state().recipe())
-    found = differences(left, right)
-    assert [(d.left, d.right) for d in found] == [("4/5", "1/2"), ("1/5", "1/2")]
-    assert found[1].path == "curriculum.stretches[1].phase.data.specialists[0].share"
+    differing = differences(left, right)
+    assert [(d.left, d.right) for d in differing] == [("4/5", "1/2"), ("1/5", "1/2")]
+    assert differing[1].path == "curriculum.stretches[1].phase.data.specialists[0].share"
     assert differences(left, left) == []
 
 
@@ -365,28 +366,28 @@ def test_explain_names_the_fields_that_differ():
         (lambda: dataclasses.replace(TOKENIZER, vocab_size=100), "tokenizer.vocab_size"),
     ],
 )
-def test_a_recipe_that_cannot_be_trained_is_refused_with_the_fields_path(build, path: str):
+def test_an_invalid_recipe_is_rejected_with_the_path_of_its_field(build, path: str):
     with pytest.raises(RecipeError) as raised:
         build()
     assert raised.value.path == path
 
 
-def test_data_of_a_wrong_type_is_named_by_its_type():
-    """A data set's whole text would fill the screen."""
-    for build, found in [
+def test_an_error_about_data_of_the_wrong_type_shows_only_the_type():
+    """The `repr` of a data set would fill the screen."""
+    for build, kind in [
         (lambda: phase(GENERAL, 5), "Corpus"),
         (lambda: phase(trunk(), 5), "Curriculum"),
         (lambda: piecewise(sft(PYCODE), [(0.5, CODE_FIFTH)]), "Task"),
     ]:
-        with pytest.raises(RecipeError, match=rf"^phases\.\w+\.data: found a value of type {found}; allowed: \w"):
+        with pytest.raises(RecipeError, match=rf"^phases\.\w+\.data: expected \w.*, got a value of type {kind}\."):
             build()
 
 
-def test_another_sequence_length_needs_positions_that_start_anew():
-    """Blocks of another length are other blocks; the error says so, and what to do."""
+def test_a_change_of_sequence_length_needs_a_reset_of_data_positions():
+    """Blocks of a different length hold different text; the error says so and how to fix it."""
     longer = phase(Mixture.only(GENERAL), 20, seq_len=32, schedule=None)
-    with pytest.raises(RecipeError, match=r'data positions continue.*Set data_positions="reset" to begin a new order'):
+    with pytest.raises(RecipeError, match=r'data positions continue.*Set data_positions="reset" to start a new data order'):
         trunk().then(longer)
     extended = trunk().then(dataclasses.replace(longer, data_positions="reset"))
-    assert [stretch.phase.seq_len for stretch in extended.stretches] == [64, 32]
+    assert [placed.phase.seq_len for placed in extended.stretches] == [64, 32]
     assert ids(extended)[:61] == ids(trunk())

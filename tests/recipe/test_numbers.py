@@ -127,7 +127,7 @@ NUMBERS: dict[str, tuple[Callable[[Any], Any], float]] = {
 
 
 def held(value: Any) -> Iterator[Any]:
-    """Everything in a recipe, recursively."""
+    """Yield every value in a recipe, recursively."""
     yield value
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
@@ -137,16 +137,16 @@ def held(value: Any) -> Iterator[Any]:
             yield from held(item)
 
 
-def assert_same(found: Any, expected: Any) -> None:
-    assert canonical_text(found) == canonical_text(expected)
-    assert identify(found) == identify(expected)
-    assert json.dumps(expanded(found)) == json.dumps(expanded(expected))
-    assert {type(one).__module__ for one in held(found)}.isdisjoint({"numpy"})
+def assert_same(recipe: Any, expected: Any) -> None:
+    assert canonical_text(recipe) == canonical_text(expected)
+    assert identify(recipe) == identify(expected)
+    assert json.dumps(expanded(recipe)) == json.dumps(expanded(expected))
+    assert {type(value).__module__ for value in held(recipe)}.isdisjoint({"numpy"})
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.int64, np.uint16, np.uint64, np.intp])
 @pytest.mark.parametrize("place", WHOLE)
-def test_a_whole_number_of_numpy_is_a_whole_number(place: str, kind: type) -> None:
+def test_a_numpy_integer_gives_the_same_recipe_as_a_python_integer(place: str, kind: type) -> None:
     make, number = WHOLE[place]
     if number > np.iinfo(kind).max:
         number = int(np.iinfo(kind).max) if place == "phase.seed" else number
@@ -161,16 +161,16 @@ def test_a_whole_number_of_numpy_is_a_whole_number(place: str, kind: type) -> No
     ids=lambda value: f"{type(value).__name__}_{value}".replace(" ", ""),
 )
 @pytest.mark.parametrize("place", [p for p in WHOLE if p not in ("curriculum.state_id", "arm.start_step")])
-def test_what_is_no_whole_number_is_refused_as_before(place: str, wrong: Any) -> None:
+def test_values_that_are_not_whole_numbers_are_rejected(place: str, wrong: Any) -> None:
     make, _ = WHOLE[place]
     if wrong is None and place in ("corpus.max_bytes", "task.max_items", "start.seed", "placement"):
-        pytest.skip("none means something there")
+        pytest.skip("None is a valid value there")
     with pytest.raises((RecipeError, TypeError)):
         make(wrong)
 
 
 @pytest.mark.parametrize("flag", [True, False])
-def test_a_flag_of_numpy_is_a_flag(flag: bool) -> None:
+def test_a_numpy_bool_gives_the_same_recipe_as_a_python_bool(flag: bool) -> None:
     assert_same(
         phase(Mixture.only(GENERAL), 6, document_mask=np.bool_(flag)), phase(Mixture.only(GENERAL), 6, document_mask=flag)
     )
@@ -178,25 +178,25 @@ def test_a_flag_of_numpy_is_a_flag(flag: bool) -> None:
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.longdouble])
 @pytest.mark.parametrize("place", NUMBERS)
-def test_a_number_of_numpy_is_the_number_that_its_digits_say(place: str, kind: type) -> None:
+def test_a_numpy_float_gives_the_same_recipe_as_its_shortest_decimal_form(place: str, kind: type) -> None:
     make, number = NUMBERS[place]
     assert_same(make(kind(number)), make(number))
 
 
 @pytest.mark.parametrize("wrong", [True, np.bool_(True), np.nan, np.float32(np.nan), np.float64(np.inf)], ids=str)
 @pytest.mark.parametrize("place", NUMBERS)
-def test_what_is_no_number_is_refused_as_before(place: str, wrong: Any) -> None:
+def test_values_that_are_not_numbers_are_rejected(place: str, wrong: Any) -> None:
     with pytest.raises((RecipeError, TypeError)):
         NUMBERS[place][0](wrong)
 
 
-def test_steps_of_few_bits_do_not_overflow() -> None:
-    """500 steps of 16 × 2,048 tokens overflow 16 bits, and a few more steps overflow 32."""
-    one = phase(Mixture.only(GENERAL), np.int16(500), num_sequences=np.int16(16), seq_len=np.int16(64))  # type: ignore[arg-type]
-    assert one.num_steps * one.tokens_per_step == 500 * 16 * 64
+def test_low_precision_integers_do_not_overflow() -> None:
+    """500 steps of 16 × 64 tokens overflow 16 bits."""
+    short = phase(Mixture.only(GENERAL), np.int16(500), num_sequences=np.int16(16), seq_len=np.int16(64))  # type: ignore[arg-type]
+    assert short.num_steps * short.tokens_per_step == 500 * 16 * 64
 
 
-def test_a_grid_made_by_numpy_is_the_grid() -> None:
+def test_a_grid_made_with_numpy_equals_the_grid_made_by_hand() -> None:
     """Start steps from `arange` and weights from `linspace`, as in an experiment file."""
 
     def curricula(steps: Any, weights: Any) -> list[Curriculum]:
@@ -206,9 +206,9 @@ def test_a_grid_made_by_numpy_is_the_grid() -> None:
             for weight in weights
         ]
 
-    found = curricula(np.arange(10, 40, 10), np.linspace(0.1, 0.4, 4).round(1))
+    grid = curricula(np.arange(10, 40, 10), np.linspace(0.1, 0.4, 4).round(1))
     expected = curricula((10, 20, 30), (0.1, 0.2, 0.3, 0.4))
-    assert [one.state().id for one in found] == [one.state().id for one in expected]
-    mixtures = [one.stretches[-1].phase.data for one in found]
+    assert [curriculum.state().id for curriculum in grid] == [curriculum.state().id for curriculum in expected]
+    mixtures = [curriculum.stretches[-1].phase.data for curriculum in grid]
     shares = {part.share for mixture in mixtures if isinstance(mixture, Mixture) for part in mixture.parts}
     assert shares >= {Fraction(1, 10)}

@@ -1,4 +1,4 @@
-"""Learning-rate curves are pure functions of the step; values from the sources' own formulas."""
+"""Learning-rate curves are pure functions of the step; expected values come from the sources' own formulas."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_papers_cosine(step: int, lr: float):
 def test_warmup_stable_decay_by_hand():
     curve = WarmupStableDecay(peak_lr=0.1, floor_lr=0.02, warmup_steps=4, decay_steps=8, total_steps=20).curve()
     assert [curve.lr(s) for s in (0, 1, 4, 11, 12, 16, 20)] == pytest.approx([0, 0.025, 0.1, 0.1, 0.1, 0.06, 0.02])
-    assert curve.ends_of_endless() == (12,)
+    assert curve.open_segment_ends() == (12,)
 
 
 def test_constant_and_warmup():
@@ -71,7 +71,7 @@ def test_linear_by_hand():
 
 
 def test_the_final_rate_of_yulan_mini():
-    """Its annealing is 1e-2 (1 - √((s - s0) / D)) with s0 = 243,198 and D = 19,000, and it ends before that does."""
+    """Its annealing is 1e-2 (1 - √((s - s0) / D)) with s0 = 243,198 and D = 19,000; training ends before the annealing."""
     s0, decay_steps, last_step = 243_198, 19_000, 262_000
     schedule = WarmupStableDecay(
         peak_lr=1e-2, floor_lr=0.0, warmup_steps=2_433, decay_steps=decay_steps, total_steps=s0 + decay_steps, shape="1-sqrt"
@@ -83,7 +83,7 @@ def test_the_final_rate_of_yulan_mini():
 
 
 def test_the_exponential_tail_of_minicpm():
-    """The rate after t steps of the decay is 0.5^(t / T) of the peak: a half after T, a quarter after 2 T."""
+    """After t steps of decay the rate is 0.5^(t / T) of the peak: one half after T steps, one quarter after 2 T."""
     schedule = Sequential(
         first=LinearWarmup(peak_lr=1e-2, warmup_steps=10), at_step=100, then=Exponential(half_life_steps=50)
     )
@@ -112,7 +112,7 @@ def test_the_power_law_with_and_without_a_linear_tail():
     hold_share=st.fractions(0, 1, max_denominator=1_000).filter(lambda share: share < 1),
     floor=st.sampled_from([0.0, 1e-3]),
 )
-def test_nanochats_rate_breaks_where_its_progress_says(total_steps: int, hold_share: Fraction, floor: float):
+def test_the_rate_of_nanochat_as_a_function_of_progress(total_steps: int, hold_share: Fraction, floor: float):
     """The multiplier is 1 while progress < 0.8 (here any share), then linear to 0 at 1."""
     peak = 0.02
     schedule = HoldThenLinear(peak_lr=peak, floor_lr=floor, hold_share=hold_share, total_steps=total_steps)
@@ -123,14 +123,14 @@ def test_nanochats_rate_breaks_where_its_progress_says(total_steps: int, hold_sh
         assert schedule.curve().lr(step) == pytest.approx(expected, rel=1e-12, abs=1e-16)
 
 
-def test_a_break_between_two_steps_by_hand():
-    """Of 7 steps 0.8 are 5.6: step 6 is 0.4 of the 1.4 steps of decay past the break, so 1 / 1.4 of the rate is left."""
+def test_a_hold_that_ends_between_two_steps_by_hand():
+    """The hold ends at 0.8 · 7 = 5.6. Step 6 is 0.4 steps into the 1.4 steps of decay, so 1 / 1.4 of the rate is left."""
     curve = HoldThenLinear(peak_lr=0.7, floor_lr=0.0, hold_share=0.8, total_steps=7).curve()
     assert [curve.lr(s) for s in (0, 5, 6, 7)] == pytest.approx([0.7, 0.7, 0.5, 0.0])
-    assert curve.ends_of_endless() == (6,)
+    assert curve.open_segment_ends() == (6,)
 
 
-def test_an_anneal_begins_where_the_curve_stands():
+def test_an_anneal_starts_from_the_current_rate():
     half_way = trunk(61_035, schedule=Cosine(peak_lr=3e-4, floor_lr=1e-6, warmup_steps=6_104, total_steps=61_035)).until(
         40_000
     )
@@ -142,15 +142,15 @@ def test_an_anneal_begins_where_the_curve_stands():
         assert [curve.lr(s) for s in (40_250, 41_000, 41_999)] == pytest.approx([quarter * at_switch, 0, 0], abs=1e-18)
 
 
-def test_a_trunk_and_its_anneal_are_warmup_stable_decay():
-    """Whoever trains the stable part first and decides later to anneal has trained the same states."""
+def test_a_constant_trunk_with_an_anneal_equals_warmup_stable_decay():
+    """Training the stable part first and adding the anneal later gives the same states."""
     stable = trunk(40, schedule=LinearWarmup(peak_lr=1e-3, warmup_steps=5))
     annealed = stable.then(phase(Mixture.only(GENERAL), 20, schedule=Anneal(floor_lr=0.0, num_steps=20, shape="1-sqrt")))
     schedule = WarmupStableDecay(peak_lr=1e-3, floor_lr=0.0, warmup_steps=5, decay_steps=20, total_steps=60, shape="1-sqrt")
     assert annealed.state().text() == trunk(60, schedule=schedule).state().text()
 
 
-def test_a_released_checkpoint_goes_on_with_its_own_schedule():
+def test_a_released_checkpoint_continues_its_own_schedule():
     curve = Continued(schedule=PYTHIA_70M, from_step=71_000).curve()
     for step in (0, 1, 36_000, 72_000, 80_000):
         progress = min(1.0, (71_000 + step - 1_430) / (143_000 - 1_430))
@@ -201,8 +201,8 @@ schedules = st.one_of(
         lambda t, share: HoldThenLinear(peak_lr=1e-2, floor_lr=0.0, hold_share=share, total_steps=t),
         *(st.integers(1, 60), st.fractions(0, "99/100")),
     ),
-    st.builds(lambda one, at, tail: Sequential(first=one, at_step=at, then=tail), seamless, st.integers(0, 60), tails),
-    st.builds(lambda one, step: Continued(schedule=one, from_step=step), seamless, st.integers(0, 80)),
+    st.builds(lambda first, at, tail: Sequential(first=first, at_step=at, then=tail), seamless, st.integers(0, 60), tails),
+    st.builds(lambda schedule, step: Continued(schedule=schedule, from_step=step), seamless, st.integers(0, 80)),
 )
 
 
@@ -229,14 +229,14 @@ def test_rates_do_not_jump_where_one_segment_follows_another(schedule: Schedule,
 
 
 @given(schedule=schedules, from_step=st.integers(0, 90))
-def test_going_on_at_a_step_changes_no_rate(schedule: Schedule, from_step: int):
+def test_continuing_a_schedule_at_a_step_keeps_its_rates(schedule: Schedule, from_step: int):
     whole, rest = curve_of(schedule), Continued(schedule=schedule, from_step=from_step).curve()
     assert [rest.lr(step) for step in range(60)] == [whole.lr(step + from_step) for step in range(60)]
 
 
 @given(first=schedules, second=st.one_of(schedules, tails), at_step=st.integers(1, 60), cut=st.integers(1, 100))
-def test_no_state_sees_a_rate_that_comes_after_it(first: Schedule, second: Schedule, at_step: int, cut: int):
-    """Any schedule after any other: cut anywhere, the ids so far and the rates so far are the same."""
+def test_a_state_does_not_depend_on_later_rates(first: Schedule, second: Schedule, at_step: int, cut: int):
+    """For any schedule after any other, cutting the run at any step keeps the ids and the rates up to that step."""
     second_phase = phase(Mixture.only(GENERAL), 40, schedule=second)
     whole = trunk(at_step, schedule=first).then(second_phase)
     cut = min(cut, whole.num_steps)
@@ -293,12 +293,13 @@ def test_no_state_sees_a_rate_that_comes_after_it(first: Schedule, second: Sched
         ),
     ],
 )
-def test_a_schedule_that_cannot_be_followed_is_refused_with_the_fields_path(build, path: str):
+def test_an_invalid_schedule_is_rejected_with_the_path_of_its_field(build, path: str):
     with pytest.raises(RecipeError) as raised:
         build()
     assert raised.value.path == path
 
 
-def test_the_way_to_an_exponential_tail_is_told():
-    with pytest.raises(RecipeError, match=r"found exponential; allowed: linear, 1-sqrt\. .*Sequential\(.*then=Exponential"):
+def test_the_error_for_an_exponential_shape_says_how_to_build_that_tail():
+    message = r"expected one of linear, 1-sqrt, got exponential\. .*Sequential\(.*then=Exponential"
+    with pytest.raises(RecipeError, match=message):
         WarmupStableDecay(peak_lr=0.1, floor_lr=0.0, warmup_steps=0, decay_steps=5, total_steps=9, shape="exponential")

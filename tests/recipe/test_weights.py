@@ -1,4 +1,4 @@
-"""Starts whose weights are a release or an average: ids that only weights and their past can change."""
+"""Starts whose weights are a release or an average: their ids depend only on the weights and how they were trained."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def released(**changes) -> Start:
 
 
 def anneal(seed: int) -> Curriculum:
-    """The last 20 steps on code, in an order drawn anew from `seed`."""
+    """Return a 60-step run whose last 20 steps read code in an order drawn from `seed`."""
     return trunk(40).then(phase(Mixture.only(CODE), 20, seed=seed, data_positions="reset", schedule=Constant(lr=1e-4)))
 
 
@@ -51,17 +51,17 @@ def last_three() -> Average:
     return Average.last(trunk(60), num_states=3, every_steps=10)
 
 
-def test_a_start_that_draws_its_weights_has_the_id_it_always_had():
+def test_the_id_of_a_start_with_drawn_weights_is_pinned():
     assert start().id == "c8c70f0d75cc5a01"
     assert "weights" not in canonical(start())
 
 
-def test_ids_of_starts_with_weights_stay():
+def test_ids_of_starts_with_given_weights_are_pinned():
     assert released().id == "da4b04715439cbf9"
     assert Start.averaged(last_three()).id == "fb8ac0bbec85d7e3"
 
 
-def test_a_release_is_known_by_its_revision_and_its_tokenizer_by_its_digest():
+def test_a_release_is_identified_by_its_revision_and_its_tokenizer_by_its_digest():
     base = released()
     named = Release(name="another name", source=dataclasses.replace(HUB, location="/elsewhere"), step=None)
     elsewhere = ReleasedTokenizer(
@@ -73,7 +73,7 @@ def test_a_release_is_known_by_its_revision_and_its_tokenizer_by_its_digest():
     assert released(tokenizer=dataclasses.replace(TOKENIZER_70M, digest="e" * 64)).id != base.id
 
 
-def test_an_average_does_not_depend_on_the_order_of_its_states_or_on_what_their_runs_go_on_to_do():
+def test_an_average_does_not_depend_on_the_order_of_its_states_or_on_later_steps_of_their_runs():
     long, short = trunk(60), trunk(40)
     states = [long.state(20), long.state(30), code_branch(long, 6).state(40)]
     average = Average.of(*states)
@@ -83,15 +83,15 @@ def test_an_average_does_not_depend_on_the_order_of_its_states_or_on_what_their_
     assert identify(Average.of(long.state(20), long.state(31), states[2])) != identify(average)
 
 
-def test_the_last_states_of_a_run_end_with_its_end():
+def test_the_last_states_of_a_run_include_its_final_state():
     assert sorted(state.step for state in last_three().states) == [40, 50, 60]
     assert {state.id for state in last_three().states} == {trunk(60).state_id(step) for step in (40, 50, 60)}
 
 
 @pytest.mark.parametrize("begin", [released, lambda: Start.averaged(last_three())], ids=["a release", "an average"])
-def test_a_job_reads_back_exactly_what_was_hashed(begin):
+def test_a_decoded_state_is_exactly_the_one_that_was_hashed(begin):
     curriculum = Curriculum.of(begin(), phase(Mixture.only(GENERAL), 10)).then(sft(PYCODE))
-    # An average of states that began so: recipes nest.
+    # An average of states that start from given weights themselves: recipes nest.
     nested = Curriculum.of(
         Start.averaged(
             Average.of(curriculum.state(10), curriculum.state(0).curriculum.then(phase(Mixture.only(CODE), 10)).state())
@@ -104,7 +104,7 @@ def test_a_job_reads_back_exactly_what_was_hashed(begin):
         assert (read.id, read.text(), read.step) == (state.id, state.text(), state.step)
 
 
-def test_step_0_of_a_start_with_weights_is_its_start():
+def test_step_0_of_a_start_with_given_weights_has_the_id_of_the_start():
     curriculum = Curriculum.of(released(), phase(Mixture.only(GENERAL), 10))
     assert curriculum.state(0).id == curriculum.start.id
     assert curriculum.state(0).precision == "fp32"
@@ -114,9 +114,9 @@ def test_step_0_of_a_start_with_weights_is_its_start():
 
 def test_explain_names_the_state_that_differs():
     left, right = (Average.of(trunk(60).state(), anneal(seed).state()) for seed in (1, 2))
-    [found] = differences(canonical(Start.averaged(left)), canonical(Start.averaged(right)))
-    assert found.path.partition("]")[2] == ".curriculum.stretches[1].phase.seed"
-    assert (found.path.partition("[")[0], found.left, found.right) == ("weights.states", 1, 2)
+    [difference] = differences(canonical(Start.averaged(left)), canonical(Start.averaged(right)))
+    assert difference.path.partition("]")[2] == ".curriculum.stretches[1].phase.seed"
+    assert (difference.path.partition("[")[0], difference.left, difference.right) == ("weights.states", 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_explain_names_the_state_that_differs():
         (lambda: dataclasses.replace(TOKENIZER_70M, vocab_size=65_537), "tokenizer.vocab_size"),
     ],
 )
-def test_weights_that_cannot_be_used_are_refused_with_the_fields_path(build, path: str):
+def test_invalid_weights_are_rejected_with_the_path_of_their_field(build, path: str):
     with pytest.raises(RecipeError) as raised:
         build()
     assert raised.value.path == path

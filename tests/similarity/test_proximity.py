@@ -1,4 +1,4 @@
-"""Disjoint halves and proximity advantage: no document compared with itself, zero advantage at zero weight."""
+"""Disjoint halves and proximity advantage: no document is compared with itself, zero weight gives zero advantage."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ CODE = SplitSample.from_counts([[0, 5, 0, 60, 35], [1, 4, 0, 58, 37]])
 CODE_TASK = SplitSample.from_counts([[2, 6, 0, 40, 52], [1, 7, 0, 45, 47]])
 
 
-@given(one=samples, other=samples)
-def test_comparison_crosses_halves_and_is_symmetric(one: SplitSample, other: SplitSample) -> None:
-    found = compare_samples(one, other)
-    assert found == compare_samples(other, one)
-    crossed = [similarity(one.first, other.second), similarity(one.second, other.first)]
-    assert found.cosine == pytest.approx(np.mean([part.cosine for part in crossed]))
-    assert found.jsd_nats == pytest.approx(np.mean([part.jsd_nats for part in crossed]))
-    assert found.combined == pytest.approx(0.4 * found.cosine + 0.3 * found.jaccard + 0.3 * found.js)
+@given(left=samples, right=samples)
+def test_comparison_crosses_halves_and_is_symmetric(left: SplitSample, right: SplitSample) -> None:
+    result = compare_samples(left, right)
+    assert result == compare_samples(right, left)
+    crossed = [similarity(left.first, right.second), similarity(left.second, right.first)]
+    assert result.cosine == pytest.approx(np.mean([part.cosine for part in crossed]))
+    assert result.jsd_nats == pytest.approx(np.mean([part.jsd_nats for part in crossed]))
+    assert result.combined == pytest.approx(0.4 * result.cosine + 0.3 * result.jaccard + 0.3 * result.js)
 
 
-def test_the_diagonal_is_what_two_draws_reach_not_one() -> None:
+def test_the_diagonal_is_the_similarity_of_two_halves_of_a_sample() -> None:
     matrix = similarity_matrix({"general": GENERAL, "code": CODE})
     assert list(matrix) == [("general", "general"), ("general", "code"), ("code", "general"), ("code", "code")]
     assert matrix["general", "code"] == matrix["code", "general"]
@@ -44,13 +44,15 @@ def test_the_diagonal_is_what_two_draws_reach_not_one() -> None:
 
 
 def test_a_mix_shares_no_document_with_the_control_it_is_compared_with() -> None:
-    # Were documents shared, a 0 % mix would be wholly like the control instead of as like as two draws.
+    # If documents were shared, a 0 % mix would have similarity 1 to the control, not that of two samples.
     unmixed = mix_samples([(CODE, 0.0), (GENERAL, 1.0)])
     assert compare_samples(unmixed, GENERAL) == similarity(GENERAL.first, GENERAL.second)
 
 
 @given(general=samples, code=samples, task=samples)
-def test_a_zero_weight_mix_has_no_advantage_at_all(general: SplitSample, code: SplitSample, task: SplitSample) -> None:
+def test_a_mix_with_zero_weight_has_exactly_zero_advantage(
+    general: SplitSample, code: SplitSample, task: SplitSample
+) -> None:
     (row,) = proximity_rows(
         corpora={"general": general, "code": code},
         tasks={"pycode": task},
@@ -62,11 +64,11 @@ def test_a_zero_weight_mix_has_no_advantage_at_all(general: SplitSample, code: S
 def test_advantage_is_the_difference_of_similarities_measure_by_measure() -> None:
     near = Similarity.from_parts(cosine=0.8, jaccard=0.5, jsd_nats=0.25)
     far = Similarity.from_parts(cosine=0.3, jaccard=0.4, jsd_nats=0.6)
-    found = proximity_advantage(mix_to_task=near, control_to_task=far)
-    assert found.cosine == pytest.approx(0.5)
-    assert found.jaccard == pytest.approx(0.1)
-    assert found.js == pytest.approx(1 / 1.25 - 1 / 1.6)
-    assert found.combined == pytest.approx(0.4 * 0.5 + 0.3 * 0.1 + 0.3 * (1 / 1.25 - 1 / 1.6))
+    advantage = proximity_advantage(mix_to_task=near, control_to_task=far)
+    assert advantage.cosine == pytest.approx(0.5)
+    assert advantage.jaccard == pytest.approx(0.1)
+    assert advantage.js == pytest.approx(1 / 1.25 - 1 / 1.6)
+    assert advantage.combined == pytest.approx(0.4 * 0.5 + 0.3 * 0.1 + 0.3 * (1 / 1.25 - 1 / 1.6))
 
 
 def test_the_papers_rounded_similarities_give_its_advantages() -> None:
@@ -74,8 +76,8 @@ def test_the_papers_rounded_similarities_give_its_advantages() -> None:
     def with_combined(value: float) -> Similarity:
         return Similarity(cosine=0.0, jaccard=0.0, jsd_nats=0.0, combined=value)
 
-    found = proximity_advantage(mix_to_task=with_combined(0.70), control_to_task=with_combined(0.54))
-    assert found.combined == pytest.approx(0.16)
+    advantage = proximity_advantage(mix_to_task=with_combined(0.70), control_to_task=with_combined(0.54))
+    assert advantage.combined == pytest.approx(0.16)
 
 
 def test_more_code_lies_closer_to_the_code_task() -> None:
@@ -106,7 +108,7 @@ def test_the_mix_in_a_row_is_weighted_by_tokens() -> None:
     assert row["mix_jsd_nats"] == pytest.approx(np.mean([part.jsd_nats for part in by_hand]))
 
 
-def test_a_mix_of_several_specialists_holds_each_at_its_share() -> None:
+def test_a_mix_of_several_specialists_weights_each_by_its_share() -> None:
     math = SplitSample.from_counts([[5, 5, 80, 5, 5], [4, 6, 82, 4, 4]])
     (row,) = proximity_rows(
         corpora={"general": GENERAL, "code": CODE, "math": math},
@@ -122,13 +124,13 @@ def test_a_mix_of_several_specialists_holds_each_at_its_share() -> None:
     assert row["mix_cosine"] == pytest.approx(np.mean([part.cosine for part in crossed]))
 
 
-def test_unsplit_counts_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"shape \(2, vocab_size\), found \(3,\)"):
+def test_counts_without_halves_are_rejected() -> None:
+    with pytest.raises(ValueError, match=r"expected counts of shape \(2, vocab_size\), got \(3,\)"):
         SplitSample.from_counts([1, 2, 3])
 
 
 def test_a_corpus_that_was_not_sampled_is_named() -> None:
-    with pytest.raises(ValueError, match="no token counts of the corpus 'math'; counted are: general"):
+    with pytest.raises(ValueError, match="expected token counts of the corpus 'math', got counts of: general"):
         proximity_rows(
             corpora={"general": GENERAL},
             tasks={"pycode": CODE_TASK},
@@ -150,6 +152,6 @@ def test_each_mix_is_compared_with_its_own_reference() -> None:
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.2, 0.5])
-def test_shares_that_do_not_add_up_to_one_are_refused(share: float) -> None:
+def test_shares_that_do_not_add_up_to_1_are_rejected(share: float) -> None:
     with pytest.raises(ValueError, match="expected shares that add up to 1"):
         Mix("code", {"code": share, "general": -0.2 if share > 1 else 0.9}, "general")

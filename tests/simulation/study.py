@@ -60,7 +60,7 @@ def execute_stage(
     making = Making.now
     making.begin(store, identity, wanted["parents"])
     try:
-        former = store.former_attempts(identity)
+        former = store.previous_attempts(identity)
         attempt = store.attempt(identity)
         for step in range(_last_checkpoint(former) + 1, int(num_steps) + 1):
             making.world.sleep(STEP_S)

@@ -1,6 +1,6 @@
-"""Nothing that lies in a store is ever unpickled: pickles that would tell of it are planted everywhere.
+"""No file of a store is ever unpickled. The tests plant pickles everywhere that leave a trace when they are read.
 
-submitit's job process reads one pickle, which the driver wrote for it: it names a function of ours, the store and the job.
+submitit's job process reads one pickle, which the driver wrote for it: it names a midstudy function, the store and the job.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": PYTHONPATH}
 
 
 class Planted:
-    """Makes a file when it is unpickled."""
+    """An object that creates the folder `trace` when it is unpickled."""
 
-    def __init__(self, told: Path) -> None:
-        self._told = told
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self._told),)
+        return os.mkdir, (str(self._trace),)
 
 
-def payloads(told: Path) -> dict[str, bytes]:
-    """Pickles, in every dress in which a library would read one."""
-    planted = Planted(told)
+def payloads(trace: Path) -> dict[str, bytes]:
+    """Return pickles in every file format that a library would unpickle."""
+    planted = Planted(trace)
     array, tensors = io.BytesIO(), io.BytesIO()
     np.save(array, np.array([planted], dtype=object), allow_pickle=True)
     torch.save({"model": planted}, tensors)
@@ -63,12 +63,12 @@ def payloads(told: Path) -> dict[str, bytes]:
     }
 
 
-def planted_everywhere(store: Store, told: Path) -> int:
-    """Put the payloads into every folder of the store, and beside every file under names that readers try first."""
+def planted_everywhere(store: Store, trace: Path) -> int:
+    """Put the payloads into every folder of the store, under names that readers try first; return their number."""
     number = 0
     folders = [store.root, *(path for path in store.root.rglob("*") if path.is_dir())]
     for folder in folders:
-        for name, payload in payloads(told).items():
+        for name, payload in payloads(trace).items():
             (folder / name).write_bytes(payload)
             number += 1
     return number
@@ -92,25 +92,25 @@ runpy.run_module("midstudy.cli.main", run_name="__main__")
 """
 
 
-def test_the_payloads_tell_when_they_are_unpickled(tmp_path: Path) -> None:
-    """Else the tests below could not fail."""
+def test_the_payloads_leave_a_trace_when_they_are_unpickled(tmp_path: Path) -> None:
+    """Otherwise the tests below could not fail."""
     read: dict[str, Callable[[io.BytesIO], Any]] = {
         "data.pkl": pickle.load,
         "counts.npy": functools.partial(np.load, allow_pickle=True),
         "model.pth": functools.partial(torch.load, weights_only=False),
     }
     for name, unpickle in read.items():
-        unpickle(io.BytesIO(payloads(tmp_path / "told")[name]))
-        (tmp_path / "told").rmdir()
+        unpickle(io.BytesIO(payloads(tmp_path / "trace")[name]))
+        (tmp_path / "trace").rmdir()
 
 
-def test_every_verb_passes_planted_pickles_by(store: Store, text: Path, tmp_path: Path) -> None:
-    told = tmp_path / "told"
+def test_no_verb_reads_planted_pickles(store: Store, text: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
     experiment = tmp_path / "experiment.py"
     experiment.write_text(EXPERIMENT.replace("text: str", f"text: str = {str(text)!r}"))
-    state = next(one for one in store.stage_ids() if store.record(one).kind == "state")
+    state = next(stage_id for stage_id in store.stage_ids() if store.record(stage_id).kind == "state")
     where = ["--store", str(store.root)]
-    assert planted_everywhere(store, told) > 500
+    assert planted_everywhere(store, trace) > 500
     for arguments in (
         ["plan", str(experiment)],
         ["status"],
@@ -125,60 +125,60 @@ def test_every_verb_passes_planted_pickles_by(store: Store, text: Path, tmp_path
         assert done.returncode == 0, done.stderr
         assert "UNPICKLED" not in done.stderr, arguments
     write_tables(store, load(store, "small"), store.paths.study("small"))
-    assert not told.exists()
+    assert not trace.exists()
 
 
 def test_stages_are_made_from_parents_and_attempts_full_of_pickles(store: Store, tmp_path: Path) -> None:
-    """A job's own work, resumed from what an interrupted attempt had left."""
-    told = tmp_path / "told"
+    """Run a job's work, resumed from the leftovers of an interrupted attempt."""
+    trace = tmp_path / "trace"
     manifest = load(store, "small")
     (evaluation,) = manifest.arms[1].measures["sft_loss_before"]
     state = manifest.stages[evaluation].parents[0]
-    expected = {one: store.record(one).metrics for one in (state, evaluation)}
-    for one in expected:
-        shutil.rmtree(store.paths.published(one))
+    expected = {stage_id: store.record(stage_id).metrics for stage_id in (state, evaluation)}
+    for stage_id in expected:
+        shutil.rmtree(store.paths.published(stage_id))
     interrupted = store.attempt(state)
     (interrupted.checkpoints / "step-4").mkdir(parents=True)
     interrupted.close()
-    assert planted_everywhere(store, told) > 500
-    for one in expected:
-        start_from, keeps = manifest.stages[one].start_from, manifest.stages[one].keeps_optimizer
-        execute_stage(store, one, start_from=start_from, keeps_optimizer=keeps, should_stop=lambda: False)
-    assert not told.exists()
+    assert planted_everywhere(store, trace) > 500
+    for stage_id in expected:
+        start_from, keeps = manifest.stages[stage_id].start_from, manifest.stages[stage_id].keeps_optimizer
+        execute_stage(store, stage_id, start_from=start_from, keeps_optimizer=keeps, should_stop=lambda: False)
+    assert not trace.exists()
     assert store.record(evaluation).metrics["loss_nats"] == expected[evaluation]["loss_nats"]
 
 
 @pytest.mark.parametrize("name", ["checkpoint/model.safetensors", "checkpoint/checkpoint.json", "record.json"])
-def test_a_pickle_in_place_of_a_published_file_is_damage_and_nothing_more(store: Store, name: str, tmp_path: Path) -> None:
-    told = tmp_path / "told"
+def test_a_pickle_in_place_of_a_published_file_is_reported_as_damage(store: Store, name: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
     manifest = load(store, "small")
     (evaluation,) = manifest.arms[0].measures["sft_loss_before"]
     shutil.rmtree(store.paths.published(evaluation))
     path = store.published_folder(manifest.stages[evaluation].parents[0]) / name
-    pickled = payloads(told)["model.pth" if name.endswith("safetensors") else "data.pkl"]
-    path.write_bytes(pickled.ljust(path.stat().st_size, b"\0"))  # of its size, so that only what it holds can tell
+    pickled = payloads(trace)["model.pth" if name.endswith("safetensors") else "data.pkl"]
+    path.write_bytes(pickled.ljust(path.stat().st_size, b"\0"))  # of the same size, so that only the content differs
     with pytest.raises(ValueError, match=rf"{name}: (.* damaged|damaged)"):
         execute_stage(store, evaluation, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
-    assert not told.exists()
+    assert not trace.exists()
 
 
-def test_a_released_checkpoint_in_a_pickle_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_pickled_released_checkpoint_is_rejected_by_name(tmp_path: Path) -> None:
     release = tmp_path / "release"
     release.mkdir()
     (release / "config.json").write_text('{"model_type": "gpt_neox"}')
-    (release / "pytorch_model.bin").write_bytes(payloads(tmp_path / "told")["pytorch_model.bin"])
+    (release / "pytorch_model.bin").write_bytes(payloads(tmp_path / "trace")["pytorch_model.bin"])
     with pytest.raises(
         ValueError, match=r"pytorch_model\.bin: expected model\.safetensors, got pickled weights, which can run code"
     ):
         released_pythia(str(release))
-    assert not (tmp_path / "told").exists()
+    assert not (tmp_path / "trace").exists()
 
 
 # -- submitit's folder ------------------------------------------------------------------------------------------------
 
 
 def submitted(store: Store) -> tuple[Job, Path]:
-    """A job that was submitted and has ended, and submitit's folder of it."""
+    """Return a job that was submitted and has ended, and its submitit folder."""
     stage = fake_stage("one")
     store.request(stage)
     job = Job(
@@ -198,7 +198,7 @@ def submitted(store: Store) -> tuple[Job, Path]:
     return job, store.paths.job_submitit(job.name)
 
 
-def test_submitits_folder_holds_a_function_the_store_and_the_job_and_lies_apart(tmp_path, monkeypatch) -> None:
+def test_submitits_pickle_holds_only_a_function_the_store_and_the_job(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     store = Store.open(tmp_path / "it's a store", create=True)
     job, folder = submitted(store)
@@ -216,17 +216,17 @@ def test_submitits_folder_holds_a_function_the_store_and_the_job_and_lies_apart(
     assert not [word for word in words if "token" in word.lower() or "secret" in word.lower() or "recipe" in word.lower()]
 
 
-def test_the_result_that_submitit_writes_is_read_by_nobody(tmp_path, monkeypatch) -> None:
+def test_the_result_that_submitit_writes_is_never_read(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     store = Store.open(tmp_path / "store", create=True)
     job, folder = submitted(store)
-    told = tmp_path / "told"
+    trace = tmp_path / "trace"
     for path in folder.glob("*.pkl"):
-        path.write_bytes(pickle.dumps(Planted(told)))
+        path.write_bytes(pickle.dumps(Planted(trace)))
     later = LocalLauncher(store, entry=ENTRY)
     assert job.name in later.poll([job])
     later.cancel([job])
-    assert not told.exists()
+    assert not trace.exists()
 
 
 # -- the code ---------------------------------------------------------------------------------------------------------
@@ -236,18 +236,18 @@ CALLS = {"read_pickle", "unsafe_load", "full_load", "load_dill", "to_pickle"}
 FOLDERS = ("midstudy", "flows", "experiments", "reports")
 
 
-def test_no_line_of_ours_can_unpickle() -> None:
-    """No module that unpickles is imported, and nobody calls `torch.load`, `numpy.load` or their like."""
+def test_no_code_of_midstudy_can_unpickle() -> None:
+    """No module that unpickles is imported, and no code calls `torch.load`, `numpy.load` or similar functions."""
     sources = [path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.py")]
     assert len(sources) > 100
     for path in sources:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             where = f"{path}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.Import):
-                assert not {one.name.partition(".")[0] for one in node.names} & UNPICKLERS, where
+                assert not {alias.name.partition(".")[0] for alias in node.names} & UNPICKLERS, where
             elif isinstance(node, ast.ImportFrom):
                 assert (node.module or "").partition(".")[0] not in UNPICKLERS, where
-                assert node.module not in ("torch", "numpy") or "load" not in {one.name for one in node.names}, where
+                assert node.module not in ("torch", "numpy") or "load" not in {alias.name for alias in node.names}, where
             elif isinstance(node, ast.Attribute):
                 of = node.value.id if isinstance(node.value, ast.Name) else ""
                 assert node.attr not in CALLS, where

@@ -1,6 +1,6 @@
-"""A store that was edited, cut, exchanged or locked: every verb refuses it or does without, and loses nothing.
+"""Damaged, edited, replaced or locked stores: every verb reports the problem or works without the file, and loses nothing.
 
-Each state below is made in a copy of a finished study, and every verb is run on it.
+Each test damages a copy of a finished study and runs every verb on it.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ def store(finished: Path, tmp_path: Path) -> Store:
 
 @pytest.fixture(autouse=True)
 def without_views(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stages are made here, one after the other; neither Prefect, MLflow nor a notebook is started."""
+    """Run stages in this process, one after the other, without Prefect, MLflow and notebooks."""
 
     def run_study(store: Store, stages: Mapping[str, Stage], name: str, **where: Any) -> RunSummary:
         failed = {}
-        for identity, stage in stages.items():
+        for stage_id, stage in stages.items():
             try:
                 execute_stage(
-                    store, identity, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer,
+                    store, stage_id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer,
                     should_stop=lambda: False, placement=Placement(),
                 )  # fmt: skip
             except (ValueError, OSError) as error:
-                failed[identity] = str(error)
+                failed[stage_id] = str(error)
         where["when_done"]()
         return RunSummary(finished=(), reused=(), failed=failed, skipped={}, wall_s=0.0, warnings=())
 
@@ -80,7 +80,7 @@ def without_views(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stage_of(store: Store, label: str) -> str:
-    """The stage of this label."""
+    """Return the id of the stage with this label."""
     for path in store.paths.stages.glob("*/recipe.json"):
         if json.loads(path.read_text())["label"] == label:
             return path.parent.name
@@ -90,8 +90,8 @@ def stage_of(store: Store, label: str) -> str:
 TRUNK = "pretrain nano seed 0 to step 12"
 
 
-def exchanged(path: Path, how: str) -> None:
-    """Put something else under a file's name."""
+def replace_file(path: Path, how: str) -> None:
+    """Replace a file by something else."""
     text = path.read_bytes() if path.is_file() else b"{}"
     path.unlink(missing_ok=True)
     if how == "folder":
@@ -106,7 +106,7 @@ def exchanged(path: Path, how: str) -> None:
         path.write_bytes(b"[" * 2_000_000)
     elif how == "nested objects":
         path.write_bytes(text.rstrip()[:-1] + b', "more": ' + b'{"a": ' * 100_000 + b"1" + b"}" * 100_001)
-    elif how == "huge":  # sparse: nothing of it is on the disk
+    elif how == "huge":  # sparse: it uses no disk space
         with path.open("wb") as file:
             file.truncate(1 << 33)
     elif how == "bytes":
@@ -136,14 +136,14 @@ FILES: Mapping[str, Callable[[Store], Path]] = {
 
 
 def unfinished(store: Store, label: str) -> str:
-    """The stage of this label, which is taken out of the finished ones."""
-    identity = stage_of(store, label)
-    shutil.rmtree(store.paths.published(identity), ignore_errors=True)
-    return identity
+    """Make the stage with this label unfinished; return its id."""
+    stage_id = stage_of(store, label)
+    shutil.rmtree(store.paths.published(stage_id), ignore_errors=True)
+    return stage_id
 
 
 def killed_job(store: Store) -> str:
-    """A job that was killed while it made a stage, as was the driver that had submitted it."""
+    """Add a job that was killed during a stage, together with its driver; return its name."""
     gone = Process(pid=1 << 30, start_ticks=0, host=socket.gethostname(), boot_id="another")
     stage = JobStage(id=stage_of(store, TRUNK), start_from=None, keeps_optimizer=True)
     job = Job(
@@ -161,7 +161,7 @@ def killed_job(store: Store) -> str:
 
 
 def verbs(store: Store, experiment: Path) -> dict[str, list[str]]:
-    """Every verb, as a person would type it."""
+    """Return the arguments of every verb, as a user would type them."""
     where = ["--store", str(store.root)]
     stage = TRUNK
     return {
@@ -181,17 +181,17 @@ def verbs(store: Store, experiment: Path) -> dict[str, list[str]]:
 
 
 def published(store: Store) -> dict[str, str]:
-    """Every file of every finished stage, with a digest."""
-    found = {}
+    """Return the digest of every file of every finished stage, by path."""
+    digests = {}
     for folder in store.paths.stages.glob("*/published"):
         for path in folder.rglob("*"):
             if path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 30:
-                found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+                digests[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests
 
 
 def run_every_verb(store: Store, experiment: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[int, str]]:
-    """Exit status and what was said on stderr, by verb; none may raise, or touch what is finished."""
+    """Return the exit status and stderr of each verb. No verb may raise or change a finished stage."""
     before = published(store)
     results = {}
     for verb, arguments in verbs(store, experiment).items():
@@ -212,44 +212,49 @@ def run_every_verb(store: Store, experiment: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_not_the_file_it_should_be_is_refused_by_name_and_nothing_is_lost(name, how, store, experiment, capsys):
+def test_a_replaced_file_is_reported_by_path_and_nothing_is_lost(name, how, store, experiment, capsys):
     path = FILES[name](store)
-    exchanged(path, how)
+    replace_file(path, how)
     results = run_every_verb(store, experiment, capsys)
     refused = {verb: said for verb, (status, said) in results.items() if status == 2 and str(path) in said}
     readers = {
         "store.json": set(results),
-        "manifest.json": set(results) - {"plan", "explain", "run"},  # these read the experiment, or stages alone
+        "manifest.json": set(results) - {"plan", "explain", "run"},  # these read the experiment or only stages
         "recipe.json": {"explain", "retry", "run"},
         "record.json": {"plan", "export", "clean", "report", "retry", "run"},
         "failure.json": {"status", "logs", "report", "retry"},
         "claim.json": {"logs"},
         "job.json": {"status", "clean", "cancel"},
         "process.json": {"status", "clean", "cancel"},
-        "end.json": set(),  # that there is one says enough
+        "end.json": set(),  # its existence is all that is read
     }
-    is_absent = how == "loop" and name in ("manifest.json", "recipe.json", "record.json", "job.json")  # as if not there
-    is_extra = (name, how) == ("recipe.json", "nested objects")  # a field that nobody reads
+    is_absent = how == "loop" and name in (
+        "manifest.json",
+        "recipe.json",
+        "record.json",
+        "job.json",
+    )  # looks like a missing file
+    is_extra = (name, how) == ("recipe.json", "nested objects")  # a field that no verb reads
     if not is_absent and not is_extra:
         assert readers[name] <= set(refused), {verb: results[verb] for verb in readers[name] - set(refused)}
 
 
-def test_the_cure_that_is_told_cures(store, experiment, capsys):
-    """What `record.json` says to do is done, and the study is whole again."""
-    identity = stage_of(store, TRUNK)
-    store.paths.record(identity).write_text("{")
+def test_the_suggested_fix_works(store, experiment, capsys):
+    """Following the message about a damaged `record.json` makes the study complete again."""
+    stage_id = stage_of(store, TRUNK)
+    store.paths.record(stage_id).write_text("{")
     assert main(["run", str(experiment), "--store", str(store.root)]) == 2
     said = capsys.readouterr().err
-    assert f"Remove {store.paths.published(identity)} to make the stage again." in said
-    shutil.rmtree(store.paths.published(identity))
+    assert f"Remove {store.paths.published(stage_id)} to make the stage again." in said
+    shutil.rmtree(store.paths.published(stage_id))
     assert main(["run", str(experiment), "--store", str(store.root)]) == 0
-    assert store.record(identity).label == TRUNK
+    assert store.record(stage_id).label == TRUNK
 
 
 # -- links, names, and other things between the files -----------------------------------------------------------------
 
 
-def test_what_lies_between_the_stages_is_no_stage(store, experiment, capsys):
+def test_other_files_among_the_stages_are_ignored(store, experiment, capsys):
     for name in ("notes.txt", "two words", "-rf", "naïve", "x" * 200, "..."):
         (store.paths.stages / name).mkdir()
         (store.paths.studies / name).mkdir()
@@ -262,16 +267,16 @@ def test_what_lies_between_the_stages_is_no_stage(store, experiment, capsys):
     assert {verb for verb, (status, _) in results.items() if status == 2} <= {"logs"}, results
 
 
-def test_cleaning_never_reaches_through_a_link(store, experiment, tmp_path, capsys):
-    """Whoever puts a folder of their own under a stage's name for attempts keeps it."""
+def test_cleaning_never_follows_a_link(store, experiment, tmp_path, capsys):
+    """If a stage's folder of attempts is a link to the user's own folder, that folder is kept."""
     outside = tmp_path / "thesis"
     for name in ("chapter", "chapter/checkpoints", "chapter/checkpoints/step-1", "chapter/.draft.tmp", ".old.tmp"):
         (outside / name).mkdir(parents=True)
         (outside / name / "text").write_text("years of work")
     before = sorted(path.relative_to(outside) for path in outside.rglob("*"))
     done, not_done = stage_of(store, "tokenizer 300 on general"), unfinished(store, TRUNK)
-    for identity in (done, not_done):
-        store.paths.attempts(identity).symlink_to(outside)
+    for stage_id in (done, not_done):
+        store.paths.attempts(stage_id).symlink_to(outside)
     store.paths.jobs.mkdir(exist_ok=True)
     (store.paths.jobs / ".thesis.tmp").symlink_to(outside)
     (store.root / ".removed.thesis.tmp").symlink_to(outside)
@@ -279,39 +284,40 @@ def test_cleaning_never_reaches_through_a_link(store, experiment, tmp_path, caps
     assert results["clean --yes"][0] == 0
     assert results["run"][0] == 1
     assert sorted(path.relative_to(outside) for path in outside.rglob("*")) == before
-    with pytest.raises(StoreError, match=r"attempts: a symbolic link to .*thesis, which is no place for attempts"):
+    with pytest.raises(StoreError, match=r"attempts: expected a folder, got a symbolic link to .*thesis\. Remove it"):
         store.attempt(not_done)
 
 
-def test_a_stage_that_lies_outside_is_refused_by_every_reader(store, experiment, tmp_path, capsys):
-    identity = stage_of(store, TRUNK)
-    store.paths.published(identity).rename(tmp_path / "elsewhere")
-    store.paths.published(identity).symlink_to(tmp_path / "elsewhere")
+def test_a_stage_outside_the_store_is_rejected_by_every_reader(store, experiment, tmp_path, capsys):
+    stage_id = stage_of(store, TRUNK)
+    store.paths.published(stage_id).rename(tmp_path / "elsewhere")
+    store.paths.published(stage_id).symlink_to(tmp_path / "elsewhere")
     results = run_every_verb(store, experiment, capsys)
     for verb in ("plan", "export", "clean", "report", "retry", "run"):
         assert "a symbolic link to" in results[verb][1], verb
     assert (tmp_path / "elsewhere" / "record.json").exists()
 
 
-# -- places -----------------------------------------------------------------------------------------------------------
+# -- paths ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_store_that_is_a_file_is_refused_by_every_verb(finished, experiment, tmp_path, capsys):
+def test_a_store_that_is_a_file_is_rejected_by_every_verb(finished, experiment, tmp_path, capsys):
     (tmp_path / "file").write_text("a thesis")
     store = Store(tmp_path / "file")
     for verb, (status, said) in run_every_verb(store, experiment, capsys).items():
-        if verb != "plan":  # it plans for a store that is not there yet
-            assert (status, "/file: a file. Name a folder with --store." in said) == (2, True), (verb, said)
+        if verb != "plan":  # which can plan for a store that does not exist yet
+            message = "/file: expected a folder, got a file. Name another folder with --store."
+            assert (status, message in said) == (2, True), (verb, said)
     assert (tmp_path / "file").read_text() == "a thesis"
 
 
 @pytest.mark.parametrize("sign", ["%", "?", "#", "\n", "\x1b", "\udc80", "\u202e"])
-def test_a_path_that_others_read_as_something_else_is_refused_before_anything_is_made(sign, experiment, tmp_path, capsys):
+def test_a_path_that_other_tools_would_interpret_is_rejected_before_anything_is_made(sign, experiment, tmp_path, capsys):
     store = Store(tmp_path / f"a{sign}j")
     for verb, (status, said) in run_every_verb(store, experiment, capsys).items():
         if verb != "plan":
             assert status == 2, verb
-            assert f"a store's path with {sign!r}" in said, (verb, said)
+            assert f"expected a store path without {sign!r}, which" in said, (verb, said)
             assert said.isascii() or sign not in said
     assert [path.name for path in tmp_path.iterdir()] == ["experiment.py"]
 
@@ -319,11 +325,11 @@ def test_a_path_that_others_read_as_something_else_is_refused_before_anything_is
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (["d" * 99] * 6, "allowed: at most 485, because"),
-        (["ü" * 50] * 5, "allowed: at most 485, because"),
+        (["d" * 99] * 6, "expected a store path of at most 485 bytes"),
+        (["ü" * 50] * 5, "expected a store path of at most 485 bytes"),
     ],
 )
-def test_a_path_that_databases_cannot_open_is_refused_before_anything_is_made(parts, message, experiment, tmp_path, capsys):
+def test_a_path_that_databases_cannot_open_is_rejected_before_anything_is_made(parts, message, experiment, tmp_path, capsys):
     store = Store(tmp_path.joinpath(*parts))
     for verb, (status, said) in run_every_verb(store, experiment, capsys).items():
         if verb != "plan":
@@ -332,7 +338,7 @@ def test_a_path_that_databases_cannot_open_is_refused_before_anything_is_made(pa
     assert [path.name for path in tmp_path.iterdir()] == ["experiment.py"]
 
 
-def test_sqlite_opens_the_longest_path_that_is_allowed_and_none_longer(tmp_path):
+def test_sqlite_opens_the_longest_allowed_path_and_no_longer_one(tmp_path):
     for longer in (0, 1):
         folder = tmp_path
         while (left := LONGEST_ROOT + longer - len(os.fsencode(folder)) - 1) > 0:
@@ -346,18 +352,18 @@ def test_sqlite_opens_the_longest_path_that_is_allowed_and_none_longer(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["d" * 256, "ü" * 128])
-def test_a_name_that_no_file_system_takes_is_refused(name, tmp_path):
-    with pytest.raises(StoreError, match="a name of 256 bytes; allowed: at most 255 a name"):
+def test_a_name_that_is_too_long_for_file_systems_is_rejected(name, tmp_path):
+    with pytest.raises(StoreError, match="expected names of at most 255 bytes in a store path, got one of 256 bytes"):
         checked_root(str(tmp_path / name))
 
 
-def test_a_link_to_a_long_path_is_one(tmp_path):
+def test_a_link_to_a_long_path_counts_as_a_long_path(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path.joinpath(*(["d" * 99] * 6)))
-    with pytest.raises(StoreError, match="symbolic links followed"):
+    with pytest.raises(StoreError, match="at most 485 bytes after following symbolic links"):
         checked_root(str(tmp_path / "link"))
 
 
-def test_a_relative_store_stays_where_it_was_when_the_folder_changes(finished, tmp_path, monkeypatch):
+def test_a_relative_store_path_is_resolved_when_the_store_is_opened(finished, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     shutil.copytree(finished, tmp_path / "store")
     monkeypatch.chdir(tmp_path)
@@ -379,7 +385,7 @@ exec "$@"
 @pytest.mark.skipif(
     subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0, reason="may not mount here"
 )
-def test_a_read_only_store_is_read_by_the_verbs_that_read_and_refused_by_those_that_write(store, experiment):
+def test_a_read_only_store_works_for_verbs_that_read_and_is_rejected_by_those_that_write(store, experiment):
     failed = unfinished(store, TRUNK)
     store.report_failure(failed, {"cause": "it broke", "retry": "midstudy retry"})
     writing = {"cancel", "report", "clean --yes", "retry", "run"}

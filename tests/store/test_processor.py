@@ -25,7 +25,7 @@ GRAVITON = "BogoMIPS : 2100\nFeatures : fp asimd {flags}\nCPU implementer : 0x41
         (X86.format(name="with bf16 in its name", flags="avx2"), "with bf16 in its name", False),
     ],
 )
-def test_instructions_for_bfloat16_are_named_by_the_kernel(cpuinfo: str, name: str, has_bfloat16: bool) -> None:
+def test_instructions_for_bfloat16_are_read_from_cpuinfo(cpuinfo: str, name: str, has_bfloat16: bool) -> None:
     assert processor_of(cpuinfo, {}) == Processor(name, has_bfloat16)
 
 
@@ -42,15 +42,15 @@ def test_instructions_for_bfloat16_are_named_by_the_kernel(cpuinfo: str, name: s
         ({"ONEDNN_MAX_CPU_ISA": ""}, True),
     ],
 )
-def test_a_ceiling_takes_instructions_away(environment: dict[str, str], has_bfloat16: bool) -> None:
+def test_onednn_settings_can_disable_instructions(environment: dict[str, str], has_bfloat16: bool) -> None:
     assert processor_of(SAPPHIRE_RAPIDS, environment).has_bfloat16 == has_bfloat16
-    assert not processor_of(SKYLAKE, environment).has_bfloat16, "no ceiling gives what is not there"
+    assert not processor_of(SKYLAKE, environment).has_bfloat16, "a setting cannot add missing instructions"
 
 
-def test_nothing_is_known_where_the_system_tells_nothing() -> None:
+def test_an_empty_cpuinfo_means_no_bfloat16() -> None:
     assert not processor_of("", {}).has_bfloat16
 
 
-def test_records_say_which_processor_made_them() -> None:
-    found = describe_environment()
-    assert (found["cpu"], found["cpu_has_bfloat16"]) == (this_processor().name, this_processor().has_bfloat16)
+def test_the_environment_of_records_names_the_processor() -> None:
+    environment = describe_environment()
+    assert (environment["cpu"], environment["cpu_has_bfloat16"]) == (this_processor().name, this_processor().has_bfloat16)

@@ -1,4 +1,4 @@
-"""Stages on disk: asked for once, published once, refused when they are not what they say."""
+"""Stages on disk: requested once, published once, and rejected if they were damaged or edited."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import json
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import time
@@ -51,34 +52,36 @@ def publish(store: Store, stage: Stage, text: str = "made") -> bool:
 # -- a store's folder -------------------------------------------------------------------------------------------------
 
 
-def test_a_store_is_made_only_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_store_is_created_only_on_request(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"nowhere: no store here.*--store"):
         Store.open(tmp_path / "nowhere")
     Store.open(tmp_path / "here", create=True)
     assert Store.open(tmp_path / "here").root == tmp_path / "here"
 
 
-def test_a_folder_with_other_files_is_not_made_a_store(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_does_not_become_a_store(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(StoreError, match="a folder with other files"):
         Store.open(tmp_path, create=True)
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "damaged"), ("[]", "damaged"), ('{"schema": 99}', "schema 99")])
-def test_a_store_of_another_schema_is_refused(store: Store, text: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "damaged"), ("[]", "damaged"), ('{"schema": 99}', "expected schema 1, got 99")]
+)
+def test_a_store_of_another_schema_is_rejected(store: Store, text: str, message: str) -> None:
     store.paths.schema.write_text(text)
     with pytest.raises(StoreError, match=message):
         Store.open(store.root)
 
 
-def test_a_store_that_cannot_be_written_says_which_and_what_to_do(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_is_reported_with_its_path_and_a_fix(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"file/store.*cannot be written.*--store"):
         Store.open(tmp_path / "file" / "store", create=True)
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
-def test_a_read_only_store_can_be_read_and_not_run_in(store: Store) -> None:
+def test_a_read_only_store_can_be_read_but_not_opened_for_writing(store: Store) -> None:
     publish(store, STAGE)
     store.root.chmod(0o500)
     try:
@@ -96,38 +99,38 @@ def test_reading_writes_nothing(store: Store) -> None:
     reading = Store.open(store.root)
     reading.records([STAGE.id])
     assert reading.failure(STAGE.id) is None
-    assert reading.former_attempts(STAGE.id) == []
+    assert reading.previous_attempts(STAGE.id) == []
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a..b", ".hidden", "-rf", "two words", "naïve", "a\nb", "it's"])
-def test_names_that_are_no_single_plain_folder_are_refused(store: Store, name: str) -> None:
+def test_names_that_are_not_safe_as_folder_names_are_rejected(store: Store, name: str) -> None:
     for path_of in (store.paths.stage, store.paths.study, store.paths.job):
-        with pytest.raises(StoreError, match="allowed are letters"):
+        with pytest.raises(StoreError, match=re.escape(f"that start with a letter or digit, got {name!r}")):
             path_of(name)
 
 
-# -- asking for a stage -----------------------------------------------------------------------------------------------
+# -- requesting a stage -----------------------------------------------------------------------------------------------
 
 
-def test_a_stage_is_asked_for_once_and_again_without_harm(store: Store) -> None:
+def test_requesting_a_stage_again_is_harmless(store: Store) -> None:
     state = code_branch(trunk(), 30).state()
     stage = Stage(id=stage_id(state), label="branch", recipe=state, parents=(STAGE.id,), role="midtrain")
     store.request(stage)
     written = store.paths.recipe(stage.id).stat().st_mtime_ns
     store.request(stage)
     assert store.paths.recipe(stage.id).stat().st_mtime_ns == written
-    asked = store.requested(stage.id)
-    assert (asked["kind"], asked["label"], asked["parents"]) == ("state", "branch", [STAGE.id])
-    assert asked["canonical"] == stage.canonical_form
-    assert asked["recipe"] == stage.expanded_form
+    requested = store.requested(stage.id)
+    assert (requested["kind"], requested["label"], requested["parents"]) == ("state", "branch", [STAGE.id])
+    assert requested["canonical"] == stage.canonical_form
+    assert requested["recipe"] == stage.expanded_form
 
 
 def test_another_recipe_under_the_same_id_is_an_error_that_names_the_field(store: Store) -> None:
     store.request(STAGE)
     path = store.paths.recipe(STAGE.id)
     path.write_text(path.read_text().replace('"vocab_size": 512', '"vocab_size": 513'))
-    with pytest.raises(RecipeMismatchError, match="vocab_size: found 513, asked for 512"):
+    with pytest.raises(RecipeMismatchError, match="vocab_size: expected 512, got 513"):
         store.request(STAGE)
 
 
@@ -136,19 +139,19 @@ def test_a_record_of_another_recipe_is_an_error_that_names_the_field(store: Stor
     store.verify(STAGE)
     path = store.paths.record(STAGE.id)
     path.write_bytes(resealed(path.read_text().replace('"vocab_size": 512', '"vocab_size": 513')))
-    with pytest.raises(RecipeMismatchError, match="vocab_size: found 513, asked for 512"):
+    with pytest.raises(RecipeMismatchError, match="vocab_size: expected 512, got 513"):
         store.verify(STAGE)
 
 
 def without_seal(text: str) -> str:
-    """A record whose last line holds no digest of it."""
+    """Return the record without the digest in its last line."""
     fields = json.loads(text)
     del fields["sha256"]
     return json.dumps(fields, indent=1)
 
 
 def resealed(text: str) -> bytes:
-    """An edited record that says of itself that it was published like this."""
+    """Return an edited record with a valid digest."""
     fields = json.loads(text)
     del fields["sha256"]
     return sealed(fields)
@@ -157,7 +160,7 @@ def resealed(text: str) -> bytes:
 # -- publishing -------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_published_is_a_record_with_its_files_environment_and_times(store: Store) -> None:
+def test_a_published_record_holds_files_environment_and_times(store: Store) -> None:
     began = time.time()
     assert publish(store, STAGE)
     record = store.record(STAGE.id)
@@ -189,7 +192,7 @@ def _race(root: str, barrier: Barrier, number: int, won: multiprocessing.SimpleQ
     won.put((number, first))
 
 
-def test_of_racing_attempts_exactly_one_is_published_and_the_others_leave_nothing(store: Store) -> None:
+def test_exactly_one_of_several_racing_attempts_is_published_and_the_others_leave_nothing(store: Store) -> None:
     context = multiprocessing.get_context("fork")
     for _ in range(5):
         barrier, won = context.Barrier(4), context.SimpleQueue()
@@ -208,7 +211,7 @@ def test_of_racing_attempts_exactly_one_is_published_and_the_others_leave_nothin
         os.rename(store.paths.stage(STAGE.id), store.root / f"done-{time.time_ns()}")
 
 
-def test_an_attempt_whose_folder_the_winner_took_away_has_lost_and_not_failed(store: Store) -> None:
+def test_publishing_returns_false_if_the_winner_removed_the_attempts_folder(store: Store) -> None:
     late = store.attempt(STAGE.id)
     publish(store, STAGE)
     assert not late.folder.exists()
@@ -216,7 +219,7 @@ def test_an_attempt_whose_folder_the_winner_took_away_has_lost_and_not_failed(st
     assert not late.publish(kind="tokenizer", label="", recipe={}, canonical={}, parents=(), metrics={})
 
 
-def test_a_full_disk_publishes_nothing_and_leaves_finished_stages_alone(store: Store) -> None:
+def test_a_full_disk_publishes_nothing_and_does_not_change_finished_stages(store: Store) -> None:
     other = fake_stage("other")
     publish(store, other)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -240,18 +243,18 @@ def test_a_full_disk_publishes_nothing_and_leaves_finished_stages_alone(store: S
     ("edit", "message"),
     [
         (lambda text: text[:-20], "damaged"),
-        (lambda text: text.replace(STAGE.id, "0" * 16), "record of stage 0000000000000000"),
-        (without_seal, "not the text that was published"),
+        (lambda text: text.replace(STAGE.id, "0" * 16), "expected the record of stage .*, got that of 0000000000000000"),
+        (without_seal, "differs from what was published"),
         (lambda text: text.replace('"metrics":', '"numbers":'), "missing or unknown fields: metrics, numbers"),
-        (lambda text: text.replace('"schema": 1', '"schema": 2'), "record of schema 2"),
-        (lambda text: text.replace('"loss_nats": 5.0', '"loss_nats": 4.0'), "not the text that was published"),
+        (lambda text: text.replace('"schema": 1', '"schema": 2'), "expected schema 1, got 2"),
+        (lambda text: text.replace('"loss_nats": 5.0', '"loss_nats": 4.0'), "differs from what was published"),
         (lambda text: text.replace('"metrics": {', '"metrics": [{').replace("},", "}],", 1), "damaged"),
-        (lambda text: text.replace('"loss_nats": 5.0', '"loss_nats": NaN'), "NaN is no JSON"),
+        (lambda text: text.replace('"loss_nats": 5.0', '"loss_nats": NaN'), "NaN is not valid JSON"),
         (lambda text: "\x00\xff", "damaged"),
         (lambda text: "[" * 1_000_000, "nested too deeply"),
     ],
 )
-def test_a_record_edited_by_hand_is_refused_by_name(store: Store, edit: object, message: str) -> None:
+def test_a_record_edited_by_hand_is_rejected_by_path(store: Store, edit: object, message: str) -> None:
     publish(store, STAGE)
     path = store.paths.record(STAGE.id)
     path.write_text(edit(path.read_text()))  # type: ignore[operator]
@@ -261,22 +264,22 @@ def test_a_record_edited_by_hand_is_refused_by_name(store: Store, edit: object, 
 
 
 @pytest.mark.parametrize("name", ["../recipe.json", "/etc/passwd", "checkpoint/../../recipe.json", "a//b", ""])
-def test_a_record_lists_files_of_its_own_folder_alone(store: Store, name: str) -> None:
+def test_a_record_that_lists_files_outside_its_folder_is_rejected(store: Store, name: str) -> None:
     publish(store, STAGE)
     path = store.paths.record(STAGE.id)
     path.write_bytes(resealed(path.read_text().replace("checkpoint/weights", name)))
-    with pytest.raises(StoreError, match="allowed are paths inside"):
+    with pytest.raises(StoreError, match=f"files: expected paths inside .*published, got {re.escape(repr(name))}"):
         store.record(STAGE.id)
 
 
 @pytest.mark.parametrize("place", ["published/checkpoint/weights", "published/checkpoint", "published", ""])
-def test_a_link_out_of_the_store_is_no_published_file(store: Store, tmp_path: Path, place: str) -> None:
+def test_a_link_out_of_the_store_is_rejected(store: Store, tmp_path: Path, place: str) -> None:
     publish(store, STAGE)
     inside = store.paths.stage(STAGE.id) / place
     outside = tmp_path / "outside"
     inside.rename(outside)
     inside.symlink_to(outside)
-    with pytest.raises(StoreError, match=r"a symbolic link to .*outside, which is outside of .*stages"):
+    with pytest.raises(StoreError, match=r"a symbolic link to .*outside, which is outside .*stages"):
         store.record(STAGE.id)
 
 
@@ -288,26 +291,26 @@ def test_all_stages_may_lie_on_another_disk(store: Store, tmp_path: Path) -> Non
     assert store.record(STAGE.id).metrics == {"loss_nats": 5.0}
 
 
-def test_a_published_file_that_is_gone_is_noticed(store: Store) -> None:
+def test_a_missing_published_file_is_reported(store: Store) -> None:
     publish(store, STAGE)
     (store.published_folder(STAGE.id) / "checkpoint" / "weights").unlink()
-    with pytest.raises(StoreError, match=r"checkpoint/weights: found no file"):
+    with pytest.raises(StoreError, match=r"checkpoint/weights: expected 4 bytes, as .*record\.json lists, got no file"):
         store.record(STAGE.id)
 
 
-def test_a_damaged_recipe_says_what_to_do(store: Store) -> None:
+def test_a_damaged_recipe_is_reported_with_a_fix(store: Store) -> None:
     store.request(STAGE)
     store.paths.recipe(STAGE.id).write_text("{")
     with pytest.raises(StoreError, match=r"recipe.json: damaged.*run the study again"):
         store.requested(STAGE.id)
-    with pytest.raises(StoreError, match="never asked for"):
+    with pytest.raises(StoreError, match="never requested"):
         store.requested(fake_stage("other").id)
 
 
 # -- metrics and checkpoints of attempts ------------------------------------------------------------------------------
 
 
-def test_a_torn_last_line_of_metrics_is_left_out_and_a_damaged_one_before_it_is_an_error(store: Store) -> None:
+def test_an_incomplete_last_line_of_metrics_is_skipped_but_another_damaged_line_is_an_error(store: Store) -> None:
     attempt = store.attempt(STAGE.id)
     for step in (1, 2):
         attempt.log_metrics({"step": step})
@@ -320,24 +323,24 @@ def test_a_torn_last_line_of_metrics_is_left_out_and_a_damaged_one_before_it_is_
         list(read_metrics(path))
 
 
-def test_a_later_attempt_finds_the_checkpoints_before_it_and_goes_on_with_their_curve(store: Store) -> None:
+def test_a_later_attempt_continues_the_metrics_of_a_previous_one(store: Store) -> None:
     attempts = [store.attempt(STAGE.id) for _ in range(3)]
     for attempt in attempts:
         attempt.checkpoints.mkdir()
         for step in (10, 20, 30):
             attempt.log_metrics({"step": step})
         attempt.close()
-    found = store.former_attempts(STAGE.id)
-    assert found == [attempt.folder for attempt in reversed(attempts)]
+    previous = store.previous_attempts(STAGE.id)
+    assert previous == [attempt.folder for attempt in reversed(attempts)]
     later = store.attempt(STAGE.id)
-    later.take_over_metrics(found[0], until_step=20)
+    later.take_over_metrics(previous[0], until_step=20)
     later.log_metrics({"step": 30})
     later.publish(kind="tokenizer", label="", recipe={}, canonical={}, parents=(), metrics={})
     lines = list(read_metrics(store.published_folder(STAGE.id) / "metrics.jsonl"))
     assert [line["step"] for line in lines] == [10, 20, 30]
 
 
-def test_publication_ends_the_failure_before_it(store: Store) -> None:
+def test_publication_clears_the_previous_failure(store: Store) -> None:
     store.report_failure(STAGE.id, {"cause": "out of memory"})
     assert store.failure(STAGE.id) == {"cause": "out of memory"}
     publish(store, STAGE)
@@ -347,7 +350,7 @@ def test_publication_ends_the_failure_before_it(store: Store) -> None:
 # -- size -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_record_is_read_with_one_file_opened_and_no_more_work_however_many_there_are(
+def test_reading_a_record_opens_one_file_and_costs_the_same_for_any_number_of_records(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted in function calls; `benchmarks/records.py` measures seconds for ten thousand records."""
@@ -355,11 +358,11 @@ def test_a_record_is_read_with_one_file_opened_and_no_more_work_however_many_the
     ids = [f"{number:016x}" for number in range(200)]
     text = store.paths.record(STAGE.id).read_text()
     folder = store.published_folder(STAGE.id)
-    for identity in ids:
-        (store.paths.published(identity) / "checkpoint").mkdir(parents=True)
-        store.paths.record(identity).write_bytes(resealed(text.replace(STAGE.id, identity)))
+    for copy_id in ids:
+        (store.paths.published(copy_id) / "checkpoint").mkdir(parents=True)
+        store.paths.record(copy_id).write_bytes(resealed(text.replace(STAGE.id, copy_id)))
         for name in ("checkpoint/weights", "metrics.jsonl"):
-            os.link(folder / name, store.paths.published(identity) / name)
+            os.link(folder / name, store.paths.published(copy_id) / name)
     opened: list[str] = []
     real = os.open
 
@@ -371,15 +374,15 @@ def test_a_record_is_read_with_one_file_opened_and_no_more_work_however_many_the
     assert len(store.published(ids)) == len(ids)
     assert opened == []
     assert len(store.records(ids)) == len(ids)
-    assert sorted(opened) == sorted(str(store.paths.record(one)) for one in ids)
+    assert sorted(opened) == sorted(str(store.paths.record(copy_id)) for copy_id in ids)
     few, many = (num_calls(functools.partial(store.records, ids[:number])) for number in (100, 200))
     assert many < 2.1 * few
     assert few / 100 < 500
 
 
-def test_many_first_commands_at_once_make_one_store(tmp_path: Path) -> None:
+def test_many_commands_that_create_a_store_at_once_make_one_store(tmp_path: Path) -> None:
     for number in range(20):
         root = tmp_path / f"store-{number}"
         with ThreadPoolExecutor(8) as pool:
-            made = list(pool.map(lambda _, root=root: Store.open(root, create=True), range(8)))
-        assert {one.root for one in made} == {root}
+            stores = list(pool.map(lambda _, root=root: Store.open(root, create=True), range(8)))
+        assert {store.root for store in stores} == {root}

@@ -1,4 +1,4 @@
-"""Retention: the studies' graph says what stays; rolling checkpoints and leftovers go; nothing in use is touched."""
+"""Retention: the studies' graph decides what is kept; old checkpoints and leftovers go; files in use are not touched."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from midstudy.train.placement import Placement
 from midstudy.train.rolling import latest_valid
 
 
-def ask(store: Store, study: Study) -> Plan:
-    """Freeze a study as `run` does; makes nothing."""
+def request(store: Store, study: Study) -> Plan:
+    """Freeze a study as `run` does, without running it."""
     plan = plan_in(store, study)
     for stage in plan.missing:
         store.request(stage)
@@ -56,14 +56,14 @@ class Made:
     store: Store
     plan: Plan
 
-    def one(self, label: str) -> str:
+    def stage_id(self, label: str) -> str:
         return next(stage.id for stage in self.plan.stages.values() if stage.label == label)
 
 
 @pytest.fixture(scope="module")
 def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     store = Store.open(tmp_path_factory.mktemp("finished") / "store", create=True)
-    plan = ask(store, small_study(text, starts=(3, 7), tasks=("code_task", "word_task")))
+    plan = request(store, small_study(text, starts=(3, 7), tasks=("code_task", "word_task")))
     for stage in plan.missing:
         make(store, stage)
     return Made(store, plan)
@@ -71,7 +71,7 @@ def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture
 def copy(finished: Made, tmp_path: Path) -> Made:
-    """A copy of the finished store, to be changed."""
+    """Return a copy of the finished store that a test may change."""
     shutil.copytree(finished.store.root, tmp_path / "store")
     return Made(Store.open(tmp_path / "store"), finished.plan)
 
@@ -98,7 +98,7 @@ def published(store: Store) -> dict[str, bytes]:
 
 def unpublish(made: Made, *labels: str) -> None:
     for label in labels:
-        shutil.rmtree(made.store.paths.published(made.one(label)))
+        shutil.rmtree(made.store.paths.published(made.stage_id(label)))
 
 
 BRANCH = "midtrain nano code50@3 seed 0 to step 12"
@@ -106,23 +106,23 @@ BRANCH = "midtrain nano code50@3 seed 0 to step 12"
 
 @pytest.fixture
 def interrupted(copy: Made, monkeypatch: pytest.MonkeyPatch) -> Made:
-    """The branch from step 3 to 12 stopped at step 7, with rolling checkpoints of steps 6 and 7."""
+    """Return a store whose branch from step 3 to 12 stopped at step 7, with rolling checkpoints at steps 6 and 7."""
     monkeypatch.setattr("midstudy.execute.state.ROLLING_INTERVAL_S", 0.0)
     monkeypatch.setattr("midstudy.execute.state.ROLLING_MOST_OF_TIME", math.inf)
     unpublish(copy, BRANCH)
-    polls = iter([False] * 8 + [True])  # asked twice a step
+    polls = iter([False] * 8 + [True])  # polled twice per step
     with pytest.raises(StoppedError, match="stopped at step 7"):
-        make(copy.store, copy.plan.stages[copy.one(BRANCH)], lambda: next(polls))
+        make(copy.store, copy.plan.stages[copy.stage_id(BRANCH)], lambda: next(polls))
     return copy
 
 
-# -- why things stay --------------------------------------------------------------------------------------------------
+# -- what is kept, and why---------------------------------------------------------------------------------------------
 
 
-def test_of_a_finished_study_everything_stays_and_each_state_says_why(finished: Made) -> None:
-    found = survey(finished.store)
-    assert found.free == []
-    why = {item.detail.partition(";")[0]: item.reason for item in found.kept}
+def test_everything_of_a_finished_study_is_kept_with_a_reason(finished: Made) -> None:
+    retained = survey(finished.store)
+    assert retained.free == []
+    why = {item.detail.partition(";")[0]: item.reason for item in retained.kept}
     assert why["pretrain nano seed 0 to step 3"] == why["pretrain nano seed 0 to step 7"] == "branch point of 1 branch"
     for label in ("pretrain nano seed 0 to step 12", BRANCH, "midtrain nano code50@7 seed 0 to step 12"):
         assert why[label] == "start of 2 fine-tuning runs"
@@ -130,11 +130,11 @@ def test_of_a_finished_study_everything_stays_and_each_state_says_why(finished: 
     assert why["tokens general"] == "tokens: read by training and evaluation"
     assert why["token counts general"] == "counts: read by the tables"
     assert why["evaluate pretrain nano seed 0 to step 12 on general test"] == "evaluation: read by the tables"
-    detail = next(item.detail for item in found.kept if item.detail.startswith("pretrain nano seed 0 to step 3"))
-    assert detail == "pretrain nano seed 0 to step 3; on the way: training goes on from here"
+    detail = next(item.detail for item in retained.kept if item.detail.startswith("pretrain nano seed 0 to step 3"))
+    assert detail == "pretrain nano seed 0 to step 3; milestone: training continues from here"
 
 
-def test_every_byte_of_the_store_is_accounted_for_once(interrupted: Made) -> None:
+def test_every_byte_of_the_store_is_counted_once(interrupted: Made) -> None:
     found = survey(interrupted.store)
     assert sum(item.num_bytes for item in (*found.free, *found.kept)) == sum(
         map(len, files(interrupted.store.root).values())
@@ -143,41 +143,41 @@ def test_every_byte_of_the_store_is_accounted_for_once(interrupted: Made) -> Non
     assert len(set(paths)) == len(paths)
 
 
-def test_the_end_of_a_hold_stays_for_the_longer_runs_that_leave_there(text: Path, tmp_path: Path) -> None:
+def test_the_end_of_a_constant_rate_is_kept_for_longer_runs(text: Path, tmp_path: Path) -> None:
     schedule = WarmupStableDecay(peak_lr=3e-3, floor_lr=0.0, warmup_steps=2, decay_steps=4, total_steps=12)
     store = Store.open(tmp_path / "store", create=True)
-    for stage in ask(store, small_study(text, starts=(), schedule=schedule)).missing:
+    for stage in request(store, small_study(text, starts=(), schedule=schedule)).missing:
         make(store, stage)
     why = {item.detail.partition(";")[0]: item.reason for item in survey(store).kept}
-    assert why["pretrain nano seed 0 to step 8"] == "end of a held learning rate: longer runs leave here"
+    assert why["pretrain nano seed 0 to step 8"] == "end of a constant learning rate: longer runs start here"
     assert why["pretrain nano seed 0 to step 12"] == "start of 1 fine-tuning run"
 
 
-# -- what goes --------------------------------------------------------------------------------------------------------
+# -- what is removed --------------------------------------------------------------------------------------------------
 
 
-def test_of_an_unfinished_stage_the_newest_whole_checkpoint_stays_and_is_gone_on_from(
+def test_the_newest_complete_checkpoint_of_an_unfinished_stage_is_kept_and_resumed_from(
     interrupted: Made, finished: Made
 ) -> None:
-    store, identity = interrupted.store, interrupted.one(BRANCH)
-    (attempt,) = store.former_attempts(identity)
+    store, stage_id = interrupted.store, interrupted.stage_id(BRANCH)
+    (attempt,) = store.previous_attempts(stage_id)
     assert sorted(path.name for path in (attempt / "checkpoints").iterdir()) == ["step-00000006", "step-00000007"]
     found = survey(store)
     assert [(item.reason, item.path.name) for item in found.free] == [
-        ("rolling checkpoints that nothing goes on from", "step-00000006")
+        ("rolling checkpoints that are not resumed from", "step-00000006")
     ]
     kept = next(item for item in found.kept if item.reason == "resume points of unfinished stages")
     assert kept.detail == f"{BRANCH}, step-00000007"
     assert free(store, found.free) == found.free
     assert survey(store).free == []
-    make(store, interrupted.plan.stages[identity])
-    assert store.record(identity).metrics["resumed_at_step"] == 7
-    name = f"{identity}/published/checkpoint/model.safetensors"
+    make(store, interrupted.plan.stages[stage_id])
+    assert store.record(stage_id).metrics["resumed_at_step"] == 7
+    name = f"{stage_id}/published/checkpoint/model.safetensors"
     assert published(store)[name] == published(finished.store)[name]
 
 
-def test_where_the_newest_is_damaged_the_one_before_stays(interrupted: Made) -> None:
-    (attempt,) = interrupted.store.former_attempts(interrupted.one(BRANCH))
+def test_if_the_newest_checkpoint_is_damaged_the_previous_one_is_kept(interrupted: Made) -> None:
+    (attempt,) = interrupted.store.previous_attempts(interrupted.stage_id(BRANCH))
     with (attempt / "checkpoints" / "step-00000007" / "model.safetensors").open("r+b") as file:
         file.write(b"\xff")
     found = survey(interrupted.store)
@@ -185,85 +185,84 @@ def test_where_the_newest_is_damaged_the_one_before_stays(interrupted: Made) -> 
     assert [item.path.name for item in found.kept if item.reason.startswith("resume points")] == ["step-00000006"]
 
 
-def test_what_killed_processes_left_goes_and_fresh_temporary_files_stay(interrupted: Made) -> None:
-    store, identity = interrupted.store, interrupted.one(BRANCH)
-    (attempt,) = store.former_attempts(identity)
+def test_leftovers_of_killed_processes_are_removed_but_recent_temporary_files_are_kept(interrupted: Made) -> None:
+    store, stage_id = interrupted.store, interrupted.stage_id(BRANCH)
+    (attempt,) = store.previous_attempts(stage_id)
     old = time.time() - 7200
     left = [attempt / "checkpoints" / ".step-00000008.1a2b.tmp", attempt / "result" / ".checkpoint.1a2b.tmp"]
-    left += [store.paths.stage(identity) / ".attempts-1a2b3c4d", store.paths.attempts(identity) / ".removed.1a2b.tmp"]
+    left += [store.paths.stage(stage_id) / ".attempts-1a2b3c4d", store.paths.attempts(stage_id) / ".removed.1a2b.tmp"]
     for folder in left:
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"\0" * 1000)
     for name in (".recipe.json.0123456789abcdef0123456789abcdef", ".recipe.json.new"):
-        (store.paths.stage(identity) / name).write_text("{")
-    os.utime(store.paths.stage(identity) / ".recipe.json.0123456789abcdef0123456789abcdef", (old, old))
-    left.append(store.paths.stage(identity) / ".recipe.json.0123456789abcdef0123456789abcdef")
+        (store.paths.stage(stage_id) / name).write_text("{")
+    os.utime(store.paths.stage(stage_id) / ".recipe.json.0123456789abcdef0123456789abcdef", (old, old))
+    left.append(store.paths.stage(stage_id) / ".recipe.json.0123456789abcdef0123456789abcdef")
     found = [item for item in survey(store).free if item.reason == "half-written by killed jobs"]
     assert {item.path for item in found} == set(left)
     assert len(free(store, found)) == len(left)
     assert not any(path.exists() for path in left)
-    assert (store.paths.stage(identity) / ".recipe.json.new").exists()
+    assert (store.paths.stage(stage_id) / ".recipe.json.new").exists()
 
 
-def test_attempts_left_at_a_finished_stage_go_and_its_record_stays(copy: Made) -> None:
-    store, identity = copy.store, copy.one(BRANCH)
+def test_attempts_at_a_finished_stage_are_removed_and_its_record_is_kept(copy: Made) -> None:
+    store, stage_id = copy.store, copy.stage_id(BRANCH)
     before = published(store)
-    attempt = store.attempt(identity)
+    attempt = store.attempt(stage_id)
     (attempt.checkpoints / "step-00000005").mkdir(parents=True)
     attempt.close()
     found = survey(store)
-    assert [(item.reason, item.path) for item in found.free] == [("attempts at stages that are finished", attempt.folder)]
+    assert [(item.reason, item.path) for item in found.free] == [("attempts at finished stages", attempt.folder)]
     free(store, found.free)
     assert not attempt.folder.exists()
     assert published(store) == before
 
 
-def test_what_no_study_asks_for_any_more_goes_only_when_that_is_said(copy: Made, text: Path) -> None:
+def test_stages_that_no_study_uses_any_more_are_removed_only_on_request(copy: Made, text: Path) -> None:
     store, before = copy.store, published(copy.store)
-    smaller = ask(store, small_study(text, starts=(3,), tasks=("code_task",)))
-    reason = "finished, but no study asks for it any more"
+    smaller = request(store, small_study(text, starts=(3,), tasks=("code_task",)))
+    reason = "finished, but no study uses it any more"
     found = survey(store)
     assert found.free == []
     dropped = {item.stage for item in found.kept if item.reason == reason}
-    # Two branches' ends, three arms' fine-tuning and evaluations: whatever is not in the smaller study, nor a step 7 it
-    # was trained from. The trunk's own step 7 is what its step 12 was made from, so it stays.
-    assert dropped == set(copy.plan.stages) - set(smaller.stages) - {copy.one("pretrain nano seed 0 to step 7")}
+    # Everything that is not in the smaller study, except the trunk at step 7: its step 12 was trained from there.
+    assert dropped == set(copy.plan.stages) - set(smaller.stages) - {copy.stage_id("pretrain nano seed 0 to step 7")}
     assert all(item.remake_s and item.remake_s > 0 for item in found.kept if item.reason == reason)
     found = survey(store, unreferenced=True)
     assert {item.stage for item in found.free} == dropped
     free(store, found.free)
     assert {name for name in before if name.split("/")[0] not in dropped} == set(published(store))
-    ask(store, small_study(text, starts=(3, 7), tasks=("code_task", "word_task")))
+    request(store, small_study(text, starts=(3, 7), tasks=("code_task", "word_task")))
     for stage in copy.plan.stages.values():
         make(store, stage)
     weights = [name for name in before if name.endswith(".safetensors")]
     assert {name: published(store)[name] for name in weights} == {name: before[name] for name in weights}
 
 
-def test_a_stage_that_two_studies_ask_for_stays_while_one_does(copy: Made, text: Path) -> None:
+def test_a_stage_of_two_studies_is_kept_while_one_of_them_uses_it(copy: Made, text: Path) -> None:
     freeze(copy.store, dataclasses.replace(load(copy.store, "small"), name="other"))
-    ask(copy.store, small_study(text, starts=(), tasks=("code_task",)))
+    request(copy.store, small_study(text, starts=(), tasks=("code_task",)))
     assert survey(copy.store, unreferenced=True).free == []
 
 
-# -- beside what runs -------------------------------------------------------------------------------------------------
+# -- beside running jobs ----------------------------------------------------------------------------------------------
 
 
 def test_a_stage_in_a_running_job_is_not_touched(interrupted: Made) -> None:
-    identity = interrupted.one(BRANCH)
+    stage_id = interrupted.stage_id(BRANCH)
     before = files(interrupted.store.root)
-    found = survey(interrupted.store, live=(identity,))
+    found = survey(interrupted.store, live=(stage_id,))
     assert found.free == []
-    assert "in use by a running job" in [item.reason for item in found.kept if item.stage == identity]
-    # The job began after the survey:
-    assert free(interrupted.store, survey(interrupted.store).free, live=(identity,)) == []
+    assert "in use by a running job" in [item.reason for item in found.kept if item.stage == stage_id]
+    # The job starts after the survey:
+    assert free(interrupted.store, survey(interrupted.store).free, live=(stage_id,)) == []
     assert files(interrupted.store.root) == before
 
 
-def test_an_attempt_at_work_is_not_touched_though_no_job_is_known(copy: Made) -> None:
-    store, identity = copy.store, copy.one(BRANCH)
+def test_a_running_attempt_is_not_touched_even_without_a_known_job(copy: Made) -> None:
+    store, stage_id = copy.store, copy.stage_id(BRANCH)
     unpublish(copy, BRANCH)
-    attempt = store.attempt(identity)
+    attempt = store.attempt(stage_id)
     (attempt.checkpoints / ".step-00000004.tmp").mkdir(parents=True)
     (attempt.checkpoints / "step-00000003").mkdir()
     found = survey(store)
@@ -274,30 +273,30 @@ def test_an_attempt_at_work_is_not_touched_though_no_job_is_known(copy: Made) ->
     assert {item.path.name for item in found.free} == {".step-00000004.tmp", "step-00000003"}
 
 
-def test_a_study_that_begins_to_ask_for_a_stage_keeps_it(copy: Made, text: Path) -> None:
+def test_a_stage_that_a_study_starts_to_use_after_the_survey_is_kept(copy: Made, text: Path) -> None:
     whole = load(copy.store, "small")
-    ask(copy.store, small_study(text, starts=(), tasks=("code_task",)))
+    request(copy.store, small_study(text, starts=(), tasks=("code_task",)))
     found = survey(copy.store, unreferenced=True)
     assert found.free
     freeze(copy.store, whole)
     assert free(copy.store, found.free) == []
 
 
-def test_what_a_running_job_is_made_from_stays_though_its_study_was_made_smaller(copy: Made, text: Path) -> None:
+def test_ancestors_of_a_running_job_are_kept_even_if_its_study_shrinks(copy: Made, text: Path) -> None:
     unpublish(copy, "sft nano code50@7 → word_task, trunk 0, SFT 7")
-    ask(copy.store, small_study(text, starts=(), tasks=("code_task",)))
-    branch = copy.one("midtrain nano code50@7 seed 0 to step 12")
+    request(copy.store, small_study(text, starts=(), tasks=("code_task",)))
+    branch = copy.stage_id("midtrain nano code50@7 seed 0 to step 12")
     assert branch in {item.stage for item in survey(copy.store, unreferenced=True).free}
-    live = (copy.one("sft nano code50@7 → word_task, trunk 0, SFT 7"),)
+    live = (copy.stage_id("sft nano code50@7 → word_task, trunk 0, SFT 7"),)
     assert branch not in {item.stage for item in survey(copy.store, live=live, unreferenced=True).free}
     free(copy.store, survey(copy.store, unreferenced=True).free, live=live)
     assert copy.store.has(branch)
 
 
-def test_what_only_a_record_names_as_a_parent_stays(copy: Made, text: Path) -> None:
+def test_a_stage_that_only_a_record_names_as_a_parent_is_kept(copy: Made, text: Path) -> None:
     """The manifest says step 12 continues from step 7; only the record of step 7 knows its own parents."""
-    asked = ask(copy.store, small_study(text, starts=(), tasks=("code_task",)))
-    at_3, at_7, at_12 = (copy.one(f"pretrain nano seed 0 to step {step}") for step in (3, 7, 12))
+    asked = request(copy.store, small_study(text, starts=(), tasks=("code_task",)))
+    at_3, at_7, at_12 = (copy.stage_id(f"pretrain nano seed 0 to step {step}") for step in (3, 7, 12))
     assert asked.stages[at_12].start_from == at_7
     assert not {at_3, at_7} & asked.stages.keys()
     assert not any(at_3 in stage.parents for stage in asked.stages.values())
@@ -305,12 +304,12 @@ def test_what_only_a_record_names_as_a_parent_stays(copy: Made, text: Path) -> N
     found = survey(copy.store, unreferenced=True)
     assert not {at_3, at_7} & {item.stage for item in found.free}
     free(copy.store, found.free)
-    assert {item.stage: item.reason for item in survey(copy.store).kept}[at_3] == "parent of a stage that a study asks for"
+    assert {item.stage: item.reason for item in survey(copy.store).kept}[at_3] == "parent of a stage that a study uses"
 
 
-def test_two_cleanings_at_once_share_the_work(interrupted: Made) -> None:
-    store, identity = interrupted.store, interrupted.one(BRANCH)
-    (attempt,) = store.former_attempts(identity)
+def test_two_concurrent_cleanings_remove_each_item_once(interrupted: Made) -> None:
+    store, stage_id = interrupted.store, interrupted.stage_id(BRANCH)
+    (attempt,) = store.previous_attempts(stage_id)
     for number in range(300):
         folder = attempt / "checkpoints" / f".step-{number}.tmp"
         folder.mkdir()
@@ -329,17 +328,17 @@ def test_two_cleanings_at_once_share_the_work(interrupted: Made) -> None:
     assert sorted(path.name for path in (attempt / "checkpoints").iterdir()) == ["step-00000007"]
 
 
-def test_cleaning_beside_a_study_that_runs_changes_nothing_in_it(
+def test_cleaning_beside_a_running_study_does_not_change_it(
     text: Path, finished: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cleaned as often as it goes while every stage is made, stopped once, and made again."""
+    """Clean continuously while every stage is run, stopped once, and resumed."""
     monkeypatch.setattr("midstudy.execute.state.ROLLING_INTERVAL_S", 0.0)
     monkeypatch.setattr("midstudy.execute.state.ROLLING_MOST_OF_TIME", math.inf)
     store = Store.open(tmp_path / "store", create=True)
-    plan = ask(store, small_study(text, starts=(3, 7), tasks=("code_task",)))
+    plan = request(store, small_study(text, starts=(3, 7), tasks=("code_task",)))
     done, failures, rounds = threading.Event(), [], []
 
-    def clean_for_ever() -> None:
+    def clean_continuously() -> None:
         while not done.is_set():
             try:
                 free(store, survey(store, unreferenced=True).free)
@@ -348,7 +347,7 @@ def test_cleaning_beside_a_study_that_runs_changes_nothing_in_it(
                 failures.append(error)
                 return
 
-    cleaner = threading.Thread(target=clean_for_ever)
+    cleaner = threading.Thread(target=clean_continuously)
     cleaner.start()
     try:
         for stage in plan.missing:
@@ -373,28 +372,28 @@ def test_cleaning_beside_a_study_that_runs_changes_nothing_in_it(
 # -- the next attempt -------------------------------------------------------------------------------------------------
 
 
-def _dies_in_an_attempt(root: Path, identity: str) -> None:
-    attempt = Store(root).attempt(identity)
+def _dies_in_an_attempt(root: Path, stage_id: str) -> None:
+    attempt = Store(root).attempt(stage_id)
     for name in ("step-00000001", "step-00000002", ".step-00000003.tmp"):
         (attempt.checkpoints / name).mkdir(parents=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_new_attempt_clears_what_killed_ones_left_and_keeps_two_to_go_on_from(copy: Made) -> None:
-    store, identity = copy.store, copy.one(BRANCH)
+def test_a_new_attempt_removes_leftovers_of_killed_ones_but_keeps_two_checkpoints(copy: Made) -> None:
+    store, stage_id = copy.store, copy.stage_id(BRANCH)
     unpublish(copy, BRANCH)
-    live = store.attempt(identity)
+    live = store.attempt(stage_id)
     (live.checkpoints / ".step-00000009.tmp").mkdir(parents=True)
     for _ in range(2):
-        dying = multiprocessing.get_context("spawn").Process(target=_dies_in_an_attempt, args=(store.root, identity))
+        dying = multiprocessing.get_context("spawn").Process(target=_dies_in_an_attempt, args=(store.root, stage_id))
         dying.start()
         dying.join()
         assert dying.exitcode == -signal.SIGKILL
-    *dead, alive = store.former_attempts(identity)
+    *dead, alive = store.previous_attempts(stage_id)
     assert alive == live.folder
-    assert [is_alive(one) for one in (*dead, alive)] == [False, False, True]
-    newest = store.attempt(identity)
-    names = {one: sorted(path.name for path in (one / "checkpoints").iterdir()) for one in (*dead, alive)}
+    assert [is_alive(attempt) for attempt in (*dead, alive)] == [False, False, True]
+    newest = store.attempt(stage_id)
+    names = {attempt: sorted(path.name for path in (attempt / "checkpoints").iterdir()) for attempt in (*dead, alive)}
     assert names[alive] == [".step-00000009.tmp"]
     assert sorted(names[dead[0]] + names[dead[1]]) == ["step-00000002", "step-00000002"]
     live.close()
@@ -404,19 +403,21 @@ def test_a_new_attempt_clears_what_killed_ones_left_and_keeps_two_to_go_on_from(
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_shows_first_and_frees_when_told(interrupted: Made, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_only_lists_without_yes_and_removes_with_it(
+    interrupted: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = interrupted.store
     before = files(store.root)
     assert main(["clean", "--store", str(store.root)]) == 0
     shown = capsys.readouterr().out
-    assert "can be freed: 2.0 MB\n        2.0 MB       1  rolling checkpoints that nothing goes on from\n" in shown
+    assert "can be freed: 2.0 MB\n        2.0 MB       1  rolling checkpoints that are not resumed from\n" in shown
     assert "branch point of 1 branch" in shown
     assert "1  resume points of unfinished stages" in shown
     assert "nothing was removed: add --yes to free it" in shown
     assert main(["clean", "--store", str(store.root), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert files(store.root) == before
-    assert [one["path"][-13:] for one in facts["can_be_freed"]] == ["step-00000006"]
+    assert [item["path"][-13:] for item in facts["can_be_freed"]] == ["step-00000006"]
     assert facts["freed"] == []
     assert main(["clean", "--store", str(store.root), "--yes"]) == 0
     assert "freed: 2.0 MB" in capsys.readouterr().out
@@ -424,10 +425,10 @@ def test_the_command_shows_first_and_frees_when_told(interrupted: Made, capsys: 
     assert gone == {name for name in before if "step-00000006/" in name}
 
 
-def test_the_command_says_what_it_costs_to_make_unreferenced_stages_again(
+def test_the_command_reports_how_long_unreferenced_stages_took(
     copy: Made, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ask(copy.store, small_study(text, starts=(3,), tasks=("code_task",)))
+    request(copy.store, small_study(text, starts=(3,), tasks=("code_task",)))
     assert main(["clean", "--store", str(copy.store.root)]) == 0
     shown = capsys.readouterr().out
     assert "finished stages that no study asks for any more stay without --unreferenced; they took" in shown
@@ -451,10 +452,10 @@ OLD_MANIFEST = {
     "arms": [{"mix": "code", "final_state": "0123456789abcdef", "groups": ["main"]}],
     "stages": {"0123456789abcdef": {"label": "sft", "parents": [], "factors": {"stage_kind": "sft"}}},
 }
-"""As version 0.1.0 wrote it: without `schema`."""
+"""A manifest as version 0.1.0 wrote it, without `schema`."""
 
 
-def test_a_manifest_of_an_earlier_version_frees_nothing_until_the_study_is_run_again(
+def test_with_a_manifest_of_an_earlier_version_nothing_is_freed_until_the_study_is_run_again(
     copy: Made, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, root = copy.store, copy.store.root
@@ -473,7 +474,7 @@ def test_a_manifest_of_an_earlier_version_frees_nothing_until_the_study_is_run_a
         assert f"{store.paths.manifest('small')}: expected schema 2, got an older one" in said, verb
         assert "Run the study again: midstudy run small.py --set steps=12. Its finished stages are reused." in said, verb
     with pytest.raises(StoreError, match="expected schema 2"):
-        free(store, [Item(reason="old", path=store.paths.stage(copy.one(BRANCH)), num_bytes=1)])
+        free(store, [Item(reason="old", path=store.paths.stage(copy.stage_id(BRANCH)), num_bytes=1)])
     assert files(root) == before
 
     experiment = tmp_path / "small.py"
@@ -491,8 +492,8 @@ def test_a_manifest_of_an_earlier_version_frees_nothing_until_the_study_is_run_a
     assert survey(store, unreferenced=True).free == []
 
 
-def test_what_others_keep_in_the_store_is_theirs(copy: Made) -> None:
-    """Hidden folders of other tools: a repository, a notebook's checkpoints, a file system's snapshots."""
+def test_files_of_other_tools_in_the_store_are_kept(copy: Made) -> None:
+    """Hidden folders of a repository, a notebook's checkpoints, a file system's snapshots."""
     store = copy.store
     theirs = [store.root / ".git", store.paths.studies / "small" / ".ipynb_checkpoints", store.root / ".snapshot"]
     for folder in theirs:

@@ -1,4 +1,4 @@
-"""What a plan learns from the states of a store: where training can go on from, and how fast one whole device is."""
+"""What a plan reads from the states of a store: which ones training can resume from, and the speed of a device."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stor
     return store, make_study(store, small_study(text))
 
 
-def test_rates_are_the_operations_that_one_core_made_a_second(finished: tuple[Store, Plan]) -> None:
+def test_rates_are_flops_per_second_of_one_core(finished: tuple[Store, Plan]) -> None:
     store, plan = finished
     trained = [s for s in plan.stages.values() if isinstance(s.recipe, State) and s.keeps_optimizer]
-    found = published_states(store)
-    assert {one.id for one in found.kept} == {stage.id for stage in trained}
-    assert list(found.rates) == ["cpu-core"]
+    states = published_states(store)
+    assert {state.id for state in states.kept} == {stage.id for stage in trained}
+    assert list(states.rates) == ["cpu-core"]
     model = plan.arms[0].arm.curriculum.start.model
     expected = [
         ("nano", "fp32", store.record(stage.id).metrics["tokens_per_s"] * model.flops_per_token(seq_len=32))
         for stage in trained
     ]
-    assert sorted(found.rates["cpu-core"]) == sorted(expected)
+    assert sorted(states.rates["cpu-core"]) == sorted(expected)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_rates_are_the_operations_that_one_core_made_a_second(finished: tuple[St
         ("NVIDIA A100-SXM4-80GB", {}, None),
     ],
 )
-def test_only_one_whole_device_says_how_fast_it_is(
+def test_only_states_trained_on_a_single_whole_device_give_a_rate(
     finished: tuple[Store, Plan], monkeypatch: pytest.MonkeyPatch, device: str, placement: dict[str, Any], name: str | None
 ) -> None:
     store, _ = finished
@@ -66,7 +66,7 @@ def test_only_one_whole_device_says_how_fast_it_is(
 
 
 @pytest.mark.parametrize(
-    ("asked", "num_threads", "known"),
+    ("processor", "num_threads", "known"),
     [
         (this_processor(), 1, True),
         (None, 1, True),  # cluster nodes of any kind
@@ -76,15 +76,16 @@ def test_only_one_whole_device_says_how_fast_it_is(
     ],
     ids=["this one", "any", "other threads", "another name", "without its instructions"],
 )
-def test_a_store_that_was_carried_from_another_processor_says_nothing_of_this_one(
-    finished: tuple[Store, Plan], asked: Processor | None, num_threads: int, known: bool
+def test_rates_of_another_processor_are_ignored(
+    finished: tuple[Store, Plan], processor: Processor | None, num_threads: int, known: bool
 ) -> None:
     store, _ = finished
-    assert list(published_states(store, processor=asked, num_threads=num_threads).rates) == (["cpu-core"] if known else [])
-    assert published_states(store, processor=asked).kept, "training can go on from them all the same"
+    states = published_states(store, processor=processor, num_threads=num_threads)
+    assert list(states.rates) == (["cpu-core"] if known else [])
+    assert published_states(store, processor=processor).kept, "training can resume from these states anyway"
 
 
-def test_records_that_do_not_say_their_instructions_are_not_believed(
+def test_records_without_bfloat16_information_give_no_rate_for_a_processor(
     finished: tuple[Store, Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, _ = finished

@@ -1,4 +1,4 @@
-"""Study manifests: frozen whole, earlier ones kept, the only study found without its name, other versions refused."""
+"""Study manifests: earlier ones are kept, the only study needs no name, damage and other schemas are reported."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(scope="module")
 def manifest(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """That of the small study, called `one`."""
+    """Return the manifest of the small study, renamed to `one`."""
     store = Store.open(tmp_path_factory.mktemp("planned") / "store", create=True)
     made = manifest_of(plan_in(store, small_study(text)), command="midstudy run small.py")
     return dataclasses.replace(made, name="one")
 
 
-def test_the_last_frozen_manifest_is_the_studys_and_the_earlier_are_kept(store: Store, manifest: Manifest) -> None:
+def test_the_last_frozen_manifest_is_current_and_earlier_ones_are_kept(store: Store, manifest: Manifest) -> None:
     two = dataclasses.replace(manifest, question="Another one?")
-    for one in (manifest, two, manifest):
-        freeze(store, one)
+    for frozen in (manifest, two, manifest):
+        freeze(store, frozen)
     assert load(store, "one") == manifest
     history = [json.loads(path.read_text()) for path in (store.paths.study("one") / "history").iterdir()]
     assert sorted(kept["question"] for kept in history) == sorted([manifest.question, two.question])
@@ -51,13 +51,13 @@ def test_the_only_study_needs_no_name(store: Store, manifest: Manifest) -> None:
         load(store, "three")
 
 
-def test_a_study_whose_name_is_no_folder_is_refused(store: Store, manifest: Manifest) -> None:
-    with pytest.raises(StoreError, match="allowed are letters"):
+def test_a_study_whose_name_is_not_safe_as_a_folder_name_is_rejected(store: Store, manifest: Manifest) -> None:
+    with pytest.raises(StoreError, match=r"that start with a letter or digit, got '\.\./elsewhere'"):
         freeze(store, dataclasses.replace(manifest, name="../elsewhere"))
     assert [path.name for path in store.root.iterdir()] == ["store.json"]
 
 
-def test_a_damaged_manifest_points_to_the_earlier_ones(store: Store, manifest: Manifest) -> None:
+def test_the_error_for_a_damaged_manifest_names_the_history(store: Store, manifest: Manifest) -> None:
     freeze(store, manifest)
     store.paths.manifest("one").write_text("{")
     with pytest.raises(StoreError, match=r"damaged.*history"):
@@ -69,19 +69,19 @@ def test_a_damaged_manifest_points_to_the_earlier_ones(store: Store, manifest: M
     [
         (lambda fields: fields.pop("steps"), "steps: Field required"),
         (lambda fields: fields.update(arms={}), "arms: Input should be a valid array"),
-        (lambda fields: fields.update(name="two"), "the manifest of study 'two'"),
+        (lambda fields: fields.update(name="two"), "expected the manifest of study 'one', got that of 'two'"),
         (lambda fields: fields["arms"].append(7), r"arms\.2: Input should be an object"),
         (lambda fields: fields["arms"][1].update(state=None), r"arms\.1\.state: Input should be a valid string"),
         (lambda fields: fields["arms"][1].update(state="0" * 16), r"arms\[1\]: no stage '0{16}'"),
         (lambda fields: fields["arms"][1]["measures"].update(sft_loss=["0" * 16]), r"arms\[1\]: no stage '0{16}'"),
-        (lambda fields: fields["comparisons"][0].update(arms=[2]), r"comparisons\.main: a row that is not there"),
+        (lambda fields: fields["comparisons"][0].update(arms=[2]), r"comparisons\.main: a row that does not exist"),
         (lambda fields: first(fields).update(parents=["../../etc"]), r"parents: expected ids, got '../../etc'"),
-        (lambda fields: first(fields).update(label="\x1b[2Jgone"), "odd characters in its id or label"),
+        (lambda fields: first(fields).update(label="\x1b[2Jgone"), "invalid characters in its id or label"),
         (lambda fields: first(fields).update(cost_s=True), r"cost_s: Input should be a valid number"),
-        (lambda fields: fields["stages"].update({"../a": first(fields)}), "odd characters in its id or label"),
+        (lambda fields: fields["stages"].update({"../a": first(fields)}), "invalid characters in its id or label"),
     ],
 )
-def test_a_manifest_edited_by_hand_is_refused_with_the_field(
+def test_a_manifest_edited_by_hand_is_rejected_with_the_path_of_the_field(
     store: Store, manifest: Manifest, edit: Any, message: str
 ) -> None:
     freeze(store, manifest)
@@ -91,11 +91,13 @@ def test_a_manifest_edited_by_hand_is_refused_with_the_field(
     path.write_text(json.dumps(fields))
     with pytest.raises(StoreError, match=message) as caught:
         load(store, "one")
-    assert "Earlier manifests are in" in str(caught.value)
+    assert f"Restore it from {path.parent / 'history'}" in str(caught.value)
 
 
 @pytest.mark.parametrize("schema", [None, 1, 3])
-def test_a_manifest_of_another_version_says_what_to_run(store: Store, manifest: Manifest, schema: int | None) -> None:
+def test_the_error_for_a_manifest_of_another_schema_says_what_to_run(
+    store: Store, manifest: Manifest, schema: int | None
+) -> None:
     freeze(store, manifest)
     path = store.paths.manifest("one")
     fields = json.loads(path.read_text())
@@ -103,12 +105,12 @@ def test_a_manifest_of_another_version_says_what_to_run(store: Store, manifest: 
     if schema is None:
         del fields["schema"]
     path.write_text(json.dumps(fields))
-    found = schema or "an older one"
-    with pytest.raises(StoreError, match=f"expected schema 2, got {found}. Run the study again: midstudy run small.py"):
+    got = schema or "an older one"
+    with pytest.raises(StoreError, match=f"expected schema 2, got {got}. Run the study again: midstudy run small.py"):
         load(store, "one")
 
 
 def first(fields: dict[str, Any]) -> dict[str, Any]:
-    """The entry of the first stage."""
-    found: dict[str, Any] = next(iter(fields["stages"].values()))
-    return found
+    """Return the entry of the first stage."""
+    entry: dict[str, Any] = next(iter(fields["stages"].values()))
+    return entry

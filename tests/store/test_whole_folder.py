@@ -1,4 +1,4 @@
-"""A folder being written appears complete or not at all, whatever ends the writing and when."""
+"""A new folder appears complete or not at all, even if an error or a signal ends the write at any moment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def fill(folder: Path) -> None:
     (folder / "two").write_text("2")
 
 
-def test_a_folder_appears_whole(tmp_path: Path) -> None:
+def test_a_folder_appears_complete(tmp_path: Path) -> None:
     write_folder(tmp_path / "above" / "new", fill)
     assert sorted(path.name for path in (tmp_path / "above").iterdir()) == ["new"]
     assert sorted(path.name for path in (tmp_path / "above" / "new").iterdir()) == ["one", "two"]
@@ -38,7 +38,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, place: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_already_above_the_folder_stays(tmp_path: Path) -> None:
+def test_existing_parent_folders_are_kept(tmp_path: Path) -> None:
     (tmp_path / "above").mkdir()
     with pytest.raises(ZeroDivisionError):
         write_folder(tmp_path / "above" / "new", _fail)
@@ -50,7 +50,7 @@ import os, pathlib, shutil, signal, sys
 from midstudy.store import whole_folder
 number, moment, folder = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
 
-def told(then=lambda *arguments, **options: None):
+def signalled(then=lambda *arguments, **options: None):
     def call(*arguments, **options):
         if moment != "twice":
             os.kill(os.getpid(), number)
@@ -68,13 +68,13 @@ def write(temporary):
 
 remove = shutil.rmtree
 def removed(*arguments, **options):
-    if moment in ("fails", "twice"):  # while what a failure, or a first signal, left is removed
+    if moment in ("fails", "twice"):  # during the cleanup after a failure or a first signal
         os.kill(os.getpid(), number)
     remove(*arguments, **options)
 
 whole_folder.shutil.rmtree = removed
 if moment == "synced":
-    whole_folder.sync = told(whole_folder.sync)
+    whole_folder.sync = signalled(whole_folder.sync)
 whole_folder.write_folder(folder, write)
 """
 
@@ -88,37 +88,37 @@ def test_a_signal_ends_the_process_and_leaves_nothing(tmp_path: Path, number: in
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     """As under nohup."""
 
     def write(folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGHUP)
         fill(folder)
 
-    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         write_folder(tmp_path / "new", write)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, former)
+        signal.signal(signal.SIGHUP, previous)
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
-def test_a_handler_of_before_has_its_say_and_is_put_back(tmp_path: Path) -> None:
-    came: list[int] = []
-    handler = lambda number, frame: came.append(number)  # noqa: E731
-    former = signal.signal(signal.SIGTERM, handler)
+def test_a_previous_handler_is_called_and_restored(tmp_path: Path) -> None:
+    arrived: list[int] = []
+    handler = lambda number, frame: arrived.append(number)  # noqa: E731
+    previous = signal.signal(signal.SIGTERM, handler)
     try:
         with pytest.raises(EndedBySignal, match="SIGTERM"):
             write_folder(tmp_path / "new", lambda folder: os.kill(os.getpid(), signal.SIGTERM))
         assert signal.getsignal(signal.SIGTERM) is handler
     finally:
-        signal.signal(signal.SIGTERM, former)
-    assert came == [signal.SIGTERM]
+        signal.signal(signal.SIGTERM, previous)
+    assert arrived == [signal.SIGTERM]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_thread_writes_too(tmp_path: Path) -> None:
+def test_writing_works_outside_the_main_thread(tmp_path: Path) -> None:
     import threading
 
     thread = threading.Thread(target=write_folder, args=(tmp_path / "new", fill))

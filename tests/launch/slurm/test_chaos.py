@@ -309,7 +309,7 @@ class Chaos:
         found = []
         for one in running_jobs(self.cluster, self.store):
             head = self._stage_of(one.name)
-            if one.pid not in self._struck and head is not None and any(self.store.former_attempts(head)):
+            if one.pid not in self._struck and head is not None and any(self.store.previous_attempts(head)):
                 found.append(one)
         self.rng.shuffle(found)
         return found
@@ -324,7 +324,7 @@ class Chaos:
     def _num_unsaved(self, job: RunningJob) -> int:
         """Steps that a job has trained since it last saved, and that whoever kills it makes it train again."""
         stage = self._stage_of(job.name)
-        newest = next(iter(self.store.former_attempts(stage)), None) if stage is not None else None
+        newest = next(iter(self.store.previous_attempts(stage)), None) if stage is not None else None
         steps = steps_of(newest) if newest is not None else None
         if newest is None or steps is None:
             return 0
