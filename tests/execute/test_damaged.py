@@ -170,7 +170,7 @@ def test_a_plan_skips_damaged_states_and_names_them(store, finished, caplog, how
     kept = {state.id for state in published_states(store).kept}
     assert trunk.id in kept
     assert code.id not in kept
-    assert f"{folder}/checkpoint/{MODEL}: found " in caplog.text
+    assert f"{folder}/checkpoint/{MODEL}: expected " in caplog.text
     assert f"Remove {folder} to make the stage again" in caplog.text
 
 

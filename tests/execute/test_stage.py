@@ -524,7 +524,7 @@ def test_a_record_of_another_recipe_is_an_error(text, tmp_path):
     record = store.record(stage.id)
     record.canonical["evaluation"]["max_sequences"] = 99
     store.paths.record(stage.id).write_bytes(record.as_bytes())
-    with pytest.raises(RecipeMismatchError, match=r"evaluation\.max_sequences: found 99, asked for 16"):
+    with pytest.raises(RecipeMismatchError, match=r"evaluation\.max_sequences: expected 16, got 99"):
         store.verify(stage)
 
 

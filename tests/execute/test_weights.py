@@ -194,7 +194,7 @@ def test_the_head_may_have_its_newer_name_but_not_both_names(text, tmp_path):
     plain = imported(write_release(tmp_path / "plain"), text, tmp_path / "a", lambda tensors: None)
     newer = imported(write_release(tmp_path / "newer"), text, tmp_path / "b", renamed)
     assert torch.equal(newer["head.weight"], plain["head.weight"])
-    with pytest.raises(ValueError, match=r"lm_head\.weight: beside embed_out\.weight; allowed: one of them"):
+    with pytest.raises(ValueError, match=r"lm_head\.weight: expected one output head, got embed_out\.weight too"):
         imported(write_release(tmp_path / "two"), text, tmp_path / "c", doubled)
 
 
