@@ -31,10 +31,10 @@ from pathlib import Path
 import numpy as np
 
 from midstudy.data import encoder
+from midstudy.data.builtin import read_part
 from midstudy.data.files import content_digest, read_rows
 from midstudy.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from midstudy.data.tokens import read_split
-from midstudy.data.wheels import read_part
 from midstudy.execute.data import make_tokens
 from midstudy.recipe import Corpus, Source
 from midstudy.recipe.data import TokenizedData, Tokenizer

@@ -112,10 +112,10 @@ def text_literals(source: str) -> Iterator[str]:
 
 
 def test_only_studies_name_a_mix_a_task_or_a_column_of_a_study():
-    """Exception: data/wheels/ names its own parts."""
+    """Exception: data/builtin/ names its own parts."""
     offenders: dict[str, list[str]] = {}
     for module, path in modules():
-        if module.startswith(("midstudy.studies.", "midstudy.data.wheels.")):
+        if module.startswith(("midstudy.studies.", "midstudy.data.builtin.")):
             continue
         named = [name for name in NAMES for text in text_literals(path.read_text("utf-8")) if text == name]
         if named:

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from midstudy.data import wheels
+from midstudy.data import builtin
 from midstudy.data.cache import cache_dir
 from midstudy.data.files import SPLIT_NAMES, find_split
 from midstudy.recipe.data import Dataset, Source, Task
@@ -50,8 +50,8 @@ def unprepared_parts(source: Source) -> dict[str, float]:
     """Map each built-in (`wheels`) part to prepare before this source can be read to its text size in bytes."""
     if source.kind != "wheels":
         return {}
-    folder = cache_dir() / "prepared" / wheels.list_digest()[:16]
-    parts = frozenset((source.part, *(wheels.TASKS if source.part not in wheels.TASKS else ())))
+    folder = cache_dir() / "prepared" / builtin.list_digest()[:16]
+    parts = frozenset((source.part, *(builtin.TASKS if source.part not in builtin.TASKS else ())))
     known = _frozen_parts()
     return {
         part: sum(split["bytes"] for split in known[part]["splits"].values())
@@ -62,4 +62,4 @@ def unprepared_parts(source: Source) -> dict[str, float]:
 
 @cache
 def _frozen_parts() -> dict[str, Any]:
-    return wheels.frozen_manifest()["parts"]
+    return builtin.frozen_manifest()["parts"]

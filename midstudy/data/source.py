@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from midstudy.data import hub, wheels
+from midstudy.data import builtin, hub
 from midstudy.data.files import (
     content_digest,
     file_names,
@@ -59,11 +59,11 @@ def resolve_source(argument: str, *, name: str, folder: str, is_task: bool) -> S
     if not argument.strip():
         raise ValueError(f"{name}: --data: expected {_KINDS}, got nothing. Is a variable not set?")
     if argument == "wheels":
-        parts = wheels.TASKS if is_task else wheels.CORPORA
+        parts = builtin.TASKS if is_task else builtin.CORPORA
         if name not in parts:
             kind = "task" if is_task else "corpus"
             raise ValueError(f"{name}: the source 'wheels' has no such {kind}: expected one of {', '.join(parts)}.")
-        return Source(kind="wheels", part=name, revision=wheels.list_digest())
+        return Source(kind="wheels", part=name, revision=builtin.list_digest())
     if argument.startswith("hub:"):
         part, config, revision = _hub_argument(argument)
         return Source(kind="hub", part=part, config=config, revision=revision)
@@ -144,13 +144,13 @@ def load_rows(source: Source, *, split: str, is_task: bool, on_read: Callable[[f
         ValueError: a file, split or field is missing, or there is no network.
     """
     if source.kind == "wheels":
-        if source.revision != wheels.list_digest():
+        if source.revision != builtin.list_digest():
             raise ValueError(
                 f"wheels part {source.part!r}: expected revision {source.revision[:12]}, that of the recipe, got "
-                f"{wheels.list_digest()[:12]}, that of this version of midstudy. Check out the version that made the "
+                f"{builtin.list_digest()[:12]}, that of this version of midstudy. Check out the version that made the "
                 "recipe, or plan again."
             )
-        return Rows(wheels.read_part(source.part, split), is_carved=False)
+        return Rows(builtin.read_part(source.part, split), is_carved=False)
     if source.kind == "files":
         return _file_rows(source, split, is_task, on_read)
     return _hub_rows(source, split, is_task)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from midstudy.data.builtin import removed_for_overlap
 from midstudy.data.limit import Limited
 from midstudy.data.order import derive_key, permute
 from midstudy.data.release import tokenizer_bytes
@@ -22,7 +23,6 @@ from midstudy.data.source import Rows, load_rows
 from midstudy.data.tally import Tally
 from midstudy.data.tokenizer import FILE_NAME, load_tokenizer, save_tokenizer, train_tokenizer
 from midstudy.data.tokens import read_split
-from midstudy.data.wheels import removed_for_overlap
 from midstudy.execute.progress import TokenisingProgress
 from midstudy.execute.stopped import until_stopped
 from midstudy.execute.work import Work

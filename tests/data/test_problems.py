@@ -9,10 +9,10 @@ from fractions import Fraction
 
 import pytest
 
-from midstudy.data.wheels import math, word_problems
-from midstudy.data.wheels.draw import Draw
-from midstudy.data.wheels.problem_words import NUMBER_WORDS
-from midstudy.data.wheels.problems import Problem, Template, problem
+from midstudy.data.builtin import math, word_problems
+from midstudy.data.builtin.draw import Draw
+from midstudy.data.builtin.problem_words import NUMBER_WORDS
+from midstudy.data.builtin.problems import Problem, Template, problem
 
 POOLS = {"corpus": math.TEMPLATES, "train": word_problems.TRAIN, "test": word_problems.TEST}
 EVERYDAY = {2, 3, 4, 5, 7, 10, 12, 25, 60, 100}

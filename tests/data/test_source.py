@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from midstudy.data import files, hub, wheels
+from midstudy.data import builtin, files, hub
 from midstudy.data.source import ChangedTextError, load_rows, require_rows, resolve_source
 from midstudy.data.splits import split_of_row
 from midstudy.recipe.data import Source
@@ -326,9 +326,9 @@ def test_a_missing_directory_is_rejected_with_the_three_kinds_of_source(tmp_path
         resolve_source(str(tmp_path / "gone"), name="code", folder="code", is_task=False)
 
 
-def test_wheels_are_resolved_without_fetching_anything(tmp_path: Path) -> None:
+def test_built_in_text_is_resolved_without_fetching_anything(tmp_path: Path) -> None:
     source = resolve_source("wheels", name="code", folder="code", is_task=False)
-    assert (source.kind, source.part, source.revision) == ("wheels", "code", wheels.list_digest())
+    assert (source.kind, source.part, source.revision) == ("wheels", "code", builtin.list_digest())
     assert not (tmp_path / "cache").exists()
 
 

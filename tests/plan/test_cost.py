@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from builders.small_recipes import CODE, GENERAL, PYCODE, TOKENIZER
 
-from midstudy.data import wheels
+from midstudy.data import builtin
 from midstudy.data.size import text_bytes, unprepared_parts
 from midstudy.plan.cost import (
     DATA_STAGE_S,
@@ -45,11 +45,11 @@ def test_the_text_of_a_folder_is_the_text_of_its_splits(folder: Path) -> None:
 
 
 def test_the_text_of_the_wheels_follows_from_their_manifest() -> None:
-    part = wheels.frozen_manifest()["parts"]["general"]["splits"]
+    part = builtin.frozen_manifest()["parts"]["general"]["splits"]
     assert text_bytes(GENERAL) == sum(split["bytes"] for split in part.values())
     limited = dataclasses.replace(GENERAL, max_bytes=1_000)
     assert text_bytes(limited) == 3_000
-    part = wheels.frozen_manifest()["parts"]["pycode"]["splits"]
+    part = builtin.frozen_manifest()["parts"]["pycode"]["splits"]
     every, some = text_bytes(PYCODE), text_bytes(dataclasses.replace(PYCODE, max_items=100))
     assert every == sum(split["bytes"] for split in part.values())
     assert some == pytest.approx(sum(100 * split["bytes"] / split["docs"] for split in part.values()))
@@ -67,10 +67,10 @@ def test_a_part_of_the_wheels_is_prepared_once_together_with_the_tasks_it_must_n
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MIDSTUDY_CACHE", str(tmp_path))
-    assert set(unprepared_parts(GENERAL.source)) == {"general", *wheels.TASKS}
+    assert set(unprepared_parts(GENERAL.source)) == {"general", *builtin.TASKS}
     assert set(unprepared_parts(PYCODE.source)) == {"pycode"}
-    for part in wheels.TASKS:
-        (tmp_path / "prepared" / wheels.list_digest()[:16] / part).mkdir(parents=True)
+    for part in builtin.TASKS:
+        (tmp_path / "prepared" / builtin.list_digest()[:16] / part).mkdir(parents=True)
     assert set(unprepared_parts(GENERAL.source)) == {"general"}
     assert unprepared_parts(files(tmp_path).source) == {}
 
@@ -87,12 +87,12 @@ def test_tokens_are_priced_by_bytes_and_preparation_counts_once(tmp_path: Path, 
 
     monkeypatch.setenv("MIDSTUDY_CACHE", str(tmp_path))
     first = costs()
-    for part in wheels.PARTS:
-        (tmp_path / "prepared" / wheels.list_digest()[:16] / part).mkdir(parents=True)
+    for part in builtin.PARTS:
+        (tmp_path / "prepared" / builtin.list_digest()[:16] / part).mkdir(parents=True)
     again = costs()
     for data in (GENERAL, CODE, PYCODE):
         assert again[f"tokens {data.name}"] == pytest.approx(DATA_STAGE_S + text_bytes(data) / TOKENISING_BYTES_PER_S)
-    needed = [dataclasses.replace(GENERAL.source, part=part) for part in ("general", "code", *wheels.TASKS)]
+    needed = [dataclasses.replace(GENERAL.source, part=part) for part in ("general", "code", *builtin.TASKS)]
     text = sum(text_bytes(Corpus(name="part", source=source)) for source in needed)
     assert sum(first.values()) - sum(again.values()) == pytest.approx(text / PREPARING_BYTES_PER_S)
 

@@ -19,8 +19,8 @@ from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
-from midstudy.data.wheels.draw import Draw
-from midstudy.data.wheels.problem_words import ASIDES, NOUNS, NUMBER_WORDS, OPENINGS, PEOPLE
+from midstudy.data.builtin.draw import Draw
+from midstudy.data.builtin.problem_words import ASIDES, NOUNS, NUMBER_WORDS, OPENINGS, PEOPLE
 
 MAX_DRAWS = 400
 """Attempts to draw numbers that satisfy a template's conditions before the template is considered wrong."""

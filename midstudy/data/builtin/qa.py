@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from midstudy.data.builtin import facts
+from midstudy.data.builtin.draw import Draw
+from midstudy.data.builtin.facts import BACKWARDS, FORMS
 from midstudy.data.splits import split_by_hash
-from midstudy.data.wheels import facts
-from midstudy.data.wheels.draw import Draw
-from midstudy.data.wheels.facts import BACKWARDS, FORMS
 
 PACKAGES = facts.PACKAGES
 

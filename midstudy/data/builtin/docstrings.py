@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from midstudy.data.wheels.packages import Archive
+from midstudy.data.builtin.packages import Archive
 
 _TESTS = re.compile(
     r"(?:^|/)(?:tests?|testing|testsuite|_vendor|vendored|vendor|conftest|examples?)(?:/|\.py$)|(?:^|/)test_"

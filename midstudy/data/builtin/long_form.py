@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from midstudy.data.builtin.docstrings import Definition, definitions, modules
+from midstudy.data.builtin.draw import Draw
+from midstudy.data.builtin.packages import Archive, open_wheel
+from midstudy.data.builtin.prose import text_paragraphs
 from midstudy.data.splits import split_by_hash
-from midstudy.data.wheels.docstrings import Definition, definitions, modules
-from midstudy.data.wheels.draw import Draw
-from midstudy.data.wheels.packages import Archive, open_wheel
-from midstudy.data.wheels.prose import text_paragraphs
 
 PACKAGES = ("dask", "distributed", "nltk", "pandera", "python-docx", "seaborn", "xarray")
 ANSWER_CHARS = (200, 1400)

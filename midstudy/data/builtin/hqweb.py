@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from midstudy.data.builtin.general import service_documentation
+from midstudy.data.builtin.packages import open_wheel
+from midstudy.data.builtin.prose import html_paragraphs
 from midstudy.data.splits import split_by_hash
-from midstudy.data.wheels.general import service_documentation
-from midstudy.data.wheels.packages import open_wheel
-from midstudy.data.wheels.prose import html_paragraphs
 
 PACKAGES = ("botocore",)
 PARAGRAPH_CHARS = 160

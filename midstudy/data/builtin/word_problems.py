@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from midstudy.data.builtin.draw import Draw
+from midstudy.data.builtin.problems import problem, templates
 from midstudy.data.splits import split_by_hash
-from midstudy.data.wheels.draw import Draw
-from midstudy.data.wheels.problems import problem, templates
 
 PACKAGES: tuple[str, ...] = ()
 NUM_TRAIN, NUM_TEST = 5_200, 600

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from midstudy.data.builtin import long_form
+from midstudy.data.builtin.packages import Archive, listed, open_wheel
+from midstudy.data.builtin.prose import html_paragraphs, is_prose, sentences, text_paragraphs
 from midstudy.data.splits import split_by_hash, unit_hash
-from midstudy.data.wheels import long_form
-from midstudy.data.wheels.packages import Archive, listed, open_wheel
-from midstudy.data.wheels.prose import html_paragraphs, is_prose, sentences, text_paragraphs
 
 PACKAGES = tuple(name for name in sorted(listed()) if name not in long_form.PACKAGES)
 """The packages whose descriptions are read: all but those of the long-form task."""

@@ -16,19 +16,19 @@ from pathlib import Path
 
 import pytest
 
-from midstudy.data import wheels
+from midstudy.data import builtin
+from midstudy.data.builtin import packages, prepare
+from midstudy.data.builtin.docstrings import dedented, definitions
+from midstudy.data.builtin.prepare import frozen_manifest, item_text
+from midstudy.data.builtin.prose import html_paragraphs, is_prose, sentences, text_paragraphs
 from midstudy.data.overlap import TestItems, ngrams
 from midstudy.data.rows import as_example, as_text
-from midstudy.data.wheels import packages, prepare
-from midstudy.data.wheels.docstrings import dedented, definitions
-from midstudy.data.wheels.prepare import frozen_manifest, item_text
-from midstudy.data.wheels.prose import html_paragraphs, is_prose, sentences, text_paragraphs
 
 SPLITS = ("train", "dev", "test")
 
 
 def rows(part: str, split: str) -> list[dict]:
-    return list(wheels.read_part(part, split))
+    return list(builtin.read_part(part, split))
 
 
 # The list
@@ -44,12 +44,12 @@ def test_every_package_is_pinned_with_a_hash_and_pure_python() -> None:
 def test_the_revision_follows_from_the_list_and_the_preparation() -> None:
     lines = sorted(str(package) for package in packages.listed().values())
     text = "".join(f"{line}\n" for line in lines) + f"preparation {prepare.PREPARATION}\n"
-    assert wheels.list_digest() == hashlib.sha256(text.encode()).hexdigest() == frozen_manifest()["revision"]
+    assert builtin.list_digest() == hashlib.sha256(text.encode()).hexdigest() == frozen_manifest()["revision"]
     assert frozen_manifest()["list"] == hashlib.sha256(packages.LIST.read_bytes()).hexdigest()
 
 
 def test_code_corpus_and_code_task_read_different_packages() -> None:
-    read = {part: set(import_module(f"midstudy.data.wheels.{part}").PACKAGES) for part in wheels.PARTS}
+    read = {part: set(import_module(f"midstudy.data.builtin.{part}").PACKAGES) for part in builtin.PARTS}
     assert not read["code"] & read["pycode"]
     assert not read["science_qa"] & (read["code"] | read["long_form"] | read["pycode"] | read["hqweb"])
     assert not read["long_form"] & (read["code"] | read["pycode"] | read["general"] | read["hqweb"])
@@ -84,7 +84,7 @@ def test_without_a_package_index_the_error_gives_the_command_and_a_fix(
 # The prepared parts
 
 
-@pytest.mark.parametrize("part", wheels.PARTS)
+@pytest.mark.parametrize("part", builtin.PARTS)
 def test_a_part_has_the_frozen_text_and_every_row_can_be_read(part: str) -> None:
     frozen = frozen_manifest()["parts"][part]["splits"]
     for split in SPLITS:
@@ -93,50 +93,50 @@ def test_a_part_has_the_frozen_text_and_every_row_can_be_read(part: str) -> None
         assert (len(split_rows), len(content)) == (frozen[split]["docs"], frozen[split]["bytes"])
         assert hashlib.sha256(content).hexdigest() == frozen[split]["sha256"]
         for row in split_rows:
-            assert (item_text(row) if part in wheels.TASKS else as_text(row, part)).strip()
+            assert (item_text(row) if part in builtin.TASKS else as_text(row, part)).strip()
 
 
 def test_the_parts_are_large_enough_for_a_study() -> None:
     size = {
         part: {split: table["bytes"] for split, table in frozen_manifest()["parts"][part]["splits"].items()}
-        for part in wheels.PARTS
+        for part in builtin.PARTS
     }
     docs = {
         part: {split: table["docs"] for split, table in frozen_manifest()["parts"][part]["splits"].items()}
-        for part in wheels.PARTS
+        for part in builtin.PARTS
     }
     assert size["general"]["train"] > 8e6
-    assert all(size[part]["train"] > 1.5e6 for part in wheels.CORPORA)
+    assert all(size[part]["train"] > 1.5e6 for part in builtin.CORPORA)
     assert docs["math"]["train"] > 15_000
     assert docs["pycode"]["train"] > 2_000
     assert docs["pycode"]["test"] >= 300
     assert docs["long_form"]["train"] >= 600
-    assert all(docs[part]["test"] >= 100 for part in wheels.TASKS)
+    assert all(docs[part]["test"] >= 100 for part in builtin.TASKS)
 
 
-@pytest.mark.parametrize("task", wheels.TASKS)
+@pytest.mark.parametrize("task", builtin.TASKS)
 def test_no_test_item_overlaps_its_own_training_items(task: str) -> None:
     items = TestItems(item_text(row) for row in rows(task, "test"))
     assert [row for split in ("train", "dev") for row in rows(task, split) if items.overlaps(item_text(row))] == []
 
 
-@pytest.mark.parametrize("corpus", wheels.CORPORA)
+@pytest.mark.parametrize("corpus", builtin.CORPORA)
 def test_no_test_item_of_any_task_overlaps_a_corpus(corpus: str) -> None:
-    items = TestItems(item_text(row) for task in wheels.TASKS for row in rows(task, "test"))
+    items = TestItems(item_text(row) for task in builtin.TASKS for row in rows(task, "test"))
     assert [row for split in SPLITS for row in rows(corpus, split) if items.overlaps(as_text(row, corpus))] == []
 
 
 @pytest.mark.slow
 def test_there_is_no_overlap_without_anchors_either() -> None:
-    tested = {gram for task in wheels.TASKS for row in rows(task, "test") for gram in ngrams(item_text(row))}
+    tested = {gram for task in builtin.TASKS for row in rows(task, "test") for gram in ngrams(item_text(row))}
     assert len(tested) > 50_000
-    for corpus in wheels.CORPORA:
+    for corpus in builtin.CORPORA:
         for split in SPLITS:
             for row in rows(corpus, split):
                 assert tested.isdisjoint(ngrams(as_text(row, corpus)))
 
 
-@pytest.mark.parametrize("part", wheels.PARTS)
+@pytest.mark.parametrize("part", builtin.PARTS)
 def test_no_row_is_in_two_splits(part: str) -> None:
     texts = [{json.dumps({**row, "source": ""}) for row in rows(part, split)} for split in SPLITS]
     assert not texts[0] & texts[1]
@@ -174,7 +174,7 @@ def test_general_text_is_sentences_without_code() -> None:
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a small prepared part in a separate cache, with the fetched wheels."""
-    real_wheels, real_part = packages.fetched(), wheels.prepared("word_problems")
+    real_wheels, real_part = packages.fetched(), builtin.prepared("word_problems")
     monkeypatch.setenv("MIDSTUDY_CACHE", str(tmp_path))
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / real_wheels.name).symlink_to(real_wheels)
@@ -196,28 +196,28 @@ def test_text_that_differs_from_the_frozen_text_is_rejected_and_not_kept(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(copied)
-    monkeypatch.setattr("midstudy.data.wheels.word_problems.NUM_TEST", 599)
+    monkeypatch.setattr("midstudy.data.builtin.word_problems.NUM_TEST", 599)
     with pytest.raises(
         ValueError, match=r"'word_problems': the text made here differs from the frozen one \(splits test: expected sha256"
     ):
-        wheels.prepared("word_problems")
+        builtin.prepared("word_problems")
     assert not copied.exists()
     assert list(copied.parent.glob(".*")) == []
 
 
 def test_an_unknown_part_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"wheels part: expected one of general, code, .*, got 'poems'"):
-        wheels.prepared("poems")
+        builtin.prepared("poems")
 
 
 @pytest.mark.slow
 def test_two_processes_make_a_part_once_and_agree(copied: Path) -> None:
     shutil.rmtree(copied)
-    program = "from midstudy.data import wheels; print(sum(1 for _ in wheels.read_part('math', 'dev')))"
+    program = "from midstudy.data import builtin; print(sum(1 for _ in builtin.read_part('math', 'dev')))"
     running = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = [process.communicate()[0].strip() for process in running]
     assert answers == [str(frozen_manifest()["parts"]["math"]["splits"]["dev"]["docs"])] * 2
-    assert {path.name for path in copied.parent.iterdir() if path.is_dir()} == {"math", *wheels.TASKS}
+    assert {path.name for path in copied.parent.iterdir() if path.is_dir()} == {"math", *builtin.TASKS}
 
 
 # Reading documentation

@@ -1,6 +1,6 @@
 """Rebuild every part and freeze its digests. Run by hand after an intentional change of the list or the preparation:
 
-python -m midstudy.data.wheels.freeze
+python -m midstudy.data.builtin.freeze
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import json
 import shutil
 from typing import Any
 
+from midstudy.data.builtin.packages import LIST
+from midstudy.data.builtin.prepare import CORPORA, FROZEN, PREPARATION, TASKS, build, list_digest, write
 from midstudy.data.cache import cache_dir
-from midstudy.data.wheels.packages import LIST
-from midstudy.data.wheels.prepare import CORPORA, FROZEN, PREPARATION, TASKS, build, list_digest, write
 
 
 def freeze() -> None:

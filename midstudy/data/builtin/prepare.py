@@ -18,15 +18,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from midstudy.data.builtin.packages import LIST, listed
 from midstudy.data.cache import cache_dir
 from midstudy.data.overlap import TestItems
 from midstudy.data.rows import as_example, as_text
 from midstudy.data.splits import canonical_row
-from midstudy.data.wheels.packages import LIST, listed
 from midstudy.files.lock import exclusive
 
 PREPARATION = 1
-"""Increase by hand, then run `python -m midstudy.data.wheels.freeze`, when the text made from the same packages changes."""
+"""Increase by hand, then run `python -m midstudy.data.builtin.freeze`, when the text made from the same packages changes."""
 
 CORPORA = ("general", "code", "math", "instruction", "qa", "hqweb")
 TASKS = ("pycode", "word_problems", "science_qa", "long_form")
@@ -99,7 +99,7 @@ def read_part(part: str, split: str) -> Iterator[dict[str, Any]]:
 
 def build(part: str) -> tuple[list[tuple[str, dict[str, Any]]], int]:
     """Return split and row of everything in a part, and the number of rows removed for overlap with a test item."""
-    module = import_module(f"midstudy.data.wheels.{part}")
+    module = import_module(f"midstudy.data.builtin.{part}")
     rows: Iterable[tuple[str, dict[str, Any]]] = module.rows()
     if part in TASKS:
         rows = list(rows)
@@ -135,7 +135,7 @@ def write(part: str, made: tuple[list[tuple[str, dict[str, Any]]], int], folder:
             # Level 1: the files are read as often as they are written.
             file.write(gzip.compress(content, compresslevel=1, mtime=0))
         splits[split] = {"docs": len(lines), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    packages = {name: listed()[name].version for name in import_module(f"midstudy.data.wheels.{part}").PACKAGES}
+    packages = {name: listed()[name].version for name in import_module(f"midstudy.data.builtin.{part}").PACKAGES}
     manifest = {"packages": packages, "removed_for_overlap": removed, "splits": splits}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "ascii")
     return manifest
@@ -149,7 +149,7 @@ def _require_frozen(part: str, manifest: dict[str, Any]) -> None:
     frozen = frozen_manifest()
     if frozen["list"] != hashlib.sha256(LIST.read_bytes()).hexdigest() or frozen["preparation"] != PREPARATION:
         raise ValueError(
-            f"{FROZEN}: made from a different list of wheels or preparation. Run python -m midstudy.data.wheels.freeze."
+            f"{FROZEN}: made from a different list of wheels or preparation. Run python -m midstudy.data.builtin.freeze."
         )
     expected = frozen["parts"][part]["splits"]
     if manifest["splits"] != expected:
@@ -159,5 +159,5 @@ def _require_frozen(part: str, manifest: dict[str, Any]) -> None:
             f"sha256 {', '.join(expected[split]['sha256'][:12] for split in different)}, got "
             f"{', '.join(manifest['splits'][split]['sha256'][:12] for split in different)}). It is rejected, because ids "
             "refer to the frozen text. If the preparation was changed intentionally, increase PREPARATION and run "
-            "python -m midstudy.data.wheels.freeze."
+            "python -m midstudy.data.builtin.freeze."
         )

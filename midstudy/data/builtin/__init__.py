@@ -5,7 +5,7 @@ It has ten parts: six corpora and four tasks. `list_digest()` is its revision; `
 
 from __future__ import annotations
 
-from midstudy.data.wheels.prepare import (
+from midstudy.data.builtin.prepare import (
     CORPORA,
     PARTS,
     TASKS,

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from midstudy.data.builtin.elements import elements
+from midstudy.data.builtin.packages import Archive, open_wheel
 from midstudy.data.splits import unit_hash
-from midstudy.data.wheels.elements import elements
-from midstudy.data.wheels.packages import Archive, open_wheel
 
 PACKAGES = (
     "airportsdata", "astral", "countryinfo", "faker", "iso639-lang", "mendeleev", "pint", "tzdata", "us", "webcolors",

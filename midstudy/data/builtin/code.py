@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from midstudy.data.builtin.docstrings import modules
+from midstudy.data.builtin.packages import open_wheel
 from midstudy.data.splits import split_by_hash, unit_hash
-from midstudy.data.wheels.docstrings import modules
-from midstudy.data.wheels.packages import open_wheel
 
 PACKAGES = ("django", "networkx", "sympy", "werkzeug")
 MAX_BYTES_PER_PACKAGE = 3_500_000

@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from midstudy.data.builtin.docstrings import definitions, modules
+from midstudy.data.builtin.draw import Draw
+from midstudy.data.builtin.elements import Element, elements
+from midstudy.data.builtin.packages import open_wheel
+from midstudy.data.builtin.prose import is_prose, sentences, text_paragraphs
 from midstudy.data.splits import split_by_hash
-from midstudy.data.wheels.docstrings import definitions, modules
-from midstudy.data.wheels.draw import Draw
-from midstudy.data.wheels.elements import Element, elements
-from midstudy.data.wheels.packages import open_wheel
-from midstudy.data.wheels.prose import is_prose, sentences, text_paragraphs
 
 FIELDS = {
     "chempy": "chemistry",

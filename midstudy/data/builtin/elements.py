@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-from midstudy.data.wheels.packages import Archive
-from midstudy.data.wheels.prose import one_line
+from midstudy.data.builtin.packages import Archive
+from midstudy.data.builtin.prose import one_line
 
 _COLUMNS = (
     "e.atomic_number, e.name, e.symbol, e.period, e.group_id, e.block, s.name, e.description, e.uses, e.sources, "

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from midstudy.data.builtin import facts
+from midstudy.data.builtin.draw import Draw
+from midstudy.data.builtin.facts import FORMS, Fact
+from midstudy.data.builtin.general import service_documentation
+from midstudy.data.builtin.packages import open_wheel
+from midstudy.data.builtin.prose import html_paragraphs, is_prose
 from midstudy.data.splits import split_by_hash
-from midstudy.data.wheels import facts
-from midstudy.data.wheels.draw import Draw
-from midstudy.data.wheels.facts import FORMS, Fact
-from midstudy.data.wheels.general import service_documentation
-from midstudy.data.wheels.packages import open_wheel
-from midstudy.data.wheels.prose import html_paragraphs, is_prose
 
 PACKAGES = ("botocore", *facts.PACKAGES)
 NUM_DOCUMENTS = 24_000

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from midstudy.data.builtin.docstrings import Definition, definitions, modules
+from midstudy.data.builtin.packages import open_wheel
 from midstudy.data.splits import split_by_hash
-from midstudy.data.wheels.docstrings import Definition, definitions, modules
-from midstudy.data.wheels.packages import open_wheel
 
 PACKAGES = ("mlflow-skinny", "prefect-client")
 TARGET_CHARS = (200, 1200)
