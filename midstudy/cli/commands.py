@@ -1,4 +1,4 @@
-"""What each verb of the `midstudy` command does, in terms of the parts that do it."""
+"""What each verb of the `midstudy` command does. Options are already parsed; other packages do the work."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def new(options: Namespace) -> int:
 
 
 def plan(options: Namespace) -> int:
-    """Show what a study would run."""
+    """Print what a study would run and what it would cost."""
     from midstudy.plan.summary import plan_facts, plan_text
     from midstudy.run.study import forecast_s
 
@@ -60,15 +60,17 @@ def plan(options: Namespace) -> int:
 
 
 def run(options: Namespace) -> int:
-    """Run a study: its stages, its tables, its report."""
+    """Run a study: its stages, its tables and its report."""
     from midstudy.plan.summary import plan_text
     from midstudy.run.study import begin, command_line, forecast_s
 
     where = _place(options)
     root = Path(options.store)
-    known = Store.open_existing(root)  # not created until the study begins, so that a rejected one leaves nothing behind
+    existing = Store.open_existing(
+        root
+    )  # created only when the study begins, so that a rejected study leaves nothing behind
     where.require(root)
-    planned = _plan(options, known, where)
+    planned = _plan(options, existing, where)
     command = command_line(options.experiment, data=options.data, settings=options.settings)
     store = begin(root, planned, where, command=command, max_gpu_hours=options.max_gpu_hours)
     print(plan_text(planned, forecast_s=forecast_s(planned, where)), flush=True)
@@ -78,24 +80,24 @@ def run(options: Namespace) -> int:
 
 
 def retry(options: Namespace) -> int:
-    """Forget the failures of a study and run what is missing, from the frozen study."""
+    """Clear the failures of a study and run its missing stages from the frozen manifest."""
     from midstudy.plan.manifest import stages_of
 
     store = _open_to_write(options)
     manifest = _manifest(store, options.study)
-    kept = store.paths.placement_file(manifest.name) if options.backend == "slurm" else None
-    where = _place(options, placement_file=kept)
+    kept_file = store.paths.placement_file(manifest.name) if options.backend == "slurm" else None
+    where = _place(options, placement_file=kept_file)
     where.require(store.root)
-    failed = [one for one in manifest.stages if not store.has(one) and store.failure(one) is not None]
+    failed = [stage for stage in manifest.stages if not store.has(stage) and store.failure(stage) is not None]
     chosen = [_own_stage(store, manifest, name) for name in options.stages] or failed
-    for identity in chosen:
-        if identity not in failed:
-            raise ValueError(f"stage {identity}: has not failed; failed are: {', '.join(failed) or 'none'}.")
-        store.write_interruptions(identity, [])  # it has all its runs again
-        store.clear_failure(identity)
+    for stage_id in chosen:
+        if stage_id not in failed:
+            raise ValueError(f"stage {stage_id}: has not failed; failed stages: {', '.join(failed) or 'none'}.")
+        store.write_interruptions(stage_id, [])  # reset its retry counter
+        store.clear_failure(stage_id)
     if options.detach:
         return _detach(store, manifest.name, where, options)
-    stages = stages_of(manifest, lambda one: store.requested(one)["recipe"])
+    stages = stages_of(manifest, lambda stage_id: store.requested(stage_id)["recipe"])
     return _run_stages(store, manifest.name, stages, where, options.tracking_uri)
 
 
@@ -113,12 +115,15 @@ def _plan(options: Namespace, store: Store | None, where: Place | None = None) -
 
 
 def _place(options: Namespace, *, placement_file: Path | None = None) -> Place:
-    """Where and how stages are computed; `placement_file` is that of an earlier run, for where none is named."""
+    """Return where and how stages are computed.
+
+    `placement_file` is the one of an earlier run, used unless the options name another.
+    """
     from midstudy.run.study import place
 
     if options.backend == "debug" and options.detach:
         raise ValueError(
-            "--detach: found with --backend debug, which runs stages in this very process; use --backend local."
+            "--detach: not possible with --backend debug, which runs stages in this process; use --backend local."
         )
     return place(
         backend=options.backend,
@@ -135,28 +140,36 @@ def _place(options: Namespace, *, placement_file: Path | None = None) -> Place:
 
 
 def _detach(store: Store, name: str, where: Place, options: Namespace) -> int:
-    """Let the same command run without `--detach`, and say how to follow it."""
+    """Start the same command, without `--detach`, as a detached driver; print how to follow and cancel it.
+
+    Raises:
+        ValueError: Slurm cannot be reached or rejected the driver's job.
+    """
     from midstudy.launch.detach import detach_here, detach_to_slurm
     from midstudy.launch.slurm.commands import SlurmAwayError, SlurmRefusedError
 
-    arguments = [one for one in options.arguments if not (one.startswith("--det") and "--detach".startswith(one))]
+    arguments = [
+        argument
+        for argument in options.arguments
+        if not (argument.startswith("--det") and "--detach".startswith(argument))  # argparse accepts prefixes
+    ]
     if where.placements is not None:
         try:
             driver = detach_to_slurm(store, name, arguments, where.placements.driver)
         except (SlurmAwayError, SlurmRefusedError) as error:
             raise ValueError(
-                f"--detach: the driver was not submitted ({error}). The placement file's [driver]: see there."
+                f"--detach: the driver was not submitted ({error}). Check the placement file's [driver] section."
             ) from None
     else:
         driver = detach_here(store, name, arguments)
     at = shlex.join([name, "--store", str(store.root)])
-    print(f"{name}: its driver is {driver}, and prints to {store.paths.detached_log(name)}")
-    print(f"  midstudy status {at}     how far it is\n  midstudy cancel {at}     ends it and its jobs")
+    print(f"{name}: driver {driver}, log: {store.paths.detached_log(name)}")
+    print(f"  midstudy status {at}     show its progress\n  midstudy cancel {at}     cancel it and its jobs")
     return 0
 
 
 def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Place, tracking_uri: str | None) -> int:
-    """Make what is missing, write the report, print how it went; returns the exit status."""
+    """Run the missing stages, write the report and print a summary. Return the exit status."""
     from midstudy.run.study import answer, write_report
     from midstudy.track.client import tracking_uri_of
 
@@ -166,14 +179,14 @@ def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Pla
     missing = len(stages) - len(store.published(stages))
     if missing:
         failed, skipped, warnings, page = _conduct(store, manifest, stages, where, tracking_uri)
-    else:  # nothing to show Prefect: a flow of cached tasks would cost more than all the rest
+    else:  # skip Prefect: a flow of cached tasks would take longer than everything else
         for stage in stages.values():
             store.verify(stage)
         page = write_report(store, manifest)
         failed, skipped, warnings = {}, {}, _sync(store, name, tracking_uri)
-    for identity, cause in failed.items():
-        print(f"failed: {manifest.stages[identity].label} ({identity}): {cause}", file=sys.stderr)
-        print(f"        midstudy logs {identity} --store {shlex.quote(str(store.root))}", file=sys.stderr)
+    for stage_id, cause in failed.items():
+        print(f"failed: {manifest.stages[stage_id].label} ({stage_id}): {cause}", file=sys.stderr)
+        print(f"        midstudy logs {stage_id} --store {shlex.quote(str(store.root))}", file=sys.stderr)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(
@@ -182,14 +195,21 @@ def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Pla
     )
     print(answer(store, manifest))
     print(f"report: {page}")
-    print(f"MLflow and Prefect: {_python_tool('midstudy')} ui --store {shlex.quote(_nearby(store.root))}")
+    print(f"MLflow and Prefect: {_python_tool('midstudy')} ui --store {shlex.quote(_relative_path(store.root))}")
     return 1 if failed else 0
 
 
 def _conduct(
     store: Store, manifest: Manifest, stages: Mapping[str, Stage], where: Place, tracking_uri: str
 ) -> tuple[Mapping[str, str], Mapping[str, str], Sequence[str], Path]:
-    """Run the flow; returns failed and skipped stages with their causes, warnings, and the report."""
+    """Run the study under a Prefect view.
+
+    Returns:
+        Causes of failed stages by id, causes of skipped stages by id, warnings, and the path of the report.
+
+    Raises:
+        SystemExit: the driver received SIGTERM or SIGHUP; its jobs keep running.
+    """
     from midstudy.cli.progress import ProgressLine
     from midstudy.flows.view import PrefectView
     from midstudy.run.conduct import DetachedError, run_study
@@ -222,7 +242,7 @@ def _conduct(
 
 
 def _sync(store: Store, name: str, tracking_uri: str) -> list[str]:
-    """Bring MLflow up to date; returns what went wrong, which costs no result."""
+    """Update MLflow. Return the problems as warnings: results do not depend on MLflow."""
     from midstudy.track.client import TrackingError
     from midstudy.track.sync import sync
 
@@ -234,7 +254,7 @@ def _sync(store: Store, name: str, tracking_uri: str) -> list[str]:
 
 
 def _cpu_s() -> float:
-    """CPU seconds of this process and of those it has waited for."""
+    """Return the CPU seconds of this process and of its finished children."""
     return sum(
         usage.ru_utime + usage.ru_stime
         for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -242,12 +262,13 @@ def _cpu_s() -> float:
 
 
 def _python_tool(name: str) -> str:
+    """Return the path of a command beside this interpreter; its bare name if it is not there."""
     beside = Path(sys.executable).parent / name
-    return _nearby(beside) if beside.exists() else name
+    return _relative_path(beside) if beside.exists() else name
 
 
-def _nearby(path: Path) -> str:
-    """The path relative to the current folder; absolute if that folder was removed."""
+def _relative_path(path: Path) -> str:
+    """Return the path relative to the current folder; the absolute path if that folder was removed."""
     try:
         return os.path.relpath(path)
     except OSError:
@@ -258,7 +279,7 @@ def _nearby(path: Path) -> str:
 
 
 def report(options: Namespace) -> int:
-    """Write the tables and the report of a study from what is finished."""
+    """Write the tables and the report of a study from its finished stages."""
     from midstudy.run.study import answer, write_report
 
     store = _open_to_write(options)
@@ -272,11 +293,11 @@ def report(options: Namespace) -> int:
     return 0
 
 
-# -- looking ----------------------------------------------------------------------------------------------------------
+# -- status and logs --------------------------------------------------------------------------------------------------
 
 
 def status(options: Namespace) -> int:
-    """Show how far a study is."""
+    """Print the progress of a study."""
     from midstudy.launch.backends import live_jobs, slurm_places
     from midstudy.plan.left_out import left_out_in
 
@@ -284,27 +305,38 @@ def status(options: Namespace) -> int:
     manifest = _manifest(store, options.study)
     stages = manifest.stages
     finished = store.published(stages)
-    failures = {one: failure for one in stages if one not in finished and (failure := store.failure(one))}
+    unfinished = [stage_id for stage_id in stages if stage_id not in finished]
+    failures = {stage_id: failure for stage_id in unfinished if (failure := store.failure(stage_id))}
     jobs = live_jobs(store, stages)
-    running = [one for job in jobs for one in job.stage_ids if one not in finished and store.paths.attempts(one).exists()]
+    running = [
+        stage_id
+        for job in jobs
+        for stage_id in job.stage_ids
+        if stage_id not in finished and store.paths.attempts(stage_id).exists()
+    ]
     skipped = _descendants(stages, failures) - finished - failures.keys()
     waiting = stages.keys() - finished - failures.keys() - {*running} - skipped
-    said = {"finished": finished, "running": running, "failed": failures, "skipped": skipped, "waiting": waiting}
-    of_stage = {one: word for word, some in said.items() for one in some}
+    by_status = {"finished": finished, "running": running, "failed": failures, "skipped": skipped, "waiting": waiting}
+    status_of = {stage_id: status for status, stage_ids in by_status.items() for stage_id in stage_ids}
     data_left_out = left_out_in(store, manifest)
     facts: dict[str, Any] = {
         "study": manifest.name,
         "stages": len(stages),
         "finished": len(finished),
-        "running": [{"id": one, "label": stages[one].label} for one in running],
-        "failed": [{"id": one, "label": stages[one].label, "cause": f["cause"]} for one, f in failures.items()],
+        "running": [{"id": stage_id, "label": stages[stage_id].label} for stage_id in running],
+        "failed": [
+            {"id": stage_id, "label": stages[stage_id].label, "cause": failure["cause"]}
+            for stage_id, failure in failures.items()
+        ],
         "skipped": len(skipped),
-        "interrupted": {one: known for one in stages if one not in finished and (known := store.interruptions(one))},
+        "interrupted": {stage_id: runs for stage_id in unfinished if (runs := store.interruptions(stage_id))},
         "waiting": len(waiting),
         "jobs": [job.name for job in jobs],
         "slurm": slurm_places(store, jobs),
         "left_out": data_left_out.as_json(),
-        "by_stage": [{"id": one, "label": stage.label, "is": of_stage[one]} for one, stage in stages.items()],
+        "by_stage": [
+            {"id": stage_id, "label": stage.label, "is": status_of[stage_id]} for stage_id, stage in stages.items()
+        ],
     }
     if options.json:
         print(json.dumps(facts, indent=1))
@@ -314,45 +346,48 @@ def status(options: Namespace) -> int:
         f"{len(failures)} failed, {len(skipped)} skipped, {facts['waiting']} waiting"
     )
     roles = Counter(stage.role for stage in stages.values())
-    done = Counter(stages[one].role for one in finished)
+    done = Counter(stages[stage_id].role for stage_id in finished)
     for role, number in roles.items():
         print(f"  {role:12} {done[role]:>5} of {number}")
     for name, place in facts["slurm"].items():
         print(f"  job      {name}  {place}")
-    for one in running:
-        print(f"  running  {one}  {stages[one].label}")
+    for stage_id in running:
+        print(f"  running  {stage_id}  {stages[stage_id].label}")
     for sentence in data_left_out.sentences:
         print(f"  note     {sentence}")
-    for one, known in facts["interrupted"].items():
-        print(f"  run again {one}  {stages[one].label}: {'; '.join(run['text'] for run in known)}")
-    for one, failure in failures.items():
-        print(f"  failed   {one}  {stages[one].label}: {failure['cause']}\n           {failure.get('retry', '')}")
+    for stage_id, runs in facts["interrupted"].items():
+        print(f"  retried  {stage_id}  {stages[stage_id].label}: {'; '.join(run['text'] for run in runs)}")
+    for stage_id, failure in failures.items():
+        print(f"  failed   {stage_id}  {stages[stage_id].label}: {failure['cause']}\n           {failure.get('retry', '')}")
     return 0
 
 
 def _descendants(stages: Mapping[str, StageEntry], roots: Mapping[str, Any]) -> set[str]:
-    """Every stage that needs one of `roots`; parents come before their children in a manifest."""
-    found: set[str] = set()
-    for identity, stage in stages.items():
-        if any(parent in roots or parent in found for parent in stage.parents):
-            found.add(identity)
-    return found
+    """Return the ids of all stages that depend on one of `roots`.
+
+    Relies on the order of a manifest: parents come before their children.
+    """
+    descendants: set[str] = set()
+    for stage_id, stage in stages.items():
+        if any(parent in roots or parent in descendants for parent in stage.parents):
+            descendants.add(stage_id)
+    return descendants
 
 
 def logs(options: Namespace) -> int:
-    """Print the last lines that the newest job logged while it made a stage."""
+    """Print the last lines that the latest job logged while it ran a stage."""
     from midstudy.launch.claim import claimed_by
     from midstudy.launch.log import stage_log
 
     store = Store.open(Path(options.store))
-    identity = _named_stage(store, options.study, options.stage)
-    failure = store.failure(identity)
-    job = claimed_by(store, identity)
+    stage_id = _named_stage(store, options.study, options.stage)
+    failure = store.failure(stage_id)
+    job = claimed_by(store, stage_id)
     if job is None:
-        raise ValueError(f"stage {identity}: no job has carried it yet, so there is no log.")
-    lines = stage_log(store, identity, job)[-options.lines :]
+        raise ValueError(f"stage {stage_id}: no job has run it yet, so there is no log.")
+    lines = stage_log(store, stage_id, job)[-options.lines :]
     if options.json:
-        print(json.dumps({"stage": identity, "job": job, "lines": lines, "failure": failure}, indent=1))
+        print(json.dumps({"stage": stage_id, "job": job, "lines": lines, "failure": failure}, indent=1))
     else:
         print("\n".join(lines))
         if failure:
@@ -366,20 +401,24 @@ def explain(options: Namespace) -> int:
     from midstudy.recipe.explain import differences
 
     store = Store.open(Path(options.store))
-    known = {one: store.requested(one) for one in store.stage_ids() if os.path.lexists(store.paths.recipe(one))}
-    labels = {one: requested["label"] for one, requested in known.items()}
-    left, right = (known[_find_stage(store, labels, name)] for name in (options.left, options.right))
-    found = differences(left["canonical"], right["canonical"])
+    requests = {
+        stage_id: store.requested(stage_id)
+        for stage_id in store.stage_ids()
+        if os.path.lexists(store.paths.recipe(stage_id))
+    }
+    labels = {stage_id: request["label"] for stage_id, request in requests.items()}
+    left, right = (requests[_find_stage(store, labels, name)] for name in (options.left, options.right))
+    differing = differences(left["canonical"], right["canonical"])
     if options.json:
-        sides = {side: {"id": one["id"], "label": one["label"]} for side, one in (("a", left), ("b", right))}
-        fields = [{"path": one.path, "a": one.left, "b": one.right} for one in found]
+        sides = {side: {"id": request["id"], "label": request["label"]} for side, request in (("a", left), ("b", right))}
+        fields = [{"path": field.path, "a": field.left, "b": field.right} for field in differing]
         print(json.dumps({**sides, "differences": fields}, indent=1))
         return 0
     print(f"A  {left['id']}  {left['label']}\nB  {right['id']}  {right['label']}")
-    for one in found:
-        print(f"  {one.path}\n    A  {_short(one.left)}\n    B  {_short(one.right)}")
-    if not found:
-        print("  no field differs: one recipe, one id")
+    for field in differing:
+        print(f"  {field.path}\n    A  {_short(field.left)}\n    B  {_short(field.right)}")
+    if not differing:
+        print("  no field differs: same recipe, same id")
     return 0
 
 
@@ -388,45 +427,45 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]} … ({len(text)} characters)"
 
 
-# -- passing on -------------------------------------------------------------------------------------------------------
+# -- export -----------------------------------------------------------------------------------------------------------
 
 
 def export(options: Namespace) -> int:
-    """Write a state as a folder that transformers loads."""
+    """Write a state as a folder that Hugging Face transformers loads."""
     from midstudy.export import export_huggingface
 
     store = Store.open(Path(options.store))
     manifest = _manifest_with(store, options.study, options.stage)
     stages = manifest.stages
-    states = {one: stage for one, stage in stages.items() if stage.kind == "state"}
-    known = [one for one in stages if one.startswith(options.stage)]
-    if known and not any(one in states for one in known):
-        raise ValueError(f"{known[0]}: {stages[known[0]].label}; allowed: a state, such as an arm's last.")
-    identity = _find_stage(store, _labels(states), options.stage)
-    if not store.has(identity):
-        raise ValueError(f"{identity}: {states[identity].label} is not finished; run the study first.")
-    name = re.sub(r"[^A-Za-z0-9.@]+", "-", states[identity].label)[:100].strip("-.")
-    folder = Path(options.output) if options.output else Path(f"{name}-{identity[:8]}")
-    command = shlex.join(["midstudy", "export", identity, "--to", "hf", "--study", manifest.name])
+    states = {stage_id: stage for stage_id, stage in stages.items() if stage.kind == "state"}
+    matches = [stage_id for stage_id in stages if stage_id.startswith(options.stage)]
+    if matches and not any(stage_id in states for stage_id in matches):
+        raise ValueError(f"{matches[0]}: expected a state, such as an arm's last one, got {stages[matches[0]].label}.")
+    state = _find_stage(store, _labels(states), options.stage)
+    if not store.has(state):
+        raise ValueError(f"{state}: {states[state].label} is not finished; run the study first.")
+    name = re.sub(r"[^A-Za-z0-9.@]+", "-", states[state].label)[:100].strip("-.")
+    folder = Path(options.output) if options.output else Path(f"{name}-{state[:8]}")
+    command = shlex.join(["midstudy", "export", state, "--to", "hf", "--study", manifest.name])
     losses: dict[str, float] = {}
-    for one, stage in stages.items():
-        if stage.kind == "evaluation" and identity in stage.parents and store.has(one):
-            what = f"{stage.data} {stage.split}"
-            # A split may be measured twice, with other tokens counted or documents masked: the id tells which.
-            losses[f"{what} ({one[:8]})" if what in losses else what] = store.record(one).metrics["loss_nats"]
-    export_huggingface(store, identity, folder, commands=(manifest.command, command), losses=losses)
+    for stage_id, stage in stages.items():
+        if stage.kind == "evaluation" and state in stage.parents and store.has(stage_id):
+            split = f"{stage.data} {stage.split}"
+            # Two evaluations may share a split and differ in loss or masking: the id tells them apart.
+            losses[f"{split} ({stage_id[:8]})" if split in losses else split] = store.record(stage_id).metrics["loss_nats"]
+    export_huggingface(store, state, folder, commands=(manifest.command, command), losses=losses)
     if options.json:
-        print(json.dumps({"stage": identity, "label": states[identity].label, "folder": str(folder)}))
+        print(json.dumps({"stage": state, "label": states[state].label, "folder": str(folder)}))
     else:
-        print(f"{folder}: {states[identity].label}; AutoModelForCausalLM and AutoTokenizer load it")
+        print(f"{folder}: {states[state].label}; AutoModelForCausalLM and AutoTokenizer load it")
     return 0
 
 
-# -- views ------------------------------------------------------------------------------------------------------------
+# -- MLflow and Prefect -----------------------------------------------------------------------------------------------
 
 
 def track(options: Namespace) -> int:
-    """Bring MLflow up to what the store says of a study."""
+    """Update MLflow from the store for a study."""
     from midstudy.track.client import tracking_uri_of
     from midstudy.track.sync import sync
 
@@ -437,20 +476,20 @@ def track(options: Namespace) -> int:
         print(json.dumps(report.as_json()))
     else:
         print(
-            f"{name}: {report.created} runs made, {report.updated} completed, {report.unchanged} were current, in "
+            f"{name}: {report.created} runs created, {report.updated} completed, {report.unchanged} already up to date, in "
             f"{report.wall_s:.1f} s; MLflow at {report.tracking_uri}"
         )
     return 0
 
 
 def ui(options: Namespace) -> int:
-    """Serve MLflow and Prefect on the store until interrupted."""
+    """Serve the MLflow and Prefect pages of the store until interrupted."""
     from midstudy.flows.ui import serve
 
     return serve(Store.open(Path(options.store)), tracking_uri=options.tracking_uri)
 
 
-# -- ending -----------------------------------------------------------------------------------------------------------
+# -- cancel -----------------------------------------------------------------------------------------------------------
 
 
 def cancel(options: Namespace) -> int:
@@ -461,17 +500,17 @@ def cancel(options: Namespace) -> int:
     store = _open_to_write(options)
     name = _manifest(store, options.study).name
     if driver := end_detached(store, name):
-        print(f"{name}: its driver, {driver}, is ended")
+        print(f"{name}: driver {driver} stopped")
     jobs = cancel_study(store, name)
-    print(f"{name}: {len(jobs)} jobs cancelled; finished stages stay, the others go on when the study is run again")
+    print(f"{name}: {len(jobs)} jobs cancelled; finished stages are kept, the others resume when the study is run again")
     return 0
 
 
-# -- freeing ----------------------------------------------------------------------------------------------------------
+# -- clean ------------------------------------------------------------------------------------------------------------
 
 
 def clean(options: Namespace) -> int:
-    """Show, or with --yes free, what no stage of a study needs, and say why the rest stays."""
+    """Print, or with `--yes` free, what no stage of a study needs; print why the rest is kept."""
     from midstudy.launch.backends import live_jobs
     from midstudy.plan.summary import hours
     from midstudy.store.retention import free, survey
@@ -480,30 +519,30 @@ def clean(options: Namespace) -> int:
         return {stage for job in live_jobs(store) for stage in job.stage_ids}
 
     store = _open_to_write(options) if options.yes else Store.open(Path(options.store))
-    found = survey(store, live_stages=live_stages(), resume_point=_resume_point, unreferenced=options.unreferenced)
-    freed = free(store, found.free, live_stages=live_stages) if options.yes else []
+    items = survey(store, live_stages=live_stages(), resume_point=_resume_point, unreferenced=options.unreferenced)
+    freed = free(store, items.free, live_stages=live_stages) if options.yes else []
     if options.json:
-        groups = {"can_be_freed": found.free, "freed": freed, "stays": found.kept}
-        facts = {name: [dataclasses.asdict(item) for item in items] for name, items in groups.items()}
+        groups = {"can_be_freed": items.free, "freed": freed, "stays": items.kept}
+        facts = {group: [dataclasses.asdict(item) for item in members] for group, members in groups.items()}
         print(json.dumps(facts, indent=1, default=str))
         return 0
-    print(_items_table("freed" if options.yes else "can be freed", freed if options.yes else found.free))
-    print(_items_table("stays", found.kept))
-    if not options.yes and found.free:
+    print(_items_table("freed" if options.yes else "can be freed", freed if options.yes else items.free))
+    print(_items_table("kept", items.kept))
+    if not options.yes and items.free:
         print("nothing was removed: add --yes to free it")
-    unreferenced = [item for item in (*found.free, *found.kept) if item.remake_s is not None]
+    unreferenced = [item for item in (*items.free, *items.kept) if item.remake_s is not None]
     if unreferenced:
         took = hours(sum(item.remake_s or 0.0 for item in unreferenced) / 3600)
-        verb = "stay without" if not options.unreferenced else "went with" if options.yes else "go with"
+        verb = "are kept without" if not options.unreferenced else "were freed by" if options.yes else "would be freed by"
         print(
-            f"{len(unreferenced)} finished stages that no study asks for any more {verb} --unreferenced; "
-            f"they took {took} to make, and a study that asks for them again has to make them again"
+            f"{len(unreferenced)} finished stages that no study requests any more {verb} --unreferenced; "
+            f"they took {took} to make, and a study that requests them again has to make them again"
         )
     return 0
 
 
 def _items_table(title: str, items: Sequence[Item]) -> str:
-    """Items by reason, with their number and size; the largest first."""
+    """Return a table of the items grouped by reason, with number and size, the largest group first."""
     numbers = Counter(item.reason for item in items)
     sizes: Counter[str] = Counter()
     for item in items:
@@ -526,16 +565,15 @@ def _resume_point(attempts: Sequence[Path]) -> Path | None:
 
 
 def _open_to_write(options: Namespace) -> Store:
-    """A store that is there, in which the command writes."""
+    """Open an existing store and check that it can be written."""
     store = Store.open(Path(options.store))
     store.require_writable()
     return store
 
 
-_SHOWN = 20
+# -- finding studies and stages ---------------------------------------------------------------------------------------
 
-
-# -- finding ----------------------------------------------------------------------------------------------------------
+_SHOWN = 20  # matches listed for an ambiguous name
 
 
 def _manifest(store: Store, name: str | None) -> Manifest:
@@ -545,63 +583,80 @@ def _manifest(store: Store, name: str | None) -> Manifest:
 
 
 def _labels(stages: Mapping[str, StageEntry]) -> dict[str, str]:
-    return {one: stage.label for one, stage in stages.items()}
+    return {stage_id: stage.label for stage_id, stage in stages.items()}
 
 
 def _find_stage(store: Store, labels: Mapping[str, str], name: str) -> str:
-    """The stage whose id begins with `name`, or whose label is `name` or, alone, contains it; `labels` are those of the
-    stages by id."""
-    matches = [one for one in labels if one.startswith(name)] if name else []
-    matches = matches or [one for one, label in labels.items() if label == name]
-    matches = matches or [one for one, label in labels.items() if name in label]
+    """Return the id of the one stage that matches `name`: by id prefix, else by equal label, else by part of the label.
+
+    Args:
+        labels: labels of the candidate stages by id.
+
+    Raises:
+        StoreError: no stage matches, or several do.
+    """
+    matches = [stage_id for stage_id in labels if stage_id.startswith(name)] if name else []
+    matches = matches or [stage_id for stage_id, label in labels.items() if label == name]
+    matches = matches or [stage_id for stage_id, label in labels.items() if name in label]
     if len(matches) == 1:
         return matches[0]
     if not matches and is_name(name) and store.paths.stage(name).is_dir():
         raise StoreError(
-            f"stage {name}: not one of a study as it was run last; the former manifests, with the commands that made them, "
+            f"stage {name}: not in the current manifest of any study; previous manifests, with the commands that made them, "
             f"are in {store.paths.study('STUDY') / 'history'}."
         )
     if not matches:
-        raise StoreError(f"{store.root}: no stage {name!r}; `midstudy status --json` names them all.")
-    shown = "\n".join(f"  {one}  {labels[one]}" for one in matches[:_SHOWN])
+        raise StoreError(f"{store.root}: no stage {name!r}; `midstudy status --json` lists all stages.")
+    shown = "\n".join(f"  {stage_id}  {labels[stage_id]}" for stage_id in matches[:_SHOWN])
     shown += f"\n  and {len(matches) - _SHOWN} more" * (len(matches) > _SHOWN)
-    raise StoreError(f"{name!r} names {len(matches)} stages; give more of its id or name:\n{shown}")
+    raise StoreError(f"{name!r} matches {len(matches)} stages; give more of its id or name:\n{shown}")
 
 
 def _named_stage(store: Store, study: str | None, name: str) -> str:
-    """The stage that `name` identifies: by full id, even if no current study has it; else by `_find_stage` in the study or
-    in all studies; else by id prefix among all stages ever requested.
+    """Return the id of the stage that `name` identifies.
+
+    A full id matches even if no current study contains it. Otherwise `_find_stage` searches the study, or all studies if
+    none is named; if nothing matches, an id prefix is looked up among all stages ever requested.
+
+    Raises:
+        StoreError: there is no such study, no stage matches, or several do.
     """
     if study is not None:
         _manifest(store, study)  # raises if there is no such study
     if is_name(name) and store.paths.stage(name).is_dir():
         return name
     studies = [study] if study is not None else store.studies()
-    labels = {one: label for study in studies for one, label in _labels(_manifest(store, study).stages).items()}
+    labels = {stage_id: label for study in studies for stage_id, label in _labels(_manifest(store, study).stages).items()}
     try:
         return _find_stage(store, labels, name)
     except StoreError:
-        former = [one for one in store.stage_ids() if name and one.startswith(name) and one not in labels]
-        if len(former) != 1 or any(one.startswith(name) for one in labels):
+        previous = [
+            stage_id for stage_id in store.stage_ids() if name and stage_id.startswith(name) and stage_id not in labels
+        ]
+        if len(previous) != 1 or any(stage_id.startswith(name) for stage_id in labels):
             raise
-        return former[0]
+        return previous[0]
 
 
 def _manifest_with(store: Store, study: str | None, name: str) -> Manifest:
-    """The study's manifest. If no study is named and there are several, that of a study with the stage `name`."""
-    if study is None and len(names := store.studies()) > 1:
-        manifests = [_manifest(store, one) for one in names]
-        labels = {one: label for each in manifests for one, label in _labels(each.stages).items()}
-        identity = _find_stage(store, labels, name)
-        return next(one for one in manifests if identity in one.stages)
+    """Return the manifest of the study; if none is named and there are several, of one that contains the stage `name`."""
+    if study is None and len(study_names := store.studies()) > 1:
+        manifests = [_manifest(store, study_name) for study_name in study_names]
+        labels = {stage_id: label for manifest in manifests for stage_id, label in _labels(manifest.stages).items()}
+        stage_id = _find_stage(store, labels, name)
+        return next(manifest for manifest in manifests if stage_id in manifest.stages)
     return _manifest(store, study)
 
 
 def _own_stage(store: Store, manifest: Manifest, name: str) -> str:
-    """The stage of this study that `name` identifies."""
+    """Return the id of the stage of this study that `name` identifies.
+
+    Raises:
+        StoreError: no stage of the study matches, or several do.
+    """
     if name not in manifest.stages and is_name(name) and store.paths.stage(name).is_dir():
         raise StoreError(
-            f"stage {name}: not one of study {manifest.name!r} as it was run last; its former manifests, with the "
+            f"stage {name}: not in the current manifest of study {manifest.name!r}; its previous manifests, with the "
             f"commands that made them, are in {store.paths.study(manifest.name) / 'history'}."
         )
     return _find_stage(store, _labels(manifest.stages), name)

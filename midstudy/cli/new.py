@@ -1,4 +1,4 @@
-"""`midstudy new FILE`: a commented example to change, an experiment (`.py`) or what jobs ask of Slurm (`.toml`)."""
+"""`midstudy new FILE`: writes a commented example to edit, an experiment (`.py`) or a Slurm placement (`.toml`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of a run on a terminal: one line that is written over, or, into a file, a line every half minute."""
+"""Progress of a run: on a terminal one line that is overwritten, in a file a new line every half minute."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FILE_INTERVAL_S = 30.0
 
 
 class ProgressLine:
-    """Call it with each `Progress`; `close` ends the line."""
+    """Print each `Progress` it is called with; `close` ends the line."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -45,7 +45,7 @@ class ProgressLine:
         self._stream.flush()
 
     def notice(self, text: str) -> None:
-        """A line that stays, above the progress."""
+        """Print a line that stays, above the progress line."""
         width = shutil.get_terminal_size().columns - 1 if self._is_terminal else 0
         self._stream.write(("\r" if self._is_terminal else "") + text.ljust(width) + "\n")
         self._stream.flush()

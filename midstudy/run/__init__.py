@@ -1,1 +1,1 @@
-"""What a run of a study is: plan, freeze, drive, watch, tables, report."""
+"""Run a study: plan, freeze, drive the stages, watch them, write tables and report."""

@@ -1,11 +1,11 @@
-"""Conducts a run: the driver makes the stages, a view shows them, MLflow is kept up to date.
+"""Conduct a run: the driver makes the stages, a view shows them, MLflow is kept up to date.
 
-Driver, view and MLflow's sync live in the main thread, a thread and a process. A run ends when the driver raises or a person
-ends it; what goes wrong with a view becomes a warning.
+The driver runs in the main thread, the view in a thread, the MLflow sync in a process. A run ends early if the driver raises
+or the user ends it; problems of the view or of MLflow become warnings.
 
-Ctrl-C and the view's cancel button cancel: the jobs are ended. SIGTERM and SIGHUP, which a closed laptop, a logout or a
-restarted service send, detach: the jobs go on, and the next run follows them. A Prefect worker passes its cancel button on
-as SIGTERM, too, so the view is asked which of the two was meant.
+Ctrl-C and the view's cancel button cancel: the jobs are stopped. SIGTERM and SIGHUP, sent by a closed laptop, a logout or a
+restarted service, detach: the jobs keep running and the next run follows them. A Prefect worker also turns its cancel button
+into SIGTERM, so after a signal the view is asked whether the run is being cancelled.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _HOW = {"published": FINISHED, "reused": REUSED, "failed": FAILED, "skipped": SK
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """How a run came out. `finished` and `reused` are stage ids; `failed` and `skipped` map ids to causes.
+    """The outcome of a run. `finished` and `reused` are stage ids; `failed` and `skipped` map ids to causes.
 
-    `warnings` are what went wrong with a view: Prefect or MLflow is not complete, the results are.
+    `warnings` list problems with Prefect or MLflow: they may be incomplete, the results are not affected.
     """
 
     finished: tuple[str, ...]
@@ -57,18 +57,18 @@ class RunSummary:
 
 
 class DetachedError(Exception):
-    """The driver was told to leave by SIGTERM or SIGHUP: its jobs go on. `signal` is the number."""
+    """SIGTERM or SIGHUP detached the driver: its jobs keep running. `signal` is the signal's number."""
 
     def __init__(self, number: int, num_jobs: int) -> None:
         super().__init__(
-            f"told to leave ({signal.Signals(number).name}): {num_jobs} jobs go on by themselves. The same command follows "
-            "them again; `midstudy status` shows them and `midstudy cancel` ends them."
+            f"detached ({signal.Signals(number).name}): {num_jobs} jobs keep running. The same command follows them again; "
+            "`midstudy status` shows them and `midstudy cancel` cancels them."
         )
         self.signal = number
 
 
 class StageDriver(Protocol):
-    """What a run needs of `midstudy.launch.driver.Driver`."""
+    """The part of `midstudy.launch.driver.Driver` that a run uses."""
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -94,37 +94,37 @@ def run_study(
     tracking_uri: str | None = None,
     view_of: ViewOf,
 ) -> RunSummary:
-    """Make every stage of a study that is missing; returns when the last has ended and the views are up to date.
+    """Make every missing stage of a study; return when the last one has ended and the views are up to date.
 
-    The study's manifest and the missing stages' recipes are in the store already. A stage that fails skips its
-    descendants and leaves the rest alone.
+    The store must already hold the study's manifest and the recipes of the missing stages. If a stage fails, its descendants
+    are skipped and all other stages run.
 
     Args:
-        stages: all stages of the study's manifest, finished ones included.
+        stages: all stages of the study's manifest by id, finished ones included.
         backend: "local", "slurm" or "debug".
         max_jobs: jobs at a time.
-        placements: what jobs ask of Slurm and how they compute.
-        placement: how each job computes; by default on one thread of the processor.
-        gpus: what CUDA_VISIBLE_DEVICES may name, shared out among the jobs.
+        placement: how each job computes; by default on one CPU thread.
+        gpus: values for CUDA_VISIBLE_DEVICES, distributed among the jobs.
+        placements: the resources jobs request from Slurm and how they compute.
         on_progress: called in this thread about twice a second.
-        on_notice: called in this thread with a line for people: a stage is run again, a job could not be submitted.
-        when_done: called in this thread when every stage has ended, while the views are brought up to date.
-        tracking_uri: MLflow's address; by default MLFLOW_TRACKING_URI, else its SQLite file in the store.
-        view_of: makes the view that shows the run, such as `midstudy.flows.view.PrefectView`.
+        on_notice: called in this thread with a line for the user: a stage is retried, a job could not be submitted.
+        when_done: called in this thread when every stage has ended, while MLflow and the view are still being updated.
+        tracking_uri: MLflow's address; by default MLFLOW_TRACKING_URI, else a SQLite file in the store.
+        view_of: factory of the view that shows the run, such as `midstudy.flows.view.PrefectView`.
 
     Raises:
         StoreError: the store cannot be written, or a record in it is damaged.
-        KeyboardInterrupt: after Ctrl-C, `midstudy cancel` or the view's cancel button, when the jobs are gone.
-        DetachedError: after SIGTERM or SIGHUP; the jobs go on.
+        KeyboardInterrupt: after Ctrl-C, `midstudy cancel` or the view's cancel button, once the jobs have stopped.
+        DetachedError: after SIGTERM or SIGHUP; the jobs keep running.
     """
     launcher = launcher_of(
         backend, store, placement=placement, gpus=gpus, placements=placements, stages=stages, on_notice=on_notice
     )
     budget: dict[str, Any] = {} if placements is None else {"job_budget_s": placements.jobs.budget_s}
     outlook = forecast(stages, published=store.published(stages), num_jobs=max_jobs, pack_key=launcher.pack_key, **budget)
-    told = Notices(store, stages, on_notice)
+    notices = Notices(store, stages, on_notice)
     driver = Driver(
-        store, stages, launcher, study=study_name, max_jobs=max_jobs, on_change=told, on_notice=on_notice, **budget
+        store, stages, launcher, study=study_name, max_jobs=max_jobs, on_change=notices, on_notice=on_notice, **budget
     )
     return conduct(
         driver,
@@ -153,7 +153,7 @@ def conduct(
     view_of: ViewOf,
     outlook: Forecast | None = None,
 ) -> RunSummary:
-    """`run_study` with an existing driver and a forecast of the run."""
+    """Do what `run_study` does, with a given driver and a forecast of the run."""
     began = time.perf_counter()
     manifest = load(store, study_name)
     watch = Watch(manifest.stages, max_jobs=max_jobs, outlook=outlook)
@@ -194,10 +194,11 @@ def conduct(
 async def _drive(
     driver: StageDriver, store: Store, watch: Watch, view: View, on_progress: Callable[[Progress], None]
 ) -> None:
-    """Follow every stage to its end.
+    """Run the driver and record in `watch` when each stage begins and ends.
 
     Raises:
-        KeyboardInterrupt, DetachedError: somebody wanted it ended before.
+        KeyboardInterrupt: the run was cancelled before every stage had ended.
+        DetachedError: a signal detached the run before every stage had ended.
     """
 
     async def follow(stage_id: str) -> None:
@@ -208,7 +209,7 @@ async def _drive(
     async def tick() -> None:
         while True:
             for stage_id in driver.in_jobs:
-                if store.paths.attempts(stage_id).exists():  # a job carries several stages, and makes one at a time
+                if store.paths.attempts(stage_id).exists():  # a job holds several stages and runs one at a time
                     watch.begin(stage_id)
             on_progress(watch.progress())
             await asyncio.sleep(_TICK_S)
@@ -219,13 +220,13 @@ async def _drive(
         following = asyncio.gather(*(follow(stage_id) for stage_id in watch.stages))
         button = asyncio.create_task(view.cancelled())
         try:
-            with _told_to_leave() as told:
-                ends: list[asyncio.Future[Any]] = [following, told, button]
+            with _detach_signal() as signalled:
+                ends: list[asyncio.Future[Any]] = [following, signalled, button]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 if not following.done():
                     if button.done() or await asyncio.to_thread(view.is_cancelling, _ASK_TIMEOUT_S):
                         raise KeyboardInterrupt
-                    raise DetachedError(told.result(), await driver.detach())
+                    raise DetachedError(signalled.result(), await driver.detach())
             following.result()
         except StudyCancelledError as error:
             raise KeyboardInterrupt from error
@@ -240,7 +241,7 @@ async def _drive(
 
 
 def _took_s(store: Store, stage_id: str) -> float | None:
-    """Seconds a stage took. None if its record cannot be read, which the stages that need it report."""
+    """Return the seconds a stage took; None if its record cannot be read, which dependent stages will report."""
     try:
         return store.record(stage_id).timing["wall_s"]
     except StoreError:
@@ -248,24 +249,24 @@ def _took_s(store: Store, stage_id: str) -> float | None:
 
 
 @contextlib.contextmanager
-def _told_to_leave() -> Iterator[asyncio.Future[int]]:
-    """Within: a future that has the signal's number once SIGTERM or SIGHUP has come; not where they are ignored (nohup)."""
+def _detach_signal() -> Iterator[asyncio.Future[int]]:
+    """Yield a future that receives the signal's number on SIGTERM or SIGHUP; signals ignored before (nohup) stay ignored."""
     loop = asyncio.get_running_loop()
-    told: asyncio.Future[int] = loop.create_future()
+    signalled: asyncio.Future[int] = loop.create_future()
     numbers = []
     if threading.current_thread() is threading.main_thread():
-        numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
+        numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
 
     def note(number: int) -> None:
-        if not told.done():
-            told.set_result(number)
+        if not signalled.done():
+            signalled.set_result(number)
 
-    former = {number: signal.getsignal(number) for number in numbers}
+    previous = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
         loop.add_signal_handler(number, note, number)
     try:
-        yield told
+        yield signalled
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             loop.remove_signal_handler(number)
             signal.signal(number, handler)

@@ -1,6 +1,6 @@
-"""What running a study is, around its driver: plan against the store, check that it fits, freeze; at the end its report.
+"""The steps of a run before and after its driver: plan against the store, check the limits, freeze, write the report.
 
-The command line and the deployed flows both call these, so that they make the same stages and the same report.
+The command line and the deployed flows share these functions, so both make the same stages and the same report.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where and how stages are computed: what `midstudy.run.conduct.run_study` takes beside the study.
+    """Where and how stages are computed: the arguments of `midstudy.run.conduct.run_study` besides the study.
 
-    On Slurm that is `placements`, for each kind of stage and size; elsewhere one `placement` and the GPUs to share out.
+    On Slurm, `placements` gives a placement per stage kind and model size. Elsewhere all jobs use one `placement` and share
+    the GPUs `gpus`.
     """
 
     backend: str
@@ -38,10 +39,10 @@ class Place:
     placement_file: Path | None = None
 
     def require(self, root: Path) -> None:
-        """Check that the backend can be used from here, with a store at `root`.
+        """Check that the backend can be used from this machine with a store at `root`.
 
         Raises:
-            ValueError: Slurm's commands are missing, or its nodes cannot see the store.
+            ValueError: Slurm's commands are missing, or its nodes cannot access the store.
         """
         if self.backend == "slurm":
             from midstudy.launch.slurm.commands import SlurmCommands
@@ -50,19 +51,19 @@ class Place:
 
     @property
     def threads_a_job(self) -> int:
-        """Threads of all ranks of a job, where one placement holds for all."""
+        """Threads of all ranks of a job; 1 if there is no single placement."""
         return self.placement.num_threads * self.placement.num_ranks if self.placement is not None else 1
 
     @property
     def most_jobs(self) -> int:
-        """Jobs that this machine's cores hold at a time."""
+        """Number of jobs that this machine's cores can run at a time."""
         from midstudy.environment import num_cores
 
         return max(1, num_cores() // self.threads_a_job)
 
     @property
     def uses_gpus(self) -> bool:
-        """Whether stages are priced as those of a GPU."""
+        """True if stages are priced as GPU stages."""
         if self.placements is not None:
             return self.placements.uses_gpus
         return self.placement is not None and self.placement.device == "cuda"
@@ -81,10 +82,14 @@ def place(
     chunked_loss: bool,
     jobs_per_gpu: int,
 ) -> Place:
-    """The place that the options of a run name; without `jobs`, as many as the machine holds or the placement file says.
+    """Return the `Place` that the options of a run describe.
+
+    Args:
+        jobs: jobs at a time; by default as many as the machine holds, or the number in the placement file.
 
     Raises:
-        ValueError: there is no such device, Slurm is not here, or the backend cannot do it.
+        ValueError: the device does not exist, or the backend does not support an option.
+        RecipeError: the placement's options contradict each other.
     """
     from midstudy.environment import num_cores
     from midstudy.train.environment import visible_gpus
@@ -102,16 +107,16 @@ def place(
     if backend == "slurm":
         return _on_slurm(placement_file, placement, jobs=jobs)
     if placement_file is not None:
-        raise ValueError(f"--placement: found with --backend {backend}; allowed: with --backend slurm.")
+        raise ValueError(f"--placement: expected with --backend slurm only, got --backend {backend}.")
     if backend == "debug" and ranks > 1:
-        raise ValueError(f"--ranks: found {ranks} with --backend debug, which is one process; use --backend local.")
+        raise ValueError(
+            f"--ranks: expected 1 with --backend debug, which is one process, got {ranks}; use --backend local."
+        )
     gpus = visible_gpus() if placement.device == "cuda" else ()
     if gpus and placement.num_ranks > len(gpus):
-        raise ValueError(
-            f"--ranks: found {placement.num_ranks}; allowed: at most the {len(gpus)} GPUs that are visible here."
-        )
-    places = len(gpus) * placement.jobs_per_gpu if gpus else num_cores() // placement.num_threads
-    max_jobs = jobs or max(1, places // placement.num_ranks)
+        raise ValueError(f"--ranks: expected at most the number of visible GPUs, {len(gpus)}, got {placement.num_ranks}.")
+    num_slots = len(gpus) * placement.jobs_per_gpu if gpus else num_cores() // placement.num_threads
+    max_jobs = jobs or max(1, num_slots // placement.num_ranks)
     return Place(backend=backend, placement=placement, gpus=gpus, max_jobs=max_jobs)
 
 
@@ -124,12 +129,12 @@ def _on_slurm(placement_file: Path | None, given: Placement, *, jobs: int | None
         if getattr(given, field.name) != field.default:
             option = options.get(field.name, field.name).replace("_", "-")
             raise ValueError(
-                f"--{option}: found with --backend slurm; allowed: in the placement file, for each kind of stage and size."
+                f"--{option}: not an option with --backend slurm; set it in the placement file, by stage kind and size."
             )
     if placement_file is None or not placement_file.exists():
         raise ValueError(
-            f"--placement: found {placement_file or 'none'}; allowed with --backend slurm: a file that says what jobs ask "
-            "for. `midstudy new placement.toml` writes one; change it to your cluster's partitions."
+            f"--placement: expected with --backend slurm a file that says what jobs request, got {placement_file or 'none'}."
+            " `midstudy new placement.toml` writes an example; adapt it to your cluster's partitions."
         )
     placements = read_placement_file(placement_file)
     max_jobs = jobs or placements.jobs.at_a_time
@@ -145,14 +150,15 @@ def plan_experiment(
     where: Place | None = None,
     price_on: str | None = None,
 ) -> Plan:
-    """The study of an experiment file, planned against what a store holds.
+    """Load the study of an experiment file and plan it against the contents of a store.
 
     Args:
         data: `--data` arguments; see `midstudy.data.data_args.DataChoice`.
         settings: `KEYWORD=VALUE` arguments for the experiment's `study(...)`.
-        where: what will compute; by default what a run without options takes. The plan counts the hours of its device, as
-            fast as it was seen, unless `price_on` names another. A processor that no finished stage of the store tells
-            about is calibrated, which takes seconds; not so on Slurm, whose nodes are other machines.
+        where: what will compute; by default the place of a run without options. If no finished stage of the store ran on
+            this processor, it is calibrated, which takes seconds. Slurm nodes are other machines and are not calibrated.
+        price_on: name of the device whose hours the plan counts, at measured rates where the store has them; by default
+            the device of `where`.
 
     Raises:
         RecipeError: a field of the study is wrong.
@@ -175,8 +181,8 @@ def plan_experiment(
     where = where or _here()
     processor, num_threads = (this_processor(), where.threads_a_job) if where.placement else (None, 1)
     states = published_states(store, processor=processor, num_threads=num_threads) if store else PublishedStates()
-    usual = H100 if where.uses_gpus else CPU_CORE
-    priced = DEVICES[price_on or usual.name]
+    default = H100 if where.uses_gpus else CPU_CORE
+    priced = DEVICES[price_on or default.name]
     throughput = Throughput(priced, measured_throughput(states.rates.get(priced.name, ())))
 
     def plan_at(throughput: Throughput) -> Plan:
@@ -189,13 +195,13 @@ def plan_experiment(
 
     plan = plan_at(throughput)
     if processor is not None and priced is CPU_CORE and price_on is None and plan.workloads:
-        seen = _calibrated(replace(throughput, emulates_bfloat16=not processor.has_bfloat16), plan, where)
-        plan = plan_at(seen) if seen.calibrated else replace(plan, throughput=seen)
+        calibrated = _calibrated(replace(throughput, emulates_bfloat16=not processor.has_bfloat16), plan, where)
+        plan = plan_at(calibrated) if calibrated.calibrated else replace(plan, throughput=calibrated)
     return replace(plan, left_out=left_out_of(store, plan.stages)) if store else plan
 
 
 def _here() -> Place:
-    """What a run without options takes: every core of this machine."""
+    """Return the place of a run without options: every core of this machine."""
     from midstudy.environment import num_cores
     from midstudy.train.placement import Placement
 
@@ -203,29 +209,32 @@ def _here() -> Place:
 
 
 def _calibrated(throughput: Throughput, plan: Plan, where: Place) -> Throughput:
-    """The same with the rates of what the plan trains on this processor and no finished stage tells; of bfloat16 that is
-    emulated, with those of fp32 too."""
+    """Return `throughput` with calibrated rates for the plan's workloads that no finished stage has measured.
+
+    Where bfloat16 is emulated, fp32 is calibrated too, for comparison.
+    """
     from midstudy.execute.calibration import Machine, calibrate, calibrated
 
-    wanted = list(plan.workloads)
+    workloads = list(plan.workloads)
     if throughput.emulates_bfloat16:
-        wanted += [replace(one, precision="fp32") for one in wanted if one.precision != "fp32"]
-    unknown = [one for one in dict.fromkeys(wanted) if not throughput.is_measured(one)]
+        workloads += [replace(workload, precision="fp32") for workload in workloads if workload.precision != "fp32"]
+    unknown = [workload for workload in dict.fromkeys(workloads) if not throughput.is_measured(workload)]
     if not unknown:
         return throughput
     machine = Machine(num_threads=where.threads_a_job, num_jobs=min(where.max_jobs, where.most_jobs))
     known = calibrated(unknown, machine)
     throughput = replace(throughput, calibrated=known)
     began = time.perf_counter()
-    if unknown := [one for one in unknown if not throughput.is_measured(one)]:
+    if unknown := [workload for workload in unknown if not throughput.is_measured(workload)]:
         known = {**calibrate(unknown, machine), **known}
         throughput = replace(throughput, calibrated=known, calibration_s=time.perf_counter() - began)
     return throughput
 
 
 def forecast_s(plan: Plan, where: Place | None = None) -> float | None:
-    """Expected seconds on the wall of a run of the plan, without those that jobs wait in a queue; none of a plan that is
-    priced on another device than will compute it.
+    """Return the expected wall-clock seconds of a run of the plan, without queueing time.
+
+    None if the plan is priced on another kind of device than the one that will compute it.
 
     Args:
         where: what will compute, as in `plan_experiment`.
@@ -241,12 +250,13 @@ def forecast_s(plan: Plan, where: Place | None = None) -> float | None:
 
 
 def begin(root: Path, plan: Plan, where: Place, *, command: str, max_gpu_hours: float | None) -> Store:
-    """Ask the store for what is missing and freeze the study in it; returns the store, which is made if need be.
+    """Request the plan's missing stages from the store and freeze the study in it. Return the store.
 
     Args:
-        root: the store's folder.
-        where: its placement file is kept with the study, for `retry`.
+        root: the store's folder; the store is created if it does not exist.
+        where: its placement file is copied beside the manifest, for `retry`.
         command: the command that runs the study, kept in its manifest.
+        max_gpu_hours: limit on the plan's device hours; None for no limit.
 
     Raises:
         ValueError: the plan needs more device hours than `max_gpu_hours`, or more disk than is free. Nothing is written,
@@ -261,8 +271,8 @@ def begin(root: Path, plan: Plan, where: Place, *, command: str, max_gpu_hours: 
     device_hours = plan.missing_s / 3600
     if max_gpu_hours is not None and device_hours > max_gpu_hours:
         raise ValueError(
-            f"--max-gpu-hours: the plan needs {hours(device_hours)} of one {plan.throughput.device.title}; "
-            f"allowed: {hours(max_gpu_hours)}. Raise the limit, or plan fewer arms or shorter training."
+            f"--max-gpu-hours: the plan needs {hours(device_hours)} of one {plan.throughput.device.title}, "
+            f"more than the limit of {hours(max_gpu_hours)}. Raise the limit, or plan fewer arms or shorter training."
         )
     disk = Path(os.path.abspath(root))
     while not disk.exists():
@@ -283,15 +293,15 @@ def begin(root: Path, plan: Plan, where: Place, *, command: str, max_gpu_hours: 
 
 
 def command_line(experiment: str, *, data: Sequence[str], settings: Sequence[str]) -> str:
-    """The command that runs a study, as its manifest and report keep it."""
+    """Return the shell command that runs a study, as its manifest and report show it."""
     parts = ["midstudy", "run", experiment]
-    parts += [part for one in data for part in ("--data", one)]
-    parts += [part for one in settings for part in ("--set", one)]
+    parts += [part for source in data for part in ("--data", source)]
+    parts += [part for setting in settings for part in ("--set", setting)]
     return shlex.join(parts)
 
 
 def write_report(store: Store, manifest: Manifest) -> Path:
-    """Write the tables and the report of a study from what is finished; returns the report's page."""
+    """Write the tables and the report of a study from its finished stages. Return the path of the report's page."""
     from midstudy.analysis.tables import write_tables
     from midstudy.report.notebook import render
 
@@ -301,5 +311,5 @@ def write_report(store: Store, manifest: Manifest) -> Path:
 
 
 def answer(store: Store, manifest: Manifest) -> str:
-    """The study's question answered in a few sentences, as `write_report` wrote it."""
+    """Return the answer to the study's question, a few sentences, as `write_report` wrote it."""
     return (store.paths.study(manifest.name) / "answer.txt").read_text("utf-8").strip()

@@ -1,4 +1,4 @@
-"""What a run asks of a view: to show a study while it runs, and to say whether it was cancelled there."""
+"""The interface of a view: it shows a running study and reports a cancellation made in it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from midstudy.store.store import Store
 
 
 class View(Protocol):
-    """Shows a run. Nothing that goes wrong with it may cost a result."""
+    """Shows a run. A failure of the view must not affect any result."""
 
     @property
     def trouble(self) -> str | None:
-        """Why the view is incomplete, once it is closed; None if it is complete."""
+        """Why the closed view is incomplete; None if it is complete."""
 
     def start(self) -> None:
-        """Begin to show the run, without waiting for it to appear."""
+        """Start showing the run; return without waiting for it to appear."""
 
     def close(self, timeout_s: float) -> None:
-        """Show how the run ended; returns after `timeout_s` at the latest."""
+        """Show how the run ended; return within `timeout_s` seconds."""
 
     async def cancelled(self) -> None:
-        """Return when the run was cancelled in the view."""
+        """Return once the run is cancelled in the view."""
 
     def is_cancelling(self, timeout_s: float) -> bool:
-        """Whether the run is being cancelled in the view; asks for at most `timeout_s`."""
+        """Return whether the run is being cancelled in the view; ask for at most `timeout_s` seconds."""
 
 
 class ViewOf(Protocol):
-    """Makes the view of a run."""
+    """Factory of the view of a run."""
 
     def __call__(
         self,
@@ -42,4 +42,4 @@ class ViewOf(Protocol):
         max_jobs: int,
         tracking_uri: str,
     ) -> View:
-        """The view of the run that `watch` watches."""
+        """Return a view of the run whose stages `watch` records."""

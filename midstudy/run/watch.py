@@ -1,6 +1,6 @@
-"""What has become of each stage, told by the driver in one thread and awaited by a view in another.
+"""The progress of each stage, recorded by the driver in one thread and awaited by a view in another.
 
-The view (Prefect) has a thread and an event loop of its own, so that nothing it does or waits for can hold up the study.
+The view (Prefect) has its own thread and event loop, so that nothing it does or waits for can delay the study.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from midstudy.recipe.manifest import StageEntry
 REUSED, FINISHED, FAILED, SKIPPED = "reused", "finished", "failed", "skipped"
 INTERRUPTED, DETACHED = "interrupted", "detached"
 NOT_DONE = {
-    INTERRUPTED: "the run was interrupted; the same command goes on from here",
-    DETACHED: "the run was told to leave; the job goes on, and the next run follows it",
+    INTERRUPTED: "the run was interrupted; the same command resumes it",
+    DETACHED: "the run was detached; its jobs keep running, and the next run follows them",
 }
 
 
 @dataclass(frozen=True)
 class End:
-    """How a stage ended: REUSED, FINISHED, FAILED, SKIPPED (an ancestor failed), INTERRUPTED with its run, or DETACHED,
-    which goes on without it; `cause` says why. `took_s`: seconds the stage took in this run, if known."""
+    """How a stage ended in a run.
+
+    `how` is REUSED, FINISHED, FAILED, SKIPPED (an ancestor failed), INTERRUPTED together with the run, or DETACHED (its job
+    keeps running without the run). `cause` says why. `took_s` is the number of seconds the stage took in this run, if known.
+    """
 
     how: str
     cause: str = ""
@@ -35,7 +38,7 @@ class End:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A study at one moment. `share_done` counts expected seconds, not stages."""
+    """The progress of a study at one moment. `running` holds labels; `share_done` is a share of expected seconds."""
 
     num_stages: int
     finished: int
@@ -53,12 +56,14 @@ class Progress:
 
 
 class Watch:
-    """`begin` and `end` are called by the driver's thread, once a stage each; `begun` and `ended` awaited by any loop.
+    """Records which stages of a run have begun and ended.
+
+    The driver's thread calls `begin` and `end`, once per stage; any event loop may await `begun` and `ended`.
 
     Args:
         stages: the stages of the study's manifest.
-        max_jobs: number of jobs that run side by side.
-        outlook: forecast of this run, the basis of the time left. Default: all jobs are always busy.
+        max_jobs: number of jobs that run at a time.
+        outlook: forecast of this run, from which the time left is estimated. Default: all jobs are always busy.
         clock: monotonic clock in seconds.
     """
 
@@ -91,7 +96,7 @@ class Watch:
             self._begun[stage_id].set_result(None)
 
     def end(self, stage_id: str, end: End) -> None:
-        """Record a stage's end; its duration, if known, refines the time left."""
+        """Record a stage's end; its duration, if known, refines the estimate of the time left."""
         if stage_id in self.ends:
             return
         self._running.pop(stage_id, None)
@@ -116,14 +121,14 @@ class Watch:
             self.end(stage_id, End(how, NOT_DONE[how]))
 
     async def begun(self, stage_id: str) -> None:
-        """Return when the stage is being made, or has ended without that."""
+        """Return once the stage is running, or has ended without running."""
         await asyncio.shield(asyncio.wrap_future(self._begun[stage_id]))
 
     async def ended(self, stage_id: str) -> End:
         return await asyncio.shield(asyncio.wrap_future(self._ended[stage_id]))
 
     async def all_ended_within(self, timeout_s: float) -> None:
-        """Return when every stage has ended, or after `timeout_s`."""
+        """Return when every stage has ended, or after `timeout_s` seconds."""
         await asyncio.wait([asyncio.wrap_future(self._all_ended)], timeout=timeout_s)
 
     @property
@@ -132,8 +137,8 @@ class Watch:
 
     def progress(self) -> Progress:
         now_s = self._clock()
-        running = dict(self._running)  # the driver's thread may change it meanwhile
-        seen = {work: replace(one, running=[]) for work, one in self._seen.items()}
+        running = dict(self._running)  # a copy: the driver's thread may change it meanwhile
+        seen = {work: replace(rate, running=[]) for work, rate in self._seen.items()}
         for stage_id, began_s in running.items():
             stage = self.stages[stage_id]
             seen[_work_of(stage)].running.append((stage.cost_s, now_s - began_s))
@@ -151,5 +156,5 @@ class Watch:
 
 
 def _work_of(stage: StageEntry) -> str:
-    """The kind of work a stage's speed is estimated from: data, training or evaluation."""
+    """Return the kind of work whose speed predicts the stage's duration: "data", "state" or "evaluation"."""
     return stage.kind if stage.kind in ("state", "evaluation") else "data"

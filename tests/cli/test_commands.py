@@ -1,4 +1,4 @@
-"""The command line: few verbs, quick help, one clear message for bad input, everything read from the store."""
+"""The command line: a small set of verbs, fast help, one clear message for bad input, all output read from the store."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-def test_the_verbs_are_these():
-    """A new verb or option is a decision: this list is where it is seen."""
-    printed = subprocess.run(
+def test_the_command_has_exactly_these_verbs():
+    """A new verb is a deliberate decision; adding one must change this list."""
+    help_text = subprocess.run(
         [sys.executable, "-m", "midstudy.cli.main", "--help"], capture_output=True, text=True, check=True, cwd=REPOSITORY
     ).stdout
-    verbs = [line.split()[0] for line in printed.splitlines() if line.startswith("    ") and line[4] != " "]
+    verbs = [line.split()[0] for line in help_text.splitlines() if line.startswith("    ") and line[4] != " "]
     assert verbs == [
         "plan", "run", "status", "logs", "retry", "cancel", "report", "track", "ui", "clean", "explain", "export",
     ]  # fmt: skip
@@ -73,7 +73,7 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_plan_is_printed_before_anything_is_spent(experiment, text, tmp_path, capsys):
+def test_plan_prints_the_cost_and_writes_nothing(experiment, text, tmp_path, capsys):
     assert main(["plan", str(experiment), "--store", str(tmp_path / "store"), "--set", f"text={text}", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["steps"] == facts["steps_lower_bound"] == 12 + 9 + 4 + 4
@@ -82,10 +82,10 @@ def test_a_plan_is_printed_before_anything_is_spent(experiment, text, tmp_path, 
     assert facts["comparisons"] == [{"name": "main", "arms": 1, "references": 1}]
     assert not (tmp_path / "store").exists()
     assert main(["plan", str(experiment), "--set", f"text={text}"]) == 0
-    told = capsys.readouterr().out
-    assert "  arms     2 from 1 trunk and 1 branch\n  compare  main: 1 arm against 1 reference\n" in told
-    assert "lower bound 29; 32 without sharing" in told
-    # Data and evaluations are in both prices, and three steps of the trunk in one: at most as much again for these.
+    output = capsys.readouterr().out
+    assert "  arms     2 from 1 trunk and 1 branch\n  compare  main: 1 arm against 1 reference\n" in output
+    assert "lower bound 29; 32 without sharing" in output
+    # Both prices contain data and evaluations, so the ratio is below that of the training steps.
     assert facts["device_hours_missing"] < facts["device_hours_without_sharing"] < 32 / 29 * facts["device_hours_missing"]
 
 
@@ -95,24 +95,24 @@ def test_a_plan_of_a_finished_study_imports_no_pytorch(experiment, text, finishe
         f"main(['plan', {str(experiment)!r}, '--store', {str(finished.root)!r}, '--set', 'text={text}'])\n"
         "print('torch' in sys.modules)"
     )
-    tests = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=tests, cwd=REPOSITORY
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=REPOSITORY
     )
     assert ", 0 to run\n" in done.stdout
     assert done.stdout.splitlines()[-1] == "False"
 
 
-def test_a_plan_of_a_study_without_arms_speaks_of_no_training(text, tmp_path, capsys):
+def test_a_plan_of_a_study_without_arms_mentions_no_training(text, tmp_path, capsys):
     experiment = tmp_path / "counts.py"
     experiment.write_text(COUNTS_ALONE)
     assert main(["plan", str(experiment), "--set", f"text={text}"]) == 0
-    told = capsys.readouterr().out
-    assert [line.split()[0] for line in told.splitlines()[1:4]] == ["stages", "data", "cost"]
-    assert "similarity 4" in told
-    assert "arms" not in told
-    assert "trunk" not in told
-    assert "without sharing" not in told
+    output = capsys.readouterr().out
+    assert [line.split()[0] for line in output.splitlines()[1:4]] == ["stages", "data", "cost"]
+    assert "similarity 4" in output
+    assert "arms" not in output
+    assert "trunk" not in output
+    assert "without sharing" not in output
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def test_a_plan_of_a_study_without_arms_speaks_of_no_training(text, tmp_path, ca
         (["--set", "total_steps=1"], "total_steps"),
         (["--set", "text=/nowhere"], "/nowhere: no such directory"),
         (["--set", "nothing=1"], "--set nothing"),
-        (["--backend", "slurm", "--placement", "/nowhere"], "--placement: found /nowhere"),
+        (["--backend", "slurm", "--placement", "/nowhere"], "a file that says what jobs request, got /nowhere"),
         (["--jobs-per-gpu", "2"], "placement.jobs_per_gpu"),
         (["full disk"], "GB are free; the plan writes"),
     ],
 )
-def test_a_run_that_is_refused_leaves_nothing_behind(more, message, experiment, text, tmp_path, capsys, monkeypatch):
+def test_a_rejected_run_leaves_nothing_behind(more, message, experiment, text, tmp_path, capsys, monkeypatch):
     if more == ["full disk"]:
         more = []
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
@@ -137,39 +137,39 @@ def test_a_run_that_is_refused_leaves_nothing_behind(more, message, experiment, 
     assert not (tmp_path / "to").exists()
 
 
-def test_a_whole_id_is_enough_and_finds_the_log_whatever_the_studies_ask_for_now(finished, text, tmp_path, capsys):
-    """The command printed beside a failure keeps working later."""
+def test_a_full_id_finds_the_log_even_if_no_study_requests_the_stage_now(finished, text, tmp_path, capsys):
+    """The `midstudy logs` command printed with a failure keeps working after the study has changed."""
     copy = tmp_path / "store"
     shutil.copytree(finished.root, copy)
     store = Store.open(copy)
-    shared, former = (arm.state for arm in load(store, "small").arms)
-    text_without = store.paths.manifest("small").read_text().replace(former, "0" * len(former))
+    shared, previous = (arm.state for arm in load(store, "small").arms)
+    text_without = store.paths.manifest("small").read_text().replace(previous, "0" * len(previous))
     store.paths.manifest("small").write_text(text_without)  # as if run again with other settings
-    freeze(store, dataclasses.replace(load(store, "small"), name="other"))  # neither study requests `former` now
+    freeze(store, dataclasses.replace(load(store, "small"), name="other"))  # no study requests `previous` now
 
-    def asked(*arguments: str) -> tuple[int, str]:
+    def outcome(*arguments: str) -> tuple[int, str]:
         status = main([*arguments, "--store", str(copy)])
         captured = capsys.readouterr()
         return status, captured.out + captured.err
 
-    for one in (shared, former, former[:12]):
-        assert f"stage {one if len(one) > 12 else former}: no job has carried it yet" in asked("logs", one)[1]
-    status, said = asked("logs", "evaluate")
-    assert (status, "names 8 stages; give more of its id or name:" in said) == (2, True)
-    assert "no stage 'nothing'" in asked("logs", "nothing")[1]
-    assert "no study called 'none'; there are: other, small" in asked("logs", former, "--study", "none")[1]
-    status, said = asked("export", shared, "--to", "hf", "--output", str(tmp_path / "out"))
-    assert status == 0, said
-    assert f"stage {former}: not one of study 'small' as it was run last" in asked("retry", "small", former)[1]
-    assert f"stage {former}: not one of a study as it was run last" in asked("export", former, "--to", "hf")[1]
+    for name in (shared, previous, previous[:12]):
+        assert f"stage {name if len(name) > 12 else previous}: no job has run it yet" in outcome("logs", name)[1]
+    status, output = outcome("logs", "evaluate")
+    assert (status, "matches 8 stages; give more of its id or name:" in output) == (2, True)
+    assert "no stage 'nothing'" in outcome("logs", "nothing")[1]
+    assert "no study called 'none'; there are: other, small" in outcome("logs", previous, "--study", "none")[1]
+    status, output = outcome("export", shared, "--to", "hf", "--output", str(tmp_path / "out"))
+    assert status == 0, output
+    assert f"stage {previous}: not in the current manifest of study 'small'" in outcome("retry", "small", previous)[1]
+    assert f"stage {previous}: not in the current manifest of any study" in outcome("export", previous, "--to", "hf")[1]
     store.paths.manifest("other").write_text("{")  # a damaged manifest of one study does not affect the others
-    assert f"stage {former}: no job has carried it yet" in asked("logs", former)[1]
+    assert f"stage {previous}: no job has run it yet" in outcome("logs", previous)[1]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plan", "nowhere.py"], "experiment: found nowhere.py; allowed: an existing Python file"),
+        (["plan", "nowhere.py"], "experiment: expected an existing Python file that defines study(...), got nowhere.py"),
         (["plan", "{experiment}"], "text"),
         (["plan", "{experiment}", "--set", "tex=1"], "Did you mean text?"),
         (["plan", "{experiment}", "--set", "text={text}", "--data", "code=nowhere"], "--data code"),
@@ -179,8 +179,8 @@ def test_a_whole_id_is_enough_and_finds_the_log_whatever_the_studies_ask_for_now
         (["run", "{experiment}", "--set", "text={text}", "--store", "/proc/store"], "cannot be written"),
         (["report", "other", "--store", "{store}"], "no study called 'other'; there are: small"),
         (["logs", "nothing", "--store", "{store}"], "no stage 'nothing'"),
-        (["explain", "evaluate", "tokenizer", "--store", "{store}"], "names 8 stages; give more of its id or name"),
-        (["retry", "small", "tokenizer", "--store", "{store}"], "has not failed; failed are: none"),
+        (["explain", "evaluate", "tokenizer", "--store", "{store}"], "matches 8 stages; give more of its id or name"),
+        (["retry", "small", "tokenizer", "--store", "{store}"], "has not failed; failed stages: none"),
         (["run", "{experiment}", "--set", "text={text}", "--backend", "debug", "--ranks", "2"], "one process"),
         pytest.param(
             ["run", "{experiment}", "--set", "text={text}", "--device", "cuda"],
@@ -237,12 +237,14 @@ EMPTY = [
 
 @pytest.mark.parametrize("blank", ["", " ", "\n"])
 @pytest.mark.parametrize(("arguments", "option"), EMPTY)
-def test_what_a_variable_that_is_not_set_leaves_is_refused_by_the_options_name(
+def test_the_empty_value_of_an_unset_variable_is_rejected_with_the_options_name(
     arguments, option, blank, tmp_path, monkeypatch, capsys
 ):
-    """Otherwise it would mean the wheels, the folder for all, or a store in the current folder."""
+    """Accepted, it would silently select the wheels, one folder for all data, or a store in the current folder."""
     monkeypatch.chdir(tmp_path)
-    emptied = [blank if one == "" else one + blank if one.endswith("=") else one for one in arguments]
+    emptied = [
+        blank if argument == "" else argument + blank if argument.endswith("=") else argument for argument in arguments
+    ]
     with pytest.raises(SystemExit) as ended:
         main(emptied)
     assert ended.value.code == 2
@@ -250,27 +252,27 @@ def test_what_a_variable_that_is_not_set_leaves_is_refused_by_the_options_name(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_argument_is_checked_and_every_one_that_takes_a_path_or_name_is_in_that_list():
-    verbs = next(one for one in _parser()._actions if one.dest == "verb").choices
+def test_every_argument_is_checked_and_each_that_takes_a_path_or_name_is_in_the_list_of_empty_values():
+    verbs = next(action for action in _parser()._actions if action.dest == "verb").choices
     assert isinstance(verbs, dict)
     taken = [action for parser in verbs.values() for action in parser._actions if action.nargs != 0 and not action.choices]
-    assert [one.dest for one in taken if one.type is None] == []
-    names = {one.option_strings[0] if one.option_strings else one.metavar for one in taken}
+    assert [action.dest for action in taken if action.type is None] == []
+    names = {action.option_strings[0] if action.option_strings else action.metavar for action in taken}
     numbers = {"--jobs", "--threads", "--ranks", "--micro-batch", "--jobs-per-gpu", "--lines", "--max-gpu-hours"}
     assert names - numbers == {option for _, option in EMPTY} - numbers - {"--price-on", "--backend"}
 
 
 @pytest.mark.parametrize("value", ["", " ", "nan", "-1", "-inf", "two"])
-def test_a_limit_that_limits_nothing_is_refused(value, capsys):
+def test_an_hour_limit_that_limits_nothing_is_rejected(value, capsys):
     with pytest.raises(SystemExit):
         main(["run", "x.py", f"--max-gpu-hours={value}"])
-    told = "nothing (is a variable not set?)" if not value.strip() else value
-    assert f"argument --max-gpu-hours: found {told}; allowed: a number of hours of at least 0" in capsys.readouterr().err
+    got = "nothing (is a variable not set?)" if not value.strip() else value
+    assert f"argument --max-gpu-hours: expected a number of hours of at least 0, got {got}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [None, "", "  "])
 @pytest.mark.parametrize("name", ["MIDSTUDY_STORE", "MIDSTUDY_CACHE", "XDG_CACHE_HOME", "MLFLOW_TRACKING_URI"])
-def test_a_variable_that_is_empty_counts_as_not_set(name, value, tmp_path, monkeypatch):
+def test_an_empty_environment_variable_counts_as_not_set(name, value, tmp_path, monkeypatch):
     for other in ("MIDSTUDY_STORE", "MIDSTUDY_CACHE", "XDG_CACHE_HOME", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -285,7 +287,7 @@ def test_a_variable_that_is_empty_counts_as_not_set(name, value, tmp_path, monke
     ("argument", "field"),
     [("", "--data"), (" ", "--data"), ("code=", "--data code"), ("code= ", "--data code"), ("=x", "--data")],
 )
-def test_a_source_that_names_nothing_is_refused_wherever_it_comes_from(argument, field):
+def test_an_empty_data_source_is_rejected_outside_the_command_line_too(argument, field):
     with pytest.raises(RecipeError, match="Is a variable not set") as raised:
         DataChoice(("folder", argument))
     assert raised.value.path == field
@@ -294,10 +296,8 @@ def test_a_source_that_names_nothing_is_refused_wherever_it_comes_from(argument,
 @pytest.mark.parametrize(
     ("name", "is_read"), [("general", True), ("code", False), ("sft/code", False)], ids=["evaluated", "trained", "task"]
 )
-def test_a_plan_refuses_an_empty_carved_split_where_an_evaluation_reads_it(
-    name, is_read, experiment, text, tmp_path, capsys
-):
-    """Forty rows of which none falls to test, or nine items of which none falls to dev."""
+def test_a_plan_rejects_an_empty_carved_split_that_an_evaluation_reads(name, is_read, experiment, text, tmp_path, capsys):
+    """Of the forty rows none is assigned to test; of the nine items none is assigned to dev."""
     copy = tmp_path / "text"
     shutil.copytree(text, copy)
     (copy / name / "validation.jsonl").unlink()
@@ -309,9 +309,9 @@ def test_a_plan_refuses_an_empty_carved_split_where_an_evaluation_reads_it(
     arguments = ["plan", str(experiment), "--set", f"text={copy}"]
     assert main(arguments) == (2 if is_read else 0)
     if is_read:
-        told = capsys.readouterr().err
-        assert f"{copy / name}: the test split is empty: of the 40 rows of train.jsonl" in told
-        assert "Supply test.jsonl, or more rows" in told
+        message = capsys.readouterr().err
+        assert f"{copy / name}: the test split is empty: of the 40 rows of train.jsonl" in message
+        assert "Supply test.jsonl, or more rows" in message
         counts = tmp_path / "counts.py"
         counts.write_text(COUNTS_ALONE)
         assert main(["plan", str(counts), "--set", f"text={copy}"]) == 0
@@ -326,15 +326,18 @@ def test_status_and_explain_read_the_store(finished, capsys):
     pair = ["sft nano control → code_task, trunk 0, SFT 7", "sft nano code50@3 → code_task, trunk 0, SFT 7"]
     assert main(["explain", *pair, "--store", str(finished.root), "--json"]) == 0
     explained = json.loads(capsys.readouterr().out)
-    paths = [one["path"] for one in explained["differences"]]
+    paths = [field["path"] for field in explained["differences"]]
     assert any(path.startswith("curriculum.stretches[1]") for path in paths)
 
 
-def test_a_study_of_a_ramped_mixture_reaches_its_report(text, tmp_path):
-    """A tenth code to a half over 4 of the 9 steps after step 3, a half from there: the tokens are those of all nine."""
+def test_a_study_with_a_ramped_mixture_runs_through_to_its_report(text, tmp_path):
+    """The share of code rises from 0.1 to 0.5 over 4 of the 9 steps after step 3 and stays there.
+
+    The arm's tokens count all nine steps.
+    """
     study = small_study(text)
     control, code = study.arms
-    corpora = {one.name: one for one in study.datasets() if isinstance(one, Corpus)}
+    corpora = {dataset.name: dataset for dataset in study.datasets() if isinstance(dataset, Corpus)}
     before, after = (Mixture.blend(corpora["general"], {corpora["code"]: share}) for share in (0.1, 0.5))
     ramp = MixtureRamp(from_mixture=before, to_mixture=after, num_steps=4)
     trunk, sft = control.curriculum.until(12), control.curriculum.stretches[-1].phase
@@ -350,7 +353,7 @@ def test_a_study_of_a_ramped_mixture_reaches_its_report(text, tmp_path):
     assert "ramp to code" in (store.paths.study("small") / "report" / "report.html").read_text()
 
 
-def test_a_failed_stage_is_told_with_what_runs_it_again(finished, capsys, tmp_path):
+def test_status_shows_a_failed_stage_with_the_command_that_retries_it(finished, capsys, tmp_path):
     copy = tmp_path / "store"
     shutil.copytree(finished.root, copy)
     store = Store.open(copy)
@@ -358,18 +361,18 @@ def test_a_failed_stage_is_told_with_what_runs_it_again(finished, capsys, tmp_pa
     arm = manifest.arms[1]
     stage = manifest.stages[arm.state].start_from
     assert stage is not None
-    for one in (stage, arm.state, *arm.measures["sft_loss"]):
-        shutil.rmtree(store.paths.published(one))
+    for stage_id in (stage, arm.state, *arm.measures["sft_loss"]):
+        shutil.rmtree(store.paths.published(stage_id))
     store.report_failure(stage, {"cause": "MemoryError: no more", "retry": "midstudy retry small", "log": []})
     assert main(["status", "--store", str(copy), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert [one["cause"] for one in facts["failed"]] == ["MemoryError: no more"]
+    assert [failure["cause"] for failure in facts["failed"]] == ["MemoryError: no more"]
     assert facts["skipped"] == 2
-    assert {one["id"]: one["label"] for one in facts["by_stage"]} == {
-        one: planned.label for one, planned in manifest.stages.items()
+    assert {row["id"]: row["label"] for row in facts["by_stage"]} == {
+        stage_id: entry.label for stage_id, entry in manifest.stages.items()
     }
-    states = [one["is"] for one in facts["by_stage"]]
-    assert {word: states.count(word) for word in set(states)} == {
+    statuses = [row["is"] for row in facts["by_stage"]]
+    assert {status: statuses.count(status) for status in set(statuses)} == {
         "failed": 1, "skipped": 2, "finished": len(manifest.stages) - 3,
     }  # fmt: skip
     assert main(["status", "--store", str(copy)]) == 0
@@ -377,7 +380,7 @@ def test_a_failed_stage_is_told_with_what_runs_it_again(finished, capsys, tmp_pa
 
 
 @pytest.mark.slow
-def test_where_a_study_is_computed_is_recorded_and_changes_no_id(experiment, text, tmp_path, finished):
+def test_the_placement_is_recorded_and_does_not_affect_any_id(experiment, text, tmp_path, finished):
     store = tmp_path / "store"
     where = ["--micro-batch", "2", "--threads", "1", "--jobs", "1"]
     command = ["run", str(experiment), "--store", str(store), "--set", f"text={text}", *where]
@@ -386,7 +389,7 @@ def test_where_a_study_is_computed_is_recorded_and_changes_no_id(experiment, tex
         capture_output=True,
         text=True,
         cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": PYTHONPATH},  # where the experiment finds the small study
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},  # lets the experiment import the small study
     )
     assert done.returncode == 0, done.stderr
     assert "0 failed" in done.stdout
@@ -403,7 +406,7 @@ def test_where_a_study_is_computed_is_recorded_and_changes_no_id(experiment, tex
 
 
 @pytest.mark.slow
-def test_a_study_runs_fails_and_is_retried_from_the_command_line(experiment, text, tmp_path, capfd):
+def test_a_study_is_run_and_reused_from_the_command_line(experiment, text, tmp_path, capfd):
     """The whole path with real jobs, a real Prefect server and a real MLflow store."""
     store = tmp_path / "store"
     arguments = [str(experiment), "--store", str(store), "--set", f"text={text}"]

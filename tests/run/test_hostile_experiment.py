@@ -1,4 +1,4 @@
-"""Experiment files that fail, talk or end the program, and names that nobody should give: one message says where."""
+"""Experiment files that fail, print or exit, and unusable names: one message says where the problem is."""
 
 from __future__ import annotations
 
@@ -35,38 +35,44 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": PYTHONPATH}
 
 WRONG = {
     "raises when it is read": ("x = 1\nraise RuntimeError('no such cluster')\n", ":2: RuntimeError: no such cluster"),
-    "raises an exception of its own": ("class Odd(Exception): pass\ndef study(*, data):\n    raise Odd('!')", ":3: Odd: !"),
+    "raises its own exception class": ("class Odd(Exception): pass\ndef study(*, data):\n    raise Odd('!')", ":3: Odd: !"),
     "asserts": ("def study(*, data):\n    assert data == 3, 'three!'\n", ":2: AssertionError: three!"),
-    "reads a file that is not there": ("def study(*, data):\n    open('/nowhere/x')\n", ":2: FileNotFoundError: "),
-    "imports what is not installed": ("import no_such_module_anywhere\n", ":1: ModuleNotFoundError: No module named"),
-    "ends the program": ("import sys\nsys.exit(0)\n", ":2: SystemExit: it ends the program with status 0; allowed: to"),
+    "reads a missing file": ("def study(*, data):\n    open('/nowhere/x')\n", ":2: FileNotFoundError: "),
+    "imports a missing module": ("import no_such_module_anywhere\n", ":1: ModuleNotFoundError: No module named"),
+    "ends the program": ("import sys\nsys.exit(0)\n", ":2: SystemExit: it ends the program with status 0"),
     "ends it from study": (
         "def study(*, data):\n    exit('bye')\n",
         ":2: SystemExit: it ends the program with status 'bye'",
     ),
-    "is no Python": ("def study(*, data)\n    return 1\n", ":1: SyntaxError: expected ':'\n    def study(*, data)"),
+    "has a syntax error": ("def study(*, data)\n    return 1\n", ":1: SyntaxError: expected ':'\n    def study(*, data)"),
     "has a null byte": ("x = 1\0\n", "SyntaxError: source code string cannot contain null bytes"),
-    "defines no study": ("def studies(): pass\n", "found no such function; allowed: def study(*, data, ...)"),
-    "has a study that is no function": ("study = 3\n", "found no such function"),
-    "returns something else": ("def study(*, data): return {'arms': []}\n", "found dict; allowed: a function that returns"),
+    "defines no study": ("def studies(): pass\n", ".study: expected def study(*, data, ...) -> midstudy.recipe.Study, got "),
+    "has a study that is not a function": (
+        "study = 3\n",
+        ".study: expected def study(*, data, ...) -> midstudy.recipe.Study, got ",
+    ),
+    "returns something else": (
+        "def study(*, data): return {'arms': []}\n",
+        ".study: expected a function that returns a Study, got dict",
+    ),
     "takes no data": ("def study(): pass\n", "TypeError: study() got an unexpected keyword argument 'data'"),
     "recurses": ("def study(*, data): return study(data=data)\n", ":1: RecursionError: "),
-    "is empty": ("", "found no such function"),
+    "is empty": ("", ".study: expected def study(*, data, ...) -> midstudy.recipe.Study, got "),
 }
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_an_experiment_that_is_wrong_is_told_by_its_own_line_and_changes_nothing(what, tmp_path, capsys):
+def test_the_message_for_a_wrong_experiment_names_its_line_and_nothing_is_written(what, tmp_path, capsys):
     text, message = WRONG[what]
     path = tmp_path / "my 'best' experiment.py"
     path.write_text(text)
     for verb in ("plan", "run"):
         assert main([verb, str(path), "--store", str(tmp_path / "store")]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith(f"midstudy {verb}: ")
-        assert path.name in said
-        assert message in said
-        assert "Traceback" not in said
+        error = capsys.readouterr().err
+        assert error.startswith(f"midstudy {verb}: ")
+        assert path.name in error
+        assert message in error
+        assert "Traceback" not in error
     assert not (tmp_path / "store" / "stages").exists()
 
 
@@ -77,7 +83,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_what_an_experiment_prints_does_not_mix_with_json(text, tmp_path, capsys):
-    experiment = tmp_path / "talks"  # nor need its name end with .py
+    experiment = tmp_path / "talks"  # the name need not end with .py
     experiment.write_text(
         "print('hello')\nfrom pathlib import Path\nfrom builders.small_study import small_study\n"
         f"def study(*, data):\n    print('thinking')\n    return small_study(Path({str(text)!r}))\n"
@@ -89,7 +95,7 @@ def test_what_an_experiment_prints_does_not_mix_with_json(text, tmp_path, capsys
 
 
 def status(arguments: list[str]) -> int | str | None:
-    """What the command exits with, whether or not it got past its arguments."""
+    """Return the exit status of the command, also where argparse rejects the arguments."""
     try:
         return main(arguments)
     except SystemExit as stopped:
@@ -99,15 +105,15 @@ def status(arguments: list[str]) -> int | str | None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["--set", "x"], "--set: found x; allowed: KEYWORD=VALUE."),
-        (["--set", "=1"], "argument --set: found =1; allowed: KEYWORD=VALUE"),
-        (["--set", "steps=" + "(" * 10_000], "allowed: a Python int, such as 12"),
-        (["--set", "steps={[]: 1}"], "allowed: a Python int, such as 12"),
-        (["--set", "steps=" + "9" * 5_000], "allowed: a Python int, such as 12"),
-        (["--set", "steps=__import__('os').system('true')"], "allowed: a Python int, such as 12"),
+        (["--set", "x"], "--set: expected KEYWORD=VALUE, got x."),
+        (["--set", "=1"], "argument --set: expected KEYWORD=VALUE, and KEYWORD=\"''\" for an empty string, got =1."),
+        (["--set", "steps=" + "(" * 10_000], "expected a Python int, such as 12"),
+        (["--set", "steps={[]: 1}"], "expected a Python int, such as 12"),
+        (["--set", "steps=" + "9" * 5_000], "expected a Python int, such as 12"),
+        (["--set", "steps=__import__('os').system('true')"], "expected a Python int, such as 12"),
     ],
 )
-def test_a_setting_that_is_no_value_is_refused_and_never_run(settings, message, tmp_path, capsys):
+def test_a_setting_that_is_not_a_literal_is_rejected_and_never_executed(settings, message, tmp_path, capsys):
     experiment = tmp_path / "experiment.py"
     experiment.write_text("def study(*, data, steps: int = 12): raise ValueError('reached')\n")
     assert status(["plan", str(experiment), *settings]) == 2
@@ -141,32 +147,32 @@ NAMED: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("kind", NAMED)
 @pytest.mark.parametrize("name", UNFIT, ids=repr)
-def test_a_name_that_is_no_line_of_text_is_refused_by_its_field(kind, name):
-    with pytest.raises(RecipeError, match=rf"{kind}\.name: found .*; allowed: 1 to 100 printable characters") as caught:
+def test_the_message_for_an_unusable_name_names_its_field(kind, name):
+    with pytest.raises(RecipeError, match=rf"{kind}\.name: expected 1 to 100 printable characters.*, got .*") as caught:
         NAMED[kind](name) if kind == "phase" else dataclasses.replace(NAMED[kind]("x"), name=name)
     assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("name", FIT)
-def test_every_other_name_is_a_name(name):
+def test_every_other_printable_name_is_accepted(name):
     assert [NAMED[kind](name).name for kind in NAMED] == [name] * 3
 
 
 @pytest.mark.parametrize("name", ["", "two words", "..", "-rf", "a/b", "it's", "naïve", "a\n", "x" * 61, None, 7, ["a"]])
-def test_the_name_of_a_study_is_that_of_a_folder(text, name):
+def test_the_name_of_a_study_must_be_a_plain_folder_name(text, name):
     study = small_study(text)
-    with pytest.raises(RecipeError, match=r"study\.name: found .*; allowed: 1 to 60 letters, digits, - and _") as caught:
+    with pytest.raises(RecipeError, match=r"study\.name: expected 1 to 60 letters, digits, - and _.*, got .*") as caught:
         dataclasses.replace(study, name=name)
     assert len(str(caught.value)) < 250
 
 
-# -- the whole way ----------------------------------------------------------------------------------------------------
+# -- end to end -------------------------------------------------------------------------------------------------------
 
 ODD_NAME = r"""it's "数学" ../.. {x} 100 % <b>$\frac$ -rf"""
 
 
 def oddly_named(text: Path, name: str) -> str:
-    """An experiment file: the small study, called `name`, with odd names for a corpus, a mix and a task."""
+    """Return the text of an experiment file: the small study, called `name`, whose corpus, mix and task have odd names."""
     source = Path(small_study_module.__file__).read_text()
     for plain in ('name="code"', 'mix="code"', '"code_task"', "name=name, source=source(name,"):
         assert plain in source
@@ -178,20 +184,20 @@ def oddly_named(text: Path, name: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_study_of_odd_names_in_a_store_of_an_odd_path_is_run_beside_another_that_shares_its_stages(text, tmp_path):
-    """Two commands on one store at once: each stage is made once, and both end on their report."""
+def test_two_studies_with_odd_names_run_at_the_same_time_in_a_store_with_an_odd_path(text, tmp_path):
+    """Two commands on one store: each shared stage is made once, and both finish with their report."""
     folder = tmp_path / """it's a "store"; $HOME `ünï 数学` -rf & \\ {x}"""
     folder.mkdir()
     store = folder / "store"
-    running = []
+    processes = []
     for name, steps in (("one", 12), ("two", 15)):
         experiment = folder / f"{name} 'odd'.py"
         experiment.write_text(oddly_named(text, name))
         command = [*MIDSTUDY, "run", experiment.name, "--store", "store", "--set", f"steps={steps}"]
-        running.append(subprocess.Popen(command, cwd=folder, stdout=PIPE, stderr=PIPE, text=True, env=ENVIRONMENT))
-    said = [one.communicate() for one in running]
-    for one, (out, err) in zip(running, said, strict=True):
-        assert one.returncode == 0, err
+        processes.append(subprocess.Popen(command, cwd=folder, stdout=PIPE, stderr=PIPE, text=True, env=ENVIRONMENT))
+    outputs = [process.communicate() for process in processes]
+    for process, (out, err) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, err
         assert " 0 failed, 0 skipped" in out
         assert "Traceback" not in err
         line = next(line for line in out.splitlines() if line.startswith("MLflow and Prefect: "))
@@ -199,7 +205,7 @@ def test_a_study_of_odd_names_in_a_store_of_an_odd_path_is_run_beside_another_th
             ["sh", "-c", f"for word in {line.removeprefix('MLflow and Prefect: ')}; do printf '%s\\0' \"$word\"; done"],
             capture_output=True, text=True, check=True,
         ).stdout.split("\0")  # fmt: skip
-        assert (folder / words[-2]).resolve() == store  # it is told relative to where the command was run
+        assert (folder / words[-2]).resolve() == store  # printed relative to the folder of the command
     made = Store.open(store)
     shared = set.intersection(*(set(load(made, name).stages) for name in ("one", "two")))
     assert len(shared) > 8

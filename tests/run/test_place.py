@@ -1,4 +1,4 @@
-"""Where a run computes, from its options: how many jobs fit, and what cannot be asked for together."""
+"""The place of a run from its options: how many jobs fit, and which options cannot be combined."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "visible_gpus", lambda: ("0", "1"))
 
 
-def test_a_processor_holds_a_job_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_runs_as_many_jobs_as_its_cores_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
     assert place(**OPTIONS).max_jobs == 16
     assert place(**OPTIONS | {"threads": 4}).max_jobs == 4
@@ -41,31 +41,29 @@ def test_a_processor_holds_a_job_for_each_core(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_gpus_hold_a_job_each_or_several_small_ones() -> None:
+def test_a_gpu_holds_one_job_or_several_small_ones() -> None:
     alone = place(**OPTIONS | {"device": "cuda"})
     assert (alone.max_jobs, alone.gpus) == (2, ("0", "1"))
     assert place(**OPTIONS | {"device": "cuda", "ranks": 2}).max_jobs == 1
     shared = place(**OPTIONS | {"device": "cuda", "jobs_per_gpu": 4})
     assert shared.max_jobs == 8
     assert shared.placement is not None
-    assert shared.placement.jobs_per_gpu == 4  # in every record: a rate that is seen is not a whole device's
+    assert shared.placement.jobs_per_gpu == 4  # recorded, because a measured rate is not that of a whole device
 
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(
     "options",
     [{"jobs_per_gpu": 2}, {"device": "cuda", "ranks": 2, "jobs_per_gpu": 2}],
-    ids=["on a processor", "several ranks"],
+    ids=["on a CPU", "several ranks"],
 )
-def test_a_gpu_is_shared_by_jobs_of_one_process(options: dict[str, Any]) -> None:
-    with pytest.raises(
-        RecipeError, match=r'jobs_per_gpu: found 2 with .*; allowed: 1, or more with device "cuda" and one rank'
-    ):
+def test_only_jobs_of_one_process_share_a_gpu(options: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r'jobs_per_gpu: expected 1, or more with device "cuda" and one rank, got 2 with '):
         place(**OPTIONS | options)
 
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize("option", [{"jobs_per_gpu": 2, "device": "cuda"}, {"compiled": True}, {"threads": 2}])
-def test_on_slurm_the_placement_file_says_how_stages_compute(option: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"found with --backend slurm; allowed: in the placement file"):
+def test_on_slurm_only_the_placement_file_sets_how_stages_compute(option: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"not an option with --backend slurm; set it in the placement file"):
         place(**OPTIONS | {"backend": "slurm", "placement_file": tmp_path / "slurm.toml"} | option)

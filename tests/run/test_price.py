@@ -1,4 +1,4 @@
-"""Which device a plan is priced on, and the source of its rates: this machine or a named device."""
+"""The device a plan is priced on and the source of its rates: this machine or a named device."""
 
 from __future__ import annotations
 
@@ -42,31 +42,32 @@ RATES = {"fp32": Calibrated(4e9, 0.5), "bf16_mixed": Calibrated(1e9, 0.25), "bf1
 
 
 class Calibrations:
-    """Records calibration requests and answers with `RATES`; `kept` is what the cache holds."""
+    """Records calibration requests and answers with `RATES`; `cached` lists the workloads that the cache holds."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Sequence[Workload], Machine]] = []
-        self.kept: Sequence[Workload] = ()
+        self.requests: list[tuple[Sequence[Workload], Machine]] = []
+        self.cached: Sequence[Workload] = ()
 
-    def now(self, workloads: Sequence[Workload], machine: Machine) -> dict[tuple[str, str], Calibrated]:
-        self.asked.append((workloads, machine))
-        return {(one.model.name, one.precision): RATES[one.precision] for one in workloads}
+    def calibrate(self, workloads: Sequence[Workload], machine: Machine) -> dict[tuple[str, str], Calibrated]:
+        self.requests.append((workloads, machine))
+        return {(workload.model.name, workload.precision): RATES[workload.precision] for workload in workloads}
 
-    def earlier(self, workloads: Sequence[Workload], machine: Machine) -> dict[tuple[str, str], Calibrated]:
-        return {(one.model.name, one.precision): RATES[one.precision] for one in workloads if one in self.kept}
+    def calibrated(self, workloads: Sequence[Workload], machine: Machine) -> dict[tuple[str, str], Calibrated]:
+        cached = [workload for workload in workloads if workload in self.cached]
+        return {(workload.model.name, workload.precision): RATES[workload.precision] for workload in cached}
 
 
 @pytest.fixture
 def calibrations(monkeypatch: pytest.MonkeyPatch) -> Calibrations:
-    found = Calibrations()
-    monkeypatch.setattr(calibration, "calibrate", found.now)
-    monkeypatch.setattr(calibration, "calibrated", found.earlier)
-    return found
+    recorder = Calibrations()
+    monkeypatch.setattr(calibration, "calibrate", recorder.calibrate)
+    monkeypatch.setattr(calibration, "calibrated", recorder.calibrated)
+    return recorder
 
 
 @pytest.fixture
 def plan_of(text: Path, tmp_path: Path) -> Any:
-    """Plan the small study, by default with an empty store."""
+    """Return a function that plans the small study, by default without a store."""
     path = tmp_path / "experiment.py"
     path.write_text(EXPERIMENT)
 
@@ -77,7 +78,7 @@ def plan_of(text: Path, tmp_path: Path) -> Any:
     return plan
 
 
-def bfloat16(monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool) -> None:
+def pretend_processor(monkeypatch: pytest.MonkeyPatch, *, has_bfloat16: bool) -> None:
     here = Processor(processor.this_processor().name, has_bfloat16)
     monkeypatch.setattr(processor, "this_processor", lambda: here)
 
@@ -113,7 +114,7 @@ def test_a_plan_counts_the_hours_of_the_device_that_computes_or_is_named(
 ) -> None:
     plan = plan_of(where, price_on=price_on)
     assert plan.throughput.device is device
-    assert bool(calibrations.asked) == is_calibrated
+    assert bool(calibrations.requests) == is_calibrated
     known = {("nano", "fp32"): RATES["fp32"]} if is_calibrated else {}
     rates = Throughput(device, {}, known)
     trained = [stage for stage in plan.stages.values() if stage.num_steps]
@@ -133,7 +134,7 @@ def test_a_plan_counts_the_hours_of_the_device_that_computes_or_is_named(
         (["--price-on", "h100"], "H100"),
     ],
 )
-def test_the_command_line_says_on_what_a_run_is_priced(
+def test_the_command_line_names_the_device_a_run_is_priced_on(
     arguments: list[str],
     title: str,
     text: Path,
@@ -147,45 +148,45 @@ def test_the_command_line_says_on_what_a_run_is_priced(
     path.write_text(EXPERIMENT)
     study = [str(path), "--set", f"text={text}", "--store", str(tmp_path / "store")]
     assert main(["run", *study, "--max-gpu-hours", "0.000000001", *arguments]) == 2
-    assert f" of one {title}; allowed: 0 s" in capsys.readouterr().err
-    priced = [one for one in arguments if one not in ("--device", "cuda")]
-    assert main(["plan", *study, "--json", *priced]) == 0
-    assert json.loads(capsys.readouterr().out)["device"] == (title if priced or not arguments else "CPU core")
+    assert f" of one {title}, more than the limit of 0 s" in capsys.readouterr().err
+    price_on = [argument for argument in arguments if argument not in ("--device", "cuda")]
+    assert main(["plan", *study, "--json", *price_on]) == 0
+    assert json.loads(capsys.readouterr().out)["device"] == (title if price_on or not arguments else "CPU core")
 
 
-def test_what_will_run_is_what_is_calibrated(plan_of: Any, calibrations: Calibrations) -> None:
+def test_calibration_measures_the_workloads_and_threads_of_the_run(plan_of: Any, calibrations: Calibrations) -> None:
     where = Place(backend="local", placement=Placement(num_threads=2, num_ranks=2), max_jobs=100)
     plan_of(where)
-    ((workloads, machine),) = calibrations.asked
+    ((workloads, machine),) = calibrations.requests
     assert workloads == [Workload(NANO, "fp32", 32, 4)]
     assert machine.num_threads == 4
     assert machine.num_jobs == max(1, num_cores() // 4)
 
 
-def test_what_the_cache_has_is_not_measured_again(plan_of: Any, calibrations: Calibrations) -> None:
+def test_a_cached_calibration_is_not_measured_again(plan_of: Any, calibrations: Calibrations) -> None:
     first = plan_of(HERE)
     assert first.priced_by == {"calibrated": ("nano",)}
-    ((calibrations.kept, _),) = calibrations.asked
-    calibrations.asked.clear()
+    ((calibrations.cached, _),) = calibrations.requests
+    calibrations.requests.clear()
     second = plan_of(HERE)
-    assert calibrations.asked == []
+    assert calibrations.requests == []
     assert second.stages == first.stages
     assert (second.priced_by, second.throughput.calibration_s) == (first.priced_by, 0.0)
 
 
-def test_the_stores_own_stages_count_before_a_calibration_and_those_of_another_processor_do_not(
+def test_rates_of_finished_stages_replace_a_calibration_unless_measured_on_another_processor(
     text: Path, tmp_path: Path, plan_of: Any, calibrations: Calibrations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store.open(tmp_path / "store", create=True)
     make_study(store, small_study(text), until="pretrain nano seed 0 to step 12")
     assert plan_of(HERE, store=store).priced_by == {"store": ("nano",)}
-    assert calibrations.asked == []
+    assert calibrations.requests == []
     monkeypatch.setattr(processor, "this_processor", lambda: Processor("another", True))
     assert plan_of(HERE, store=store).priced_by == {"calibrated": ("nano",)}
-    assert plan_of(ON_NODES, store=store).priced_by == {"store": ("nano",)}, "whatever the nodes are"
+    assert plan_of(ON_NODES, store=store).priced_by == {"store": ("nano",)}, "on nodes of any processor"
 
 
-def test_a_finished_study_is_measured_nowhere(
+def test_a_plan_of_a_finished_study_calibrates_nothing(
     text: Path, tmp_path: Path, plan_of: Any, calibrations: Calibrations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store.open(tmp_path / "store", create=True)
@@ -193,12 +194,12 @@ def test_a_finished_study_is_measured_nowhere(
     monkeypatch.setattr(processor, "this_processor", lambda: Processor("another", False))
     plan = plan_of(HERE, store=store)
     assert plan.missing == []
-    assert calibrations.asked == []
+    assert calibrations.requests == []
     assert forecast_s(plan, HERE) == 0
 
 
 @pytest.mark.parametrize(
-    ("precision", "has_bfloat16", "calibrated", "told"),
+    ("precision", "has_bfloat16", "calibrated", "note"),
     [
         ("fp32", True, ["fp32"], None),
         ("fp32", False, ["fp32"], None),
@@ -207,43 +208,43 @@ def test_a_finished_study_is_measured_nowhere(
         ("bf16_true", False, ["bf16_true", "fp32"], "bf16_true is emulated on this CPU: 2.0 × the time of fp32"),
     ],
 )
-def test_emulated_bfloat16_is_told_with_what_it_costs(
+def test_the_plan_notes_emulated_bfloat16_with_its_slowdown(
     precision: str,
     has_bfloat16: bool,
     calibrated: list[str],
-    told: str | None,
+    note: str | None,
     plan_of: Any,
     calibrations: Calibrations,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from midstudy.plan.summary import plan_facts, plan_text
 
-    bfloat16(monkeypatch, has_bfloat16)
+    pretend_processor(monkeypatch, has_bfloat16=has_bfloat16)
     plan = plan_of(HERE, precision=precision)
-    ((workloads, _),) = calibrations.asked
-    assert [one.precision for one in workloads] == calibrated
+    ((workloads, _),) = calibrations.requests
+    assert [workload.precision for workload in workloads] == calibrated
     text, facts = plan_text(plan), plan_facts(plan)
     assert facts["bfloat16_is_emulated"] == (not has_bfloat16)
-    if told is None:
+    if note is None:
         assert "emulated" not in text
         assert facts["times_fp32"] == {}
     else:
-        assert f"  note     {told} for nano (measured); --set precision=fp32 avoids it" in text
+        assert f"  note     {note} for nano (measured); --set precision=fp32 avoids it" in text
         assert facts["times_fp32"] == {f"nano {precision}": {"bf16_mixed": 4.0, "bf16_true": 2.0}[precision]}
 
 
-def test_emulated_bfloat16_is_told_where_it_could_not_be_measured(
+def test_the_plan_notes_emulated_bfloat16_even_if_its_slowdown_could_not_be_measured(
     plan_of: Any, calibrations: Calibrations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from midstudy.plan.summary import plan_text
 
-    bfloat16(monkeypatch, False)
+    pretend_processor(monkeypatch, has_bfloat16=False)
     monkeypatch.setattr(calibration, "calibrate", lambda workloads, machine: {})
-    told = plan_text(plan_of(HERE, precision="bf16_mixed"))
-    assert "bf16_mixed is emulated on this CPU: it may take several times as long as fp32; --set precision=fp32" in told
+    text = plan_text(plan_of(HERE, precision="bf16_mixed"))
+    assert "bf16_mixed is emulated on this CPU: it may take several times as long as fp32; --set precision=fp32" in text
 
 
-def test_the_plan_says_how_long_the_run_takes_and_where_its_rates_come_from(
+def test_the_plan_shows_how_long_the_run_takes_and_the_source_of_its_rates(
     text: Path, tmp_path: Path, calibrations: Calibrations, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "experiment.py"
@@ -254,6 +255,6 @@ def test_the_plan_says_how_long_the_run_takes_and_where_its_rates_come_from(
     assert facts["rate_calibrated_for"] == ["nano"]
     assert facts["calibration_s"] > 0
     assert main(["plan", str(path), "--set", f"text={text}", "--store", str(tmp_path / "none")]) == 0
-    told = capsys.readouterr().out
-    assert "  time     about " in told
-    assert "calibrated on this machine for nano in 0.0 s" in told
+    output = capsys.readouterr().out
+    assert "  time     about " in output
+    assert "calibrated on this machine for nano in 0.0 s" in output

@@ -1,4 +1,4 @@
-"""Studies that are not the bridging study, from their phases to their report, on tiny models that are really trained."""
+"""Studies other than the bridging study, from their phases to their report, with tiny models that are really trained."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Text:
     def __init__(self, folder: Path) -> None:
         write_text(folder)
         self.general, self.code = (
-            Corpus(name=one, source=resolve_source(str(folder), name=one, folder=one, is_task=False))
-            for one in ("general", "code")
+            Corpus(name=name, source=resolve_source(str(folder), name=name, folder=name, is_task=False))
+            for name in ("general", "code")
         )
         self.task = Task(
             name="code_task", source=resolve_source(str(folder), name="code_task", folder="sft/code", is_task=True)
@@ -82,17 +82,16 @@ def evaluation(data: Corpus | Task, **changes: Any) -> Evaluation:
     return Evaluation(data=data, split="test", loss="all_tokens", seq_len=32, max_sequences=8, **changes)
 
 
-def made(root: Path, study: Study) -> tuple[Store, Tables, str]:
-    """The study's store, its tables, and the text of its report, after every stage was made."""
+def run_to_report(root: Path, study: Study) -> tuple[Store, Tables, str]:
+    """Make every stage of the study; return its store, its tables and the HTML of its report."""
     store = Store.open(root, create=True)
     make_study(store, study)
     page = write_report(store, load(store, study.name))
     return store, read_tables(store.paths.study(study.name)), page.read_text("utf-8")
 
 
-def test_base_mid_and_fine_tuning_without_control_or_target(tmp_path: Path) -> None:
-    """Three arms of one run each, told apart by a factor of the study's own, on a single kind of seed; measured in bits per
-    byte, too."""
+def test_a_study_that_compares_successive_training_stages(tmp_path: Path) -> None:
+    """The arms base, mid and sft per seed, distinguished by the factor `until`; loss and bits per byte."""
     text = Text(tmp_path / "text")
     arms = []
     for seed in (1, 2):
@@ -116,20 +115,20 @@ def test_base_mid_and_fine_tuning_without_control_or_target(tmp_path: Path) -> N
         for name, before, after in (("mid", "base", "mid"), ("sft", "mid", "sft"))
     ]
     study = Study(name="stages", question="What does each stage add?", arms=arms, comparisons=steps, seeds=("seed",))
-    store, tables, page = made(tmp_path / "store", study)
+    store, tables, page = run_to_report(tmp_path / "store", study)
     assert tables.arms["code_loss"].notna().all()
     record = store.record(tables.manifest.arms[0].measures["code_bits"][0])
     assert tables.arms["code_bits"].iloc[0] == record.metrics["bits_per_byte"]
     by_hand = tables.arms.set_index(["until", "seed"])["code_loss"]
-    found = effects(tables, tables.manifest.comparison("mid"), "code_loss").table.iloc[0]
+    effect = effects(tables, tables.manifest.comparison("mid"), "code_loss").table.iloc[0]
     differences = [by_hand["base", seed] - by_hand["mid", seed] for seed in (1, 2)]
-    assert found["difference"] == pytest.approx(sum(differences) / 2)
-    assert found["num_seeds"] == 2
+    assert effect["difference"] == pytest.approx(sum(differences) / 2)
+    assert effect["num_seeds"] == 2
     assert "What does each stage add?" in page
     assert "bits per byte" in page
 
 
-def test_27_phases_with_a_curve_over_every_boundary(tmp_path: Path) -> None:
+def test_27_phases_with_a_curve_measured_after_every_phase(tmp_path: Path) -> None:
     text = Text(tmp_path / "text")
     arms = []
     for order, shares in (("rising", range(27)), ("falling", range(26, -1, -1))):
@@ -157,7 +156,7 @@ def test_27_phases_with_a_curve_over_every_boundary(tmp_path: Path) -> None:
         ],
         seeds=("seed",),
     )
-    _, tables, page = made(tmp_path / "store", study)
+    _, tables, page = run_to_report(tmp_path / "store", study)
     assert len(tables.curves) == 2 * 27
     assert tables.curves["value"].notna().all()
     for row, rows in tables.curves.groupby("arm"):
@@ -168,8 +167,8 @@ def test_27_phases_with_a_curve_over_every_boundary(tmp_path: Path) -> None:
     assert "code path on code test" in page
 
 
-def test_averaging_is_a_factor_and_the_verdicts_are_those_of_the_numbers(tmp_path: Path) -> None:
-    """A run, its control, and the average of its last states, on three seeds: the average is no rival of the mix."""
+def test_averaging_is_a_factor_and_verdicts_follow_from_the_numbers(tmp_path: Path) -> None:
+    """A run, its control and the average of its last states, on three seeds; the average does not compete with the mix."""
     text = Text(tmp_path / "text")
     arms = []
     for seed in (0, 1, 2):
@@ -204,16 +203,16 @@ def test_averaging_is_a_factor_and_the_verdicts_are_those_of_the_numbers(tmp_pat
         claims=[best],
         seeds=("seed",),
         counts=[
-            TokenCounts(data=one, tokenizer=text.tokenizer, num_documents=20, tokens_per_document=32, seed=0)
-            for one in (text.general, text.code)
+            TokenCounts(data=corpus, tokenizer=text.tokenizer, num_documents=20, tokens_per_document=32, seed=0)
+            for corpus in (text.general, text.code)
         ],
     )
-    _, tables, page = made(tmp_path / "store", study)
+    _, tables, page = run_to_report(tmp_path / "store", study)
     loss = tables.arms.set_index(["mix", "averaged", "seed"])["loss"]
     gains = [loss["general", 1, seed] - loss["code", 1, seed] for seed in (0, 1, 2)]
-    assert min(gains) > 0.1, "eight steps of the code that the test is made of"
-    found = effects(tables, tables.manifest.comparison("main"), "loss").table
-    assert found["difference"].tolist() == [pytest.approx(sum(gains) / 3)]
+    assert min(gains) > 0.1, "eight steps on the same kind of code as the test split"
+    table = effects(tables, tables.manifest.comparison("main"), "loss").table
+    assert table["difference"].tolist() == [pytest.approx(sum(gains) / 3)]
     row = page[page.index("code is the best of all mixes") :]
     assert 'class="verdict-yes"' in row[: row.index("</tr>")]
     averaged = effects(tables, tables.manifest.comparison("averaging"), "loss").by_seed

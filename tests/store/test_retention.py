@@ -431,9 +431,9 @@ def test_the_command_reports_how_long_unreferenced_stages_took(
     request(copy.store, small_study(text, starts=(3,), tasks=("code_task",)))
     assert main(["clean", "--store", str(copy.store.root)]) == 0
     shown = capsys.readouterr().out
-    assert "finished stages that no study asks for any more stay without --unreferenced; they took" in shown
+    assert "finished stages that no study requests any more are kept without --unreferenced; they took" in shown
     assert main(["clean", "--store", str(copy.store.root), "--unreferenced", "--yes"]) == 0
-    assert "finished stages that no study asks for any more went with --unreferenced" in capsys.readouterr().out
+    assert "finished stages that no study requests any more were freed by --unreferenced" in capsys.readouterr().out
     assert survey(copy.store, unreferenced=True).free == []
 
 

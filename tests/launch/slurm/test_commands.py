@@ -91,7 +91,7 @@ def test_a_detached_driver_is_a_process_that_goes_on_by_itself_until_it_is_cance
     assert main([*run, "--set", "total_steps=100000", "--detach"]) == 0
     said = capsys.readouterr().out
     store = Store.open(tmp_path / "store")
-    assert f"prints to {store.paths.detached_log('small')}" in said
+    assert f"log: {store.paths.detached_log('small')}" in said
     pid = json.loads(store.paths.detached("small").read_text())["process"]["pid"]
     assert f"its driver is process {pid} on " in said
     assert os.getsid(pid) == pid  # a terminal that closes is nothing to it
@@ -99,5 +99,5 @@ def test_a_detached_driver_is_a_process_that_goes_on_by_itself_until_it_is_cance
     metrics = "*/attempts/*/result/metrics.jsonl"
     wait_until(lambda: any(path.stat().st_size for path in store.paths.stages.glob(metrics)))
     assert main(["cancel", "--store", str(store.root)]) == 0
-    assert f"its driver, process {pid}, is ended" in capsys.readouterr().out
+    assert f"driver process {pid} stopped" in capsys.readouterr().out
     assert list(store.paths.stages.glob("*/attempts/*/checkpoints/step-*"))

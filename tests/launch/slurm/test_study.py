@@ -373,7 +373,7 @@ def test_a_detached_driver_is_a_job_that_goes_on_by_itself_until_it_is_cancelled
     assert places()[0].endswith("RUNNING")
     assert main(["cancel", "--store", str(root)]) == 0
     said = capsys.readouterr().out
-    assert f"its driver, Slurm job {driver}, is ended" in said
+    assert f"driver Slurm job {driver} stopped" in said
     assert "1 jobs cancelled" in said
     assert cluster.run("squeue", "--noheader") == ""
     assert list(store.paths.stages.glob("*/attempts/*/checkpoints/step-*"))
