@@ -200,7 +200,7 @@ def test_without_an_output_the_folder_is_named_after_the_stage(begun, tmp_path, 
         ("pretrain nano seed 0 to step 3", "taken", "taken: expected a new folder, got one that exists"),
         ("pretrain nano seed 0 to step 12", "new", "is not finished"),
         ("tokenizer", "new", "no stage 'tokenizer'"),
-        ("{tokens}", "new", "allowed: a state"),
+        ("{tokens}", "new", "expected a state, such as"),
         ("pretrain nano seed 0 to step 3", "/proc/new", "cannot be written"),
     ],
 )

@@ -58,7 +58,7 @@ def test_the_command_has_exactly_these_verbs():
     ).stdout
     verbs = [line.split()[0] for line in help_text.splitlines() if line.startswith("    ") and line[4] != " "]
     assert verbs == [
-        "plan", "run", "status", "logs", "retry", "cancel", "report", "track", "ui", "clean", "explain", "export",
+        "new", "plan", "run", "status", "logs", "retry", "cancel", "report", "track", "ui", "clean", "explain", "export",
     ]  # fmt: skip
 
 
@@ -198,6 +198,7 @@ def test_bad_input_gives_one_message_and_status_two(arguments, message, experime
 
 
 EMPTY = [
+    (["new", ""], "FILE"),
     (["plan", "", "--store", "s"], "EXPERIMENT"),
     (["plan", "x.py", "--store", ""], "--store"),
     (["plan", "x.py", "--data", ""], "--data"),

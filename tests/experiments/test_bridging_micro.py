@@ -152,13 +152,13 @@ def test_timing_times_weight_shares_its_states_with_the_flagship():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("sizes=('7b',)", r"model\.size: found '?7b'?; allowed: nano, micro, 14m"),
+        ("sizes=('7b',)", r"model\.size: expected one of nano, micro, 14m.*, got 7b"),
         ("total_step=100", r"--set total_step: .* Did you mean total_steps\?"),
-        ("full=false", r"--set full: found '?false'?; allowed: a Python bool"),
+        ("full=false", r"--set full: expected a Python bool.*, got false"),
         ("trunk_seeds=()", r"trunk_seeds: .* at least one seed"),
         ("total_steps=0", r"schedule\.total_steps"),
-        ("peak_lr=2.0", r"schedule\.peak_lr: found 2\.0; allowed: a learning rate in \[0, 1\)"),
-        ("precision='fp8'", r"precision: found '?fp8'?; allowed: fp32, bf16_mixed, bf16_true"),
+        ("peak_lr=2.0", r"schedule\.peak_lr: expected a learning rate in \[0, 1\), got 2\.0"),
+        ("precision='fp8'", r"precision: expected one of fp32, bf16_mixed, bf16_true, got fp8"),
         ("seq_len=0", "max_seq_len|seq_len"),
     ],
 )
@@ -179,8 +179,12 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
     ("old", "new", "message"),
     [
         ("comparisons_of(arms, total", "comparisons_fo(arms, total", r"edited\.py:\d+: NameError.*comparisons_fo"),
-        ("arms=arms,", "arms=arms * 2,", r"study\.arms\[\d+\]: found .* already arms\[0\]"),
-        ("arms=arms,", "arms=arms[1:],", r"study\.comparisons\.main\.\w+: found .*; allowed: arms of the study"),
+        (
+            "arms=arms,",
+            "arms=arms * 2,",
+            r"study\.arms\[\d+\]: expected a combination of factors that no other arm has, got .*, as in arms\[0\]",
+        ),
+        ("arms=arms,", "arms=arms[1:],", r"study\.comparisons\.main\.\w+: expected arms of the study, got size nano"),
     ],
 )
 def test_a_wrong_experiment_file_gives_one_message_with_the_fields_path(tmp_path, old, new, message):
@@ -190,7 +194,10 @@ def test_a_wrong_experiment_file_gives_one_message_with_the_fields_path(tmp_path
 
 @pytest.mark.parametrize(
     ("weight", "start_step", "message"),
-    [(1.2, 20_000, r"mixes\.math\.mixture\.math: found 1\.2"), (0.12, 70_000, r"mixes\.math\.start_step: found 275")],
+    [
+        (1.2, 20_000, r"mixes\.math\.mixture\.math: expected a share in \[0, 1\], got 1\.2"),
+        (0.12, 70_000, r"mixes\.math\.start_step: expected a whole step in \[0, 240\).*, got 275"),
+    ],
 )
 def test_a_wrong_mix_is_named(monkeypatch: pytest.MonkeyPatch, weight: float, start_step: int, message: str):
     mixes = tuple(Midtraining("math", weight, start_step) if one.mix == "math" else one for one in grid.MIXES)
@@ -201,7 +208,7 @@ def test_a_wrong_mix_is_named(monkeypatch: pytest.MonkeyPatch, weight: float, st
 
 def test_an_unknown_corpus_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("midstudy.plan.experiment.DataChoice", DataChoice)
-    with pytest.raises(ValueError, match=r"generel.*allowed: general, code, math"):
+    with pytest.raises(ValueError, match=r"generel.*expected one of general, code, math"):
         load_study(edited(tmp_path, '{"general": general_bytes}', '{"generel": None, "general": general_bytes}'))
-    with pytest.raises(RecipeError, match=r"--data coed: .*allowed: general, code"):
+    with pytest.raises(RecipeError, match=r"--data coed: expected (one of )?general, code.*, got"):
         load_study(EXPERIMENT, data=["coed=wheels"])

@@ -457,9 +457,7 @@ def test_a_run_that_is_told_to_leave_lets_its_jobs_go_on(store: Store, number: s
     wait_until(lambda: "long" in starts(store))
     process.send_signal(number)
     output, _ = process.communicate()
-    assert output.startswith(
-        f"told to leave ({number.name}): 1 jobs go on by themselves. The same command follows them again"
-    )
+    assert output.startswith(f"detached ({number.name}): 1 jobs keep running. The same command follows them again")
     assert len(live_jobs(store)) == 1
     let_go(store, "go")
     summary = _conduct_real(

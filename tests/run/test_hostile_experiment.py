@@ -39,10 +39,13 @@ WRONG = {
     "asserts": ("def study(*, data):\n    assert data == 3, 'three!'\n", ":2: AssertionError: three!"),
     "reads a missing file": ("def study(*, data):\n    open('/nowhere/x')\n", ":2: FileNotFoundError: "),
     "imports a missing module": ("import no_such_module_anywhere\n", ":1: ModuleNotFoundError: No module named"),
-    "ends the program": ("import sys\nsys.exit(0)\n", ":2: SystemExit: it ends the program with status 0"),
+    "ends the program": (
+        "import sys\nsys.exit(0)\n",
+        ":2: SystemExit: expected study(...) to return a study or to raise an error, got an exit with status 0",
+    ),
     "ends it from study": (
         "def study(*, data):\n    exit('bye')\n",
-        ":2: SystemExit: it ends the program with status 'bye'",
+        ":2: SystemExit: expected study(...) to return a study or to raise an error, got an exit with status 'bye'",
     ),
     "has a syntax error": ("def study(*, data)\n    return 1\n", ":1: SyntaxError: expected ':'\n    def study(*, data)"),
     "has a null byte": ("x = 1\0\n", "SyntaxError: source code string cannot contain null bytes"),
