@@ -76,7 +76,9 @@ def study(
     arms = []
     for seed in data_seeds:
         # Warmed up from zero, since a release comes without its optimizer.
-        control = scale.go_on(start, general, seed=seed, name=f"go on {start.model.name} seed {seed}", averaged_states=1)
+        control = scale.continue_from(
+            start, general, seed=seed, name=f"go on {start.model.name} seed {seed}", averaged_states=1
+        )
         mixed = scale.midtrain(control, {code: CODE_SHARE}, start_step=0)
         average = Average.last(mixed, num_states=averaged_states, every_steps=average_every_steps)
         averaged = Curriculum.of(Start.averaged(average, factors=factors(averaged_states=averaged_states)))

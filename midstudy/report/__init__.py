@@ -1,1 +1,1 @@
-"""The report of a study: its tables read from the store, figures, an executed notebook and one HTML page."""
+"""The report of a study: read its tables, render a notebook template, write a self-contained page."""

@@ -1,4 +1,4 @@
-"""Pieces of HTML that a notebook cell shows: text, tables, figures with captions. Everything given as str is escaped."""
+"""HTML elements for notebook cells: text, tables, figures with captions. Arguments of type str are escaped."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Html:
-    """Markup that a notebook renders as it is."""
+    """Markup that a notebook renders unchanged."""
 
     markup: str
 
     def __repr__(self) -> str:
-        return "Html(...)"  # the notebook keeps this beside the markup, which it would only repeat
+        return "Html(...)"  # the notebook stores this next to the markup, so it need not repeat it
 
     def _repr_html_(self) -> str:
         return self.markup
@@ -29,54 +29,54 @@ Text = str | Html
 
 
 def markup(text: Text) -> str:
-    """A text's markup, escaped unless it is markup already."""
+    """Return the markup of a text, escaped unless it is already markup."""
     return text.markup if isinstance(text, Html) else escape(text)
 
 
 def element(tag: str, *content: Text, css: str = "") -> Html:
-    """<tag class="css">content</tag>."""
+    """Return <tag class="css">content</tag>."""
     opening = f'<{tag} class="{escape(css)}">' if css else f"<{tag}>"
-    return Html(opening + "".join(markup(one) for one in content) + f"</{tag}>")
+    return Html(opening + "".join(markup(part) for part in content) + f"</{tag}>")
 
 
 def paragraph(*content: Text, css: str = "") -> Html:
-    """A paragraph."""
+    """Return a paragraph."""
     return element("p", *content, css=css)
 
 
 def bold(text: Text) -> Html:
-    """Strong text."""
+    """Return bold text."""
     return element("strong", text)
 
 
 def code(text: str) -> Html:
-    """A name as it is typed."""
+    """Return text in a monospaced font, for names as they are typed."""
     return element("code", text)
 
 
 def lines(texts: Iterable[Text]) -> Html:
-    """Texts one under the other."""
+    """Return texts on separate lines."""
     return Html("<br>".join(markup(text) for text in texts))
 
 
 def bullets(items: Iterable[Text], css: str = "") -> Html:
-    """A list."""
+    """Return a bulleted list."""
     return element("ul", *(element("li", item) for item in items), css=css)
 
 
 def small(text: Text) -> Html:
-    """A remark below a number; it may wrap where a number may not."""
+    """Return small print below a number; unlike the number it may wrap."""
     return element("span", text, css="small")
 
 
 def details(summary: str, content: Html) -> Html:
-    """Content that a reader opens."""
+    """Return collapsed content that the reader can open."""
     return Html(f"<details><summary>{escape(summary)}</summary>\n{content.markup}\n</details>")
 
 
 @dataclass(frozen=True)
 class Heading:
-    """A row of a table that names the rows below it."""
+    """A table row that is a heading for the rows below it."""
 
     text: str
 
@@ -85,9 +85,10 @@ Row = Sequence[Text] | Heading
 
 
 def table(columns: Sequence[Text], rows: Iterable[Row], *, caption: Text, num_text_columns: int = 1) -> Html:
-    """A table with a caption above it; the first ``num_text_columns`` are set left, the others right, as numbers are.
+    """Return a table with a caption above it.
 
-    One text column holds names, which do not wrap; several hold prose, which does.
+    The first `num_text_columns` columns are aligned left, the others, which hold numbers, right. A single text column holds
+    names and does not wrap; several hold prose and wrap.
     """
     text_side = "text name" if num_text_columns == 1 else "text"
     sides = [text_side if index < num_text_columns else "number" for index in range(len(columns))]
@@ -99,7 +100,7 @@ def table(columns: Sequence[Text], rows: Iterable[Row], *, caption: Text, num_te
         else:
             cells = "".join(f'<td class="{side}">{markup(cell)}</td>' for side, cell in zip(sides, row, strict=True))
             body.append(f"<tr>{cells}</tr>")
-    # The caption stands before the table, not in it: it keeps the page's width when the table has to scroll.
+    # The caption is outside the table, so that it keeps the page's width when the table scrolls.
     return Html(
         f'<div class="caption">{markup(caption)}</div>\n<div class="table"><table class="report">'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody></table></div>"
@@ -107,7 +108,7 @@ def table(columns: Sequence[Text], rows: Iterable[Row], *, caption: Text, num_te
 
 
 def image(path: Path, *, alternative: str, caption: Text) -> Html:
-    """A PNG embedded in the page, with its caption below."""
+    """Return a PNG embedded in the page, with its caption below."""
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     return Html(
         f'<figure><img alt="{escape(alternative)}" src="data:image/png;base64,{data}">\n'

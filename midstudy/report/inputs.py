@@ -1,4 +1,4 @@
-"""What a report is made from: the tables and facts that `write_tables` left in a study's folder."""
+"""The inputs of a report: the tables and facts that `write_tables` wrote into a study's folder."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from midstudy.plan.left_out import LeftOut
 
 FILES = ("manifest.json", "arms.parquet", "curves.parquet", "cost.json", "reproduce.json", "left_out.json", "answer.txt")
 OPTIONAL = ("similarity.parquet", "proximity.parquet")
-"""Not there until the tokens of every data set are counted."""
+"""Missing until the tokens of every data set are counted."""
 
 _T = TypeVar("_T")
 
 
 class ReportInputError(ValueError):
-    """A file of the study's folder is missing or damaged; the message names it and the next step."""
+    """A file of the study's folder is missing or damaged; the message names the file and the command that writes it."""
 
 
 @dataclass(frozen=True, eq=False)
 class StudyFacts:
-    """A study as its report reads it. `digest` is a SHA-256 over all of it but the manifest's list of stages."""
+    """The inputs of a study's report. `digest` is a SHA-256 over all of them except the manifest's list of stages."""
 
     tables: Tables
     cost: dict[str, Any]
@@ -45,14 +45,14 @@ def read_study(folder: Path) -> StudyFacts:
 
     Raises:
         ReportInputError: a file is missing or damaged.
-        StoreError: the study's manifest is damaged, or of another version.
+        StoreError: the study's manifest is damaged or of another version.
     """
     for name in FILES:
         if not (folder / name).is_file():
-            raise ReportInputError(f"{folder / name}: missing. `midstudy report` writes it from the store.")
+            raise ReportInputError(f"{folder / name}: missing. Run `midstudy report`, which writes it from the store.")
     for name in (*FILES, *OPTIONAL):
         if name.endswith(".parquet") and (folder / name).is_file():
-            _read(folder / name, pd.read_parquet)  # Parquet's own errors do not name the file
+            _read(folder / name, pd.read_parquet)  # the errors of Parquet do not name the file
     tables = read_tables(folder)
     cost, reproduction = (_read(folder / name, _facts) for name in ("cost.json", "reproduce.json"))
     left = _read(folder / "left_out.json", _left_out)
@@ -60,7 +60,7 @@ def read_study(folder: Path) -> StudyFacts:
     if len(tables.arms) != len(tables.manifest.arms):
         raise ReportInputError(
             f"{folder / 'arms.parquet'}: expected the manifest's {len(tables.manifest.arms)} arms, got {len(tables.arms)}. "
-            "Let `midstudy report` write the tables of this manifest."
+            "Run `midstudy report` to write the tables of this manifest."
         )
     return StudyFacts(tables, cost, reproduction, left, answer, _digest(folder, tables))
 
@@ -68,27 +68,28 @@ def read_study(folder: Path) -> StudyFacts:
 def _read(path: Path, reader: Callable[[Path], _T]) -> _T:
     try:
         return reader(path)
-    except (OSError, KeyError, TypeError, ValueError) as error:  # of JSON or Parquet
-        raise ReportInputError(f"{path}: damaged ({error!r}). Let `midstudy report` write it again.") from error
+    except (OSError, KeyError, TypeError, ValueError) as error:  # raised by JSON or Parquet readers
+        raise ReportInputError(f"{path}: damaged ({error!r}). Run `midstudy report` to write it again.") from error
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text("utf-8"))
-    if not isinstance(found, dict):
-        raise TypeError(f"expected a JSON object, got {type(found).__name__}")
-    return found
+    facts = json.loads(path.read_text("utf-8"))
+    if not isinstance(facts, dict):
+        raise TypeError(f"expected a JSON object, got {type(facts).__name__}")
+    return facts
 
 
 def _left_out(path: Path) -> LeftOut:
-    found = _facts(path)
-    return LeftOut(tallies=tuple(Tally.from_json(one) for one in found["tallies"]), not_counted=tuple(found["not_counted"]))
+    facts = _facts(path)
+    tallies = tuple(Tally.from_json(entry) for entry in facts["tallies"])
+    return LeftOut(tallies=tallies, not_counted=tuple(facts["not_counted"]))
 
 
 def _digest(folder: Path, tables: Tables) -> str:
-    """The manifest's stages change without the results changing, so they are left out."""
+    """Hash all inputs except the manifest's stages, which may change without changing the results."""
     manifest = tables.manifest
-    told = [manifest.name, manifest.question, manifest.notes, manifest.comparisons, manifest.claims, manifest.columns]
-    total = hashlib.sha256(repr(told).encode("utf-8"))
+    used = [manifest.name, manifest.question, manifest.notes, manifest.comparisons, manifest.claims, manifest.columns]
+    total = hashlib.sha256(repr(used).encode("utf-8"))
     for name in (*FILES[1:], *OPTIONAL):
         path = folder / name
         total.update(hashlib.sha256(path.read_bytes() if path.exists() else b"").digest())

@@ -1,4 +1,4 @@
-"""From a template to an executed notebook and its page, in the study's folder; unchanged inputs are not rendered again."""
+"""Render a report template into an executed notebook and an HTML page; skip rendering if the inputs have not changed."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from midstudy.report.report import REPORT_FOLDER
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-_CODE_FOLDERS = ("report", "analysis", "studies")  # what the numbers and the looks of a report depend on
+_CODE_FOLDERS = ("report", "analysis", "studies")  # code that determines the content and appearance of a report
 _CELL_TIMEOUT_S = 300
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class ReportError(ValueError):
-    """A cell of the report failed; the message holds its text and its traceback."""
+    """A cell of the report failed; the message contains its source and traceback."""
 
 
 def render(study_folder: Path, *, template: Path | None = None) -> Path:
-    """Write report.html, report.ipynb and figures/ into ``study_folder / "report"``; returns the path of report.html.
+    """Write report.html, report.ipynb and figures/ into `study_folder / "report"`. Return the path of report.html.
 
-    Where tables, template and code are those of the report already there, that one is kept.
+    An existing report is kept if it was rendered from the same tables, template and code.
 
     Args:
-        study_folder: ``STORE/studies/NAME``, with the files that ``read_study`` asks for.
+        study_folder: `STORE/studies/NAME`, with the files that `read_study` requires.
         template: a Python file in percent format; by default the one that the study names.
 
     Raises:
@@ -44,7 +44,7 @@ def render(study_folder: Path, *, template: Path | None = None) -> Path:
     study = read_study(study_folder)
     template = template_of(study.tables.manifest.report) if template is None else template
     if not template.is_file():
-        raise ReportInputError(f"{template}: no such template; give a Python file with '# %%' cells")
+        raise ReportInputError(f"{template}: no such template; expected a Python file with '# %%' cells")
     text = template.read_text("utf-8")
     inputs_sha256 = _sha256(study.digest, text, *(path.read_text("utf-8") for path in _code_files()))
     folder = study_folder.absolute() / REPORT_FOLDER
@@ -67,42 +67,42 @@ def render(study_folder: Path, *, template: Path | None = None) -> Path:
 
 
 def template_of(report: str) -> Path:
-    """The template of the report called `report`: `study` for the general one, else that of a package in `studies/`."""
+    """Return the path of a report template: `study` is the general one, other names are packages in `studies/`."""
     package = Path(midstudy.__file__).parent
     return package / "report" / "template.py" if report == "study" else package / "studies" / report / "report.py"
 
 
 def notebook_of(text: str) -> NotebookNode:
-    """A notebook from a script in percent format: '# %%' begins a code cell, '# %% [markdown]' one of commented text."""
+    """Convert a script in percent format: '# %%' begins a code cell, '# %% [markdown]' a cell of commented text."""
     from nbformat import v4
 
     cells = []
     for number, part in enumerate(re.split(r"^# %%", text, flags=re.MULTILINE)[1:]):
         heading, _, body = part.partition("\n")
-        identity = {"id": f"cell-{number:02d}"}  # by default a random one
+        cell_id = {"id": f"cell-{number:02d}"}  # by default a random one
         if heading.strip() == "[markdown]":
             body = "\n".join(line.removeprefix("#").removeprefix(" ") for line in body.strip().splitlines())
-            cells.append(v4.new_markdown_cell(body, **identity))
+            cells.append(v4.new_markdown_cell(body, **cell_id))
         else:
-            cells.append(v4.new_code_cell(body.strip(), **identity))
+            cells.append(v4.new_code_cell(body.strip(), **cell_id))
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
 def _execute(notebook: NotebookNode, folder: Path) -> None:
-    """Run the cells with this interpreter and this code, in ``folder``, apart from the user's IPython settings."""
+    """Run the cells in `folder` with this interpreter and code, isolated from the user's IPython settings."""
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpecManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
-    with tempfile.TemporaryDirectory(prefix="midstudy-", dir=_short_temporary_folder()) as own:
-        # Without folders to look for kernels in, jupyter starts the interpreter that it runs in.
+    with tempfile.TemporaryDirectory(prefix="midstudy-", dir=_short_temporary_folder()) as temporary:
+        # Without kernel folders to search, jupyter starts the interpreter that it runs in.
         manager = AsyncKernelManager(
             kernel_name="python3",
             kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
-            transport="ipc",  # sockets in our own folder: nothing that others on the machine could connect to
-            connection_file=str(Path(own) / "kernel.json"),
+            transport="ipc",  # sockets in a private folder, to which other users of the machine cannot connect
+            connection_file=str(Path(temporary) / "kernel.json"),
         )
         client = NotebookClient(
             notebook,
@@ -113,19 +113,19 @@ def _execute(notebook: NotebookNode, folder: Path) -> None:
             resources={"metadata": {"path": str(folder)}},
         )
         try:
-            client.execute(env=of_kernel(Path(own)), cleanup_kc=True)
+            client.execute(env=of_kernel(Path(temporary)), cleanup_kc=True)
         except CellExecutionError as error:
             raise ReportError(_ANSI.sub("", f"{error.ename}: {error.evalue}\n\nin the report's cell\n{error}")) from error
 
 
 def _short_temporary_folder() -> str | None:
-    """None for the usual one; /tmp where that is too long for the path of a Unix socket (107 bytes)."""
+    """Return None for the default folder, or /tmp if that is too long for the path of a Unix socket (107 bytes)."""
     return "/tmp" if len(tempfile.gettempdir()) > 60 else None
 
 
 def _title(text: str) -> str:
-    found = re.search(r"^# # (.+)$", text, flags=re.MULTILINE)
-    return found[1] if found else "Report"
+    heading = re.search(r"^# # (.+)$", text, flags=re.MULTILINE)
+    return heading[1] if heading else "Report"
 
 
 def _code_files() -> list[Path]:
@@ -144,11 +144,11 @@ def _rendered_from(marker: Path) -> str | None:
     try:
         return str(json.loads(marker.read_text("utf-8"))["inputs_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # not rendered, or not to the end
+        return None  # not rendered, or not completely
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all: a reader never sees half a report."""
+    """Write a file atomically, so that a reader never sees half a report."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, "utf-8")

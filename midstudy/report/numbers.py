@@ -1,4 +1,4 @@
-"""Numbers as the report prints them: as many digits as mean something, a true minus, a dash for what is not there."""
+"""Number formats of the report: significant digits only, a true minus sign, a dash for a missing value."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ ABSENT = "–"
 
 
 def number(value: float) -> str:
-    """A whole number with thousands separators: 17112 → '17,112'."""
+    """Format a whole number with thousands separators: 17112 → '17,112'."""
     return ABSENT if math.isnan(value) else _minus(f"{value:,.0f}")
 
 
 def loss(value: float) -> str:
-    """A loss in nats per token, three decimals."""
+    """Format a loss in nats per token with three decimals."""
     return ABSENT if math.isnan(value) else f"{value:.3f}"
 
 
 def difference(value: float) -> str:
-    """A signed difference in nats per token, three decimals."""
+    """Format a signed difference in nats per token with three decimals."""
     return ABSENT if math.isnan(value) else _minus(f"{value:+.3f}")
 
 
 def signed_percent(value: float) -> str:
-    """A signed share in percent without the sign %, one decimal: 0.125 → '+12.5'; what rounds to zero has no sign."""
+    """Format a signed fraction in percent, without the % sign: 0.125 → '+12.5'; a value that rounds to zero is '0.0'."""
     if math.isnan(value):
         return ABSENT
     text = f"{100 * value:+.1f}"
@@ -32,12 +32,12 @@ def signed_percent(value: float) -> str:
 
 
 def correlation(value: float) -> str:
-    """A correlation, two decimals."""
+    """Format a correlation with two decimals."""
     return ABSENT if math.isnan(value) else _minus(f"{value:.2f}")
 
 
 def p_value(value: float) -> str:
-    """A p value with two significant digits, '< 0.0001' below that."""
+    """Format a p value with about two significant digits, or as '< 0.0001'."""
     if math.isnan(value):
         return ABSENT
     if value < 1e-4:
@@ -45,15 +45,15 @@ def p_value(value: float) -> str:
     return f"{value:.4f}" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
-def interval(low: float, high: float, written: Callable[[float], str] = difference) -> str:
-    """Both ends in one format, without plus signs: '[−0.033, 0.591]'; a dash where there is none."""
+def interval(low: float, high: float, write: Callable[[float], str] = difference) -> str:
+    """Format both ends with `write`, without plus signs: '[−0.033, 0.591]'; a dash if there is no interval."""
     if math.isnan(low) or math.isnan(high):
         return ABSENT
-    return f"[{written(low)}, {written(high)}]".replace("+", "")
+    return f"[{write(low)}, {write(high)}]".replace("+", "")
 
 
 def tokens(count: float) -> str:
-    """A number of tokens, three significant digits: 88474 → '88.5k'."""
+    """Format a number of tokens with three significant digits: 88474 → '88.5k'."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:.3g}{unit}"
@@ -61,7 +61,7 @@ def tokens(count: float) -> str:
 
 
 def percent(share: float) -> str:
-    """An unsigned share, three significant digits: 0.125 → '12.5 %'."""
+    """Format an unsigned fraction with three significant digits: 0.125 → '12.5 %'."""
     return f"{100 * share:.3g} %"
 
 
@@ -70,7 +70,7 @@ def _minus(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """'45 s', '8.5 min', '2.4 h'."""
+    """Format seconds as '45 s', '8.5 min' or '2.4 h'."""
     if math.isnan(seconds):
         return ABSENT
     if seconds < 90:
@@ -79,9 +79,9 @@ def duration(seconds: float) -> str:
 
 
 UNITS = {"loss_nats": "nats per token", "bits_per_byte": "bits per byte"}
-"""Units of metrics; others are shown by their name."""
+"""Units of metrics; for other metrics the name is shown."""
 
 
 def unit(metric: str) -> str:
-    """The unit of a metric."""
+    """Return the unit of a metric."""
     return UNITS.get(metric, metric.replace("_", " "))

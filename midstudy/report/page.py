@@ -1,4 +1,4 @@
-"""An executed notebook as one self-contained HTML page: outputs without code, no scripts, nothing fetched."""
+"""Convert an executed notebook into one self-contained HTML page: outputs without code, no scripts, no external files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ summary { cursor: pointer; color: #00568a; }
 
 
 def page(notebook: NotebookNode, *, title: str) -> str:
-    """The notebook's text and outputs as a page; its code stays in the notebook."""
+    """Return the notebook's text and outputs as an HTML page; its code is only in the notebook."""
     from nbconvert.exporters.html import HTMLExporter
 
     exporter = HTMLExporter(

@@ -1,4 +1,4 @@
-"""A report being made: a study's tables and facts, and where its figures go. What a notebook's cells work with."""
+"""The object that the cells of a report notebook work with: a study's tables and facts, and the folder for its figures."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ REPORT_FOLDER = "report"  # inside the study's folder; figures/ inside it
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """`study` is for the reader to go on with; the sections show it."""
+    """A report being made. The sections show `study`, which the reader of the notebook can use too."""
 
     study: StudyFacts
     figures_folder: Path
 
     @classmethod
     def of(cls, study_folder: Path) -> Report:
-        """Read a study's folder; raises what `read_study` raises."""
+        """Read a study's folder.
+
+        Raises:
+            ReportInputError, StoreError: see `read_study`.
+        """
         return cls(read_study(study_folder), study_folder / REPORT_FOLDER / "figures")
 
     @property
@@ -41,12 +45,12 @@ class Report:
 
     @property
     def seed(self) -> str | None:
-        """The factor that replicates; None where the study repeats nothing."""
+        """The seed that replicates; None if the study has no seeds."""
         return next(iter(self.manifest.seeds), None)
 
     @cached_property
     def unfinished(self) -> pd.DataFrame:
-        """Arms that lack a measured value, with column `lacks`: the names of the columns, comma-joined."""
+        """Arms that lack a measured value; the column `lacks` names the missing columns, comma-separated."""
         arms = self.tables.arms
         rows, lacks = [], []
         for row, arm in enumerate(self.manifest.arms):
@@ -59,7 +63,7 @@ class Report:
         return arms.iloc[rows].assign(lacks=lacks)
 
     def effects(self, comparison: ComparisonEntry, column: str) -> Effects:
-        """The effects of a comparison on one of its columns, computed once."""
+        """Return the effects of a comparison on one of its columns; they are computed once."""
         if (comparison.name, column) not in self._effects:
             self._effects[comparison.name, column] = effects(self.tables, comparison, column)
         return self._effects[comparison.name, column]
@@ -69,5 +73,5 @@ class Report:
         return {}
 
     def figure(self, drawn: Figure, name: str, *, caption: Text) -> Html:
-        """Save a figure as PNG and SVG, and show it with its caption."""
+        """Save a figure as PNG and SVG; return it with its caption."""
         return image(style.save(drawn, self.figures_folder, name), alternative=name.replace("-", " "), caption=caption)

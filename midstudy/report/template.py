@@ -7,7 +7,7 @@ from pathlib import Path
 from midstudy.report.report import Report
 from midstudy.report.sections import claims, comparisons, curves, left_out, overview, provenance, similarity
 
-report = Report.of(Path(".."))  # the study's folder: a report lies in report/ inside it
+report = Report.of(Path(".."))  # the study's folder; the report is in its subfolder report/
 overview.summary(report)
 
 # %% [markdown]
@@ -19,13 +19,14 @@ overview.missing(report)
 # %% [markdown]
 # ## Comparisons
 #
-# Differences are paired: an arm and its reference share the seeds. The first seed replicates; others are averaged within it.
+# Differences are paired: an arm and its reference share their seeds. The first seed replicates; the others are averaged
+# within it.
 
 # %%
 comparisons.comparisons(report)
 
 # %% [markdown]
-# ## Along the runs
+# ## Curves over training
 
 # %%
 curves.curves(report)
@@ -37,7 +38,7 @@ curves.curves(report)
 claims.claims(report)
 
 # %% [markdown]
-# ## How close the data lie
+# ## Similarity of the data
 
 # %%
 similarity.similarity(report)
@@ -46,7 +47,7 @@ similarity.similarity(report)
 similarity.proximity(report)
 
 # %% [markdown]
-# ## What it cost
+# ## Cost
 
 # %%
 provenance.cost(report)
@@ -58,7 +59,7 @@ provenance.cost(report)
 provenance.data(report)
 
 # %% [markdown]
-# ## What was left out
+# ## Data left out
 
 # %%
 left_out.left_out(report)

@@ -1,1 +1,1 @@
-"""A package for each source: its decisions, its claims, its numbers, and its own report."""
+"""One package per source: its experimental choices, claims, published numbers and report."""

@@ -43,7 +43,5 @@ def test_averaging_is_a_factor_and_no_rival_mix(tmp_path: Path):
 
 
 def test_without_a_release_the_experiment_says_how_to_name_one():
-    with pytest.raises(
-        RecipeError, match=r"release: expected a folder of a GPT-NeoX checkpoint.*, got none\..*midstudy export"
-    ):
+    with pytest.raises(RecipeError, match=r"release: expected a folder.*, got none\..*midstudy export"):
         load_study(EXPERIMENT)

@@ -1,4 +1,4 @@
-"""Figures can be read without the text: units, seeds, intervals, and places for what is not finished."""
+"""Figures are readable on their own: they show units, seeds, intervals and unfinished arms."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from midstudy.studies.bridging.proximity_figure import numbered, proximity_figur
 
 def draw(tables: Tables, name: str) -> Figure:
     entry = tables.manifest.comparison(name)
-    found = {column: effects(tables, entry, column) for column in entry.columns}
+    by_column = {column: effects(tables, entry, column) for column in entry.columns}
     names = names_of_arms(tables.arms, tables.manifest, entry)
     if entry.along is None:
-        return forest_figure(tables.arms, entry, found, names=names)
-    return along_figure(tables.arms, entry, found, names=names, seed=next(iter(tables.manifest.seeds), None))
+        return forest_figure(tables.arms, entry, by_column, names=names)
+    return along_figure(tables.arms, entry, by_column, names=names, seed=next(iter(tables.manifest.seeds), None))
 
 
 def texts(figure: Figure) -> list[str]:
-    """Every text of a figure that is not a tick."""
-    found = [text.get_text() for axes in figure.axes for text in (*axes.texts, axes.xaxis.label, axes.yaxis.label)]
-    return [*found, *(axes.get_title(loc="left") for axes in figure.axes)]
+    """Return every text of a figure except tick labels."""
+    labels = [text.get_text() for axes in figure.axes for text in (*axes.texts, axes.xaxis.label, axes.yaxis.label)]
+    return [*labels, *(axes.get_title(loc="left") for axes in figure.axes)]
 
 
 def row_names(figure: Figure) -> list[str]:
@@ -56,8 +56,8 @@ def test_a_forest_names_every_arm_with_its_seeds_and_prints_its_mean() -> None:
     assert any("%" in text for text in texts(figure))
 
 
-def test_arms_are_named_by_what_tells_them_apart_alone() -> None:
-    """Weight and start step are the same in all arms of the main comparison; along the axis a factor is no name."""
+def test_arms_are_named_only_by_the_factors_that_distinguish_them() -> None:
+    """In the main comparison weight and start step follow from the mix; the factor along the axis names no arm."""
     tables = bridging_tables()
     assert names_of_arms(tables.arms, tables.manifest, tables.manifest.comparison("main")) == ["mix"]
     assert names_of_arms(tables.arms, tables.manifest, tables.manifest.comparison("timing")) == []
@@ -86,7 +86,7 @@ def test_a_curve_shows_units_seeds_and_every_planned_value() -> None:
 
 
 def orders(*, match: tuple[str, ...], seeds: tuple[str, ...] = ("seed",)) -> Tables:
-    """A comparison along a factor that is text, with a reference at each of its values."""
+    """Return a comparison along a factor with text values, with a reference at each value."""
     rows = [
         {"order": order, "loader": loader, "seed": seed, "loss": 4.0 - (0.1 + 0.01 * seed) * (loader == "best fit")}
         for order in ("by length", "at random", "as read")
@@ -104,7 +104,7 @@ def orders(*, match: tuple[str, ...], seeds: tuple[str, ...] = ("seed",)) -> Tab
     return tables_of(rows, [along], columns={"loss": "lower"}, seeds=seeds)
 
 
-def test_text_along_the_axis_stands_in_equal_steps() -> None:
+def test_text_values_are_placed_at_equal_distances_along_the_axis() -> None:
     axes = draw(orders(match=("order",)), "order").axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["as read", "at random", "by length"]
     assert list(axes.get_xticks()) == [0, 1, 2]
@@ -116,7 +116,7 @@ def test_a_factor_that_is_matched_and_along_the_axis_makes_one_curve() -> None:
     assert len(draw(orders(match=("order",)), "order").axes) == 1
 
 
-def test_a_study_that_repeats_nothing_has_hollow_means_alone() -> None:
+def test_a_study_without_seeds_has_only_hollow_means() -> None:
     axes = draw(orders(match=("order",), seeds=()), "order").axes[0]
     means = [line for line in axes.lines if line.get_markersize() == style.MEAN]
     assert len(means) == 3
@@ -124,7 +124,7 @@ def test_a_study_that_repeats_nothing_has_hollow_means_alone() -> None:
 
 
 @pytest.mark.parametrize("num_arms", [2, 8, 30])
-def test_the_names_of_runs_that_end_alike_do_not_overlap(num_arms: int) -> None:
+def test_the_names_of_runs_with_similar_ends_do_not_overlap(num_arms: int) -> None:
     curves = pd.DataFrame(
         {"loader": f"loader {arm}", "seed": 1, "step": step, "value": 4.0 - step / 100 + arm / 10_000}
         for arm in range(num_arms)
@@ -135,12 +135,12 @@ def test_the_names_of_runs_that_end_alike_do_not_overlap(num_arms: int) -> None:
     figure.draw(renderer)
     boxes = [Text.get_window_extent(text, renderer) for text in figure.axes[0].texts]  # without their leader lines
     assert len(boxes) == num_arms
-    assert not any(one.overlaps(other) for index, one in enumerate(boxes) for other in boxes[:index])
+    assert not any(box.overlaps(other) for index, box in enumerate(boxes) for other in boxes[:index])
     assert all(figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 for box in boxes)
 
 
 @pytest.mark.parametrize("end", [0, -1])
-def test_no_point_of_a_curve_is_cut_by_its_axis(end: int) -> None:
+def test_no_point_of_a_curve_is_clipped_by_its_axis(end: int) -> None:
     axes = draw(bridging_tables(), "timing").axes[0]
     left, right = axes.get_xlim()
     ticks = list(axes.get_xticks())
@@ -159,7 +159,7 @@ def test_an_interval_wider_than_everything_else_is_cut_with_an_arrow() -> None:
     assert {line.get_marker() for line in figure.axes[0].lines} >= {"<", ">"}
 
 
-def test_the_matrix_prints_every_similarity_it_shades() -> None:
+def test_the_similarity_matrix_prints_the_number_in_every_cell() -> None:
     figure = similarity_figure(similarity_table())
     axes = figure.axes[0]
     shaded = len(axes.patches)
@@ -167,7 +167,7 @@ def test_the_matrix_prints_every_similarity_it_shades() -> None:
     assert shaded == len(printed) == 5 * 5
 
 
-def test_proximity_states_what_r_leans_on_and_numbers_every_pair() -> None:
+def test_the_proximity_figure_shows_the_robustness_of_r_and_numbers_every_pair() -> None:
     pairs = proximity_pairs(bridging_tables())
     assert pairs is not None
     row = correlations(pairs, measure="combined", by="size").iloc[0]
@@ -189,11 +189,11 @@ def test_forgetting_has_a_line_for_every_trunk_seed() -> None:
     assert "general loss, nats/token" in texts(figure)
 
 
-def test_every_name_has_a_look_of_its_own() -> None:
+def test_every_name_has_its_own_colour_and_marker() -> None:
     looks = style.looks(f"mix {number}" for number in range(12))
     assert len(set(looks.values())) == 12
 
 
-def test_a_figure_is_saved_the_same_twice(tmp_path: Path) -> None:
+def test_saving_a_figure_twice_gives_identical_files(tmp_path: Path) -> None:
     saved = [style.save(draw(bridging_tables(), "main"), tmp_path / name, "main").read_bytes() for name in ("a", "b")]
     assert saved[0] == saved[1]

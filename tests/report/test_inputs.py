@@ -1,4 +1,4 @@
-"""What a report is made from: every file is required, and what is damaged is named with what writes it again."""
+"""The inputs of a report: every file is required; the message on a damaged one names it and the command that rewrites it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
     return write_study(tmp_path, bridging_tables())
 
 
-def test_a_study_is_read_whole(folder: Path) -> None:
+def test_all_inputs_of_a_study_are_read(folder: Path) -> None:
     study, tables = read_study(folder), bridging_tables()
     assert study.tables.manifest == tables.manifest
     assert study.tables.arms["sft_loss"].tolist() == tables.arms["sft_loss"].tolist()
@@ -29,14 +29,14 @@ def test_a_study_is_read_whole(folder: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_an_error_that_names_it(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(ReportInputError, match=rf"{name}: missing. `midstudy report` writes it"):
+    with pytest.raises(ReportInputError, match=rf"{name}: missing. Run `midstudy report`, which writes it"):
         read_study(folder)
 
 
 @pytest.mark.parametrize("name", [*FILES[1:], *OPTIONAL])
 def test_a_damaged_file_is_an_error_that_names_it(folder: Path, name: str) -> None:
     (folder / name).write_bytes(b"{\xff")
-    with pytest.raises(ReportInputError, match=rf"{name}: damaged \(.*Let `midstudy report` write it again"):
+    with pytest.raises(ReportInputError, match=rf"{name}: damaged \(.*Run `midstudy report` to write it again"):
         read_study(folder)
 
 
@@ -54,7 +54,7 @@ def test_a_table_of_another_manifest_is_an_error(tmp_path: Path) -> None:
         read_study(folder)
 
 
-def test_similarities_that_are_not_there_are_not_finished(folder: Path) -> None:
+def test_missing_similarity_tables_count_as_unfinished(folder: Path) -> None:
     (folder / "similarity.parquet").unlink()
     (folder / "proximity.parquet").unlink()
     study = read_study(folder)
@@ -62,7 +62,7 @@ def test_similarities_that_are_not_there_are_not_finished(folder: Path) -> None:
     assert study.tables.proximity is None
 
 
-def test_the_digest_follows_what_the_report_uses_and_nothing_else(folder: Path) -> None:
+def test_the_digest_changes_only_with_inputs_of_the_report(folder: Path) -> None:
     before = read_study(folder).digest
     assert read_study(folder).digest == before
     (folder / "other.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Rendering: one command from a study's folder to an executed notebook and a page that stands alone."""
+"""Rendering: from a study's folder to an executed notebook and a self-contained page."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return render(write_study(tmp_path_factory.mktemp("store"), dataclasses.replace(tables, manifest=manifest)))
 
 
-def test_the_report_lies_in_the_study(html: Path) -> None:
+def test_the_report_is_written_into_the_study_folder(html: Path) -> None:
     assert (html.parent.name, html.name) == ("report", "report.html")
     figures = {path.name for path in (html.parent / "figures").iterdir()}
     names = {"main", "continued", "proximity", "timing", "weight", "forgetting"}
     assert figures == {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
 
 
-def test_the_page_stands_alone_and_hides_code(html: Path) -> None:
+def test_the_page_is_self_contained_and_hides_code(html: Path) -> None:
     text = html.read_text("utf-8")
     assert "<script" not in text
     assert not re.search(r'(?:src|href)="(?!data:|#)', text)
@@ -44,7 +44,7 @@ def test_the_page_stands_alone_and_hides_code(html: Path) -> None:
     assert "<title>Does midtraining bridge pretraining and fine-tuning? · synthetic</title>" in text
 
 
-def test_the_page_has_the_numbers_of_the_analysis(html: Path) -> None:
+def test_the_page_shows_the_numbers_of_the_analysis(html: Path) -> None:
     text = html.read_text("utf-8")
     tables = bridging_tables()
     best = effects(tables, tables.manifest.comparison("main"), "sft_loss").table.iloc[0]
@@ -60,21 +60,21 @@ def test_the_notebook_keeps_code_and_outputs_and_no_dates(html: Path) -> None:
     assert all(not cell["metadata"].get("execution") for cell in code)
 
 
-def test_unchanged_inputs_give_the_report_that_is_there(html: Path) -> None:
+def test_a_report_of_unchanged_inputs_is_kept(html: Path) -> None:
     before = html.stat().st_mtime_ns
     assert render(html.parent.parent) == html
     assert html.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(
-    ("tables", "cost", "figures", "said"),
+    ("tables", "cost", "figures", "sentences"),
     [
         (loader_study(), {}, {"loaders", "curve-path"}, ["Which loader is better", "best fit", "path on web test"]),
         (loader_study(seeds=()), {}, {"loaders", "curve-path"}, ["none repeated with another seed"]),
         (
             bridging_tables(unfinished=[{"mix": "code", "task": "pycode"}]),
             {"num_finished": 200},
-            {"main"},  # of the others, no arm is finished
+            {"main"},  # the other comparisons have no finished arm
             ["This study is not finished.", "120 of 320 stages are not finished", "Arms that lack a value"],
         ),
         (study_without_arms(), NO_STAGES, {"similarity"}, ["compares no arms", "code 20 %", "all 0 stages are finished"]),
@@ -82,13 +82,13 @@ def test_unchanged_inputs_give_the_report_that_is_there(html: Path) -> None:
     ids=["other factors", "no seeds", "unfinished", "no arms"],
 )
 def test_the_general_template_renders_a_study_of_any_shape(
-    tmp_path: Path, tables: Tables, cost: dict[str, Any], figures: set[str], said: list[str]
+    tmp_path: Path, tables: Tables, cost: dict[str, Any], figures: set[str], sentences: list[str]
 ) -> None:
     page = render(write_study(tmp_path, tables, **cost))
     text = page.read_text("utf-8")
     drawn = {path.stem for path in (page.parent / "figures").glob("*.png")}
     assert drawn == figures
-    assert [one for one in said if one not in text] == []
+    assert [sentence for sentence in sentences if sentence not in text] == []
     assert "<title>A study · synthetic</title>" in text
 
 
@@ -97,7 +97,7 @@ SMALL = (
 )
 
 
-def test_a_change_of_inputs_or_of_a_lost_page_renders_again(tmp_path: Path) -> None:
+def test_a_changed_template_or_a_missing_page_is_rendered_again(tmp_path: Path) -> None:
     template = tmp_path / "small.py"
     template.write_text(SMALL)
     study = write_study(tmp_path / "store", bridging_tables())
@@ -111,7 +111,7 @@ def test_a_change_of_inputs_or_of_a_lost_page_renders_again(tmp_path: Path) -> N
     assert "Three" in render(study, template=template).read_text("utf-8")
 
 
-def test_a_failing_cell_surfaces_with_its_text_and_traceback(tmp_path: Path) -> None:
+def test_the_error_of_a_failing_cell_has_its_source_and_traceback(tmp_path: Path) -> None:
     template = tmp_path / "broken.py"
     template.write_text("# %%\nloss = {}\nloss['general']\n")
     study = write_study(tmp_path / "store", bridging_tables())
@@ -125,9 +125,7 @@ def test_a_failing_cell_surfaces_with_its_text_and_traceback(tmp_path: Path) -> 
     assert not (study / "report" / "report.html").exists()
 
 
-def test_nothing_of_the_users_settings_and_folders_reaches_the_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_user_settings_and_folders_do_not_affect_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     breaking = tmp_path / "breaking"
     for path in ("ipython/profile_default/startup/a.py", "startup.py", "random.py"):
         (breaking / path).parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +151,7 @@ def test_nothing_of_the_users_settings_and_folders_reaches_the_report(
     assert render(write_study(tmp_path / "store", bridging_tables()), template=template).is_file()
 
 
-def test_a_missing_file_is_told_before_anything_runs(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_before_any_cell_runs(tmp_path: Path) -> None:
     study = write_study(tmp_path / "store", bridging_tables())
     (study / "cost.json").unlink()
     with pytest.raises(ReportInputError, match=r"cost\.json: missing"):
@@ -165,7 +163,7 @@ def test_a_missing_template_is_named(tmp_path: Path) -> None:
         render(write_study(tmp_path / "store", bridging_tables()), template=tmp_path / "nowhere.py")
 
 
-def test_cells_of_a_template() -> None:
+def test_a_template_is_split_into_cells() -> None:
     cells = notebook_of(SMALL).cells
     assert [cell.cell_type for cell in cells] == ["markdown", "code"]
     assert cells[0].source == "# Small\n\nTwo *lines*."

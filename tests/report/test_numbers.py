@@ -1,4 +1,4 @@
-"""Numbers as the report prints them."""
+"""Number formats of the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from midstudy.report import numbers
 
 
 @pytest.mark.parametrize(
-    ("written", "expected"),
+    ("text", "expected"),
     [
         (numbers.number(17112), "17,112"),
         (numbers.loss(4.5879), "4.588"),
@@ -35,16 +35,16 @@ from midstudy.report import numbers
         (numbers.percent(0.125), "12.5 %"),
     ],
 )
-def test_digits(written: str, expected: str) -> None:
-    assert written == expected
+def test_number_formats(text: str, expected: str) -> None:
+    assert text == expected
 
 
 @pytest.mark.parametrize(
     "write", [numbers.number, numbers.loss, numbers.difference, numbers.signed_percent, numbers.correlation, numbers.p_value]
 )
-def test_what_is_not_there_is_a_dash(write: Callable[[float], str]) -> None:
+def test_a_missing_value_is_a_dash(write: Callable[[float], str]) -> None:
     assert write(math.nan) == numbers.ABSENT
 
 
-def test_half_an_interval_is_none() -> None:
+def test_an_interval_with_a_missing_end_is_a_dash() -> None:
     assert numbers.interval(0.1, math.nan) == numbers.ABSENT

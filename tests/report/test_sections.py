@@ -1,4 +1,4 @@
-"""What a report says, section by section: the numbers of the analysis, what is missing, and what a study has not."""
+"""The sections of a report: they show the numbers of the analysis, unfinished arms, and notes on parts a study lacks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CODE_HELPS = Claim(
 
 
 def plain(shown: Html) -> str:
-    """The text of a section."""
+    """Return the text of a section without markup."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", shown.markup))
 
 
@@ -69,7 +69,7 @@ def test_the_summary_has_question_answer_and_cost(report: Report) -> None:
     assert report.manifest.question in text
     assert "code lowers sft_loss most" in text
     assert "Pearson r =" in text
-    assert "5,397 training steps; each arm trained alone would take 16,560" in text
+    assert "5,397 training steps; training each arm alone would take 16,560" in text
     assert "not finished" not in text
 
 
@@ -91,34 +91,34 @@ def test_a_comparison_along_a_factor_names_its_values(report: Report) -> None:
     assert "main" not in {path.stem for path in report.figures_folder.glob("timing*")}
 
 
-def test_a_comparison_the_study_does_not_have_is_said(report: Report) -> None:
+def test_a_missing_comparison_is_noted(report: Report) -> None:
     assert "no such comparison" in plain(comparisons.comparisons(report, "unheard"))
 
 
-def test_claims_stand_beside_their_source(report: Report) -> None:
+def test_claims_are_shown_with_the_source_s_numbers_and_verdicts(report: Report) -> None:
     text = plain(claims.claims(report))
     assert "code lowers pycode loss" in text
     assert "2.3 → 2.1" in text
-    assert "1 claims of a paper: 1 hold here, 0 do not, 0 are not decided" in text
+    assert "1 claims of a paper: 1 hold here, 0 do not, 0 are undecided" in text
 
 
-def test_the_bridging_report_has_sections_of_its_own(report: Report) -> None:
+def test_the_bridging_report_has_its_own_sections(report: Report) -> None:
     assert "forgotten, nats" in plain(forgetting.forgetting(report))
     text = plain(proximity.proximity(report))
     assert "r of the unmatched pairs alone" in text
     assert "1 code → pycode (matched)" in text
 
 
-def test_cost_stands_beside_the_lower_bound_and_the_price_without_sharing(report: Report) -> None:
+def test_cost_shows_the_lower_bound_and_the_steps_without_sharing(report: Report) -> None:
     text = plain(provenance.cost(report))
-    assert "lower bound of the plan 5,397" in text
+    assert "lower bound of the plan, steps 5,397" in text
     assert "16,560 (3.1 ×)" in text
 
 
-def test_commands_commit_versions_and_stage_ids_are_there(report: Report) -> None:
+def test_reproduction_shows_commands_commit_versions_and_stage_ids(report: Report) -> None:
     text = plain(provenance.reproduce(report))
-    for wanted in ("git checkout 0123abcd", "midstudy run experiments/bridging_micro.py", "2.13.0"):
-        assert wanted in text
+    for expected in ("git checkout 0123abcd", "midstudy run experiments/bridging_micro.py", "2.13.0"):
+        assert expected in text
     assert all(arm.state in text for arm in report.manifest.arms)
 
 
@@ -130,7 +130,7 @@ def test_text_of_a_study_cannot_become_markup(tmp_path: Path, tables: Tables) ->
         assert "<b>note" not in section(report).markup
 
 
-def test_a_finished_study_misses_nothing(report: Report) -> None:
+def test_a_finished_study_has_nothing_missing(report: Report) -> None:
     assert overview.is_complete(report)
     assert plain(overview.missing(report)).strip().startswith("Nothing: all")
 
@@ -150,41 +150,41 @@ def test_an_unfinished_study_says_what_is_missing_and_still_has_every_section(tm
         assert section(report).markup
 
 
-def test_a_study_of_which_nothing_is_finished_has_every_section(tmp_path: Path) -> None:
+def test_a_study_without_finished_stages_has_every_section(tmp_path: Path) -> None:
     tables = bridging_tables(unfinished=[{}])
-    counts = tuple(CountsEntry(data=one, is_task=False, stage=f"counts{one}") for one in ("general", "code"))
+    counts = tuple(CountsEntry(data=name, is_task=False, stage=f"counts{name}") for name in ("general", "code"))
     bare = replace(tables, manifest=replace(tables.manifest, counts=counts), similarity=None, proximity=None)
     report = report_of(tmp_path, bare, num_finished=0)
     for section in (*SECTIONS, forgetting.forgetting, proximity.proximity):
         assert section(report).markup
-    assert "Nothing to show yet" in plain(comparisons.comparisons(report))
+    assert "No results yet" in plain(comparisons.comparisons(report))
     assert "token counts are not finished" in plain(similarity.similarity(report))
 
 
-def test_a_study_of_any_factors_is_shown_in_its_own_words(tmp_path: Path) -> None:
+def test_a_study_is_shown_in_terms_of_its_own_factors(tmp_path: Path) -> None:
     report = report_of(tmp_path, loader_study())
     text = plain(comparisons.comparisons(report))
-    assert text.strip().startswith("Which loader is better"), "a single comparison has its title, too"
+    assert text.strip().startswith("Which loader is better"), "a single comparison has a title too"
     assert "best fit" in text
     assert "+0.100" in text, "higher is better, so an improvement is positive"
     shown = plain(curves.curves(report))
     assert "path on web test, nats per token, lower is better" in shown
     assert (report.figures_folder / "curve-path.png").exists()
     for section in SECTIONS:
-        if section is not similarity.proximity:  # the study counts nothing, which the matrix says
+        if section is not similarity.proximity:  # the study counts no tokens, which the matrix section notes
             assert section(report).markup
 
 
-def test_a_study_that_repeats_nothing_is_shown(tmp_path: Path) -> None:
+def test_a_study_without_seeds_has_every_section(tmp_path: Path) -> None:
     report = report_of(tmp_path, loader_study(seeds=()))
     assert "2 of 2 arms finished, none repeated with another seed." in plain(overview.summary(report))
-    assert "Nothing is repeated with another seed, so nothing can be tested." in plain(comparisons.comparisons(report))
-    assert "one run a line" in plain(curves.curves(report))
+    assert "No arm is repeated with another seed, so no effect can be tested." in plain(comparisons.comparisons(report))
+    assert "one line per run" in plain(curves.curves(report))
     unfinished = report_of(tmp_path / "unfinished", loader_study(seeds=(), unfinished=True), num_finished=1)
     assert "best fit" in plain(overview.missing(unfinished))
 
 
-def test_a_study_without_arms_is_shown(tmp_path: Path) -> None:
+def test_a_study_without_arms_has_every_section(tmp_path: Path) -> None:
     report = report_of(tmp_path, study_without_arms(), **NO_STAGES)
     text = plain(similarity.proximity(report))
     assert text.index("code 20 %") < text.index("math 20 %"), "the closest mix first"
@@ -195,7 +195,7 @@ def test_a_study_without_arms_is_shown(tmp_path: Path) -> None:
         assert section(report).markup
 
 
-def test_what_was_left_out_is_on_the_first_screen_and_in_its_section(tmp_path: Path, tables: Tables) -> None:
+def test_left_out_data_are_on_the_first_screen_and_in_their_section(tmp_path: Path, tables: Tables) -> None:
     report = report_of(tmp_path, tables, left_out=LeftOut(tallies=(tally(),)))
     assert "pycode 25 % within 128 tokens" in plain(overview.summary(report))
     assert "1,990" in plain(left_out.left_out(report))

@@ -33,6 +33,8 @@ from midstudy.train.placement import Placement
 MIDSTUDY = (sys.executable, "-m", "midstudy.cli.main")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PYTHONPATH}
 
+NO_EXIT = "expected study(...) to return a study or to raise an error, got an exit with status "
+
 WRONG = {
     "raises when it is read": ("x = 1\nraise RuntimeError('no such cluster')\n", ":2: RuntimeError: no such cluster"),
     "raises its own exception class": ("class Odd(Exception): pass\ndef study(*, data):\n    raise Odd('!')", ":3: Odd: !"),
@@ -41,11 +43,11 @@ WRONG = {
     "imports a missing module": ("import no_such_module_anywhere\n", ":1: ModuleNotFoundError: No module named"),
     "ends the program": (
         "import sys\nsys.exit(0)\n",
-        ":2: SystemExit: expected study(...) to return a study or to raise an error, got an exit with status 0",
+        ":2: SystemExit: " + NO_EXIT + "0",
     ),
     "ends it from study": (
         "def study(*, data):\n    exit('bye')\n",
-        ":2: SystemExit: expected study(...) to return a study or to raise an error, got an exit with status 'bye'",
+        ":2: SystemExit: " + NO_EXIT + "'bye'",
     ),
     "has a syntax error": ("def study(*, data)\n    return 1\n", ":1: SyntaxError: expected ':'\n    def study(*, data)"),
     "has a null byte": ("x = 1\0\n", "SyntaxError: source code string cannot contain null bytes"),

@@ -1,1 +1,1 @@
-"""One module a figure; each function takes tables of the analysis and returns a matplotlib Figure, for one model size."""
+"""One module per figure; each function takes analysis tables and returns a matplotlib Figure, for one model size."""

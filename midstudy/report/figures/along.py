@@ -1,4 +1,4 @@
-"""A comparison along a factor: the effect at each of its values, a row for each curve and a column for each measured one."""
+"""A comparison along a factor: the effect at each of its values, one row per curve, one column per measured column."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 
 from midstudy.analysis.effects import Effects
 from midstudy.recipe.manifest import ComparisonEntry
-from midstudy.report.cells import in_panel, label, panels_of, spoken
+from midstudy.report.cells import in_panel, label, panels_of, readable
 from midstudy.report.figures import style
 from midstudy.report.figures.style import Look
 
 _ROW_IN = 3.25
 _MARGIN = 0.06
-_BESIDE = 0.02  # of the axis: single seeds beside their mean, which would hide them
+_BESIDE = 0.02  # of the axis: offset of single seeds from their mean, which would hide them
 
 
 @style.styled
@@ -29,14 +29,14 @@ def along_figure(
     names: Sequence[str],
     seed: str | None,
 ) -> Figure:
-    """Percent better than the reference against the factor `comparison.along`, a panel for each curve and column.
+    """Plot percent better than the reference over the factor `comparison.along`, one panel per curve and column.
 
-    Means with 95 % t-intervals over seeds where there are two or more, one ring and thin line per seed. Values that are
-    planned but not finished stay as empty places. Numbers stand at their value, text in equal steps.
+    Shows means with 95 % t-intervals over seeds if there are two or more, and one ring and thin line per seed. Values that
+    are planned but not finished are marked as such. Numbers are placed at their value, text values at equal distances.
 
     Args:
         names: the factors, other than the one along the axis, in which curves differ.
-        seed: the factor that replicates; None where nothing is repeated.
+        seed: the seed that replicates; None if the study has no seeds.
     """
     factor = str(comparison.along)
     planned = arms.iloc[list(comparison.arms)]
@@ -47,8 +47,8 @@ def along_figure(
     ] if names else [(title, panel) for title, panel in panels_of(arms, comparison)]  # fmt: skip
     figure = style.new_figure(height_in=_ROW_IN * len(curves))
     grid = figure.subplots(len(curves), len(comparison.columns), squeeze=False)
-    known = list(style.looks([title for title, _ in curves]).values())
-    for row, ((title, cell), look) in enumerate(zip(curves, known, strict=True)):
+    looks = list(style.looks([title for title, _ in curves]).values())
+    for row, ((title, cell), look) in enumerate(zip(curves, looks, strict=True)):
         for column, name in enumerate(comparison.columns):
             axes = grid[row][column]
             table, points = in_panel(effects[name].table, cell), in_panel(effects[name].by_seed, cell)
@@ -58,19 +58,19 @@ def along_figure(
             axes.set_ylabel("better than the reference by, %")
             n = sorted(set(table["num_seeds"])) if len(table) else [0]
             seeds = f"n = {n[0]}" if len(n) == 1 else f"n = {n[0]} to {n[-1]}"
-            axes.set_title(", ".join(part for part in (spoken(name), title, seeds) if part))
+            axes.set_title(", ".join(part for part in (readable(name), title, seeds) if part))
     return figure
 
 
 def _places(values: Iterable[Any]) -> dict[Any, float]:
-    """Where each value of the factor stands on the axis, in order."""
+    """Return the axis position of each value of the factor, in order."""
     ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
     has_text = any(isinstance(value, str) for value in ordered)
     return {value: float(index if has_text else value) for index, value in enumerate(ordered)}
 
 
 def _span(places: Mapping[Any, float]) -> float:
-    """The length of the axis; 1 where it has a single place."""
+    """Return the length of the axis; 1 if it has a single position."""
     return max(places.values()) - min(places.values()) or 1.0
 
 
@@ -102,18 +102,18 @@ def _curve(
         style.draw_interval(axes, at=x, low=low, high=high, colour=look.colour, vertical=True)
         style.draw_mean(axes, x=x, y=y, look=look, has_interval=pd.notna(low))
         if effect["num_seeds"] > 1:
-            own = points[points[factor] == effect[factor]]
-            style.draw_points(axes, x=[x + beside] * len(own), y=100 * own["relative_improvement"])
+            at_value = points[points[factor] == effect[factor]]
+            style.draw_points(axes, x=[x + beside] * len(at_value), y=100 * at_value["relative_improvement"])
 
 
 def _axis(axes: Axes, places: Mapping[Any, float], table: pd.DataFrame, *, factor: str) -> None:
-    """Ticks at the planned values; those not finished are marked so."""
+    """Set ticks at the planned values and mark those that are not finished."""
     for value, at in places.items():
         if not len(table) or not (table[factor] == value).any():
             axes.annotate("not\nfinished", xy=(at, 0), xytext=(0, 3), textcoords="offset points", ha="center",
                           color=style.MUTED, fontsize=8.5, style="italic")  # fmt: skip
-    texts = [spoken(value) if isinstance(value, str) else f"{value:g}" for value in places]
+    texts = [readable(value) if isinstance(value, str) else f"{value:g}" for value in places]
     axes.set_xticks(list(places.values()), texts, fontsize=8.5)
-    margin = _MARGIN * _span(places)  # points at the ends are whole
+    margin = _MARGIN * _span(places)  # so that points at the ends are not clipped
     axes.set_xlim(min(places.values()) - margin, max(places.values()) + margin)
-    axes.set_xlabel(spoken(factor))
+    axes.set_xlabel(readable(factor))

@@ -1,4 +1,4 @@
-"""A comparison as a forest: how much better every arm is than its reference, a panel for each case and measured column."""
+"""A comparison as a forest plot: how much better every arm is than its reference, by panel and measured column."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from matplotlib.figure import Figure
 
 from midstudy.analysis.effects import Effects
 from midstudy.recipe.manifest import ComparisonEntry
-from midstudy.report.cells import in_panel, label, panels_of, spoken
+from midstudy.report.cells import in_panel, label, panels_of, readable
 from midstudy.report.figures import style
 from midstudy.report.figures.style import Look
 from midstudy.report.numbers import signed_percent
 
 _ROW_IN, _PANEL_IN, _FOOT_IN = 0.24, 0.42, 0.55
-_BELOW = 0.33  # of a row: single seeds below their mean, which would hide them
+_BELOW = 0.33  # of a row: offset of single seeds below their mean, which would hide them
 
 
 @style.styled
 def forest_figure(
     arms: pd.DataFrame, comparison: ComparisonEntry, effects: Mapping[str, Effects], *, names: Sequence[str]
 ) -> Figure:
-    """A row of panels for each case, a column for each measured column: percent better than the reference.
+    """Plot percent better than the reference: one row per panel of the comparison, one column per measured column.
 
-    Means with 95 % t-intervals over seeds in the arm's colour, one small ring per seed, the mean hollow where one seed
-    allows no interval. `arms` gives the rows, so that an arm that is not finished shows as such.
+    Shows means with 95 % t-intervals over seeds in the arm's colour and one small ring per seed; the mean is hollow if there
+    is no interval. Every arm of `arms` has a row, so that unfinished arms are visible.
 
     Args:
-        names: the factors by which arms are called.
+        names: the factors that name the arms.
     """
     planned = arms.iloc[list(comparison.arms)]
     panels = panels_of(arms, comparison)
@@ -38,27 +38,27 @@ def forest_figure(
         in_panel(planned, panel).drop_duplicates([*names]) if names else in_panel(planned, panel).head(1)
         for _, panel in panels
     ]
-    height = sum(_PANEL_IN + _ROW_IN * len(some) for some in rows) + _FOOT_IN
+    height = sum(_PANEL_IN + _ROW_IN * len(panel_rows) for panel_rows in rows) + _FOOT_IN
     figure = style.new_figure(height_in=height)
     grid = figure.subplots(
         len(panels),
         len(comparison.columns),
         squeeze=False,
         sharex="col",
-        gridspec_kw={"height_ratios": [len(some) + 0.6 for some in rows]},
+        gridspec_kw={"height_ratios": [len(panel_rows) + 0.6 for panel_rows in rows]},
     )
-    known = style.looks([label(row, names) for _, row in planned.iterrows()])
+    looks = style.looks([label(row, names) for _, row in planned.iterrows()])
     for column, name in enumerate(comparison.columns):
         table, points = effects[name].table, effects[name].by_seed
         style.room_for(
             grid[0][column],
-            [100 * value for some in (table, points) if len(some) for value in some["relative_improvement"]],
+            [100 * value for values in (table, points) if len(values) for value in values["relative_improvement"]],
             intervals=[(100 * a, 100 * b) for a, b in zip(table["relative_ci_low"], table["relative_ci_high"], strict=True)],
             vertical=False,
         )
         for place, (title, panel) in enumerate(panels):
             axes = grid[place][column]
-            _forest(axes, rows[place], in_panel(table, panel), in_panel(points, panel), known, names)
+            _forest(axes, rows[place], in_panel(table, panel), in_panel(points, panel), looks, names)
             axes.set_yticks(range(len(rows[place])))
             if column:
                 axes.set_yticklabels([])
@@ -68,7 +68,7 @@ def forest_figure(
                 )
                 axes.set_title(title, fontweight="normal")
         grid[0][column].annotate(
-            spoken(name),
+            readable(name),
             xy=(0, 1),
             xytext=(0, 22),
             xycoords="axes fraction",
@@ -85,7 +85,7 @@ def _forest(
     rows: pd.DataFrame,
     effects: pd.DataFrame,
     points: pd.DataFrame,
-    known: Mapping[str, Look],
+    looks: Mapping[str, Look],
     names: Sequence[str],
 ) -> None:
     style.zero_line(axes, vertical=True)
@@ -93,13 +93,13 @@ def _forest(
     axes.tick_params(axis="y", length=0)
     for y, (_, row) in enumerate(rows.iterrows()):
         cell = {name: row[name] for name in names}
-        found = in_panel(effects, cell)
+        of_arm = in_panel(effects, cell)
         axes.axhline(y, color=style.RULE, linewidth=0.5, zorder=0)
-        if found.empty:
+        if of_arm.empty:
             axes.annotate("not finished", xy=(0, y), xytext=(5, 0), textcoords="offset points", va="center",
                           color=style.MUTED, fontsize=8.5, style="italic")  # fmt: skip
             continue
-        effect, look = found.iloc[0], known[label(row, names)]
+        effect, look = of_arm.iloc[0], looks[label(row, names)]
         low, high = 100 * effect["relative_ci_low"], 100 * effect["relative_ci_high"]
         style.draw_interval(axes, at=y, low=low, high=high, colour=look.colour, vertical=False)
         style.draw_mean(
@@ -119,9 +119,9 @@ def _row_name(
     effects: Mapping[str, Effects],
     comparison: ComparisonEntry,
 ) -> str:
-    """The arm and its number of seeds: of each column where a study that is not finished has them from different seeds."""
+    """Return the arm's name with its number of seeds; one number per column if the columns differ (unfinished study)."""
     counts = []
     for column in comparison.columns:
-        found = in_panel(effects[column].table, {**panel, **{name: row[name] for name in names}})
-        counts.append(int(found["num_seeds"].iloc[0]) if len(found) else 0)
-    return f"{label(row, names)}, n = {' | '.join(str(one) for one in dict.fromkeys(counts))}"
+        of_arm = in_panel(effects[column].table, {**panel, **{name: row[name] for name in names}})
+        counts.append(int(of_arm["num_seeds"].iloc[0]) if len(of_arm) else 0)
+    return f"{label(row, names)}, n = {' | '.join(str(count) for count in dict.fromkeys(counts))}"

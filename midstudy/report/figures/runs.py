@@ -1,4 +1,4 @@
-"""Measures at several states of a run, by the step of the state."""
+"""Curves: a measure at several states of a run, by the step of the state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from midstudy.report.cells import label, spoken
+from midstudy.report.cells import label, readable
 from midstudy.report.figures import style
 
 _LABEL_IN, _AROUND_IN, _LEAST_IN = 0.17, 0.9, 3.6
@@ -16,32 +16,32 @@ _LABEL_IN, _AROUND_IN, _LEAST_IN = 0.17, 0.9, 3.6
 
 @style.styled
 def runs_figure(curves: pd.DataFrame, *, column: str, unit: str, names: Sequence[str], seed: str | None) -> Figure:
-    """The mean over seeds of one column for each kind of arm, with a thin line for each seed.
+    """Plot the mean over seeds of one column for each arm, with a thin line for each seed.
 
     Args:
         curves: the rows of this column: the factors, step, value.
-        names: the factors by which arms are called.
-        seed: the factor that replicates; None where nothing is repeated.
+        names: the factors that name the arms.
+        seed: the seed that replicates; None if the study has no seeds.
     """
     finished = curves.dropna(subset=["value"])
     cells = list(finished.groupby(list(names), sort=False, dropna=False)) if names else [((), finished)]
     height = max(_LEAST_IN, _LABEL_IN * len(cells) + _AROUND_IN)
     figure = style.new_figure(height_in=height)
     axes = figure.subplots()
-    known = style.looks([label(rows.iloc[0], names) for _, rows in cells])
+    looks = style.looks([label(rows.iloc[0], names) for _, rows in cells])
     ends: list[tuple[str, str, float, float]] = []
     for _, rows in cells:
         name = label(rows.iloc[0], names)
-        look = known[name]
+        look = looks[name]
         by_seed = rows.groupby([*([seed] if seed else []), "step"])["value"].mean().reset_index()
-        for _, one in by_seed.groupby(seed) if seed else ():
-            axes.plot(one["step"], one["value"], color=look.colour, linewidth=0.7, alpha=0.45, zorder=2)
+        for _, run in by_seed.groupby(seed) if seed else ():
+            axes.plot(run["step"], run["value"], color=look.colour, linewidth=0.7, alpha=0.45, zorder=2)
         mean = by_seed.groupby("step")["value"].mean()
         axes.plot(mean.index, mean, color=look.colour, linewidth=1.8, marker=look.marker, markersize=3.5, zorder=3)
         n = f"n = {by_seed[seed].nunique() if seed else 1}"
         ends.append((f"{name}, {n}" if names else n, look.colour, float(mean.index[-1]), float(mean.iloc[-1])))
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high)  # the labels are placed within these
+    axes.set_ylim(low, high)  # the labels are placed within these limits
     heights = _apart([(y - low) / (high - low) for *_, y in ends], gap=_LABEL_IN / (height - _AROUND_IN))
     for (text, colour, x, y), at in zip(ends, heights, strict=True):
         leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "relpos": (0, 0.5)}
@@ -50,18 +50,18 @@ def runs_figure(curves: pd.DataFrame, *, column: str, unit: str, names: Sequence
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step of the curriculum")
     axes.set_ylabel(unit)
-    axes.set_title(spoken(column))
+    axes.set_title(readable(column))
     return figure
 
 
 def _apart(wanted: Sequence[float], *, gap: float) -> list[float]:
-    """Heights between 0 and 1 as near to the wanted ones as their order allows, at least `gap` apart."""
+    """Return heights in [0, 1] close to the wanted ones, in the same order and at least `gap` apart."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    found, floor, ceiling = list(wanted), 0.0, 1.0
+    heights, floor, ceiling = list(wanted), 0.0, 1.0
     for index in order:
-        found[index] = floor = max(found[index], floor)
+        heights[index] = floor = max(heights[index], floor)
         floor += gap
     for index in reversed(order):
-        found[index] = ceiling = min(found[index], ceiling)
+        heights[index] = ceiling = min(heights[index], ceiling)
         ceiling -= gap
-    return found
+    return heights

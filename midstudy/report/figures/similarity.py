@@ -1,4 +1,4 @@
-"""The similarity matrix: how close corpora and mixtures are to the corpora and to the tasks."""
+"""The similarity matrix of corpora, mixtures and tasks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from midstudy.report.cells import spoken
+from midstudy.report.cells import readable
 from midstudy.report.figures import style
 
 _CELL_IN, _GAP = 0.33, 0.35
@@ -15,9 +15,9 @@ _CELL_IN, _GAP = 0.33, 0.35
 
 @style.styled
 def similarity_figure(similarity: pd.DataFrame) -> Figure:
-    """Combined similarity as shade and number: corpora, mixtures and tasks (rows) by corpora and tasks (columns).
+    """Plot combined similarity as shade and number: corpora, mixtures and tasks (rows) by corpora and tasks (columns).
 
-    The matrix is symmetric, so mixtures are left out of the columns.
+    The matrix is symmetric, so mixtures are omitted from the columns.
     """
     names = {kind: _names(similarity, kind) for kind in ("corpus", "mixture", "task")}
     table = similarity.set_index(["left", "right"])["combined"]
@@ -51,9 +51,9 @@ def similarity_figure(similarity: pd.DataFrame) -> Figure:
     axes.set_ylim(y - _GAP, 0)
     axes.xaxis.tick_top()
     axes.set_xticks(
-        x_ticks, [spoken(one) for _, group in columns for one in group], rotation=35, ha="left", rotation_mode="anchor"
+        x_ticks, [readable(name) for _, group in columns for name in group], rotation=35, ha="left", rotation_mode="anchor"
     )
-    axes.set_yticks(y_ticks, [spoken(one) for _, group in rows for one in group])
+    axes.set_yticks(y_ticks, [readable(name) for _, group in rows for name in group])
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -65,7 +65,7 @@ def _names(similarity: pd.DataFrame, kind: str) -> list[str]:
 
 
 def _shade(depth: float) -> tuple[float, float, float]:
-    """White (0) to deep blue (1); darkness alone carries the value."""
+    """Map 0 to 1 to white to deep blue; darkness alone encodes the value."""
     light, dark = np.array([0.965, 0.975, 0.985]), np.array([0.03, 0.27, 0.46])
     red, green, blue = light + depth * (dark - light)
     return float(red), float(green), float(blue)

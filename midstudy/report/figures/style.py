@@ -1,7 +1,7 @@
-"""How all figures look: size, type, colours and markers, and how a figure is saved.
+"""The style of all figures: size, font, colours and markers, and how a figure is saved.
 
-No pyplot: figures are plain objects, so nothing is global and nothing has to be closed. Colours are Okabe and Ito's
-("Color Universal Design", 2008), which stay apart for colour-blind readers; what has a colour has a marker, too.
+pyplot is not used: figures are plain objects without global state and need not be closed. The colours are Okabe and Ito's
+("Color Universal Design", 2008), which colour-blind readers can distinguish; every colour also has a marker.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 WIDTH_IN = 8.6
-"""Every figure is as wide as the text of the page, so that type has one size on it."""
+"""Every figure is as wide as the text of the page, so that font sizes are uniform."""
 PNG_DPI = 170
 
 INK, MUTED, RULE = "#1a1a1a", "#5f5f5f", "#c8c8c8"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-POINT = 3.6  # points; a value of one seed
-MEAN = 7.0  # points; a mean
+POINT = 3.6  # marker size in points of a single seed's value
+MEAN = 7.0  # marker size in points of a mean
 
 _RC: dict[Any, Any] = {
-    "text.parse_math": False,  # a dollar in a name is a dollar
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
+    "text.parse_math": False,  # a dollar sign in a name is literal
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so figures are the same everywhere
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
@@ -48,14 +48,14 @@ _RC: dict[Any, Any] = {
     "ytick.labelcolor": INK,
     "text.color": INK,
     "figure.facecolor": "white",
-    "svg.hashsalt": "midstudy",  # the same figure gives the same file
+    "svg.hashsalt": "midstudy",  # makes files reproducible
 }
 
 _P = ParamSpec("_P")
 
 
 def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """Let a figure function draw with the report's settings, whatever a matplotlibrc says."""
+    """Decorate a figure function to draw with the report's settings, independent of any matplotlibrc."""
 
     @functools.wraps(draw)
     def inner(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
@@ -68,47 +68,47 @@ def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
 
 
 def new_figure(*, height_in: float) -> Figure:
-    """An empty figure of the report's width whose parts make room for each other."""
+    """Return an empty figure of the report's width with constrained layout."""
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.04)
     return Figure(figsize=(WIDTH_IN, height_in), layout=layout)
 
 
 @dataclass(frozen=True)
 class Look:
-    """Colour and marker of one kind of arm."""
+    """Colour and marker of an arm."""
 
     colour: str
     marker: str
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """Colour and marker of every name, in order; more than six names share colours, not the pair."""
-    known = list(dict.fromkeys(names))
-    shifted = (_MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)] for i in range(len(known)))
+    """Assign a colour and marker to every name, in order; names beyond the sixth reuse colours with other markers."""
+    unique = list(dict.fromkeys(names))
+    shifted = (_MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)] for i in range(len(unique)))
     return {
-        name: Look(_COLOURS[i % len(_COLOURS)], marker) for i, (name, marker) in enumerate(zip(known, shifted, strict=True))
+        name: Look(_COLOURS[i % len(_COLOURS)], marker) for i, (name, marker) in enumerate(zip(unique, shifted, strict=True))
     }
 
 
 REFERENCE = Look(INK, "X")
-"""How a reference is drawn where it has a point of its own."""
+"""Colour and marker of a reference that is plotted as its own point."""
 
 
 def zero_line(axes: Axes, *, vertical: bool) -> None:
-    """The reference: the value that effects are differences from."""
+    """Draw the zero line, the value of the reference."""
     (axes.axvline if vertical else axes.axhline)(0, color=MUTED, linewidth=1.0, zorder=1)
 
 
 def room_for(
     axes: Axes, values: Iterable[float], *, intervals: Iterable[tuple[float, float]] = (), vertical: bool
 ) -> tuple[float, float]:
-    """Set an axis to hold values, zero and intervals with a margin; returns its limits.
+    """Set the limits of an axis to contain values, zero and intervals with a margin. Return the limits.
 
-    An interval of two seeds can be ten times as wide as everything else. It gets as much room again as the values have
-    on each side, and is cut there with an arrow (``draw_interval``).
+    An interval over two seeds can be ten times as wide as everything else. On each side an interval may extend the range of
+    the values by at most that range; beyond, it is cut with an arrow (`draw_interval`).
     """
-    known = [float(value) for value in values if pd.notna(value)] + [0.0]
-    low, high = min(known), max(known)
+    finite = [float(value) for value in values if pd.notna(value)] + [0.0]
+    low, high = min(finite), max(finite)
     span = (high - low) or 0.01
     ends = [float(end) for pair in intervals for end in pair if pd.notna(end)]
     low = max(min([low, *ends]), low - span)
@@ -120,9 +120,9 @@ def room_for(
 
 
 def draw_interval(axes: Axes, *, at: float, low: float, high: float, colour: str, vertical: bool) -> None:
-    """A 95 % interval as a bar beside the other axis's value ``at``; ends past the axis's limits become arrows.
+    """Draw a 95 % interval as a bar at position `at` of the other axis; ends beyond the axis limits become arrows.
 
-    ``vertical``: the values run along y. Nothing is drawn for NaN.
+    If `vertical`, the values are along y. Nothing is drawn if an end is NaN.
     """
     if pd.isna(low) or pd.isna(high):
         return
@@ -140,25 +140,25 @@ def draw_interval(axes: Axes, *, at: float, low: float, high: float, colour: str
 
 
 def draw_mean(axes: Axes, *, x: float, y: float, look: Look, has_interval: bool) -> None:
-    """A mean in its arm's colour and marker; hollow where there is no interval."""
+    """Draw a mean in its arm's colour and marker, hollow if it has no interval."""
     face = look.colour if has_interval else "white"
     axes.plot(x, y, look.marker, markersize=MEAN, color=look.colour, markerfacecolor=face, markeredgewidth=1.4, zorder=4)
 
 
 def draw_points(axes: Axes, *, x: Iterable[float], y: Iterable[float]) -> None:
-    """Values of single seeds: small rings over everything else."""
+    """Draw the values of single seeds as small rings on top of everything else."""
     axes.plot(list(x), list(y), "o", markersize=POINT, color=INK, markerfacecolor="white", markeredgewidth=0.9, zorder=5)
 
 
 def save(figure: Figure, folder: Path, name: str) -> Path:
-    """Write NAME.png and NAME.svg into the folder, without dates; returns the PNG's path."""
+    """Write NAME.png and NAME.svg into the folder, without dates. Return the path of the PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_RC)
         if figure.get_layout_engine() is not None:
             figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # laid out once, not again for every file
+            figure.set_layout_engine("none")  # do the layout once, not for every file
         figure.savefig(folder / f"{name}.png", dpi=PNG_DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 4})
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     return folder / f"{name}.png"

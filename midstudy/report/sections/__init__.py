@@ -1,1 +1,1 @@
-"""The sections of the report: each function takes a `Report` and returns what one notebook cell shows."""
+"""The sections of the report: each function takes a `Report` and returns the HTML of one notebook cell."""

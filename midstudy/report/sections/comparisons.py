@@ -1,4 +1,4 @@
-"""Comparisons: a figure and a table of paired effects for each, along a factor or as a forest."""
+"""Comparisons: for each, a figure (effects along a factor, or a forest plot) and a table of paired effects."""
 
 from __future__ import annotations
 
@@ -7,59 +7,59 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from midstudy.recipe.manifest import ComparisonEntry
-from midstudy.report.cells import in_panel, label, names_of_arms, panels_of, spoken
+from midstudy.report.cells import in_panel, label, names_of_arms, panels_of, readable
 from midstudy.report.figures.along import along_figure
 from midstudy.report.figures.forest import forest_figure
 from midstudy.report.html import Heading, Html, Row, Text, bold, details, element, paragraph, table
 from midstudy.report.numbers import difference, interval, loss, p_value, percent, signed_percent, tokens, unit
 from midstudy.report.report import Report
 
-NOTHING = paragraph("Nothing to show yet: no arm is finished together with its reference.", css="note")
+NO_RESULTS = paragraph("No results yet: no arm is finished together with its reference.", css="note")
 
 
 def comparisons(report: Report, *names: str) -> Html:
-    """The comparisons of these names; without names all of the study, each under its title."""
+    """Show the comparisons with these names; without names, all comparisons of the study, each under its title."""
     if not names and not report.manifest.comparisons:
         return paragraph("The study compares no arms.", css="note")
-    chosen = [one for one in report.manifest.comparisons if not names or one.name in names]
+    chosen = [entry for entry in report.manifest.comparisons if not names or entry.name in names]
     if not chosen:
         return paragraph("The study has no such comparison.", css="note")
     shown = Html("")
-    for one in chosen:
+    for entry in chosen:
         if not names or len(chosen) > 1:
-            shown += element("h3", one.title)
-        shown += comparison(report, one)
+            shown += element("h3", entry.title)
+        shown += comparison(report, entry)
     return shown
 
 
 def comparison(report: Report, entry: ComparisonEntry) -> Html:
-    """One comparison: its figure, and a table for each measured column."""
+    """Show one comparison: its figure, and a table for each measured column."""
     effects = {column: report.effects(entry, column) for column in entry.columns}
-    if all(one.table.empty for one in effects.values()):
-        return NOTHING
+    if all(effect.table.empty for effect in effects.values()):
+        return NO_RESULTS
     manifest, arms = report.manifest, report.tables.arms
     names = names_of_arms(arms, manifest, entry)
     if entry.along is None:
         drawn = forest_figure(arms, entry, effects, names=names)
     else:
         drawn = along_figure(arms, entry, effects, names=names, seed=report.seed)
-    by = f" by {spoken(entry.along)}" if entry.along else ""
-    agree = ", ".join(spoken(name) for name in (*entry.match, *manifest.seeds))
+    by = f" by {readable(entry.along)}" if entry.along else ""
+    agree = ", ".join(readable(name) for name in (*entry.match, *manifest.seeds))
     shown = report.figure(
         drawn,
         entry.name.replace("_", "-"),
-        caption=f"How much better each arm is than its reference{by}, percent of the reference."
-        + (f" A reference agrees with its arm in {agree}." if agree else "")
+        caption=f"How much better each arm is than its reference{by}, in percent of the reference."
+        + (f" An arm and its reference have the same {agree}." if agree else "")
         + (
             " Large markers: means of paired differences; bars: 95 % t-intervals over n values of "
-            f"{spoken(report.seed)}; small rings: single ones. Hollow markers: one value, no interval."
+            f"{readable(report.seed)}; small rings: single values. Hollow markers: one value, no interval."
             if report.seed
-            else " Nothing is repeated with another seed, so there are no intervals."
+            else " No arm is repeated with another seed, so there are no intervals."
         ),
     )
     for column in entry.columns:
         shown += _table(report, entry, column, names)
-    return shown + details("What the arms were given of each data set", _doses(report, entry, names))
+    return shown + details("Dose of each data set by arm", _doses(report, entry, names))
 
 
 def _table(report: Report, entry: ComparisonEntry, column: str, names: Sequence[str]) -> Html:
@@ -67,7 +67,7 @@ def _table(report: Report, entry: ComparisonEntry, column: str, names: Sequence[
     if effects.empty:
         return Html("")
     family = int(effects["family_size"].iloc[0])
-    about = manifest.columns[column]
+    measured = manifest.columns[column]
     columns = [
         "arm",
         "seeds",
@@ -81,19 +81,19 @@ def _table(report: Report, entry: ComparisonEntry, column: str, names: Sequence[
         "p",
         "p, Holm",
     ]
-    seeds = " × ".join(spoken(name) for name in manifest.seeds)
+    seeds = " × ".join(readable(name) for name in manifest.seeds)
     tested = (
-        f"Seeds: {seeds}; differences are paired by all seeds and averaged within the first, intervals and p from the "
-        f"paired t-test over the first. Tokens: drawn of all corpora. Holm's correction is over the {family} effects of "
-        "this table that can be tested; bold: corrected p below 0.05. A dash: nothing to test."
+        f"Seeds: {seeds}; differences are paired by all seeds and averaged within the first; intervals and p values are "
+        f"from the paired t-test over the first. Tokens: drawn from all corpora. The Holm correction is over the {family} "
+        "effects of this table that can be tested; bold: corrected p below 0.05. A dash: no test is possible."
         if seeds
-        else "Nothing is repeated with another seed, so nothing can be tested. Tokens: drawn of all corpora."
+        else "No arm is repeated with another seed, so no effect can be tested. Tokens: drawn from all corpora."
     )
     return table(
         columns,
         _rows(report, entry, effects, names),
-        caption=f"{spoken(column)}: {unit(about.metric)} on {spoken(about.data) or 'the data of its arm'}, {about.split} "
-        f"split, {about.better} is better. {tested}",
+        caption=f"{readable(column)}: {unit(measured.metric)} on {readable(measured.data) or 'the data of its arm'}, "
+        f"{measured.split} split, {measured.better} is better. {tested}",
     )
 
 
@@ -126,19 +126,19 @@ def _cells(row: pd.Series, name: str) -> list[Text]:
 
 
 def _doses(report: Report, entry: ComparisonEntry, names: Sequence[str]) -> Html:
-    """The tokens of each corpus and the dose of each data set, for every kind of arm."""
+    """Return a table of the tokens of each corpus and the dose of each data set, one row per arm without seeds."""
     arms = report.tables.arms
     cell = list(dict.fromkeys([*entry.match, *names, *([entry.along] if entry.along else [])]))
     rows = arms.iloc[list(entry.arms)]
-    data = [one.removeprefix("dose:") for one in arms.columns if one.startswith("dose:")]
+    datasets = [name.removeprefix("dose:") for name in arms.columns if name.startswith("dose:")]
     listed: list[Row] = []
     for _, row in (rows.drop_duplicates(cell) if cell else rows.head(1)).iterrows():
-        given = [(row[f"dose:{one}"], row.get(f"tokens:{one}", 0)) for one in data]
-        cells = [f"{percent(dose)}, {tokens(drawn)}" if drawn else percent(dose) for dose, drawn in given]
+        amounts = [(row[f"dose:{name}"], row.get(f"tokens:{name}", 0)) for name in datasets]
+        cells = [f"{percent(dose)}, {tokens(drawn)}" if drawn else percent(dose) for dose, drawn in amounts]
         listed.append([label(row, cell), *cells])
     return table(
-        ["arm", *(spoken(one) for one in data)],
+        ["arm", *(readable(name) for name in datasets)],
         listed,
-        caption="Dose, that is Σ learning rate × share of a data set over the steps of a run, divided by Σ learning rate; "
-        "and the tokens drawn of a corpus. Arms with other doses differ in more than the factor that is compared.",
+        caption="Dose of a data set: Σ learning rate × share over the steps of a run, divided by Σ learning rate; for a "
+        "corpus also the tokens drawn. Arms with different doses differ in more than the compared factor.",
     )

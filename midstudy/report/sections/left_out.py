@@ -1,36 +1,36 @@
-"""What the data left out: sentences for losses above a tenth, and a table of every use of every split."""
+"""Data that training and evaluation leave out: a sentence for each large loss, and a table of every use of every split."""
 
 from __future__ import annotations
 
 from midstudy.data.tally import MUCH, Tally
-from midstudy.report.cells import spoken
+from midstudy.report.cells import readable
 from midstudy.report.html import Heading, Html, Row, bullets, details, paragraph, table
 from midstudy.report.numbers import number, percent
 from midstudy.report.report import Report
 
 
 def left_out(report: Report) -> Html:
-    """Losses above a tenth, then a table of all counts."""
-    found = report.study.left_out
-    much = found.sentences
+    """Show the uses that lose more than `MUCH` of their data, then a table of all counts."""
+    counts = report.study.left_out
+    much = counts.sentences
     shown = Html("")
     if much:
-        shown += paragraph(f"More than {percent(MUCH)} of these is not trained on or not measured:") + bullets(much)
-    elif found.tallies:
-        shown += paragraph(f"Nothing beyond the limits of the recipe loses more than {percent(MUCH)}.")
-    if found.not_counted:
+        shown += paragraph(f"More than {percent(MUCH)} of the following is not trained on or not measured:") + bullets(much)
+    elif counts.tallies:
+        shown += paragraph(f"Apart from the limits of the recipe, no use of the data loses more than {percent(MUCH)}.")
+    if counts.not_counted:
         shown += paragraph(
-            f"Not counted: {', '.join(found.not_counted)}. These stages were made before there were counts.", css="note"
+            f"Not counted: {', '.join(counts.not_counted)}. These stages were made by a version without counts.", css="note"
         )
-    if not found.tallies:
-        return shown + paragraph("Nothing is counted yet: no data stage is finished.", css="note")
-    return shown + details(f"All {len(found.tallies)} uses of the data", _table(found.tallies))
+    if not counts.tallies:
+        return shown + paragraph("There are no counts yet: no data stage is finished.", css="note")
+    return shown + details(f"All {len(counts.tallies)} uses of the data", _table(counts.tallies))
 
 
 def trained_shares(report: Report) -> str:
-    """Tasks of which training sees few target tokens, with the percentage seen; empty if there are none."""
+    """Return the tasks of which training sees too few target tokens, with the percentage; empty if there are none."""
     shares = {
-        (tally.data, tally.limit): f"{spoken(tally.data)} {tally.percent_seen} within {tally.limit} tokens"
+        (tally.data, tally.limit): f"{readable(tally.data)} {tally.percent_seen} within {tally.limit} tokens"
         for tally in report.study.left_out.tallies
         if tally.use == "training" and tally.share_seen is not None and tally.is_much
     }
@@ -41,7 +41,7 @@ def _table(tallies: tuple[Tally, ...]) -> Html:
     rows: list[Row] = []
     for index, tally in enumerate(tallies):
         if index == 0 or tallies[index - 1].data != tally.data:
-            rows.append(Heading(spoken(tally.data)))
+            rows.append(Heading(readable(tally.data)))
         use = tally.use if tally.limit is None else f"{tally.use} at {tally.limit} tokens"
         at_least = "" if tally.is_whole else "at least "
         rows.append(
@@ -55,10 +55,10 @@ def _table(tallies: tuple[Tally, ...]) -> Html:
             ]
         )
     return table(
-        ["split and use", "why something is left out", "used", "left out", "target tokens seen", "targets cut"],
+        ["split and use", "reason for leaving out", "used", "left out", "target tokens seen", "targets cut"],
         rows,
-        caption="What each use takes of a split and what it leaves out. A target is cut where its item is longer than the "
-        "sequence; target tokens seen are a share of those of all items that were looked at, left out or not. Documents "
-        "without text are kept as their end-of-text token.",
+        caption="How much of a split each use takes and leaves out. A target is cut if its item is longer than the "
+        "sequence. Target tokens seen are a share of the target tokens of all items read, including those left out. "
+        "Documents without text are kept as their end-of-text token.",
         num_text_columns=2,
     )

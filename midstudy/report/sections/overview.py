@@ -1,4 +1,4 @@
-"""The first screen: the question, the answer with its uncertainty, what it rests on, and what is missing."""
+"""The first screen: the question, the answer with its uncertainty, the runs and cost behind it, and what is missing."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 
 import pandas as pd
 
-from midstudy.report.cells import cell_factors, differing, label, spoken
+from midstudy.report.cells import cell_factors, differing, label, readable
 from midstudy.report.html import Html, bold, bullets, code, details, element, paragraph, table
 from midstudy.report.numbers import duration, number, tokens
 from midstudy.report.report import Report
 from midstudy.report.sections.left_out import trained_shares
 
 MAX_ROWS_IN_VIEW = 12
-"""A longer list of what is missing is folded: the results come first."""
+"""A longer list of unfinished arms is collapsed, so that the results come first."""
 
 
 def summary(report: Report, *more: Html) -> Html:
-    """Question, answer, what was run and what it took; `more` are paragraphs of the study's own report."""
+    """Show question, answer, runs and cost; `more` are additional paragraphs of a study-specific report."""
     cost = report.study.cost
     parts = [
         paragraph(report.manifest.question, css="question"),
@@ -31,19 +31,19 @@ def summary(report: Report, *more: Html) -> Html:
             bold("Cost: "),
             f"{duration(cost['cpu_s'])} of CPU time, {tokens(cost['num_tokens'])} tokens, {number(cost['useful_steps'])} "
             "training steps"
-            + (f"; each arm trained alone would take {number(cost['unshared_steps'])}" if report.manifest.arms else "")
+            + (f"; training each arm alone would take {number(cost['unshared_steps'])}" if report.manifest.arms else "")
             + ".",
         )
     )
     if shares := trained_shares(report):
-        parts.append(paragraph(bold("Target tokens that training sees: "), f"{shares}."))
+        parts.append(paragraph(bold("Target tokens seen in training: "), f"{shares}."))
     if not is_complete(report):
         parts.insert(0, paragraph(bold("This study is not finished. "), "What is missing is listed below.", css="warning"))
     return element("div", *parts, css="summary")
 
 
 def missing(report: Report) -> Html:
-    """What is not finished or failed; a line where nothing is."""
+    """Show the unfinished arms and failed stages, or a line that says that everything is finished."""
     study, unfinished = report.study, report.unfinished
     num_arms, cost = len(report.manifest.arms), study.cost
     if is_complete(report):
@@ -61,21 +61,21 @@ def missing(report: Report) -> Html:
     if len(unfinished):
         names = differing(report.tables.arms, cell_factors(report.manifest))
         groups = unfinished.groupby([*names, "lacks"], sort=False, dropna=False)
-        rows = [[label(some.iloc[0], names), _seeds(report, some), spoken(some["lacks"].iloc[0])] for _, some in groups]
+        rows = [[label(arms.iloc[0], names), _seeds(report, arms), readable(arms["lacks"].iloc[0])] for _, arms in groups]
         counted = f"Arms that lack a value: {len(unfinished)} of {num_arms}."
         listed = table(
-            ["arm", " / ".join(spoken(one) for one in report.manifest.seeds) or "seeds", "lacks"],
+            ["arm", " / ".join(readable(name) for name in report.manifest.seeds) or "seeds", "lacks"],
             rows,
-            caption=f"{counted} An effect is stated only from arms finished together with their reference.",
+            caption=f"{counted} Effects are computed only from arms that are finished together with their reference.",
             num_text_columns=3,
         )
-        shown += listed if len(rows) <= MAX_ROWS_IN_VIEW else paragraph(counted) + details("Which", listed)
+        shown += listed if len(rows) <= MAX_ROWS_IN_VIEW else paragraph(counted) + details("List them", listed)
     left = cost["num_stages"] - cost["num_finished"]
     return shown + paragraph(f"{number(left)} of {number(cost['num_stages'])} stages are not finished.")
 
 
 def is_complete(report: Report) -> bool:
-    """Whether every arm, count and stage of the study is finished."""
+    """Return whether every arm, count and stage of the study is finished."""
     cost = report.study.cost
     counted = not report.manifest.counts or report.tables.similarity is not None
     return counted and not (len(report.unfinished) or cost["failed"] or cost["num_finished"] < cost["num_stages"])
@@ -91,19 +91,20 @@ def _runs(report: Report) -> str:
     finished = f"{len(arms) - len(report.unfinished)} of {len(arms)} arms finished"
     if not manifest.seeds:
         return f"{finished}, none repeated with another seed."
-    seeds = " and ".join(f"{arms[name].nunique()} values of {spoken(name)}" for name in manifest.seeds)
+    seeds = " and ".join(f"{arms[name].nunique()} values of {readable(name)}" for name in manifest.seeds)
     return (
-        f"{finished}, {len(cells)} without their seeds, on {seeds} at most. The tables give the seeds behind every number."
+        f"{finished}, {len(cells)} distinct apart from seeds, on at most {seeds}. The tables give the number of seeds of "
+        "every result."
     )
 
 
 def _seeds(report: Report, arms: pd.DataFrame) -> str:
-    """'0 / 1337, 895; 1 / 895': the first seed, and those of the others that it has."""
+    """Return the seeds of arms as '0 / 1337, 895; 1 / 895': each first seed with its other seeds."""
     if not report.manifest.seeds:
         return "–"
     first, *others = report.manifest.seeds
     if not others:
-        return ", ".join(str(one) for one in arms[first])
+        return ", ".join(str(seed) for seed in arms[first])
     return "; ".join(
         f"{value} / {', '.join(' / '.join(str(row[name]) for name in others) for _, row in rows.iterrows())}"
         for value, rows in arms.groupby(first, sort=False)
@@ -111,4 +112,4 @@ def _seeds(report: Report, arms: pd.DataFrame) -> str:
 
 
 def _first_line(text: str) -> str:
-    return next(iter(text.strip().splitlines()), "no cause was recorded")
+    return next(iter(text.strip().splitlines()), "no cause recorded")

@@ -1,18 +1,18 @@
-"""How close data sets and mixtures lie: the similarity matrix and proximity advantages."""
+"""Similarity of data sets and mixtures: the similarity matrix and proximity advantages."""
 
 from __future__ import annotations
 
-from midstudy.report.cells import spoken
+from midstudy.report.cells import readable
 from midstudy.report.figures.similarity import similarity_figure
 from midstudy.report.html import Heading, Html, Row, paragraph, table
 from midstudy.report.numbers import difference
 from midstudy.report.report import Report
 
-UNCOUNTED = paragraph("Nothing to show yet: token counts are not finished.", css="note")
+UNCOUNTED = paragraph("No results yet: token counts are not finished.", css="note")
 
 
 def similarity(report: Report) -> Html:
-    """The similarity matrix; a line where nothing is counted."""
+    """Show the similarity matrix, or a note if the tokens are not counted."""
     if not report.manifest.counts:
         return paragraph("The study compares no token distributions.", css="note")
     if report.tables.similarity is None:
@@ -21,35 +21,35 @@ def similarity(report: Report) -> Html:
         similarity_figure(report.tables.similarity),
         "similarity",
         caption="Combined token similarity (0.4 cosine + 0.3 Jaccard + 0.3 / (1 + Jensen-Shannon divergence in "
-        "nats)); distributions without a common token have 0.18. Samples are compared between disjoint halves, so "
-        "the diagonal is not 1 but what two draws of the same text reach: the ceiling for its row. Mixtures hold "
-        "their corpora at their shares, weighted exactly. One sample each, no interval.",
+        "nats)); distributions without a common token have 0.18. Disjoint halves of the samples are compared, so the "
+        "diagonal is not 1 but the similarity of two draws of the same text, the ceiling of its row. Mixtures weight "
+        "the counts of their corpora exactly by their shares. One sample each, no interval.",
     )
 
 
 def proximity(report: Report) -> Html:
-    """Proximity advantage of every mix to every task, in numbers."""
-    found = report.tables.proximity
-    if found is None:
+    """Show a table of the proximity advantage of every mix to every task."""
+    advantages = report.tables.proximity
+    if advantages is None:
         return UNCOUNTED if report.manifest.counts else Html("")
-    if found.empty:
+    if advantages.empty:
         return paragraph("The study compares no mixtures.", css="note")
     rows: list[Row] = []
-    for task, of_task in found.groupby("task", sort=False):
-        rows.append(Heading(spoken(task)))
+    for task, of_task in advantages.groupby("task", sort=False):
+        rows.append(Heading(readable(task)))
         ordered = of_task.sort_values("pa_combined", ascending=False, kind="stable")
         rows += [
             [
-                spoken(row["mix_name"]),
-                spoken(row["reference"]),
-                *(difference(row[f"pa_{one}"]) for one in ("combined", "cosine", "jaccard", "js")),
+                readable(row["mix_name"]),
+                readable(row["reference"]),
+                *(difference(row[f"pa_{measure}"]) for measure in ("combined", "cosine", "jaccard", "js")),
             ]
             for _, row in ordered.iterrows()
         ]
     return table(
-        ["mix", "against", "combined", "cosine", "Jaccard", "1 / (1 + JSD)"],
+        ["mix", "reference", "combined", "cosine", "Jaccard", "1 / (1 + JSD)"],
         rows,
-        caption="Proximity advantage: how much closer the mix lies to the task than its reference does, by measure of "
-        "similarity; the closest mix first. One sample each, no interval.",
+        caption="Proximity advantage: how much closer the mix is to the task than its reference is, by similarity measure; "
+        "the closest mix first. One sample each, no interval.",
         num_text_columns=2,
     )

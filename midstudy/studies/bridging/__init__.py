@@ -1,1 +1,1 @@
-"""Midtraining Bridges Pretraining and Posttraining Distributions (arXiv 2510.14865)."""
+"""The study of "Midtraining Bridges Pretraining and Posttraining Distributions" (arXiv 2510.14865)."""

@@ -1,4 +1,4 @@
-"""The paper's claims as data, for the comparisons that a study has; each decided over trunk seeds, at each model size."""
+"""The paper's claims as data, one set per model size; each is decided over trunk seeds."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from midstudy.studies.bridging.grid import MATCHED
 from midstudy.studies.bridging.scale import CONTROL
 
 NULL_BAND = 0.02
-"""About no change: the paper's largest mismatched change of SFT loss is 1.95 % (v1 Table 2, LIMA with Starcoder)."""
+"""Relative change that counts as no change: the paper's largest mismatched change of SFT loss is 1.95 % (v1 Table 2, LIMA
+with Starcoder)."""
 
 
 def claims_for(comparisons: Iterable[Comparison]) -> list[Claim]:
-    """The claims that these comparisons can judge, in the paper's order."""
-    known = {one.name: one for one in comparisons}
-    sizes = dict.fromkeys(str(arm.factors["size"]) for one in known.values() for arm in one.arms)
+    """Return the claims that can be judged from these comparisons, in the paper's order."""
+    by_name = {comparison.name: comparison for comparison in comparisons}
+    sizes = dict.fromkeys(str(arm.factors["size"]) for comparison in by_name.values() for arm in comparison.arms)
     claims: list[Claim] = []
     for size in sizes:
         where = f" (size {size})" if len(sizes) > 1 else ""
-        claims += [one for one in _claims(size, where) if _can_be_judged(one, known)]
+        claims += [claim for claim in _claims(size, where) if _can_be_judged(claim, by_name)]
     return claims
 
 
-def _can_be_judged(claim: Claim, known: dict[str, Comparison]) -> bool:
-    comparison = known.get(claim.comparison)
+def _can_be_judged(claim: Claim, comparisons: dict[str, Comparison]) -> bool:
+    comparison = comparisons.get(claim.comparison)
     return comparison is not None and any(selects(claim.arms, arm.factors) for arm in comparison.arms)
 
 
@@ -71,7 +72,7 @@ def _beats_rivals(mix: str, task: str, size: str, where: str) -> Claim:
         column="sft_loss",
         arms={"mix": mix, "task": task, "size": size},
         family="task loss",
-        cited=f"next is {nearest}, {rivals[nearest] - table[mix]:+.3f} nats (v1 Table 2, 410m)",
+        cited=f"closest rival is {nearest}, {rivals[nearest] - table[mix]:+.3f} nats (v1 Table 2, 410m)",
     )
 
 
@@ -106,7 +107,7 @@ def _lowers_general(mix: str, task: str, size: str, where: str) -> Claim:
         (paper.V1_TABLE_2, "v1 Table 2, 410m"),
     ):
         control, arm = (paper.paper_loss(source=source, task=task, mix=name) for name in (CONTROL, mix))
-        opposite = ", the opposite" if arm.general_loss > control.general_loss else ""
+        opposite = ", opposite direction" if arm.general_loss > control.general_loss else ""
         cited.append(f"{control.general_loss:.3f} → {arm.general_loss:.3f} ({short}{opposite})")
     text = f"{mix} midtraining lowers general loss after {task} SFT{where}"
     return _paired(text, "main", "general_loss", mix, task, size, "; ".join(cited))

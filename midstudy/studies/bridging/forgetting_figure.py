@@ -1,4 +1,4 @@
-"""Forgetting: general loss before and after fine-tuning, for every mix and every trunk seed."""
+"""The figure of forgetting: general loss before and after fine-tuning, for every mix and trunk seed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from midstudy.report.cells import spoken
+from midstudy.report.cells import readable
 from midstudy.report.figures import style
 from midstudy.report.numbers import percent
 from midstudy.studies.bridging.scale import CONTROL
@@ -17,55 +17,54 @@ _SPREAD = 0.5  # of a row, over which its trunk seeds are spread
 
 @style.styled
 def forgetting_figure(arms: pd.DataFrame) -> Figure:
-    """A panel per task, two a row: general loss (nats/token, test) before SFT (ring) and after it (filled), per trunk seed.
+    """Plot general loss (nats/token, test) before SFT (ring) and after it (filled) per trunk seed, one panel per task.
 
-    `arms` are the rows to show, of one size; SFT seeds are averaged within a trunk seed. All panels share the axis, which
-    does not begin at zero.
+    `arms` are the rows to show, all of one size; SFT seeds are averaged within a trunk seed. All panels share the axis,
+    which does not start at zero.
     """
-    shown = arms
-    tasks = list(dict.fromkeys(shown["task"]))
-    names = {task: _rows(shown[shown["task"] == task]) for task in tasks}
+    tasks = list(dict.fromkeys(arms["task"]))
+    names = {task: _rows(arms[arms["task"] == task]) for task in tasks}
     num_lines = -(-len(tasks) // 2)
     heights = [max(len(names[task]) for task in tasks[2 * i : 2 * i + 2]) for i in range(num_lines)]
     figure = style.new_figure(height_in=sum(_PANEL_IN + _ROW_IN * rows for rows in heights))
     panels = figure.subplots(num_lines, 2, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights}).ravel()
-    known = style.looks(mix for mix in arms["mix"] if mix != CONTROL) | {CONTROL: style.REFERENCE}
+    looks = style.looks(mix for mix in arms["mix"] if mix != CONTROL) | {CONTROL: style.REFERENCE}
     for axes, task in zip(panels, tasks, strict=False):
-        _panel(axes, shown[shown["task"] == task], names[task], known)
-        axes.set_title(f"Fine-tuned on {spoken(task)}")
+        _panel(axes, arms[arms["task"] == task], names[task], looks)
+        axes.set_title(f"Fine-tuned on {readable(task)}")
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("general loss, nats/token")
     for axes in panels[len(tasks) :]:
         axes.set_visible(False)
     if tasks:
-        values = shown[["general_loss_before", "general_loss"]].to_numpy(dtype=float).ravel()
+        values = arms[["general_loss_before", "general_loss"]].to_numpy(dtype=float).ravel()
         _limits(panels[0], values)
     return figure
 
 
 def _rows(cell: pd.DataFrame) -> list[tuple[str, float]]:
-    """(mix, weight) of a task's rows, the control first."""
+    """Return the (mix, weight) pairs of a task, the control first."""
     keys = dict.fromkeys((str(mix), float(weight)) for mix, weight in zip(cell["mix"], cell["weight"], strict=True))
     return sorted(keys, key=lambda key: key[0] != CONTROL)
 
 
-def _panel(axes: Axes, cell: pd.DataFrame, rows: list[tuple[str, float]], known: dict[str, style.Look]) -> None:
+def _panel(axes: Axes, cell: pd.DataFrame, rows: list[tuple[str, float]], looks: dict[str, style.Look]) -> None:
     labels = []
-    explained = False
+    has_legend = False
     for y, (mix, weight) in enumerate(rows):
-        own = cell[(cell["mix"] == mix) & (cell["weight"] == weight)].dropna(subset=["general_loss", "general_loss_before"])
-        seeds = own.groupby("trunk_seed")[["general_loss_before", "general_loss"]].mean()
+        arms = cell[(cell["mix"] == mix) & (cell["weight"] == weight)].dropna(subset=["general_loss", "general_loss_before"])
+        seeds = arms.groupby("trunk_seed")[["general_loss_before", "general_loss"]].mean()
         axes.axhline(y, color=style.RULE, linewidth=0.4, zorder=0)
-        name = spoken(mix) if mix == CONTROL else f"{spoken(mix)} {percent(weight)}"
+        name = readable(mix) if mix == CONTROL else f"{readable(mix)} {percent(weight)}"
         labels.append(f"{name}, n = {len(seeds)}")
-        colour = known[mix].colour
+        colour = looks[mix].colour
         for i, (before, after) in enumerate(seeds.itertuples(index=False)):
             at = y + _SPREAD * ((i + 0.5) / len(seeds) - 0.5)
             axes.plot([before, after], [at, at], color=colour, linewidth=1.3, zorder=2)
             axes.plot(before, at, "o", markersize=4.6, color=colour, markerfacecolor="white", markeredgewidth=1.1, zorder=3)
             axes.plot(after, at, "o", markersize=4.6, color=colour, zorder=3)
-        if len(seeds) and not explained:
-            explained = True
+        if len(seeds) and not has_legend:
+            has_legend = True
             for x, text in zip(seeds.mean(), ("before", "after"), strict=True):
                 axes.annotate(text, xy=(x, y - _SPREAD / 2), xytext=(0, 4), textcoords="offset points", ha="center",
                               fontsize=8, color=style.MUTED)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The paper's grid: its mixes with their weights and starts, its tasks, and which pairs of seeds run which arms."""
+"""The paper's grid: its mixes with their weights and start steps, its tasks, and the arms per pair of seeds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from midstudy.studies.bridging.scale import COLUMNS, CONTROL, PAPER_STEPS, Scale
 
 @dataclass(frozen=True)
 class Midtraining:
-    """A mix with its weight and its own start: in the paper the start step belongs to the domain (Table 1)."""
+    """A mix with its weight and start step; in the paper the start step depends on the domain (Table 1)."""
 
     mix: str
     weight: float
     paper_start_step: int
 
     def start_step(self, total_steps: int) -> int:
-        """The start step of a training of `total_steps`."""
+        """Return the start step scaled to a training of `total_steps` steps."""
         return round(self.paper_start_step * total_steps / PAPER_STEPS)
 
 
@@ -33,7 +33,7 @@ MIXES = (
 CONTINUED = (Midtraining("code", 1.0, 40_000), Midtraining("math", 1.0, 56_000))
 TIMING = tuple(Midtraining("code", MIXES[0].weight, start) for start in (6_000, 20_000, 40_000, 50_000))
 WEIGHTS = tuple(Midtraining("code", weight, 40_000) for weight in (0.10, 0.20, 0.50, 0.80, 1.0))
-"""The ablation of weights; its last arm is continued pretraining."""
+"""The ablation of weights; its last arm, at weight 1, is continued pretraining."""
 
 TASKS = {  # name: folder of a directory source
     "pycode": "sft/pycode",
@@ -42,7 +42,7 @@ TASKS = {  # name: folder of a directory source
     "long_form": "sft/dialogue",
 }
 MATCHED = {"code": "pycode", "math": "word_problems"}
-"""Mix: the task it is matched with; the authors' perfect matches, StarCoder → PyCode and Math → GSM8K."""
+"""Matched task of each mix that has one: the authors' perfect matches, StarCoder → PyCode and Math → GSM8K."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,19 +55,19 @@ class Grid:
     _runs: dict[tuple[Midtraining | None, int], Curriculum] = field(default_factory=dict)
 
     def everything(self, *, trunk_seed: int, sft_seed: int) -> list[Arm]:
-        """Every mix on every task, continued pretraining, and the ablations of start and weight."""
+        """Return every mix on every task, continued pretraining, and the ablations of start step and weight."""
         cells: list[tuple[Midtraining | None, str]] = [(mix, task) for task in TASKS for mix in (None, *MIXES)]
         cells += [(mix, MATCHED[mix.mix]) for mix in CONTINUED]
         cells += [(mix, MATCHED[mix.mix]) for mix in (*TIMING, *WEIGHTS)]
         return self._arms(cells, trunk_seed, sft_seed)
 
     def matched_tasks(self, *, trunk_seed: int, sft_seed: int) -> list[Arm]:
-        """Every mix on the two matched tasks, so that "best of the five" has an interval over trunks."""
+        """Return every mix on the two matched tasks, so that claims on the best mix have an interval over trunks."""
         return self._arms([(mix, task) for task in MATCHED.values() for mix in (None, *MIXES)], trunk_seed, sft_seed)
 
     def main_contrasts(self, *, trunk_seed: int, sft_seed: int) -> list[Arm]:
-        """The two matched mixes and their controls."""
-        cells = [(mix, MATCHED[one.mix]) for one in MIXES if one.mix in MATCHED for mix in (None, one)]
+        """Return the two matched mixes and their controls."""
+        cells = [(mix, MATCHED[matched.mix]) for matched in MIXES if matched.mix in MATCHED for mix in (None, matched)]
         return self._arms(cells, trunk_seed, sft_seed)
 
     def _arms(self, cells: Sequence[tuple[Midtraining | None, str]], trunk_seed: int, sft_seed: int) -> list[Arm]:
@@ -77,7 +77,7 @@ class Grid:
         return self.scale.finetune(self._run(mix, trunk_seed), self.tasks[task], seed=sft_seed)
 
     def _run(self, mix: Midtraining | None, trunk_seed: int) -> Curriculum:
-        """The run of a mix on a trunk, made once: arms that share it share its ids."""
+        """Return the run of a mix on a trunk (None for the control); arms share it, and with it its stage ids."""
         if (mix, trunk_seed) not in self._runs:
             if mix is None:
                 run = self.scale.pretrain(self.corpora["general"], seed=trunk_seed)
@@ -90,36 +90,36 @@ class Grid:
 
 
 def comparisons_of(arms: Sequence[Arm], *, total_steps: int) -> list[Comparison]:
-    """The paper's comparisons between arms of the grid; those of which no arm is there are left out.
+    """Return the paper's comparisons between arms of the grid; comparisons without arms are omitted.
 
-    Arms of an ablation are compared on the seeds on which all of it runs, so that its points rest on the same seeds.
+    The arms of an ablation are restricted to the seeds that all of its points have.
     """
 
     def of(cell: Midtraining, **more: str) -> tuple[Arm, ...]:
         return where(arms, mix=cell.mix, weight=cell.weight, start_step=cell.start_step(total_steps), **more)
 
     def common(cells: Sequence[Midtraining]) -> list[Arm]:
-        each = [of(cell, task=MATCHED[cell.mix]) for cell in cells]
-        shared = set.intersection(*({_place(arm) for arm in some} for some in each))
-        return [arm for some in each for arm in some if _place(arm) in shared]
+        arms_of_cells = [of(cell, task=MATCHED[cell.mix]) for cell in cells]
+        shared = set.intersection(*({_seeds_and_task(arm) for arm in cell_arms} for cell_arms in arms_of_cells))
+        return [arm for cell_arms in arms_of_cells for arm in cell_arms if _seeds_and_task(arm) in shared]
 
     control, match = where(arms, mix=CONTROL), ("size", "task")
     alone = [arm for cell in CONTINUED for arm in of(cell, task=MATCHED[cell.mix])]
-    places = {(arm.factors["mix"], *_place(arm)) for arm in alone}
-    mixed = [arm for cell in MIXES for arm in of(cell) if (arm.factors["mix"], *_place(arm)) in places]
+    keys = {(arm.factors["mix"], *_seeds_and_task(arm)) for arm in alone}
+    mixed = [arm for cell in MIXES for arm in of(cell) if (arm.factors["mix"], *_seeds_and_task(arm)) in keys]
     timing = common(TIMING)
-    found = [
+    comparisons = [
         _comparison("main", "Which mix helps which task", [arm for cell in MIXES for arm in of(cell)], control, match),
         _comparison("continued", "Mixed into general text, or alone", mixed, alone, ("size", "mix", "task")),
         _comparison("timing", "When to start", timing, control, match, along="start_step"),
         _comparison("weight", "How much", common(WEIGHTS), control, match, along="weight"),
         earliest_latest(timing),
     ]
-    return [one for one in found if one is not None]
+    return [comparison for comparison in comparisons if comparison is not None]
 
 
 def earliest_latest(arms: Sequence[Arm]) -> Comparison | None:
-    """The earliest start of a mix against its latest."""
+    """Return the comparison of the earliest start step with the latest; None if there is only one start step."""
     steps = sorted({float(arm.factors["start_step"]) for arm in arms})
     if len(steps) < 2:
         return None
@@ -141,5 +141,5 @@ def _comparison(
     return Comparison(name=name, title=title, arms=arms, references=references, columns=COLUMNS, match=match, along=along)
 
 
-def _place(arm: Arm) -> tuple[Value, ...]:
+def _seeds_and_task(arm: Arm) -> tuple[Value, ...]:
     return tuple(arm.factors[name] for name in ("size", "task", "trunk_seed", "sft_seed"))

@@ -1,9 +1,9 @@
-"""The numbers of the paper that a study is set beside, under this project's names, each with where it was read.
+"""The paper's numbers that a study is compared with, under this project's names, each with its source.
 
 "Midtraining Bridges Pretraining and Posttraining Distributions", arXiv 2510.14865. Version 1 (October 2025) was read up
 to section 5.2; numbers of version 2 (February 2026) are second-hand, from a public reading note. Losses are nats per
-token on the SFT validation split and on C4 validation after SFT, means over five SFT seeds of one pretraining run. The
-paper's data, sizes and budgets are not a small study's: directions can be compared, levels cannot.
+token on the SFT validation split and on C4 validation after SFT, means over five SFT seeds of one pretraining run. A small
+study has other data, sizes and budgets: directions can be compared, levels cannot.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ V2_TABLE_2 = "arXiv 2510.14865 v2, Table 2 (second-hand)"
 V2_TABLE_3 = "arXiv 2510.14865 v2, Table 3 (second-hand)"
 V2_TEXT = "arXiv 2510.14865 v2 (second-hand)"
 
-#: This project's names → the paper's.
+#: The paper's names by this project's names.
 PAPER_MIX = {"control": "C4", "code": "Starcoder", "math": "Math", "instruction": "FLAN"} | {
     "qa": "KnowledgeQA",
     "hqweb": "DCLM",
@@ -129,9 +129,10 @@ SIMILARITIES: tuple[PaperSimilarity, ...] = (
 
 
 def paper_loss(*, source: str, task: str, mix: str, weight: float | None = None) -> PaperLoss:
-    """The cell of a table; ``weight`` defaults to the paper's default share of the mix.
+    """Return a cell of a table; `weight` defaults to the paper's default share of the mix.
 
-    Raises KeyError where the paper has no such number.
+    Raises:
+        KeyError: the paper has no such number.
     """
     wanted = WEIGHT[mix] if weight is None else weight
     for cell in LOSSES:
@@ -141,5 +142,5 @@ def paper_loss(*, source: str, task: str, mix: str, weight: float | None = None)
 
 
 def relative_improvement(cell: PaperLoss, control: PaperLoss, *, loss: str = "sft_loss") -> float:
-    """(L_control − L_mix) / L_control of the paper's own numbers."""
+    """Return (L_control − L_mix) / L_control from the paper's numbers."""
     return (getattr(control, loss) - getattr(cell, loss)) / getattr(control, loss)

@@ -1,4 +1,4 @@
-"""Pairs of a mix and a task: the main comparison's effects beside their proximity advantages, and which are matched."""
+"""(mix, task) pairs: the effects of the main comparison joined with proximity advantages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from midstudy.studies.bridging.grid import MATCHED
 
 
 def proximity_pairs(tables: Tables) -> pd.DataFrame | None:
-    """The effects on sft_loss of the comparison "main", a row per finished cell, with proximity advantages; None while the
-    tokens of a data set are not counted.
+    """Return the effects of the comparison "main" on sft_loss with proximity advantages, one row per finished cell.
 
-    Adds pa_combined, pa_cosine, pa_jaccard, pa_js, pair ('code → pycode') and matched to the columns of ``Effects.table``.
+    Adds pa_combined, pa_cosine, pa_jaccard, pa_js, pair ('code → pycode') and matched to the columns of `Effects.table`.
+    None until the tokens of every data set are counted.
 
-    Raises ValueError naming an arm whose mix has no proximity advantage.
+    Raises:
+        ValueError: the mix of an arm, named in the message, has no proximity advantage.
     """
     if tables.proximity is None:
         return None
@@ -26,6 +27,6 @@ def proximity_pairs(tables: Tables) -> pd.DataFrame | None:
 
 
 def is_matched(table: pd.DataFrame) -> pd.Series:
-    """Whether each row's mix was made for its task."""
+    """Return for each row whether its mix was made for its task."""
     matched = [MATCHED.get(mix) == task for mix, task in zip(table["mix"], table["task"], strict=True)]
     return pd.Series(matched, index=table.index, dtype=bool)

@@ -8,7 +8,7 @@ from midstudy.report.report import Report
 from midstudy.report.sections import claims, comparisons, left_out, overview, provenance, similarity
 from midstudy.studies.bridging.sections import forgetting, proximity
 
-report = Report.of(Path(".."))  # the study's folder: a report lies in report/ inside it
+report = Report.of(Path(".."))  # the study's folder; the report is in its subfolder report/
 overview.summary(report, proximity.closeness(report))
 
 # %% [markdown]
@@ -20,15 +20,15 @@ overview.missing(report)
 # %% [markdown]
 # ## Which mix helps which task
 #
-# Every arm shares its trunk with the general-only control, sees the same general text in the same places, ends at the same
-# step and is fine-tuned alike. The effect of a mix is therefore a paired difference to the control. Trunk seeds are what
-# replicates an experiment; SFT seeds from one trunk are averaged before anything is tested.
+# Every arm shares its trunk with the general-only control, sees the same general text at the same positions, ends at the
+# same step and is fine-tuned in the same way. The effect of a mix is therefore a paired difference from the control. Trunk
+# seeds are the replicates; SFT seeds of one trunk are averaged before testing.
 
 # %%
 comparisons.comparisons(report, "main")
 
 # %% [markdown]
-# ## How close mixes are to tasks
+# ## Similarity of mixes and tasks
 
 # %%
 similarity.similarity(report)
@@ -40,7 +40,7 @@ similarity.similarity(report)
 proximity.proximity(report)
 
 # %% [markdown]
-# ## Mixed into general text, or alone?
+# ## Mixed into general text or alone?
 
 # %%
 comparisons.comparisons(report, "continued")
@@ -48,33 +48,33 @@ comparisons.comparisons(report, "continued")
 # %% [markdown]
 # ## When to start
 #
-# An earlier start also means more specialist tokens: the two cannot be told apart here.
+# An earlier start also means more specialist tokens; this study cannot separate the two.
 
 # %%
 comparisons.comparisons(report, "timing")
 
 # %% [markdown]
-# ## How much
+# ## Which share
 #
-# A heavier share also means more specialist tokens: the two cannot be told apart here.
+# A larger share also means more specialist tokens; this study cannot separate the two.
 
 # %%
 comparisons.comparisons(report, "weight")
 
 # %% [markdown]
-# ## What fine-tuning forgets
+# ## Forgetting in fine-tuning
 
 # %%
 forgetting.forgetting(report)
 
 # %% [markdown]
-# ## Beside the paper's numbers
+# ## Comparison with the paper's claims
 
 # %%
 claims.claims(report)
 
 # %% [markdown]
-# ## What it cost
+# ## Cost
 
 # %%
 provenance.cost(report)
@@ -86,7 +86,7 @@ provenance.cost(report)
 provenance.data(report)
 
 # %% [markdown]
-# ## What was left out
+# ## Data left out
 
 # %%
 left_out.left_out(report)

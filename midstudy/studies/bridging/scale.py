@@ -1,4 +1,4 @@
-"""The paper's decisions as functions, and what is small in a small study as fields (arXiv 2510.14865, section 3)."""
+"""The paper's training setup as functions; the quantities that a small study reduces are fields (arXiv 2510.14865 §3)."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from midstudy.recipe.errors import RecipeError, inside
 from midstudy.recipe.factors import Factors
 
 CONTROL = "control"
-"""The factor `mix` of an arm that reads general text alone."""
+"""The value of the factor `mix` of an arm that reads only general text."""
 
 COLUMNS = ("sft_loss", "general_loss")
-"""What is compared of an arm: nats per token on test splits after fine-tuning, of its task and of its general corpus."""
+"""The compared columns: loss after fine-tuning (nats per token, test split) on the arm's task and on its general corpus."""
 
 TARGETS_ONLY = frozenset({"word_problems"})
-"""Tasks whose prompts carry no loss: the paper trains on the answers of GSM8K alone."""
+"""Tasks whose prompts carry no loss: on GSM8K the paper trains only on the answers."""
 
 PAPER_STEPS = 61_035
-"""Optimizer steps of the paper's training, the scale of its start steps (Table 1)."""
+"""Optimizer steps of the paper's training, to which its start steps refer (Table 1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What is small in a small study. Everything else here is as in the paper's configurations."""
+    """The quantities that a small study reduces. Everything else in this module follows the paper's configurations."""
 
     size: str = "nano"
     total_steps: int = 240
@@ -54,27 +54,27 @@ class Scale:
     sft_num_sequences: int = 8
     sft_peak_lr: float = 1e-3
     sft_warmup_steps: int | None = None
-    """By default a tenth of `sft_steps`, rounded."""
+    """Default: a tenth of `sft_steps`, rounded."""
     precision: str = "fp32"
     vocab_size: int = 2_048
     tokenizer_bytes: int = 2_000_000
     test_items: int = 192
 
     def tokenizer(self, general: Corpus) -> Tokenizer:
-        """Trained on the general corpus."""
+        """Return a tokenizer trained on the general corpus."""
         return Tokenizer(corpus=general, vocab_size=self.vocab_size, max_bytes=self.tokenizer_bytes)
 
     def pretrain(self, general: Corpus, *, seed: int) -> Curriculum:
-        """General text throughout: AdamW, 10 % warmup, cosine to a 300th of the peak."""
+        """Return a pretraining run on general text: AdamW, 10 % warmup, cosine decay to 1/300 of the peak."""
         start = Start(
             model=pythia(self.size, vocab_size=self.vocab_size, max_seq_len=self.seq_len),
             tokenizer=self.tokenizer(general),
             seed=seed,
         )
-        return self.go_on(start, general, seed=seed, name=f"pretrain {self.size} seed {seed}")
+        return self.continue_from(start, general, seed=seed, name=f"pretrain {self.size} seed {seed}")
 
-    def go_on(self, start: Start, general: Corpus, *, seed: int, name: str, **more: str | int | float) -> Curriculum:
-        """General text from a start. `more` are factors that the study adds to the usual ones."""
+    def continue_from(self, start: Start, general: Corpus, *, seed: int, name: str, **more: str | int | float) -> Curriculum:
+        """Return a run on general text from a given start. `more` are additional factors of the study."""
         labels = factors(size=start.model.name, trunk_seed=seed, mix=CONTROL, weight=0.0, start_step=0, **more)
         schedule = Cosine(
             peak_lr=self.peak_lr,
@@ -89,9 +89,13 @@ class Scale:
     def midtrain(
         self, trunk: Curriculum, specialists: Mapping[Corpus, float], *, start_step: int, mix: str = ""
     ) -> Curriculum:
-        """The trunk, left at `start_step` for a mixture of its general text with specialists; `mix` names the mixture, by
-        default as its specialist."""
-        mix, weight = mix or " + ".join(one.name for one in specialists), sum(specialists.values())
+        """Branch off the trunk at `start_step`, with a mixture of its general text and specialists.
+
+        Args:
+            specialists: share of each specialist corpus.
+            mix: name of the mixture; default: the names of its specialists.
+        """
+        mix, weight = mix or " + ".join(corpus.name for corpus in specialists), sum(specialists.values())
         size, seed = trunk.start.model.name, dict(trunk.factors)["trunk_seed"]
         with inside(f"mixes.{mix}"):
             return trunk.branch(
@@ -102,11 +106,13 @@ class Scale:
             )
 
     def finetune(self, run: Curriculum, task: Task, *, seed: int) -> Arm:
-        """Fine-tuning with fresh AdamW, 10 % warmup from 0, cosine to 0 (nightingal3/midtraining `sft_only.sh`), and what is
-        measured before and after it."""
-        known = dict(run.factors)
-        label = mix_label(str(known["mix"]), float(known["weight"]), int(known["start_step"]))
-        name = f"sft {known['size']} {label} → {task.name}, trunk {known['trunk_seed']}, SFT {seed}"
+        """Return an arm that fine-tunes a run on a task, measured before and after fine-tuning.
+
+        A fresh AdamW, 10 % warmup from 0, cosine decay to 0 (nightingal3/midtraining `sft_only.sh`).
+        """
+        run_factors = dict(run.factors)
+        label = mix_label(str(run_factors["mix"]), float(run_factors["weight"]), int(run_factors["start_step"]))
+        name = f"sft {run_factors['size']} {label} → {task.name}, trunk {run_factors['trunk_seed']}, SFT {seed}"
         schedule = Cosine(
             peak_lr=self.sft_peak_lr,
             floor_lr=0.0,
@@ -127,15 +133,16 @@ class Scale:
         )
 
     def evaluation(self, data: Dataset) -> Evaluation:
-        """Loss on the test split: every item of a task up to `test_items`, half as many blocks of a corpus."""
+        """Return the evaluation of loss on the test split: up to `test_items` items of a task, or half as many sequences
+        of a corpus."""
         num_sequences = self.test_items if isinstance(data, Task) else self.test_items // 2
         return Evaluation(data=data, split="test", loss=loss_of(data), seq_len=self.seq_len, max_sequences=num_sequences)
 
     def counts(self, datasets: Iterable[Dataset], tokenizer: Tokenizer | ReleasedTokenizer) -> list[TokenCounts]:
-        """Token counts of a sample of each data set, as in the authors' similarity script."""
+        """Return token counts of a sample of each data set, as in the authors' similarity script."""
         return [
-            TokenCounts(data=one, tokenizer=tokenizer, num_documents=2_000, tokens_per_document=512, seed=42)
-            for one in datasets
+            TokenCounts(data=dataset, tokenizer=tokenizer, num_documents=2_000, tokens_per_document=512, seed=42)
+            for dataset in datasets
         ]
 
     def _phase(
@@ -166,23 +173,27 @@ class Scale:
 
 
 def loss_of(data: Mixture | Dataset) -> str:
-    """Which tokens carry loss."""
+    """Return which tokens of a data set carry loss."""
     return "target_tokens" if isinstance(data, Task) and data.name in TARGETS_ONLY else "all_tokens"
 
 
 def general_of(run: Curriculum) -> Corpus:
-    """The general corpus of a run: the base of its first mixture, or of that of the runs behind its average."""
+    """Return the general corpus of a run: the base of its first mixture, or that of the runs whose average it starts from.
+
+    Raises:
+        RecipeError: no phase has a base corpus.
+    """
     while not run.stretches and isinstance(run.start.weights, Average):
         run = run.start.weights.states[0].curriculum
-    for stretch in run.stretches:
-        data = stretch.phase.data
+    for placed in run.stretches:
+        data = placed.phase.data
         if isinstance(data, Mixture) and data.base_corpus is not None:
             return data.base_corpus
-    raise RecipeError("run", got="no phase with a base corpus", expected="a run that begins with general text")
+    raise RecipeError("run", expected="a run that begins with general text", got="no phase with a base corpus")
 
 
 def mix_label(mix: str, weight: float, start_step: int) -> str:
-    """`control`, or mix, weight and start step as in `code20@6k` or `code20@6500`."""
+    """Return `control`, or mix, weight in percent and start step as in `code20@6k` or `code20@6500`."""
     if mix == CONTROL:
         return mix
     short = f"{start_step // 1000}k" if start_step and start_step % 1000 == 0 else f"{start_step}"
@@ -190,17 +201,17 @@ def mix_label(mix: str, weight: float, start_step: int) -> str:
 
 
 def mixes_of(arms: Iterable[Arm]) -> list[Mix]:
-    """The mixtures that the arms' midtraining reads, each once, to be compared with the tasks."""
-    found: dict[str, Mix] = {}
+    """Return the mixtures of the arms' midtraining, each once, for the comparison with the tasks."""
+    mixes: dict[str, Mix] = {}
     for arm in arms:
-        known = arm.factors
         mixture = next(
-            (one.phase.data for one in reversed(arm.curriculum.stretches) if isinstance(one.phase.data, Mixture)), None
+            (placed.phase.data for placed in reversed(arm.curriculum.stretches) if isinstance(placed.phase.data, Mixture)),
+            None,
         )
-        if known["mix"] != CONTROL and mixture is not None:
-            mix, weight = str(known["mix"]), float(known["weight"])
+        if arm.factors["mix"] != CONTROL and mixture is not None:
+            mix, weight = str(arm.factors["mix"]), float(arm.factors["weight"])
             name = f"{mix} {100 * weight:g} %"
-            if name not in found:
+            if name not in mixes:
                 reference = general_of(arm.curriculum)
-                found[name] = Mix(name=name, mixture=mixture, reference=reference, factors=factors(mix=mix, weight=weight))
-    return list(found.values())
+                mixes[name] = Mix(name=name, mixture=mixture, reference=reference, factors=factors(mix=mix, weight=weight))
+    return list(mixes.values())

@@ -1,1 +1,1 @@
-"""Sections of the bridging report that no other study has."""
+"""Sections that only the bridging report has."""
