@@ -1,1 +1,1 @@
-"""Running stages: jobs that carry them, launchers that start jobs, and the driver that decides what runs when."""
+"""Run stages: jobs that execute them, launchers that start jobs, and the driver that schedules them."""

@@ -1,4 +1,4 @@
-"""The backends by name, and which of a store's jobs are there, whichever backend they were given to."""
+"""Backends by name, and the live jobs of a store across all backends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ def launcher_of(
     stages: Mapping[str, Stage] | None = None,
     on_notice: Callable[[str], None] = lambda line: None,
 ) -> Launcher:
-    """The launcher of a backend; what it takes is what starts new jobs, and not needed to follow or end old ones.
+    """Return the launcher of a backend. The optional arguments are needed only to start jobs, not to follow or end them.
+
+    Args:
+        placement, gpus: for local and debug, see `LocalLauncher`.
+        placements, stages, on_notice: for Slurm, see `SlurmLauncher`.
 
     Raises:
         ValueError: there is no such backend.
@@ -39,18 +43,19 @@ def launcher_of(
         from midstudy.launch.slurm.launcher import SlurmLauncher
 
         return SlurmLauncher(store, placements, stages, on_notice=on_notice)
-    raise ValueError(f"backend {backend!r}; allowed are local, slurm and debug")
+    raise ValueError(f"expected backend local, slurm or debug, got {backend!r}")
 
 
 def by_backend(jobs: Iterable[Job]) -> dict[str, list[Job]]:
-    found: dict[str, list[Job]] = {}
+    """Group jobs by the name of their backend."""
+    groups: dict[str, list[Job]] = {}
     for job in jobs:
-        found.setdefault(job.backend, []).append(job)
-    return found
+        groups.setdefault(job.backend, []).append(job)
+    return groups
 
 
 def slurm_places(store: Store, jobs: Iterable[Job]) -> dict[str, str]:
-    """Of these jobs those on Slurm, by name: what Slurm calls them and says of them, for people."""
+    """Return the Slurm id, node and state of the jobs that are on Slurm, by job name, as text for the user."""
     from midstudy.launch.slurm.launcher import SlurmLauncher
 
     on_slurm = by_backend(jobs).get("slurm")
@@ -58,8 +63,9 @@ def slurm_places(store: Store, jobs: Iterable[Job]) -> dict[str, str]:
 
 
 def live_jobs(store: Store, stage_ids: Iterable[str] | None = None) -> list[Job]:
-    """The jobs that run or wait in a queue, or that a driver is about to submit; of these stages, if some are given."""
+    """Return the jobs that run, are queued or are about to be submitted; only those with one of `stage_ids`, if given."""
     wanted = None if stage_ids is None else frozenset(stage_ids)
     jobs = [job for job in unended_jobs(store) if wanted is None or wanted.intersection(job.stage_ids)]
-    live = {name for backend, some in by_backend(jobs).items() for name in launcher_of(backend, store).live(some)}
+    groups = by_backend(jobs).items()
+    live = {name for backend, group in groups for name in launcher_of(backend, store).live(group)}
     return [job for job in jobs if job.name in live or job.driver.is_alive()]

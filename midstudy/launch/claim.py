@@ -1,8 +1,8 @@
-"""Which job is making a stage: written down before the job starts, so that two drivers on one store do not both start it.
+"""Claims: which job runs a stage. Written before the job starts, so that two drivers on one store do not both start it.
 
-A claim names a job, and holds until that job has ended or is known to be dead. It is made with an atomic link that fails
-where a claim is; one that no longer holds is taken over under a lock of the store. Records do not depend on claims: were
-both to fail, work would run twice and be published once.
+A claim names a job and is valid until that job has ended or is known to be dead. It is created with an atomic link, which
+fails if a claim exists; a stale claim is taken over under a lock of the store. Records do not depend on claims: if claim
+and lock both failed, a stage would run twice and still be published once.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from midstudy.store.store import Store
 
 
 def claim(store: Store, stage_id: str, job: Job, *, dead: Collection[str] = ()) -> Job | None:
-    """Claim a stage for `job`; none where that succeeded, else the job that has it.
+    """Claim a stage for `job`; return None on success, else the job that holds the claim.
 
-    `dead` are names of jobs that said nothing and are gone: somebody asked. A job that is not named there has its claim.
+    Args:
+        dead: names of jobs without an end.json whose backend reported them gone. Any other job keeps its claim.
 
     Raises:
-        StoreError: the store cannot be written, or a claim was damaged.
+        StoreError: the store cannot be written, or a claim is damaged.
     """
     path = store.paths.claim(stage_id)
     mine = path.with_name(f".claim.{job.name}")
@@ -35,7 +36,7 @@ def claim(store: Store, stage_id: str, job: Job, *, dead: Collection[str] = ()) 
         with mine.open("w", encoding="utf-8") as file:
             json.dump({"job": job.name, "time": clock.now()}, file)
             file.flush()
-            os.fsync(file.fileno())  # a claim without its text, after a loss of power, would be nobody's for ever
+            os.fsync(file.fileno())  # after a power loss, an empty claim would stay damaged permanently
         try:
             with contextlib.suppress(FileExistsError):
                 os.link(mine, path)
@@ -53,36 +54,44 @@ def claim(store: Store, stage_id: str, job: Job, *, dead: Collection[str] = ()) 
 
 
 def claimed_by(store: Store, stage_id: str) -> str | None:
-    """Name of the job that is making a stage, or was the last to try."""
+    """Return the name of the job that runs a stage, or was the last to try; None if the stage was never claimed.
+
+    Raises:
+        StoreError: the claim is damaged.
+    """
     path = store.paths.claim(stage_id)
     try:
-        return read_object(path, fields={"job": str}, remedy="Remove it if no job is making the stage.")["job"]
+        return read_object(path, fields={"job": str}, remedy="Remove it if no job is running the stage.")["job"]
     except FileNotFoundError:
         return None
 
 
 def is_taken_over(store: Store, stage_id: str, job_name: str) -> bool:
-    """Whether another job has taken a stage from this one; a damaged claim is nobody's."""
+    """Return whether another job has taken a stage over from this one. False if the claim is damaged."""
     with contextlib.suppress(StoreError):
         return claimed_by(store, stage_id) not in (job_name, None)
     return False
 
 
 def holder_of(store: Store, stage_id: str) -> Job | None:
-    """The job that has a stage and has not ended, whether it is there or not."""
+    """Return the job that holds a stage's claim and has not written its end, alive or not; None if there is none.
+
+    Raises:
+        StoreError: the claim or the job's end.json is damaged.
+    """
     name = claimed_by(store, stage_id)
     if name is None:
         return None
     try:
         job = read_job(store, name)
     except StoreError:
-        return None  # its folder was removed or damaged: nobody could follow it
+        return None  # its folder was removed or damaged, so it cannot be followed
     return job if stage_id in job.stage_ids and job_end(store, name) is None else None
 
 
 @contextlib.contextmanager
 def lock(store: Store) -> Iterator[None]:
-    """Within: no other driver takes over a claim or counts an interruption.
+    """Hold the store's lock, under which drivers take over claims and count interruptions.
 
     Raises:
         StoreError: the store cannot be written.

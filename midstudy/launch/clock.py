@@ -1,4 +1,4 @@
-"""Where launch code takes the time from. A simulation puts its own functions in the place of these."""
+"""The clock used by launch code. The simulation replaces these functions with its own."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import time
 
 
 def now() -> float:
-    """Unix time in seconds, by this host's clock; other hosts' differ."""
+    """Return Unix time in seconds by this host's clock; clocks of other hosts may differ."""
     return time.time()
 
 
 def monotonic() -> float:
-    """Seconds since some moment of this host; never set back."""
+    """Return seconds since an arbitrary moment on this host; never decreases."""
     return time.monotonic()
 
 
 def sleep(duration_s: float) -> None:
+    """Block for `duration_s` seconds."""
     time.sleep(duration_s)

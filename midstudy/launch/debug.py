@@ -1,6 +1,6 @@
-"""Jobs inside the driver's own process, one at a time: for breakpoints and profilers.
+"""Debug backend: run jobs in the driver's own process, one at a time, for breakpoints and profilers.
 
-submitit's debug executor is not used: it opens the debugger on its own in every exception and swaps the whole environment.
+submitit's debug executor is not used: it opens a debugger on every exception and replaces the whole environment.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from midstudy.launch.local import LocalLauncher
 
 
 class DebugLauncher(LocalLauncher):
-    """Runs each job before `submit` returns. The allocator's settings are those this process was started with.
+    """Run each job to its end inside `submit`. Memory allocator settings are those of this process.
 
-    Jobs that an earlier driver left running are processes, and are followed and ended as such.
+    Jobs left running by an earlier driver are separate processes; they are followed and ended like local jobs.
     """
 
     backend = "debug"

@@ -1,6 +1,6 @@
-"""A driver that nobody has to wait for: in a session of its own on this machine, or as a small Slurm job.
+"""Run a study's driver in the background: in its own session on this machine, or as a small Slurm job.
 
-studies/NAME/driver.json says which one it is, studies/NAME/driver.log is what it prints.
+studies/NAME/driver.json identifies it, studies/NAME/driver.log holds its output.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from midstudy.launch.slurm.queue import squeue
 from midstudy.store.store import Store
 
 SIGNAL_S = 60
-"""How long before its time limit the driver's job is told: it leaves at once."""
+"""How long before its time limit the driver's job is signalled. It exits at once."""
 
 _GONE_WITHIN_S = 60.0
 _POLL_S = 0.2
 
 
 class _DriverExecutor(submitit.SlurmExecutor):
-    """For the batch script alone."""
+    """Used only to write the batch script."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -46,7 +46,7 @@ class _DriverExecutor(submitit.SlurmExecutor):
 
 
 def detach_here(store: Store, study: str, arguments: Sequence[str]) -> str:
-    """Start `midstudy ARGUMENTS` in a session of its own; returns which process it is, for people.
+    """Start `midstudy ARGUMENTS` in its own session; return its process and host, as text for the user.
 
     Raises:
         StoreError: the store cannot be written.
@@ -57,11 +57,11 @@ def detach_here(store: Store, study: str, arguments: Sequence[str]) -> str:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=of_child(),  # no cwd: arguments may be relative to the current folder
+            env=of_child(),  # cwd is inherited: arguments may be relative to it
             start_new_session=True,
         )
     process = Process.of(child.pid)
-    assert process is not None  # not waited for yet
+    assert process is not None  # cannot be None: the child has not been waited for
     write_json(store.paths.detached(study), {"process": dataclasses.asdict(process)})
     return f"process {process.pid} on {process.host}"
 
@@ -69,11 +69,11 @@ def detach_here(store: Store, study: str, arguments: Sequence[str]) -> str:
 def detach_to_slurm(
     store: Store, study: str, arguments: Sequence[str], resources: Resources, commands: SlurmCommands | None = None
 ) -> str:
-    """Submit `midstudy ARGUMENTS` as a job with these resources; returns which job it is, for people.
+    """Submit `midstudy ARGUMENTS` as a Slurm job with these resources; return its Slurm id, as text for the user.
 
     Raises:
         StoreError: the store cannot be written.
-        SlurmAwayError: Slurm does not answer.
+        SlurmAwayError: Slurm does not respond.
         SlurmRefusedError: Slurm refused the job.
     """
     commands = commands or SlurmCommands()
@@ -83,7 +83,7 @@ def detach_to_slurm(
     parameters = sbatch_parameters(resources)
     parameters["additional_parameters"] |= {"output": str(log), "signal": f"B:USR2@{SIGNAL_S}"}
     executor.update_parameters(**parameters, job_name=name, comment=f"midstudy {study}: driver", setup=list(resources.setup))
-    # In the place of the shell, which would not hand signals on.
+    # Replaces the shell, which would not forward signals.
     command = "exec " + shlex.join([sys.executable, "-u", "-m", "midstudy.launch.driver_job", *arguments])
     script = folder / "driver.sh"
     script.write_text(executor._make_submission_file_text(command, ""), "utf-8")
@@ -94,13 +94,13 @@ def detach_to_slurm(
 
 
 def end_detached(store: Store, study: str, commands: SlurmCommands | None = None) -> str | None:
-    """End the study's detached driver, if it has one that is there, and wait until it is gone; returns which it was.
+    """End the study's detached driver and wait until it is gone; return which one it was, None if there was none.
 
-    One on this machine cancels its jobs, as by Ctrl-C. One in a Slurm job leaves them, to be cancelled from here.
+    A driver on this machine also cancels its jobs, as on Ctrl-C. A driver in a Slurm job leaves them to the caller.
 
     Raises:
-        StoreError: what is written down of it was damaged.
-        SlurmAwayError: Slurm does not answer.
+        StoreError: driver.json is damaged.
+        SlurmAwayError: Slurm does not respond.
     """
     known = _detached(store, study)
     if known is None:
@@ -136,4 +136,4 @@ def _detached(store: Store, study: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: damaged ({error!r}). Remove it; a driver that it named is not ended.") from error
+        raise StoreError(f"{path}: damaged ({error!r}). Remove it; the driver it named is not ended.") from error

@@ -1,8 +1,8 @@
-"""The driver of a study as a Slurm job: runs `midstudy`, hands signals on to it, and goes back into the queue as jobs do.
+"""Run a study's driver as a Slurm job: start `midstudy`, forward signals to it, and requeue this job as other jobs do.
 
     python -m midstudy.launch.driver_job ARGUMENTS...
 
-Told of its time limit or of preemption, the driver leaves its jobs alone; started again, it finds them.
+At its time limit or on preemption, the driver exits and its jobs keep running; once restarted, it finds them again.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from midstudy.launch.stop import STOP_SIGNALS
 
 
 def main(arguments: list[str]) -> int:
-    """Run `midstudy ARGUMENTS`; returns its exit status."""
-    told: list[int] = []
-    # In a session of its own, so that Slurm's signals reach it through here alone.
+    """Run `midstudy ARGUMENTS`; return its exit status, as 128 + signal if a signal killed it."""
+    received: list[int] = []
+    # Its own session, so that Slurm's signals reach it only through this process.
     command = [sys.executable, "-m", "midstudy.cli.main", *arguments]
     with subprocess.Popen(command, env=of_child(), start_new_session=True) as driver:
 
-        def pass_on(number: int, frame: FrameType | None) -> None:
-            told.append(number)
-            driver.send_signal(signal.SIGTERM)  # jobs go on
+        def forward(number: int, frame: FrameType | None) -> None:
+            received.append(number)
+            driver.send_signal(signal.SIGTERM)  # the driver detaches from its jobs
 
         for number in STOP_SIGNALS:
-            signal.signal(number, pass_on)
+            signal.signal(number, forward)
         status = driver.wait()
-    if told and requeue(told):
-        print("put back into the queue", flush=True)
+    if received and requeue(received):
+        print("requeued", flush=True)
     return status if status >= 0 else 128 - status
 
 

@@ -1,6 +1,6 @@
-"""How long a run will take on the wall: its schedule played through with the expected seconds of its stages.
+"""Forecast a run's wall-clock time by simulating its schedule with the expected seconds of its stages.
 
-Pure, like the schedule: knows of no process, no clock and no disk.
+Pure, like the schedule: uses no process, clock or disk.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from midstudy.launch.schedule import Schedule
 from midstudy.recipe.stage import Stage
 
 JOB_START_S = 2.5
-"""From the moment a job is wanted until its first stage begins: Python, PyTorch, the driver's own look."""
+"""From scheduling a job until its first stage begins: Python start, PyTorch import, the driver's polling interval."""
 
 STAGE_S = 0.15
-"""What a stage takes besides its own work: its record, and what driver, Prefect and MLflow do about it meanwhile."""
+"""Overhead per stage: its record, and the work of the driver, Prefect and MLflow."""
 
 RUN_START_S = 4.0
-"""Before the first job: the driver, with the servers of Prefect and MLflow."""
+"""Before the first job: starting the driver and the Prefect and MLflow servers."""
 
 RUN_END_S = 15.0
-"""After the last job: tables, the report's notebook, the views brought up to date."""
-
+"""After the last job: tables, the report's notebook, updating Prefect and MLflow."""
 
 MOST_PLAYED = 2_000
-"""Stages up to which the schedule is played through. More fill their jobs evenly, and playing would take seconds."""
+"""Largest number of stages that is simulated. More would take seconds to simulate, and fill their jobs evenly anyway."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Expected seconds of a run, `wall_s` in all, `end_s` of them after its last stage.
+    """Expected progress of a run over time.
 
-    `done_s` are expected seconds of work that are done after each of `times_s`, both rising; at first nothing is.
+    `done_s[i]` is the expected seconds of work done `times_s[i]` seconds after the start; both are non-decreasing and start
+    at zero. `end_s` is the time after the last stage.
     """
 
     times_s: tuple[float, ...]
@@ -43,10 +43,11 @@ class Forecast:
 
     @property
     def wall_s(self) -> float:
+        """Expected wall-clock seconds of the whole run."""
         return self.times_s[-1] + self.end_s
 
     def stages_left_s(self, done_s: float) -> float:
-        """Expected seconds until the last stage ends, once so much work is done."""
+        """Return the expected seconds until the last stage ends, once `done_s` seconds of work are done."""
         place = bisect_right(self.done_s, done_s)
         if place == 0:
             return self.times_s[-1]
@@ -66,14 +67,15 @@ def forecast(
     job_budget_s: float = 60.0,
     pack_key: Callable[[Stage], Hashable] = lambda stage: None,
 ) -> Forecast:
-    """Play a run of `stages` through: what is published already takes no time.
+    """Simulate a run of `stages`.
 
     Args:
-        num_jobs: jobs at a time, each started at once: nothing waits in a queue.
-        job_budget_s, pack_key: as the schedule takes them.
+        published: ids of finished stages, which take no time.
+        num_jobs: maximum number of concurrent jobs; a job starts immediately, without waiting in a queue.
+        job_budget_s, pack_key: as in `Schedule`.
     """
     done_before = frozenset(published)
-    left = [stage for identity, stage in stages.items() if identity not in done_before]
+    left = [stage for stage_id, stage in stages.items() if stage_id not in done_before]
     if not left:
         return Forecast((0.0,), (0.0,))
     if len(left) > MOST_PLAYED:
@@ -81,38 +83,38 @@ def forecast(
     schedule = Schedule(stages, published=done_before, job_budget_s=job_budget_s, pack_key=pack_key)
     now_s, done_s, num_free, number = RUN_START_S, 0.0, num_jobs, 0
     times, done = [0.0, now_s], [0.0, 0.0]
-    coming: list[tuple[float, int, list[str]]] = []  # when the first of a job's stages ends
+    coming: list[tuple[float, int, list[str]]] = []  # (first stage's end, job, stages)
     while schedule.unsettled:
         for job in schedule.next_jobs(num_free=num_free, num_slots=num_jobs):
             number, num_free = number + 1, num_free - 1
-            heapq.heappush(coming, (now_s + JOB_START_S + _took_s(stages[job[0]]), number, job))
+            heapq.heappush(coming, (now_s + JOB_START_S + _duration_s(stages[job[0]]), number, job))
         now_s, place, (ended, *further) = heapq.heappop(coming)
         schedule.publish(ended)
         done_s += stages[ended].cost_s
         times.append(now_s)
         done.append(done_s)
         if further:
-            heapq.heappush(coming, (now_s + _took_s(stages[further[0]]), place, further))
+            heapq.heappush(coming, (now_s + _duration_s(stages[further[0]]), place, further))
         else:
             num_free += 1
     return Forecast(tuple(times), tuple(done), end_s=RUN_END_S)
 
 
 def _evenly(stages: Sequence[Stage], *, num_jobs: int, job_budget_s: float) -> Forecast:
-    """The work shared among the jobs without a gap, or the longest chain of stages, if that is longer.
+    """Forecast without simulation: the work divided evenly among the jobs, or the longest chain if that takes longer.
 
     Args:
-        stages: those that are to be made, parents first.
+        stages: the unfinished stages, parents first.
     """
     work_s = sum(stage.cost_s for stage in stages)
-    busy_s = sum(_took_s(stage) for stage in stages)
+    busy_s = sum(_duration_s(stage) for stage in stages)
     chain_s: dict[str, float] = {}
     for stage in stages:
-        chain_s[stage.id] = _took_s(stage) + max((chain_s.get(parent, 0.0) for parent in stage.parents), default=0.0)
+        chain_s[stage.id] = _duration_s(stage) + max((chain_s.get(parent, 0.0) for parent in stage.parents), default=0.0)
     busy_s += JOB_START_S * max(num_jobs, busy_s / job_budget_s)
     end_s = RUN_START_S + max(busy_s / num_jobs, JOB_START_S + max(chain_s.values()))
     return Forecast((0.0, RUN_START_S, end_s), (0.0, 0.0, work_s), end_s=RUN_END_S)
 
 
-def _took_s(stage: Stage) -> float:
+def _duration_s(stage: Stage) -> float:
     return stage.cost_s + STAGE_S

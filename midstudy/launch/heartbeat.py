@@ -1,11 +1,11 @@
-"""Signs of life of drivers, by which others know whose jobs they may take over.
+"""Heartbeats of drivers, from which other drivers see whose jobs they may take over.
 
-drivers/DRIVER/heartbeat      its time of change moves as long as the driver lives
-drivers/DRIVER/ended          the driver has left, with jobs that go on
-drivers/DRIVER/cancel-STUDY   somebody asked the driver to end this study
+drivers/DRIVER/heartbeat      its modification time advances as long as the driver is alive
+drivers/DRIVER/ended          exists if the driver has detached and its jobs keep running
+drivers/DRIVER/cancel-STUDY   exists if the driver was asked to end this study
 
-A driver of this host is looked up among its processes. Of another host's, the heartbeat is watched by this host's clock
-alone: it is stale once it has not moved for `STALE_AFTER_S`, whatever the clocks of the two hosts say.
+A driver on this host is looked up among the processes. A driver on another host is stale once its heartbeat has not changed
+for `STALE_AFTER_S` seconds by this host's clock; the two hosts' clocks are never compared.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from midstudy.store.store import Store
 
 BEAT_EVERY_S = 10.0
 STALE_AFTER_S = 120.0
-"""Twelve beats: a network file system may show a file's time of change a minute late."""
+"""Twelve beats: a network file system may show a modification time a minute late."""
 
 
 class Heartbeats:
-    """One driver's own heartbeat, and what it has seen of the others'."""
+    """A driver's own heartbeat, and its observations of the other drivers' heartbeats."""
 
     def __init__(self, store: Store, me: Process) -> None:
         self._store, self._me = store, me
         self._seen: dict[str, tuple[int, float]] = {}
 
     def begin(self, study: str) -> None:
-        """Give the first sign of life, before any job names this driver.
+        """Write the first heartbeat, before any job names this driver.
 
         Raises:
             StoreError: the store cannot be written.
@@ -49,11 +49,12 @@ class Heartbeats:
             raise unwritable(path, error) from error
 
     def beat(self) -> None:
-        with contextlib.suppress(OSError):  # others wait longer than for one beat
+        """Renew this driver's heartbeat."""
+        with contextlib.suppress(OSError):  # a single missed beat does not make it stale
             os.utime(self._store.paths.driver_heartbeat(self._me.key))
 
     def end(self, *, jobs_go_on: bool) -> None:
-        """Say that this driver is gone; what is left of it is removed once none of its jobs is."""
+        """Mark this driver as ended, or remove its folder if none of its jobs keeps running."""
         folder = self._store.paths.driver(self._me.key)
         with contextlib.suppress(OSError):
             if jobs_go_on:
@@ -62,7 +63,7 @@ class Heartbeats:
                 shutil.rmtree(folder)
 
     def is_fresh(self, driver: Process) -> bool:
-        """Whether a driver lives, as far as can be told; of one that nobody has watched for long enough yet, it is said."""
+        """Return True if the driver is alive or has not been observed long enough to be declared stale."""
         if driver == self._me:
             return True
         if driver.is_here and driver.boot_id == self._me.boot_id:
@@ -77,32 +78,33 @@ class Heartbeats:
         return clock.monotonic() - known[1] < STALE_AFTER_S
 
     def has_left(self, driver: Process) -> bool:
-        """Whether a driver said that it is gone."""
+        """Return whether a driver has marked itself as ended."""
         return (self._store.paths.driver(driver.key) / "ended").exists()
 
     def _beat_of(self, driver: Process) -> int:
         try:
-            # Opened and not only looked at: a network file system then asks its server (close-to-open consistency).
+            # Opened, not only stat'ed, so that a network file system asks its server (close-to-open consistency).
             with self._store.paths.driver_heartbeat(driver.key).open("rb") as file:
                 return os.fstat(file.fileno()).st_mtime_ns
         except OSError:
             return -1
 
-    # -- being told to end --------------------------------------------------------------------------------------------
+    # -- cancel requests ----------------------------------------------------------------------------------------------
 
-    def is_told_to_cancel(self, study: str) -> bool:
+    def is_cancel_requested(self, study: str) -> bool:
+        """Return whether this driver was asked to end a study."""
         return self._store.paths.driver_cancel(self._me.key, study).exists()
 
 
-def tell_to_cancel(store: Store, driver: Process, study: str) -> None:
-    """Ask a driver, wherever it is, to end a study: it looks before it submits anything."""
+def request_cancel(store: Store, driver: Process, study: str) -> None:
+    """Ask a driver, on any host, to end a study. It checks before it submits jobs."""
     path = store.paths.driver_cancel(driver.key, study)
-    with contextlib.suppress(FileNotFoundError):  # its folder is gone, and so is the driver
+    with contextlib.suppress(FileNotFoundError):  # no folder: the driver has ended
         path.touch()
 
 
 def forget_ended(store: Store, needed: Collection[str]) -> None:
-    """Remove what drivers left that have ended and are not `needed`: by their keys, those that jobs name."""
+    """Remove the folders of ended drivers, except those whose keys are in `needed` because a job names them."""
     for folder in entries(store.paths.drivers):
         if folder.name not in needed and (folder / "ended").exists():
             shutil.rmtree(folder, ignore_errors=True)

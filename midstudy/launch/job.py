@@ -1,8 +1,8 @@
-"""What runs inside a job: its stages one after the other, each publishing its own record.
+"""The code that runs inside a job: execute its stages one after the other, each publishing its own record.
 
-submitit pickles `run_job` by name together with a store's path and a job's name, and nothing else; what to do is read from
-the store. Stages that fail are written down and leave the others of the job alone. Where a job is several ranks, the first
-decides, writes and reports, and the others follow it.
+submitit pickles only `run_job` by name, a store's path and a job's name; the job's stages are read from the store. A failed
+stage is recorded, and the job continues with its other stages. In a job with several ranks, the first rank decides, writes
+and reports; the others follow it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from midstudy.launch.stop import Stop, stop_signals
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 
-if TYPE_CHECKING:  # brings torch, which a job of one rank does not need here
+if TYPE_CHECKING:  # imports torch, which a job with one rank does not need here
     from midstudy.train.ranks import Ranks
 
 
 class ExecuteStage(Protocol):
-    """Makes one stage and publishes its record.
+    """Execute one stage and publish its record.
 
-    It returns once the record is there, and raises what stopped it otherwise. `should_stop` is polled between steps;
-    whatever is raised after it said so is taken as the stage's way of stopping. Of a job with several ranks each calls it
-    with its `ranks`; alone it goes without.
+    Return once the record is written; raise if the stage failed or stopped. `should_stop` is polled between steps; any
+    exception raised after it has returned True counts as a stop, not as a failure. In a job with several ranks, every rank
+    passes its `ranks`; a job with one rank omits the argument.
     """
 
     def __call__(
@@ -59,9 +59,9 @@ class ExecuteStage(Protocol):
 
 
 def run_job(store_root: str, name: str) -> None:
-    """Make the stages of the job called `name` in the store at `store_root`. Every rank of a job calls this.
+    """Execute the stages of the job called `name` in the store at `store_root`. Every rank of a job calls this.
 
-    A cluster may start a job again: after preemption, the time limit or the loss of its node. It then goes on where it was.
+    A cluster may restart a job after preemption, its time limit or the loss of its node. The job then resumes where it was.
 
     Raises:
         StoreError: the job's file is missing or damaged, or the store cannot be written.
@@ -81,26 +81,27 @@ def run_job(store_root: str, name: str) -> None:
                 assert ranks is not None
                 _assist(store, job, execute, ranks, stop)
             else:
-                _make_all(store, job, start, execute, ranks, stop)
+                _run_stages(store, job, start, execute, ranks, stop)
 
 
 def _is_wanted(store: Store, job: Job) -> bool:
-    """Whether this process is the one that is to make the job's stages."""
+    """Return whether this process should run the job's stages."""
     if (end := job_end(store, job.name)) is not None:
-        print(f"this job has ended already ({end}); its stages are made elsewhere", flush=True)
+        print(f"this job has already ended ({end}); its stages run in other jobs", flush=True)
         return False
     if (slurm_id := this_slurm_job()) is not None:
         known = read_submission(store, job.name)
         if known is not None and known.ended is not None:
-            print(f"taken for ended ({known.ended.text}); its stages are made elsewhere", flush=True)
+            print(f"this job was declared ended ({known.ended.text}); its stages run in other jobs", flush=True)
             return False
         if known is not None and known.id is not None and known.id != slurm_id:
-            print(f"submitted twice: {job.name} runs as Slurm job {known.id}", flush=True)
+            print(f"submitted twice: {job.name} already runs as Slurm job {known.id}", flush=True)
             return False
     return True
 
 
-def _make_all(store: Store, job: Job, start: Start, execute: Callable[..., None], ranks: Ranks | None, stop: Stop) -> None:
+def _run_stages(store: Store, job: Job, start: Start, execute: Callable[..., None], ranks: Ranks | None, stop: Stop) -> None:
+    """Run the job's stages in order, then requeue the job or write how it ended."""
     unmade: set[str] = set()
     end: End = "done"
     for stage in job.stages:
@@ -109,69 +110,69 @@ def _make_all(store: Store, job: Job, start: Start, execute: Callable[..., None]
         wanted = store.requested(stage.id)
         begin_stage(stage.id, wanted["label"])
         if unmade.intersection(wanted["parents"]):
-            print("skipped: a stage that it needs has failed", flush=True)
+            print("skipped: a stage it depends on has failed", flush=True)
             unmade.add(stage.id)
         elif failed_in(store, job, stage.id):
-            print("skipped: it has failed in an earlier start of this job", flush=True)
+            print("skipped: it failed in an earlier start of this job", flush=True)
             unmade.add(stage.id)
         elif _is_taken_over(store, job, stage) or _given_up(store, job, stage, label=wanted["label"]):
             end = "cut short"
             if ranks is not None:
                 ranks.from_first(None)
             break
-        elif not _make(store, job, stage, execute, ranks, stop, label=wanted["label"]):
+        elif not _run_stage(store, job, stage, execute, ranks, stop, label=wanted["label"]):
             unmade.add(stage.id)
-            if ranks is not None:  # the other ranks may be in the middle of it: a new job goes on with the rest
+            if ranks is not None:  # the other ranks may still be running it, so a new job runs the rest
                 end = "cut short" if store.failure(stage.id) else "stopped"
                 break
     if ranks is not None and end == "done":
         ranks.from_first(None)
     if starts(store, job.name)[-1:] != [start]:
-        print("this job was started again elsewhere, where it goes on", flush=True)
+        print("this job was restarted elsewhere and continues there", flush=True)
     elif stop() and not is_cancelled(store, job.name) and start.slurm_id is not None and requeue(stop.signals):
-        print("put back into the queue", flush=True)
+        print("requeued", flush=True)
     else:
         write_end(store, job.name, "stopped" if stop() else end)
 
 
 def _is_taken_over(store: Store, job: Job, stage: JobStage) -> bool:
-    """Whether another job has this stage now, because this one's driver had given no sign of life for long."""
+    """Return whether another job has taken this stage over, because this job's driver was unresponsive."""
     if is_taken_over(store, stage.id, job.name):
-        print("left: another job has taken it over", flush=True)
+        print("ended: another job has taken this stage over", flush=True)
         return True
     return False
 
 
 def _given_up(store: Store, job: Job, stage: JobStage, *, label: str) -> bool:
-    """Whether job was started again and again and never got further with this stage; its failure is then written down."""
-    found = starts(store, job.name)
-    if store.has(stage.id) or num_without_progress(found) < MOST_WITHOUT_PROGRESS:
+    """Return whether the job was restarted repeatedly without progress in this stage; if so, record the stage's failure."""
+    job_starts = starts(store, job.name)
+    if store.has(stage.id) or num_without_progress(job_starts) < MOST_WITHOUT_PROGRESS:
         return False
-    nodes = ", ".join(dict.fromkeys(one.node or one.host for one in found[-MOST_WITHOUT_PROGRESS:]))
-    cause = f"its job was started {MOST_WITHOUT_PROGRESS} times (on {nodes}) and never got further"
+    nodes = ", ".join(dict.fromkeys(start.node or start.host for start in job_starts[-MOST_WITHOUT_PROGRESS:]))
+    cause = f"its job was started {MOST_WITHOUT_PROGRESS} times (on {nodes}) without progress"
     write_failure(store, job, stage.id, label=label, cause=cause)
     return True
 
 
 def _assist(store: Store, job: Job, execute: Callable[..., None], ranks: Ranks, stop: Stop) -> None:
-    """What every rank but the first does: take part in the stages that the first one names, until it names none."""
+    """Run on every rank but the first: take part in the stages that the first rank announces, until it announces None."""
     stages = {stage.id: stage for stage in job.stages}
-    while (identity := ranks.from_first(None)) is not None:
-        begin_stage(identity, store.requested(identity)["label"])
-        stage = stages[identity]
+    while (stage_id := ranks.from_first(None)) is not None:
+        begin_stage(stage_id, store.requested(stage_id)["label"])
+        stage = stages[stage_id]
         try:
-            execute(store, identity, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer)
+            execute(store, stage_id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer)
         except Exception as error:
-            if not stop() and not _is_rank_lost(error) and store.failure(identity) is None:
-                label = f"{store.requested(identity)['label']}, rank {ranks.rank}"
+            if not stop() and not _is_rank_lost(error) and store.failure(stage_id) is None:
+                label = f"{store.requested(stage_id)['label']}, rank {ranks.rank}"
                 cause = f"{type(error).__name__}: {error}"
-                write_failure(store, job, identity, label=label, cause=cause, trace=traceback.format_exc())
+                write_failure(store, job, stage_id, label=label, cause=cause, trace=traceback.format_exc())
             raise
 
 
 @contextmanager
 def _ranks(store: Store, job: Job) -> Iterator[Ranks | None]:
-    """This process among the job's ranks; none where it is alone."""
+    """Yield this process's view of the job's ranks; None if it is the only one."""
     placement = job.placement
     if placement.num_ranks == 1:
         yield None
@@ -182,16 +183,16 @@ def _ranks(store: Store, job: Job) -> Iterator[Ranks | None]:
     from midstudy.train.ranks import joined
 
     environment = submitit.JobEnvironment()
-    if placement.device == "cuda":  # some clusters make only its own GPU visible to each task
+    if placement.device == "cuda":  # on some clusters, a task sees only its own GPU
         torch.cuda.set_device(environment.local_rank % len(visible_gpus()))
-    number = int(os.environ.get("SLURM_RESTART_COUNT", 0))  # a file of an earlier start would name ranks that are gone
+    number = int(os.environ.get("SLURM_RESTART_COUNT", 0))  # the file of an earlier start names dead ranks
     meeting_point = store.paths.job_meeting(job.name, number).as_uri()
     rank, size = environment.global_rank, environment.num_tasks
     with joined(rank=rank, size=size, device=placement.device, meeting_point=meeting_point) as ranks:
         yield ranks
 
 
-def _make(
+def _run_stage(
     store: Store,
     job: Job,
     stage: JobStage,
@@ -201,7 +202,7 @@ def _make(
     *,
     label: str,
 ) -> bool:
-    """Whether the stage is finished now; if it failed, its failure is written down."""
+    """Run a stage, record its failure if it fails, and return whether it is finished."""
     if store.has(stage.id):
         print("reused", flush=True)
         return True
@@ -212,17 +213,17 @@ def _make(
             ranks.from_first(stage.id)
         execute(store, stage.id, start_from=stage.start_from, keeps_optimizer=stage.keeps_optimizer)
         if not store.has(stage.id):
-            raise RuntimeError(f"{job.entry} returned and left no record")
+            raise RuntimeError(f"{job.entry} returned without publishing a record")
     except Exception as error:
         text = traceback.format_exc()
         print(text, end="", flush=True)
-        if store.has(stage.id):  # another attempt published it meanwhile and took this one's folder away
+        if store.has(stage.id):  # another attempt has published it and removed this one's folder
             return True
-        if stop() or isinstance(error, StoppedError):  # of several ranks, another one may have been told first
+        if stop() or isinstance(error, StoppedError):  # another rank may have been asked first
             print(f"stopped after {time.perf_counter() - began:.1f} s", flush=True)
             return False
         if ranks is not None and _is_rank_lost(error):
-            print("another rank of this job has ended; its own log says why", flush=True)
+            print("another rank of this job has exited; see its log for the cause", flush=True)
             return False
         write_failure(store, job, stage.id, label=label, cause=f"{type(error).__name__}: {error}", trace=text)
         return False
@@ -231,13 +232,17 @@ def _make(
 
 
 def _is_rank_lost(error: Exception) -> bool:
-    from midstudy.train.ranks import RankLostError  # brings torch, which a job of several ranks has already
+    from midstudy.train.ranks import RankLostError  # imports torch, which a job with several ranks already has
 
     return isinstance(error, RankLostError)
 
 
 def write_failure(store: Store, job: Job, stage_id: str, *, label: str, cause: str, trace: str = "") -> None:
-    """Write down why a stage failed, with what helps to understand it and the command that runs it again."""
+    """Record why a stage failed, with its traceback, the end of its log and the command that retries it.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
     sys.stdout.flush()
     backend = ["--backend", job.backend] if job.backend == "slurm" else []
     store.report_failure(
@@ -246,7 +251,7 @@ def write_failure(store: Store, job: Job, stage_id: str, *, label: str, cause: s
             "stage": stage_id,
             "label": label,
             "job": job.name,
-            "where": found[-1].place if (found := starts(store, job.name)) else None,
+            "where": job_starts[-1].place if (job_starts := starts(store, job.name)) else None,
             "time": time.time(),
             "cause": cause,
             "traceback": trace,
@@ -257,5 +262,6 @@ def write_failure(store: Store, job: Job, stage_id: str, *, label: str, cause: s
 
 
 def _entry(name: str) -> ExecuteStage:
+    """Import the function named MODULE:FUNCTION."""
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)

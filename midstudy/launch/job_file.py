@@ -1,9 +1,9 @@
-"""What is written down of a job: what it carries, which process runs it, how it ended.
+"""The files of a job: its stages, the process that runs it, how it ended.
 
 job.json        the job's stages and how to run them; written before the job is submitted
-process.json    the process that runs it; written once it is started
-cancelled       somebody asked for its end
-end.json        how it ended; written by the job, or for it where it was found dead
+process.json    the process that runs it; written once it has started
+cancelled       exists if the job was asked to end
+end.json        how it ended; written by the job, or by a driver that found it dead
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 
 EXECUTE_STAGE = "midstudy.execute.stage:execute_stage"
-"""The function that makes one stage, as MODULE:FUNCTION; its contract is `launch.job.ExecuteStage`."""
+"""The function that executes one stage, as MODULE:FUNCTION; its interface is `launch.job.ExecuteStage`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobStage:
-    """One stage of a job: the kept state it goes on from comes with the plan, not with the recipe."""
+    """One stage of a job, and the kept state it starts from, which depends on the plan and not on the recipe."""
 
     id: str
     start_from: str | None
@@ -41,10 +41,10 @@ class JobStage:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job: stages that one process, or the ranks of one training run, make one after the other.
+    """A job: stages that one process, or the ranks of one training run, execute one after the other.
 
-    `driver` answers for it: it submitted the job, or took it over from the last of its `former_drivers`. `entry` is the
-    function that makes a stage.
+    `driver` is responsible for it: it submitted the job, or took it over from the last of `former_drivers`. `entry` is the
+    function that executes a stage.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Job:
 
 
 def job_name(first_stage_id: str) -> str:
-    """A new name that says which stage the job begins with; no '_', which submitit reads as an array's index."""
+    """Return a new job name that starts with its first stage's id. No '_', which submitit reads as an array index."""
     return f"{first_stage_id}-{uuid.uuid4().hex[:8]}"
 
 
@@ -76,10 +76,10 @@ def write_job(store: Store, job: Job) -> None:
 
 
 def read_job(store: Store, name: str) -> Job:
-    """The job called `name`.
+    """Return the job called `name`.
 
     Raises:
-        StoreError: there is none, or its file was damaged.
+        StoreError: there is no such job, or its file is damaged.
     """
     path = store.paths.job_spec(name)
     remedy = _remedy(path)
@@ -94,7 +94,7 @@ def read_job(store: Store, name: str) -> Job:
         return Job(**fields)
     except FileNotFoundError:
         raise StoreError(f"{path}: no such job.") from None
-    except TypeError as error:  # fields that are missing, or that nobody knows
+    except TypeError as error:  # missing or unknown fields
         raise StoreError(f"{path}: damaged ({error}). {remedy}") from error
 
 
@@ -107,38 +107,51 @@ def _remedy(path: Path) -> str:
 
 
 def write_process(store: Store, name: str, process: Process) -> None:
-    """Write down which process runs a job; it leads a session of its own."""
+    """Write process.json: the process that runs a job and leads its own session."""
     write_json(store.paths.job_process(name), dataclasses.asdict(process))
 
 
 def job_process(store: Store, name: str) -> Process | None:
-    """The process that runs, or ran, a job; none where none was ever seen.
+    """Return the process that runs or ran a job; None if it has never been seen.
 
-    A driver can die between starting a job and writing its process down: then it is found by its command line, which
-    names submitit's folder of this job and of no other.
+    A driver can die between starting a job and writing process.json. The process is then found by its command line, which
+    contains the path of this job's submitit folder.
+
+    Raises:
+        StoreError: process.json is damaged.
     """
     path = store.paths.job_process(name)
     try:
-        found = read_object(path, fields=_PROCESS, remedy=_remedy(path))
+        fields = read_object(path, fields=_PROCESS, remedy=_remedy(path))
     except FileNotFoundError:
         return find_by_argument(str(store.paths.job_submitit(name)))
-    return Process(**{name: found[name] for name in _PROCESS})
+    return Process(**{name: fields[name] for name in _PROCESS})
 
 
 End = Literal["done", "stopped", "cut short", "gone"]
-"""Ran through its stages; ended early as it was told to, or because a rank was lost; left stages that it had not begun,
-because one failed or because another job has taken them over; found dead without having said anything."""
+"""How a job ended.
+
+done       ran all of its stages
+stopped    ended early because it was asked to, or because a rank was lost
+cut short  left its last stages unstarted, because one failed or because another job took them over
+gone       found dead, without having reported a result
+"""
 
 
 def write_end(store: Store, name: str, end: End) -> None:
+    """Write end.json.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
     write_json(store.paths.job_end(name), {"end": end, "time": clock.now()})
 
 
 def job_end(store: Store, name: str) -> End | None:
-    """How a job ended; none while it runs, and after it was killed.
+    """Return how a job ended; None while it runs, or if it was killed before it could write that.
 
     Raises:
-        StoreError: the file was damaged.
+        StoreError: end.json is damaged.
     """
     path = store.paths.job_end(name)
     try:
@@ -148,28 +161,29 @@ def job_end(store: Store, name: str) -> End | None:
 
 
 def is_cancelled(store: Store, name: str) -> bool:
+    """Return whether the job was asked to end."""
     return store.paths.job_cancelled(name).exists()
 
 
 def mark_cancelled(store: Store, name: str) -> None:
-    """Ask for a job's end: it looks before every stage, and gets a signal for the stage it is in."""
-    with contextlib.suppress(OSError):  # a full disk keeps nobody from ending a job: the signal is sent all the same
+    """Ask a job to end: it checks before every stage. The stage it is in is stopped by a signal."""
+    with contextlib.suppress(OSError):  # on a full disk the signal still ends the job
         store.paths.job_cancelled(name).touch()
 
 
 def unended_jobs(store: Store) -> Iterator[Job]:
-    """Jobs that did not say how they ended: running ones, and killed ones nobody has noticed yet."""
+    """Yield the jobs that have no end.json: running ones, and killed ones that no driver has noticed yet."""
     for name in job_names(store):
         if not store.paths.job_end(name).exists() and store.paths.job_spec(name).exists():
             yield read_job(store, name)
 
 
 def job_names(store: Store) -> list[str]:
-    """Every job the store knows of."""
+    """Return the names of all jobs in the store."""
     return [path.name for path in entries(store.paths.jobs.resolve()) if is_name(path.name)]
 
 
 def job_log(store: Store, name: str) -> Path | None:
-    """The file that the output of a job's first rank goes to; none before it was started."""
+    """Return the log file of a job's first rank; None before the job has started."""
     logs = sorted(store.paths.job_submitit(name).glob("*_0_log.out"))
     return logs[-1] if logs else None

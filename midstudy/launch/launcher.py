@@ -1,4 +1,4 @@
-"""What the driver asks of a backend: start jobs, say which have ended and how, which are there, end them."""
+"""The interface between the driver and a backend: submit jobs, report which have ended and how, list live ones, cancel."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from midstudy.recipe.stage import Stage
 from midstudy.train.placement import Placement
 
 Cause = Literal["preempted", "timed out", "node failed", "out of memory", "killed", "cancelled", "lost", "exited"]
-"""Why a job ended before it had made its stages. It bounds how often the stage is run again (`driver.MAX_RUNS_AGAIN`):
+"""Why a job ended before it finished its stages. The cause limits how often the stage is retried (`driver.MAX_RUNS_AGAIN`):
 
-preempted      told to stop to make room, or by anybody but its driver; it saved itself or was ended
-timed out      at its time limit
-node failed    with its node
-out of memory  by the kernel or the scheduler, as far as that can be told
-killed         by a signal from outside
-cancelled      by somebody who asked the scheduler for it
-lost           the backend does not know of it, or no longer, and it said nothing
-exited         by itself: its code ended it, or crashed
+preempted      asked to stop by the scheduler, or by anything other than its driver; it saved its work or was killed
+timed out      reached its time limit
+node failed    its node failed
+out of memory  killed by the kernel or the scheduler for its memory use, as far as this can be detected
+killed         killed by a signal from outside
+cancelled      cancelled through the scheduler, not by its driver
+lost           unknown to the backend, and it reported no result
+exited         its own code exited or crashed
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exit:
-    """How a job ended, as far as the backend can tell: `text` for people goes on after "its job NAME …"."""
+    """How a job ended, as far as the backend knows. `text` is shown to the user after "its job NAME …"."""
 
     text: str
     cause: Cause
@@ -36,7 +36,8 @@ class Exit:
 class Refusal:
     """Why a job could not be submitted.
 
-    `may_pass`: a controller that is away, a limit of the queue, a full disk. The same job is then submitted again later.
+    `may_pass` is True for a temporary condition (controller unreachable, queue limit, full disk): the same job is then
+    submitted again later.
     """
 
     text: str
@@ -44,54 +45,54 @@ class Refusal:
 
 
 class Launcher(Protocol):
-    """A backend. All calls are about many jobs at once, because a queue is asked about all of them in one call.
+    """A backend. Every call takes many jobs, because a scheduler's queue is queried for all of them at once.
 
-    No call waits without a deadline of its own.
+    Every call that waits has its own deadline.
     """
 
     @property
     def backend(self) -> str:
-        """The name that `run --backend` knows it by."""
+        """The backend's name, as in `run --backend NAME`."""
         ...
 
     @property
     def entry(self) -> str:
-        """MODULE:FUNCTION that makes one stage."""
+        """The function that executes one stage, as MODULE:FUNCTION."""
         ...
 
     @property
     def calls_block(self) -> bool:
-        """Whether calls may take long, as a queue's commands do; the driver then makes them in a thread."""
+        """True if calls may be slow, such as a scheduler's commands; the driver then makes them in a thread."""
         ...
 
     def placement_for(self, stages: Sequence[Stage]) -> Placement:
-        """How these stages, which share a job, compute."""
+        """Return the compute placement of a job with these stages."""
         ...
 
     def pack_key(self, stage: Stage) -> Hashable:
-        """Stages of different keys never share a job."""
+        """Return a key; only stages with equal keys may share a job."""
         ...
 
     def submit(self, jobs: Sequence[Job]) -> Mapping[str, Refusal]:
-        """Start jobs whose job.json is written; returns, by name, those that could not be.
+        """Start jobs whose job.json is written; return the refusals by job name.
 
-        A job that was refused and may pass is submitted again under its name. Where the answer to an earlier submission was
-        lost, the launcher looks first whether that job is there, so that it never starts twice. Nothing is raised: what
-        goes wrong is a refusal.
+        A job refused with `may_pass` is submitted again under the same name. If the answer to an earlier submission was
+        lost, the launcher first checks whether that job exists, so that no job starts twice. Raises nothing: every error
+        becomes a refusal.
         """
         ...
 
     def poll(self, jobs: Sequence[Job]) -> Mapping[str, Exit]:
-        """Of these jobs, by name, those that have ended. A backend that cannot be asked knows of none."""
+        """Return how the ended ones among these jobs ended, by name. Empty if the backend cannot be reached."""
         ...
 
     def live(self, jobs: Sequence[Job]) -> set[str]:
-        """Names of those of these jobs, of this or of an earlier driver, that run, wait in the queue, or may do so.
+        """Return the names of those of these jobs that run or wait in the queue, or may do so; also jobs of other drivers.
 
-        Where the backend cannot be asked, that is all of them: nobody is declared dead.
+        All of them if the backend cannot be reached: no job is declared dead without evidence.
         """
         ...
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """End these jobs and wait until they are gone; within a deadline, whatever they do."""
+        """End these jobs and wait until they are gone, at most until a deadline."""
         ...

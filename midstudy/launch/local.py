@@ -1,8 +1,8 @@
-"""Jobs as processes of this machine, through submitit.
+"""Local backend: run jobs as processes of this machine, through submitit.
 
 submitit's local executor puts a second process, which times out after two minutes, between the driver and the job, and
-leaves both in the driver's session. Here the job is submitit's own job process and nothing else: in a session of its own,
-so that it outlives the driver and can be ended whole, with its exit status in plain sight.
+keeps both in the driver's session. Here the job is only submitit's own job process, in its own session: it outlives the
+driver, all of its processes can be killed together, and its exit status is visible.
 """
 
 from __future__ import annotations
@@ -33,15 +33,18 @@ from midstudy.train.placement import Placement
 
 _POLL_S = 0.05
 _KILLED_WITHIN_S = 5.0
-"""A process that SIGKILL does not end within this time hangs in the kernel; nothing more can be done about it."""
-_OF_THE_CODE = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP)
-"""Signals by which a process ends itself: it would do so again."""
+"""A process that SIGKILL does not end within this time hangs in the kernel and is left alone."""
+_CRASH_SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP)
+"""Signals that a process's own fault raises. It would crash again, so its stage is not retried."""
 
 
 class SessionExecutor(submitit.LocalExecutor):
-    """Starts submitit's job process itself, in a session of its own, under the job's own name as its id.
+    """Start submitit's job process directly, in its own session, with the job's name as its submitit id.
 
-    With several ranks, the session is led by a process that starts one job process a rank.
+    With several ranks, the session is led by a process that starts one job process per rank.
+
+    Args:
+        folder: submitit's folder of this job.
     """
 
     def __init__(self, folder: Path, *, job_id: str, num_ranks: int, environment: Mapping[str, str]) -> None:
@@ -50,9 +53,9 @@ class SessionExecutor(submitit.LocalExecutor):
         self.process: subprocess.Popen[bytes] | None = None
 
     def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[submitit.Job[Any]]:
-        """The pickle lies where the job reads it before the process starts.
+        """Write the pickle to where the job reads it before starting the process.
 
-        submitit moves it there afterwards: a driver that is killed in between leaves a process that waits a minute for it.
+        submitit moves it there afterwards; a driver killed in between would leave a process that waits a minute for it.
         """
         (delayed,) = delayed_submissions
         paths = JobPaths(self.folder, job_id=self._job_id)
@@ -89,16 +92,16 @@ class SessionExecutor(submitit.LocalExecutor):
 
 
 class LocalLauncher:
-    """Runs each job as one process of this machine, or as one a rank.
+    """Run each job as a process of this machine, or as one process per rank.
 
     Args:
-        store: where the jobs are written down.
-        placement: how each job computes.
-        gpus: what CUDA_VISIBLE_DEVICES may name; each job gets as many of the least used as it has ranks. None leaves the
-            variable alone.
-        entry: the function that makes one stage, as MODULE:FUNCTION.
-        grace_s: how long a job that is told to stop may take to save itself before it is killed. Most take a second; a step
-            or a checkpoint of a large model takes longer.
+        store: the store that holds the jobs' files.
+        placement: compute placement of every job.
+        gpus: values allowed in CUDA_VISIBLE_DEVICES; each job gets one least-used GPU per rank. If empty, the variable is
+            left unchanged.
+        entry: the function that executes one stage, as MODULE:FUNCTION.
+        grace_s: how long a job that is asked to stop may take to save its work before it is killed. Most jobs take a
+            second; a step or a checkpoint of a large model takes longer.
     """
 
     backend = "local"
@@ -139,8 +142,8 @@ class LocalLauncher:
         assert executor.process is not None
         self._children[job.name] = executor.process
         process = Process.of(executor.process.pid)
-        assert process is not None  # not waited for yet, so its entry is there even if it has ended
-        with contextlib.suppress(StoreError):  # then a later driver finds it by its command line
+        assert process is not None  # /proc keeps its entry until it is waited for, even if it has ended
+        with contextlib.suppress(StoreError):  # a later driver then finds it by its command line
             write_process(self._store, job.name, process)
         return None
 
@@ -153,15 +156,15 @@ class LocalLauncher:
                     ended[job.name] = _exit_of(status)
             elif (process := job_process(self._store, job.name)) is None:
                 ended[job.name] = Exit(text="was never started", cause="lost")
-            elif not process.is_here:  # asked only after there was no sign of its driver either
-                text = f"was on {process.host}, where its driver gave no sign of life any more"
+            elif not process.is_here:  # reached only once its driver's heartbeat is stale as well
+                text = f"ran on {process.host}, where its driver became unresponsive"
                 ended[job.name] = Exit(text=text, cause="node failed")
             elif not process.is_alive():
-                # It was not this process's child, so nobody can tell how it ended.
+                # It is not a child of this process, so its exit status is unknown.
                 if job_end(self._store, job.name) is not None:
                     ended[job.name] = Exit(text="ended", cause="exited")
                 else:
-                    ended[job.name] = Exit(text="ended without a word, probably killed", cause="killed")
+                    ended[job.name] = Exit(text="exited without reporting a result, probably killed", cause="killed")
         return ended
 
     def live(self, jobs: Sequence[Job]) -> set[str]:
@@ -177,13 +180,13 @@ class LocalLauncher:
                 processes[job.name] = process
         remaining = {name for name, process in processes.items() if process.signal_session(signal.SIGTERM)}
         deadline = clock.monotonic() + self._grace_s
-        told = signal.SIGTERM
+        number = signal.SIGTERM
         while remaining and clock.monotonic() < deadline + _KILLED_WITHIN_S:
             if clock.monotonic() > deadline:
-                told = signal.SIGKILL
+                number = signal.SIGKILL
             self._reap()
-            # A signal that reaches a process before Python or submitit have set up theirs can get lost: say it again.
-            remaining = {name for name in remaining if processes[name].signal_session(told)}
+            # A signal gets lost if it arrives before Python and submitit have installed their handlers: send it again.
+            remaining = {name for name in remaining if processes[name].signal_session(number)}
             clock.sleep(_POLL_S)
 
     def _reap(self) -> None:
@@ -203,10 +206,10 @@ class LocalLauncher:
 
 
 def _exit_of(status: int) -> Exit:
-    if status > 128:  # a rank's, in the manner of shells
+    if status > 128:  # a rank was killed by a signal: 128 + signal, as in shells
         status = 128 - status
     if status < 0:
         number = signal.Signals(-status)
         hint = " (the kernel does so when memory runs out)" if number == signal.SIGKILL else ""
-        return Exit(text=f"killed by {number.name}{hint}", cause="exited" if number in _OF_THE_CODE else "killed")
+        return Exit(text=f"killed by {number.name}{hint}", cause="exited" if number in _CRASH_SIGNALS else "killed")
     return Exit(text=f"ended with exit status {status}", cause="exited")

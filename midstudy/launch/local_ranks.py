@@ -1,9 +1,9 @@
-"""Starts the ranks of a job on this machine, as `srun` does on a cluster: submitit's job process once a rank.
+"""Start the ranks of a job on this machine, as `srun` does on a cluster: one submitit job process per rank.
 
     python -m midstudy.launch.local_ranks NUM_RANKS COMMAND...
 
-This process leads the job's session and does nothing but wait. The first rank writes to this process's output, the others
-to submitit's log files beside it. A rank that ends ends the others, after they had time to notice and to say so.
+This process leads the job's session and only waits. The first rank writes to this process's output, the others to submitit's
+log files beside it. When a rank exits, the others get a grace period to notice and report it, and are then killed.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ from midstudy.launch.stop import STOP_SIGNALS
 
 _PR_SET_PDEATHSIG = 1
 GRACE_S = 30.0
-"""How long the ranks may go on once one of them has ended."""
+"""How long the other ranks may keep running once one has exited."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run the ranks; returns the exit status of the first that failed, as a shell would give it, else 0."""
+    """Run the ranks; return the exit status of the first that failed, in a shell's convention (128 + signal), else 0."""
     num_ranks, command = int(arguments[0]), arguments[1:]
     ranks: list[subprocess.Popen[bytes]] = []
 
-    def pass_on(number: int, frame: object) -> None:
-        for one in ranks:
-            one.send_signal(number)
+    def forward(number: int, frame: object) -> None:
+        for process in ranks:
+            process.send_signal(number)
 
     for number in STOP_SIGNALS:
-        signal.signal(number, pass_on)
+        signal.signal(number, forward)
     for rank in range(num_ranks):
         ranks.append(_start(rank, num_ranks, command))
     failed = 0
     deadline = None
-    while any(one.poll() is None for one in ranks):
-        for one in ranks:
-            failed = failed or one.returncode or 0
-        if deadline is None and any(one.returncode is not None for one in ranks):
+    while any(process.poll() is None for process in ranks):
+        for process in ranks:
+            failed = failed or process.returncode or 0
+        if deadline is None and any(process.returncode is not None for process in ranks):
             deadline = time.monotonic() + GRACE_S
         if deadline is not None and time.monotonic() > deadline:
-            for one in ranks:
-                one.kill()
+            for process in ranks:
+                process.kill()
         time.sleep(0.05)
-    for one in ranks:
-        failed = failed or one.returncode
+    for process in ranks:
+        failed = failed or process.returncode
     return failed if failed >= 0 else 128 - failed
 
 
 def _start(rank: int, num_ranks: int, command: list[str]) -> subprocess.Popen[bytes]:
     environment = {
-        **os.environ,  # already a job's environment: this process leads the job's ranks
+        **os.environ,  # this process already has the job's environment
         "SUBMITIT_LOCAL_NTASKS": str(num_ranks),
         "SUBMITIT_LOCAL_GLOBALID": str(rank),
         "SUBMITIT_LOCAL_LOCALID": str(rank),
@@ -71,7 +71,7 @@ def _start(rank: int, num_ranks: int, command: list[str]) -> subprocess.Popen[by
 
 
 def _die_with_leader() -> None:
-    """Let the kernel end a rank whose leader was killed: the job is then taken as gone, and started anew (prctl(2))."""
+    """Have the kernel kill this rank when its leader dies, since the job is then restarted elsewhere (prctl(2))."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

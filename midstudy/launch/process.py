@@ -1,7 +1,7 @@
-"""Which process is which: a pid together with its start time, host and boot, so that a pid used again is no mistake.
+"""Process identity robust to PID reuse: PID, start time, host and boot id.
 
-A `LocalJob` that submitit rebuilds from its id says that it is done while it runs, and its `cancel` does nothing; what is
-here is what a later driver knows a job by.
+A later driver identifies a running job by it. submitit cannot: a `LocalJob` rebuilt from its id reports that it is done
+while it still runs, and its `cancel` does nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
-# Fields of /proc/PID/stat after the command's name, which may hold spaces and parentheses (proc(5), numbered from 3).
+# Indices of the fields of /proc/PID/stat after the command's name, which may contain spaces and parentheses. proc(5) numbers
+# them from 3.
 _STATE, _SESSION, _START_TICKS = 3 - 3, 6 - 3, 22 - 3
 
 
@@ -26,7 +27,7 @@ def _boot_id() -> str:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat from the third on; none where there is no such process."""
+    """Return the fields of /proc/PID/stat from the third on; None if there is no such process."""
     try:
         return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -35,7 +36,7 @@ def _stat(pid: int) -> list[str] | None:
 
 @dataclass(frozen=True)
 class Process:
-    """A process of some host. `start_ticks` is its start in clock ticks since the boot `boot_id`."""
+    """A process on some host. `start_ticks` is its start time in clock ticks since the boot `boot_id`."""
 
     pid: int
     start_ticks: int
@@ -44,7 +45,7 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> Process | None:
-        """The process that has this pid on this host now; none where there is none."""
+        """Return the process that has this PID on this host now; None if there is none."""
         stat = _stat(pid)
         if stat is None:
             return None
@@ -52,16 +53,16 @@ class Process:
 
     @property
     def key(self) -> str:
-        """A name that no other process has."""
+        """A string that is unique to this process."""
         return f"{self.host}-{self.pid}-{self.start_ticks}-{self.boot_id[:8]}"
 
     @property
     def is_here(self) -> bool:
-        """Whether it belongs to this host, so that it can be looked at."""
+        """True if the process belongs to this host, so that it can be inspected."""
         return self.host == socket.gethostname()
 
     def is_alive(self) -> bool:
-        """Whether it runs still. Of another host's process that cannot be seen from here, and is taken to be so."""
+        """Return whether the process is running. A process of another host cannot be inspected and counts as running."""
         if not self.is_here:
             return True
         stat = _stat(self.pid)
@@ -73,12 +74,12 @@ class Process:
         )
 
     def signal_session(self, number: signal.Signals) -> bool:
-        """Send a signal to every process of the session that this process leads; false where none is left."""
+        """Send a signal to every process of the session that this process leads; return False if no process is left."""
         if not self.is_here or self.boot_id != _boot_id():
             return False
         leader = Process.of(self.pid)
         if leader is not None and leader != self:
-            return False  # the pid was used again: the number is free only once the whole session is gone
+            return False  # the PID was reused, which is possible only once the whole session is gone
         members = list(_session(self.pid))
         for pid in members:
             with contextlib.suppress(ProcessLookupError):
@@ -87,13 +88,14 @@ class Process:
 
 
 def this_process() -> Process:
+    """Return the identity of the current process."""
     process = Process.of(os.getpid())
     assert process is not None
     return process
 
 
 def _session(leader_pid: int) -> Iterator[int]:
-    """Pids of the processes of a session, zombies left out."""
+    """Yield the PIDs of a session's processes, except zombies."""
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
             stat = _stat(int(entry.name))
@@ -102,7 +104,7 @@ def _session(leader_pid: int) -> Iterator[int]:
 
 
 def find_by_argument(argument: str) -> Process | None:
-    """The leader of a session of this host that was started with this argument on its command line."""
+    """Return the session leader on this host that has this argument on its command line; None if there is none."""
     wanted = os.fsencode(argument)
     for entry in _PROC.iterdir():
         if entry.name.isdigit():

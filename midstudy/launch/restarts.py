@@ -1,8 +1,8 @@
-"""The starts of a job, one line each: a cluster starts a job anew after it was preempted, timed out, or lost its node.
+"""The starts of a job, one line each: a cluster restarts a job after preemption, its time limit or the loss of its node.
 
-It does so without asking a driver, as often as it likes; so the job itself counts, and gives a stage up that start after
-start does not get on with. And where a cluster lies, the process of an earlier start may be alive: it finds here that it is
-not the last.
+The cluster does so any number of times without asking a driver. The job therefore counts its own starts, and fails a stage
+that makes no progress over several of them. If a cluster wrongly reports a node as lost, the process of an earlier start may
+still be alive: this file tells it that a later start has replaced it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from midstudy.store.attempt import CHECKPOINTS_FOLDER
 from midstudy.store.store import Store
 
 MOST_WITHOUT_PROGRESS = 5
-"""Starts in a row that found a job exactly where the one before had found it."""
+"""A stage fails after this many consecutive starts that found the job without any progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """A start of a job: when (Unix seconds), where, and a digest of what it found done."""
+    """A start of a job: when (`time`, Unix seconds), where, and a digest of the progress it found."""
 
     time: float
     host: str
@@ -36,12 +36,16 @@ class Start:
 
     @property
     def place(self) -> str:
-        """For people."""
+        """Where the start ran, as text for the user."""
         return f"Slurm job {self.slurm_id} on node {self.node}" if self.slurm_id else f"process {self.pid} on {self.host}"
 
 
 def begin(store: Store, job: Job, *, slurm_id: str | None) -> Start:
-    """Write this start down."""
+    """Append this start to the job's file and return it.
+
+    Raises:
+        OSError: the store cannot be written.
+    """
     start = Start(
         time=clock.now(),
         host=socket.gethostname(),
@@ -51,38 +55,38 @@ def begin(store: Store, job: Job, *, slurm_id: str | None) -> Start:
         progress=_progress(store, job),
     )
     with store.paths.job_starts(job.name).open("a", encoding="utf-8") as file:
-        torn = "\n" if file.tell() else ""  # the line before may lack its end, after a loss of power
+        torn = "\n" if file.tell() else ""  # after a power loss, the previous line may lack its newline
         file.write(f"{torn}{json.dumps(dataclasses.asdict(start))}\n")
     return start
 
 
 def starts(store: Store, job_name: str) -> list[Start]:
-    """The starts of a job, the last one last."""
+    """Return the starts of a job, oldest first."""
     try:
         lines = store.paths.job_starts(job_name).read_text("utf-8").splitlines()
     except FileNotFoundError:
         return []
-    found = []
+    parsed = []
     for line in lines:
         try:
-            found.append(Start(**json.loads(line)))
-        except (ValueError, TypeError):  # torn by a crash
+            parsed.append(Start(**json.loads(line)))
+        except (ValueError, TypeError):  # cut off by a crash
             continue
-    return found
+    return parsed
 
 
-def num_without_progress(found: list[Start]) -> int:
-    """How many of the last starts found the job in the same place."""
+def num_without_progress(job_starts: list[Start]) -> int:
+    """Return how many of the most recent starts found the job with the same progress."""
     number = 0
-    for start in reversed(found):
-        if start.progress != found[-1].progress:
+    for start in reversed(job_starts):
+        if start.progress != job_starts[-1].progress:
             break
         number += 1
     return number
 
 
 def _progress(store: Store, job: Job) -> str:
-    """A digest of what is done of a job: its stages that are settled, and the checkpoints of the one it is at."""
+    """Return a digest of a job's progress: its settled stages and the checkpoints of its current stage."""
     digest = hashlib.sha256()
     for stage_id in job.stage_ids:
         if store.has(stage_id) or failed_in(store, job, stage_id):
@@ -96,6 +100,6 @@ def _progress(store: Store, job: Job) -> str:
 
 
 def failed_in(store: Store, job: Job, stage_id: str) -> bool:
-    """Whether a stage has failed in this job, which does not try it again."""
+    """Return whether a stage has failed in this job, which does not retry it."""
     failure = store.failure(stage_id)
     return failure is not None and failure.get("job") == job.name

@@ -1,4 +1,4 @@
-"""Jobs that ended in the middle of a stage, for which it is run again: kept with the stage, so that every driver counts."""
+"""Interruptions of a stage: jobs that ended while running it. Kept with the stage, so that all drivers share one count."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from midstudy.store.store import Store
 
 
 def note_interruption(store: Store, stage_id: str, job_name: str, ended: Exit) -> int:
-    """Write down how a job ended while it made a stage; returns how many of the stage's jobs ended of that cause.
+    """Record how a job ended while it ran a stage; return how many of the stage's jobs ended with that cause.
 
-    One job is counted once, whoever saw it end.
+    A job is counted once, even if several drivers record it.
 
     Raises:
         StoreError: the store cannot be written.
     """
     with lock(store):
         known = store.interruptions(stage_id)
-        if not any(one["job"] == job_name for one in known):
+        if not any(interruption["job"] == job_name for interruption in known):
             known.append({"job": job_name, "cause": ended.cause, "text": ended.text, "time": clock.now()})
             store.write_interruptions(stage_id, known)
-    return sum(one["cause"] == ended.cause for one in known)
+    return sum(interruption["cause"] == ended.cause for interruption in known)
 
 
 def forget_interruptions(store: Store, stage_id: str) -> None:
-    """Let a stage have all its runs again."""
+    """Clear a stage's interruptions, which restores its full number of retries.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
     with lock(store):
         store.write_interruptions(stage_id, [])

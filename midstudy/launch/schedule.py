@@ -1,10 +1,10 @@
-"""What to run next, and which stages share a job. Pure: knows of no process, no clock and no disk.
+"""Decide what to run next and which stages share a job. Pure: uses no process, clock or disk.
 
-Ready stages are taken by the length of the longest chain that waits behind them. A trunk's milestones share one job, which
-carries nothing else, so that branches can start as it passes them and nothing keeps it from ending. Other jobs are filled
-up, because starting one costs more than a small stage: first with stages that the job's own results make ready (evaluations
-of a state it has just made, fine-tuning from it), then with other ready ones, up to a budget and to a fair share of what is
-ready, so that no slot is left without work. Stages that the backend gives different places never share one.
+Ready stages are ordered by the longest chain of stages that depends on them (critical path first). A trunk's milestones
+share one job that contains nothing else, so that branches can start as soon as it passes them and nothing delays its end.
+Other jobs are filled up, because starting a job costs more than a small stage: first with stages that the job's own results
+make ready (evaluations of a state it has just trained, fine-tuning from it), then with other ready stages. The limit is a
+time budget and a fair share of the ready work, so that no slot idles. Stages with different pack keys never share a job.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from midstudy.recipe.stage import Stage
 
 SMALLEST_JOB_S = 5.0
-"""Jobs shorter than this are filled up even where slots would stay idle: starting one costs one to two seconds."""
+"""Jobs shorter than this are filled up even if slots stay idle: starting a job takes one to two seconds."""
 
 
 class Schedule:
-    """The stages that are still to be made. Each is waiting for its parents, ready, taken (in a job), or settled.
+    """The unfinished stages of a study. Each one is waiting for its parents, ready, taken (in a job), or settled.
 
     Args:
         stages: the study's stages by id.
-        published: those that are finished; every parent that is not in `stages` must be among them.
-        job_budget_s: expected seconds after which nothing more is put into a job.
-        pack_key: stages of different keys never share a job.
+        published: ids of finished stages; must include every parent that is not in `stages`.
+        job_budget_s: expected seconds after which no more stages are added to a job.
+        pack_key: only stages with equal keys may share a job.
     """
 
     def __init__(
@@ -38,87 +38,89 @@ class Schedule:
     ) -> None:
         self._job_budget_s = job_budget_s
         done = set(published)
-        self._stages = {identity: stage for identity, stage in stages.items() if identity not in done}
-        self._key = {identity: pack_key(stage) for identity, stage in self._stages.items()}
+        self._stages = {stage_id: stage for stage_id, stage in stages.items() if stage_id not in done}
+        self._key = {stage_id: pack_key(stage) for stage_id, stage in self._stages.items()}
         self._missing = {
-            identity: {parent for parent in stage.parents if parent not in done} for identity, stage in self._stages.items()
+            stage_id: {parent for parent in stage.parents if parent not in done} for stage_id, stage in self._stages.items()
         }
-        self._children: dict[str, list[str]] = {identity: [] for identity in self._stages}
-        for identity, parents in self._missing.items():
+        self._children: dict[str, list[str]] = {stage_id: [] for stage_id in self._stages}
+        for stage_id, parents in self._missing.items():
             for parent in parents:
-                self._children[parent].append(identity)
+                self._children[parent].append(stage_id)
         order = self._parents_first()
-        self._place = {identity: place for place, identity in enumerate(order)}
+        self._position = {stage_id: position for position, stage_id in enumerate(order)}
         self._chain_s: dict[str, float] = {}
-        for identity in reversed(order):
-            behind = max((self._chain_s[child] for child in self._children[identity]), default=0.0)
-            self._chain_s[identity] = self._stages[identity].cost_s + behind
+        for stage_id in reversed(order):
+            after_s = max((self._chain_s[child] for child in self._children[stage_id]), default=0.0)
+            self._chain_s[stage_id] = self._stages[stage_id].cost_s + after_s
         self._taken: set[str] = set()
         self._ready: set[str] = set()
         self._queues: dict[Hashable, list[tuple[float, int, str]]] = {key: [] for key in self._key.values()}
-        for identity in order:
-            self._offer(identity)
+        for stage_id in order:
+            self._offer(stage_id)
 
     def _parents_first(self) -> list[str]:
-        left = {identity: len(parents) for identity, parents in self._missing.items()}
-        order = [identity for identity, count in left.items() if count == 0]
-        for identity in order:
-            for child in self._children[identity]:
-                left[child] -= 1
-                if left[child] == 0:
+        """Return the unfinished stages in topological order."""
+        num_missing = {stage_id: len(parents) for stage_id, parents in self._missing.items()}
+        order = [stage_id for stage_id, count in num_missing.items() if count == 0]
+        for stage_id in order:
+            for child in self._children[stage_id]:
+                num_missing[child] -= 1
+                if num_missing[child] == 0:
                     order.append(child)
         assert len(order) == len(self._stages), "the stages' parents form a cycle"
         return order
 
-    def _offer(self, identity: str) -> None:
-        """Make a stage ready if nothing is in its way."""
-        if identity in self._stages and identity not in self._taken and not self._missing[identity]:
-            self._ready.add(identity)
-            heapq.heappush(self._queues[self._key[identity]], self._rank(identity))
+    def _offer(self, stage_id: str) -> None:
+        """Make a stage ready if it is unsettled, in no job, and has no unfinished parents."""
+        if stage_id in self._stages and stage_id not in self._taken and not self._missing[stage_id]:
+            self._ready.add(stage_id)
+            heapq.heappush(self._queues[self._key[stage_id]], self._rank(stage_id))
 
-    def _rank(self, identity: str) -> tuple[float, int, str]:
-        return (-self._chain_s[identity], self._place[identity], identity)
+    def _rank(self, stage_id: str) -> tuple[float, int, str]:
+        """Return a sort key: longest chain of descendants first, then topological order."""
+        return (-self._chain_s[stage_id], self._position[stage_id], stage_id)
 
-    # -- what happened ------------------------------------------------------------------------------------------------
+    # -- updates ------------------------------------------------------------------------------------------------------
 
     @property
     def unsettled(self) -> Set[str]:
-        """Stages that are still to be made."""
+        """Ids of the stages that are neither finished, failed nor skipped."""
         return self._stages.keys()
 
-    def take(self, identities: Iterable[str]) -> None:
-        """These stages are in a job now."""
-        taken = set(identities) & self._stages.keys()
+    def take(self, stage_ids: Iterable[str]) -> None:
+        """Mark these stages as being in a job."""
+        taken = set(stage_ids) & self._stages.keys()
         self._taken |= taken
         self._ready -= taken
 
-    def give_back(self, identities: Iterable[str]) -> None:
-        """These stages are in no job any more and are still to be made."""
-        for identity in identities:
-            self._taken.discard(identity)
-            self._offer(identity)
+    def give_back(self, stage_ids: Iterable[str]) -> None:
+        """Mark these stages as no longer in a job; they still have to run."""
+        for stage_id in stage_ids:
+            self._taken.discard(stage_id)
+            self._offer(stage_id)
 
-    def feasible(self, identities: Iterable[str]) -> list[str]:
-        """Of a job's stages, in its order, those that no other job has and whose parents are finished or before them."""
+    def feasible(self, stage_ids: Iterable[str]) -> list[str]:
+        """Return those of a job's stages, in order, that no other job has and whose parents are finished or precede them."""
         kept: list[str] = []
-        for identity in identities:
-            if self._is_free(identity) and self._missing[identity] <= set(kept):
-                kept.append(identity)
+        for stage_id in stage_ids:
+            if self._is_free(stage_id) and self._missing[stage_id] <= set(kept):
+                kept.append(stage_id)
         return kept
 
-    def publish(self, identity: str) -> None:
-        """A stage is finished; what waited for it alone becomes ready."""
-        self._settle(identity)
-        for child in self._children[identity]:
+    def publish(self, stage_id: str) -> None:
+        """Mark a stage as finished; stages that waited only for it become ready."""
+        self._settle(stage_id)
+        for child in self._children[stage_id]:
             if child in self._stages:
-                self._missing[child].discard(identity)
+                self._missing[child].discard(stage_id)
                 self._offer(child)
 
-    def fail(self, identity: str) -> list[str]:
-        """A stage has failed: settle it and all its unsettled descendants, which are returned."""
-        self._settle(identity)
+    def fail(self, stage_id: str) -> list[str]:
+        """Mark a stage as failed; settle it and all its unsettled descendants, and return those descendants."""
+        self._settle(stage_id)
         skipped = []
-        pending = [identity]
+        pending = [stage_id]
         for ancestor in pending:
             for child in self._children[ancestor]:
                 if child in self._stages:
@@ -127,23 +129,23 @@ class Schedule:
                     pending.append(child)
         return skipped
 
-    def _settle(self, identity: str) -> None:
-        del self._stages[identity]
-        self._taken.discard(identity)
-        self._ready.discard(identity)
+    def _settle(self, stage_id: str) -> None:
+        del self._stages[stage_id]
+        self._taken.discard(stage_id)
+        self._ready.discard(stage_id)
 
-    # -- what to run next ---------------------------------------------------------------------------------------------
+    # -- scheduling ---------------------------------------------------------------------------------------------------
 
     def next_jobs(self, *, num_free: int, num_slots: int) -> list[list[str]]:
-        """Stages for at most `num_free` jobs, each in the order in which the job is to make them; they are taken.
+        """Take stages for at most `num_free` jobs; return them by job, in the order in which the job runs them.
 
         Args:
-            num_free: slots without a job.
-            num_slots: all slots; each is to get its share of what is ready.
+            num_free: number of slots without a job.
+            num_slots: number of all slots; each should get its share of the ready work.
         """
         if not self._ready or num_free <= 0:
             return []
-        ready_s = sum(self._stages[identity].cost_s for identity in self._ready)
+        ready_s = sum(self._stages[stage_id].cost_s for stage_id in self._ready)
         limit_s = min(self._job_budget_s, max(ready_s / num_slots, SMALLEST_JOB_S))
         jobs: list[list[str]] = []
         while len(jobs) < num_free and (first := self._pop(*self._queues)) is not None:
@@ -151,52 +153,53 @@ class Schedule:
         return jobs
 
     def _pop(self, *keys: Hashable) -> str | None:
-        """Take the first ready stage that has one of these keys."""
+        """Take the first ready stage with one of these keys; return None if there is none."""
         queues = [queue for key in keys if (queue := self._queues[key]) and self._drop_stale(queue)]
         if not queues:
             return None
-        identity = heapq.heappop(min(queues, key=lambda queue: queue[0]))[2]
-        self._ready.discard(identity)
-        self._taken.add(identity)
-        return identity
+        stage_id = heapq.heappop(min(queues, key=lambda queue: queue[0]))[2]
+        self._ready.discard(stage_id)
+        self._taken.add(stage_id)
+        return stage_id
 
     def _drop_stale(self, queue: list[tuple[float, int, str]]) -> bool:
-        """Drop those in front that were taken or settled meanwhile; whether any is left."""
+        """Drop leading entries that have since been taken or settled; return whether any entry is left."""
         while queue and queue[0][2] not in self._ready:
             heapq.heappop(queue)
         return bool(queue)
 
     def _trunk(self, first: str) -> list[str]:
-        """The milestones from `first` on along its line; none where the line does not go on."""
-        line = [first]
-        while further := self._next_milestone(line):
-            line.append(further)
-        if len(line) == 1:
+        """Take the milestones from `first` along its trunk; return an empty list if the trunk does not continue."""
+        trunk = [first]
+        while milestone := self._next_milestone(trunk):
+            trunk.append(milestone)
+        if len(trunk) == 1:
             return []
-        self._taken.update(line)
-        return line
+        self._taken.update(trunk)
+        return trunk
 
-    def _next_milestone(self, line: list[str]) -> str | None:
-        last = line[-1]
-        further = [
+    def _next_milestone(self, trunk: list[str]) -> str | None:
+        last = trunk[-1]
+        milestones = [
             child
             for child in self._children[last]
             if self._is_free(child)
             and self._stages[child].continues_trunk
             and self._stages[child].start_from == last
-            and self._missing[child] <= set(line)
+            and self._missing[child] <= set(trunk)
             and self._key[child] == self._key[last]
         ]
-        return min(further, key=self._rank, default=None)
+        return min(milestones, key=self._rank, default=None)
 
-    def _is_free(self, identity: str) -> bool:
-        return identity in self._stages and identity not in self._taken
+    def _is_free(self, stage_id: str) -> bool:
+        return stage_id in self._stages and stage_id not in self._taken
 
-    def _begins_trunk(self, identity: str) -> bool:
-        children = (self._stages.get(child) for child in self._children[identity])
-        return any(child is not None and child.continues_trunk and child.start_from == identity for child in children)
+    def _begins_trunk(self, stage_id: str) -> bool:
+        children = (self._stages.get(child) for child in self._children[stage_id])
+        return any(child is not None and child.continues_trunk and child.start_from == stage_id for child in children)
 
     def _fill(self, first: str, limit_s: float) -> list[str]:
+        """Take stages for a job that begins with `first`, until their expected seconds reach `limit_s`."""
         job: list[str] = []
         unlocked: list[tuple[float, int, str]] = []
         expected_s = 0.0
@@ -208,17 +211,17 @@ class Schedule:
                 following = heapq.heappop(unlocked)[2] if unlocked else self._pop_for(limit_s - expected_s, self._key[first])
         return job
 
-    def _add(self, identity: str, job: list[str], unlocked: list[tuple[float, int, str]]) -> float:
-        """Put a stage into a job, and what only looks at its result right behind it; returns their expected seconds.
+    def _add(self, stage_id: str, job: list[str], unlocked: list[tuple[float, int, str]]) -> float:
+        """Append a stage to a job, followed by the stages it makes ready that have no descendants, such as evaluations.
 
-        Stages that this makes ready and that others wait for are added to `unlocked`.
+        Stages it makes ready that other stages wait for are added to `unlocked`. Return the expected seconds appended.
         """
-        self._taken.add(identity)
-        job.append(identity)
-        expected_s = self._stages[identity].cost_s
+        self._taken.add(stage_id)
+        job.append(stage_id)
+        expected_s = self._stages[stage_id].cost_s
         members = set(job)
-        for child in sorted(self._children[identity], key=self._rank):
-            if not self._is_free(child) or self._key[child] != self._key[identity]:
+        for child in sorted(self._children[stage_id], key=self._rank):
+            if not self._is_free(child) or self._key[child] != self._key[stage_id]:
                 continue
             if self._missing[child] <= members and not self._begins_trunk(child):
                 if any(grandchild in self._stages for grandchild in self._children[child]):
@@ -231,13 +234,13 @@ class Schedule:
         return expected_s
 
     def _pop_for(self, room_s: float, key: Hashable) -> str | None:
-        """The next ready stage that fits into the room left; trunks and longer stages wait for a job of their own."""
-        passed = []
-        found = None
-        while found is None and (identity := self._pop(key)) is not None:
-            if self._stages[identity].cost_s <= room_s and not self._begins_trunk(identity):
-                found = identity
+        """Take the next ready stage of at most `room_s` seconds. Trunks and longer stages wait for their own job."""
+        passed_over = []
+        fitting = None
+        while fitting is None and (stage_id := self._pop(key)) is not None:
+            if self._stages[stage_id].cost_s <= room_s and not self._begins_trunk(stage_id):
+                fitting = stage_id
             else:
-                passed.append(identity)
-        self.give_back(passed)
-        return found
+                passed_over.append(stage_id)
+        self.give_back(passed_over)
+        return fitting

@@ -1,4 +1,4 @@
-"""Being told to stop: a signal raises a flag, work looks at the flag where it can be left."""
+"""Graceful stop: a signal sets a flag that work polls at safe points."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from contextlib import contextmanager
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
-"""SIGTERM: cancelled, or preempted where the cluster sends nothing else. SIGUSR2: what submitit has Slurm send before
-preemption and the time limit."""
+"""SIGTERM: cancelled, or preempted on a cluster that sends no other signal. SIGUSR2: sent by Slurm before preemption and
+the time limit, as submitit requests."""
 
-_LOOK_EVERY_S = 2.0
+_CHECK_EVERY_S = 2.0
 
 
 class Stop:
-    """Whether this process is to stop. `signals` are those of `STOP_SIGNALS` that have come, in order.
+    """A flag that tells whether this process should stop. `signals` lists the `STOP_SIGNALS` received, in order.
 
     Args:
-        asked: looks for a word on disk, every two seconds at most: a signal may get lost.
+        asked: returns whether a stop was requested on disk, since a signal may get lost; called at most every two seconds.
     """
 
     def __init__(self, asked: Callable[[], bool]) -> None:
         self.signals: list[int] = []
-        self._asked, self._was_asked, self._looked_s = asked, False, float("-inf")
+        self._asked, self._was_asked, self._checked_s = asked, False, float("-inf")
         self._pid = os.getpid()
 
     def __call__(self) -> bool:
-        if not self.signals and not self._was_asked and time.monotonic() - self._looked_s > _LOOK_EVERY_S:
-            self._was_asked, self._looked_s = self._asked(), time.monotonic()
+        if not self.signals and not self._was_asked and time.monotonic() - self._checked_s > _CHECK_EVERY_S:
+            self._was_asked, self._checked_s = self._asked(), time.monotonic()
         return bool(self.signals) or self._was_asked
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """The handler. Forked workers inherit it, and do nothing: the job ends them itself."""
+        """Handle a signal. Forked workers inherit this handler and ignore the signal: the job itself ends them."""
         if os.getpid() == self._pid:
             self.signals.append(number)
 
 
 @contextmanager
 def stop_signals(asked: Callable[[], bool] = lambda: False) -> Iterator[Stop]:
-    """Within: what says whether one of `STOP_SIGNALS` has come.
+    """Yield a flag that `STOP_SIGNALS` set while the context is active.
 
-    submitit's own handlers, which ignore SIGTERM, are put back afterwards. Python delivers signals to the main thread
-    only; elsewhere (a job run inside a test or a notebook) nothing is installed.
+    The previous handlers (submitit's, which ignore SIGTERM) are restored afterwards. Python delivers signals to the main
+    thread only; in any other thread (a job run inside a test or a notebook) no handler is installed.
     """
     stop = Stop(asked)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    former = {number: signal.signal(number, stop.note) for number in STOP_SIGNALS}
+    previous = {number: signal.signal(number, stop.note) for number in STOP_SIGNALS}
     try:
         yield stop
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

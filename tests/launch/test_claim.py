@@ -1,4 +1,4 @@
-"""Claims: of many drivers that want a stage one has it, and a claim ends with the job it names."""
+"""Claims: only one of several drivers gets a stage, and a claim ends with the job it names."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def new_job(store: Store) -> Job:
     return job
 
 
-def test_the_first_has_the_stage_and_the_next_is_told_who_does(store: Store) -> None:
+def test_the_first_claim_succeeds_and_the_next_returns_its_holder(store: Store) -> None:
     first, second = new_job(store), new_job(store)
     assert claim(store, STAGE.id, first) is None
     assert claim(store, STAGE.id, first) is None
@@ -70,7 +70,7 @@ def test_a_claim_ends_with_its_job(store: Store, end: Callable[[Store, Job], Non
     assert claimed_by(store, STAGE.id) == second.name
 
 
-def test_a_claim_of_a_job_that_said_nothing_holds_until_somebody_knows_that_it_is_dead(store: Store) -> None:
+def test_a_claim_of_a_job_without_an_end_holds_until_the_job_is_known_to_be_dead(store: Store) -> None:
     first, second, third = new_job(store), new_job(store), new_job(store)
     claim(store, STAGE.id, first)
     assert claim(store, STAGE.id, second, dead={third.name}) == first
@@ -81,7 +81,7 @@ def test_a_claim_of_a_job_that_said_nothing_holds_until_somebody_knows_that_it_i
 def test_a_damaged_claim_is_not_taken_over(store: Store) -> None:
     claim(store, STAGE.id, new_job(store))
     store.paths.claim(STAGE.id).write_text("")
-    with pytest.raises(StoreError, match=r"claim.json: damaged.*Remove it if no job is making the stage"):
+    with pytest.raises(StoreError, match=r"claim.json: damaged.*Remove it if no job is running the stage"):
         claim(store, STAGE.id, new_job(store))
 
 
@@ -94,14 +94,14 @@ def _compete(root: str, barrier: Barrier, got: multiprocessing.SimpleQueue[bool]
 
 
 @pytest.mark.parametrize("stale", [False, True])
-def test_of_competing_drivers_one_has_the_stage(store: Store, stale: bool) -> None:
+def test_exactly_one_of_competing_drivers_gets_the_stage(store: Store, stale: bool) -> None:
     context = multiprocessing.get_context("fork")
     for _ in range(5):
         store.paths.claim(STAGE.id).unlink(missing_ok=True)
         if stale:
-            former = new_job(store)
-            claim(store, STAGE.id, former)
-            write_end(store, former.name, "gone")
+            previous = new_job(store)
+            claim(store, STAGE.id, previous)
+            write_end(store, previous.name, "gone")
         barrier, got = context.Barrier(4), context.SimpleQueue()
         drivers = [context.Process(target=_compete, args=(str(store.root), barrier, got)) for _ in range(4)]
         for driver in drivers:
@@ -112,7 +112,7 @@ def test_of_competing_drivers_one_has_the_stage(store: Store, stale: bool) -> No
         assert [path.name for path in store.paths.stage(STAGE.id).iterdir()] == ["claim.json"]
 
 
-def test_a_stages_log_is_its_part_of_the_jobs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stages_log_is_its_part_of_the_jobs_log(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     job, other = new_job(store), fake_stage("other")
     assert stage_log(store, STAGE.id, job.name) == []
     print("starting")

@@ -1,4 +1,4 @@
-"""The driver with real job processes: what runs once, what a failure takes along, what survives the driver's death."""
+"""The driver with real job processes: stages run once, failures skip only descendants, jobs survive the driver's death."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def driver_of(store: Store, stages: Mapping[str, Stage], max_jobs: int = 2, **op
 
 
 def run(store: Store, *stages: Stage, **options: Any) -> dict[str, Outcome]:
-    """Outcomes by the first word of the label."""
+    """Run the stages to their end; return the outcomes by the first word of the stages' labels."""
     known = request(store, *stages)
 
     async def drive() -> dict[str, Outcome]:
         async with driver_of(store, known, **options) as driver:
-            outcomes = await asyncio.gather(*(driver.finished(identity) for identity in known))
+            outcomes = await asyncio.gather(*(driver.finished(stage_id) for stage_id in known))
         return {stage.label.split()[0]: outcome for stage, outcome in zip(stages, outcomes, strict=True)}
 
     return finish(drive())
@@ -77,7 +77,7 @@ def statuses(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
 # -- what runs --------------------------------------------------------------------------------------------------------
 
 
-def test_every_stage_is_made_once_after_its_parents_and_reused_by_the_next_run(store: Store) -> None:
+def test_every_stage_runs_once_after_its_parents_and_is_reused_by_the_next_run(store: Store) -> None:
     root = fake_stage("root")
     left, right = fake_stage("left", root), fake_stage("right", root)
     last = fake_stage("last", left, right)
@@ -85,13 +85,13 @@ def test_every_stage_is_made_once_after_its_parents_and_reused_by_the_next_run(s
     assert set(statuses(run(store, *stages)).values()) == {"published"}
     lines = [line.split(" ") for line in (store.root.parent / "starts.txt").read_text().splitlines()]
     assert sorted(name for name, _, _ in lines) == ["last", "left", "right", "root"]
-    assert {missing for _, _, missing in lines} == {""}  # every parent was there when its child began
+    assert {missing for _, _, missing in lines} == {""}  # every parent was published when its child began
     jobs = job_names(store)
     assert set(statuses(run(store, *stages)).values()) == {"reused"}
     assert job_names(store) == jobs
 
 
-def test_branches_start_while_their_trunk_goes_on_in_one_job(store: Store) -> None:
+def test_branches_start_while_their_trunk_continues_in_one_job(store: Store) -> None:
     first = fake_stage("first", cost_s=10)
     second = fake_stage("second until=branch", first, cost_s=10, trunk=True)
     branch = fake_stage("branch", first)
@@ -108,7 +108,7 @@ def test_no_more_jobs_run_at_a_time_than_allowed(store: Store) -> None:
         nonlocal most
         known = request(store, *stages)
         async with driver_of(store, known, max_jobs=2) as driver:
-            waiting = asyncio.gather(*(driver.finished(identity) for identity in known))
+            waiting = asyncio.gather(*(driver.finished(stage_id) for stage_id in known))
             while not waiting.done():
                 most = max(most, len(driver.in_jobs), len(live_jobs(store)))
                 await asyncio.sleep(0.02)
@@ -126,19 +126,19 @@ def test_the_debug_backend_runs_in_this_process(store: Store) -> None:
     async def drive() -> list[str]:
         launcher = DebugLauncher(store, entry=ENTRY)
         async with Driver(store, known, launcher, study="study", max_jobs=1, poll_s=0.01) as driver:
-            return [(await driver.finished(identity)).status for identity in known]
+            return [(await driver.finished(stage_id)).status for stage_id in known]
 
     assert asyncio.run(drive()) == ["published", "failed", "skipped", "published"]
     assert store.record(later.id).metrics["pid"] == os.getpid()
 
 
-def test_every_change_is_told(store: Store) -> None:
+def test_every_status_change_is_reported(store: Store) -> None:
     good, bad = fake_stage("good"), fake_stage("bad raise")
     child = fake_stage("child", bad)
     run(store, good)
-    told: list[tuple[str, str]] = []
-    run(store, good, bad, child, on_change=lambda identity, status: told.append((identity, status)))
-    assert told == [
+    changes: list[tuple[str, str]] = []
+    run(store, good, bad, child, on_change=lambda stage_id, status: changes.append((stage_id, status)))
+    assert changes == [
         (good.id, "reused"),
         (bad.id, "submitted"),
         (child.id, "submitted"),
@@ -160,11 +160,11 @@ def test_a_failed_stage_skips_its_descendants_and_nothing_else(store: Store) -> 
     }  # fmt: skip
     assert outcomes["bad"].cause == "ValueError: bad cannot be made"
     assert outcomes["grandchild"].ancestor == bad.id
-    assert outcomes["grandchild"].cause == "needs 'bad raise', which failed: ValueError: bad cannot be made"
-    assert starts(store, "bad") == ["bad"]  # an exception is not run again
+    assert outcomes["grandchild"].cause == "depends on 'bad raise', which failed: ValueError: bad cannot be made"
+    assert starts(store, "bad") == ["bad"]  # a stage that raised is not retried
 
 
-def test_a_later_run_tries_what_failed_again(store: Store) -> None:
+def test_a_later_run_retries_failed_stages(store: Store) -> None:
     stage = fake_stage("stage raise")
     assert statuses(run(store, stage)) == {"stage": "failed"}
     cured = fake_stage("stage")
@@ -172,22 +172,22 @@ def test_a_later_run_tries_what_failed_again(store: Store) -> None:
     assert statuses(run(store, cured)) == {"stage": "published"}
 
 
-def test_a_stage_whose_job_was_killed_is_run_once_more(store: Store) -> None:
+def test_a_stage_whose_job_was_killed_once_is_retried(store: Store) -> None:
     before, killed, after = fake_stage("before"), fake_stage("killed kill_once"), fake_stage("after")
     outcomes = run(store, before, killed, after, max_jobs=1)
     assert set(statuses(outcomes).values()) == {"published"}
     assert {name: len(starts(store, name)) for name in outcomes} == {"before": 1, "killed": 2, "after": 1}
 
 
-def test_a_stage_that_gets_its_job_killed_again_and_again_has_failed_and_the_others_go_on(store: Store) -> None:
+def test_a_stage_whose_job_is_killed_repeatedly_fails_and_the_others_continue(store: Store) -> None:
     killed, after = fake_stage("killed kill"), fake_stage("after")
     child = fake_stage("child", killed)
     notices: list[str] = []
     outcomes = run(store, killed, child, after, max_jobs=1, on_notice=notices.append)
     assert statuses(outcomes) == {"killed": "failed", "child": "skipped", "after": "published"}
     assert "killed by SIGKILL" in outcomes["killed"].cause
-    assert outcomes["killed"].cause.endswith("killed 3 times, and is not run again; its log ends: making killed")
-    assert [line.partition("; run again ")[2] for line in notices] == [
+    assert outcomes["killed"].cause.endswith("killed 3 times, not retried; its log ends: making killed")
+    assert [line.partition("; retried ")[2] for line in notices] == [
         "(killed: 1 of at most 2 times)", "(killed: 2 of at most 2 times)",
     ]  # fmt: skip
     failure = store.failure(killed.id)
@@ -196,7 +196,7 @@ def test_a_stage_that_gets_its_job_killed_again_and_again_has_failed_and_the_oth
     assert len(starts(store, "killed")) == 3
 
 
-def test_a_job_that_ends_without_a_word_fails_the_stage_it_was_in(store: Store) -> None:
+def test_a_job_that_exits_without_reporting_a_result_fails_the_stage_it_was_in(store: Store) -> None:
     outcomes = run(store, fake_stage("gone exit"), fake_stage("after"), max_jobs=1)
     assert statuses(outcomes) == {"gone": "failed", "after": "published"}
     assert outcomes["gone"].cause.endswith("ended with exit status 3; its log ends: making gone")
@@ -213,7 +213,7 @@ def test_a_job_that_ends_without_a_word_fails_the_stage_it_was_in(store: Store) 
         ("just_says:execute_stage", "3 | 4 | the licence has run out"),
     ],
 )
-def test_a_job_that_dies_before_its_first_stage_says_why(
+def test_the_cause_is_reported_for_a_job_that_dies_before_its_first_stage(
     entry: str, cause: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
@@ -234,12 +234,12 @@ def test_a_job_that_dies_before_its_first_stage_says_why(
     failure = store.failure(stage.id)
     assert failure is not None
     assert failure["cause"] == outcome.cause
-    for words in cause.removesuffix("…").split(" | "):
-        assert words in "\n".join(failure["log"])
+    for line in cause.removesuffix("…").split(" | "):
+        assert line in "\n".join(failure["log"])
 
 
 class Scripted(LocalLauncher):
-    """Ends jobs, and refuses them, as a test says."""
+    """End and refuse jobs as scripted by a test."""
 
     def __init__(self, store: Store, *, exits: Sequence[Exit] = (), refusals: Sequence[Refusal] = ()) -> None:
         super().__init__(store, entry=ENTRY)
@@ -266,21 +266,22 @@ def drive(store: Store, launcher: LocalLauncher, *stages: Stage, **options: Any)
 
     async def all_finished() -> list[Outcome]:
         async with Driver(store, known, launcher, study="study", max_jobs=1, poll_s=0.01, **options) as driver:
-            return await asyncio.gather(*(driver.finished(identity) for identity in known))
+            return await asyncio.gather(*(driver.finished(stage_id) for stage_id in known))
 
     outcomes = finish(all_finished())
     return {stage.label.split()[0]: outcome for stage, outcome in zip(stages, outcomes, strict=True)}
 
 
 @pytest.mark.parametrize("cause", ["preempted", "timed out", "node failed", "out of memory", "killed", "lost"])
-def test_a_stage_is_run_again_so_often_as_the_cause_allows(store: Store, cause: Cause) -> None:
+def test_a_stage_is_retried_as_often_as_the_cause_allows(store: Store, cause: Cause) -> None:
     ended = Exit(text="was ended by Slurm", cause=cause)
     allowed = MAX_RUNS_AGAIN[cause]
     launcher = Scripted(store, exits=[ended] * allowed)
     stage = fake_stage("stage")
     assert statuses(drive(store, launcher, stage)) == {"stage": "published"}
     assert len(launcher.submitted) == allowed + 1
-    assert [one["cause"] for one in store.record(stage.id).environment["interruptions"]] == [cause] * allowed
+    interruptions = store.record(stage.id).environment["interruptions"]
+    assert [interruption["cause"] for interruption in interruptions] == [cause] * allowed
     assert store.interruptions(stage.id) == []
 
     other = fake_stage("other")
@@ -292,17 +293,17 @@ def test_a_stage_is_run_again_so_often_as_the_cause_allows(store: Store, cause: 
 
 
 @pytest.mark.parametrize("cause", ["exited", "cancelled"])
-def test_what_the_code_did_or_somebody_cancelled_is_not_run_again(store: Store, cause: Cause) -> None:
+def test_a_stage_whose_job_exited_or_was_cancelled_is_not_retried(store: Store, cause: Cause) -> None:
     launcher = Scripted(store, exits=[Exit(text="was ended", cause=cause)])
     outcomes = drive(store, launcher, fake_stage("stage"))
     assert outcomes["stage"].cause == f"its job {launcher.submitted[0]} was ended"
     assert len(launcher.submitted) == 1
 
 
-def test_causes_are_counted_apart_and_across_drivers_until_the_stage_has_failed(store: Store) -> None:
+def test_causes_are_counted_separately_and_across_drivers_until_the_stage_fails(store: Store) -> None:
     stage = fake_stage("stage")
     memory, node = Exit(text="was ended", cause="out of memory"), Exit(text="was ended", cause="node failed")
-    for known, ended in enumerate([memory, node, node, node]):  # each driver is told to stop before it runs the stage again
+    for known, ended in enumerate([memory, node, node, node]):  # each driver is stopped before it retries the stage
 
         async def once(known: int = known, ended: Exit = ended) -> None:
             launcher = Scripted(store, exits=[ended])
@@ -311,18 +312,18 @@ def test_causes_are_counted_apart_and_across_drivers_until_the_stage_has_failed(
 
         finish(once())
     assert "node failed 4 times" in drive(store, Scripted(store, exits=[node]), stage)["stage"].cause
-    # Whoever runs the study again after that wants all of it again.
+    # A later run of the study starts with the full number of retries.
     assert statuses(drive(store, Scripted(store, exits=[memory, node]), stage)) == {"stage": "published"}
 
 
-def test_a_job_that_was_told_to_stop_is_no_killed_one(store: Store) -> None:
-    num_told = MAX_RUNS_AGAIN["killed"] + 1
-    stage = fake_stage(f"stage starts={num_told + 1}")
+def test_a_job_that_was_asked_to_stop_does_not_count_as_killed(store: Store) -> None:
+    num_stops = MAX_RUNS_AGAIN["killed"] + 1
+    stage = fake_stage(f"stage starts={num_stops + 1}")
     known = request(store, stage)
 
     async def disturbed() -> Outcome:
         async with driver_of(store, known) as driver:
-            for times in range(1, num_told + 1):
+            for times in range(1, num_stops + 1):
                 await until(functools.partial(lambda number: len(starts(store, "stage")) == number, times))
                 process = job_process(store, live_jobs(store)[0].name)
                 assert process is not None
@@ -330,12 +331,15 @@ def test_a_job_that_was_told_to_stop_is_no_killed_one(store: Store) -> None:
             return await driver.finished(stage.id)
 
     assert finish(disturbed()).status == "published"
-    assert {one["cause"] for one in store.record(stage.id).environment["interruptions"]} == {"preempted"}
+    interruptions = store.record(stage.id).environment["interruptions"]
+    assert {interruption["cause"] for interruption in interruptions} == {"preempted"}
 
 
-def test_a_refusal_that_may_pass_is_tried_again_and_costs_no_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_with_a_temporary_refusal_is_submitted_again_and_costs_no_retry(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("midstudy.launch.driver.FIRST_WAIT_S", 0.02)
-    away = Refusal(text="slurmctld does not answer", may_pass=True)
+    away = Refusal(text="slurmctld does not respond", may_pass=True)
     ticks = itertools.count()
     monkeypatch.setattr(clock, "monotonic", lambda: next(ticks) * 0.001)  # advances one millisecond per call
     submitted_at: list[float] = []
@@ -349,15 +353,15 @@ def test_a_refusal_that_may_pass_is_tried_again_and_costs_no_run(store: Store, m
     stage = fake_stage("stage")
     notices: list[str] = []
     assert statuses(drive(store, launcher, stage, on_notice=notices.append)) == {"stage": "published"}
-    assert len(set(launcher.submitted)) == 1  # always the same job, so that a lost answer can be looked up
+    assert len(set(launcher.submitted)) == 1  # always the same job, so that a lost answer can be recovered
     assert len(launcher.submitted) == 6
     waits = [later - earlier for earlier, later in itertools.pairwise(submitted_at)]
     assert [wait >= 0.02 * 2**number for number, wait in enumerate(waits)] == [True] * 5  # the wait grows
-    assert notices == ["stage: not submitted yet, tried again: slurmctld does not answer"]
+    assert notices == ["stage: not submitted yet, will retry: slurmctld does not respond"]
     assert "interruptions" not in store.record(stage.id).environment
 
 
-def test_a_refusal_that_will_not_pass_fails_its_stages_and_nothing_else(store: Store) -> None:
+def test_a_permanent_refusal_fails_only_its_stages_and_their_descendants(store: Store) -> None:
     launcher = Scripted(store, refusals=[Refusal(text="invalid partition: gpu9", may_pass=False)])
     bad, child, other = fake_stage("bad", cost_s=100), fake_stage("child"), fake_stage("other", cost_s=50)
     child = fake_stage("child", bad)
@@ -369,7 +373,7 @@ def test_a_refusal_that_will_not_pass_fails_its_stages_and_nothing_else(store: S
     assert "midstudy retry" in failure["retry"]
 
 
-def test_stages_of_different_places_never_share_a_job(store: Store) -> None:
+def test_stages_with_different_placements_never_share_a_job(store: Store) -> None:
     class Places(LocalLauncher):
         def pack_key(self, stage: Stage) -> str:
             return stage.label[0]
@@ -385,11 +389,11 @@ def test_stages_of_different_places_never_share_a_job(store: Store) -> None:
     assert len(job_names(store)) == 2
 
 
-def test_calls_that_block_do_not_hold_up_those_who_wait(store: Store) -> None:
+def test_blocking_launcher_calls_do_not_block_the_event_loop(store: Store) -> None:
     num_ticks = 0
 
     class Slow(LocalLauncher):
-        """Its calls return only once other tasks have made progress, so never if they block them."""
+        """Calls return only once other tasks have made progress, so never if they block those."""
 
         calls_block = True
 
@@ -418,7 +422,7 @@ def test_calls_that_block_do_not_hold_up_those_who_wait(store: Store) -> None:
     assert num_ticks > 3
 
 
-def test_what_stops_the_driver_is_raised_to_everybody_who_waits(store: Store) -> None:
+def test_an_error_that_stops_the_driver_is_raised_to_all_waiters(store: Store) -> None:
     class Broken(LocalLauncher):
         def submit(self, jobs: Sequence[Job]) -> dict[str, Refusal]:
             raise RuntimeError("a bug of the launcher")
@@ -427,10 +431,10 @@ def test_what_stops_the_driver_is_raised_to_everybody_who_waits(store: Store) ->
 
     async def all_finished() -> list[Outcome | BaseException]:
         async with Driver(store, known, Broken(store), study="study", max_jobs=2, poll_s=0.02) as driver:
-            told = await asyncio.gather(*(driver.finished(identity) for identity in known), return_exceptions=True)
+            raised = await asyncio.gather(*(driver.finished(stage_id) for stage_id in known), return_exceptions=True)
             with pytest.raises(RuntimeError, match="a bug of the launcher"):
-                await driver.finished(min(known))  # and to those who ask later
-            return told
+                await driver.finished(min(known))  # and to later callers
+            return raised
 
     errors = finish(all_finished())
     assert [str(error) for error in errors] == ["a bug of the launcher"] * 2
@@ -443,14 +447,14 @@ def test_a_record_made_from_another_recipe_stops_the_run_before_it_starts(store:
     record = store.record(stage.id)
     edited = json.loads(json.dumps(record.canonical).replace('"max_bytes": 1000', '"max_bytes": 1001'))
     store.paths.record(stage.id).write_bytes(dataclasses.replace(record, canonical=edited).as_bytes())
-    with pytest.raises(RecipeMismatchError, match="max_bytes: found 1001, asked for 1000"):
+    with pytest.raises(RecipeMismatchError, match="max_bytes: expected 1000, got 1001"):
         run(store, stage, fake_stage("other"))
     assert starts(store) == ["stage"]
 
 
-def test_a_parent_of_another_study_has_to_be_finished(store: Store) -> None:
+def test_a_parent_outside_the_study_must_be_finished(store: Store) -> None:
     elsewhere = fake_stage("elsewhere")
-    with pytest.raises(StoreError, match=f"stage {elsewhere.id}: needed by the study and not finished"):
+    with pytest.raises(StoreError, match=f"stage {elsewhere.id}: the study depends on it, but it is not finished"):
         run(store, fake_stage("stage", elsewhere))
     run(store, elsewhere)
     assert statuses(run(store, fake_stage("stage", elsewhere))) == {"stage": "published"}
@@ -459,13 +463,13 @@ def test_a_parent_of_another_study_has_to_be_finished(store: Store) -> None:
 # -- ends of drivers --------------------------------------------------------------------------------------------------
 
 
-def test_cancelling_the_driver_ends_its_jobs_and_leaves_them_to_be_run_again(store: Store) -> None:
+def test_cancelling_the_driver_ends_its_jobs_and_their_stages_can_run_again(store: Store) -> None:
     stages = [fake_stage(f"stage-{index} until=never", cost_s=100) for index in range(2)]
     known = request(store, *stages)
 
     async def drive() -> None:
         async with driver_of(store, known) as driver:
-            await asyncio.gather(*(driver.finished(identity) for identity in known))
+            await asyncio.gather(*(driver.finished(stage_id) for stage_id in known))
 
     async def interrupt() -> None:
         task = asyncio.create_task(drive())
@@ -482,7 +486,7 @@ def test_cancelling_the_driver_ends_its_jobs_and_leaves_them_to_be_run_again(sto
 
 
 def start_driver(store: Store, *stages: Stage) -> subprocess.Popen[bytes]:
-    """A driver in a process of its own, for these labels; it ends when all are settled."""
+    """Start a driver for these stages in its own process; it ends once all of them are settled."""
     request(store, *stages)
     script = """if True:
         import asyncio, json, sys
@@ -497,14 +501,14 @@ def start_driver(store: Store, *stages: Stage) -> subprocess.Popen[bytes]:
         async def drive():
             launcher = LocalLauncher(store, entry=ENTRY, grace_s=0.5)
             async with Driver(store, known, launcher, study="study", max_jobs=2, poll_s=0.02) as driver:
-                await asyncio.gather(*(driver.finished(identity) for identity in known))
+                await asyncio.gather(*(driver.finished(stage_id) for stage_id in known))
         asyncio.run(drive())
     """
     labels = json.dumps([stage.label for stage in stages])
     return subprocess.Popen([sys.executable, "-c", script, str(store.root), labels], stderr=subprocess.DEVNULL)
 
 
-def test_the_next_driver_goes_on_with_the_jobs_of_one_that_was_killed(store: Store) -> None:
+def test_the_next_driver_follows_the_jobs_of_one_that_was_killed(store: Store) -> None:
     stages = [fake_stage("one until=go", cost_s=100), fake_stage("other until=go", cost_s=100)]
     with start_driver(store, *stages) as driver:
         wait_for_start(store, "one")
@@ -518,14 +522,15 @@ def test_the_next_driver_goes_on_with_the_jobs_of_one_that_was_killed(store: Sto
     assert job_names(store) == jobs
 
 
-def test_jobs_that_died_with_their_driver_are_run_again(store: Store) -> None:
+def test_stages_of_jobs_that_died_with_their_driver_are_retried(store: Store) -> None:
     stage = fake_stage("stage kill_once sleep=0", cost_s=100)
     with start_driver(store, stage) as driver:
         wait_for_start(store, "stage")
         driver.kill()
     assert statuses(run(store, stage)) == {"stage": "published"}
     assert len(starts(store)) == 2
-    assert [one["cause"] for one in store.record(stage.id).environment["interruptions"]] == ["killed"]
+    interruptions = store.record(stage.id).environment["interruptions"]
+    assert [interruption["cause"] for interruption in interruptions] == ["killed"]
 
 
 def test_two_drivers_on_one_store_start_no_stage_twice(store: Store) -> None:
@@ -555,7 +560,7 @@ def test_a_driver_that_is_cancelled_leaves_another_drivers_jobs_alone(store: Sto
     assert store.has(stage.id)
 
 
-def test_what_another_driver_gives_up_is_made_here(store: Store) -> None:
+def test_a_stage_that_another_driver_gives_up_is_run_by_this_one(store: Store) -> None:
     stage = fake_stage("stage until=go", cost_s=100)
     with start_driver(store, stage) as other:
         wait_for_start(store, "stage")
@@ -608,7 +613,7 @@ def test_jobs_without_a_driver_are_cancelled_too(store: Store) -> None:
     assert live_jobs(store, [stage.id]) == []
 
 
-def test_the_store_says_which_job_has_a_stage(store: Store) -> None:
+def test_the_claim_names_the_job_of_a_stage(store: Store) -> None:
     stage = fake_stage("stage")
     assert claimed_by(store, stage.id) is None
     run(store, stage)
@@ -618,8 +623,8 @@ def test_the_store_says_which_job_has_a_stage(store: Store) -> None:
     assert job_process(store, name) is not None
 
 
-def test_what_fails_in_another_drivers_job_meanwhile_has_failed_here_too(store: Store) -> None:
-    """Two people run one study: an error of the code is not tried again by the one who was not told of it."""
+def test_a_failure_in_another_drivers_job_counts_here_too(store: Store) -> None:
+    """Two users run one study: a stage whose code raised is not retried by the other user's driver."""
     stage = fake_stage("stage raise")
     job = None
 
@@ -637,7 +642,7 @@ def test_what_fails_in_another_drivers_job_meanwhile_has_failed_here_too(store: 
     assert starts(store) == []
 
 
-def test_a_damaged_count_fails_its_stage_and_nothing_else(store: Store) -> None:
+def test_a_damaged_retry_count_fails_only_its_stage(store: Store) -> None:
     killed, other = fake_stage("killed kill", cost_s=100), fake_stage("other", cost_s=50)
     request(store, killed)
     store.paths.interruptions(killed.id).write_text("")

@@ -1,4 +1,4 @@
-"""Forecast wall time of a run: work shared among jobs, the critical path, and fixed costs per job."""
+"""Forecast of a run's wall-clock time: work shared among jobs, the critical path, and fixed costs per job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def jobs_s(seen: Forecast) -> float:
     return seen.wall_s - RUN_START_S - RUN_END_S
 
 
-def test_jobs_share_the_work_and_a_chain_is_as_long_as_it_is() -> None:
+def test_independent_stages_are_shared_among_jobs_and_a_chain_is_not() -> None:
     alone = [fake_stage(f"alone-{n}", cost_s=100) for n in range(4)]
     each_s = JOB_START_S + 100 + STAGE_S
     assert jobs_s(outlook(*alone, num_jobs=1)) == pytest.approx(4 * each_s)
@@ -34,7 +34,7 @@ def test_jobs_share_the_work_and_a_chain_is_as_long_as_it_is() -> None:
     assert jobs_s(outlook(first, second, num_jobs=8)) == pytest.approx(2 * each_s - JOB_START_S), "one job carries both"
 
 
-def test_a_branch_starts_while_its_trunk_goes_on() -> None:
+def test_a_branch_starts_while_its_trunk_continues() -> None:
     first = fake_stage("first", cost_s=100)
     second = fake_stage("second", first, cost_s=100, trunk=True)
     branch = fake_stage("branch", first, cost_s=100)
@@ -42,7 +42,7 @@ def test_a_branch_starts_while_its_trunk_goes_on() -> None:
     assert jobs_s(seen) == pytest.approx(JOB_START_S + 100 + STAGE_S + JOB_START_S + 100 + STAGE_S)
 
 
-def test_what_is_published_takes_no_time_and_a_finished_study_none_at_all() -> None:
+def test_published_stages_take_no_time_and_neither_does_a_finished_study() -> None:
     first = fake_stage("first", cost_s=100)
     second = fake_stage("second", first, cost_s=10)
     assert jobs_s(outlook(first, second, published=(first,))) == pytest.approx(JOB_START_S + 10 + STAGE_S)
@@ -54,7 +54,7 @@ def test_small_stages_share_the_start_of_a_job() -> None:
     assert jobs_s(outlook(*small, num_jobs=1)) == pytest.approx(JOB_START_S + 20 * (0.1 + STAGE_S))
 
 
-def test_the_course_of_the_work_is_kept() -> None:
+def test_the_forecast_keeps_the_progress_over_time() -> None:
     first = fake_stage("first", cost_s=100)
     others = [fake_stage(f"other-{n}", first, cost_s=100) for n in range(2)]
     looks = [fake_stage(f"look-{n}", other, cost_s=10) for n, other in enumerate(others)]
@@ -67,17 +67,15 @@ def test_the_course_of_the_work_is_kept() -> None:
 
 
 @pytest.mark.parametrize("num_jobs", [1, 4, 1_000])
-def test_a_study_that_is_too_large_to_be_played_through_is_told_about_the_same(
-    num_jobs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_too_large_to_simulate_gets_about_the_same_forecast(num_jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fake_stage("first", cost_s=30)
     trunk = fake_stage("trunk", first, cost_s=200)
     others = [fake_stage(f"other-{n}", cost_s=20) for n in range(100)]
-    played = outlook(first, trunk, *others, num_jobs=num_jobs)
+    simulated = outlook(first, trunk, *others, num_jobs=num_jobs)
     monkeypatch.setattr(module, "MOST_PLAYED", 10)
     even = outlook(first, trunk, *others, num_jobs=num_jobs)
     assert len(even.times_s) == 3
-    assert even.wall_s == pytest.approx(played.wall_s, rel=0.25)
-    assert even.done_s[-1] == played.done_s[-1]
+    assert even.wall_s == pytest.approx(simulated.wall_s, rel=0.25)
+    assert even.done_s[-1] == simulated.done_s[-1]
     finished = outlook(first, trunk, *others, published=(first, trunk, *others), num_jobs=num_jobs)
     assert finished.wall_s == 0

@@ -1,4 +1,4 @@
-"""Leases: whose jobs are whose among drivers of several hosts, who takes them over, and what a full disk does."""
+"""Leases: job ownership among drivers on several hosts, takeover of stale drivers' jobs, and an unwritable store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heartbeats a hundred times as fast."""
+    """Speed heartbeats up by a factor of one hundred."""
     for module in ("driver", "heartbeat"):
         monkeypatch.setattr(f"midstudy.launch.{module}.BEAT_EVERY_S", 0.05)
         monkeypatch.setattr(f"midstudy.launch.{module}.STALE_AFTER_S", 1.0)
@@ -70,7 +70,7 @@ def local(store: Store) -> LocalLauncher:
 # -- heartbeats -------------------------------------------------------------------------------------------------------
 
 
-def test_a_driver_elsewhere_is_fresh_while_its_heartbeat_moves_whatever_its_clock_says(
+def test_a_driver_on_another_host_is_fresh_while_its_heartbeat_changes_whatever_its_clock_says(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 0.0
@@ -91,24 +91,24 @@ def test_a_driver_elsewhere_is_fresh_while_its_heartbeat_moves_whatever_its_cloc
     assert not mine.is_fresh(ELSEWHERE)
 
 
-def test_a_driver_of_this_host_is_known_by_its_process_alone(store: Store) -> None:
+def test_a_driver_on_this_host_is_judged_by_its_process_alone(store: Store) -> None:
     hearts = Heartbeats(store, dataclasses.replace(this_process(), pid=1))
     assert hearts.is_fresh(this_process())
     assert not hearts.is_fresh(dataclasses.replace(this_process(), start_ticks=1))
 
 
-def test_a_namesake_of_this_host_is_no_host_that_can_be_looked_at(store: Store) -> None:
-    """Two machines of one name, or this one before it was started again: only the heartbeat tells."""
+def test_a_host_of_the_same_name_but_another_boot_cannot_be_inspected(store: Store) -> None:
+    """Two machines with one name, or this one before a reboot: only the heartbeat counts."""
     assert Heartbeats(store, this_process()).is_fresh(dataclasses.replace(this_process(), pid=1, boot_id="another"))
 
 
 # -- two drivers ------------------------------------------------------------------------------------------------------
 
 
-class HeldUp(LocalLauncher):
-    """Its queue takes nothing, until a test says so."""
+class RefusingLauncher(LocalLauncher):
+    """Refuse all jobs until a test sets `accepts`."""
 
-    takes = False
+    accepts = False
 
     def __init__(self, store: Store) -> None:
         super().__init__(store, entry=ENTRY, grace_s=0.5)
@@ -116,35 +116,35 @@ class HeldUp(LocalLauncher):
 
     def submit(self, jobs: Sequence[Job]) -> dict[str, Refusal]:
         self.asked += [job.name for job in jobs]
-        if self.takes:
+        if self.accepts:
             return super().submit(jobs)
         return {job.name: Refusal(text="away", may_pass=True) for job in jobs}
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_stage_waits_for_a_driver_elsewhere_as_long_as_that_gives_signs_of_life(
+def test_a_stage_waits_for_a_driver_on_another_host_as_long_as_its_heartbeat_is_fresh(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("midstudy.launch.driver.FIRST_WAIT_S", 0.05)
     monkeypatch.setattr("midstudy.launch.driver.LONGEST_WAIT_S", 0.05)
-    stage, held_up = fake_stage("stage"), HeldUp(store)
+    stage, refusing = fake_stage("stage"), RefusingLauncher(store)
     notices: list[str] = []
 
     async def both() -> list[Outcome]:
-        other = driver_of(store, held_up, stage, me=ELSEWHERE)
+        other = driver_of(store, refusing, stage, me=ELSEWHERE)
         await other.start()
-        await until(lambda: held_up.asked)
+        await until(lambda: refusing.asked)
         async with driver_of(store, local(store), stage, on_notice=notices.append) as driver:
-            await asyncio.sleep(2.0)  # twice as long as a driver without a sign of life has
+            await asyncio.sleep(2.0)  # twice as long as it takes a heartbeat to become stale
             assert starts(store) == []
             assert notices == []
             other._beating.cancel()  # type: ignore[union-attr]
             first = await driver.finished(stage.id)
-        held_up.takes = True  # the other one comes to again, and finds that the job is not its own any more
-        asked = len(held_up.asked)
+        refusing.accepts = True  # the other driver recovers and finds that the job is no longer its own
+        num_asked = len(refusing.asked)
         second = await other.finished(stage.id)
         await other.stop()
-        assert held_up.asked[asked:] == []
+        assert refusing.asked[num_asked:] == []
         return [first, second]
 
     assert {outcome.status for outcome in finish(both())} == {"published"}
@@ -152,13 +152,13 @@ def test_a_stage_waits_for_a_driver_elsewhere_as_long_as_that_gives_signs_of_lif
     first = next(job for job in (read_job(store, name) for name in job_names(store)) if job.former_drivers)
     assert first.former_drivers == (ELSEWHERE,)
     assert notices == [
-        f"job {first.name}: its driver, process {ELSEWHERE.pid} of elsewhere, gives no sign of life; taken over",
-        f"stage: its job {first.name} was never started; run again (lost: 1 of at most 3 times)",
+        f"job {first.name}: taken over; its driver, process {ELSEWHERE.pid} on elsewhere, is unresponsive",
+        f"stage: its job {first.name} was never started; retried (lost: 1 of at most 3 times)",
     ]
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_driver_that_was_held_up_leaves_jobs_alone_that_another_has_taken_over(store: Store) -> None:
+def test_a_driver_that_stalled_does_not_touch_jobs_that_another_has_taken_over(store: Store) -> None:
     stage = fake_stage("stage until=go", cost_s=100)
 
     async def both() -> Outcome:
@@ -177,10 +177,10 @@ def test_a_driver_that_was_held_up_leaves_jobs_alone_that_another_has_taken_over
     assert starts(store, "stage") == ["stage"]
 
 
-def test_a_job_that_starts_late_leaves_what_another_job_has_taken_over(store: Store) -> None:
-    """The last fence: a driver that is stopped between its last look and the submission submits what is not its own."""
+def test_a_job_that_starts_late_does_not_run_a_stage_that_another_job_has_taken_over(store: Store) -> None:
+    """The last safeguard: a driver suspended between its ownership check and submission submits a job it no longer owns."""
     first, second = fake_stage("first"), fake_stage("second")
-    launcher = HeldUp(store)
+    launcher = RefusingLauncher(store)
 
     async def leave() -> str:
         async with driver_of(store, launcher, first, second) as driver:
@@ -198,10 +198,10 @@ def test_a_job_that_starts_late_leaves_what_another_job_has_taken_over(store: St
     assert job_end(store, late.name) == "cut short"
 
 
-# -- leaving ----------------------------------------------------------------------------------------------------------
+# -- detaching --------------------------------------------------------------------------------------------------------
 
 
-def test_a_driver_that_detaches_lets_its_jobs_go_on_and_the_next_follows_them_at_once(store: Store) -> None:
+def test_a_driver_that_detaches_keeps_its_jobs_running_and_the_next_follows_them_at_once(store: Store) -> None:
     stage = fake_stage("stage until=go", cost_s=100)
 
     async def leave() -> int:
@@ -227,14 +227,14 @@ def test_a_driver_that_detaches_lets_its_jobs_go_on_and_the_next_follows_them_at
     assert not any(store.paths.drivers.iterdir())
 
 
-def test_a_driver_elsewhere_is_asked_to_cancel(store: Store) -> None:
+def test_a_driver_on_another_host_is_asked_to_cancel(store: Store) -> None:
     stages = [fake_stage(f"stage-{index} until=never", cost_s=100) for index in range(3)]
 
     async def both() -> None:
         async with driver_of(store, local(store), *stages, me=ELSEWHERE) as driver:
             await until(lambda: len(starts(store)) == 2)
             await asyncio.to_thread(cancel_study, store, "study")
-            with pytest.raises(StudyCancelledError, match="study: cancelled from outside"):
+            with pytest.raises(StudyCancelledError, match="study: cancelled by `midstudy cancel`"):
                 await driver.finished(stages[2].id)
 
     finish(both())
@@ -246,7 +246,7 @@ def test_a_driver_elsewhere_is_asked_to_cancel(store: Store) -> None:
 
 
 class FullDisk:
-    """Lets nothing be written by this process as long as it is full; jobs are processes of their own."""
+    """Fail all writes of this process while `full`; jobs, which are separate processes, are unaffected."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full, real = False, os.fsync
@@ -259,7 +259,7 @@ class FullDisk:
         monkeypatch.setattr(os, "fsync", fsync)
 
 
-def test_a_full_disk_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_waits_for_a_full_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = FullDisk(monkeypatch)
     notices: list[str] = []
     first, killed, last = fake_stage("first until=full"), fake_stage("killed kill_once"), fake_stage("last")
@@ -280,7 +280,7 @@ def test_a_full_disk_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch
     assert sorted(starts(store)) == ["first", "full", "killed", "killed", "last", "second"]
 
 
-def test_a_disk_that_stays_full_fails_what_is_not_finished_with_its_cause(
+def test_a_disk_that_stays_full_fails_the_unfinished_stages_with_its_error(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("midstudy.launch.driver.PATIENCE_S", 0.3)
@@ -329,7 +329,7 @@ def test_a_damaged_claim_fails_its_stage_and_nothing_else(store: Store) -> None:
         claimed_by(store, bad.id)
 
 
-def test_a_job_of_a_host_that_is_gone_is_run_again(store: Store) -> None:
+def test_a_job_on_a_host_that_is_gone_counts_as_a_node_failure(store: Store) -> None:
     launcher = local(store)
     stage = fake_stage("stage")
     driver = driver_of(store, launcher, stage)
@@ -339,6 +339,6 @@ def test_a_job_of_a_host_that_is_gone_is_run_again(store: Store) -> None:
     store.paths.job_process(job.name).write_text(
         f'{{"pid": 1, "start_ticks": 1, "host": "elsewhere", "boot_id": "{ELSEWHERE.boot_id}"}}'
     )
-    assert launcher.live([job]) == {job.name}  # nobody can tell from here
-    text = "was on elsewhere, where its driver gave no sign of life any more"
+    assert launcher.live([job]) == {job.name}  # cannot be inspected from this host
+    text = "ran on elsewhere, where its driver became unresponsive"
     assert launcher.poll([job]) == {job.name: Exit(text=text, cause="node failed")}

@@ -1,4 +1,4 @@
-"""Jobs as real processes: what they are given, what they leave, how they end."""
+"""Local jobs as real processes: their environment, the files they leave, how they end."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def started(store: Store, name: str) -> None:
     wait_until(lambda: name in starts(store))
 
 
-def test_a_job_makes_its_stages_in_order_in_one_process_of_its_own_session(store: Store, launcher: LocalLauncher) -> None:
+def test_a_job_runs_its_stages_in_order_in_one_process_with_its_own_session(store: Store, launcher: LocalLauncher) -> None:
     first = fake_stage("first")
     second = fake_stage("second", first)
     job = job_of(store, first, second)
@@ -118,12 +118,12 @@ def test_a_jobs_environment_has_the_allocators_settings(
         {"HOME": "", "TMPDIR": "/nowhere", "PYTHONSTARTUP": "/nowhere"},
     ],
 )
-def test_a_job_is_made_whatever_is_set_around_it(
+def test_a_job_runs_whatever_the_environment_of_its_driver(
     odd: dict[str, str], store: Store, launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name, value in odd.items():
         monkeypatch.setenv(name, value)
-    (tmp_path / "random.py").write_text("raise SystemExit('this file of the current folder is no module')")
+    (tmp_path / "random.py").write_text("raise SystemExit('this file of the current folder must not be imported')")
     monkeypatch.chdir(tmp_path)
     stage = fake_stage("name → 0.8 [0.7, 0.9] × 3")
     job = job_of(store, stage)
@@ -136,9 +136,7 @@ def test_a_job_is_made_whatever_is_set_around_it(
     assert store.record(stage.id).metrics["threads"] == "1"
 
 
-def test_a_stage_that_raises_is_written_down_and_only_its_descendants_are_left_out(
-    store: Store, launcher: LocalLauncher
-) -> None:
+def test_a_stage_that_raises_is_recorded_and_only_its_descendants_are_skipped(store: Store, launcher: LocalLauncher) -> None:
     bad = fake_stage("bad raise")
     child = fake_stage("child", bad)
     grandchild, other = fake_stage("grandchild", child), fake_stage("other")
@@ -157,7 +155,7 @@ def test_a_stage_that_raises_is_written_down_and_only_its_descendants_are_left_o
     assert store.has(other.id)
 
 
-def test_a_second_run_of_a_failed_stage_forgets_the_failure(store: Store, launcher: LocalLauncher) -> None:
+def test_a_successful_retry_clears_the_failure(store: Store, launcher: LocalLauncher) -> None:
     stage = fake_stage("stage")
     store.report_failure(stage.id, {"cause": "yesterday's"})
     job = job_of(store, stage)
@@ -166,7 +164,7 @@ def test_a_second_run_of_a_failed_stage_forgets_the_failure(store: Store, launch
     assert store.failure(stage.id) is None
 
 
-def test_a_finished_stage_is_not_made_again(store: Store, launcher: LocalLauncher) -> None:
+def test_a_finished_stage_is_not_run_again(store: Store, launcher: LocalLauncher) -> None:
     stage, later = fake_stage("stage"), fake_stage("later")
     for job in (job_of(store, stage), job_of(store, stage, later)):
         launcher.submit([job])
@@ -181,7 +179,7 @@ def test_a_finished_stage_is_not_made_again(store: Store, launcher: LocalLaunche
         ("exit", "ended with exit status 3", "exited"),
     ],
 )
-def test_a_job_that_dies_says_how(store: Store, launcher: LocalLauncher, word: str, text: str, cause: Cause) -> None:
+def test_how_a_job_died_is_reported(store: Store, launcher: LocalLauncher, word: str, text: str, cause: Cause) -> None:
     job = job_of(store, fake_stage(f"stage {word}"), fake_stage("later"))
     launcher.submit([job])
     assert ended(launcher, job) == Exit(text=text, cause=cause)
@@ -199,7 +197,7 @@ def test_a_job_that_cannot_begin_leaves_the_reason_in_its_log(store: Store, laun
     assert "No module named 'no_such_module'" in log.read_text()
 
 
-def test_cancelling_lets_a_stage_save_itself(store: Store, launcher: LocalLauncher) -> None:
+def test_cancelling_lets_a_stage_save_its_work(store: Store, launcher: LocalLauncher) -> None:
     stage, later = fake_stage("stage until=never"), fake_stage("later")
     job = job_of(store, stage, later)
     launcher.submit([job])
@@ -214,7 +212,7 @@ def test_cancelling_lets_a_stage_save_itself(store: Store, launcher: LocalLaunch
     assert starts(store) == ["stage"]
 
 
-def test_cancelling_ends_what_does_not_listen_and_its_children_too(store: Store, launcher: LocalLauncher) -> None:
+def test_cancelling_kills_a_job_that_ignores_signals_and_its_children(store: Store, launcher: LocalLauncher) -> None:
     job = job_of(store, fake_stage("stage stubborn=10000"))
     launcher.submit([job])
     started(store, "stage")
@@ -223,7 +221,7 @@ def test_cancelling_ends_what_does_not_listen_and_its_children_too(store: Store,
     assert ended(launcher, job).cause == "killed"
 
 
-def test_cancelling_at_any_moment_of_a_jobs_start_ends_it(store: Store, launcher: LocalLauncher) -> None:
+def test_cancelling_ends_a_job_at_any_moment_of_its_start(store: Store, launcher: LocalLauncher) -> None:
     for delay_s in (0.0, 0.1, 0.3):
         job = job_of(store, fake_stage("stage until=never"))
         launcher.submit([job])
@@ -232,22 +230,22 @@ def test_cancelling_at_any_moment_of_a_jobs_start_ends_it(store: Store, launcher
         assert launcher.live([job]) == set()
 
 
-def test_a_stranger_with_the_jobs_pid_is_neither_followed_nor_ended(store: Store, launcher: LocalLauncher) -> None:
+def test_an_unrelated_process_with_the_jobs_pid_is_neither_followed_nor_ended(store: Store, launcher: LocalLauncher) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as stranger:
         known = Process.of(stranger.pid)
         assert known is not None
-        former = dataclasses.replace(known, start_ticks=known.start_ticks - 1)
+        earlier = dataclasses.replace(known, start_ticks=known.start_ticks - 1)
         assert known.is_alive()
-        assert not former.is_alive()
+        assert not earlier.is_alive()
         assert not dataclasses.replace(known, boot_id="another").is_alive()
-        assert not former.signal_session(signal.SIGKILL)
+        assert not earlier.signal_session(signal.SIGKILL)
         assert stranger.poll() is None
         assert known.signal_session(signal.SIGKILL)
         assert stranger.wait() == -signal.SIGKILL
     assert not known.is_alive()
 
 
-def test_a_job_whose_driver_died_before_writing_its_process_down_is_found(store: Store, launcher: LocalLauncher) -> None:
+def test_a_job_whose_driver_died_before_writing_process_json_is_found(store: Store, launcher: LocalLauncher) -> None:
     job = job_of(store, fake_stage("stage until=never"))
     launcher.submit([job])
     process = job_process(store, job.name)
@@ -256,13 +254,13 @@ def test_a_job_whose_driver_died_before_writing_its_process_down_is_found(store:
     assert launcher.live([job]) == {job.name}
 
 
-def test_a_job_that_was_written_down_and_never_started_is_lost(store: Store, launcher: LocalLauncher) -> None:
+def test_a_job_that_was_written_but_never_started_is_lost(store: Store, launcher: LocalLauncher) -> None:
     job = job_of(store, fake_stage("stage"))
     assert launcher.live([job]) == set()
     assert launcher.poll([job]) == {job.name: Exit(text="was never started", cause="lost")}
 
 
-def test_a_job_that_cannot_be_started_is_refused_and_a_full_disk_may_pass(
+def test_a_job_that_cannot_be_started_is_refused_and_a_full_disk_is_temporary(
     store: Store, launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refusal(number: int) -> Refusal:
@@ -278,10 +276,10 @@ def test_a_job_that_cannot_be_started_is_refused_and_a_full_disk_may_pass(
     assert not refusal(errno.EACCES).may_pass
 
 
-def test_a_jobs_pickle_is_there_before_its_process_starts(
+def test_a_jobs_pickle_exists_before_its_process_starts(
     store: Store, launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A driver that is killed right after it started the process leaves one that finds its work."""
+    """The process finds its pickle even if its driver is killed right after starting it."""
 
     class KilledError(BaseException):
         pass
@@ -304,7 +302,7 @@ def test_a_jobs_pickle_is_there_before_its_process_starts(
     assert job_end(store, job.name) == "done"
 
 
-def test_a_damaged_job_file_is_refused_by_name(store: Store) -> None:
+def test_a_damaged_job_file_is_named_in_the_error(store: Store) -> None:
     job = job_of(store, fake_stage("stage"))
     store.paths.job_spec(job.name).write_text('{"name": 1}')
     with pytest.raises(StoreError, match=r"job.json: damaged.*will be run again"):
@@ -313,7 +311,7 @@ def test_a_damaged_job_file_is_refused_by_name(store: Store) -> None:
         run_job(str(store.root), "other")
 
 
-def test_submitit_carries_no_more_than_the_stores_path_and_the_jobs_name(store: Store, launcher: LocalLauncher) -> None:
+def test_submitit_pickles_only_the_stores_path_and_the_jobs_name(store: Store, launcher: LocalLauncher) -> None:
     job = job_of(store, fake_stage("stage"))
     launcher.submit([job])
     ended(launcher, job)

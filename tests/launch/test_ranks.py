@@ -1,4 +1,4 @@
-"""Jobs of several ranks: real processes that share every training step, end together, and lose nothing but time."""
+"""Jobs with several ranks: real processes that share every training step, end together, and lose only time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from midstudy.train.placement import Placement
 
 
 def run(store: Store, text: Path, num_ranks: int, disturb: Callable[[Store], None] = lambda store: None) -> Plan:
-    """A small study; `disturb` is called every 20 ms."""
+    """Run a small study to its end; `disturb` is called every 20 ms."""
     plan = plan_in(store, small_study(text, starts=(), total_steps=60, sft_steps=60))
     for stage in plan.missing:
         store.request(stage)
@@ -39,7 +39,7 @@ def run(store: Store, text: Path, num_ranks: int, disturb: Callable[[Store], Non
     async def drive() -> set[str]:
         async with Driver(store, plan.stages, launcher, study="small", max_jobs=1) as driver:
             task = asyncio.create_task(disturbing())
-            outcomes = await asyncio.gather(*(driver.finished(identity) for identity in plan.stages))
+            outcomes = await asyncio.gather(*(driver.finished(stage_id) for stage_id in plan.stages))
             task.cancel()
             return {outcome.status for outcome in outcomes}
 
@@ -57,7 +57,7 @@ def tensors(store: Store, plan: Plan) -> dict[str, dict[str, bytes]]:
 
 
 def rank_pids(store: Store) -> list[int]:
-    """The ranks of the running job, in order; none before they are there."""
+    """Return the PIDs of the running job's ranks, in order; empty before they have started."""
     for job in unended_jobs(store):
         process = job_process(store, job.name)
         if process is not None:
@@ -68,20 +68,22 @@ def rank_pids(store: Store) -> list[int]:
 
 
 def training(store: Store) -> bool:
-    """Whether some stage has logged a step and is not finished."""
+    """Return whether some unfinished stage has logged a step."""
     return any(path.stat().st_size for path in store.paths.stages.glob("*/attempts/*/result/metrics.jsonl"))
 
 
 @pytest.mark.slow
-def test_two_ranks_give_the_results_of_one_and_the_same_bits_again_whatever_happens(text: Path, tmp_path: Path) -> None:
+def test_two_ranks_match_the_results_of_one_and_reproduce_their_own_bits_after_interruptions(
+    text: Path, tmp_path: Path
+) -> None:
     alone = Store.open(tmp_path / "alone", create=True)
     plan = run(alone, text, 1)
     quiet = Store.open(tmp_path / "quiet", create=True)
     run(quiet, text, 2)
     for entry in plan.arms:
-        for identity in (entry.measures["sft_loss"][0], entry.measures["general_loss"][0]):
-            expected, found = alone.record(identity), quiet.record(identity)
-            assert found.metrics["loss_nats"] == pytest.approx(expected.metrics["loss_nats"], rel=1e-3)
+        for stage_id in (entry.measures["sft_loss"][0], entry.measures["general_loss"][0]):
+            expected, actual = alone.record(stage_id), quiet.record(stage_id)
+            assert actual.metrics["loss_nats"] == pytest.approx(expected.metrics["loss_nats"], rel=1e-3)
     final = quiet.record(plan.arms[0].state)
     assert final.environment["placement"]["num_ranks"] == 2
     assert "noise_scale_sequences" in final.metrics
@@ -90,38 +92,38 @@ def test_two_ranks_give_the_results_of_one_and_the_same_bits_again_whatever_happ
     trunk = [state_before_sft(entry) for entry in plan.arms]
 
     def disturb(store: Store) -> None:
-        """A rank is killed in the middle of the trunk, and all are told to stop in the middle of fine-tuning."""
+        """Kill one rank during the trunk, then ask all ranks to stop during fine-tuning."""
         pids = rank_pids(store)
         if len(pids) == 2 and training(store):
             if not hit:
                 os.kill(pids[1], signal.SIGKILL)
                 hit.append("killed")
-            elif len(hit) == 1 and any(store.has(one) for one in trunk):
+            elif len(hit) == 1 and any(store.has(stage_id) for stage_id in trunk):
                 for pid in pids:
                     os.kill(pid, signal.SIGUSR2)
-                hit.append("told")
+                hit.append("stopped")
 
     disturbed = Store.open(tmp_path / "disturbed", create=True)
     run(disturbed, text, 2, disturb)
-    assert hit == ["killed", "told"]
+    assert hit == ["killed", "stopped"]
     assert tensors(disturbed, plan) == tensors(quiet, plan)
     assert not list(disturbed.paths.stages.glob("*/attempts"))
 
 
 @pytest.mark.slow
-def test_a_stage_that_fails_on_one_rank_fails_with_that_ranks_reason_and_costs_no_other_stage_a_try(
+def test_a_stage_that_fails_on_one_rank_reports_that_ranks_error_and_costs_other_stages_no_retry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     store = Store.open(tmp_path / "store", create=True)
-    stages = {one.id: one for one in (fake_stage("one boom"), fake_stage("bad raise"), fake_stage("late kill_once"))}
+    stages = {stage.id: stage for stage in map(fake_stage, ("one boom", "bad raise", "late kill_once"))}
     for stage in stages.values():
         store.request(stage)
     launcher = LocalLauncher(store, placement=Placement(num_ranks=2), entry=ENTRY, grace_s=1.0)
 
     async def drive() -> dict[str, Outcome]:
         async with Driver(store, stages, launcher, study="fake", max_jobs=1) as driver:
-            return {stages[one].label: await driver.finished(one) for one in stages}
+            return {stage.label: await driver.finished(stage_id) for stage_id, stage in stages.items()}
 
     outcomes = asyncio.run(drive())
     assert {label: outcome.status for label, outcome in outcomes.items()} == {
@@ -136,7 +138,7 @@ def test_a_stage_that_fails_on_one_rank_fails_with_that_ranks_reason_and_costs_n
 
 
 @pytest.mark.slow
-def test_ranks_do_not_outlive_the_process_that_leads_them(text: Path, tmp_path: Path) -> None:
+def test_ranks_die_with_the_process_that_leads_them(text: Path, tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", create=True)
     seen: list[int] = []
 
@@ -155,7 +157,7 @@ def test_ranks_do_not_outlive_the_process_that_leads_them(text: Path, tmp_path: 
 
 
 def test_jobs_that_share_gpus_are_spread_over_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each job is told its own GPUs, the least used first; nothing here needs a GPU."""
+    """Each job gets its own GPUs, least used first. The test needs no GPU."""
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     store = Store.open(tmp_path / "store", create=True)
 
@@ -176,7 +178,7 @@ def test_jobs_that_share_gpus_are_spread_over_them(tmp_path: Path, monkeypatch: 
         process = job_process(store, job.name)
         assert process is not None
         variables = Path(f"/proc/{process.pid}/environ").read_text().split("\0")
-        return next(one.partition("=")[2] for one in variables if one.startswith("CUDA_VISIBLE_DEVICES="))
+        return next(text.partition("=")[2] for text in variables if text.startswith("CUDA_VISIBLE_DEVICES="))
 
     placement = Placement(device="cuda")
     launcher = LocalLauncher(store, placement=placement, gpus=("4", "6"), entry=ENTRY, grace_s=0.1)

@@ -1,4 +1,4 @@
-"""A real small study through the driver and real jobs, undisturbed and with its jobs killed: the same files either way."""
+"""A real small study with the driver and real jobs, undisturbed and with its jobs killed: the files must be identical."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ MAX_RUNS = ["killed"] * MAX_RUNS_AGAIN["killed"]
 
 
 def tensors(store: Store, plan: Plan) -> dict[str, str]:
-    """SHA-256 of every published tensor file of the study."""
+    """Return the SHA-256 of every published tensor file of the study."""
     return {
-        f"{identity}/{path.relative_to(store.published_folder(identity))}": hashlib.sha256(path.read_bytes()).hexdigest()
-        for identity in plan.stages
-        for path in store.published_folder(identity).rglob("*.safetensors")
+        f"{stage_id}/{path.relative_to(store.published_folder(stage_id))}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for stage_id in plan.stages
+        for path in store.published_folder(stage_id).rglob("*.safetensors")
     }
 
 
@@ -38,14 +38,14 @@ def run(store: Store, plan: Plan, *, entry: str = EXECUTE_STAGE) -> set[str]:
 
     async def drive() -> set[str]:
         async with Driver(store, plan.stages, LocalLauncher(store, entry=entry), study="small", max_jobs=2) as driver:
-            outcomes = await asyncio.gather(*(driver.finished(identity) for identity in plan.stages))
+            outcomes = await asyncio.gather(*(driver.finished(stage_id) for stage_id in plan.stages))
             return {outcome.status for outcome in outcomes}
 
     return asyncio.run(drive())
 
 
-def test_jobs_that_are_killed_change_nothing_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every stage that trains loses its job as often as a driver allows, at the same steps every time this is run."""
+def test_killed_jobs_do_not_change_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every training stage has its job killed as often as a driver retries it, at fixed steps."""
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     text = tmp_path / "text"
     write_text(text)
@@ -58,9 +58,9 @@ def test_jobs_that_are_killed_change_nothing_in_the_result(tmp_path: Path, monke
         again = plan_in(store, small_study(text, total_steps=40, sft_steps=20))
         assert again.missing == []
         assert run(store, again) == {"reused"}
-    long = [one for one in plan.stages.values() if isinstance(one.recipe, State) and one.num_steps > 3 * KILLED_AT]
+    long = [stage for stage in plan.stages.values() if isinstance(stage.recipe, State) and stage.num_steps > 3 * KILLED_AT]
     assert len(long) >= 3
     for stage in long:
-        assert [one["cause"] for one in store.record(stage.id).environment["interruptions"]] == MAX_RUNS
+        assert [interruption["cause"] for interruption in store.record(stage.id).environment["interruptions"]] == MAX_RUNS
     assert len(results[0]) > 5
     assert results[0] == results[1]

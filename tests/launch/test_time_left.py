@@ -1,4 +1,4 @@
-"""Time left on simulated runs whose stages take longer or shorter than forecast."""
+"""Remaining time of simulated runs whose stages take longer or shorter than forecast."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ WORK_S = sum(stage.cost_s for stage in STAGES.values())
 
 
 def history(took_s: Callable[[str, float], float]) -> list[tuple[float, float]]:
-    """Run the stages in order on two slots; returns (elapsed_s, elapsed_s + left_s) at every tick.
+    """Run the stages in order on two slots; return (elapsed_s, elapsed_s + left_s) at every tick.
 
     Args:
-        took_s: actual seconds, from a stage's name and its expected seconds.
+        took_s: returns a stage's actual seconds, given its name and its expected seconds.
     """
     now = 0.0
     watch = Watch(STAGES, max_jobs=NUM_JOBS, clock=lambda: now)
@@ -47,9 +47,9 @@ def history(took_s: Callable[[str, float], float]) -> list[tuple[float, float]]:
 
 
 def at(points: list[tuple[float, float]], share: float) -> float:
-    """The total time forecast at this fraction of the run, relative to the actual total."""
+    """Return the total time estimated at this fraction of the run, relative to the actual total."""
     whole_s = points[-1][0]
-    return next(told_s for now_s, told_s in points if now_s >= share * whole_s) / whole_s
+    return next(estimate_s for now_s, estimate_s in points if now_s >= share * whole_s) / whole_s
 
 
 def largest_rise(points: list[tuple[float, float]]) -> float:
@@ -60,11 +60,11 @@ def times(factor: float, *kinds: str) -> Callable[[str, float], float]:
     return lambda name, cost_s: cost_s * (factor if not kinds or name.split()[0] in kinds else 1.0)
 
 
-def test_a_run_that_goes_as_forecast_is_told_so_all_along() -> None:
+def test_the_estimate_stays_right_for_a_run_that_goes_as_forecast() -> None:
     points = history(times(1.0))
     assert points[0][1] == pytest.approx(WORK_S / NUM_JOBS)
     whole_s = points[-1][0]
-    assert all(told_s == pytest.approx(whole_s, rel=0.1) for _, told_s in points)
+    assert all(estimate_s == pytest.approx(whole_s, rel=0.1) for _, estimate_s in points)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_run_that_goes_as_forecast_is_told_so_all_along() -> None:
     [times(10.0), times(10.0, "state"), times(10.0, "state", "look"), times(3.0), times(3.0, "state")],
     ids=["all ten times", "training ten times", "models ten times", "all three times", "training three times"],
 )
-def test_a_slower_machine_is_noticed_early_and_the_estimate_rises_with_the_clock(
+def test_a_slower_machine_is_noticed_early_and_the_estimate_rises_steadily(
     took_s: Callable[[str, float], float],
 ) -> None:
     points = history(took_s)
@@ -87,27 +87,27 @@ def test_a_faster_machine_is_noticed_early() -> None:
     assert all(0.8 < at(points, share) < 1.5 for share in (0.3, 0.5, 0.7, 0.9))
 
 
-def test_data_that_came_slowly_does_not_say_that_training_will() -> None:
+def test_slow_data_stages_do_not_make_training_look_slow() -> None:
     points = history(times(10.0, "tokens"))
     assert all(0.7 < at(points, share) < 1.4 for share in (0.05, 0.25, 0.5, 0.9))
 
 
-def test_a_disk_that_stood_still_does_not_make_the_rest_slow() -> None:
-    """Two running stages hang for an hour, and everything behind them waits."""
+def test_a_disk_that_hung_does_not_make_the_rest_look_slow() -> None:
+    """Two running stages hang for an hour, and all stages after them wait."""
     as_usual = history(times(1.0))[-1][0]
     points = history(lambda name, cost_s: 3_600.0 if name in ("state 25", "state 26") else cost_s)
-    assert max(told_s for _, told_s in points) < 3_600 + 5 * as_usual
+    assert max(estimate_s for _, estimate_s in points) < 3_600 + 5 * as_usual
 
 
-def test_nothing_is_left_of_a_run_without_work_and_the_end_comes_after_the_last_stage() -> None:
+def test_a_run_without_work_has_no_time_left_and_the_fixed_end_follows_the_last_stage() -> None:
     assert time_left_s(Forecast((0.0,), (0.0,)), {}) == 0
     last = Seen(remaining_s=1.0, running=[(1.0, 0.5)])
     outlook = Forecast((0.0, 10.0), (0.0, 10.0), end_s=7.0)
     assert time_left_s(outlook, {"state": last}) == pytest.approx(7.5)
 
 
-def test_a_serial_part_ahead_counts_as_one() -> None:
-    """Time left follows the forecast's course: the same work takes longer when fewer jobs can share it."""
+def test_a_serial_part_ahead_counts_in_full() -> None:
+    """The estimate follows the forecast's progress: the same work takes longer if fewer jobs can share it."""
     outlook = Forecast((0.0, 50.0, 60.0), (0.0, 50.0, 100.0))
     assert time_left_s(outlook, {"state": Seen(remaining_s=100.0)}) == pytest.approx(60)
     assert time_left_s(outlook, {"state": Seen(remaining_s=50.0)}) == pytest.approx(10)

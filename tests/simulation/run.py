@@ -296,7 +296,7 @@ class Simulation:
         """Whether a stage could fail so, of its own or by what happened."""
         if "raise" in words and "cannot be made" in cause:
             return True
-        if "kill" in words and ("not run again" in cause or "never got further" in cause):
+        if "kill" in words and ("not retried" in cause or "without progress" in cause):
             return True
         faults = {
             "No space left": ("full disk",),
@@ -305,8 +305,8 @@ class Simulation:
             "OUT_OF_MEMORY": ("out of memory",),
             "TIMEOUT": ("time out",),
             "CANCELLED": ("cancel",),
-            "never got further": ("lose node", "lie about node", "preempt", "time out", "kill job"),
-            "not run again": ("kill job", "vanish", "lose node", "lie about node", "lose answer", "preempt"),
+            "without progress": ("lose node", "lie about node", "preempt", "time out", "kill job"),
+            "not retried": ("kill job", "vanish", "lose node", "lie about node", "lose answer", "preempt"),
         }
         return after_chaos and any(
             sign in cause and any(self.happened[kind] for kind in kinds) for sign, kinds in faults.items()

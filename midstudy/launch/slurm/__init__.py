@@ -1,1 +1,1 @@
-"""Slurm: jobs through submitit, its queue and accounting, what a placement file asks for."""
+"""Slurm backend: submit jobs through submitit, query queue and accounting, read placement files."""

@@ -1,7 +1,7 @@
-"""slurm.json beside a job's job.json: under which name and number Slurm knows it.
+"""slurm.json, next to a job's job.json: the job's Slurm name and id.
 
-It is written before the job is submitted, without the number, and again with it: a driver that dies in between leaves enough
-to find the job by.
+It is written without the id before the job is submitted, and again with the id afterwards. If the driver dies in between,
+the job can still be found by its name.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from midstudy.store.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A job as it was given to Slurm. `index` is its place in an array, `id` is none until Slurm has answered.
+    """A job as submitted to Slurm.
 
-    `submitted_at` is in Unix seconds by the driver's clock. `ended` is an end that was believed: the job is cancelled
-    then, so that it cannot come back, and Slurm says no more than that it was cancelled.
+    `index` is its task index in an array, None for a single job. `id` is None until Slurm has answered. `submitted_at` is in
+    Unix seconds by the driver's clock. `ended` is set once the job is declared ended: it is then cancelled so that it cannot
+    come back, after which Slurm reports only the cancellation.
     """
 
     name: str
@@ -41,10 +42,10 @@ def write_submission(store: Store, job: str, submission: Submission) -> None:
 
 
 def read_submission(store: Store, job: str) -> Submission | None:
-    """How a job was given to Slurm; none where it never was.
+    """Return a job's submission; None if it was never submitted.
 
     Raises:
-        StoreError: the file was damaged.
+        StoreError: slurm.json is damaged.
     """
     path = store.paths.job_slurm(job)
     try:

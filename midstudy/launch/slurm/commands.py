@@ -1,4 +1,4 @@
-"""Slurm's commands: arguments in, text out, with a deadline on each. All that is asked of Slurm goes through here."""
+"""Run Slurm's commands: arguments in, text out, each with a timeout. All requests to Slurm go through this module."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from midstudy.environment import existing_folder, of_slurm_command
 
 NEEDED = ("sbatch", "squeue", "scancel", "scontrol")
-"""Without these there is no Slurm. `sacct` is asked as well, but a cluster may do without accounting."""
+"""Required commands. `sacct` is used as well, but a cluster may not have accounting."""
 
 TIMEOUT_S = 30.0
-"""Slurm's own commands wait 10 s for a message and try a few times before they give up (MessageTimeout)."""
+"""Slurm's commands wait 10 s per message (MessageTimeout) and retry a few times before they give up."""
 
-# What the commands print when the controller, or the database behind sacct, was not reached or did not answer in time. The
-# request may have got through: only the answer is known to be missing.
+# Printed by the commands if the controller, or the database behind sacct, was unreachable or did not respond in time. The
+# request may still have been received: only the response is known to be missing.
 _NO_ANSWER = (
     "Unable to contact slurm",
     "Unable to connect",
@@ -39,36 +39,36 @@ _NO_ANSWER = (
 
 
 class SlurmAwayError(RuntimeError):
-    """Slurm did not answer, or not in time. Nothing is known; what was asked for may have been done."""
+    """Slurm did not respond in time. The outcome is unknown: the request may have been carried out."""
 
 
 class SlurmRefusedError(RuntimeError):
-    """Slurm answered that it will not; the message is its own."""
+    """Slurm refused the request; the message is Slurm's."""
 
 
 class SlurmCommands:
     """Runs Slurm's commands on this machine."""
 
     def require(self, store_root: Path) -> None:
-        """Check that Slurm can be used from here, with a store at `store_root`.
+        """Check that Slurm can be used from this machine, with a store at `store_root`.
 
         Raises:
-            ValueError: a command is missing, or Slurm and submitit would read the store's path as something else.
+            ValueError: a command is missing, or the store's path has a character that Slurm or submitit would interpret.
         """
         if odd := [sign for sign in ("%", "\\", "\n") if sign in str(store_root)]:
-            raise ValueError(f"--store: found {str(store_root)!r}; allowed with Slurm: a path without {odd[0]!r}.")
+            raise ValueError(f"--store: with Slurm, expected a path without {odd[0]!r}, got {str(store_root)!r}.")
         missing = [name for name in NEEDED if shutil.which(name) is None]
         if missing:
             raise ValueError(
-                f"--backend slurm: {', '.join(missing)} cannot be found on the PATH. Run this on a machine that submits to "
+                f"--backend slurm: {', '.join(missing)} not found on the PATH. Run this on a machine that submits to "
                 "the cluster (a login node), install Slurm's commands (Debian: slurm-client), or use --backend local."
             )
 
     def run(self, command: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> str:
-        """What a command prints.
+        """Run a command and return its standard output.
 
         Raises:
-            SlurmAwayError: it did not answer within `timeout_s`, or said that Slurm did not.
+            SlurmAwayError: it did not finish within `timeout_s`, or reported that Slurm did not respond.
             SlurmRefusedError: it failed for another reason.
         """
         try:
@@ -81,19 +81,19 @@ class SlurmCommands:
                 errors="replace",
                 env=of_slurm_command(),
                 cwd=existing_folder(),
-                start_new_session=True,  # Ctrl-C is for the driver, which then still has commands to give
+                start_new_session=True,  # Ctrl-C must reach only the driver, which still needs to run commands
             )
         except FileNotFoundError:
-            raise SlurmAwayError(f"{command[0]}: no such command on the PATH") from None
+            raise SlurmAwayError(f"{command[0]}: not found on the PATH") from None
         try:
             output, error = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-            raise SlurmAwayError(f"{command[0]}: no answer within {timeout_s:.0f} s") from None
-        said = " ".join(error.split()) or f"ended with exit status {process.returncode}"
+            raise SlurmAwayError(f"{command[0]}: no response within {timeout_s:.0f} s") from None
+        message = " ".join(error.split()) or f"exited with status {process.returncode}"
         if any(sign in error for sign in _NO_ANSWER) and (process.returncode or not output):
-            raise SlurmAwayError(f"{command[0]}: {said}")
+            raise SlurmAwayError(f"{command[0]}: {message}")
         if process.returncode:
-            raise SlurmRefusedError(f"{command[0]}: {said}")
+            raise SlurmRefusedError(f"{command[0]}: {message}")
         return output

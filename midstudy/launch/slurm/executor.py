@@ -1,8 +1,8 @@
-"""submitit's Slurm executor with each job's files in the job's own folder of the store, also for the tasks of an array.
+"""submitit's Slurm executor, changed so that each job's files are in the job's own folder of the store, even in an array.
 
-submitit moves a job's pickle to where the job looks for it once it knows the job's number. A driver that dies in between
-leaves a job that waits a minute for it and fails. Here the pickle is written first, under a name without the number, and the
-batch script links it.
+submitit moves a job's pickle to its final path once it knows the job's id. If the driver dies in between, the job waits a
+minute for the pickle and fails. Here the pickle is written first, under a name without the id, and the batch script links
+to it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from midstudy.launch.slurm.placement_file import JobPlacement, Resources
 PICKLE = "submitted.pkl"
 SCRIPT = "submission.sh"
 SIGNAL_S = 90
-"""How long before the time limit a job is told. Slurm may be a minute early."""
+"""How long before the time limit a job is signalled. Slurm may send the signal up to a minute early."""
 
 _WAIT_S = 30
-"""How long the ranks may go on once one of them has ended: time to notice it and to say so."""
+"""How long the other ranks may keep running once one has exited, to notice and report it."""
 
 
 def sbatch_parameters(resources: Resources) -> dict[str, Any]:
-    """What submitit is told of a job's resources, in its words."""
+    """Return the parameters of submitit's Slurm executor for these resources."""
     wanted = {
         "partition": resources.partition,
         "account": resources.account,
@@ -41,7 +41,7 @@ def sbatch_parameters(resources: Resources) -> dict[str, Any]:
         "mem": None if resources.memory_gb is None else f"{round(resources.memory_gb * 1024)}M",
         "time": resources.time_limit_min,
         "signal_delay_s": min(SIGNAL_S, 20 * resources.time_limit_min),
-        "use_srun": False,  # the commands name srun themselves: submitit would quote the variables in its arguments
+        "use_srun": False,  # the command calls srun itself: submitit would quote the variables in srun's arguments
         "stderr_to_stdout": True,
         "additional_parameters": {"requeue": True, **dict(resources.sbatch)},
     }
@@ -49,24 +49,26 @@ def sbatch_parameters(resources: Resources) -> dict[str, Any]:
 
 
 def job_number(answer: str) -> str:
-    """What `sbatch --parsable` answered: a number; a cluster's name may follow.
+    """Parse the output of `sbatch --parsable`, `ID` or `ID;CLUSTER`, and return the id.
 
     Raises:
-        SlurmAwayError: the answer cannot be read, so that nobody knows whether there is a job.
+        SlurmAwayError: the output cannot be parsed, so that it is unknown whether a job was submitted.
     """
     number = answer.strip().partition(";")[0]
     if not number.isdigit():
-        raise SlurmAwayError(f"sbatch: answered {answer.strip()!r}")
+        raise SlurmAwayError(f"sbatch: expected a job id, got {answer.strip()!r}")
     return number
 
 
 class StoreExecutor(submitit.SlurmExecutor):
-    """Submits one job, or several as one array.
+    """Submit one job, or several as one array.
 
     Args:
         folders: submitit's folder of each job.
-        name: under which Slurm lists it.
-        comment: what a person reads in `squeue --format=%k`.
+        place: the jobs' resources and compute placement.
+        name: the jobs' name in Slurm.
+        comment: the jobs' comment in Slurm, shown by `squeue --format=%k`.
+        commands: runs Slurm's commands.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class StoreExecutor(submitit.SlurmExecutor):
         super().__init__(folders[0])
         self._folders, self._place, self._commands = tuple(folders), place, commands
         parameters = sbatch_parameters(place.resources)
-        # The script sends its output to the job's log itself, because an array's tasks have folders of their own.
+        # The script redirects its own output to the job's log, because each task of an array has its own folder.
         parameters["additional_parameters"]["output"] = "/dev/null"
         self.update_parameters(
             **parameters, job_name=name, comment=comment, ntasks_per_node=place.ranks_per_node, setup=self._setup()
@@ -85,10 +87,10 @@ class StoreExecutor(submitit.SlurmExecutor):
 
     @classmethod
     def affinity(cls) -> int:
-        return 2  # whether Slurm is there is asked elsewhere, and answered in more words
+        return 2  # availability is checked by `SlurmCommands.require`, with a better message
 
     def _setup(self) -> list[str]:
-        """The batch script's first lines: which job this is, its log and its pickle; then the placement file's own."""
+        """Return the batch script's first lines: the job's folder, log and pickle, then the placement file's `setup`."""
         from midstudy.train.environment import ALLOCATOR
 
         return [
@@ -98,9 +100,9 @@ class StoreExecutor(submitit.SlurmExecutor):
             'id="${id:-$SLURM_JOB_ID}"',
             'exec >>"$folder/${id}_0_log.out" 2>&1',
             f'ln -sf {PICKLE} "$folder/${{id}}_submitted.pkl"',
-            'rm -f "$folder"/*.save_tmp',  # what a killed start left; submitit would refuse to write its result
+            'rm -f "$folder"/*.save_tmp',  # left by a killed start; submitit would refuse to write its result
             *of_slurm_job(num_threads=self._place.compute.num_threads, **ALLOCATOR),
-            *self._place.resources.setup,  # run in the folder the job was submitted from
+            *self._place.resources.setup,  # runs in the folder the job was submitted from
             'cd "$folder"',
         ]
 
@@ -110,9 +112,9 @@ class StoreExecutor(submitit.SlurmExecutor):
             "srun",
             "--unbuffered",
             "--open-mode=append",
-            "--kill-on-bad-exit=0",  # a rank that ends is noticed by the others, which then say so and end ...
-            f"--wait={_WAIT_S}",  # ... or are ended
-            f"--cpus-per-task={self._place.resources.cpus_per_task}",  # from Slurm 22.05 on not taken from sbatch
+            "--kill-on-bad-exit=0",  # the other ranks notice that a rank has exited, report it and exit ...
+            f"--wait={_WAIT_S}",  # ... or are killed
+            f"--cpus-per-task={self._place.resources.cpus_per_task}",  # since Slurm 22.05 not inherited from sbatch
         ]
         log = '--output="$folder/${id}_%t_log.out"'
         return f'{shlex.join(srun)} {log} {self.python} -u -m submitit.core._submit "$folder"'
@@ -128,5 +130,6 @@ class StoreExecutor(submitit.SlurmExecutor):
         ids = [number] if len(self._folders) == 1 else [f"{number}_{index}" for index in range(len(self._folders))]
         tasks = list(range(self._num_tasks()))
         return [
-            submitit.SlurmJob(folder=folder, job_id=one, tasks=tasks) for folder, one in zip(self._folders, ids, strict=True)
+            submitit.SlurmJob(folder=folder, job_id=job_id, tasks=tasks)
+            for folder, job_id in zip(self._folders, ids, strict=True)
         ]

@@ -1,7 +1,7 @@
-"""Inside a Slurm job: which one it is, and how it puts itself back into the queue.
+"""Code that runs inside a Slurm job: get the job's id, requeue the job.
 
-Slurm requeues a job by itself only where it had to kill it. One that was told in time, saved its work and ended would count
-as completed. So the job asks to be requeued before it ends, and no driver needs to be there.
+Slurm requeues a job automatically only if it had to kill it. A job that was signalled in time, saved its work and exited
+would count as completed. The job therefore requests its own requeue before it exits, which needs no running driver.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from midstudy.launch.slurm.commands import SlurmAwayError, SlurmCommands, SlurmR
 
 
 def this_slurm_job() -> str | None:
-    """The id of the Slurm job that submitit runs this process in, `1234` or `1234_5`; none elsewhere."""
+    """Return the id of the Slurm job that submitit runs this process in, `1234` or `1234_5`; None outside Slurm."""
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return None
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
@@ -23,23 +23,26 @@ def this_slurm_job() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
-def requeue(told: Sequence[int], commands: SlurmCommands | None = None) -> bool:
-    """Put this job back into the queue, if that is what it was told to stop for; whether it was.
+def requeue(received: Sequence[int], commands: SlurmCommands | None = None) -> bool:
+    """Requeue this job if the signal asked for it; return whether it did.
 
-    SIGUSR2 comes before preemption and the time limit. SIGTERM comes from whoever cancels the job, but is also all that
-    preemption sends on most clusters: then Slurm lists the job as running, with the time of its preemption.
+    Slurm sends SIGUSR2 before preemption and the time limit. SIGTERM means that the job is cancelled, but is also the only
+    signal of a preemption on most clusters: Slurm then lists the job as running, with a preemption time.
 
     Args:
-        told: the signals that came.
+        received: numbers of the signals received.
+        commands: runs Slurm's commands.
     """
     commands = commands or SlurmCommands()
     job_id = os.environ["SLURM_JOB_ID"]
     try:
-        if signal.SIGUSR2 not in told and not _is_preempted(commands.run(("scontrol", "show", "job", "--oneliner", job_id))):
+        if signal.SIGUSR2 not in received and not _is_preempted(
+            commands.run(("scontrol", "show", "job", "--oneliner", job_id))
+        ):
             return False
         commands.run(("scontrol", "requeue", job_id))
     except (SlurmAwayError, SlurmRefusedError) as error:
-        print(f"not put back into the queue: {error}", flush=True)
+        print(f"not requeued: {error}", flush=True)
         return False
     return True
 

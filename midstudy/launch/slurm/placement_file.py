@@ -1,14 +1,14 @@
-"""The placement file of a cluster: what jobs ask of Slurm and how they compute, by kind of stage and size of model.
+"""Read a cluster's placement file: the Slurm resources and compute placement of jobs, by stage kind and model size.
 
-    [default]                     for all stages
-    [size.410m]                   for stages of a model of this size
-    [kind.evaluation]             for stages with this role in the study, whatever the size
-    [kind.sft.size.410m]          for stages of this kind and size
-    [jobs]                        how many jobs, how full
-    [driver]                      the job that `run --detach` makes of the driver
+    [default]                     all stages
+    [size.410m]                   stages with a model of this size
+    [kind.evaluation]             stages with this role in the study, of any size
+    [kind.sft.size.410m]          stages of this kind and size
+    [jobs]                        number of jobs and how full they are packed
+    [driver]                      the job in which `run --detach` runs the driver
 
-Each table takes any of the fields of `Resources` and of `midstudy.train.placement.Placement`; what a later one of this list
-says wins over what an earlier one says. Nothing of it enters a stage's id.
+Each of the first four tables, and `driver`, may set any field of `Resources`; the first four also any field of
+`midstudy.train.placement.Placement`. Tables further down this list override those above. No field affects a stage's id.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ from midstudy.recipe.stage import ROLES, Stage
 from midstudy.train.placement import Placement
 
 _PARTS_OF_A_GPU = ("gres", "tres-per-task", "tres-per-job")
-"""sbatch's parameters that can ask for a part of a GPU: a shard, MPS, a MIG device."""
+"""sbatch parameters that can request part of a GPU: a shard, MPS or a MIG device."""
 
-_OURS = ("array", "error", "job-name", "open-mode", "output", "parsable", "requeue", "no-requeue", "signal", "wait")
-"""sbatch's parameters that the launcher itself needs."""
+_RESERVED = ("array", "error", "job-name", "open-mode", "output", "parsable", "requeue", "no-requeue", "signal", "wait")
+"""sbatch parameters that the launcher sets itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a job asks of Slurm.
+    """The resources that a job requests from Slurm.
 
-    None leaves the choice to the cluster. `gpus_per_node`, `memory_gb` are per node, `cpus_per_task` per rank. `sbatch`
-    holds further parameters of sbatch (`{exclude = "n7"}`, true for those without a value); `setup` lines of bash that run
-    before Python does.
+    `None` leaves the choice to the cluster. `gpus_per_node` and `memory_gb` are per node, `cpus_per_task` is per rank.
+    `sbatch` holds further sbatch parameters (`{exclude = "n7"}`; true for options without a value). `setup` holds lines of
+    bash that run before Python starts.
+
+    Raises:
+        RecipeError: a field holds an invalid value.
     """
 
     partition: str | None = None
@@ -66,8 +69,8 @@ class Resources:
             require_number("memory_gb", self.memory_gb, 0.001, what="a number of GB")
         require_positive("time_limit_min", self.time_limit_min, unit="minutes")
         for name, value in self.sbatch:
-            if name in _OURS:
-                raise RecipeError(f"sbatch.{name}", got=value, expected=f"parameters other than {', '.join(_OURS)}")
+            if name in _RESERVED:
+                raise RecipeError(f"sbatch.{name}", got=value, expected=f"parameters other than {', '.join(_RESERVED)}")
             if not isinstance(value, str | int) or (isinstance(value, str) and not value.isprintable()):
                 raise RecipeError(f"sbatch.{name}", got=value, expected="a text on one line, a whole number, or true")
         for line in self.setup:
@@ -76,7 +79,11 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class JobPlacement:
-    """Where the jobs of some stages run and how they compute. Stages share a job only where this is equal."""
+    """Resources and compute placement of a job. Only stages with equal placements share a job.
+
+    Raises:
+        RecipeError: the resources do not fit the compute placement.
+    """
 
     resources: Resources
     compute: Placement
@@ -97,24 +104,25 @@ class JobPlacement:
             raise RecipeError(
                 "gpus_per_node",
                 got=self.resources.gpus_per_node,
-                expected=f"at least {self.ranks_per_node}, one a rank",
+                expected=f"at least {self.ranks_per_node}, one per rank",
                 fix='Or set device = "cpu".',
             )
 
     def _require_part_of_a_gpu(self) -> None:
-        """Slurm shares GPUs in parts that the cluster defines: a job asks for one of them instead of a GPU."""
+        """Require a part of a GPU, as defined by the cluster, instead of whole GPUs, for jobs that share one."""
         asked = dict(self.resources.sbatch)
         if self.resources.gpus_per_node or not any(name in asked for name in _PARTS_OF_A_GPU):
             raise RecipeError(
                 "jobs_per_gpu",
                 got=f"{self.compute.jobs_per_gpu} with gpus_per_node = {self.resources.gpus_per_node} and "
                 f"sbatch = {asked or 'none'}",
-                expected="gpus_per_node = 0 and a part of a GPU among sbatch's parameters",
-                fix='Such as sbatch = { gres = "shard:1" } or { gres = "mps:25" }; `scontrol show node` says what there is.',
+                expected="gpus_per_node = 0 and part of a GPU among the sbatch parameters",
+                fix='For example sbatch = { gres = "shard:1" } or { gres = "mps:25" }; `scontrol show node` lists them.',
             )
 
     @property
     def ranks_per_node(self) -> int:
+        """Ranks on each node."""
         return self.compute.num_ranks // self.resources.nodes
 
 
@@ -122,8 +130,11 @@ class JobPlacement:
 class Jobs:
     """How many jobs of a study are in the queue at a time, and how full they are packed.
 
-    `budget_s`: expected seconds after which nothing more is put into a job. `poll_s`: seconds between two questions to the
-    controller, which is everybody's.
+    `budget_s` is the expected seconds after which no more stages are added to a job. `poll_s` is the seconds between two
+    queries of the controller, which all users of the cluster share.
+
+    Raises:
+        RecipeError: a field holds an invalid value.
     """
 
     at_a_time: int = 100
@@ -136,13 +147,13 @@ class Jobs:
         require_number("poll_s", self.poll_s, 0.1, what="a number of seconds")
 
 
-_RESOURCES = tuple(one.name for one in dataclasses.fields(Resources))
-_COMPUTE = tuple(one.name for one in dataclasses.fields(Placement))
+_RESOURCES = tuple(field.name for field in dataclasses.fields(Resources))
+_COMPUTE = tuple(field.name for field in dataclasses.fields(Placement))
 
 
 @dataclass(frozen=True)
 class PlacementFile:
-    """What a placement file says. `rules` maps (kind, size), each or both none, to the fields that it sets."""
+    """The contents of a placement file. `rules` maps (kind, size), each of which may be None, to the fields it sets."""
 
     rules: Mapping[tuple[str | None, str | None], Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     jobs: Jobs = dataclasses.field(default_factory=Jobs)
@@ -150,13 +161,14 @@ class PlacementFile:
 
     @property
     def uses_gpus(self) -> bool:
+        """True if any table sets `device = "cuda"`."""
         return any(rule.get("device") == "cuda" for rule in self.rules.values())
 
     def place(self, stage: Stage) -> JobPlacement:
-        """Where a stage runs.
+        """Return the placement of a stage.
 
         Raises:
-            RecipeError: what the tables say of it together cannot be.
+            RecipeError: the tables that apply to the stage contradict each other.
         """
         return self._merged(stage.role, stage.model)
 
@@ -175,11 +187,11 @@ class PlacementFile:
 
 
 def read_placement_file(path: Path) -> PlacementFile:
-    """The placement file at `path`.
+    """Read the placement file at `path`.
 
     Raises:
-        ValueError: it cannot be read, is not TOML, or a field of it holds something that cannot be; the message names the
-            file and the field's dotted path.
+        ValueError: the file cannot be read, is not TOML, or has an invalid field; the message names the file and the
+            field's dotted path.
     """
     try:
         text = path.read_text("utf-8")
@@ -203,14 +215,14 @@ def _parse(tables: dict[str, Any]) -> PlacementFile:
         for size, narrower in _named(f"kind.{kind}.size", own.pop("size", {}), SIZES):
             rules[kind, size] = _rule(f"kind.{kind}.size.{size}", narrower)
         rules[kind, None] = _rule(f"kind.{kind}", own)
-    _require_keys("jobs", tables.get("jobs", {}), [one.name for one in dataclasses.fields(Jobs)])
+    _require_keys("jobs", tables.get("jobs", {}), [field.name for field in dataclasses.fields(Jobs)])
     _require_keys("driver", tables.get("driver", {}), _RESOURCES)
     with inside("jobs"):
         jobs = Jobs(**tables.get("jobs", {}))
     driver = {**{"time_limit_min": 24 * 60, "memory_gb": 2.0}, **_plain("driver", tables.get("driver", {}))}
     with inside("driver"):
         file = PlacementFile(rules, jobs, Resources(**driver))
-    for key in rules:  # all that can be wrong is said before anything runs
+    for key in rules:  # report all errors before any stage runs
         file._merged(*key)
     return file
 
@@ -228,13 +240,13 @@ def _rule(path: str, table: Any) -> dict[str, Any]:
 
 
 def _plain(path: str, table: dict[str, Any]) -> dict[str, Any]:
-    """TOML's lists and tables as the fields hold them."""
+    """Convert TOML's lists and tables to the tuples that the fields hold."""
     fields = dict(table)
     if "setup" in fields:
         require_kind(f"{path}.setup", fields["setup"], list, expected="a list of lines of bash, in quotes")
         fields["setup"] = tuple(fields["setup"])
     if "sbatch" in fields:
-        require_kind(f"{path}.sbatch", fields["sbatch"], dict, expected="a table of parameters of sbatch")
+        require_kind(f"{path}.sbatch", fields["sbatch"], dict, expected="a table of sbatch parameters")
         fields["sbatch"] = tuple(sorted((name.replace("_", "-"), value) for name, value in fields["sbatch"].items()))
     return fields
 
@@ -242,7 +254,7 @@ def _plain(path: str, table: dict[str, Any]) -> dict[str, Any]:
 def _placement(fields: dict[str, Any]) -> Placement:
     try:
         return Placement(**fields)
-    except RecipeError as error:  # its own errors name the option's field
+    except RecipeError as error:  # its path starts with the command-line option's field
         path = error.path.removeprefix("placement.")
         raise RecipeError(path, got=error.got, expected=error.expected, fix=error.fix) from None
 
@@ -251,7 +263,9 @@ def _require_keys(path: str, table: Any, allowed: Any) -> None:
     require_kind(path or "the file", table, dict, expected="a table")
     for name in table:
         if name not in allowed:
-            raise RecipeError(f"{path}.{name}" if path else name, got="a name it does not know", expected=", ".join(allowed))
+            raise RecipeError(
+                f"{path}.{name}" if path else name, got="an unknown name", expected=f"one of {', '.join(allowed)}"
+            )
 
 
 def _path(key: tuple[str | None, str | None]) -> str:

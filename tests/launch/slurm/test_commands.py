@@ -1,4 +1,4 @@
-"""`--backend slurm` on the command line: what is missing or contradicts is said before anything runs."""
+"""`--backend slurm` on the command line: missing and contradictory options are reported before anything runs."""
 
 from __future__ import annotations
 
@@ -44,17 +44,23 @@ def placement(tmp_path: Path) -> str:
     [
         (
             ["--backend", "slurm"],
-            "--placement: found none; allowed with --backend slurm: a file that says what jobs ask for. Copy",
+            "--placement: expected with --backend slurm a file that says what jobs request, got none. `midstudy new",
         ),
-        (["--backend", "slurm", "--placement", "nowhere"], "--placement: found nowhere; allowed"),
-        (["--backend", "slurm", "--threads", "2"], "--threads: found with --backend slurm; allowed: in the placement file"),
-        (["--backend", "slurm", "--device", "cuda"], "--device: found with --backend slurm"),
-        (["--backend", "slurm", "--compile"], "--compile: found with --backend slurm"),
-        (["--placement", "FILE"], "--placement: found with --backend local; allowed: with --backend slurm."),
-        (["--backend", "debug", "--detach"], "--detach: found with --backend debug"),
+        (
+            ["--backend", "slurm", "--placement", "nowhere"],
+            "--placement: expected with --backend slurm a file that says what jobs request, got nowhere",
+        ),
+        (
+            ["--backend", "slurm", "--threads", "2"],
+            "--threads: not an option with --backend slurm; set it in the placement file",
+        ),
+        (["--backend", "slurm", "--device", "cuda"], "--device: not an option with --backend slurm"),
+        (["--backend", "slurm", "--compile"], "--compile: not an option with --backend slurm"),
+        (["--placement", "FILE"], "--placement: expected with --backend slurm only, got --backend local."),
+        (["--backend", "debug", "--detach"], "--detach: not possible with --backend debug"),
     ],
 )
-def test_options_that_contradict_are_refused(
+def test_contradictory_options_are_rejected(
     run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
 ) -> None:
     assert main([*run, *options]) == 2
@@ -62,29 +68,28 @@ def test_options_that_contradict_are_refused(
     assert not (tmp_path / "store").exists()
 
 
-def test_without_slurms_commands_the_run_says_so_at_once(
+def test_missing_slurm_commands_are_reported_before_the_run(
     run: list[str], placement: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert main([*run, "--backend", "slurm", "--placement", placement]) == 2
     said = capsys.readouterr().err
-    assert "sbatch, squeue, scancel, scontrol cannot be found on the PATH" in said
+    assert "sbatch, squeue, scancel, scontrol not found on the PATH" in said
     assert "use --backend local" in said
 
 
-def test_a_placement_file_that_is_wrong_names_its_field(
+def test_an_error_in_the_placement_file_names_its_field(
     run: list[str], placement: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path(placement).write_text("[kind.sft]\nnum_threads = 3\n")
     assert main([*run, "--backend", "slurm", "--placement", placement]) == 2
     assert (
-        "placement.toml: kind.sft.num_threads: found 3; allowed: at most cpus_per_task, which is 1."
-        in capsys.readouterr().err
+        "placement.toml: kind.sft.num_threads: expected at most cpus_per_task, which is 1, got 3." in capsys.readouterr().err
     )
 
 
 @pytest.mark.slow
-def test_a_detached_driver_is_a_process_that_goes_on_by_itself_until_it_is_cancelled(
+def test_a_detached_driver_is_a_process_that_keeps_running_until_it_is_cancelled(
     run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
@@ -94,7 +99,7 @@ def test_a_detached_driver_is_a_process_that_goes_on_by_itself_until_it_is_cance
     assert f"log: {store.paths.detached_log('small')}" in said
     pid = json.loads(store.paths.detached("small").read_text())["process"]["pid"]
     assert f"its driver is process {pid} on " in said
-    assert os.getsid(pid) == pid  # a terminal that closes is nothing to it
+    assert os.getsid(pid) == pid  # it survives the end of the terminal
 
     metrics = "*/attempts/*/result/metrics.jsonl"
     wait_until(lambda: any(path.stat().st_size for path in store.paths.stages.glob(metrics)))

@@ -1,4 +1,4 @@
-"""A Slurm job from inside: told to stop it saves and goes back into the queue, started again it goes on, within bounds."""
+"""Inside a Slurm job: asked to stop, it saves and requeues itself; restarted, it resumes, a limited number of times."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from midstudy.recipe.stage import Stage
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 
-DOES: list[Callable[[Store, str], None]] = []
-"""What the stages of this test do, one after the other; the last one for all that follow."""
+ACTIONS: list[Callable[[Store, str], None]] = []
+"""What the stages of this test do, one after the other; the last entry also applies to all later stages."""
 
 
-def execute(store: Store, identity: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
-    act = DOES.pop(0) if len(DOES) > 1 else DOES[0]
-    act(store, identity)
+def execute(store: Store, stage_id: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
+    act = ACTIONS.pop(0) if len(ACTIONS) > 1 else ACTIONS[0]
+    act(store, stage_id)
     if should_stop():
-        raise RuntimeError("told to stop")
-    wanted = store.requested(identity)
-    store.attempt(identity).publish(
+        raise RuntimeError("asked to stop")
+    wanted = store.requested(stage_id)
+    store.attempt(stage_id).publish(
         kind=wanted["kind"],
         label=wanted["label"],
         recipe=wanted["recipe"],
@@ -45,16 +45,16 @@ def execute(store: Store, identity: str, *, should_stop: Callable[[], bool], **o
     )
 
 
-def tells(number: signal.Signals) -> Callable[[Store, str], None]:
-    return lambda store, identity: os.kill(os.getpid(), number)
+def send_self(number: signal.Signals) -> Callable[[Store, str], None]:
+    return lambda store, stage_id: os.kill(os.getpid(), number)
 
 
-def nothing(store: Store, identity: str) -> None:
+def nothing(store: Store, stage_id: str) -> None:
     pass
 
 
 class Scontrol(SlurmCommands):
-    """Keeps what it is asked, and says what `scontrol show job` is to say."""
+    """Record the commands; `scontrol show job` prints `shown`."""
 
     def __init__(self, shown: str = "JobId=7 JobState=RUNNING PreemptTime=None") -> None:
         self.shown, self.asked = shown, [""]
@@ -69,11 +69,11 @@ class Scontrol(SlurmCommands):
 
 @pytest.fixture
 def scontrol(monkeypatch: pytest.MonkeyPatch) -> Scontrol:
-    """This process as the Slurm job 7."""
+    """Make this process look like Slurm job 7, with a fake `scontrol`."""
     for name, value in {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1"}.items():
         monkeypatch.setenv(name, value)
     commands = Scontrol()
-    monkeypatch.setattr(job_module, "requeue", lambda told: requeue(told, commands))
+    monkeypatch.setattr(job_module, "requeue", lambda received: requeue(received, commands))
     return commands
 
 
@@ -99,16 +99,16 @@ def job_of(store: Store, *stages: Stage) -> Job:
     return job
 
 
-def test_told_of_preemption_or_its_time_limit_it_goes_back_into_the_queue_and_on_from_there(
+def test_a_job_signalled_before_preemption_or_its_time_limit_is_requeued_and_resumes(
     store: Store, scontrol: Scontrol
 ) -> None:
     first, second = fake_stage("first"), fake_stage("second")
     job = job_of(store, first, second)
-    DOES[:] = [nothing, tells(signal.SIGUSR2), nothing]
+    ACTIONS[:] = [nothing, send_self(signal.SIGUSR2), nothing]
     run_job(str(store.root), job.name)
     assert scontrol.asked[1:] == ["scontrol requeue 7"]
     assert (store.has(first.id), store.has(second.id)) == (True, False)
-    assert job_end(store, job.name) is None  # for a driver it goes on
+    assert job_end(store, job.name) is None  # for a driver, the job is still running
     assert store.failure(second.id) is None
     run_job(str(store.root), job.name)
     assert store.has(second.id)
@@ -117,7 +117,7 @@ def test_told_of_preemption_or_its_time_limit_it_goes_back_into_the_queue_and_on
 
 
 @pytest.mark.parametrize(
-    ("shown", "goes_back"),
+    ("shown", "requeued"),
     [
         ("JobId=7 JobState=RUNNING Reason=None PreemptTime=2026-11-24T12:18:37 SuspendTime=None", True),
         ("JobId=7 JobState=RUNNING Reason=None PreemptTime=None SuspendTime=None", False),
@@ -126,64 +126,64 @@ def test_told_of_preemption_or_its_time_limit_it_goes_back_into_the_queue_and_on
         ("JobId=7 JobState=TIMEOUT Reason=TimeLimit PreemptTime=None SuspendTime=None", False),
     ],
 )
-def test_sigterm_is_preemption_only_where_slurm_says_so(
-    store: Store, scontrol: Scontrol, shown: str, goes_back: bool
+def test_sigterm_counts_as_preemption_only_if_slurm_reports_one(
+    store: Store, scontrol: Scontrol, shown: str, requeued: bool
 ) -> None:
     job = job_of(store, fake_stage("stage"))
     scontrol.shown = shown
-    DOES[:] = [tells(signal.SIGTERM)]
+    ACTIONS[:] = [send_self(signal.SIGTERM)]
     run_job(str(store.root), job.name)
-    assert ("scontrol requeue 7" in scontrol.asked) == goes_back
-    assert job_end(store, job.name) == (None if goes_back else "stopped")
+    assert ("scontrol requeue 7" in scontrol.asked) == requeued
+    assert job_end(store, job.name) == (None if requeued else "stopped")
 
 
-def test_a_job_that_its_study_cancelled_does_not_come_back(store: Store, scontrol: Scontrol) -> None:
+def test_a_job_cancelled_by_its_study_is_not_requeued(store: Store, scontrol: Scontrol) -> None:
     job = job_of(store, fake_stage("stage"))
 
-    def cancelled(store: Store, identity: str) -> None:
+    def cancelled(store: Store, stage_id: str) -> None:
         mark_cancelled(store, job.name)
         os.kill(os.getpid(), signal.SIGUSR2)
 
-    DOES[:] = [cancelled]
+    ACTIONS[:] = [cancelled]
     run_job(str(store.root), job.name)
     assert is_cancelled(store, job.name)
     assert scontrol.asked == [""]
     assert job_end(store, job.name) == "stopped"
 
 
-def test_a_cancellation_reaches_a_job_that_no_signal_reaches(
+def test_a_cancellation_reaches_a_job_without_a_signal(
     store: Store, scontrol: Scontrol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage, later = fake_stage("stage"), fake_stage("later")
     job = job_of(store, stage, later)
-    DOES[:] = [lambda store, identity: mark_cancelled(store, job.name)]
-    monkeypatch.setattr("midstudy.launch.stop._LOOK_EVERY_S", 0.0)
+    ACTIONS[:] = [lambda store, stage_id: mark_cancelled(store, job.name)]
+    monkeypatch.setattr("midstudy.launch.stop._CHECK_EVERY_S", 0.0)
     run_job(str(store.root), job.name)
     assert job_end(store, job.name) == "stopped"
     assert not store.has(stage.id)
     assert store.failure(stage.id) is None
 
 
-@pytest.mark.parametrize("error", [SlurmAwayError("scontrol: no answer"), SlurmRefusedError("scontrol: disabled")])
-def test_where_it_cannot_go_back_it_says_that_it_was_stopped(store: Store, scontrol: Scontrol, error: Exception) -> None:
+@pytest.mark.parametrize("error", [SlurmAwayError("scontrol: no response"), SlurmRefusedError("scontrol: disabled")])
+def test_a_job_that_cannot_be_requeued_reports_that_it_stopped(store: Store, scontrol: Scontrol, error: Exception) -> None:
     job = job_of(store, fake_stage("stage"))
     scontrol.error = error
-    DOES[:] = [tells(signal.SIGUSR2)]
+    ACTIONS[:] = [send_self(signal.SIGUSR2)]
     run_job(str(store.root), job.name)
-    assert job_end(store, job.name) == "stopped"  # and a driver submits its stages anew
+    assert job_end(store, job.name) == "stopped"  # a driver then submits its stages in a new job
 
 
-def test_a_stage_that_start_after_start_does_not_get_on_with_is_given_up(store: Store, scontrol: Scontrol) -> None:
+def test_a_stage_without_progress_over_several_starts_fails(store: Store, scontrol: Scontrol) -> None:
     stage, later = fake_stage("stage"), fake_stage("later")
     job = job_of(store, stage, later)
-    DOES[:] = [tells(signal.SIGUSR2)]
+    ACTIONS[:] = [send_self(signal.SIGUSR2)]
     for number in range(1, MOST_WITHOUT_PROGRESS):
         run_job(str(store.root), job.name)
         assert job_end(store, job.name) is None, number
     run_job(str(store.root), job.name)
     failure = store.failure(stage.id)
     assert failure is not None
-    assert failure["cause"] == "its job was started 5 times (on n1) and never got further"
+    assert failure["cause"] == "its job was started 5 times (on n1) without progress"
     assert failure["where"] == "Slurm job 7 on node n1"
     assert failure["retry"].startswith("midstudy retry --backend slurm --store ")
     assert job_end(store, job.name) == "cut short"
@@ -194,25 +194,25 @@ def test_a_checkpoint_is_progress(store: Store, scontrol: Scontrol) -> None:
     job = job_of(store, fake_stage("stage"))
     steps = iter(range(100))
 
-    def save(store: Store, identity: str) -> None:
-        (store.attempt(identity).checkpoints / f"step-{next(steps)}").mkdir(parents=True)
+    def save(store: Store, stage_id: str) -> None:
+        (store.attempt(stage_id).checkpoints / f"step-{next(steps)}").mkdir(parents=True)
         os.kill(os.getpid(), signal.SIGUSR2)
 
-    DOES[:] = [save]
+    ACTIONS[:] = [save]
     for _ in range(2 * MOST_WITHOUT_PROGRESS):
         run_job(str(store.root), job.name)
     assert job_end(store, job.name) is None
 
 
-def test_what_failed_in_one_start_is_not_tried_in_the_next(store: Store, scontrol: Scontrol) -> None:
+def test_a_stage_that_failed_in_one_start_is_not_retried_in_the_next(store: Store, scontrol: Scontrol) -> None:
     bad, good = fake_stage("bad"), fake_stage("good")
     below = fake_stage("below", bad)
     job = job_of(store, bad, good, below)
 
-    def fail(store: Store, identity: str) -> None:
+    def fail(store: Store, stage_id: str) -> None:
         raise ValueError("bad")
 
-    DOES[:] = [fail, tells(signal.SIGUSR2), nothing]
+    ACTIONS[:] = [fail, send_self(signal.SIGUSR2), nothing]
     run_job(str(store.root), job.name)
     run_job(str(store.root), job.name)
     failure = store.failure(bad.id)
@@ -222,10 +222,10 @@ def test_what_failed_in_one_start_is_not_tried_in_the_next(store: Store, scontro
     assert job_end(store, job.name) == "done"
 
 
-def test_a_job_that_was_given_up_or_submitted_twice_makes_nothing(store: Store, scontrol: Scontrol) -> None:
+def test_a_job_that_was_declared_ended_or_submitted_twice_runs_nothing(store: Store, scontrol: Scontrol) -> None:
     stage = fake_stage("stage")
     job = job_of(store, stage)
-    DOES[:] = [nothing]
+    ACTIONS[:] = [nothing]
     write_submission(store, job.name, Submission(name=job.name, index=None, submitted_at=0.0, id="8"))
     run_job(str(store.root), job.name)
     lost = Exit(text="is unknown to Slurm", cause="lost")
@@ -238,22 +238,22 @@ def test_a_job_that_was_given_up_or_submitted_twice_makes_nothing(store: Store, 
     assert starts(store, job.name) == []
 
 
-def test_an_earlier_start_that_is_still_alive_neither_ends_the_job_nor_requeues_it(store: Store, scontrol: Scontrol) -> None:
+def test_an_earlier_start_that_is_still_alive_neither_ends_nor_requeues_the_job(store: Store, scontrol: Scontrol) -> None:
     stage = fake_stage("stage")
     job = job_of(store, stage)
 
-    def started_elsewhere(store: Store, identity: str) -> None:
+    def started_elsewhere(store: Store, stage_id: str) -> None:
         with store.paths.job_starts(job.name).open("a") as file:
             file.write(store.paths.job_starts(job.name).read_text().replace('"n1"', '"n2"'))
         os.kill(os.getpid(), signal.SIGUSR2)
 
-    DOES[:] = [started_elsewhere]
+    ACTIONS[:] = [started_elsewhere]
     run_job(str(store.root), job.name)
     assert scontrol.asked == [""]
     assert job_end(store, job.name) is None
 
 
-def test_a_forked_worker_is_not_told_for_its_job() -> None:
+def test_a_signal_to_a_forked_worker_does_not_stop_its_job() -> None:
     with stop_signals() as stop:
         child = os.fork()
         if child == 0:

@@ -1,4 +1,4 @@
-"""The Slurm launcher on commands that print what real ones print: the ways in which a cluster misleads, one at a time."""
+"""The Slurm launcher with fake commands that print real output: the ways in which a cluster misleads, one at a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ POLL_S = 5.0
 
 @dataclass
 class FakeSlurm(SlurmCommands):
-    """`listed` and `accounted` map a job's id to what squeue and sacct say of its state; errors are raised by command."""
+    """`listed` and `accounted` map a job's id to its state in squeue and sacct; `errors` maps a command to an exception."""
 
     listed: dict[str, str] = field(default_factory=dict)
     accounted: dict[str, str] = field(default_factory=dict)
@@ -50,10 +50,12 @@ class FakeSlurm(SlurmCommands):
             return f"{self.number}\n"
         if command[0] == "squeue":
             return "".join(
-                f"{one}|{state}|n1|0|{self.reason}|{self.names[one]}|\n" for one, state in self.listed.items() if state
+                f"{job_id}|{state}|n1|0|{self.reason}|{self.names[job_id]}|\n"
+                for job_id, state in self.listed.items()
+                if state
             )
         if command[0] == "sacct":
-            return "".join(f"{one}|{state}|0:0|n1|{self.names[one]}\n" for one, state in self.accounted.items())
+            return "".join(f"{job_id}|{state}|0:0|n1|{self.names[job_id]}\n" for job_id, state in self.accounted.items())
         return ""
 
     def _submit(self, script: str) -> None:
@@ -62,22 +64,22 @@ class FakeSlurm(SlurmCommands):
         ids = [f"{self.number}_{index}" for index in range(int(array[1]) + 1)] if array else [str(self.number)]
         name = re.search(r"--job-name=(\S+)", script)
         assert name is not None
-        for one in ids:
-            self.listed[one], self.names[one] = "PENDING", name[1]
+        for job_id in ids:
+            self.listed[job_id], self.names[job_id] = "PENDING", name[1]
 
     def count(self, name: str) -> int:
         return sum(command[0] == name for command in self.asked)
 
     @property
     def cancelled(self) -> list[list[str]]:
-        """What each scancel was told, but for the names that the jobs must have."""
+        """The arguments of each scancel, except the required `--name`."""
         commands = [command[1:] for command in self.asked if command[0] == "scancel"]
-        assert all(any(word.startswith("--name=") for word in words) for words in commands)  # a number may be another job's
+        assert all(any(word.startswith("--name=") for word in words) for words in commands)  # the id may be another job's
         return [[word for word in words if not word.startswith("--name=")] for words in commands]
 
 
 class Clock:
-    """Time that stands still until a test or a wait moves it."""
+    """A clock that stands still until a test or a sleep advances it."""
 
     def __init__(self) -> None:
         self.now = 1e9
@@ -97,7 +99,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @dataclass
 class Given:
-    """A launcher, its Slurm, and stages that jobs are made of."""
+    """A store, a fake Slurm, and the stages of the test's jobs."""
 
     store: Store
     slurm: FakeSlurm = field(default_factory=FakeSlurm)
@@ -106,7 +108,7 @@ class Given:
     file: PlacementFile = field(default_factory=lambda: PlacementFile(jobs=Jobs(poll_s=POLL_S)))
 
     def launcher(self) -> SlurmLauncher:
-        """One that knows only what is written down, as that of a new driver."""
+        """Return a launcher that knows only what is on disk, like that of a new driver."""
         return SlurmLauncher(self.store, self.file, self.stages, commands=self.slurm, on_notice=self.notices.append)
 
     def job(self, label: str, role: str = "sft") -> Job:
@@ -138,7 +140,7 @@ def given(tmp_path: Path) -> Given:
 # -- submitting -------------------------------------------------------------------------------------------------------
 
 
-def test_equal_jobs_are_one_array_and_others_a_job_each(given: Given) -> None:
+def test_jobs_with_equal_placements_become_one_array(given: Given) -> None:
     given.file = PlacementFile({(None, None): {"partition": "gpu"}, ("evaluation", None): {"partition": "cpu"}})
     leaves = [given.job(f"leaf{number}") for number in range(3)]
     other = given.job("other", role="evaluation")
@@ -147,7 +149,7 @@ def test_equal_jobs_are_one_array_and_others_a_job_each(given: Given) -> None:
     assert given.slurm.count("sbatch") == 2
 
 
-def test_what_is_asked_of_slurm_is_what_the_placement_file_says(given: Given) -> None:
+def test_the_batch_script_requests_what_the_placement_file_says(given: Given) -> None:
     fields = {
         "partition": "gpu",
         "account": "us",
@@ -177,7 +179,7 @@ def test_what_is_asked_of_slurm_is_what_the_placement_file_says(given: Given) ->
     assert given.launcher().placement_for([given.stages[job.stage_ids[0]]]).num_ranks == 8
 
 
-def test_small_jobs_ask_for_a_part_of_a_gpu_in_the_clusters_own_words(given: Given) -> None:
+def test_small_jobs_request_part_of_a_gpu_as_the_placement_file_says(given: Given) -> None:
     fields = {"device": "cuda", "jobs_per_gpu": 4, "sbatch": (("gres", "shard:1"),)}
     given.file = PlacementFile({(None, None): fields})
     job = given.job("one")
@@ -187,7 +189,7 @@ def test_small_jobs_ask_for_a_part_of_a_gpu_in_the_clusters_own_words(given: Giv
     assert not any("gpus-per-node" in line for line in lines)
 
 
-def test_the_pickle_is_there_before_the_job_and_carries_a_path_and_a_name(given: Given) -> None:
+def test_the_pickle_is_written_before_submission_and_holds_only_a_path_and_a_name(given: Given) -> None:
     job = given.job("one")
     folder = given.store.paths.job_submitit(job.name)
     seen: list[bytes] = []
@@ -203,7 +205,7 @@ def test_the_pickle_is_there_before_the_job_and_carries_a_path_and_a_name(given:
 
 
 @pytest.mark.parametrize(
-    ("said", "may_pass"),
+    ("message", "may_pass"),
     [
         ("Batch job submission failed: Invalid partition name specified", False),
         ("Batch job submission failed: Requested node configuration is not available", False),
@@ -218,20 +220,20 @@ def test_the_pickle_is_there_before_the_job_and_carries_a_path_and_a_name(given:
         ("Batch job submission failed: Required partition not available (inactive or drain)", True),
     ],
 )
-def test_a_refusal_says_whether_it_may_pass(given: Given, said: str, may_pass: bool) -> None:
+def test_a_refusal_is_classified_as_temporary_or_permanent(given: Given, message: str, may_pass: bool) -> None:
     job = given.job("one")
-    given.slurm.errors["sbatch"] = SlurmRefusedError(f"sbatch: sbatch: error: {said}")
+    given.slurm.errors["sbatch"] = SlurmRefusedError(f"sbatch: sbatch: error: {message}")
     refusal = given.launcher().submit([job])[job.name]
     assert refusal.may_pass == may_pass
-    assert said in refusal.text
+    assert message in refusal.text
     assert read_submission(given.store, job.name) is None
     del given.slurm.errors["sbatch"]
     assert given.launcher().submit([job]) == {}
 
 
-def test_a_submission_whose_answer_was_lost_is_looked_for_before_it_is_made_again(given: Given, time: Clock) -> None:
+def test_a_submission_without_an_answer_is_looked_up_before_it_is_repeated(given: Given, time: Clock) -> None:
     job, launcher = given.job("one"), given.launcher()
-    given.slurm.errors["sbatch"] = SlurmAwayError("sbatch: no answer within 30 s")
+    given.slurm.errors["sbatch"] = SlurmAwayError("sbatch: no response within 30 s")
     assert launcher.submit([job])[job.name].may_pass
     del given.slurm.errors["sbatch"]
     time.pass_by(2.0)
@@ -240,9 +242,9 @@ def test_a_submission_whose_answer_was_lost_is_looked_for_before_it_is_made_agai
     assert given.slurm.count("sbatch") == 1
 
 
-def test_a_submission_that_never_arrived_is_made_again_once_it_cannot_arrive_any_more(given: Given, time: Clock) -> None:
+def test_a_submission_that_never_arrived_is_repeated_once_it_can_no_longer_arrive(given: Given, time: Clock) -> None:
     job, launcher = given.job("one"), given.launcher()
-    given.slurm.errors["sbatch"] = SlurmAwayError("sbatch: no answer within 30 s")
+    given.slurm.errors["sbatch"] = SlurmAwayError("sbatch: no response within 30 s")
     launcher.submit([job])
     given.slurm.listed.clear()
     del given.slurm.errors["sbatch"]
@@ -254,47 +256,47 @@ def test_a_submission_that_never_arrived_is_made_again_once_it_cannot_arrive_any
     assert given.id_of(job) == "102"
 
 
-def test_the_next_driver_finds_jobs_by_name_whose_numbers_the_last_one_did_not_write_down(given: Given) -> None:
+def test_the_next_driver_finds_jobs_by_name_if_their_ids_were_not_written(given: Given) -> None:
     jobs = [given.job("one"), given.job("two")]
-    given.slurm.errors["sbatch"] = SlurmAwayError("sbatch: no answer within 30 s")  # as if the driver had died here
+    given.slurm.errors["sbatch"] = SlurmAwayError("sbatch: no response within 30 s")  # as if the driver had died here
     given.launcher().submit(jobs)
     assert [given.id_of(job) for job in jobs] == [None, None]
     assert given.launcher().live(jobs) == {job.name for job in jobs}
     assert [given.id_of(job) for job in jobs] == ["101_0", "101_1"]
 
 
-def test_a_number_that_a_new_cluster_gives_to_another_job_is_not_taken_for_ours(given: Given, time: Clock) -> None:
+def test_an_id_reused_for_another_job_is_not_mistaken_for_ours(given: Given, time: Clock) -> None:
     job, launcher = given.job("one"), given.launcher()
     launcher.submit([job])
     given.slurm.listed = {"101": "RUNNING"}
-    given.slurm.names = {"101": "somebody-elses"}
+    given.slurm.names = {"101": "another-users"}
     assert launcher.poll([job]) == {}
     ended = exits(launcher, job, time, LOST_AFTER_S + 2 * POLL_S)
     assert ended is not None
     assert ended.cause == "lost"
 
 
-# -- following --------------------------------------------------------------------------------------------------------
+# -- polling ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def one(given: Given) -> tuple[Job, SlurmLauncher]:
-    """A job that was submitted as 101."""
+def submitted(given: Given) -> tuple[Job, SlurmLauncher]:
+    """A job that was submitted as Slurm job 101, and its launcher."""
     job, launcher = given.job("one"), given.launcher()
     launcher.submit([job])
     return job, launcher
 
 
 def exits(launcher: SlurmLauncher, job: Job, time: Clock, duration_s: float) -> Exit | None:
-    """What polling for so long gives."""
+    """Poll for `duration_s`; return the job's end, None if it has not ended."""
     for _ in range(int(duration_s / POLL_S) + 1):
-        if (found := launcher.poll([job]).get(job.name)) is not None:
-            return found
+        if (ended := launcher.poll([job]).get(job.name)) is not None:
+            return ended
         time.pass_by(POLL_S)
     return None
 
 
-def test_a_queue_is_asked_once_for_all_jobs_and_not_at_every_look(given: Given, time: Clock) -> None:
+def test_the_queue_is_queried_once_for_all_jobs_and_not_at_every_poll(given: Given, time: Clock) -> None:
     jobs, launcher = [given.job(f"leaf{number}") for number in range(50)], given.launcher()
     launcher.submit(jobs)
     for _ in range(20):
@@ -313,15 +315,19 @@ def test_a_queue_is_asked_once_for_all_jobs_and_not_at_every_look(given: Given, 
         ("FAILED", "exited", "was ended by Slurm: FAILED, exit status 0 (Slurm job 101 on node n1)"),
     ],
 )
-def test_an_end_has_slurms_cause(given: Given, one: tuple[Job, SlurmLauncher], state: str, cause: Cause, text: str) -> None:
-    job, launcher = one
+def test_an_end_has_slurms_cause(
+    given: Given, submitted: tuple[Job, SlurmLauncher], state: str, cause: Cause, text: str
+) -> None:
+    job, launcher = submitted
     given.slurm.listed["101"] = state
     assert launcher.poll([job]) == {job.name: Exit(text=text, cause=cause)}
 
 
 @pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED"])
-def test_an_end_that_slurm_takes_back_is_none(given: Given, one: tuple[Job, SlurmLauncher], time: Clock, state: str) -> None:
-    job, launcher = one
+def test_an_end_that_slurm_revokes_does_not_count(
+    given: Given, submitted: tuple[Job, SlurmLauncher], time: Clock, state: str
+) -> None:
+    job, launcher = submitted
     given.slurm.listed["101"] = state
     assert launcher.live([job]) == {job.name}
     assert exits(launcher, job, time, SETTLE_S / 2) is None
@@ -331,27 +337,27 @@ def test_an_end_that_slurm_takes_back_is_none(given: Given, one: tuple[Job, Slur
     ended = exits(launcher, job, time, 2 * SETTLE_S)
     assert ended is not None
     assert ended.cause == {"NODE_FAIL": "node failed", "PREEMPTED": "preempted"}[state]
-    assert given.slurm.cancelled == [["101"]]  # should it come back now, somebody else makes its stages
-    given.slurm.listed["101"] = "CANCELLED"  # and whoever drives next is told the cause, not what came of the cancelling
+    assert given.slurm.cancelled == [["101"]]  # if it came back now, another job would run its stages
+    given.slurm.listed["101"] = "CANCELLED"  # the next driver gets the cause, not the cancellation
     assert exits(SlurmLauncher(given.store, commands=given.slurm), job, time, POLL_S) == ended
 
 
-def test_a_job_that_is_in_no_list_is_lost_after_a_while(given: Given, one: tuple[Job, SlurmLauncher], time: Clock) -> None:
-    job, launcher = one
+def test_an_unlisted_job_is_lost_after_a_while(given: Given, submitted: tuple[Job, SlurmLauncher], time: Clock) -> None:
+    job, launcher = submitted
     given.slurm.listed.clear()
     assert exits(launcher, job, time, LOST_AFTER_S - POLL_S) is None
     ended = exits(launcher, job, time, 2 * POLL_S)
     assert ended == Exit(text="is unknown to Slurm: neither squeue nor sacct lists it (Slurm job 101)", cause="lost")
 
 
-def test_a_job_that_slurm_starts_just_when_it_was_given_up_is_ended_before_another_makes_its_stages(
-    given: Given, one: tuple[Job, SlurmLauncher], time: Clock
+def test_a_job_that_starts_just_after_it_was_declared_lost_is_cancelled_before_another_runs_its_stages(
+    given: Given, submitted: tuple[Job, SlurmLauncher], time: Clock
 ) -> None:
-    job, launcher = one
+    job, launcher = submitted
     given.slurm.listed.clear()
     while (known := read_submission(given.store, job.name)) is not None and known.ended is None:
         assert exits(launcher, job, time, 0.0) is None
-    given.slurm.listed["101"] = "RUNNING"  # it came up before it could read that it is taken for ended
+    given.slurm.listed["101"] = "RUNNING"  # it started before it could read its own end
     assert exits(launcher, job, time, 3 * POLL_S) is None
     assert given.slurm.cancelled[0] == ["101"]
     given.slurm.listed["101"] = "CANCELLED"
@@ -360,34 +366,34 @@ def test_a_job_that_slurm_starts_just_when_it_was_given_up_is_ended_before_anoth
     assert ended.cause == "lost"
 
 
-def test_a_job_that_the_controller_has_forgotten_is_asked_of_the_database(
-    given: Given, one: tuple[Job, SlurmLauncher], time: Clock
+def test_a_job_that_the_controller_no_longer_lists_is_looked_up_in_the_database(
+    given: Given, submitted: tuple[Job, SlurmLauncher], time: Clock
 ) -> None:
-    job, launcher = one
+    job, launcher = submitted
     given.slurm.listed.clear()
-    given.slurm.accounted["101"] = "RUNNING"  # it trails
+    given.slurm.accounted["101"] = "RUNNING"  # the database lags
     assert launcher.poll([job]) == {}
     time.pass_by(POLL_S)
     given.slurm.accounted["101"] = "CANCELLED by 0"
     assert launcher.poll([job])[job.name].text == "was ended by Slurm: CANCELLED by 0 (Slurm job 101 on node n1)"
 
 
-def test_a_database_that_is_away_is_waited_for_and_said_once(
-    given: Given, one: tuple[Job, SlurmLauncher], time: Clock
+def test_an_unresponsive_database_is_waited_for_and_reported_once(
+    given: Given, submitted: tuple[Job, SlurmLauncher], time: Clock
 ) -> None:
-    job, launcher = one
+    job, launcher = submitted
     given.slurm.listed.clear()
     given.slurm.errors["sacct"] = SlurmAwayError("sacct: Problem talking to the database: Connection refused")
     assert exits(launcher, job, time, SACCT_AWAY_S - 2 * POLL_S) is None
     assert len(given.notices) == 1
-    assert given.notices[0].startswith("sacct does not answer, waiting for it; jobs go on meanwhile")
+    assert given.notices[0].startswith("sacct does not respond, waiting for it; jobs keep running (")
     ended = exits(launcher, job, time, 4 * POLL_S)
     assert ended is not None
     assert ended.cause == "lost"
 
 
-def test_a_cluster_without_accounting_is_done_without(given: Given, one: tuple[Job, SlurmLauncher], time: Clock) -> None:
-    job, launcher = one
+def test_a_cluster_without_accounting_works(given: Given, submitted: tuple[Job, SlurmLauncher], time: Clock) -> None:
+    job, launcher = submitted
     given.slurm.listed.clear()
     given.slurm.errors["sacct"] = SlurmRefusedError("sacct: Slurm accounting storage is disabled")
     ended = exits(launcher, job, time, LOST_AFTER_S + POLL_S)
@@ -395,22 +401,22 @@ def test_a_cluster_without_accounting_is_done_without(given: Given, one: tuple[J
     assert ended.cause == "lost"
 
 
-def test_while_the_controller_is_away_nobody_has_ended_and_nobody_is_dead(
-    given: Given, one: tuple[Job, SlurmLauncher], time: Clock
+def test_no_job_ends_or_dies_while_the_controller_is_unresponsive(
+    given: Given, submitted: tuple[Job, SlurmLauncher], time: Clock
 ) -> None:
-    job, launcher = one
+    job, launcher = submitted
     given.slurm.errors["squeue"] = SlurmAwayError("squeue: Unable to contact slurm controller (connect failure)")
     assert exits(launcher, job, time, 3_600.0) is None
     assert launcher.live([job]) == {job.name}
     del given.slurm.errors["squeue"]
     launcher.poll([job])
-    assert [notice.partition(" answer")[0] for notice in given.notices] == ["Slurm does not", "Slurm"]
+    assert [notice.partition(" respond")[0] for notice in given.notices] == ["Slurm does not", "Slurm"]
 
 
-def test_a_job_that_says_it_is_done_is_believed_and_ended_where_it_hangs(
-    given: Given, one: tuple[Job, SlurmLauncher], time: Clock
+def test_a_job_that_reports_its_end_counts_as_ended_and_is_cancelled_if_it_hangs(
+    given: Given, submitted: tuple[Job, SlurmLauncher], time: Clock
 ) -> None:
-    job, launcher = one
+    job, launcher = submitted
     given.slurm.listed["101"] = "RUNNING"
     write_end(given.store, job.name, "done")
     assert launcher.poll([job]) == {job.name: Exit(text="ended", cause="exited")}
@@ -422,10 +428,10 @@ def test_a_job_that_says_it_is_done_is_believed_and_ended_where_it_hangs(
     assert given.slurm.cancelled == [["101"]]
 
 
-def test_a_job_that_completed_without_a_word_is_given_time_for_the_word_to_show(
-    given: Given, one: tuple[Job, SlurmLauncher], time: Clock
+def test_a_completed_job_gets_time_for_its_result_to_become_visible(
+    given: Given, submitted: tuple[Job, SlurmLauncher], time: Clock
 ) -> None:
-    job, launcher = one
+    job, launcher = submitted
     given.slurm.listed["101"] = "COMPLETED"
     assert exits(launcher, job, time, SETTLE_S / 2) is None
     write_end(given.store, job.name, "stopped")
@@ -433,37 +439,37 @@ def test_a_job_that_completed_without_a_word_is_given_time_for_the_word_to_show(
     assert exits(launcher, job, time, 2 * POLL_S) == ended
 
 
-def test_a_job_that_slurm_holds_after_it_could_not_start_it_is_released(
-    given: Given, one: tuple[Job, SlurmLauncher], time: Clock
+def test_a_job_held_after_a_failed_start_is_released(
+    given: Given, submitted: tuple[Job, SlurmLauncher], time: Clock
 ) -> None:
-    job, launcher = one
+    job, launcher = submitted
     given.slurm.reason = "launch failed requeued held"
     assert launcher.poll([job]) == {}
     assert ["scontrol", "release", "101"] in given.slurm.asked
 
 
-def test_a_job_that_was_never_handed_over_is_not_live(given: Given) -> None:
+def test_a_job_that_was_never_submitted_is_not_live(given: Given) -> None:
     job = given.job("one")
     assert given.launcher().live([job]) == set()
     assert given.slurm.asked == []
     assert given.launcher().poll([job])[job.name] == Exit(text="was never submitted", cause="lost")
 
 
-def test_what_slurm_says_of_jobs_is_shown(given: Given) -> None:
+def test_ids_nodes_and_states_of_jobs_are_shown(given: Given) -> None:
     jobs, launcher = [given.job("one"), given.job("two")], given.launcher()
     launcher.submit(jobs)
     given.slurm.listed["101_0"] = "RUNNING"
     given.slurm.reason = "Priority"
     shown = launcher.places(jobs)
     assert shown[jobs[1].name] == "Slurm job 101_1 on node n1 PENDING (Priority)"
-    given.slurm.errors["squeue"] = SlurmAwayError("squeue: no answer within 30 s")
+    given.slurm.errors["squeue"] = SlurmAwayError("squeue: no response within 30 s")
     assert given.launcher().places(jobs)[jobs[0].name] == "Slurm job 101_0"
 
 
-# -- ending -----------------------------------------------------------------------------------------------------------
+# -- cancelling -------------------------------------------------------------------------------------------------------
 
 
-def test_cancelling_ends_what_waits_tells_what_runs_and_ends_it_if_it_does_not_listen(given: Given, time: Clock) -> None:
+def test_cancelling_ends_pending_jobs_signals_running_ones_and_kills_those_that_ignore_it(given: Given, time: Clock) -> None:
     waits, runs, leaves = (given.job(name) for name in ("waits", "runs", "leaves"))
     launcher = SlurmLauncher(given.store, given.file, given.stages, commands=given.slurm, grace_s=10.0)
     launcher.submit([waits, runs, leaves])
@@ -490,21 +496,21 @@ def test_cancelling_ends_what_waits_tells_what_runs_and_ends_it_if_it_does_not_l
     assert [is_cancelled(given.store, job.name) for job in (waits, runs, leaves)] == [True, True, False]
 
 
-def test_cancelling_has_a_deadline_also_where_slurm_is_away(
-    given: Given, one: tuple[Job, SlurmLauncher], time: Clock
+def test_cancelling_has_a_deadline_even_if_slurm_is_unresponsive(
+    given: Given, submitted: tuple[Job, SlurmLauncher], time: Clock
 ) -> None:
-    job, launcher = one
-    given.slurm.errors |= {name: SlurmAwayError(f"{name}: no answer") for name in ("squeue", "scancel")}
+    job, launcher = submitted
+    given.slurm.errors |= {name: SlurmAwayError(f"{name}: no response") for name in ("squeue", "scancel")}
     began = time.now
     launcher.cancel([job])
     assert time.now - began < 180.0
-    assert is_cancelled(given.store, job.name)  # the job looks for it itself
+    assert is_cancelled(given.store, job.name)  # the job checks this itself
 
 
 # -- logs -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_log_of_a_stage_is_that_of_the_first_rank_and_of_the_last_start(given: Given) -> None:
+def test_a_stages_log_is_from_the_first_rank_and_the_last_start(given: Given) -> None:
     job = given.job("one")
     folder = given.store.paths.job_submitit(job.name)
     folder.mkdir(parents=True)
@@ -516,4 +522,4 @@ def test_the_log_of_a_stage_is_that_of_the_first_rank_and_of_the_last_start(give
     assert log.name == "101_3_0_log.out"
     assert stage_log(given.store, job.stage_ids[0], job.name) == [mark.strip(), "second"]
     os.truncate(log, len("module load\n"))
-    assert stage_log(given.store, job.stage_ids[0], job.name) == ["module load"]  # Python did not come up
+    assert stage_log(given.store, job.stage_ids[0], job.name) == ["module load"]  # Python did not start

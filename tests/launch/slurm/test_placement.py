@@ -1,4 +1,4 @@
-"""Placement files: the most specific table wins, and what cannot be is said by its dotted path before anything runs."""
+"""Placement files: the most specific table wins, and errors are reported by dotted path before anything runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ def test_the_most_specific_table_wins(tmp_path: Path) -> None:
         (kind, size): file.place(stage(kind, size)).resources
         for kind, size in (("data", ""), ("pretrain", "70m"), ("sft", "160m"), ("sft", "70m"))
     }
-    shown = {key: (one.partition, one.time_limit_min, one.memory_gb, one.cpus_per_task) for key, one in placed.items()}
+    shown = {
+        key: (resources.partition, resources.time_limit_min, resources.memory_gb, resources.cpus_per_task)
+        for key, resources in placed.items()
+    }
     assert shown == {
         ("data", ""): ("a", 10, 1, 1),
         ("pretrain", "70m"): ("a", 20, 2, 2),
@@ -58,14 +61,14 @@ def test_the_most_specific_table_wins(tmp_path: Path) -> None:
     }
 
 
-def test_small_jobs_share_a_gpu_in_the_parts_that_the_cluster_has(tmp_path: Path) -> None:
+def test_small_jobs_share_a_gpu_in_parts_that_the_cluster_defines(tmp_path: Path) -> None:
     text = '[kind.sft]\ndevice = "cuda"\njobs_per_gpu = 4\nsbatch = {gres = "shard:1"}\n'
     place = read(tmp_path, text).place(stage("sft", "70m"))
     assert place.compute == Placement(device="cuda", jobs_per_gpu=4)
     assert (place.resources.gpus_per_node, place.resources.sbatch) == (0, (("gres", "shard:1"),))
 
 
-def test_one_table_says_what_is_asked_for_and_how_it_computes(tmp_path: Path) -> None:
+def test_one_table_sets_resources_and_compute_placement(tmp_path: Path) -> None:
     text = '[default]\nnodes = 2\nnum_ranks = 4\ndevice = "cuda"\ngpus_per_node = 2\nsbatch = {mail_type = "END"}\n'
     place = read(tmp_path, text + 'setup = ["module load cuda"]\n[jobs]\nat_a_time = 7').place(stage("sft"))
     assert place.compute == Placement(device="cuda", num_ranks=4)
@@ -75,7 +78,7 @@ def test_one_table_says_what_is_asked_for_and_how_it_computes(tmp_path: Path) ->
     assert hash(place) == hash(read(tmp_path, text + 'setup = ["module load cuda"]').place(stage("midtrain")))
 
 
-def test_an_empty_file_leaves_all_to_the_cluster(tmp_path: Path) -> None:
+def test_an_empty_file_leaves_everything_to_the_cluster(tmp_path: Path) -> None:
     file = read(tmp_path, "")
     assert file.jobs == Jobs()
     assert file.place(stage("sft", "70m")).compute == Placement()
@@ -83,22 +86,22 @@ def test_an_empty_file_leaves_all_to_the_cluster(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "path", "found", "allowed"),
+    ("text", "path", "got", "expected"),
     [
-        ("[defaults]", "defaults", "a name it does not know", "default, size, kind, jobs, driver"),
-        ("[default]\nmemory = 3", "default.memory", "a name it does not know", "memory_gb"),
-        ("[size.70M]", "size.70M", "a name it does not know", "70m"),
-        ("[kind.finetune]", "kind.finetune", "a name it does not know", "sft"),
-        ("[kind.sft.size.7b]", "kind.sft.size.7b", "a name it does not know", "1b"),
+        ("[defaults]", "defaults", "an unknown name", "default, size, kind, jobs, driver"),
+        ("[default]\nmemory = 3", "default.memory", "an unknown name", "memory_gb"),
+        ("[size.70M]", "size.70M", "an unknown name", "70m"),
+        ("[kind.finetune]", "kind.finetune", "an unknown name", "sft"),
+        ("[kind.sft.size.7b]", "kind.sft.size.7b", "an unknown name", "1b"),
         ('[default]\ntime_limit_min = "4:00:00"', "default.time_limit_min", "4:00:00", "a whole number of minutes"),
         ("[kind.sft]\nnum_ranks = 3\nnodes = 2", "kind.sft.num_ranks", "3", "a multiple of the 2 nodes"),
         ("[default]\nnum_threads = 8", "default.num_threads", "8", "at most cpus_per_task, which is 1"),
-        ('[size.1b]\ndevice = "cuda"', "size.1b.gpus_per_node", "0", "at least 1, one a rank"),
+        ('[size.1b]\ndevice = "cuda"', "size.1b.gpus_per_node", "0", "at least 1, one per rank"),
         (
             '[size.70m]\ndevice = "cuda"\ngpus_per_node = 1\njobs_per_gpu = 4',
             "size.70m.jobs_per_gpu",
             "4 with gpus_per_node = 1",
-            "a part of a GPU among sbatch's parameters",
+            "part of a GPU among the sbatch parameters",
         ),
         ("[default]\njobs_per_gpu = 4", "default.jobs_per_gpu", "4 with device cpu", "1, or more with device"),
         ('[default]\ndevice = "gpu"', "default.device", "gpu", "cpu, cuda"),
@@ -106,26 +109,27 @@ def test_an_empty_file_leaves_all_to_the_cluster(tmp_path: Path) -> None:
         ('[default]\nsetup = "module load cuda"', "default.setup", "a value of type str", "a list of lines"),
         ('[default]\npartition = "a\\nb"', "default.partition", "'a\\nb'", "a name, in quotes"),
         ("[jobs]\nat_a_time = 0", "jobs.at_a_time", "0", "at least 1"),
-        ('[driver]\ndevice = "cpu"', "driver.device", "a name it does not know", "partition"),
+        ('[driver]\ndevice = "cpu"', "driver.device", "an unknown name", "partition"),
         ("size = 3", "size", "a value of type int", "a table"),
     ],
 )
-def test_what_cannot_be_is_said_by_its_path(tmp_path: Path, text: str, path: str, found: str, allowed: str) -> None:
+def test_an_invalid_field_is_reported_by_its_path(tmp_path: Path, text: str, path: str, got: str, expected: str) -> None:
     with pytest.raises(ValueError, match=r"--placement .*placement.toml: ") as caught:
         read(tmp_path, text)
-    said = str(caught.value)
-    assert f"placement.toml: {path}: found {found}" in said
-    assert allowed in said
+    before, _, after = str(caught.value).partition(", got ")
+    assert f"placement.toml: {path}: expected " in before
+    assert expected in before
+    assert after.startswith(got)
 
 
-def test_a_file_that_is_no_toml_or_not_there_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_not_toml_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"placement.toml: not TOML \(Expected '\]' at the end"):
         read(tmp_path, "[default")
     with pytest.raises(ValueError, match=r"absent.toml: cannot be read \(No such file"):
         read_placement_file(tmp_path / "absent.toml")
 
 
-def test_the_example_in_the_tree_is_one() -> None:
+def test_the_example_file_is_valid() -> None:
     file = read_placement_file(EXAMPLE)
     assert file.place(stage("sft", "1b")).compute.num_ranks == 4
     assert file.place(stage("evaluation", "1b")).compute.num_ranks == 1

@@ -1,4 +1,4 @@
-"""What Slurm prints, read: text captured from Slurm 22.05, and what only larger clusters print."""
+"""Parsing Slurm's output: text captured from Slurm 22.05, and forms that only larger clusters print."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ SACCT = """\
 """
 
 
-def test_both_lists_say_the_same_of_how_jobs_ended() -> None:
+def test_squeue_and_sacct_agree_on_how_jobs_ended() -> None:
     for jobs in (parse_squeue(SQUEUE), parse_sacct(SACCT)):
         ended = {job.index: job for job in jobs if job.name == "61d847ff6331e574-098788b4" and job.has_ended}
         assert {index: job.cause for index, job in ended.items()} == {
             0: "killed",  # by SIGKILL
             1: "exited",  # with status 3
-            2: "exited",  # abort() is the code's own
+            2: "exited",  # by abort(), which is the code's own failure
             3: "exited",
             4: "cancelled",
         }
@@ -58,9 +58,9 @@ def test_both_lists_say_the_same_of_how_jobs_ended() -> None:
         assert ended[2].signal_name == "SIGABRT"
 
 
-def test_jobs_that_wait_and_run_have_not_ended() -> None:
+def test_pending_and_running_jobs_have_not_ended() -> None:
     jobs = {job.id: job for job in parse_squeue(SQUEUE)}
-    assert not any(jobs[one].has_ended for one in ("9104784", "9104785", "9104783_5", "9104791_1", "9104791_9"))
+    assert not any(jobs[job_id].has_ended for job_id in ("9104784", "9104785", "9104783_5", "9104791_1", "9104791_9"))
     assert len([job for job in jobs.values() if job.name == "arr"]) == 9
     assert jobs["9104785"].place == "Slurm job 9104785"
     waiting = {job.id: job for job in parse_sacct(SACCT)}["9104785"]
@@ -78,14 +78,14 @@ def test_jobs_that_wait_and_run_have_not_ended() -> None:
         *((state, None) for state in ("COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "RESIZING", "SPECIAL_EXIT")),
     ],
 )
-def test_every_state_is_an_end_with_a_cause_or_none(state: str, cause: str | None) -> None:
+def test_a_state_is_final_exactly_if_it_has_a_cause(state: str, cause: str | None) -> None:
     job = SlurmJob(id="1", name="a", state=state)
     assert job.has_ended == (cause is not None)
     if cause is not None:
         assert job.cause == cause
 
 
-def test_a_step_that_ran_out_of_memory_says_so_for_its_job() -> None:
+def test_a_step_that_ran_out_of_memory_gives_its_job_that_cause() -> None:
     (job,) = parse_sacct("7|FAILED|9:0|n1|a\n7.batch|FAILED|9:0|n1|batch\n7.0|OUT_OF_MEMORY|0:125|n1|python\n")
     assert job.cause == "out of memory"
 
@@ -102,18 +102,18 @@ def test_a_step_that_ran_out_of_memory_says_so_for_its_job() -> None:
         ("12_[0-...]", []),
     ],
 )
-def test_ids_stand_for_the_tasks_of_an_array(text: str, ids: list[str]) -> None:
+def test_array_ids_expand_to_tasks(text: str, ids: list[str]) -> None:
     assert list(task_ids(text)) == ids
 
 
-def test_a_job_that_could_not_be_started_is_held() -> None:
-    held, waits = parse_squeue("1|PENDING||0|launch failed requeued held|a|\n2|PENDING||0|JobHeldUser|b|\n")
+def test_only_a_job_that_could_not_be_started_counts_as_held() -> None:
+    held, waiting = parse_squeue("1|PENDING||0|launch failed requeued held|a|\n2|PENDING||0|JobHeldUser|b|\n")
     assert held.is_held
-    assert not waits.is_held
+    assert not waiting.is_held
 
 
-class Told(SlurmCommands):
-    """Says what it is told to say, and keeps what it was asked."""
+class CannedCommands(SlurmCommands):
+    """Return a fixed text and record the commands."""
 
     def __init__(self, text: str) -> None:
         self.text, self.asked = text, [""]
@@ -123,8 +123,8 @@ class Told(SlurmCommands):
         return self.text
 
 
-def test_one_question_is_about_all_jobs() -> None:
-    commands = Told(SQUEUE)
+def test_one_query_covers_all_jobs() -> None:
+    commands = CannedCommands(SQUEUE)
     assert len(squeue(commands)) == 17
     commands.text = SACCT
     assert len(sacct(commands, ["other", "never"], since=time.time())) == 7
@@ -146,7 +146,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("said", "status"),
+    ("message", "status"),
     [
         ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)", 1),
         ("slurm_load_jobs error: Socket timed out on send/recv operation", 1),
@@ -154,8 +154,8 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("Unexpected message received for job 11966611", 1),
     ],
 )
-def test_slurm_that_does_not_answer_is_told_from_slurm_that_refuses(path: Path, said: str, status: int) -> None:
-    command(path, "sbatch", f"echo '{said}' >&2; exit {status}")
+def test_an_unresponsive_slurm_is_distinguished_from_a_refusal(path: Path, message: str, status: int) -> None:
+    command(path, "sbatch", f"echo '{message}' >&2; exit {status}")
     with pytest.raises(SlurmAwayError, match="sbatch: "):
         SlurmCommands().run(["sbatch"])
     command(path, "sbatch", "echo 'sbatch: error: invalid partition specified: nope' >&2; exit 1")
@@ -163,17 +163,15 @@ def test_slurm_that_does_not_answer_is_told_from_slurm_that_refuses(path: Path, 
         SlurmCommands().run(["sbatch"])
 
 
-def test_a_command_has_a_deadline_that_its_children_do_not_outlive(path: Path) -> None:
+def test_a_command_that_times_out_is_killed_with_its_children(path: Path) -> None:
     command(path, "squeue", f"sleep 10000 & echo $! > {path}/child; wait")
-    with pytest.raises(SlurmAwayError, match="squeue: no answer within 2 s"):
+    with pytest.raises(SlurmAwayError, match="squeue: no response within 2 s"):
         SlurmCommands().run(["squeue"], timeout_s=2.0)
     child = Process.of(int((path / "child").read_text()))
     wait_until(lambda: child is None or not child.is_alive())
 
 
-def test_a_command_gets_nothing_of_the_persons_formats_or_a_surrounding_job(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_inherits_no_format_variables_and_no_surrounding_job(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SQUEUE_FORMAT", "SBATCH_PARTITION", "SLURM_CONF"):
         monkeypatch.setenv(name, "x")
     command(path, "squeue", "env")
@@ -183,10 +181,10 @@ def test_a_command_gets_nothing_of_the_persons_formats_or_a_surrounding_job(
     }
 
 
-def test_missing_commands_are_said_with_what_to_do(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_commands_are_reported_with_a_remedy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command(path, "sbatch", "")
     monkeypatch.setenv("PATH", str(path))
-    with pytest.raises(ValueError, match=r"squeue, scancel, scontrol cannot be found.*slurm-client.*--backend local"):
+    with pytest.raises(ValueError, match=r"squeue, scancel, scontrol not found.*slurm-client.*--backend local"):
         SlurmCommands().require(path)
-    with pytest.raises(ValueError, match="a path without '%'"):
+    with pytest.raises(ValueError, match="--store: with Slurm, expected a path without '%', got "):
         SlurmCommands().require(path / "100%")

@@ -103,9 +103,9 @@ def statuses(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
 def tensors(store: Store, plan: Plan) -> dict[str, str]:
     """SHA-256 of every published tensor file of the study."""
     return {
-        f"{identity}/{path.relative_to(store.published_folder(identity))}": hashlib.sha256(path.read_bytes()).hexdigest()
-        for identity in plan.stages
-        for path in store.published_folder(identity).rglob("*.safetensors")
+        f"{stage_id}/{path.relative_to(store.published_folder(stage_id))}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for stage_id in plan.stages
+        for path in store.published_folder(stage_id).rglob("*.safetensors")
     }
 
 
