@@ -320,7 +320,7 @@ def main() -> None:
     parser.add_argument(
         "--workload",
         action="append",
-        help="nano, micro, small, 70m (CPU); 70m, 160m, 410m (CUDA); default: all; trial, tiny (both); repeatable",
+        help="nano, micro, small, 70m (CPU); 70m, 160m, 410m (CUDA); default: all; trial (both); repeatable",
     )
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="default: all; repeatable")
     parser.add_argument("--peer", action="append", dest="peers", choices=[*PEERS, "none"], help="default: all; repeatable")

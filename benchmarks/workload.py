@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from midstudy.data.batches import Batches
-from midstudy.data.tokens import read_split
+from midstudy.data.tokens import TokenizedSplit
 from midstudy.recipe import AdamW, Corpus, Cosine, Curriculum, Mixture, Phase, Source, Start, Tokenizer, pythia
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.model import ModelShape
@@ -82,19 +82,20 @@ def curriculum(workload: Workload, precision: str) -> Curriculum:
 
 
 def batches(curriculum: Curriculum, folder: Path) -> Batches:
-    """Return the curriculum's batches, read like in a stage from token files in `folder`, made with Zipf frequencies."""
+    """Return the curriculum's batches, read as in a stage from token files in `folder`, made with Zipf frequencies."""
     vocab_size = curriculum.start.model.vocab_size
     splits = {}
     mixture = curriculum.stretches[0].phase.data
     assert isinstance(mixture, Mixture)
     for seed, part in enumerate(mixture.parts):
-        split_folder = folder / part.corpus.name
-        if not split_folder.exists():
-            split_folder.mkdir()
+        tokens, offsets = (folder / f"{part.corpus.name}.{kind}" for kind in ("tokens", "offsets"))
+        if not tokens.exists():
             ranks = np.random.default_rng(seed).zipf(1.2, size=_TOKENS_PER_CORPUS) % vocab_size
-            ranks.astype("<u2").tofile(split_folder / "train.tokens")
-            np.arange(0, _TOKENS_PER_CORPUS + 1, _DOCUMENT_TOKENS, dtype="<i8").tofile(split_folder / "train.offsets")
-        splits[identify(part.corpus)] = read_split(split_folder, "train")
+            ranks.astype("<u2").tofile(tokens)
+            np.arange(0, _TOKENS_PER_CORPUS + 1, _DOCUMENT_TOKENS, dtype="<i8").tofile(offsets)
+        splits[identify(part.corpus)] = TokenizedSplit(
+            tokens=[np.memmap(tokens, "<u2", "r")], offsets=[np.memmap(offsets, "<i8", "r")], prompt_lengths=None
+        )
     return Batches(curriculum, splits)
 
 

@@ -8,7 +8,7 @@ averages the seeds of an anneal). Here the last states lie within the decay, whi
 
 Mirrors. The paper's code mix and its timing ablation, with a released Pythia as the trunk: one study a step of the release.
 General text here is not what the release was trained on. The control reads the same general text for as many steps, so
-that midtraining is told from mere further training.
+that midtraining is compared with further training alone.
 
 Expected cost. Two CPU-minutes with an exported nano model as the release; about an hour of one CPU core with pythia-70m.
 Raise `num_sequences` and `seq_len` on a GPU.
