@@ -1,20 +1,20 @@
 """Does midtraining bridge pretraining and fine-tuning? The whole study, at micro scale, in minutes on two CPU cores.
 
-Hypothesis. A specialist mix in the middle of training helps fine-tuning on the task that lies close to it in token
-distribution, more than it helps any other task, and costs less general ability than training on the specialist alone
-("Midtraining Bridges Pretraining and Posttraining Distributions", arXiv 2510.14865). Proximity advantage, that is how much
-closer than general text a mix lies to a task, should go with the improvement; an earlier start should help more.
+Hypothesis. A specialist mix in the middle of training helps fine-tuning most on the task whose token distribution is close
+to the mix, and costs less general ability than training on the specialist alone ("Midtraining Bridges Pretraining and
+Posttraining Distributions", arXiv 2510.14865). Proximity advantage (how much closer a mix is to a task than general text
+is) should correlate with the improvement; an earlier start should help more.
 
-Mirrors. Tables 2 and 3 of the paper (SFT loss and general loss after SFT, midtraining against the general-only control
-and against continued pretraining), its timing and weight ablations, and the correlation figure. Mixes, weights, relative
-start points, schedule and optimizer are the paper's; model, data and length are small.
+Mirrors. Tables 2 and 3 of the paper (SFT loss and general loss after SFT, for midtraining, the general-only control and
+continued pretraining), its timing and weight ablations, and its correlation figure. Mixes, weights, relative start points,
+schedule and optimizer are those of the paper; model, data and training length are small.
 
-Expected cost. About 6 CPU-minutes, three to six minutes on two cores depending on the processor, 0.3 GB of disk. The
-defaults finish in six minutes on a processor without bfloat16 instructions: the smallest shape in fp32, every mix on the two
-main tasks (code on the code task and math on word problems are the main contrasts) on three trunk seeds, and everything else
-on the first. `--set full=True` runs everything with every seed. `--set` takes any keyword of `study`: a larger model is
-`"sizes=('micro',)" num_sequences=16 sft_num_sequences=16`, and the paper's own grid is `sizes=('70m','160m','410m','1b')
-total_steps=61035 num_sequences=1024 seq_len=2048 ...` on other data.
+Expected cost. About 6 CPU-minutes, three to six minutes on two cores depending on the processor, 0.3 GB of disk. By default
+the smallest model is trained in fp32, which takes six minutes on a processor without bfloat16 instructions. Every mix runs
+on the two main tasks (code on the code task and math on word problems are the main contrasts) with three trunk seeds;
+everything else runs with the first seed. `--set full=True` runs everything with every seed. `--set` takes any keyword of
+`study`: for a larger model, `"sizes=('micro',)" num_sequences=16 sft_num_sequences=16`; for the paper's grid,
+`sizes=('70m','160m','410m','1b') total_steps=61035 num_sequences=1024 seq_len=2048 ...` on other data.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def study(
     test_items: int = 192,
     full: bool = False,
 ) -> Study:
-    """The study; its keyword arguments are what a sweep varies.
+    """Return the study; `--set` overrides its keyword arguments.
 
     Raises:
         RecipeError: a field cannot be trained; the message names it.
@@ -61,10 +61,10 @@ def study(
     data = data or DataChoice()
     for keyword, seeds in (("trunk_seeds", trunk_seeds), ("sft_seeds", sft_seeds)):
         if not seeds or len(set(seeds)) < len(seeds):
-            raise RecipeError(keyword, got=seeds, expected="at least one seed, each once")
-    limits = {"general": general_bytes} | dict.fromkeys((one.mix for one in MIXES), specialist_bytes)
-    corpora = {one: data.corpus(one, max_bytes=limit) for one, limit in limits.items()}
-    tasks = {one: data.task(one, folder=folder, max_items=task_items) for one, folder in TASKS.items()}
+            raise RecipeError(keyword, expected="at least one seed, each once", got=seeds)
+    limits = {"general": general_bytes} | dict.fromkeys((midtraining.mix for midtraining in MIXES), specialist_bytes)
+    corpora = {corpus: data.corpus(corpus, max_bytes=limit) for corpus, limit in limits.items()}
+    tasks = {task: data.task(task, folder=folder, max_items=task_items) for task, folder in TASKS.items()}
     common: dict[str, Any] = {"total_steps": total_steps, "num_sequences": num_sequences, "seq_len": seq_len}
     common |= {
         "sft_steps": sft_steps,
@@ -81,7 +81,7 @@ def study(
                 arms += grid.everything(trunk_seed=trunk_seed, sft_seed=sft_seed)
             elif sft_seed == sft_seeds[0]:
                 arms += grid.matched_tasks(trunk_seed=trunk_seed, sft_seed=sft_seed)
-            elif trunk_seed == trunk_seeds[0]:  # a second SFT seed replicates no trunk
+            elif trunk_seed == trunk_seeds[0]:  # a second SFT seed adds no replicate of the trunk
                 arms += grid.main_contrasts(trunk_seed=trunk_seed, sft_seed=sft_seed)
     comparisons = comparisons_of(arms, total_steps=total_steps)
     scale = Scale(vocab_size=vocab_size, tokenizer_bytes=tokenizer_bytes)

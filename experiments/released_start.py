@@ -1,14 +1,14 @@
-"""Does midtraining still help a model that others have pretrained, and does averaging its last states help more?
+"""Does midtraining help a released pretrained model, and does averaging its last states help further?
 
-Hypothesis. A code mix on top of a released checkpoint lowers the loss after fine-tuning on code, against as many steps of
-general text from the same checkpoint; the earlier the checkpoint, the more, as earlier start steps do in the paper
-("Midtraining Bridges Pretraining and Posttraining Distributions", arXiv 2510.14865). The mean of the last states of the
-midtraining is no worse than its end (OLMo-core's `ModelMergeCallback` averages last states, outside the decay; OLMo 2
-averages the seeds of an anneal). Here the last states lie within the decay, which leaves averaging least to do.
+Hypothesis. Midtraining a released checkpoint on a code mix lowers the loss after fine-tuning on code, compared with equally
+many steps of general text from the same checkpoint. The earlier the checkpoint, the larger the effect, as for earlier start
+steps in the paper ("Midtraining Bridges Pretraining and Posttraining Distributions", arXiv 2510.14865). The mean of the last
+states of the midtraining is no worse than its final state (OLMo-core's `ModelMergeCallback` averages last states outside the
+decay; OLMo 2 averages the seeds of an anneal). Here the last states are within the decay, where averaging can gain least.
 
-Mirrors. The paper's code mix and its timing ablation, with a released Pythia as the trunk: one study a step of the release.
-General text here is not what the release was trained on. The control reads the same general text for as many steps, so
-that midtraining is compared with further training alone.
+Mirrors. The paper's code mix and its timing ablation, with a released Pythia as the trunk: one study per release step. The
+general text here is not that of the release. The control reads the same general text for equally many steps, so that the
+effect of midtraining is separated from that of further training.
 
 Expected cost. Two CPU-minutes with an exported nano model as the release; about an hour of one CPU core with pythia-70m.
 Raise `num_sequences` and `seq_len` on a GPU.
@@ -50,9 +50,13 @@ def study(
     precision: str = "fp32",
     test_items: int = 192,
 ) -> Study:
-    """The study; `release` is a folder or `hub:OWNER/NAME@COMMIT`, `release_step` the step of its training, if known.
+    """Return the study.
 
-    A trunk seed of the table is here the seed of the order of the data: the release's weights are the same in all arms.
+    The trunk seed of the tables is the seed of the data order: all arms start from the same released weights.
+
+    Args:
+        release: a folder or `hub:OWNER/NAME@COMMIT`.
+        release_step: the training step of the release, if known; else 0.
 
     Raises:
         RecipeError: a field cannot be trained; the message names it.
@@ -60,9 +64,9 @@ def study(
     if not release:
         raise RecipeError(
             "release",
-            got="none",
             expected="a folder of a GPT-NeoX checkpoint, or hub:OWNER/NAME@COMMIT",
-            fix="--set release=FOLDER; `midstudy export` makes one from any state.",
+            got="none",
+            fix="Use --set release=FOLDER; `midstudy export` writes such a folder from any state.",
         )
     data = data or DataChoice()
     general, code = data.corpus("general", max_bytes=6_000_000), data.corpus("code", max_bytes=3_000_000)
@@ -75,7 +79,7 @@ def study(
 
     arms = []
     for seed in data_seeds:
-        # Warmed up from zero, since a release comes without its optimizer.
+        # The warmup starts from zero, because a release has no optimizer state.
         control = scale.continue_from(
             start, general, seed=seed, name=f"go on {start.model.name} seed {seed}", averaged_states=1
         )
@@ -89,10 +93,12 @@ def study(
         question=f"Does code midtraining from {start.weights} help fine-tuning on code, and does averaging its last states?",
         arms=arms,
         comparisons=[
-            Comparison(name=one, title=title, arms=some, references=others, columns=COLUMNS, match=("size", "task"))
-            for one, title, some, others in (
+            Comparison(
+                name=comparison, title=title, arms=compared, references=references, columns=COLUMNS, match=("size", "task")
+            )
+            for comparison, title, compared, references in (
                 ("main", "Code against general text", last, where(arms, mix="control")),
-                ("averaging", "The mean of the last states against the last", mean, last),
+                ("averaging", "The mean of the last states against the last state", mean, last),
             )
         ],
         counts=scale.counts([general, code, pycode], start.tokenizer),

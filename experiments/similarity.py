@@ -1,9 +1,9 @@
-"""How close are the paper's corpora and mixes to its tasks, as bags of tokens? Trains nothing but a tokenizer.
+"""How similar are the paper's corpora and mixes to its tasks, as bags of tokens? Only a tokenizer is trained.
 
 Mirrors. The similarity matrix and the proximity advantages of "Midtraining Bridges Pretraining and Posttraining
-Distributions" (arXiv 2510.14865), on any data: how much closer a mix lies to a task than general text does.
+Distributions" (arXiv 2510.14865), on any data: how much closer a mix is to a task than general text is.
 
-Expected cost. About a CPU-minute. Shares its stages with a `bridging_micro` of the same data.
+Expected cost. About one CPU-minute. Shares its stages with `bridging_micro` on the same data.
 
     midstudy run experiments/similarity.py --data ~/text
 """
@@ -26,14 +26,14 @@ def study(
     specialist_bytes: int | None = 3_000_000,
     task_items: int | None = 2_000,
 ) -> Study:
-    """The study; its keyword arguments are what a sweep varies.
+    """Return the study; `--set` overrides its keyword arguments.
 
     Raises:
         RecipeError: a field is wrong; the message names it.
     """
     data = data or DataChoice()
     general = data.corpus("general", max_bytes=general_bytes)
-    corpora = {one.mix: data.corpus(one.mix, max_bytes=specialist_bytes) for one in MIXES}
+    corpora = {midtraining.mix: data.corpus(midtraining.mix, max_bytes=specialist_bytes) for midtraining in MIXES}
     tasks = [data.task(task, folder=folder, max_items=task_items) for task, folder in TASKS.items()]
     scale = Scale(vocab_size=vocab_size, tokenizer_bytes=tokenizer_bytes)
     return Study(
@@ -42,12 +42,12 @@ def study(
         counts=scale.counts([general, *corpora.values(), *tasks], scale.tokenizer(general)),
         mixes=[
             Mix(
-                name=f"{one.mix} {100 * one.weight:g} %",
-                mixture=Mixture.blend(general, {corpora[one.mix]: one.weight}),
+                name=f"{midtraining.mix} {100 * midtraining.weight:g} %",
+                mixture=Mixture.blend(general, {corpora[midtraining.mix]: midtraining.weight}),
                 reference=general,
-                factors=factors(mix=one.mix, weight=one.weight),
+                factors=factors(mix=midtraining.mix, weight=midtraining.weight),
             )
-            for one in MIXES
+            for midtraining in MIXES
         ],
         notes=data.notes(),
     )

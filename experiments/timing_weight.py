@@ -1,15 +1,17 @@
-"""When to start a midtraining mix and how heavy to make it: every start step with every weight.
+"""When should midtraining start, and at which weight? Every start step is crossed with every weight.
 
-Hypothesis. An early start and a heavy mix are two ways to the same number of specialist tokens; for a mix that lies close to
-its task, the earlier of two arms with as many specialist tokens ends lower after fine-tuning, and a heavy mix from early on
-costs the most general ability ("Midtraining Bridges Pretraining and Posttraining Distributions", arXiv 2510.14865).
+Hypothesis. An early start and a large weight are two ways to the same number of specialist tokens. For a mix close to its
+task, of two arms with equally many specialist tokens the one that starts earlier has the lower loss after fine-tuning; an
+early start at a large weight costs the most general ability ("Midtraining Bridges Pretraining and Posttraining
+Distributions", arXiv 2510.14865).
 
-Mirrors. The paper's timing and weight ablations, which vary one at a time; here they are crossed. Weights, relative start
-points, schedule and optimizer are the paper's; model, data and length are small. In the report, the curve over start steps
-is drawn at `main_weight`, the one over weights at `main_start_step`; the table of arms holds the whole grid.
+Mirrors. The paper's timing and weight ablations, which vary one factor at a time; here they are crossed. Weights, relative
+start points, schedule and optimizer are those of the paper; model, data and training length are small. In the report, the
+curve over start steps is at `main_weight` and the curve over weights at `main_start_step`; the table of arms has the whole
+grid.
 
-Expected cost. About 8 CPU-minutes, 0.5 GB of disk. Reuses what a `bridging_micro` with the same settings has trained: its
-trunks and the code arms of its ablations.
+Expected cost. About 8 CPU-minutes, 0.5 GB of disk. Reuses the trunks and ablation arms of a `bridging_micro` run with the
+same settings.
 
     midstudy run experiments/timing_weight.py
     midstudy run experiments/timing_weight.py --set mix=math --set main_weight=0.12 --set "weights=(0.12, 0.5)"
@@ -50,7 +52,7 @@ def study(
     vocab_size: int = 2_048,
     test_items: int = 192,
 ) -> Study:
-    """The study; its keyword arguments are what a sweep varies.
+    """Return the study; `--set` overrides its keyword arguments.
 
     Raises:
         RecipeError: a field cannot be trained; the message names it.
@@ -59,7 +61,7 @@ def study(
     require_choice("mix", mix, tuple(MATCHED))
     for keyword, main, among in (("main_start_step", main_start_step, start_steps), ("main_weight", main_weight, weights)):
         if main not in among:
-            raise RecipeError(keyword, got=main, expected=f"one of {', '.join(f'{one:g}' for one in among)}")
+            raise RecipeError(keyword, expected=f"one of {', '.join(f'{value:g}' for value in among)}", got=main)
     small: dict[str, Any] = {"total_steps": total_steps, "num_sequences": num_sequences, "seq_len": seq_len}
     small |= {"sft_steps": sft_steps, "sft_num_sequences": num_sequences, "sft_peak_lr": sft_peak_lr, "peak_lr": peak_lr}
     scale = Scale(size=size, precision=precision, vocab_size=vocab_size, test_items=test_items, **small)
@@ -77,14 +79,14 @@ def study(
 
     control, timing, match = where(arms, mix="control"), where(arms, mix=mix, weight=main_weight), ("size", "task")
     comparisons = [
-        Comparison(name=one, title=title, arms=some, references=control, columns=COLUMNS, match=match, along=along)
-        for one, title, some, along in (
+        Comparison(name=key, title=title, arms=compared, references=control, columns=COLUMNS, match=match, along=along)
+        for key, title, compared, along in (
             ("main", "The main arm", where(arms, mix=mix, start_step=main_start_step, weight=main_weight), None),
             ("timing", "When to start", timing, "start_step"),
-            ("weight", "How much", where(arms, mix=mix, start_step=main_start_step), "weight"),
+            ("weight", "At which weight", where(arms, mix=mix, start_step=main_start_step), "weight"),
         )
     ]
-    comparisons += filter(None, [earliest_latest(timing)])  # None where there is one start step
+    comparisons += filter(None, [earliest_latest(timing)])  # None if there is only one start step
     return Study(
         name=name,
         question=f"From which step and at which weight does a {mix} mix help {task.name} most, and at what cost?",
