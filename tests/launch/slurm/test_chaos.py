@@ -596,7 +596,7 @@ def test_whatever_is_killed_meanwhile_a_study_ends_with_the_same_table_and_tenso
     assert cost["recomputed_steps"] == sum(again.values()) > 0
     assert cost["useful_steps"] == calm["useful_steps"]
     assert any(record.environment.get("interruptions") for record in records.values())
-    assert "steps run again after faults" in (store.paths.study(STUDY) / "report" / "report.html").read_text("utf-8")
+    assert "steps repeated after faults" in (store.paths.study(STUDY) / "report" / "report.html").read_text("utf-8")
     print({stages[one].label: number for one, number in again.items() if number}, flush=True)
 
     # Nothing goes on.
