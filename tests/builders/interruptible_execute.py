@@ -41,7 +41,7 @@ TOLD_AT = 20
 """Poll at which training waits. Training polls the stop flag twice per update, so this is in its tenth update."""
 
 
-def until_told(store: Store, stage_id: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
+def until_stopped(store: Store, stage_id: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
     """On its first attempt, let pretraining wait halfway until it is asked to stop."""
     pretrains = store.requested(stage_id)["label"].startswith("pretrain")
     asked = 0

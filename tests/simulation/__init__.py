@@ -1,1 +1,1 @@
-"""The real driver, Slurm launcher, jobs and store on simulated hosts, clocks, disk and Slurm: a seed is a whole history."""
+"""Run the real driver, Slurm launcher, jobs and store on simulated hosts, clocks, disk and Slurm, determined by a seed."""

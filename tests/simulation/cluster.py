@@ -1,8 +1,8 @@
-"""A simulated Slurm: what its commands print, what it does to jobs, and the ways in which it lies.
+"""A simulated Slurm: the output of its commands, its treatment of jobs, and the ways in which it misreports.
 
-Written after what was measured of Slurm 22.05: sacct trails squeue; a job whose node failed, or that was preempted, is shown
-as ended and put back into the queue a moment later; one task of an array that is cancelled while it waits vanishes from
-both; a request may be carried out whose answer never comes.
+Modelled on measurements of Slurm 22.05: sacct lags behind squeue; a job that was preempted, or whose node failed, is shown
+as ended and requeued a moment later; a pending array task that is cancelled vanishes from both lists; a request may be
+carried out even though its response never arrives.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED by 0", "TIMEOUT", "NODE_FAIL", "PREEM
 
 @dataclass
 class Task:
-    """A job, or a task of an array. `job` is the midstudy job that it carries, `changed_at` when it took its state."""
+    """A Slurm job, or a task of an array. `job` is its midstudy job, `changed_at` the time of its last state change."""
 
     id: str
     name: str
@@ -50,7 +50,7 @@ class Task:
 
 @dataclass
 class Habits:
-    """How this cluster behaves; drawn once a seed."""
+    """Behaviour of the cluster, drawn once per seed."""
 
     sacct_lag_s: float
     forgets_after_s: float
@@ -59,7 +59,7 @@ class Habits:
 
 
 class Cluster:
-    """Slurm's controller, its database and its nodes."""
+    """Slurm's controller, database and nodes."""
 
     def __init__(
         self, world: World, disk: Disk, habits: Habits, run: Callable[[str], None], on_start: Callable[[Actor], None]
@@ -74,9 +74,10 @@ class Cluster:
         self.lied_about: set[str] = set()
         self._number = 1000
 
-    # -- what it does -------------------------------------------------------------------------------------------------
+    # -- scheduling ---------------------------------------------------------------------------------------------------
 
     def enqueue(self, text: str, delay_s: float = 0.0) -> str:
+        """Queue the job or array of a batch script, to appear after `delay_s`; return its id."""
         name = re.search(r"^#SBATCH --job-name=(.+)$", text, re.MULTILINE)
         folders = re.search(r"^folders=\((.*)\)$", text, re.MULTILINE)
         assert name is not None
@@ -133,9 +134,9 @@ class Cluster:
         self._on_start(actor)
 
     def _ended(self, task: Task, actor: Actor) -> None:
-        """Its process is gone: by itself, or as it was killed."""
+        """Settle a task whose process has exited or was killed."""
         if task.actor is None or task.actor.pid != actor.pid:
-            return  # an earlier start, of which Slurm thinks that it ended long ago
+            return  # an earlier start, which Slurm considers ended
         if actor.error is not None:
             self._world.say(f"slurm: {task.id} raised {actor.error!r}")
         if task.is_ending_as is None:
@@ -149,10 +150,10 @@ class Cluster:
         if state == "PREEMPTED" or (state == "NODE_FAIL" and self.habits.requeues_lost_nodes):
             comes_back = True
         if comes_back:
-            self._world.after(self.habits.comes_back_after_s, lambda: self._put_back(task))
+            self._world.after(self.habits.comes_back_after_s, lambda: self._requeue(task))
         self._world.after(0.1, self._schedule)
 
-    def _put_back(self, task: Task) -> None:
+    def _requeue(self, task: Task) -> None:
         if task.state in ("PREEMPTED", "NODE_FAIL", "COMPLETING") and not task.has_vanished:
             task.state, task.node, task.restarts = "PENDING", None, task.restarts + 1
             task.changed_at, task.not_before = self._world.now, self._world.now + REQUEUE_AFTER_S
@@ -163,8 +164,8 @@ class Cluster:
         if task.actor is not None:
             task.actor.kill()
 
-    def _tell(self, task: Task, number: int) -> None:
-        if task.actor is not None and task.actor.stop is not None:  # else Python is not up yet, and it gets lost
+    def _signal(self, task: Task, number: int) -> None:
+        if task.actor is not None and task.actor.stop is not None:  # else Python is not up yet, and the signal is lost
             task.actor.stop.signals.append(number)
 
     def _kill_later(self, task: Task, delay_s: float, state: str) -> None:
@@ -176,7 +177,7 @@ class Cluster:
 
         self._world.after(delay_s, kill)
 
-    # -- what befalls its jobs ----------------------------------------------------------------------------------------
+    # -- faults of jobs -----------------------------------------------------------------------------------------------
 
     @property
     def running(self) -> list[Task]:
@@ -185,12 +186,12 @@ class Cluster:
     def preempt(self, task: Task) -> None:
         self._world.say(f"fault: {task.id} is preempted")
         task.is_preempted = True
-        self._tell(task, self._world.random.choice((signal.SIGUSR2, signal.SIGTERM)))
+        self._signal(task, self._world.random.choice((signal.SIGUSR2, signal.SIGTERM)))
         self._kill_later(task, PREEMPTION_GRACE_S, "PREEMPTED")
 
     def time_out(self, task: Task) -> None:
         self._world.say(f"fault: {task.id} is at its time limit")
-        self._tell(task, signal.SIGUSR2)
+        self._signal(task, signal.SIGUSR2)
         self._kill_later(task, PREEMPTION_GRACE_S, "TIMEOUT")
 
     def kill(self, task: Task, state: str) -> None:
@@ -199,8 +200,8 @@ class Cluster:
         self._kill(task, state)
 
     def lose_node(self, node: Host, *, really: bool) -> None:
-        """A node fails; or only its daemon does, and its processes go on while Slurm says otherwise."""
-        self._world.say(f"fault: node {node.name} {'fails' if really else 'is thought to have failed'}")
+        """Let a node fail; or only its daemon, so that its processes keep running while Slurm reports it as failed."""
+        self._world.say(f"fault: node {node.name} {'fails' if really else 'is wrongly reported as failed'}")
         for task in self.running:
             if task.node is node and task.actor is not None:
                 if really:
@@ -218,7 +219,7 @@ class Cluster:
             self._disk.lose_power(node.name)
 
     def forget(self, task: Task) -> None:
-        """A job is in no list any more; its process may go on."""
+        """Remove a job from all lists; its process may keep running."""
         self._world.say(f"fault: {task.id} vanishes")
         task.has_vanished = True
         if task.actor is not None and self._world.random.random() < 0.7:
@@ -229,14 +230,14 @@ class Cluster:
                 self._hang(task.actor)
 
     def _hang(self, actor: Actor) -> None:
-        """What goes on where Slurm does not see it may hang for a while, and come back when another has its work."""
+        """Let a process that Slurm no longer sees hang for a while and resume when another job has its work."""
         draw = self._world.random
         actor.stall(after_points=draw.randint(0, 120), duration_s=draw.uniform(10, 200))
 
-    # -- what its commands print --------------------------------------------------------------------------------------
+    # -- commands -----------------------------------------------------------------------------------------------------
 
     def sbatch(self, script: str) -> str:
-        self._answer()
+        self._respond()
         if self.refusals:
             self.refusals -= 1
             raise SlurmRefusedError(
@@ -246,11 +247,11 @@ class Cluster:
         text = Path(script).read_text("utf-8")
         if self.loses_requests:
             self.loses_requests -= 1
-            self._world.say("fault: sbatch answers nothing, and there is no job")
-            raise SlurmAwayError("sbatch: no answer within 30 s")
+            self._world.say("fault: sbatch does not respond, and no job is submitted")
+            raise SlurmAwayError("sbatch: no response within 30 s")
         if self.loses_answers:
             self.loses_answers -= 1
-            self._world.say("fault: sbatch's answer is lost")
+            self._world.say("fault: sbatch's response is lost")
             self.enqueue(text, delay_s=self._world.random.choice((0.0, 5.0, 40.0)))
             raise SlurmAwayError("sbatch: Socket timed out on send/recv operation")
         number = self.enqueue(text)
@@ -258,9 +259,9 @@ class Cluster:
         return f"{number}\n"
 
     def squeue(self) -> str:
-        self._answer()
+        self._respond()
         return "".join(
-            f"{task.id}|{task.state.split()[0]}|{task.node.name if task.node else ''}|{_as_wait_has_it(task.exit_code)}|"
+            f"{task.id}|{task.state.split()[0]}|{task.node.name if task.node else ''}|{_wait_status(task.exit_code)}|"
             f"{'Resources' if task.state == 'PENDING' else 'None'}|{task.name}|\n"
             for task in self.tasks
             if not task.has_vanished
@@ -285,7 +286,7 @@ class Cluster:
         return "".join(lines)
 
     def scancel(self, options: Sequence[str], ids: Sequence[str]) -> str:
-        self._answer()
+        self._respond()
         name = next(option for option in options if option.startswith("--name=")).removeprefix("--name=")
         for task in self.tasks:
             if task.id not in ids or task.name != name:
@@ -293,9 +294,9 @@ class Cluster:
             if task.state == "PENDING":
                 task.state, task.changed_at = "CANCELLED by 0", self._world.now
                 task.has_vanished = task.is_array
-                self._world.say(f"slurm: {task.id} cancelled while it waits")
+                self._world.say(f"slurm: {task.id} cancelled while pending")
             elif task.state == "RUNNING":
-                self._tell(task, signal.SIGTERM)
+                self._signal(task, signal.SIGTERM)
                 if "--signal=TERM" not in options:
                     self._kill_later(task, KILL_WAIT_S, "CANCELLED by 0")
             elif task.state in ("PREEMPTED", "NODE_FAIL"):
@@ -303,8 +304,8 @@ class Cluster:
         return ""
 
     def scontrol(self, words: Sequence[str]) -> str:
-        self._answer()
-        task = next(one for one in self.tasks if one.id == words[-1])
+        self._respond()
+        task = next(task for task in self.tasks if task.id == words[-1])
         if words[0] == "show":
             when = "2027-01-15T08:00:00" if task.is_preempted else "None"
             return f"JobId={task.id} JobState={task.state} PreemptTime={when} Restarts={task.restarts}\n"
@@ -313,21 +314,21 @@ class Cluster:
             task.is_ending_as = "REQUEUED"
         return ""
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         self._world.point()
         if self.is_away:
             self._world.sleep(self._world.random.uniform(1, 9))
             raise SlurmAwayError("slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
 
 
-def _as_wait_has_it(exit_code: str) -> int:
-    """`1:0` and `0:9` as wait(2) gives them."""
+def _wait_status(exit_code: str) -> int:
+    """Encode `1:0` or `0:9` (exit status, signal) as in wait(2)."""
     status, number = (int(part) for part in exit_code.split(":"))
     return status * 256 + number
 
 
 class SimulatedCommands(SlurmCommands):
-    """Slurm's commands, answered by a simulated cluster."""
+    """Slurm's commands, run on a simulated cluster."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -337,7 +338,7 @@ class SimulatedCommands(SlurmCommands):
 
     def run(self, command: Sequence[str], *, timeout_s: float = 30.0) -> str:
         name, *words = command
-        answers: dict[str, Callable[[], Any]] = {
+        commands: dict[str, Callable[[], Any]] = {
             "sbatch": lambda: self._cluster.sbatch(words[-1]),
             "squeue": self._cluster.squeue,
             "sacct": lambda: self._cluster.sacct(
@@ -348,4 +349,4 @@ class SimulatedCommands(SlurmCommands):
             ),
             "scontrol": lambda: self._cluster.scontrol([word for word in words if not word.startswith("-")]),
         }
-        return str(answers[name]())
+        return str(commands[name]())

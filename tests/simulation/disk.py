@@ -1,7 +1,7 @@
-"""A shared disk: the real calls on a real folder in memory, each a point where its process may be interrupted.
+"""A simulated shared disk: real calls on a real folder in memory, each a point where the process may be interrupted.
 
-A full disk refuses what takes room. What a process wrote and did not bring to the disk (fsync) may be gone, or in part, when
-its host loses its power.
+A full disk refuses calls that need space. Data that a process wrote without fsync may be lost in whole or in part when its
+host loses power.
 """
 
 from __future__ import annotations
@@ -18,27 +18,29 @@ from typing import Any
 from simulation.world import World
 
 WRITEBACK_S = 30.0
-"""After this long the kernel has brought a file to the disk by itself."""
+"""After this time the kernel has written a file to the disk automatically."""
 
 _real_open, _real_os_open, _real_fsync, _real_flock = io.open, os.open, os.fsync, fcntl.flock
-_TAKES_ROOM = ("mkdir", "link")
-_CHANGES = ("rename", "replace", "unlink", "remove", "rmdir", *_TAKES_ROOM)
+_NEEDS_SPACE = ("mkdir", "link")
+_CHANGES = ("rename", "replace", "unlink", "remove", "rmdir", *_NEEDS_SPACE)
 
 
 class Disk:
-    """Counts what matters and loses what may be lost. `publications` maps a stage's folder to how often it was published."""
+    """Track unsynced data and publications. `publications` maps a stage's folder to how often it was published."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._unsynced: dict[int, tuple[str, int, float, int]] = {}
         self.publications: dict[str, int] = {}
 
-    def room(self) -> None:
+    def require_space(self) -> None:
+        """Raise `OSError` (ENOSPC) if the disk is full."""
         self._world.point()
         if self._world.is_disk_full and self._world.current is not None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def written(self, handle: int, num_bytes: int) -> None:
+        """Note that a file has unsynced data."""
         actor = self._world.current
         inode = os.fstat(handle).st_ino
         if actor is not None and inode not in self._unsynced:
@@ -46,12 +48,13 @@ class Disk:
             self._unsynced[inode] = (actor.host.name, os.dup(handle), self._world.now, before)
 
     def synced(self, handle: int) -> None:
-        found = self._unsynced.pop(os.fstat(handle).st_ino, None)
-        if found is not None:
-            os.close(found[1])
+        """Note that a file was synced."""
+        entry = self._unsynced.pop(os.fstat(handle).st_ino, None)
+        if entry is not None:
+            os.close(entry[1])
 
     def lose_power(self, host: str) -> None:
-        """A host goes down: what its processes wrote last is there in whole, in part, or not at all."""
+        """Let a host lose power: keep the unsynced data of its processes in whole, in part, or not at all."""
         for inode, (where, handle, since, before) in list(self._unsynced.items()):
             if where == host:
                 size = os.fstat(handle).st_size
@@ -67,7 +70,7 @@ class Disk:
 
 
 class _File(io.FileIO):
-    """A file that is written to."""
+    """A file opened for writing."""
 
     def __init__(self, world: World, disk: Disk, path: Any, mode: str) -> None:
         self._world, self._disk, self._actor = world, disk, world.current
@@ -75,8 +78,8 @@ class _File(io.FileIO):
 
     def write(self, data: Any) -> int:
         if self._actor is not None and (self._actor.is_doomed or self._world.current is not self._actor):
-            return len(data)  # a dead process's buffers are gone
-        self._disk.room()
+            return len(data)  # a dead process's buffers are lost
+        self._disk.require_space()
         number = super().write(data)
         self._disk.written(self.fileno(), number)
         return number
@@ -84,7 +87,7 @@ class _File(io.FileIO):
 
 @contextmanager
 def simulated_disk(world: World) -> Iterator[Disk]:
-    """Within, every process of `world` writes through here."""
+    """Route all writes of the processes of `world` through a simulated disk."""
     disk = Disk(world)
 
     def open_(file: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None, *rest: Any, **more: Any) -> Any:
@@ -94,7 +97,7 @@ def simulated_disk(world: World) -> Iterator[Disk]:
         if not set(mode) & set("wax+"):
             world.point()
             return _real_open(file, mode, buffering, encoding, *rest, **more)
-        disk.room()
+        disk.require_space()
         raw = _File(world, disk, file, mode.replace("b", "").replace("t", ""))
         actor.files.append(raw)
         buffer = io.BufferedWriter(raw)
@@ -102,7 +105,7 @@ def simulated_disk(world: World) -> Iterator[Disk]:
 
     def os_open(path: Any, flags: int, *rest: Any, **more: Any) -> int:
         if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
-            disk.room()
+            disk.require_space()
         return _real_os_open(path, flags, *rest, **more)
 
     def fsync(handle: int) -> None:
@@ -123,8 +126,8 @@ def simulated_disk(world: World) -> Iterator[Disk]:
         real = getattr(os, name)
 
         def change(*arguments: Any, **options: Any) -> Any:
-            if name in _TAKES_ROOM:
-                disk.room()
+            if name in _NEEDS_SPACE:
+                disk.require_space()
             else:
                 world.point()
             result = real(*arguments, **options)
@@ -147,12 +150,12 @@ def simulated_disk(world: World) -> Iterator[Disk]:
         (io, "open", open_), (builtins, "open", open_), (os, "open", os_open), (os, "fsync", fsync), (os, "utime", utime),
         (fcntl, "flock", flock), *((os, name, changing(name)) for name in _CHANGES),
     ]  # fmt: skip
-    former = [(place, name, getattr(place, name)) for place, name, _ in patches]
+    previous = [(place, name, getattr(place, name)) for place, name, _ in patches]
     try:
         for place, name, value in patches:
             setattr(place, name, value)
         yield disk
     finally:
-        for place, name, value in former:
+        for place, name, value in previous:
             setattr(place, name, value)
         disk.close()

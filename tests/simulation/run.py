@@ -1,10 +1,10 @@
-"""One seed, one history: faults drawn from the seed, the run brought to its end, and what must hold checked.
+"""Play one history per seed: draw faults from the seed, run the study to its end, and check the invariants.
 
     cd tests
-    PYTHONHASHSEED=0 PYTHONPATH=.. python -m simulation.run 1234          one seed, with what happened
-    PYTHONHASHSEED=0 PYTHONPATH=.. python -m simulation.run 1000 2000     many; prints what replays each that fails
+    PYTHONHASHSEED=0 PYTHONPATH=.. python -m simulation.run 1234          one seed, with its history
+    PYTHONHASHSEED=0 PYTHONPATH=.. python -m simulation.run 1000 2000     a range; prints a replay command for each failure
 
-The hash seed is part of the history: sets of names are walked in its order.
+The hash seed is part of the history, since it determines the iteration order of sets of names.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from simulation.disk import Disk, simulated_disk
 from simulation.world import Actor, CrashedError, Host, SimulatedLoop, World
 
 CHAOS_S = 300.0
-"""For so long faults happen; then all is well, and what runs has to come to its end."""
+"""Faults happen during this time; afterwards there are none, and the run must finish."""
 ENDS_WITHIN_S = 20_000.0
 BOOT = "11111111-2222-3333-4444-555555555555"
 FAULTS = (
@@ -62,16 +62,16 @@ _MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
 def is_finished(outcome: Outcome) -> bool:
-    """Whether the stage has a record."""
+    """Return whether the stage has a record."""
     return outcome.status in ("published", "reused")
 
 
 class InvariantError(AssertionError):
-    """Something that must always hold did not."""
+    """An invariant was violated."""
 
 
 class Simulation:
-    """One history."""
+    """One history: a study, its drivers and the faults, all drawn from a seed."""
 
     def __init__(self, seed: int, root: Path) -> None:
         self.seed = seed
@@ -100,6 +100,7 @@ class Simulation:
         study.Making.now = self.making = study.Making(self.world)
 
     def begin(self, disk: Disk) -> None:
+        """Create the cluster, start the first driver and schedule the faults."""
         habits = Habits(
             sacct_lag_s=self.draw.choice((1.0, 3.0, 30.0)),
             forgets_after_s=self.draw.choice((3.0, 300.0)),
@@ -114,7 +115,7 @@ class Simulation:
             self.world.after(self.draw.uniform(0, CHAOS_S / 2), lambda: self.start_driver(self.hosts[1]))
         for _ in range(self.draw.randint(0, 25) if self.faults else 0):
             kind = self.draw.choice(self.faults)
-            self.world.after(self.draw.uniform(0, CHAOS_S), functools.partial(self.befall, kind))
+            self.world.after(self.draw.uniform(0, CHAOS_S), functools.partial(self.inject, kind))
         self.world.after(CHAOS_S, self.calm)
 
     # -- processes ----------------------------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ class Simulation:
             actor.points_to_live = self.draw.randint(0, 200)
 
     def start_driver(self, host: Host) -> None:
-        """The person's command: it runs the study."""
+        """Start a driver, as a user's `midstudy run` does."""
         actor = self.world.start("driver", host, self._drive)
         self.drivers[actor] = None
         self.processes[Process(pid=actor.pid, start_ticks=actor.pid, host=host.name, boot_id=BOOT)] = actor
@@ -136,11 +137,11 @@ class Simulation:
 
     def _driver_ended(self, actor: Actor) -> None:
         del self.drivers[actor]
-        is_said = isinstance(actor.error, UnwritableError) and "began" not in actor.environment
-        if actor.error is not None and not is_said:
+        is_expected = isinstance(actor.error, UnwritableError) and "began" not in actor.environment
+        if actor.error is not None and not is_expected:
             self.wrong.append("a driver ended with " + "".join(traceback.format_exception(actor.error)))
-        self.world.say(f"driver {actor.pid} of {actor.host.name} has ended")
-        if not self.is_calm and self.draw.random() < 0.7:  # the person starts it again, there or elsewhere
+        self.world.say(f"driver {actor.pid} on {actor.host.name} has ended")
+        if not self.is_calm and self.draw.random() < 0.7:  # the user restarts it, there or on another host
             host = self.draw.choice(self.hosts)
             self.world.after(self.draw.uniform(1, 90), lambda: self.start_driver(host))
 
@@ -161,7 +162,7 @@ class Simulation:
         async def run() -> None:
             await driver.start()
             me.environment["began"] = "yes"
-            following = asyncio.gather(*(driver.finished(identity) for identity in self.stages))
+            following = asyncio.gather(*(driver.finished(stage_id) for stage_id in self.stages))
             try:
                 while not following.done():
                     await asyncio.wait([following], timeout=5.0)
@@ -180,16 +181,16 @@ class Simulation:
         try:
             loop.run_until_complete(run())
         except CrashedError:
-            for task in asyncio.all_tasks(loop):  # while this process is dead: left to the garbage collector, they would
-                with contextlib.suppress(BaseException):  # run their `finally` as somebody else
+            for task in asyncio.all_tasks(loop):  # close them while this process is dead: the garbage collector
+                with contextlib.suppress(BaseException):  # would run their `finally` as part of another process
                     task.get_coro().close()
             raise
         loop.close()
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
-    def befall(self, kind: str) -> None:
-        """Something goes wrong now."""
+    def inject(self, kind: str) -> None:
+        """Inject a fault of this kind now."""
         if self.is_calm:
             return
         self.happened[kind] += 1
@@ -222,47 +223,47 @@ class Simulation:
         elif driver is not None and kind == "stop driver":
             driver.stall(after_points=draw.randint(0, 150), duration_s=draw.choice((30.0, 200.0, 400.0)))
         elif driver is not None and kind == "driver loses power":
-            world.say(f"fault: {driver.host.name} loses its power")
-            for one in list(self.drivers):
-                if one.host is driver.host:
-                    one.kill()
+            world.say(f"fault: {driver.host.name} loses power")
+            for actor in list(self.drivers):
+                if actor.host is driver.host:
+                    actor.kill()
             self.disk.lose_power(driver.host.name)
         elif driver is not None and kind in ("detach", "cancel"):
             driver.environment[kind] = "yes"
 
     def calm(self) -> None:
-        """From here on all is well."""
-        self.world.say("all is well from here on")
+        """Stop all faults."""
+        self.world.say("no faults from here on")
         self.is_calm = True
         self.world.calm()
         self.world.is_disk_full = self.cluster.is_away = self.cluster.is_sacct_away = False
         self.cluster.loses_answers = self.cluster.loses_requests = self.cluster.refusals = 0
 
-    # -- what must hold -----------------------------------------------------------------------------------------------
+    # -- invariants ---------------------------------------------------------------------------------------------------
 
     def play(self) -> None:
-        """Let it all happen, and check it.
+        """Play the history and check the invariants.
 
         Raises:
-            InvariantError: something that must hold did not.
+            InvariantError: an invariant was violated.
         """
         try:
             self.world.run(lambda: self.is_calm and not self.drivers, limit_s=ENDS_WITHIN_S)
             if self.outcomes is not None:
                 self._check_outcomes(self.outcomes, after_chaos=True)
-            # The person runs the study once more; and again, if something of the chaos was still to be found.
+            # The user runs the study once more, and again if effects of the faults were left.
             for is_last in (False, True):
                 self.outcomes = None
                 self.start_driver(self.hosts[0])
                 self.world.run(lambda: not self.drivers, limit_s=self.world.now + ENDS_WITHIN_S)
                 self.world.run(self._is_quiet, limit_s=self.world.now + ENDS_WITHIN_S)
                 if self.outcomes is None:
-                    raise InvariantError(f"the run gave no outcome: {'; '.join(self.wrong)}")
+                    raise InvariantError(f"the run returned no outcome: {'; '.join(self.wrong)}")
                 self._check_outcomes(self.outcomes, after_chaos=not is_last)
                 if all(is_finished(outcome) for outcome in self.outcomes.values()):
                     break
         except TimeoutError as error:
-            raise InvariantError(f"the run does not end: {error}") from None
+            raise InvariantError(f"the run does not finish: {error}") from None
         self._check_store()
         if self.wrong or self.making.wrong:
             raise InvariantError("; ".join([*self.wrong, *self.making.wrong]))
@@ -273,27 +274,25 @@ class Simulation:
 
     def _check_outcomes(self, outcomes: Mapping[str, Outcome], *, after_chaos: bool) -> None:
         bad: set[str] = set()
-        for identity, stage in self.stages.items():
-            outcome, words = outcomes[identity], stage.label.split()[2:]
-            needs = bad.intersection(stage.parents)
+        for stage_id, stage in self.stages.items():
+            outcome, words = outcomes[stage_id], stage.label.split()[2:]
+            failed_parents = bad.intersection(stage.parents)
             if is_finished(outcome):
-                there = self.store.has(identity)
-                self._require(there, f"{stage.label} is said to be {outcome.status} and is not there")
+                exists = self.store.has(stage_id)
+                self._require(exists, f"{stage.label} is reported as {outcome.status}, but has no record")
             elif outcome.status == "skipped":
-                bad.add(identity)
-                self._require(bool(needs), f"{stage.label} is skipped and needs nothing that failed: {outcome.cause}")
+                bad.add(stage_id)
+                self._require(bool(failed_parents), f"{stage.label} is skipped, but no parent failed: {outcome.cause}")
             else:
-                bad.add(identity)
-                self._require(not needs, f"{stage.label} was tried although {needs} failed")
+                bad.add(stage_id)
+                self._require(not failed_parents, f"{stage.label} was run although {failed_parents} failed")
                 explained = self._explains(words, outcome.cause, after_chaos=after_chaos)
-                self._require(explained, f"{stage.label} failed, and nothing that happened explains it: {outcome.cause}")
-            if not after_chaos and not needs and not words:
-                self._require(
-                    is_finished(outcome), f"{stage.label} is {outcome.status} though all was well: {outcome.cause}"
-                )
+                self._require(explained, f"{stage.label} failed, but no fault explains it: {outcome.cause}")
+            if not after_chaos and not failed_parents and not words:
+                self._require(is_finished(outcome), f"{stage.label} is {outcome.status} without any fault: {outcome.cause}")
 
     def _explains(self, words: list[str], cause: str, *, after_chaos: bool) -> bool:
-        """Whether a stage could fail so, of its own or by what happened."""
+        """Return whether the stage itself or a fault explains this failure."""
         if "raise" in words and "cannot be made" in cause:
             return True
         if "kill" in words and ("not retried" in cause or "without progress" in cause):
@@ -313,29 +312,29 @@ class Simulation:
         )
 
     def _check_store(self) -> None:
-        for identity, stage in self.stages.items():
-            folder = str(self.store.paths.published(identity))
+        for stage_id, stage in self.stages.items():
+            folder = str(self.store.paths.published(stage_id))
             times = self.disk.publications.get(folder, 0)
-            self._require(times == self.store.has(identity), f"{stage.label} was published {times} times")
+            self._require(times == self.store.has(stage_id), f"{stage.label} was published {times} times")
             if times:
                 self.store.verify(stage)
-                for name, facts in self.store.record(identity).files.items():
-                    digest = hashlib.sha256((self.store.published_folder(identity) / name).read_bytes()).hexdigest()
-                    self._require(digest == facts["sha256"], f"{stage.label}: {name} is not what its record says")
+                for name, facts in self.store.record(stage_id).files.items():
+                    digest = hashlib.sha256((self.store.published_folder(stage_id) / name).read_bytes()).hexdigest()
+                    self._require(digest == facts["sha256"], f"{stage.label}: {name} does not match its record")
             if "kill" in stage.label.split():
                 most = 4 * (3 + 6) * (1 + self.happened.total())
-                self._require(self.making.num_starts.get(identity, 0) < most, f"{stage.label} was run again without end")
+                self._require(self.making.num_starts.get(stage_id, 0) < most, f"{stage.label} was retried too often")
 
     def _require(self, holds: bool, text: str) -> None:
         if not holds:
             raise InvariantError(text)
 
 
-# -- putting the world in the place of the real one ---------------------------------------------------------------------
+# -- replacing the real environment ---------------------------------------------------------------------------------------
 
 
 class _Environment(Mapping[str, str]):
-    """os.environ of the current process."""
+    """`os.environ` of the current simulated process."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -353,7 +352,7 @@ class _Environment(Mapping[str, str]):
 
 
 class _Os:
-    """The module os, as the current process sees it."""
+    """The module `os`, as seen by the current simulated process."""
 
     def __init__(self, world: World) -> None:
         self.environ = _Environment(world)
@@ -368,9 +367,10 @@ class _Os:
 
 @contextlib.contextmanager
 def _in_place(simulation: Simulation) -> Iterator[None]:
+    """Patch clocks, processes, signals and environment with those of a simulation."""
     world = simulation.world
     ids = random.Random(simulation.seed + 1)
-    shown = _Os(world)
+    simulated_os = _Os(world)
 
     class Now(datetime):
         @classmethod
@@ -390,14 +390,14 @@ def _in_place(simulation: Simulation) -> Iterator[None]:
         actor = simulation.processes.get(process)
         return actor is not None and not actor.has_ended and not actor.is_doomed
 
-    def requeue(told: Any) -> bool:
-        return slurm_job.requeue(told, SimulatedCommands(simulation.cluster))
+    def requeue(received: Any) -> bool:
+        return slurm_job.requeue(received, SimulatedCommands(simulation.cluster))
 
     real_note = driver_module.note_interruption
 
     def note_interruption(store: Store, stage_id: str, job_name: str, ended: Exit) -> int:
         if store.has(stage_id) and not simulation.cluster.lied_about:
-            simulation.wrong.append(f"{job_name} is said to have been interrupted at {stage_id}, whose record is there")
+            simulation.wrong.append(f"{job_name} is reported as interrupted at {stage_id}, which has a record")
         return real_note(store, stage_id, job_name, ended)
 
     with contextlib.ExitStack() as stack:
@@ -410,9 +410,9 @@ def _in_place(simulation: Simulation) -> Iterator[None]:
             (time, "monotonic", lambda: world.now),
             (uuid, "uuid4", lambda: uuid.UUID(int=ids.getrandbits(128))),
             (attempt_module, "datetime", Now),
-            (attempt_module, "os", shown),
-            (starts, "os", shown),
-            (slurm_job, "os", shown),
+            (attempt_module, "os", simulated_os),
+            (starts, "os", simulated_os),
+            (slurm_job, "os", simulated_os),
             (job, "stop_signals", stop_signals),
             (job, "requeue", requeue),
             (driver_module, "this_process", this_process),
@@ -424,8 +424,8 @@ def _in_place(simulation: Simulation) -> Iterator[None]:
         yield
 
 
-def run_seed(seed: int, *, tell: Callable[[str], None] = lambda line: None) -> str | None:
-    """Play a seed; what did not hold, or none. `tell` is given the whole history at the end."""
+def run_seed(seed: int, *, show: Callable[[str], None] = lambda line: None) -> str | None:
+    """Play a seed; return the violated invariant or None. `show` gets the history's lines at the end."""
     root = Path(tempfile.mkdtemp(prefix=f"midstudy-seed-{seed}-", dir=_MEMORY))
     simulation = Simulation(seed, root)
     try:
@@ -439,7 +439,7 @@ def run_seed(seed: int, *, tell: Callable[[str], None] = lambda line: None) -> s
         return str(error)
     finally:
         for line in simulation.world.history:
-            tell(line)
+            show(line)
         shutil.rmtree(root, ignore_errors=True)
     return None
 
@@ -449,16 +449,16 @@ def replay_command(seed: int) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    describe_environment()  # asks git once, in real time
+    describe_environment()  # calls git once, in real time
     if len(arguments) == 1:
-        found = run_seed(int(arguments[0]), tell=print)
-        print(found or "all holds")
-        return 1 if found else 0
+        violation = run_seed(int(arguments[0]), show=print)
+        print(violation or "all invariants hold")
+        return 1 if violation else 0
     failed = 0
     for seed in range(int(arguments[0]), int(arguments[1])):
-        if (found := run_seed(seed)) is not None:
+        if (violation := run_seed(seed)) is not None:
             failed += 1
-            print(f"seed {seed}: {found}\n    {replay_command(seed)}", flush=True)
+            print(f"seed {seed}: {violation}\n    {replay_command(seed)}", flush=True)
     return 1 if failed else 0
 
 

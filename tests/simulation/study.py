@@ -1,4 +1,4 @@
-"""A model of a study, and of training: stages of some steps each, with checkpoints, some of which fail or kill their job."""
+"""A model of a study and of training: stages with some steps and checkpoints, some of which fail or kill their job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHECKPOINT_EVERY = 3
 
 
 class Making:
-    """Who makes which stage now, and what must not be. `now` is that of the history that is being played."""
+    """Tracks which process runs which stage, and violations of invariants. `now` belongs to the current history."""
 
     now: ClassVar[Making]
 
@@ -36,33 +36,34 @@ class Making:
     def begin(self, store: Store, stage_id: str, parents: list[str]) -> None:
         me = self.world.current
         assert me is not None
-        self.world.say(f"makes {stage_id}")
+        self.world.say(f"runs {stage_id}")
         self.num_starts[stage_id] = self.num_starts.get(stage_id, 0) + 1
-        others = [one for one in self.at_work.get(stage_id, []) if one is not me and not one.has_ended and not one.is_doomed]
-        names = {one.name.split()[-1] for one in others}
+        at_work = [actor for actor in self.at_work.get(stage_id, []) if not actor.has_ended and not actor.is_doomed]
+        others = [actor for actor in at_work if actor is not me]
+        names = {actor.name.split()[-1] for actor in others}
         if others and not (names | {me.name.split()[-1]}) & self.lied_about():
-            self.wrong.append(f"{stage_id} is made by {me.name} while {', '.join(sorted(names))} makes it")
+            self.wrong.append(f"{stage_id} is run by {me.name} while {', '.join(sorted(names))} runs it")
         self.at_work[stage_id] = [*others, me]
         if missing := [parent for parent in parents if not store.has(parent)]:
-            self.wrong.append(f"{stage_id} is made before {missing}")
+            self.wrong.append(f"{stage_id} is run before {missing}")
 
     def end(self, stage_id: str) -> None:
         me = self.world.current
-        self.at_work[stage_id] = [one for one in self.at_work.get(stage_id, []) if one is not me]
+        self.at_work[stage_id] = [actor for actor in self.at_work.get(stage_id, []) if actor is not me]
 
 
 def execute_stage(
-    store: Store, identity: str, *, should_stop: Callable[[], bool], start_from: str | None, **options: Any
+    store: Store, stage_id: str, *, should_stop: Callable[[], bool], start_from: str | None, **options: Any
 ) -> None:
-    """Makes a stage as `midstudy.execute.stage` does: an attempt, steps with metrics, checkpoints, publication."""
-    wanted = store.requested(identity)
+    """Execute a stage as `midstudy.execute.stage` does: an attempt, steps with metrics, checkpoints, publication."""
+    wanted = store.requested(stage_id)
     _, num_steps, *words = wanted["label"].split()
     making = Making.now
-    making.begin(store, identity, wanted["parents"])
+    making.begin(store, stage_id, wanted["parents"])
     try:
-        former = store.previous_attempts(identity)
-        attempt = store.attempt(identity)
-        for step in range(_last_checkpoint(former) + 1, int(num_steps) + 1):
+        previous = store.previous_attempts(stage_id)
+        attempt = store.attempt(stage_id)
+        for step in range(_last_checkpoint(previous) + 1, int(num_steps) + 1):
             making.world.sleep(STEP_S)
             attempt.log_metrics({"step": step})
             if "kill" in words:
@@ -70,12 +71,12 @@ def execute_stage(
                 making.world.current.kill()
             if should_stop():
                 _save(attempt.checkpoints, step)
-                raise StoppedError("told to stop")
+                raise StoppedError("asked to stop")
             if step % CHECKPOINT_EVERY == 0:
                 _save(attempt.checkpoints, step)
         if "raise" in words:
             raise ValueError("cannot be made")
-        (attempt.result / "made.txt").write_text(_content(store, identity, wanted["parents"]), "utf-8")
+        (attempt.result / "made.txt").write_text(_content(store, stage_id, wanted["parents"]), "utf-8")
         attempt.publish(
             kind=wanted["kind"],
             label=wanted["label"],
@@ -85,12 +86,12 @@ def execute_stage(
             metrics={"step": int(num_steps)},
         )
     finally:
-        making.end(identity)
+        making.end(stage_id)
 
 
-def _content(store: Store, identity: str, parents: list[str]) -> str:
-    """The same for everybody who makes the stage, and dependent on what it is made from."""
-    digest = hashlib.sha256(identity.encode())
+def _content(store: Store, stage_id: str, parents: list[str]) -> str:
+    """Return the stage's content: the same for every process that runs it, and dependent on its parents' content."""
+    digest = hashlib.sha256(stage_id.encode())
     for parent in parents:
         digest.update((store.published_folder(parent) / "made.txt").read_bytes())
     return digest.hexdigest()
@@ -107,8 +108,8 @@ def _save(folder: Path, step: int) -> None:
 
 
 def _last_checkpoint(attempts: list[Path]) -> int:
-    """The highest step that a whole checkpoint is there of."""
-    found = [0]
+    """Return the highest step that has a complete checkpoint; 0 if there is none."""
+    steps = [0]
     for attempt in attempts:
         folder = attempt / "checkpoints"
         for path in sorted(folder.iterdir()) if folder.exists() else ():
@@ -117,15 +118,15 @@ def _last_checkpoint(attempts: list[Path]) -> int:
             except OSError:
                 continue
             if text == f"{int(path.name.rpartition('-')[2].removesuffix('.tmp'))}\n":
-                found.append(int(text))
-    return max(found)
+                steps.append(int(text))
+    return max(steps)
 
 
 _STAGES: dict[tuple[str, ...], Stage] = {}
 
 
 def drawn_study(draw: random.Random) -> dict[str, Stage]:
-    """A trunk of some milestones, branches that leave it, and leaves on those; now and then a stage that cannot be made."""
+    """Draw a study: a trunk with milestones, branches, and leaves on those; a few stages fail or kill their job."""
     made: list[Stage] = []
 
     def stage(name: str, *parents: Stage, trunk: bool = False) -> Stage:
@@ -133,7 +134,7 @@ def drawn_study(draw: random.Random) -> dict[str, Stage]:
         if draw.random() < 0.05:
             words.append(draw.choice(("raise", "kill")))
         key = (*words, *(parent.label for parent in parents), str(trunk))
-        if key not in _STAGES:  # their recipes take longer to make than a whole history
+        if key not in _STAGES:  # cached: building the recipes takes longer than a whole history
             _STAGES[key] = fake_stage(" ".join(words), *parents, cost_s=float(words[1]) * STEP_S, trunk=trunk)
         made.append(_STAGES[key])
         return made[-1]
@@ -146,4 +147,4 @@ def drawn_study(draw: random.Random) -> dict[str, Stage]:
         branch = stage(f"b{number}", draw.choice(milestones))
         for leaf in range(draw.randint(0, 2)):
             stage(f"l{number}{leaf}", branch, data)
-    return {one.id: one for one in made}
+    return {stage.id: stage for stage in made}

@@ -1,7 +1,7 @@
-"""Simulated time and processes. One runs at a time, and only the seed decides which, how long, and where it dies.
+"""Simulated time and processes. One process runs at a time; only the seed decides which, for how long, and where it dies.
 
-A process is a greenlet: its code runs as it is, in real calls, and hands the turn on where it writes, asks Slurm, or sleeps,
-however deep in its calls. At each of these points it may be stopped for a while, or be killed there and then.
+A process is a greenlet: its code runs unchanged, with real calls, and yields wherever it writes, calls Slurm or sleeps,
+however deep in the call stack. At each of these points it may be suspended for a while, or killed.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 from greenlet import getcurrent, greenlet
 
 EPOCH_S = 1_800_000_000.0
-"""Where the simulated clocks begin."""
+"""Start of the simulated clocks, in Unix seconds."""
 
 
 class CrashedError(SystemExit):
-    """What unwinds the calls of a process that was killed. An event loop lets it pass, as it does any SystemExit."""
+    """Unwinds the call stack of a killed process. Event loops let it pass, like any SystemExit."""
 
 
 class Host:
-    """A machine, with a clock of its own."""
+    """A machine, with its own clock: `skew_s` seconds ahead of simulated time."""
 
     def __init__(self, name: str) -> None:
         self.name, self.skew_s = name, 0.0
@@ -48,7 +48,7 @@ class Actor:
         self._greenlet = greenlet(self._main)
 
     def run(self) -> None:
-        """Let it run until it hands the turn back; called by the world."""
+        """Run the process until it yields; called by the world."""
         self.world.current = self
         self._greenlet.switch()
         self.world.current = None
@@ -64,35 +64,36 @@ class Actor:
         self.has_ended = True
 
     def pause(self, until: float) -> None:
-        """Hand the turn on; come back at `until` or later."""
+        """Yield; resume at `until` or later."""
         self.wake_at = until
-        loop = asyncio._get_running_loop()  # asyncio knows of one in a thread, and each process may have its own
+        loop = asyncio._get_running_loop()  # asyncio allows one running loop per thread, but each process may have one
         asyncio._set_running_loop(None)
         self.world.greenlet.switch()
         asyncio._set_running_loop(loop)
         self.check()
 
     def stall(self, *, after_points: int, duration_s: float) -> None:
-        """Let it stop for a while, that many points from here: between any two of its writes."""
+        """Suspend the process for `duration_s` after `after_points` more points, between two of its writes."""
         self.points_to_stall, self.stalls_for_s = after_points, duration_s
 
     def kill(self) -> None:
-        """It does nothing any more from here on."""
+        """Kill the process: it runs no further code."""
         self.is_doomed = True
         self.wake_at = self.world.now
 
     def check(self) -> None:
+        """Raise `CrashedError` if the process was killed."""
         if self.is_doomed:
             raise CrashedError
 
 
 class World:
-    """Everything that is simulated, and what decides.
+    """The simulated processes, their time and the random decisions.
 
     Args:
-        seed: of all that is drawn.
-        switch_rate: the share of points at which another process goes on.
-        stall_rate: the share of points at which a process stops for up to `longest_stall_s`.
+        seed: seed of all random decisions.
+        switch_rate: share of points at which another process may continue.
+        stall_rate: share of points at which a process is suspended for up to `longest_stall_s` seconds.
     """
 
     def __init__(self, seed: int, *, switch_rate: float, stall_rate: float, longest_stall_s: float) -> None:
@@ -109,27 +110,30 @@ class World:
         self._num_timers, self._next_pid = 0, 100
 
     def say(self, text: str) -> None:
+        """Append a line to the history."""
         who = f"{self.current.name}@{self.current.host.name}: " if self.current else ""
         self.history.append(f"{self.now:9.2f}  {who}{text}")
 
     def start(self, name: str, host: Host, body: Callable[[], None]) -> Actor:
+        """Start a process that runs `body`."""
         self._next_pid += 1
         actor = Actor(self, name, host, self._next_pid, body)
         self.actors.append(actor)
         return actor
 
     def after(self, delay_s: float, act: Callable[[], None]) -> None:
+        """Call `act` after `delay_s` simulated seconds."""
         self._num_timers += 1
         heapq.heappush(self._timers, (self.now + delay_s, self._num_timers, act))
 
     def calm(self) -> None:
-        """No stalls and no planned deaths from here on."""
+        """Cancel all further stalls and planned deaths."""
         self._stall_rate = 0.0
         for actor in self.actors:
             actor.points_to_live = actor.points_to_stall = math.inf
 
     def point(self) -> None:
-        """A place where the current process may be interrupted; nothing for who is none."""
+        """Mark a point where the current process may be interrupted. Does nothing outside a process."""
         actor = self.current
         if actor is None:
             return
@@ -143,7 +147,7 @@ class World:
         actor.points_to_stall -= 1
         if actor.points_to_stall < 0:
             actor.points_to_stall = math.inf
-            self.say(f"stopped for {actor.stalls_for_s:.0f} s")
+            self.say(f"suspended for {actor.stalls_for_s:.0f} s")
             actor.pause(self.now + actor.stalls_for_s)
         draw = self.random.random()
         if draw < self._stall_rate:
@@ -158,10 +162,10 @@ class World:
         actor.pause(self.now + duration_s)
 
     def run(self, until: Callable[[], bool], *, limit_s: float) -> None:
-        """Let time pass until something is so.
+        """Advance time until `until` returns True.
 
         Raises:
-            TimeoutError: it did not come to that before `limit_s`.
+            TimeoutError: it did not return True before `limit_s`.
         """
         while not until():
             ready = [actor for actor in self.actors if actor.wake_at <= self.now]
@@ -176,12 +180,12 @@ class World:
             moments = [actor.wake_at for actor in self.actors] + [timer[0] for timer in self._timers[:1]]
             self.now = min(moments, default=math.inf)
             if self.now > limit_s:
-                raise TimeoutError(f"not at its end after {limit_s:.0f} simulated seconds")
+                raise TimeoutError(f"not finished after {limit_s:.0f} simulated seconds")
             while self._timers and self._timers[0][0] <= self.now:
                 heapq.heappop(self._timers)[2]()
 
     def end(self) -> None:
-        """Let every process end."""
+        """Kill every process."""
         for actor in list(self.actors):
             actor.when_ended.clear()
             actor.kill()
@@ -190,7 +194,7 @@ class World:
                 if actor.has_ended:
                     break
             else:
-                raise RuntimeError(f"{actor.name} cannot be killed: its code goes on after a BaseException")
+                raise RuntimeError(f"{actor.name} cannot be killed: its code continues after a BaseException")
         self.actors.clear()
 
     # -- clocks, as the current process sees them -----------------------------------------------------------------------
@@ -205,7 +209,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def __init__(self, world: World) -> None:
         super().__init__()
         self._world, self._selector = world, self
-        self.set_exception_handler(lambda loop, context: None)  # of tasks that were killed
+        self.set_exception_handler(lambda loop, context: None)  # ignore errors of killed tasks
 
     def time(self) -> float:
         return self._world.now

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A Slurm of its own on one machine, for tests: real daemons below one folder, on loopback, gone when it is stopped.
+"""A private one-machine Slurm for tests: real daemons in one folder, on loopback, removed completely when stopped.
 
-    tests/slurm/cluster.py start [FOLDER]     installs Slurm where it is missing (Debian, root), prints what to export
-    tests/slurm/cluster.py stop FOLDER        ends everything, jobs too, and removes the folder
+    tests/slurm/cluster.py start [FOLDER]     install Slurm if it is missing (Debian, root), print what to export
+    tests/slurm/cluster.py stop FOLDER        end everything, including jobs, and remove the folder
 
 munged, mariadbd, slurmdbd, slurmctld and four slurmd run as the calling user. Several clusters can run side by side.
 Nothing is written outside the folder. Standard library only.
@@ -27,32 +27,32 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 NODES = ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4")
-"""Each node is named after its address: such a name resolves anywhere."""
+"""Each node is named after its address, which resolves anywhere."""
 DAEMONS = ("munged", "mariadbd", "slurmdbd", "slurmctld", *NODES)
-"""In the order in which they start. A slurmd goes by its node's name."""
+"""In start order. A slurmd is called by its node's name."""
 
 _PROGRAMS = (
     *("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd"),
     *("sbatch", "srun", "squeue", "sacct", "scancel", "scontrol", "sinfo", "sacctmgr"),
 )
 _MARK = "MIDSTUDY_SLURM_FOLDER"
-"""In the environment of every daemon, and so of the processes they start: whose they are."""
+"""Variable in the environment of every daemon and of the processes it starts: the folder of their cluster."""
 _COMMAND_TIMEOUT_S = 60.0
 _START_TIMEOUT_S = 60.0
 _POLL_S = 0.05
 
 
 class ClusterError(Exception):
-    """The cluster does not do what it should; the end of its logs is in the text."""
+    """The cluster failed; the message contains the end of its logs."""
 
 
 def missing_programs() -> list[str]:
-    """Programs of Slurm, munge and MariaDB that are not here; `packages`, beside this file, installs them."""
+    """Return the missing programs of Slurm, munge and MariaDB; `packages`, next to this file, installs them."""
     return [program for program in _PROGRAMS if shutil.which(program, path=_path()) is None]
 
 
 class Cluster:
-    """The cluster in a folder, and what a test can do to it.
+    """The cluster in a folder, and the faults that a test can inject.
 
     Only the process that started it can kill and restart its daemons. Faults are undone by `restore`.
     """
@@ -60,17 +60,17 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
-        # A daemon that a test restarts belongs to the cluster, and is not left behind by the test (`leftovers.py`).
+        # A daemon that a test restarts belongs to the cluster and must not count as a leftover of the test (`leftovers.py`).
         self._owner = {name: value for name, value in os.environ.items() if name == "STARTED_BY_TEST"}
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to talk to this cluster, and to no other that it may have been started in."""
+        """Environment of a process that uses this cluster, and not another one in which it may run."""
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
         return {**ours, "PATH": _path(), "SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def start(self) -> None:
-        """Write the configuration and start every daemon; returns when all nodes are idle and sacct answers.
+        """Write the configuration and start every daemon; return when all nodes are idle and sacct responds.
 
         Raises:
             ClusterError: a program is missing, or a daemon did not come up.
@@ -87,14 +87,14 @@ class Cluster:
         self.run("sacct", "-n", "-X")
 
     def stop(self) -> None:
-        """End everything that belongs to the cluster, at once, and remove its folder."""
+        """Kill everything that belongs to the cluster and remove its folder."""
         end_processes(self.folder)
         for process in self._daemons.values():
             process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def stop_with_this_process(self) -> None:
-        """Have the cluster stopped when this process ends, however it ends."""
+        """Stop the cluster when this process ends, however it ends."""
         subprocess.Popen(
             [sys.executable, __file__, "stop", "--with-parent", str(os.getpid()), str(self.folder)],
             stdin=subprocess.DEVNULL,
@@ -103,14 +103,14 @@ class Cluster:
             start_new_session=True,
         )
 
-    # -- what its user does -------------------------------------------------------------------------------------------
+    # -- commands -----------------------------------------------------------------------------------------------------
 
     def run(self, *command: str, timeout_s: float = _COMMAND_TIMEOUT_S) -> str:
-        """The output of a command on this cluster.
+        """Run a command on this cluster and return its output.
 
         Raises:
-            subprocess.CalledProcessError: it failed; what it said is in `stderr`.
-            subprocess.TimeoutExpired: it did not end in time.
+            subprocess.CalledProcessError: it failed; its messages are in `stderr`.
+            subprocess.TimeoutExpired: it did not finish in time.
         """
         try:
             return subprocess.run(
@@ -123,12 +123,12 @@ class Cluster:
     # -- faults -------------------------------------------------------------------------------------------------------
 
     def kill_daemon(self, daemon: str) -> None:
-        """As by `kill -9`. Jobs of a slurmd go on."""
+        """Kill a daemon, as by `kill -9`. Jobs of a slurmd keep running."""
         self._daemons[daemon].kill()
         self._daemons[daemon].wait()
 
     def start_daemon(self, daemon: str) -> None:
-        """Start a daemon that is not running; returns when it answers, or at once for a node."""
+        """Start a daemon that is not running; return when it responds, or at once for a node."""
         with (self.folder / "log" / f"{daemon}.log").open("ab") as log:
             self._daemons[daemon] = subprocess.Popen(
                 self._command(daemon),
@@ -148,7 +148,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def without(self, daemon: str) -> Iterator[None]:
-        """Within: a daemon is dead. What asks it fails at once, or after tries of its own."""
+        """Keep a daemon dead. Its clients fail at once, or after their own retries."""
         self.kill_daemon(daemon)
         try:
             yield
@@ -157,7 +157,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def frozen(self, daemon: str) -> Iterator[None]:
-        """Within: a daemon holds its connections and says nothing. What asks it waits."""
+        """Freeze a daemon: it keeps its connections but does not respond, so its clients wait."""
         self._daemons[daemon].send_signal(signal.SIGSTOP)
         try:
             yield
@@ -166,7 +166,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def broken_node(self, node: str) -> Iterator[None]:
-        """Within: a node's prolog fails, so that it can start no job."""
+        """Make a node's prolog fail, so that the node cannot start jobs."""
         mark = self.folder / "broken" / node
         mark.touch()
         try:
@@ -175,7 +175,7 @@ class Cluster:
             mark.unlink()
 
     def restore(self) -> None:
-        """Back to every daemon running, no job, every node idle; returns when that is so."""
+        """Undo all faults: return once every daemon runs, no job is left and every node is idle."""
         for mark in (self.folder / "broken").iterdir():
             mark.unlink()
         for daemon in DAEMONS:
@@ -189,9 +189,11 @@ class Cluster:
 
     def _configure(self) -> None:
         if not re.fullmatch(r"/[\w./-]{1,80}", str(self.folder)):
-            raise ClusterError(f"{self.folder}: takes an absolute path of at most 80 plain characters (sockets, Slurm)")
+            raise ClusterError(
+                f"expected an absolute path of at most 80 plain characters (sockets, Slurm), got {self.folder}"
+            )
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self.folder.chmod(0o755)  # munged wants its socket where everybody can reach it
+        self.folder.chmod(0o755)  # munged requires a socket path that all users can reach
         for name in ("broken", "gpu", "log", "run", "spool", "state"):
             (self.folder / name).mkdir()
         key = self.folder / "munge.key"
@@ -217,7 +219,7 @@ class Cluster:
             (self.folder / "gpu" / str(index)).symlink_to("/dev/null")
         (self.folder / "gres.conf").write_text(
             f"NodeName={','.join(NODES)} Name=gpu File={self.folder}/gpu/[0-1] Flags=nvidia_gpu_env\n"
-            f"NodeName={','.join(NODES)} Name=shard Count=8\n",  # four parts of either GPU
+            f"NodeName={','.join(NODES)} Name=shard Count=8\n",  # four per GPU
             "utf-8",
         )
         database = self.folder / "slurmdbd.conf"
@@ -289,10 +291,10 @@ class Cluster:
         return True
 
     def _is_quiet(self) -> bool:
-        """Whether no job is left and every node is idle; helps where that is not so."""
+        """Return whether no job is left and every node is idle; if not, cancel jobs and resume nodes."""
         if self.run("squeue", "-h"):
-            self.run("scancel", "--user", getpass.getuser())  # again and again: a job may just be requeuing itself
-            _kill(_tasks(self.folder))  # those that do not listen would take up to KillWait and more
+            self.run("scancel", "--user", getpass.getuser())  # at every poll: a job may be requeuing itself
+            _kill(_tasks(self.folder))  # those that ignore the signal would take up to KillWait and longer
             return False
         states = dict(line.split() for line in self.run("sinfo", "-h", "-N", "-p", "cpu", "-o", "%N %T").splitlines())
         for node in NODES:
@@ -306,7 +308,7 @@ class Cluster:
         while not condition():
             dead = [daemon for daemon, process in self._daemons.items() if process.poll() is not None]
             if what in dead or time.monotonic() > deadline:
-                raise ClusterError(f"waited in vain for {what}; not running: {dead}\n{self._ends_of_logs()}")
+                raise ClusterError(f"timed out waiting for {what}; not running: {dead}\n{self._ends_of_logs()}")
             time.sleep(_POLL_S)
 
     def _ends_of_logs(self) -> str:
@@ -317,9 +319,9 @@ class Cluster:
 
 
 def end_processes(folder: Path) -> None:
-    """Kill every process of the cluster in `folder`: its daemons, steps and jobs, but nobody who only talks to it."""
-    while found := _with_descendants(_tasks(folder) | _carrying(f"{_MARK}={folder}")):
-        _kill(found)
+    """Kill every process of the cluster in `folder`: its daemons, steps and jobs, but not its clients."""
+    while processes := _with_descendants(_tasks(folder) | _carrying(f"{_MARK}={folder}")):
+        _kill(processes)
         time.sleep(_POLL_S)
 
 
@@ -330,19 +332,19 @@ def _kill(processes: set[int]) -> None:
 
 
 def _tasks(folder: Path) -> set[int]:
-    """Processes of the cluster's jobs."""
+    """Return the PIDs of the processes of the cluster's jobs."""
     return _carrying(f"SLURM_CONF={folder}/slurm.conf", "SLURM_JOB_ID=")
 
 
 def _carrying(*begins: str) -> set[int]:
-    """Processes that have, for each of `begins`, a variable that begins so in their environment."""
-    found = set()
+    """Return the PIDs of processes that have, for each of `begins`, an environment variable that begins with it."""
+    pids = set()
     for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours
+        with contextlib.suppress(OSError):  # it has ended, or belongs to another user
             variables = (entry / "environ").read_bytes().split(b"\0")
             if all(any(variable.startswith(begin.encode()) for variable in variables) for begin in begins):
-                found.add(int(entry.name))
-    return found - {os.getpid()}
+                pids.add(int(entry.name))
+    return pids - {os.getpid()}
 
 
 def _with_descendants(processes: set[int]) -> set[int]:
@@ -350,20 +352,20 @@ def _with_descendants(processes: set[int]) -> set[int]:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parents[int(entry.name)] = int((entry / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[1])
-    found = set(processes)
-    while children := {process for process, parent in parents.items() if parent in found} - found:
-        found |= children
-    return found
+    tree = set(processes)
+    while children := {process for process, parent in parents.items() if parent in tree} - tree:
+        tree |= children
+    return tree
 
 
 def _free_ports(num: int) -> int:
-    """The first of `num` free ports in a row, below those that outgoing connections get, so that they stay free."""
+    """Return the first of `num` consecutive free ports, below the range of outgoing connections, so that they stay free."""
     for first in random.SystemRandom().sample(range(10_000, 32_000), 100):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for port in range(first, first + num):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
             return first
-    raise ClusterError("found no free ports on loopback")
+    raise ClusterError("no free ports on loopback")
 
 
 def _path() -> str:
@@ -371,12 +373,12 @@ def _path() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; returns its exit status."""
-    parser = argparse.ArgumentParser(description="A Slurm of its own on one machine, for tests.")
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(description="A private one-machine Slurm for tests.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    start = verbs.add_parser("start", help="install Slurm where it is missing, start a cluster, print what to export")
-    start.add_argument("folder", nargs="?", type=Path, help="new folder for all it writes; default: a temporary one")
-    stop = verbs.add_parser("stop", help="end everything in a cluster, jobs too, and remove its folder")
+    start = verbs.add_parser("start", help="install Slurm if it is missing, start a cluster, print what to export")
+    start.add_argument("folder", nargs="?", type=Path, help="new folder for all of its files; default: a temporary one")
+    stop = verbs.add_parser("stop", help="end everything in a cluster, including jobs, and remove its folder")
     stop.add_argument("folder", type=Path)
     stop.add_argument("--with-parent", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

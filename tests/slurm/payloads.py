@@ -1,4 +1,4 @@
-"""What submitit's jobs run in the tests of what submitit does: importable by name in the job."""
+"""Functions that submitit jobs run in the tests of submitit's behaviour; importable by name in the job."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from submitit.helpers import DelayedSubmission
 
 
 def variable(name: str) -> str | None:
-    """The value of an environment variable, in the job."""
+    """Return the value of an environment variable in the job."""
     return os.environ.get(name)
 
 
 def wait(num_s: float) -> str:
-    """Says that it waits, and after a while which task it was."""
+    """Print "waiting", sleep for `num_s` seconds, and return the task's rank."""
     print("waiting", flush=True)
     time.sleep(num_s)
     return f"task {os.environ['SLURM_PROCID']}"
 
 
 def first_waits_others_fail(num_s: float) -> None:
-    """One rank of several dies."""
+    """Sleep on the first rank; raise on all others."""
     if os.environ["SLURM_PROCID"] != "0":
         raise ValueError("boom")
     time.sleep(num_s)
 
 
 class Loading:
-    """Reads from a torch DataLoader for half a minute, and writes down which processes there are and which are told what."""
+    """Read from a torch DataLoader for half a minute; log the PIDs of the main process, workers and checkpoint calls."""
 
     def __init__(self, log: Path, *, num_workers: int) -> None:
         self.log, self.num_workers = log, num_workers
@@ -39,12 +39,12 @@ class Loading:
         from torch.utils.data import DataLoader
 
         self._write("main")
-        items: Any = range(600)  # torch takes any sequence, and its types do not say so
+        items: Any = range(600)  # torch accepts any sequence, but its type hints do not
         for _ in DataLoader(items, batch_size=None, num_workers=self.num_workers, worker_init_fn=self._begin_worker):
             time.sleep(0.05)
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit calls when it is told by a signal."""
+        """Called by submitit on a signal."""
         self._write("checkpoint")
         return DelayedSubmission(self)
 

@@ -1,9 +1,9 @@
-"""A job that says what happens to it, one line each: seconds since 1970, process, how often it was requeued, what.
+"""A job that logs what happens to it, one line per event: Unix seconds, PID, number of requeues, event.
 
     python witness.py NUM_S LOG
 
-It writes to LOG itself, so that it is heard even where its srun has gone. It has a child that knows nothing of signals
-(`sleep`), as any program has that a job starts.
+It writes to LOG itself, so that events are logged even after its srun has gone. It has a child without signal handlers
+(`sleep`), like any program that a job starts.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ class Seen(NamedTuple):
 
 
 def seen(log: Path) -> list[Seen]:
-    """What a witness has written so far."""
+    """Return what a witness has logged so far."""
     lines = log.read_text("utf-8").splitlines() if log.exists() else []
     fields = [line.split(" ", 3) for line in lines]
     return [Seen(float(time_s), int(process), int(requeues), what) for time_s, process, requeues, what in fields]
 
 
 def main(num_s: float, log: Path) -> None:
-    """Live for so many seconds, whatever signal comes."""
+    """Run for `num_s` seconds, ignoring signals, and log every event."""
 
-    def say(what: str) -> None:
+    def note(what: str) -> None:
         with log.open("a", encoding="utf-8") as file:
             file.write(f"{time.time():.2f} {os.getpid()} {os.environ.get('SLURM_RESTART_COUNT', '0')} {what}\n")
 
     for number in (signal.SIGUSR2, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: say(signal.Signals(number).name))
+        signal.signal(number, lambda number, frame: note(signal.Signals(number).name))
     child = subprocess.Popen(["sleep", str(num_s)])
-    say("start")
+    note("start")
     end = time.monotonic() + num_s
     while time.monotonic() < end:
         time.sleep(0.2)
-        say("alive" if child.poll() is None else f"child {child.returncode}")
-    say("end")
+        note("alive" if child.poll() is None else f"child {child.returncode}")
+    note("end")
 
 
 if __name__ == "__main__":

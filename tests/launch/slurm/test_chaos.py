@@ -1,8 +1,8 @@
-"""A study on a real Slurm while whatever takes part in it is killed or emptied, again and again: the results are the same.
+"""A study on a real Slurm while every process that takes part in it is killed repeatedly: the results stay the same.
 
-The faults and the pauses between them are drawn from a seed, which is printed; CHAOS_SEED=... draws the same ones. Which job
-is there when a fault comes is a matter of time. What ends is started again as a person would: `run`, or `retry` where a
-stage has failed because a stranger cancelled its job, which the driver takes as meant.
+The faults and the pauses between them are drawn from a seed, which is printed; CHAOS_SEED=... repeats them. Which job a
+fault hits depends on timing. A driver that ends is restarted as a user would: with `run`, or with `retry` if a stage failed
+because its job was cancelled externally, which the driver does not retry.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ STUDY = "small"
 
 FAULTS = {
     "a job is killed": 5,
-    "a job is cancelled by a stranger": 3,
-    "a job is requeued by a stranger": 3,
+    "a job is cancelled externally": 3,
+    "a job is requeued externally": 3,
     "a job is preempted": 4,
     "the driver is killed": 4,
-    "the driver is told to leave": 3,
+    "the driver is asked to detach": 3,
     "a slurmd is killed": 3,
     "slurmctld is killed": 3,
     "slurmdbd is killed": 2,
@@ -56,18 +56,18 @@ FAULTS = {
     "the Prefect server is emptied": 1,
     "MLflow's store is deleted": 2,
 }
-"""How often each comes."""
+"""How often each fault occurs."""
 
 WANTED_FAULTS, WANTED_KINDS = 30, 8
 PAUSES_S = (0.3, 2.5)
-"""Between two faults."""
+"""Range of the pause between two faults."""
 BEHIND, BEHIND_S = 2, 20.0
-"""By how many records the study may be behind the faults before they wait for it, and for how many seconds each does."""
+"""How many records the study may lag behind the schedule of faults before a fault waits for it, and for how long at most."""
 NOTHING_TO_HIT_S = 30.0
-"""How long a fault waits for something to hit before the next one comes."""
+"""How long a fault waits for a target before it is skipped."""
 DEADLINE_S = 1500.0
 HANGS_AFTER_S = 300.0
-"""Without a new record or fault."""
+"""Longest time without a new record or fault."""
 
 EXPERIMENT = """\
 import sys
@@ -97,12 +97,12 @@ at_a_time = 4
 budget_s = 0.1
 poll_s = 0.5
 """
-"""Stages of different kinds have different limits, and so jobs of their own."""
+"""Different time limits per kind keep stages of different kinds in separate jobs."""
 
 
 @dataclass(frozen=True)
 class RunningJob:
-    """A process of the study's that trains, evaluates or tokenises under Slurm."""
+    """A process of the study that trains, evaluates or tokenises under Slurm."""
 
     name: str
     pid: int
@@ -111,7 +111,7 @@ class RunningJob:
 
 
 class PrefectServer:
-    """A real Prefect server on a port of its own."""
+    """A real Prefect server on its own port."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -123,7 +123,7 @@ class PrefectServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and leave it to come up."""
+        """Start the server without waiting until it is up."""
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "prefect", "--no-prompt", "server", "start", "--port", str(self.port)],
@@ -148,7 +148,7 @@ class PrefectServer:
 
 
 class Chaos:
-    """The run, what is done to it, and who starts what has ended again."""
+    """The run of the study, the faults, and the restarts of processes that have ended."""
 
     def __init__(self, cluster: Cluster, store: Store, prefect: PrefectServer, command: list[str], seed: int) -> None:
         self.cluster, self.store, self.prefect, self.command = cluster, store, prefect, command
@@ -172,10 +172,10 @@ class Chaos:
     # -- the run ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Every fault of the schedule, then nothing more until the study is done."""
+        """Inject every fault of the schedule, then wait undisturbed until the study is done."""
         kinds = [kind for kind, number in FAULTS.items() for _ in range(number)]
         self.rng.shuffle(kinds)
-        first = kinds.index("a job is killed")  # while there is training to interrupt
+        first = kinds.index("a job is killed")  # early, while there is training to interrupt
         kinds.insert(self.rng.randrange(len(kinds) // 3), kinds.pop(first))
         schedule = [(round(self.rng.uniform(*PAUSES_S), 1), kind) for kind in kinds]
         print("schedule:", *(f"  after {pause_s} s {kind}" for pause_s, kind in schedule), sep="\n", flush=True)
@@ -196,8 +196,8 @@ class Chaos:
         for other in self._others:
             other.wait(60)
 
-    def _keep_step(self) -> None:
-        """Hold the stages back where they are ahead of the faults."""
+    def _pace_stages(self) -> None:
+        """Slow the stages down if they are ahead of the schedule of faults."""
         ahead = self._published - self._wanted()
         new = pause_file(self.store).with_suffix(".new")
         pause_s = 0.05 if ahead <= 0 else 0.5 if ahead <= BEHIND else 2.0 if ahead <= 2 * BEHIND else 6.0
@@ -208,21 +208,21 @@ class Chaos:
         return int(self._wanted_share * len(self._stages()))
 
     def _wait_for_stages(self) -> None:
-        """Hold the next fault back, for a while, where the stages are behind."""
+        """Delay the next fault, for a limited time, if the stages lag behind the schedule."""
         deadline = time.monotonic() + BEHIND_S
         while self._published < self._wanted() - BEHIND and time.monotonic() < deadline:
             self._wait(0.2)
 
     def _wait(self, seconds: float) -> None:
-        """Meanwhile what is away comes back, and what has ended is started again."""
+        """Wait; meanwhile, restart killed services and an ended driver when they are due."""
         until = time.monotonic() + seconds
         while True:
             now = time.monotonic()
-            for one in [one for one in self._later if one[0] <= now]:
-                self._later.remove(one)
-                one[1]()
-            self._look_after_driver()
-            self._keep_step()
+            for due in [entry for entry in self._later if entry[0] <= now]:
+                self._later.remove(due)
+                due[1]()
+            self._restart_driver_if_ended()
+            self._pace_stages()
             if (published := len(self.store.published(self._stages()))) != self._published:
                 self._published, self.changed = published, now
             assert now < self.began + DEADLINE_S, f"not done within {DEADLINE_S:g} s\n{self._what_hangs()}"
@@ -232,7 +232,7 @@ class Chaos:
             time.sleep(min(0.1, until - now))
 
     def _stages(self) -> list[str]:
-        """Once the study is frozen."""
+        """Return the study's stage ids; empty until the study is frozen."""
         if not self._known and self.store.paths.manifest(STUDY).exists():
             self._known = list(load(self.store, STUDY).stages)
         return self._known
@@ -257,7 +257,7 @@ class Chaos:
             )
         self.num_drivers += 1
 
-    def _look_after_driver(self) -> None:
+    def _restart_driver_if_ended(self) -> None:
         status = self.driver.poll()
         if status is None or self.is_done or "driver" in self._away:
             return
@@ -269,10 +269,12 @@ class Chaos:
             f"the driver ended with {status}\n{self._end_of_log()}"
         )
         if status == 1:
-            assert failed, f"nothing has failed\n{self._end_of_log()}"
+            assert failed, f"exit status 1, but no stage has failed\n{self._end_of_log()}"
             for cause in failed.values():
-                assert "CANCELLED" in cause, f"failed, though no stranger cancelled it: {cause}\n{self._end_of_log()}"
-            self._say(f"failed, and retried: {failed}")
+                assert "CANCELLED" in cause, (
+                    f"failed, although its job was not cancelled externally: {cause}\n{self._end_of_log()}"
+                )
+            self._say(f"failed, to be retried: {failed}")
         self._away.add("driver")
 
         def start() -> None:
@@ -282,19 +284,23 @@ class Chaos:
         self._later.append((time.monotonic() + self.rng.uniform(0.0, 3.0), start))
 
     def _failures(self) -> dict[str, str]:
-        return {one: failure["cause"] for one in self._stages() if (failure := self.store.failure(one)) is not None}
+        return {
+            stage_id: failure["cause"]
+            for stage_id in self._stages()
+            if (failure := self.store.failure(stage_id)) is not None
+        }
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
     def _fault(self, kind: str) -> str | None:
-        """Do it; what it hit, or none where there is nothing to hit now."""
+        """Inject a fault; return what it hit, or None if there is no target now."""
         act = {
             "a job is killed": self._kill_job,
-            "a job is cancelled by a stranger": lambda: self._tell_slurm("scancel"),
-            "a job is requeued by a stranger": lambda: self._tell_slurm("scontrol", "requeue"),
+            "a job is cancelled externally": lambda: self._run_on_job("scancel"),
+            "a job is requeued externally": lambda: self._run_on_job("scontrol", "requeue"),
             "a job is preempted": self._preempt,
             "the driver is killed": lambda: self._end_driver(signal.SIGKILL),
-            "the driver is told to leave": lambda: self._end_driver(signal.SIGTERM),
+            "the driver is asked to detach": lambda: self._end_driver(signal.SIGTERM),
             "a slurmd is killed": self._kill_slurmd,
             "slurmctld is killed": lambda: self._kill_daemon("slurmctld", (1.0, 8.0)),
             "slurmdbd is killed": lambda: self._kill_daemon("slurmdbd", (2.0, 12.0)),
@@ -305,24 +311,24 @@ class Chaos:
         return act[kind]()
 
     def _jobs(self) -> list[RunningJob]:
-        """The study's jobs that are in the middle of a stage, and not ending already."""
-        found = []
-        for one in running_jobs(self.cluster, self.store):
-            head = self._stage_of(one.name)
-            if one.pid not in self._struck and head is not None and any(self.store.previous_attempts(head)):
-                found.append(one)
-        self.rng.shuffle(found)
-        return found
+        """Return, in random order, the study's jobs that are in the middle of a stage and not already hit."""
+        jobs = []
+        for job in running_jobs(self.cluster, self.store):
+            head = self._stage_of(job.name)
+            if job.pid not in self._struck and head is not None and any(self.store.previous_attempts(head)):
+                jobs.append(job)
+        self.rng.shuffle(jobs)
+        return jobs
 
     def _stage_of(self, job: str) -> str | None:
-        """The stage that a job is at."""
+        """Return the id of a job's first unfinished stage; None if there is none."""
         with contextlib.suppress(OSError, ValueError):
-            stages = [one["id"] for one in json.loads(self.store.paths.job_spec(job).read_text("utf-8"))["stages"]]
-            return next((one for one in stages if not self.store.has(one)), None)
+            stages = json.loads(self.store.paths.job_spec(job).read_text("utf-8"))["stages"]
+            return next((stage["id"] for stage in stages if not self.store.has(stage["id"])), None)
         return None
 
     def _num_unsaved(self, job: RunningJob) -> int:
-        """Steps that a job has trained since it last saved, and that whoever kills it makes it train again."""
+        """Return how many steps a job has trained since its last checkpoint; a kill makes it train them again."""
         stage = self._stage_of(job.name)
         newest = next(iter(self.store.previous_attempts(stage)), None) if stage is not None else None
         steps = steps_of(newest) if newest is not None else None
@@ -331,44 +337,44 @@ class Chaos:
         first, last = steps
         return last - max(first, newest_step(newest / CHECKPOINTS_FOLDER))
 
-    def _told(self, job: RunningJob) -> str:
+    def _describe(self, job: RunningJob) -> str:
         stage = self._stage_of(job.name)
-        label = self.store.requested(stage)["label"] if stage else "nothing more"
+        label = self.store.requested(stage)["label"] if stage else "no stage"
         return f"Slurm job {job.slurm_id} on {job.node}, at {label}"
 
     def _kill_job(self) -> str | None:
         for job in sorted(self._jobs(), key=self._num_unsaved, reverse=True):
             stage = self._stage_of(job.name)
             if self._num_unsaved(job) == 0 and not self.hits["a job is killed"]:
-                return None  # the first one is to cost steps
-            if stage is None or sum(one["cause"] == "killed" for one in self.store.interruptions(stage)) >= 2:
-                continue  # a third time the driver takes for the stage's own fault
-            told = self._told(job)
+                return None  # the first kill must cost steps
+            if stage is None or _num_kills(self.store, stage) >= 2:
+                continue  # after a third kill, the driver fails the stage
+            target = self._describe(job)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(job.pid, signal.SIGKILL)
                 self._struck.add(job.pid)
-                return told
+                return target
         return None
 
-    def _tell_slurm(self, *command: str) -> str | None:
+    def _run_on_job(self, *command: str) -> str | None:
         for job in self._jobs():
-            told = self._told(job)
+            target = self._describe(job)
             if self._slurm(*command, job.slurm_id) is not None:
                 self._struck.add(job.pid)
-                return told
+                return target
         return None
 
     def _slurm(self, *command: str) -> str | None:
-        """The output of a command; none where Slurm is away, or the job has just ended."""
+        """Run a command; return its output, None if Slurm does not respond or the job has just ended."""
         try:
             return self.cluster.run(*command)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
             return None
 
     def _preempt(self) -> str | None:
-        """A job of a higher partition wants a whole node on which one of the study's runs, and is seen to get it."""
+        """Preempt a job of the study: submit a higher-priority job for its whole node and wait until that runs."""
         for job in self._jobs():
-            told, mark = self._told(job), self._visitors / job.slurm_id
+            target, mark = self._describe(job), self._visitors / job.slurm_id
             wanted = ["--partition=cpu", f"--nodelist={job.node}", "--exclusive", "--time=1", "--output=/dev/null"]
             visitor = self._slurm("sbatch", "--parsable", *wanted, f"--wrap=touch '{mark}'; sleep 1")
             if visitor is None:
@@ -377,7 +383,7 @@ class Chaos:
             while time.monotonic() < deadline:
                 self._wait(0.2)
                 if mark.exists():
-                    return told
+                    return target
             self._slurm("scancel", visitor.strip())
             return None
         return None
@@ -391,12 +397,12 @@ class Chaos:
     def _kill_slurmd(self) -> str | None:
         for job in self._jobs():
             if job.node not in self._away:
-                told = self._told(job)
-                return told if self._kill_daemon(job.node, (2.0, 16.0)) else None
+                target = self._describe(job)
+                return target if self._kill_daemon(job.node, (2.0, 16.0)) else None
         return None
 
     def _kill_daemon(self, daemon: str, away_s: tuple[float, float]) -> str | None:
-        # One node at a time; and a controller that is killed early cannot start again without the database.
+        # One node at a time, and never controller and database together: the controller may need the database to restart.
         others = [group for group in (NODES, ("slurmctld", "slurmdbd")) if daemon in group]
         if any(self._away.intersection(group) for group in others):
             return None
@@ -413,7 +419,7 @@ class Chaos:
         return f"for {seconds:.1f} s"
 
     def _resume_nodes(self) -> None:
-        """As an administrator does after such faults."""
+        """Resume failed nodes, as an administrator would."""
         for line in (self._slurm("sinfo", "-h", "-N", "-p", "cpu", "-o", "%N %T") or "").splitlines():
             node, state = line.split()
             if state.rstrip("*") in ("down", "drained", "draining") and node not in self._away:
@@ -437,7 +443,7 @@ class Chaos:
         return f"for {seconds:.1f} s"
 
     def _delete_mlflow(self) -> str | None:
-        """In the middle of a sync, which a schedule or a person may start beside the driver's own."""
+        """Delete MLflow's store during a sync started in addition to the driver's own, as a schedule or a user may do."""
         arguments = ["track", "sync", STUDY, "--store", str(self.store.root)]
         with self.log.open("ab") as log:
             sync = subprocess.Popen([sys.executable, "-m", "midstudy.cli.main", *arguments], stdout=log, stderr=log)
@@ -450,7 +456,7 @@ class Chaos:
         shutil.rmtree(self.store.paths.mlflow, ignore_errors=True)
         return "during a sync" if sync.poll() is None else "after a sync"
 
-    # -- what hangs ---------------------------------------------------------------------------------------------------
+    # -- diagnostics --------------------------------------------------------------------------------------------------
 
     def _what_hangs(self) -> str:
         if self.driver.poll() is None:
@@ -462,7 +468,7 @@ class Chaos:
                 [sys.executable, "-m", "midstudy.cli.main", *arguments], capture_output=True, text=True, timeout=120
             ).stdout
         except subprocess.TimeoutExpired:
-            status = "midstudy status: no answer within 120 s"
+            status = "midstudy status: no response within 120 s"
         listed = self._slurm("squeue", "--array", "--states=all")
         nodes = self._slurm("sinfo", "-N", "-p", "cpu", "-o", "%N %T %E")
         return f"away: {self._away}\n{listed}\n{nodes}\n{status}\n{self._end_of_log()}"
@@ -471,7 +477,7 @@ class Chaos:
         return "\n".join(self.log.read_text("utf-8", errors="replace").splitlines()[-150:])
 
     def end(self) -> None:
-        """Whatever is left of it."""
+        """Kill all processes that are left."""
         for process in (self.driver, *self._others):
             if process.poll() is None:
                 process.kill()
@@ -479,8 +485,8 @@ class Chaos:
 
 
 def running_jobs(cluster: Cluster, store: Store) -> list[RunningJob]:
-    """Those of the store whose Python is there."""
-    found = []
+    """Return the store's jobs whose Python process is running, by name."""
+    jobs = []
     place = re.compile(re.escape(str(store.paths.jobs)) + r"/([\w-]+)/submitit")
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -494,34 +500,39 @@ def running_jobs(cluster: Cluster, store: Store) -> list[RunningJob]:
             )
             if variables.get("SLURM_CONF") == f"{cluster.folder}/slurm.conf" and "SLURM_JOB_ID" in variables:
                 node = variables.get("SLURMD_NODENAME", "")
-                found.append(RunningJob(named[1], int(entry.name), variables["SLURM_JOB_ID"], node))
-    return sorted(found, key=lambda one: one.name)
+                jobs.append(RunningJob(named[1], int(entry.name), variables["SLURM_JOB_ID"], node))
+    return sorted(jobs, key=lambda job: job.name)
 
 
 def processes_of(store: Store) -> list[str]:
-    """Command lines of processes that name the store."""
-    found = []
+    """Return PID and command line of the processes whose command line contains the store's path."""
+    processes = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
             if str(store.root) in command:
-                found.append(f"{entry.name} {command}")
-    return found
+                processes.append(f"{entry.name} {command}")
+    return processes
+
+
+def _num_kills(store: Store, stage_id: str) -> int:
+    """Return how many of a stage's jobs were killed."""
+    return sum(interruption["cause"] == "killed" for interruption in store.interruptions(stage_id))
 
 
 def digests(store: Store, stages: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of every published tensor file."""
+    """Return the SHA-256 of every published tensor file."""
     return {
-        f"{one}/{path.relative_to(store.published_folder(one))}": hashlib.sha256(path.read_bytes()).hexdigest()
-        for one in stages
-        for path in store.published_folder(one).rglob("*.safetensors")
+        f"{stage_id}/{path.relative_to(store.published_folder(stage_id))}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for stage_id in stages
+        for path in store.published_folder(stage_id).rglob("*.safetensors")
     }
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.2)
 
 
@@ -543,7 +554,7 @@ def midstudy(*arguments: str) -> str:
     return done.stdout
 
 
-def test_whatever_is_killed_meanwhile_a_study_ends_with_the_same_table_and_tensors(
+def test_a_study_gives_the_same_table_and_tensors_whatever_is_killed_during_it(
     cluster: Cluster, prefect: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
@@ -574,39 +585,42 @@ def test_whatever_is_killed_meanwhile_a_study_ends_with_the_same_table_and_tenso
     mine, undisturbed = load(store, STUDY), load(local, STUDY)
     stages = mine.stages
     assert stages.keys() == undisturbed.stages.keys()
-    arms = [pd.read_parquet(one.paths.study(STUDY) / "arms.parquet").drop(columns="wall_s") for one in (store, local)]
+    arms = [pd.read_parquet(each.paths.study(STUDY) / "arms.parquet").drop(columns="wall_s") for each in (store, local)]
     pd.testing.assert_frame_equal(*arms, check_exact=True)
     for table in ("similarity.parquet", "proximity.parquet"):
         assert (store.paths.study(STUDY) / table).read_bytes() == (local.paths.study(STUDY) / table).read_bytes()
     assert not pd.read_parquet(store.paths.study(STUDY) / "arms.parquet").isna().any(axis=None)
     assert digests(store, stages) == digests(local, stages)
 
-    # One record a stage, nothing of the others left behind, nothing failed.
+    # One record per stage, no leftovers of other attempts, no failures.
     records = store.records(stages)
     assert records.keys() == stages.keys() == set(store.stage_ids())
     leftovers = [
-        path for one in stages for path in store.paths.stage(one).iterdir() if path.name not in ("recipe.json", "claim.json")
+        path
+        for stage_id in stages
+        for path in store.paths.stage(stage_id).iterdir()
+        if path.name not in ("recipe.json", "claim.json")
     ]
-    assert leftovers == [store.paths.published(one) for one in stages]
+    assert leftovers == [store.paths.published(stage_id) for stage_id in stages]
 
-    # What was computed again is listed: with the stage, in the study's costs, in its report.
-    again = {one: record.metrics.get("recomputed_steps", 0) for one, record in records.items()}
+    # Recomputed steps are listed with the stage, in the study's costs and in its report.
+    recomputed = {stage_id: record.metrics.get("recomputed_steps", 0) for stage_id, record in records.items()}
     cost = json.loads((store.paths.study(STUDY) / "cost.json").read_text("utf-8"))
-    calm = json.loads((local.paths.study(STUDY) / "cost.json").read_text("utf-8"))
-    assert cost["recomputed_steps"] == sum(again.values()) > 0
-    assert cost["useful_steps"] == calm["useful_steps"]
+    undisturbed_cost = json.loads((local.paths.study(STUDY) / "cost.json").read_text("utf-8"))
+    assert cost["recomputed_steps"] == sum(recomputed.values()) > 0
+    assert cost["useful_steps"] == undisturbed_cost["useful_steps"]
     assert any(record.environment.get("interruptions") for record in records.values())
     assert "steps repeated after faults" in (store.paths.study(STUDY) / "report" / "report.html").read_text("utf-8")
-    print({stages[one].label: number for one, number in again.items() if number}, flush=True)
+    print({stages[stage_id].label: steps for stage_id, steps in recomputed.items() if steps}, flush=True)
 
-    # Nothing goes on.
+    # No jobs and no processes are left.
     status = json.loads(midstudy("status", STUDY, "--store", str(store.root), "--json"))
     assert (status["finished"], status["failed"], status["jobs"]) == (len(stages), [], [])
     listed = ("squeue", "--format=%i %j %T %r %N %P")
-    wait_until(lambda: cluster.run(*listed, "-h") == "", f"an end of these jobs:\n{cluster.run(*listed)}", 60)
-    wait_until(lambda: not processes_of(store), f"an end of {processes_of(store)}", 60)
+    wait_until(lambda: cluster.run(*listed, "-h") == "", f"the end of these jobs:\n{cluster.run(*listed)}", 60)
+    wait_until(lambda: not processes_of(store), f"the end of {processes_of(store)}", 60)
 
-    # MLflow shows what it shows of a store that it is told of for the first time.
+    # MLflow shows the same as after a first sync into a fresh database.
     midstudy("track", "sync", STUDY, "--store", str(store.root), "--tracking-uri", f"sqlite:///{tmp_path / 'fresh.db'}")
     shown = mlflow_rows(store.paths.mlflow / "mlflow.db")
     assert shown == mlflow_rows(tmp_path / "fresh.db")

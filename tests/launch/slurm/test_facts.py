@@ -1,4 +1,4 @@
-"""What Slurm 22.05 and submitit really do, that the launcher has to live with: each fact as a small experiment."""
+"""Behaviour of Slurm 22.05 and submitit that the launcher relies on or works around: one small experiment per fact."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ SLURM_IS_AWAY = "Unable to contact slurm controller"
 
 
 def becomes(look: Callable[[], object], expected: object) -> bool:
-    """Whether a look finds what is expected, now or soon; where not, the last find is shown."""
-    deadline = time.monotonic() + 180  # long, but shorter than the test's limit, so that what was found is shown
-    while (found := look()) != expected and time.monotonic() < deadline:
+    """Poll until `look` returns the expected value, and assert that it does."""
+    deadline = time.monotonic() + 180  # below the test's own time limit, so that a failure shows the last value
+    while (actual := look()) != expected and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert found == expected
+    assert actual == expected
     return True
 
 
 def sbatch(cluster: Cluster, *options: str, run: str = "true", output: Path = Path("/dev/null")) -> str:
-    """The id of a new job."""
+    """Submit a job; return its id."""
     return cluster.run("sbatch", "--parsable", f"--output={output}", *options, f"--wrap={run}").strip()
 
 
 def witnessed(num_s: float, log: Path) -> str:
-    """The command of a job that says what happens to it."""
+    """Return the command of a job that logs what happens to it."""
     return f"srun {sys.executable} {witness.__file__} {num_s} {log}"
 
 
@@ -50,18 +50,18 @@ def whats(log: Path) -> list[str]:
 
 
 def queued(cluster: Cluster, job: str, field: str = "%T") -> str:
-    """What squeue says of a job: nothing where it has ended or is unknown."""
+    """Return a job's field in squeue; empty if the job has ended or is unknown."""
     rows = [row.split(" ", 1) for row in cluster.run("squeue", "-h", "-r", "-o", f"%i {field}").splitlines()]
     return dict(rows).get(job, "")
 
 
 def accounted(cluster: Cluster, job: str, *options: str) -> list[str]:
-    """The states that sacct has of a job; none where it does not know it (yet)."""
+    """Return a job's states in sacct; empty if sacct does not know it (yet)."""
     return cluster.run("sacct", "-n", "-P", "-X", "-o", "State", "-j", job, *options).splitlines()
 
 
 def controller_has_saved(cluster: Cluster, since: float) -> bool:
-    """Whether slurmctld has written its jobs to disk since then, which it does at most every five seconds."""
+    """Return whether slurmctld has saved its jobs to disk since then, which it does at most every five seconds."""
     state = cluster.folder / "state" / "job_state"
     return state.exists() and state.stat().st_mtime > since
 
@@ -72,12 +72,12 @@ def executor(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return SlurmExecutor(tmp_path / "jobs")
 
 
-# -- the cluster of the tests ---------------------------------------------------------------------------------------------
+# -- the test cluster -----------------------------------------------------------------------------------------------------
 
 
-def test_every_node_runs_a_job_and_shares_out_its_gpus(cluster: Cluster, tmp_path: Path) -> None:
-    said = cluster.run("srun", "--nodes=4", "printenv", "SLURMD_NODENAME")
-    assert sorted(said.split()) == sorted(NODES)
+def test_every_node_runs_a_job_and_assigns_its_gpus(cluster: Cluster, tmp_path: Path) -> None:
+    output = cluster.run("srun", "--nodes=4", "printenv", "SLURMD_NODENAME")
+    assert sorted(output.split()) == sorted(NODES)
     jobs = [
         sbatch(
             cluster,
@@ -91,8 +91,8 @@ def test_every_node_runs_a_job_and_shares_out_its_gpus(cluster: Cluster, tmp_pat
     assert sorted((tmp_path / str(n)).read_text().strip() for n in range(2)) == ["0", "1"]
 
 
-def test_jobs_that_ask_for_a_part_of_a_gpu_share_one(cluster: Cluster, tmp_path: Path) -> None:
-    """Shards, as `jobs_per_gpu` of a placement file asks for them: four to a GPU here, one job in each, all at once."""
+def test_jobs_that_request_part_of_a_gpu_share_one(cluster: Cluster, tmp_path: Path) -> None:
+    """Shards, as requested by a placement file with `jobs_per_gpu`: four per GPU here, each running one job, all at once."""
     script = (
         "srun printenv CUDA_VISIBLE_DEVICES >{folder}/{n}; date +%s.%N >>{folder}/{n}; sleep 4; date +%s.%N >>{folder}/{n}"
     )
@@ -109,26 +109,26 @@ def test_jobs_that_ask_for_a_part_of_a_gpu_share_one(cluster: Cluster, tmp_path:
 # -- cancelled, unknown, refused -----------------------------------------------------------------------------------------
 
 
-def test_array_tasks_that_are_cancelled_while_they_wait_are_not_accounted_for_by_name(cluster: Cluster) -> None:
+def test_pending_array_tasks_that_are_cancelled_are_missing_from_sacct(cluster: Cluster) -> None:
     job = sbatch(cluster, "--array=0-2%1", run="sleep 30")
     assert becomes(lambda: [queued(cluster, f"{job}_{task}") for task in range(3)], ["RUNNING", "PENDING", "PENDING"])
     for task in (1, 2):
         cluster.run("scancel", f"{job}_{task}")
     assert [queued(cluster, f"{job}_{task}") for task in range(3)] == ["RUNNING", "", ""]
-    # One row for both, of the array as a whole or as a range, while one of its tasks runs.
+    # While one task runs, sacct has one row for both, for the array as a whole or for a range.
     wait_until(lambda: CANCELLED in accounted(cluster, job))
     assert not {f"{job}_1", f"{job}_2"} & set(cluster.run("sacct", "-n", "-P", "-X", "-o", "JobID", "-j", job).split())
     assert [accounted(cluster, f"{job}_{task}") for task in (1, 2)] == [[], []]
 
 
-def test_a_running_job_that_is_cancelled_says_by_whom(cluster: Cluster) -> None:
+def test_sacct_names_the_user_who_cancelled_a_running_job(cluster: Cluster) -> None:
     job = sbatch(cluster, run="sleep 30")
     assert becomes(lambda: queued(cluster, job), "RUNNING")
     cluster.run("scancel", job)
     assert becomes(lambda: accounted(cluster, job), [CANCELLED])
 
 
-def test_a_plain_job_that_is_cancelled_while_it_waits_does_not_vanish(cluster: Cluster) -> None:
+def test_a_pending_single_job_that_is_cancelled_stays_in_sacct(cluster: Cluster) -> None:
     job = sbatch(cluster, "--hold")
     cluster.run("scancel", job)
     assert becomes(lambda: accounted(cluster, job), [CANCELLED])
@@ -144,7 +144,7 @@ def test_a_job_can_submit_a_job_and_both_are_found_by_name(cluster: Cluster, tmp
     assert (tmp_path / "said").read_text() == "inner\n"
 
 
-def test_one_unknown_job_is_an_error_for_squeue_and_one_of_several_is_not(cluster: Cluster) -> None:
+def test_squeue_fails_for_one_unknown_job_but_not_for_one_of_several(cluster: Cluster) -> None:
     job, unknown = sbatch(cluster, "--hold"), "1"
     with pytest.raises(subprocess.CalledProcessError) as error:
         cluster.run("squeue", "-h", "-j", unknown)
@@ -154,7 +154,7 @@ def test_one_unknown_job_is_an_error_for_squeue_and_one_of_several_is_not(cluste
     cluster.run("scancel", unknown)  # no error
 
 
-def test_what_no_node_can_run_and_partitions_that_do_not_exist_are_refused_at_once(cluster: Cluster) -> None:
+def test_impossible_requests_and_unknown_partitions_are_refused_at_once(cluster: Cluster) -> None:
     for options, text in (
         (["--partition=nosuch"], "Invalid partition name specified"),
         (["--gpus-per-node=3"], "Requested node configuration is not available"),
@@ -165,7 +165,7 @@ def test_what_no_node_can_run_and_partitions_that_do_not_exist_are_refused_at_on
         assert text in error.value.stderr
 
 
-def test_a_job_that_may_not_be_requeued_cannot_requeue_itself(cluster: Cluster) -> None:
+def test_a_job_submitted_with_no_requeue_cannot_requeue_itself(cluster: Cluster) -> None:
     job = sbatch(cluster, "--no-requeue", run="sleep 30")
     assert becomes(lambda: queued(cluster, job), "RUNNING")
     with pytest.raises(subprocess.CalledProcessError) as error:
@@ -173,7 +173,7 @@ def test_a_job_that_may_not_be_requeued_cannot_requeue_itself(cluster: Cluster) 
     assert "disabled" in error.value.stderr
 
 
-def test_a_node_that_cannot_start_a_job_holds_it_in_the_queue_for_ever(cluster: Cluster) -> None:
+def test_a_job_that_a_node_cannot_start_is_held_until_it_is_released(cluster: Cluster) -> None:
     with cluster.broken_node(NODES[0]):
         job = sbatch(cluster, f"--nodelist={NODES[0]}")
         assert becomes(lambda: queued(cluster, job, "%T %r"), "PENDING launch failed requeued held")
@@ -184,30 +184,28 @@ def test_a_node_that_cannot_start_a_job_holds_it_in_the_queue_for_ever(cluster: 
     assert becomes(lambda: accounted(cluster, job), ["COMPLETED"])
 
 
-# -- commands that do not answer -----------------------------------------------------------------------------------------
+# -- unresponsive daemons -------------------------------------------------------------------------------------------------
 
 
-def test_a_controller_that_is_away_refuses_after_seconds_and_its_jobs_go_on(cluster: Cluster, tmp_path: Path) -> None:
+def test_without_a_controller_commands_fail_within_seconds_and_jobs_keep_running(cluster: Cluster, tmp_path: Path) -> None:
     log = tmp_path / "log"
     job = sbatch(cluster, run=witnessed(8, log))
     wait_until(lambda: "start" in whats(log))
     running_since = time.time()
     wait_until(lambda: controller_has_saved(cluster, running_since))
     with cluster.without("slurmctld"):
-        asking = [
+        commands = [
             subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
             for command in (["sbatch", "--wrap=true"], ["squeue"], ["scancel", job])
         ]
-        for refused in asking:
+        for refused in commands:
             assert SLURM_IS_AWAY in refused.communicate()[1]
             assert refused.returncode != 0
         wait_until(lambda: "end" in whats(log))
     assert becomes(lambda: accounted(cluster, job), ["COMPLETED"])
 
 
-def test_a_controller_that_is_killed_forgets_a_new_job_ends_it_and_gives_its_number_to_the_next(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_a_controller_that_is_killed_forgets_a_new_job_ends_it_and_reuses_its_id(cluster: Cluster, tmp_path: Path) -> None:
     log, before = tmp_path / "log", time.time()
     sbatch(cluster, "--hold")
     wait_until(lambda: controller_has_saved(cluster, before))
@@ -216,15 +214,15 @@ def test_a_controller_that_is_killed_forgets_a_new_job_ends_it_and_gives_its_num
     cluster.kill_daemon("slurmctld")
     cluster.start_daemon("slurmctld")
     assert queued(cluster, forgotten) == ""
-    assert accounted(cluster, forgotten)[0] in ("PENDING", "RUNNING")  # and so it stays
-    wait_until(lambda: witness.seen(log)[-1].time_s < time.time() - 2)  # it has fallen silent
+    assert accounted(cluster, forgotten)[0] in ("PENDING", "RUNNING")  # and stays in that state
+    wait_until(lambda: witness.seen(log)[-1].time_s < time.time() - 2)  # it no longer writes
     assert "end" not in whats(log)
     assert sbatch(cluster, "--hold", "--job-name=next") == forgotten
     assert queued(cluster, forgotten, "%j") == "next"
     assert becomes(lambda: len(accounted(cluster, forgotten, "--duplicates")), 2)
 
 
-def test_accounting_that_was_down_answers_again_before_it_knows_what_happened(cluster: Cluster) -> None:
+def test_accounting_that_was_down_responds_before_it_has_caught_up(cluster: Cluster) -> None:
     with cluster.without("slurmdbd"):
         job = sbatch(cluster)
         with pytest.raises(subprocess.CalledProcessError) as error:
@@ -235,7 +233,7 @@ def test_accounting_that_was_down_answers_again_before_it_knows_what_happened(cl
     assert becomes(lambda: accounted(cluster, job), ["COMPLETED"])
 
 
-def test_accounting_that_hangs_hangs_whoever_asks_it_and_nothing_else(cluster: Cluster) -> None:
+def test_accounting_that_hangs_blocks_only_sacct(cluster: Cluster) -> None:
     with cluster.frozen("slurmdbd"):
         job = sbatch(cluster)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -243,12 +241,12 @@ def test_accounting_that_hangs_hangs_whoever_asks_it_and_nothing_else(cluster: C
         assert becomes(lambda: cluster.run("squeue", "-h", "-t", "all", "-o", "%T", "-j", job).strip(), "COMPLETED")
 
 
-# -- what happens to a job that runs ---------------------------------------------------------------------------------------
+# -- running jobs ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Fates:
-    """Of three jobs that ran at once: what they said, and all states that sacct has had of them."""
+    """Logs of three jobs that ran at once, and all of their states in sacct."""
 
     limited: list[witness.Seen]
     lost: list[witness.Seen]
@@ -259,7 +257,7 @@ class Fates:
 
 @pytest.fixture(scope="module")
 def fates(_slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fates]:
-    """One job comes near its time limit, the slurmd of one is killed, one is preempted. All have 90 s of work."""
+    """One job gets close to its time limit, one loses its slurmd, one is preempted. All have 90 s of work."""
     cluster, folder = _slurm, tmp_path_factory.mktemp("fates")
     logs = {name: folder / name for name in ("limited", "lost", "preempted")}
     sbatch(cluster, "--time=1", "--signal=USR2@20", f"--nodelist={NODES[0]}", run=witnessed(90, logs["limited"]))
@@ -286,16 +284,16 @@ def fates(_slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     cluster.restore()
 
 
-def test_the_signal_before_the_time_limit_comes_up_to_half_a_minute_too_soon(fates: Fates) -> None:
+def test_the_signal_before_the_time_limit_comes_up_to_half_a_minute_early(fates: Fates) -> None:
     start, signal = fates.limited[0], next(line for line in fates.limited if line.what == "SIGUSR2")
     assert 60 - 20 - 31 < signal.time_s - start.time_s < 60 - 20 + 3
 
 
-def test_a_signal_reaches_every_process_of_the_step_and_ends_those_that_know_nothing_of_it(fates: Fates) -> None:
+def test_a_signal_reaches_every_process_of_the_step_and_kills_those_without_a_handler(fates: Fates) -> None:
     assert f"child {-12}" in [line.what for line in fates.limited]
 
 
-def test_a_preempted_job_is_told_then_killed_then_requeued(fates: Fates) -> None:
+def test_a_preempted_job_is_signalled_then_killed_then_requeued(fates: Fates) -> None:
     first = [line for line in fates.preempted if line.num_requeues == 0]
     order = [line.what for line in first if line.what.startswith("SIG")]
     assert order[0] == "SIGUSR2"
@@ -305,13 +303,13 @@ def test_a_preempted_job_is_told_then_killed_then_requeued(fates: Fates) -> None
     assert fates.preempted_states[0] == "PREEMPTED"
 
 
-def test_a_job_whose_node_is_lost_runs_again_by_itself_while_the_old_process_goes_on(fates: Fates) -> None:
+def test_a_job_whose_node_is_lost_is_requeued_while_its_old_process_keeps_running(fates: Fates) -> None:
     again = next(line for line in fates.lost if line.num_requeues == 1)
     assert [line for line in fates.lost if line.num_requeues == 0 and line.time_s > again.time_s]
     assert fates.lost_states[0] == "NODE_FAIL"
 
 
-def test_a_job_that_lost_its_node_counts_as_ended_for_submitit_while_it_waits_in_the_queue(cluster: Cluster) -> None:
+def test_submitit_considers_a_requeued_job_of_a_lost_node_done(cluster: Cluster) -> None:
     job = sbatch(cluster, run="sleep 30")
     assert becomes(lambda: queued(cluster, job), "RUNNING")
     cluster.run("scontrol", "update", f"NodeName={queued(cluster, job, '%N')}", "State=DOWN", "Reason=test")
@@ -319,7 +317,7 @@ def test_a_job_that_lost_its_node_counts_as_ended_for_submitit_while_it_waits_in
     assert becomes(lambda: (SlurmInfoWatcher().is_done(job, mode="force"), queued(cluster, job)), (True, "PENDING"))
 
 
-def test_a_job_over_its_memory_fails_and_only_its_log_says_why(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_over_its_memory_limit_fails_and_only_its_log_says_why(cluster: Cluster, tmp_path: Path) -> None:
     greedy = "import time; x = bytearray(400_000_000); time.sleep(30)"
     job = sbatch(cluster, "--mem=100M", run=f"srun {sys.executable} -c '{greedy}'", output=tmp_path / "log")
     assert becomes(lambda: accounted(cluster, job), ["FAILED"])
@@ -329,7 +327,7 @@ def test_a_job_over_its_memory_fails_and_only_its_log_says_why(cluster: Cluster,
 # -- submitit ---------------------------------------------------------------------------------------------------------------
 
 
-def test_submitit_takes_an_old_result_of_the_same_number_for_the_new_jobs(executor: SlurmExecutor, cluster: Cluster) -> None:
+def test_submitit_mistakes_an_old_result_with_the_same_id_for_the_new_one(executor: SlurmExecutor, cluster: Cluster) -> None:
     following = int(sbatch(cluster, "--hold")) + 1
     executor.folder.mkdir()
     (executor.folder / f"{following}_0_result.pkl").write_bytes(pickle.dumps(("success", "of last year")))
@@ -339,7 +337,7 @@ def test_submitit_takes_an_old_result_of_the_same_number_for_the_new_jobs(execut
     assert job.result() == "of last year"
 
 
-def test_workers_of_a_data_loader_checkpoint_too(executor: SlurmExecutor, cluster: Cluster, tmp_path: Path) -> None:
+def test_submitit_also_checkpoints_in_data_loader_workers(executor: SlurmExecutor, cluster: Cluster, tmp_path: Path) -> None:
     def processes(what: str) -> list[str]:
         lines = log.read_text().splitlines() if log.exists() else []
         return [line.split()[1] for line in lines if line.startswith(what)]
@@ -351,7 +349,7 @@ def test_workers_of_a_data_loader_checkpoint_too(executor: SlurmExecutor, cluste
     wait_until(lambda: set(processes("checkpoint")) & set(processes("worker")))
 
 
-def test_a_file_left_by_an_interrupted_checkpoint_fails_every_later_one(
+def test_a_file_left_by_an_interrupted_checkpoint_makes_every_later_one_fail(
     executor: SlurmExecutor, cluster: Cluster, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
@@ -364,7 +362,7 @@ def test_a_file_left_by_an_interrupted_checkpoint_fails_every_later_one(
         job.result()
 
 
-def test_every_preemption_of_a_job_of_ten_minutes_counts_as_a_timeout(tmp_path: Path) -> None:
+def test_submitit_counts_every_preemption_of_a_ten_minute_job_as_a_timeout(tmp_path: Path) -> None:
     for timeout_min, timed_out in ((10, True), (11, False)):
         delayed = DelayedSubmission(payloads.wait, 0)
         delayed.set_timeout(timeout_min, 3)
@@ -372,7 +370,7 @@ def test_every_preemption_of_a_job_of_ten_minutes_counts_as_a_timeout(tmp_path: 
         assert handler.has_timed_out() is timed_out
 
 
-def test_a_cancelled_job_lives_until_it_is_killed(executor: SlurmExecutor, cluster: Cluster) -> None:
+def test_a_cancelled_submitit_job_runs_until_it_is_killed(executor: SlurmExecutor, cluster: Cluster) -> None:
     job = executor.submit(payloads.wait, 30)
     wait_until(lambda: "waiting" in str(job.stdout()))
     cancelled_s = time.monotonic()
@@ -382,7 +380,7 @@ def test_a_cancelled_job_lives_until_it_is_killed(executor: SlurmExecutor, clust
     assert "Bypassing signal SIGTERM" in str(job.stderr())
 
 
-def test_ranks_go_on_when_one_has_died_unless_srun_is_told_otherwise(executor: SlurmExecutor, cluster: Cluster) -> None:
+def test_ranks_outlive_one_that_dies_unless_srun_kills_them(executor: SlurmExecutor, cluster: Cluster) -> None:
     executor.update_parameters(ntasks_per_node=2)
     jobs = [executor.submit(payloads.first_waits_others_fail, 20)]
     executor.update_parameters(srun_args=["--kill-on-bad-exit=1"])
@@ -392,11 +390,11 @@ def test_ranks_go_on_when_one_has_died_unless_srun_is_told_otherwise(executor: S
     assert "boom" in str(jobs[1].task(1).exception())
 
 
-def test_a_job_gets_the_drivers_environment(executor: SlurmExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_inherits_the_drivers_environment(executor: SlurmExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     assert executor.submit(payloads.variable, "PREFECT_API_URL").result() == "http://127.0.0.1:1/api"
 
 
-def test_a_clean_environment_has_lost_the_cluster(executor: SlurmExecutor) -> None:
+def test_a_clean_environment_loses_the_clusters_configuration(executor: SlurmExecutor) -> None:
     with submitit.helpers.clean_env(), pytest.raises((FailedJobError, FailedSubmissionError)):
         executor.submit(payloads.wait, 0)

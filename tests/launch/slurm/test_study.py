@@ -1,4 +1,4 @@
-"""Studies on a real Slurm of one machine: the same results as elsewhere, whatever the cluster does meanwhile."""
+"""Studies on a real one-machine Slurm: the results are the same as without it, whatever the cluster does."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 class Study:
-    """Stages run by a driver on the cluster, and what a test may do meanwhile."""
+    """Stages that a driver runs on the cluster while a test may interfere."""
 
     def __init__(self, store: Store, *stages: Stage, entry: str = ENTRY, **fields: Any) -> None:
         self.store, self.stages = store, {stage.id: stage for stage in stages}
@@ -65,14 +65,15 @@ class Study:
     def run(
         self, meanwhile: Callable[[], None] = lambda: None, *, budget_s: float = 0.1, max_jobs: int = 8
     ) -> dict[str, Outcome]:
-        """Outcomes by the first word of a stage's label; `meanwhile` runs in a thread of its own."""
+        """Run the stages; return the outcomes by the first word of their labels. `meanwhile` runs in a separate thread."""
 
         async def drive() -> dict[str, Outcome]:
             async with self.driver(budget_s=budget_s, max_jobs=max_jobs) as driver:
                 acting = asyncio.create_task(asyncio.to_thread(meanwhile))
-                outcomes = await asyncio.gather(*(driver.finished(one) for one in self.stages))
+                outcomes = await asyncio.gather(*(driver.finished(stage_id) for stage_id in self.stages))
                 await acting
-            return {self.stages[one].label.split()[0]: out for one, out in zip(self.stages, outcomes, strict=True)}
+            names = [stage.label.split()[0] for stage in self.stages.values()]
+            return dict(zip(names, outcomes, strict=True))
 
         return asyncio.run(drive())
 
@@ -88,12 +89,12 @@ class Study:
         )
 
     def slurm_id(self, name: str) -> str:
-        """The Slurm job that makes the stage whose label begins with `name`, or was the last to try."""
-        (stage,) = (one for one in self.stages.values() if one.label.split()[0] == name)
+        """Return the Slurm id of the job that runs the stage whose label begins with `name`, or was the last to try."""
+        (stage,) = (stage for stage in self.stages.values() if stage.label.split()[0] == name)
         jobs = [job for job in job_names(self.store) if job.startswith(f"{stage.id}-")]
-        found = [one.id for job in jobs if (one := read_submission(self.store, job)) is not None]
-        assert found[-1] is not None
-        return found[-1]
+        ids = [submission.id for job in jobs if (submission := read_submission(self.store, job)) is not None]
+        assert ids[-1] is not None
+        return ids[-1]
 
 
 def statuses(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
@@ -101,7 +102,7 @@ def statuses(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
 
 
 def tensors(store: Store, plan: Plan) -> dict[str, str]:
-    """SHA-256 of every published tensor file of the study."""
+    """Return the SHA-256 of every published tensor file of the study."""
     return {
         f"{stage_id}/{path.relative_to(store.published_folder(stage_id))}": hashlib.sha256(path.read_bytes()).hexdigest()
         for stage_id in plan.stages
@@ -109,8 +110,8 @@ def tensors(store: Store, plan: Plan) -> dict[str, str]:
     }
 
 
-def make_here(store: Store, stages: Mapping[str, Stage]) -> None:
-    """Make the stages in this process, one after the other."""
+def execute_here(store: Store, stages: Mapping[str, Stage]) -> None:
+    """Execute the stages in this process, one after the other."""
     for stage in stages.values():
         store.request(stage)
         execute_stage(
@@ -123,13 +124,13 @@ def make_here(store: Store, stages: Mapping[str, Stage]) -> None:
         )
 
 
-def test_a_study_that_is_preempted_gives_the_tensors_of_one_that_was_made_without_jobs(
+def test_a_preempted_study_gives_the_same_tensors_as_one_run_without_jobs(
     cluster: Cluster, store: Store, tmp_path: Path
 ) -> None:
     write_text(tmp_path / "text")
     local = Store.open(tmp_path / "local", create=True)
     plan = plan_in(local, small_study(tmp_path / "text", total_steps=60, starts=()))
-    make_here(local, plan.stages)
+    execute_here(local, plan.stages)
 
     def preempt() -> None:
         trunk = next(stage for stage in plan.stages.values() if stage.kind == "state")
@@ -146,7 +147,7 @@ def test_a_study_that_is_preempted_gives_the_tensors_of_one_that_was_made_withou
     assert study.notices == []  # no driver was needed for it
 
 
-def test_equal_stages_become_one_array_and_each_is_started_once(cluster: Cluster, store: Store) -> None:
+def test_stages_with_equal_placements_become_one_array_and_each_starts_once(cluster: Cluster, store: Store) -> None:
     study = Study(store, *(fake_stage(f"leaf{number}") for number in range(6)))
     assert set(statuses(study.run()).values()) == {"published"}
     numbers = {study.slurm_id(f"leaf{number}").partition("_")[0] for number in range(6)}
@@ -154,7 +155,7 @@ def test_equal_stages_become_one_array_and_each_is_started_once(cluster: Cluster
     assert sorted(starts(store)) == [f"leaf{number}" for number in range(6)]
 
 
-def test_a_stage_that_raises_is_not_run_again_and_the_others_go_on(cluster: Cluster, store: Store) -> None:
+def test_a_stage_that_raises_is_not_retried_and_the_others_continue(cluster: Cluster, store: Store) -> None:
     bad, good = fake_stage("bad raise"), fake_stage("good")
     study = Study(store, bad, good, fake_stage("below", bad), fake_stage("behind", good))
     outcomes = study.run()
@@ -166,7 +167,7 @@ def test_a_stage_that_raises_is_not_run_again_and_the_others_go_on(cluster: Clus
     assert starts(store, "bad") == ["bad"]
 
 
-def test_what_is_killed_or_uses_up_memory_fails_with_slurms_reason(cluster: Cluster, store: Store) -> None:
+def test_a_stage_that_is_killed_or_runs_out_of_memory_fails_with_slurms_reason(cluster: Cluster, store: Store) -> None:
     study = Study(store, fake_stage("killed kill"), fake_stage("once kill_once"), fake_stage("eater eat=600"), memory_gb=0.3)
     outcomes = study.run()
     assert statuses(outcomes) == {"killed": "failed", "once": "published", "eater": "failed"}
@@ -178,34 +179,36 @@ def test_what_is_killed_or_uses_up_memory_fails_with_slurms_reason(cluster: Clus
     assert len(starts(store, "eater")) == 2
 
 
-def test_a_job_that_is_told_to_leave_before_its_python_listens_is_run_again_as_preempted(
+def test_a_job_signalled_before_its_python_has_a_handler_is_retried_as_preempted(
     cluster: Cluster, store: Store, tmp_path: Path
 ) -> None:
-    told = tmp_path / "told"  # as often as a job may be killed, and once more
-    setup = f'[ "$(cat {told} | wc -l)" -ge 3 ] || {{ echo >> {told}; kill -USR2 $$; }}'
-    told.touch()
+    signals = tmp_path / "signals"  # one line per signal: once more than a job may be killed
+    setup = f'[ "$(cat {signals} | wc -l)" -ge 3 ] || {{ echo >> {signals}; kill -USR2 $$; }}'
+    signals.touch()
     study = Study(store, fake_stage("stage"), setup=(setup,))
     assert statuses(study.run()) == {"stage": "published"}
     (stage,) = study.stages
-    assert [one["cause"] for one in store.record(stage).environment["interruptions"]] == ["preempted"] * 3
+    interruptions = store.record(stage).environment["interruptions"]
+    assert [interruption["cause"] for interruption in interruptions] == ["preempted"] * 3
 
 
-def test_a_job_that_completed_and_made_nothing_is_run_again_as_lost(cluster: Cluster, store: Store, tmp_path: Path) -> None:
+def test_a_job_that_completed_without_a_result_is_retried_as_lost(cluster: Cluster, store: Store, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     study = Study(store, fake_stage("stage"), setup=(f"[ -e {mark} ] || {{ touch {mark}; exit 0; }}",))
     assert statuses(study.run()) == {"stage": "published"}
     (stage,) = study.stages
-    assert [one["cause"] for one in store.record(stage).environment["interruptions"]] == ["lost"]
+    interruptions = store.record(stage).environment["interruptions"]
+    assert [interruption["cause"] for interruption in interruptions] == ["lost"]
 
 
-def test_a_study_that_comes_to_its_time_limit_gives_the_tensors_of_one_that_was_made_without_jobs(
+def test_a_study_that_reaches_its_time_limit_gives_the_same_tensors_as_one_run_without_jobs(
     cluster: Cluster, store: Store, tmp_path: Path
 ) -> None:
     write_text(tmp_path / "text")
     local = Store.open(tmp_path / "local", create=True)
     plan = plan_in(local, small_study(tmp_path / "text", total_steps=60, starts=()))
-    make_here(local, plan.stages)
-    study = Study(store, *plan.stages.values(), entry="builders.interruptible_execute:until_told", time_limit_min=1)
+    execute_here(local, plan.stages)
+    study = Study(store, *plan.stages.values(), entry="builders.interruptible_execute:until_stopped", time_limit_min=1)
     outcomes = study.run(budget_s=60.0, max_jobs=2)
     assert {outcome.status for outcome in outcomes.values()} == {"published"}
     assert tensors(store, plan) == tensors(local, plan)
@@ -216,7 +219,7 @@ def test_a_study_that_comes_to_its_time_limit_gives_the_tensors_of_one_that_was_
     assert study.notices == []  # no driver was needed for it
 
 
-def test_a_node_that_fails_while_its_processes_go_on_costs_no_record(cluster: Cluster, store: Store) -> None:
+def test_a_node_that_fails_while_its_processes_keep_running_loses_no_record(cluster: Cluster, store: Store) -> None:
     stage = fake_stage("stage until=go")
     study = Study(store, stage)
 
@@ -227,7 +230,7 @@ def test_a_node_that_fails_while_its_processes_go_on_costs_no_record(cluster: Cl
         assert node is not None
         cluster.kill_daemon(node)
         wait_until(lambda: len(starts(store, "stage")) == 2)
-        let_go(store, "go")  # both go on, and publish at once
+        let_go(store, "go")  # both processes continue and publish at once
 
     assert statuses(study.run(fail_node)) == {"stage": "published"}
     assert study.notices == []
@@ -237,13 +240,13 @@ def test_a_node_that_fails_while_its_processes_go_on_costs_no_record(cluster: Cl
     assert len({start.node for start in job_starts(store, job)}) == 2
 
 
-def test_a_controller_that_is_restarted_is_waited_for(cluster: Cluster, store: Store) -> None:
+def test_the_driver_waits_for_a_controller_that_is_restarted(cluster: Cluster, store: Store) -> None:
     first = fake_stage("first until=go")
     study = Study(store, first, fake_stage("second", first))
 
     def restart() -> None:
         wait_until(lambda: bool(starts(store, "first")))
-        time.sleep(5.0)  # killed within seconds of a job's start, Slurm may start the job again
+        time.sleep(5.0)  # if killed within seconds of a job's start, the controller may start it again
         with cluster.without("slurmctld"):
             wait_until(lambda: bool(study.notices))
         wait_until(lambda: len(study.notices) == 2)
@@ -251,18 +254,18 @@ def test_a_controller_that_is_restarted_is_waited_for(cluster: Cluster, store: S
 
     assert statuses(study.run(restart)) == {"first": "published", "second": "published"}
     assert starts(store) == ["first", "go", "second"]
-    assert "Slurm does not answer" in study.notices[0]
-    assert study.notices[1:] == ["Slurm answers again"]
+    assert "Slurm does not respond" in study.notices[0]
+    assert study.notices[1:] == ["Slurm responds again"]
 
 
-def test_without_accounting_a_job_that_was_killed_is_run_again(cluster: Cluster, store: Store) -> None:
+def test_without_accounting_a_job_that_was_killed_is_retried(cluster: Cluster, store: Store) -> None:
     study = Study(store, fake_stage("once kill_once"), fake_stage("good"))
     with cluster.without("slurmdbd"):
         assert statuses(study.run()) == {"once": "published", "good": "published"}
 
 
-def test_a_waiting_task_of_an_array_that_somebody_cancels_is_noticed(cluster: Cluster, store: Store) -> None:
-    """sacct forgets such a task, and whoever waits for it there waits for ever."""
+def test_a_pending_array_task_cancelled_by_another_process_is_noticed(cluster: Cluster, store: Store) -> None:
+    """sacct does not list such a task, so waiting for it there would never end."""
     study = Study(store, fake_stage("a until=go"), fake_stage("b"), sbatch=(("exclusive", True), ("nodelist", NODES[0])))
     for stage in study.stages.values():
         assert stage.cost_s == 1.0
@@ -275,7 +278,7 @@ def test_a_waiting_task_of_an_array_that_somebody_cancels_is_noticed(cluster: Cl
 
     outcomes = study.run(cancel)
     assert sorted(statuses(outcomes).values()) == ["failed", "published"]
-    (failed,) = (one for one in outcomes.values() if one.status == "failed")
+    (failed,) = (outcome for outcome in outcomes.values() if outcome.status == "failed")
     assert "CANCELLED" in failed.cause
 
 
@@ -293,12 +296,12 @@ def test_cancelling_ends_every_job_and_leaves_every_stage_resumable(cluster: Clu
 
     asyncio.run(drive())
     assert cluster.run("squeue", "--noheader") == ""
-    assert not any(store.failure(one) for one in study.stages)
+    assert not any(store.failure(stage_id) for stage_id in study.stages)
     assert not live_jobs(store)
     assert [job_end(store, job) for job in job_names(store)] == ["stopped", "stopped"]
 
 
-def test_jobs_of_a_driver_that_died_before_it_knew_their_numbers_are_found_and_started_once(
+def test_jobs_of_a_driver_that_died_before_it_knew_their_ids_are_found_and_started_once(
     cluster: Cluster, store: Store
 ) -> None:
     study = Study(store, fake_stage("one until=go"), fake_stage("two until=go"))
@@ -316,7 +319,7 @@ def test_jobs_of_a_driver_that_died_before_it_knew_their_numbers_are_found_and_s
     )
     assert subprocess.run([sys.executable, "-c", script, store.root]).returncode == 9
     known = [read_submission(store, job) for job in job_names(store)]
-    assert [one.id for one in known if one is not None] == [None, None]
+    assert [submission.id for submission in known if submission is not None] == [None, None]
 
     def meanwhile() -> None:
         wait_until(lambda: len(starts(store)) == 2)
@@ -327,7 +330,7 @@ def test_jobs_of_a_driver_that_died_before_it_knew_their_numbers_are_found_and_s
     assert sorted(starts(store)) == ["go", "one", "two"]
 
 
-def test_a_job_that_slurm_could_not_start_and_holds_is_released(cluster: Cluster, store: Store) -> None:
+def test_a_job_held_after_a_failed_start_is_released(cluster: Cluster, store: Store) -> None:
     study = Study(store, fake_stage("stage"), sbatch=(("nodelist", NODES[0]),))
 
     def repair() -> None:
@@ -345,7 +348,7 @@ def test_the_ranks_of_a_job_are_tasks_of_srun(cluster: Cluster, store: Store) ->
     assert outcomes["odd"].cause == "ValueError: boom on rank 1"
 
 
-def test_a_detached_driver_is_a_job_that_goes_on_by_itself_until_it_is_cancelled(
+def test_a_detached_driver_is_a_job_that_keeps_running_until_it_is_cancelled(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{PYTHONPATH}")
@@ -359,7 +362,7 @@ def test_a_detached_driver_is_a_job_that_goes_on_by_itself_until_it_is_cancelled
     command = ["run", str(experiment), "--set", f"text={tmp_path / 'text'}", "--store", str(root), "--backend", "slurm"]
     assert main([*command, "--placement", str(placement), "--detach"]) == 0
     (driver,) = cluster.run("squeue", "--noheader", "--format=%i").split()
-    assert f"its driver is Slurm job {driver}" in capsys.readouterr().out
+    assert f"driver Slurm job {driver}, log: " in capsys.readouterr().out
 
     store = Store.open(root)
     metrics = "*/attempts/*/result/metrics.jsonl"
@@ -369,7 +372,7 @@ def test_a_detached_driver_is_a_job_that_goes_on_by_itself_until_it_is_cancelled
         main(["status", "--store", str(root), "--json"])
         return [*json.loads(capsys.readouterr().out)["slurm"].values()]
 
-    wait_until(lambda: len(places()) == 1)  # jobs of data may still be ending beside it
+    wait_until(lambda: len(places()) == 1)  # data jobs may still be ending
     assert places()[0].endswith("RUNNING")
     assert main(["cancel", "--store", str(root)]) == 0
     said = capsys.readouterr().out
@@ -379,7 +382,7 @@ def test_a_detached_driver_is_a_job_that_goes_on_by_itself_until_it_is_cancelled
     assert list(store.paths.stages.glob("*/attempts/*/checkpoints/step-*"))
 
 
-def test_branches_start_while_the_job_of_their_trunk_goes_on(cluster: Cluster, store: Store) -> None:
+def test_branches_start_while_the_job_of_their_trunk_continues(cluster: Cluster, store: Store) -> None:
     first = fake_stage("first")
     second = fake_stage("second until=branch", first, trunk=True)
     study = Study(store, first, second, fake_stage("branch", first))
