@@ -66,9 +66,8 @@ def export_huggingface(
         _write_json(temporary / "midstudy.json", {"id": record.id, "label": record.label, "recipe": record.recipe})
         card = _model_card(store, record, recipe, folder=folder, commands=commands, losses=losses)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        shutil.copymode(
-            temporary / "config.json", temporary / "model.safetensors"
-        )  # safetensors makes it readable for the owner only
+        # safetensors makes its file readable for the owner only.
+        shutil.copymode(temporary / "config.json", temporary / "model.safetensors")
 
     try:
         write_folder(folder, write)

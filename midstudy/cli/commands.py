@@ -36,10 +36,11 @@ def new(options: Namespace) -> int:
 
     path = Path(options.file)
     write_example(path)
+    shown = shlex.quote(str(path))
     if path.suffix == ".py":
-        print(f"{path} is written. What it would run and cost: midstudy plan {path}")
+        print(f"{path} is written. What it would run and cost: midstudy plan {shown}")
     else:
-        print(f"{path} is written. Put your cluster's names in; midstudy run EXPERIMENT --backend slurm --placement {path}")
+        print(f"{path} is written. Put your cluster's names in; midstudy run EXPERIMENT --backend slurm --placement {shown}")
     return 0
 
 
@@ -66,9 +67,8 @@ def run(options: Namespace) -> int:
 
     where = _place(options)
     root = Path(options.store)
-    existing = Store.open_existing(
-        root
-    )  # created only when the study begins, so that a rejected study leaves nothing behind
+    # A new store is created only when the study begins, so that a rejected study leaves nothing behind.
+    existing = Store.open_existing(root)
     where.require(root)
     planned = _plan(options, existing, where)
     command = command_line(options.experiment, data=options.data, settings=options.settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from importlib import resources
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def write_example(path: Path) -> None:
     package, name = _EXAMPLES[path.suffix]
     text = resources.files(package).joinpath(name).read_text("utf-8")
     study = re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem).strip("_")[:60] or "question"
-    text = text.replace(name, str(path)).replace('name="question"', f'name="{study}"')
+    text = text.replace(name, shlex.quote(str(path))).replace('name="question"', f'name="{study}"')
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

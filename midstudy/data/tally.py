@@ -125,7 +125,7 @@ class Tally:
 
     @property
     def sentence(self) -> str:
-        """One line, like `pycode test, evaluation at 64 tokens: 38 of 40 items left out (no target token within 64 tokens);
+        """One line, like `answers test, evaluation at 64 tokens: 38 of 40 items left out (no target token within 64 tokens);
         2 used, with 63 of 1,179 target tokens (5.34 %)`.
         """
         use = f"{self.use} at {self.limit} tokens" if self.limit is not None else self.use

@@ -152,9 +152,8 @@ class StudyFlow:
             cache_policy=NO_CACHE,
         )(stage_run)
         self.num_task_runs += 1
-        task_run: Any = stage_task(
-            stage_id, wait_for=upstream, return_state=True
-        )  # Prefect types it as if it were not async
+        # Any, because Prefect types it as if it were not async.
+        task_run: Any = stage_task(stage_id, wait_for=upstream, return_state=True)
         await task_run
         return result
 

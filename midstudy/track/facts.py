@@ -236,9 +236,9 @@ class StageRun:
 def run_names(manifest: Manifest) -> dict[str, str]:
     """Return the MLflow name of each stage: its label without the leading words that all labels of its role share.
 
-    Columns and legends show about twenty letters, so `code20@24 → pycode, trunk 0, SFT 1337` says more than the label
-    does. An evaluation has the name of its state, then its data. A name is a substring of its label, so `midstudy logs`
-    finds the stage.
+    Columns and legends show about twenty letters, so `best fit → task A, seed 0` says more than the label `fine-tune best
+    fit → task A, seed 0`. An evaluation has the name of its state, then its data. A name is a substring of its label, so
+    `midstudy logs` finds the stage.
     """
     words: dict[str, list[list[str]]] = {}
     for stage in manifest.stages.values():

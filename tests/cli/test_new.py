@@ -21,13 +21,14 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_experiment_is_a_study_named_after_its_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "when code.py"]) == 0
-    assert "midstudy plan when code.py" in capsys.readouterr().out
+    assert "midstudy plan 'when code.py'" in capsys.readouterr().out
     study = load_study(Path("when code.py"))
     assert study.name == "when_code"
     assert len(study.arms) == 9
     plan = make_plan(study, throughput=Throughput(CPU_CORE, {}), published=lambda ids: set(), kept_states=())
     assert plan.total_steps == plan.lower_bound_steps
     text = Path("when code.py").read_text()
+    assert "midstudy run 'when code.py'" in text
     code = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
     assert len(code) <= 30
     assert text.count("#") >= 5, "it says what its lines are for"

@@ -247,9 +247,8 @@ def test_a_worker_that_ends_leaves_the_jobs_running_and_the_next_one_follows_the
 
     with prefect.worker():
         wait_until(lambda: "Running" in prefect.task_states(run))  # those of the first worker are Detached
-        os.kill(
-            _flow_process(prefect.store), signal.SIGTERM
-        )  # the flow's own process is told: the same, and it is begun again
+        # A signal to the flow's own process has the same effect, and the flow run is started again.
+        os.kill(_flow_process(prefect.store), signal.SIGTERM)
         wait_until(lambda: _ended(prefect, run))
         assert prefect.state(run)[0] == "Completed"
         assert _runs(prefect.store, "left") == {1}, "every stage was begun once"

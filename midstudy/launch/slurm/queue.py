@@ -132,9 +132,8 @@ def parse_squeue(text: str) -> list[SlurmJob]:
         if line.count("|") < 6:
             continue
         ids, state, node, exit_code, reason, name = line.removesuffix("|").split("|", 5)
-        status, number = (
-            _exit_status(*divmod(int(exit_code), 256)) if exit_code.isdigit() else (0, 0)
-        )  # encoded as in wait(2)
+        # The exit code is encoded as in wait(2).
+        status, number = _exit_status(*divmod(int(exit_code), 256)) if exit_code.isdigit() else (0, 0)
         for job_id in task_ids(ids):
             jobs.append(
                 SlurmJob(
