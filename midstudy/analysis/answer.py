@@ -82,5 +82,5 @@ def _against(others: pd.DataFrame) -> str:
     beaten = others["ci_low"] > 0
     if beaten.all():
         names = {1: "the only other arm", 2: "both other arms"}.get(len(others), f"all {len(others)} other arms")
-        return f", and significantly better than {names} (paired 95 % intervals)"
+        return f", and significantly better than {names} (paired 95 % intervals, uncorrected)"
     return f"; not significantly better than {', '.join(others.loc[~beaten, 'rival'])}"

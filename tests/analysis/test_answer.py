@@ -35,7 +35,7 @@ def test_a_clear_effect_is_stated_with_its_size_interval_seeds_and_rivals() -> N
     first, second = answer(bridging_tables()).split(" For task word_problems, ")
     assert first.startswith("For task pycode, code lowers sft_loss most, by 10.4 % (0.500 nats; 95 % interval ")
     assert "3 seeds) against control, Holm-corrected p = 0.0" in first
-    assert first.endswith("significantly better than both other arms (paired 95 % intervals).")
+    assert first.endswith("significantly better than both other arms (paired 95 % intervals, uncorrected).")
     assert second.startswith("math lowers sft_loss most")
     assert "not finished" not in second
 
