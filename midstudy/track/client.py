@@ -110,7 +110,7 @@ def as_tracking_errors(store: Store, tracking_uri: str) -> Iterator[None]:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints tracebacks of the errors reported here
     try:
         yield
-    except StoreError:
+    except (StoreError, TrackingError):
         raise
     except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
         # ImportError: a missing database driver. ValueError: a malformed address.

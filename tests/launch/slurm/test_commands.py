@@ -98,7 +98,7 @@ def test_a_detached_driver_is_a_process_that_keeps_running_until_it_is_cancelled
     store = Store.open(tmp_path / "store")
     assert f"log: {store.paths.detached_log('small')}" in said
     pid = json.loads(store.paths.detached("small").read_text())["process"]["pid"]
-    assert f"its driver is process {pid} on " in said
+    assert f"driver process {pid} on " in said
     assert os.getsid(pid) == pid  # it survives the end of the terminal
 
     metrics = "*/attempts/*/result/metrics.jsonl"
