@@ -1,4 +1,4 @@
-"""The tables of a study, read from the store: arms, curves, similarities, proximity advantages and cost.
+"""The tables of a study, read from the store: arms, curves, items, similarities, proximity advantages and cost.
 
 Values of unfinished stages are NaN, so the tables of a study in progress are valid.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from safetensors.numpy import load_file
 
+from midstudy.analysis.items import items_table
 from midstudy.files.atomic import write_bytes, write_json
 from midstudy.plan.left_out import left_out_in
 from midstudy.recipe.manifest import ArmEntry, Manifest, MixEntry
@@ -23,16 +24,24 @@ from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 
+OPTIONAL = ("similarity", "proximity", "items")
+"""Tables that a study may lack."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """A study's tables. `similarity` and `proximity` are None until the tokens of every data set are counted."""
+    """A study's tables.
+
+    `similarity` and `proximity` are None until the tokens of every data set are counted, `items` is None if no finished
+    evaluation keeps results per item.
+    """
 
     manifest: Manifest
     arms: pd.DataFrame
     curves: pd.DataFrame
     similarity: pd.DataFrame | None
     proximity: pd.DataFrame | None
+    items: pd.DataFrame | None = None
 
 
 def arms_table(store: Store, manifest: Manifest) -> pd.DataFrame:
@@ -168,19 +177,21 @@ def reproduction(store: Store, manifest: Manifest) -> dict[str, Any]:
 def write_tables(store: Store, manifest: Manifest, folder: Path) -> Tables:
     """Write the inputs of a report into the study's folder, and return its tables.
 
-    Arms and curves are written as Parquet and CSV, similarity and proximity as Parquet once they are known, cost,
+    Arms and curves are written as Parquet and CSV, items, similarity and proximity as Parquet if they are known, cost,
     reproduction and omitted data as JSON, the answer as text.
     """
     from midstudy.analysis.answer import answer  # reads `Tables`
 
     similarity, proximity = similarity_tables(store, manifest)
-    tables = Tables(manifest, arms_table(store, manifest), curves_table(store, manifest), similarity, proximity)
+    arms, curves, items = (make(store, manifest) for make in (arms_table, curves_table, items_table))
+    tables = Tables(manifest, arms, curves, similarity, proximity, items)
     for name, table in (("arms", tables.arms), ("curves", tables.curves)):
         table.to_parquet(folder / f"{name}.parquet", index=False)
         table.to_csv(folder / f"{name}.csv", index=False)
-    for name, known in (("similarity", similarity), ("proximity", proximity)):
+    for name in OPTIONAL:
+        known = getattr(tables, name)
         if known is None:
-            (folder / f"{name}.parquet").unlink(missing_ok=True)  # from an earlier plan with fewer counts
+            (folder / f"{name}.parquet").unlink(missing_ok=True)  # from an earlier plan of the study
         else:
             known.to_parquet(folder / f"{name}.parquet", index=False)
     write_json(folder / "cost.json", cost_summary(store, manifest))
@@ -199,10 +210,7 @@ def read_tables(folder: Path) -> Tables:
     """
     folder = folder.resolve()
     manifest = load(Store.open(folder.parent.parent), folder.name)
-    optional = {
-        name: pd.read_parquet(path) if (path := folder / f"{name}.parquet").exists() else None
-        for name in ("similarity", "proximity")
-    }
+    optional = {name: pd.read_parquet(path) if (path := folder / f"{name}.parquet").exists() else None for name in OPTIONAL}
     arms, curves = (pd.read_parquet(folder / f"{name}.parquet") for name in ("arms", "curves"))
     return Tables(manifest, arms, curves, **optional)
 

@@ -134,7 +134,6 @@ def _place(options: Namespace, *, placement_file: Path | None = None) -> Place:
         ranks=options.ranks,
         micro_batch=options.micro_batch,
         compiled=options.compiled,
-        chunked_loss=options.chunked_loss,
         jobs_per_gpu=options.jobs_per_gpu,
     )
 

@@ -150,9 +150,6 @@ def _parser() -> argparse.ArgumentParser:
         )
         how.add_argument("--compile", action="store_true", dest="compiled", help="let torch.compile generate the kernels")
         how.add_argument(
-            "--chunked-loss", action="store_true", help="on a GPU, compute the loss in chunks: less memory, more time"
-        )
-        how.add_argument(
             "--jobs-per-gpu", type=_at_least_one, default=1, metavar="N", help="small jobs that share a GPU (default: 1)"
         )
 

@@ -1,8 +1,8 @@
 """Cross entropy of the output head, in fp32 for any precision of the model.
 
-On a CPU, and with `chunked` on other devices, the training loss fuses the head's product with the loss and overwrites the
-logits with their gradient. Only one (num_tokens, vocab_size) array is in memory instead of four, and rows without a target
-skip the head. For a narrow model in fp32, only a few rows of that array are in memory at a time.
+On a CPU, the training loss fuses the head's product with the loss and overwrites the logits with their gradient. Only one
+(num_tokens, vocab_size) array is in memory instead of four, and rows without a target skip the head. For a narrow model in
+fp32, only a few rows of that array are in memory at a time.
 """
 
 from __future__ import annotations
@@ -127,7 +127,6 @@ def scaled_head_loss(
     *,
     scale: float,
     token_weights: Tensor | None = None,
-    chunked: bool = False,
 ) -> Tensor:
     """Return `scale` times the weighted sum of cross entropy in nats over positions with a target, differentiable.
 
@@ -139,9 +138,8 @@ def scaled_head_loss(
         targets: (num_tokens,) int64, `IGNORED` for positions without a target.
         scale: factor on loss and gradient.
         token_weights: (num_tokens,) fp32, the weight of each target; `None` is 1 for all. They get no gradient.
-        chunked: save memory on a GPU too, at some cost in time, since the host waits to learn which positions have targets.
     """
-    if hidden.device.type != "cpu" and not chunked:
+    if hidden.device.type != "cpu":
         logits = (hidden @ weight.T).float()
         if token_weights is None:
             return scale * F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")

@@ -60,8 +60,6 @@ class Pythia(nn.Module):
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.shape = shape
-        self.chunked_loss = False
-        """Placement: compute the loss on a GPU in chunks, as on a CPU; see `scaled_head_loss`."""
         self.embedding = nn.Embedding(shape.vocab_size, shape.width)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.final_norm = nn.LayerNorm(shape.width, eps=LAYER_NORM_EPSILON)
@@ -122,14 +120,7 @@ class Pythia(nn.Module):
         """
         hidden = self.hidden(input_ids, documents).flatten(0, 1)
         token_weights = None if weights is None else weights.flatten()
-        return scaled_head_loss(
-            hidden,
-            self.head.weight,
-            targets.flatten(),
-            scale=scale,
-            token_weights=token_weights,
-            chunked=self.chunked_loss,
-        )
+        return scaled_head_loss(hidden, self.head.weight, targets.flatten(), scale=scale, token_weights=token_weights)
 
     def token_losses(self, input_ids: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
         """Return the cross entropy in nats of each position, fp32 (batch, length); 0 where the target is -100."""

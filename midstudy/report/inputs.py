@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from midstudy.analysis.tables import Tables, read_tables
+from midstudy.analysis.tables import OPTIONAL, Tables, read_tables
 from midstudy.data.tally import Tally
 from midstudy.plan.left_out import LeftOut
 
 FILES = ("manifest.json", "arms.parquet", "curves.parquet", "cost.json", "reproduce.json", "left_out.json", "answer.txt")
-OPTIONAL = ("similarity.parquet", "proximity.parquet")
-"""Missing until the tokens of every data set are counted."""
+
+_OPTIONAL_FILES = tuple(f"{name}.parquet" for name in OPTIONAL)
 
 _T = TypeVar("_T")
 
@@ -50,7 +50,7 @@ def read_study(folder: Path) -> StudyFacts:
     for name in FILES:
         if not (folder / name).is_file():
             raise ReportInputError(f"{folder / name}: missing. Run `midstudy report`, which writes it from the store.")
-    for name in (*FILES, *OPTIONAL):
+    for name in (*FILES, *_OPTIONAL_FILES):
         if name.endswith(".parquet") and (folder / name).is_file():
             _read(folder / name, pd.read_parquet)  # the errors of Parquet do not name the file
     tables = read_tables(folder)
@@ -90,7 +90,7 @@ def _digest(folder: Path, tables: Tables) -> str:
     manifest = tables.manifest
     used = [manifest.name, manifest.question, manifest.notes, manifest.comparisons, manifest.claims, manifest.columns]
     total = hashlib.sha256(repr(used).encode("utf-8"))
-    for name in (*FILES[1:], *OPTIONAL):
+    for name in (*FILES[1:], *_OPTIONAL_FILES):
         path = folder / name
         total.update(hashlib.sha256(path.read_bytes() if path.exists() else b"").digest())
     return total.hexdigest()

@@ -79,7 +79,6 @@ def place(
     ranks: int,
     micro_batch: int | None,
     compiled: bool,
-    chunked_loss: bool,
     jobs_per_gpu: int,
 ) -> Place:
     """Return the `Place` that the options of a run describe.
@@ -101,7 +100,6 @@ def place(
         num_ranks=ranks,
         micro_batch=micro_batch,
         compiled=compiled,
-        chunked_loss=chunked_loss,
         jobs_per_gpu=jobs_per_gpu,
     )
     if backend == "slurm":

@@ -77,7 +77,6 @@ class TrainingRun:
         # With its index: the thread that feeds a GPU has its own current device.
         self.device = torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
         model = Pythia.empty(state.shape, device="meta")
-        model.chunked_loss = self.placement.chunked_loss
         # A copy: tensors read from a file can have any alignment, on which the last bit of matrix products depends.
         masters = {name: tensor.to(self.device, copy=True) for name, tensor in state.weights.items()}
         self._weights = Weights(model, masters, precision=state.precision)

@@ -19,9 +19,8 @@ class Placement:
 
     `num_ranks` processes share a training step, each with `num_threads` threads and, on CUDA, its own device; each passes at
     most `micro_batch` sequences through the model at a time (`None`: all of its rows). `compiled` uses `torch.compile`.
-    `chunked_loss` saves memory on a GPU, most of which the fp32 logits of large vocabularies can take; on a CPU the loss is
-    always chunked. `jobs_per_gpu` jobs of one process each share a GPU, for models too small to fill it; a throughput
-    measured then is not that of a whole device.
+    `jobs_per_gpu` jobs of one process each share a GPU, for models too small to fill it; a throughput measured then is not
+    that of a whole device.
     """
 
     device: str = "cpu"
@@ -29,7 +28,6 @@ class Placement:
     num_ranks: int = 1
     micro_batch: int | None = None
     compiled: bool = False
-    chunked_loss: bool = False
     jobs_per_gpu: int = 1
 
     def __post_init__(self) -> None:
@@ -40,7 +38,6 @@ class Placement:
         if self.micro_batch is not None:
             require_positive("placement.micro_batch", self.micro_batch, unit="sequences")
         require_flag("placement.compiled", self.compiled)
-        require_flag("placement.chunked_loss", self.chunked_loss)
         require_positive("placement.jobs_per_gpu", self.jobs_per_gpu, unit="jobs")
         if self.jobs_per_gpu > 1 and (self.device != "cuda" or self.num_ranks > 1):
             got = f"{self.jobs_per_gpu} with device {self.device} and {self.num_ranks} rank(s)"

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from builders.small_study import plan_in, small_study
 
+from midstudy.analysis.items import columns_without_items, items_table
 from midstudy.analysis.tables import (
     arms_table,
     cost_summary,
@@ -28,9 +29,12 @@ from midstudy.store.study_manifest import freeze
 
 @pytest.fixture(scope="module")
 def made(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Manifest]:
-    """Everything of the small study but its code arm's evaluations, and its arm on the word task."""
+    """Everything of the small study but its code arm's evaluations, and its arm on the word task.
+
+    Losses on tasks are kept per item, those on general text are not.
+    """
     store = Store.open(tmp_path_factory.mktemp("table") / "store", create=True)
-    plan = plan_in(store, small_study(text, tasks=("code_task", "word_task")))
+    plan = plan_in(store, small_study(text, tasks=("code_task", "word_task"), items=True))
     manifest = manifest_of(plan, command="midstudy run small.py")
     freeze(store, manifest)
     left_out = {one for column in ("sft_loss", "general_loss") for one in manifest.arms[1].measures[column]}
@@ -129,6 +133,32 @@ def test_a_curve_has_a_row_for_each_of_its_steps(made: tuple[Store, Manifest]) -
     assert "general_curve" not in arms_table(store, changed)
 
 
+def test_an_item_has_a_row_for_each_finished_measure_that_keeps_items(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    items = items_table(store, manifest)
+    assert items is not None
+    arms = arms_table(store, manifest)
+    assert set(items["column"]) == {"sft_loss", "sft_loss_before"}
+    totals = items.groupby(["arm", "column"])[["nats", "target_tokens"]].sum()
+    losses = totals["nats"] / totals["target_tokens"]
+    finished = [(row, column) for row in arms.index for column in set(items["column"]) if not math.isnan(arms[column][row])]
+    assert set(losses.index) == set(finished)
+    for row, column in finished:
+        assert losses[row, column] == pytest.approx(arms[column][row], rel=1e-12)
+    first = items[(items["arm"] == 2) & (items["column"] == "sft_loss")]
+    assert first["item"].tolist() == list(range(16))
+    assert (set(first["task"]), set(first["step"])) == ({"word_task"}, {16})
+
+
+def test_columns_without_results_per_item_are_named(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    without = columns_without_items(items_table(store, manifest), tuple(manifest.columns))
+    assert without == ["general_loss", "general_loss_before"]
+    general = {name: ids for name, ids in manifest.arms[0].measures.items() if name.startswith("general")}
+    assert items_table(store, replace(manifest, arms=(replace(manifest.arms[0], measures=general),))) is None
+    assert columns_without_items(None, ("accuracy",)) == ["accuracy"]
+
+
 def test_every_mix_is_beside_every_task_with_its_factors(made: tuple[Store, Manifest]) -> None:
     store, manifest = made
     shares = {"a quarter": 0.25, "a half": 0.5, "code alone": 1.0}
@@ -173,7 +203,7 @@ def test_tables_are_read_back_as_they_were_written(made: tuple[Store, Manifest])
     written = write_tables(store, manifest, folder)
     found = read_tables(folder)
     assert found.manifest == manifest
-    for name in ("arms", "curves", "similarity", "proximity"):
+    for name in ("arms", "curves", "items", "similarity", "proximity"):
         pd.testing.assert_frame_equal(getattr(found, name), getattr(written, name), check_dtype=name != "curves")
     assert (folder / "answer.txt").read_text("utf-8").startswith("For task code_task, sft_loss has no result yet")
     names = {path.name for path in folder.iterdir()}

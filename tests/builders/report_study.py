@@ -12,7 +12,7 @@ import pandas as pd
 
 from builders.analysis_tables import bridging_tables, similarity_table, tables_of
 from midstudy.analysis.answer import answer
-from midstudy.analysis.tables import Tables
+from midstudy.analysis.tables import OPTIONAL, Tables
 from midstudy.data.tally import Tally
 from midstudy.plan.left_out import LeftOut
 from midstudy.recipe.manifest import ColumnEntry, CountsEntry
@@ -103,8 +103,8 @@ def write_study(root: Path, tables: Tables, *, left_out: LeftOut | None = None, 
     folder = store.paths.study(tables.manifest.name)
     for name, table in (("arms", tables.arms), ("curves", tables.curves)):
         table.to_parquet(folder / f"{name}.parquet", index=False)
-    for name, known in (("similarity", tables.similarity), ("proximity", tables.proximity)):
-        if known is not None:
+    for name in OPTIONAL:
+        if (known := getattr(tables, name)) is not None:
             known.to_parquet(folder / f"{name}.parquet", index=False)
     facts = {"cost": COST | cost, "reproduce": REPRODUCTION, "left_out": (left_out or LeftOut()).as_json()}
     for name, fields in facts.items():

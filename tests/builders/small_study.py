@@ -83,6 +83,7 @@ def small_study(
     starts: tuple[int, ...] = (3,),
     tasks: tuple[str, ...] = ("code_task",),
     test_items: int = 16,
+    items: bool = False,
     schedule: Any = None,
     precision: str = "fp32",
     start: Start | None = None,
@@ -133,7 +134,7 @@ def small_study(
         measured: dict[str, Any] = {"split": "test", "seq_len": 32, "max_sequences": test_items}
         tuned = run.then(sft)
         evaluations = {
-            "sft_loss": Evaluation(data=all_tasks[task], loss="target_tokens", **measured),
+            "sft_loss": Evaluation(data=all_tasks[task], loss="target_tokens", items=items, **measured),
             "general_loss": Evaluation(data=general, loss="all_tokens", **measured),
         }
         measures = {

@@ -80,9 +80,8 @@ def head_inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
-@pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])
 @pytest.mark.parametrize("dtype", TYPES)
-def test_the_loss_and_its_gradients(device: torch.device, dtype: torch.dtype, chunked: bool, weighted: bool) -> None:
+def test_the_loss_and_its_gradients(device: torch.device, dtype: torch.dtype, weighted: bool) -> None:
     hidden, head, targets, weights = head_inputs(dtype)
     ours = [tensor.to(device, dtype).requires_grad_() for tensor in (hidden, head)]
     loss = scaled_head_loss(
@@ -91,7 +90,6 @@ def test_the_loss_and_its_gradients(device: torch.device, dtype: torch.dtype, ch
         targets.to(device),
         scale=1 / 900,
         token_weights=weights.to(device) if weighted else None,
-        chunked=chunked,
     )
     assert loss.dtype == torch.float32
     gradients = torch.autograd.grad(2.0 * loss, ours)
@@ -116,23 +114,6 @@ def test_the_loss_of_each_token(device: torch.device, dtype: torch.dtype) -> Non
     expected = logits.logsumexp(dim=1) - logits[torch.arange(NUM_TOKENS), targets.clamp(min=0)]
     assert bool((losses.cpu()[~has_target] == 0).all())
     assert relative_error(losses.cpu()[has_target], expected[has_target]) < ROUNDING[dtype]
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device here")
-def test_the_chunked_loss_takes_less_memory() -> None:
-    num_tokens, width, vocab_size = 16_384, 64, 50_304
-    peaks = []
-    for chunked in (False, True):
-        hidden = torch.randn(num_tokens, width, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        head = torch.randn(vocab_size, width, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        targets = torch.zeros(num_tokens, dtype=torch.int64, device="cuda")
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        scaled_head_loss(hidden, head, targets, scale=1 / num_tokens, chunked=chunked).backward()
-        peaks.append(torch.cuda.max_memory_allocated() - before)
-        del hidden, head, targets
-    assert peaks[1] < 0.7 * peaks[0]
 
 
 def test_the_rotary_tables_are_identical_on_every_device(device: torch.device) -> None:

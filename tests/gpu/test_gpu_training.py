@@ -124,12 +124,6 @@ def test_micro_batches_give_the_losses_of_the_batch_and_the_noise_scale(device: 
         assert pieces[0][key] == pytest.approx(on_cpu[0][key], rel=tolerance)
 
 
-def test_training_with_the_chunked_loss_has_the_same_losses(device: torch.device) -> None:
-    whole = train(begin(device=device.type), curriculum(), 6)
-    chunked = train(begin(device=device.type, chunked_loss=True), curriculum(), 6)
-    assert losses(chunked) == pytest.approx(losses(whole), abs=1e-4)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device here")
 @pytest.mark.parametrize("precision", ["fp32", "bf16_true"])

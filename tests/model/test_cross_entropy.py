@@ -35,18 +35,13 @@ def by_formula(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, s
     return [loss.detach(), *torch.autograd.grad(loss, (hidden, head))]
 
 
-@pytest.mark.parametrize(
-    ("device", "chunked"),
-    [("cpu", False), *(pytest.param("cuda", chunked, marks=pytest.mark.gpu) for chunked in (False, True))],
-)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weighted_loss_and_gradients_follow_the_formula(dtype: torch.dtype, device: str, chunked: bool) -> None:
+def test_weighted_loss_and_gradients_follow_the_formula(dtype: torch.dtype, device: str) -> None:
     hidden, head, targets, weights = head_inputs(dtype)
     expected = by_formula(hidden, head, targets, weights, 1 / 900)
     hidden, head = hidden.to(device).requires_grad_(), head.to(device).requires_grad_()
-    loss = scaled_head_loss(
-        hidden, head, targets.to(device), scale=1 / 900, token_weights=weights.to(device), chunked=chunked
-    )
+    loss = scaled_head_loss(hidden, head, targets.to(device), scale=1 / 900, token_weights=weights.to(device))
     actual = [loss.detach(), *torch.autograd.grad(loss, (hidden, head))]
     for ours, theirs in zip(actual, expected, strict=True):
         error = (ours.double().cpu() - theirs).norm() / theirs.norm()

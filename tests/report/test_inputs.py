@@ -10,7 +10,10 @@ import pytest
 from builders.analysis_tables import bridging_tables
 from builders.report_study import write_study
 
-from midstudy.report.inputs import FILES, OPTIONAL, ReportInputError, read_study
+from midstudy.analysis.tables import OPTIONAL
+from midstudy.report.inputs import FILES, ReportInputError, read_study
+
+OPTIONAL_FILES = [f"{name}.parquet" for name in OPTIONAL]
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def test_a_missing_file_is_an_error_that_names_it(folder: Path, name: str) -> No
         read_study(folder)
 
 
-@pytest.mark.parametrize("name", [*FILES[1:], *OPTIONAL])
+@pytest.mark.parametrize("name", [*FILES[1:], *OPTIONAL_FILES])
 def test_a_damaged_file_is_an_error_that_names_it(folder: Path, name: str) -> None:
     (folder / name).write_bytes(b"{\xff")
     with pytest.raises(ReportInputError, match=rf"{name}: damaged \(.*Run `midstudy report` to write it again"):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from builders.analysis_tables import bridging_tables
 from builders.report_study import NO_STAGES, loader_study, study_without_arms, tally, write_study
@@ -120,6 +121,14 @@ def test_reproduction_shows_commands_commit_versions_and_stage_ids(report: Repor
     for expected in ("git checkout 0123abcd", "midstudy run experiments/bridging_micro.py", "2.13.0"):
         assert expected in text
     assert all(arm.state in text for arm in report.manifest.arms)
+
+
+def test_tables_in_the_folder_are_listed_and_columns_without_items_named(tmp_path: Path, tables: Tables) -> None:
+    items = pd.DataFrame({"arm": [0, 0], "column": "sft_loss", "item": [0, 1], "nats": [8.0, 9.0], "target_tokens": [2, 3]})
+    text = plain(provenance.reproduce(report_of(tmp_path, replace(tables, items=items))))
+    assert re.search(r"items\.parquet one row per arm, measured column and item: nats and target tokens 2 ", text)
+    assert "Not kept per item: general loss, sft loss before, general loss before." in text
+    assert "curves.parquet" not in text
 
 
 def test_text_of_a_study_cannot_become_markup(tmp_path: Path, tables: Tables) -> None:

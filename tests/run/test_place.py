@@ -21,7 +21,6 @@ OPTIONS: dict[str, Any] = {
     "ranks": 1,
     "micro_batch": None,
     "compiled": False,
-    "chunked_loss": False,
     "jobs_per_gpu": 1,
 }
 

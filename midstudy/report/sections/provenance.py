@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from midstudy.analysis.items import columns_without_items
 from midstudy.report.cells import factor_text, readable
 from midstudy.report.html import Html, Row, bullets, code, details, element, paragraph, table
 from midstudy.report.numbers import duration, loss, number, tokens
@@ -70,9 +71,32 @@ def reproduce(report: Report) -> Html:
         "Study ", code(name), ", made from tables with digest ", code(study.digest[:16]), ". Every number "
         "comes from the runs below; ", code("midstudy explain A B"), " shows the recipe fields in which two stages differ.",
     )  # fmt: skip
+    shown += _files(report)
     if not report.manifest.arms:
         return shown
     return shown + details(f"All {len(report.manifest.arms)} arms with the ids of their last states", _arms_table(report))
+
+
+def _files(report: Report) -> Html:
+    """Show the study's tables as files, and which measured columns have no results per item."""
+    held = {
+        "arms": "one row per arm: factors, measured values, tokens, epochs and dose per data set",
+        "curves": "one row per arm, measured curve and step",
+        "items": "one row per arm, measured column and item: nats and target tokens",
+        "similarity": "one row per pair of corpora, mixtures and tasks",
+        "proximity": "one row per mix and task",
+    }
+    known = {name: found for name in held if (found := getattr(report.tables, name)) is not None and len(found)}
+    rows: list[Row] = [[code(f"{name}.parquet"), held[name], number(len(found))] for name, found in known.items()]
+    shown = table(["file", "content", "rows"], rows, caption="Tables in the study's folder, for pandas.", num_text_columns=2)
+    without = columns_without_items(report.tables.items, tuple(report.manifest.columns))
+    if not without:
+        return shown
+    names = ", ".join(readable(name) for name in without)
+    return shown + paragraph(
+        f"Not kept per item: {names}. Request it with ", code("Evaluation(items=True)"), "; that evaluation has an id of "
+        "its own, and states are reused.", css="note",
+    )  # fmt: skip
 
 
 def _arms_table(report: Report) -> Html:
