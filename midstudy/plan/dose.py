@@ -58,7 +58,7 @@ def dose(curriculum: Curriculum) -> dict[str, float]:
     total = 0.0
     for part in whole_run(curriculum):
         for placed in part.stretches:
-            rates = _rates(part.curve, placed.start_step, placed.stop_step)
+            rates = learning_rates(part.curve, placed.start_step, placed.stop_step)
             total += float(rates.sum())
             for name, value in _weighted_rates(placed, rates).items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -66,7 +66,8 @@ def dose(curriculum: Curriculum) -> dict[str, float]:
 
 
 @lru_cache(maxsize=256)
-def _rates(curve: Curve, start_step: int, stop_step: int) -> NDArray[np.float64]:
+def learning_rates(curve: Curve, start_step: int, stop_step: int) -> NDArray[np.float64]:
+    """Return the learning rate of every step in [start_step, stop_step)."""
     return np.array([curve.lr(step) for step in range(start_step, stop_step)], dtype=np.float64)
 
 
