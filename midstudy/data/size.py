@@ -25,25 +25,30 @@ _EVALUATION_SHARE = 0.05
 
 
 def text_bytes(data: Dataset) -> float:
-    """Return the expected UTF-8 bytes of all splits of a data set, up to its `max_bytes` or `max_items`."""
+    """Return the expected UTF-8 bytes of all splits of a data set: up to its `max_bytes` or `max_items`, and in its part."""
     sizes = _split_sizes(data.source)
     if isinstance(data, Task):
         most = data.max_items
-        return sum(num_bytes if most is None else num_bytes * min(1.0, most / items) for num_bytes, items in sizes)
-    return sum(min(num_bytes, data.max_bytes or num_bytes) for num_bytes, _ in sizes)
+        return sum(size if most is None else size * min(1.0, most / items) for size, items in sizes.values())
+    share = {"train": float(data.train_part.share)} if data.train_part else {}
+    return sum(min(size, data.max_bytes or size) * share.get(split, 1.0) for split, (size, _) in sizes.items())
 
 
-def _split_sizes(source: Source) -> list[tuple[float, float]]:
+def _split_sizes(source: Source) -> dict[str, tuple[float, float]]:
     """Return the expected bytes and rows of each split; empty if the folder or part does not exist."""
     if source.kind == "wheels":
         part = _frozen_parts().get(source.part, {"splits": {}})
-        return [(split["bytes"], max(1, split["docs"])) for split in part["splits"].values()]
+        return {name: (split["bytes"], max(1, split["docs"])) for name, split in part["splits"].items()}
     if source.kind == "files":
-        paths = [find_split(Path(source.location), split) for split in SPLIT_NAMES]
-        sizes = [_GZIP_RATIO ** (path.suffix == ".gz") * path.stat().st_size for path in paths if path is not None]
+        paths = {split: find_split(Path(source.location), split) for split in SPLIT_NAMES}
+        sizes = {
+            split: _GZIP_RATIO ** (path.suffix == ".gz") * path.stat().st_size
+            for split, path in paths.items()
+            if path is not None
+        }
     else:
-        sizes = [_UNKNOWN_BYTES * share for share in (1.0, _EVALUATION_SHARE, _EVALUATION_SHARE)]
-    return [(size, max(1.0, size / _ITEM_BYTES)) for size in sizes]
+        sizes = {split: _UNKNOWN_BYTES * (1.0 if split == "train" else _EVALUATION_SHARE) for split in SPLIT_NAMES}
+    return {split: (size, max(1.0, size / _ITEM_BYTES)) for split, size in sizes.items()}
 
 
 def unprepared_parts(source: Source) -> dict[str, float]:

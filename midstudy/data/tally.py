@@ -1,8 +1,8 @@
 """Count what a stage uses of a split, what it leaves out and why; report large losses and reject almost empty use.
 
-Text beyond the recipe's limits (`max_bytes`, `max_items`, `max_sequences`, sample sizes) is left out intentionally. All
-other text left out is lost: a loss above a tenth is reported wherever a study is shown; if less than a hundredth is left,
-the stage is rejected.
+Text beyond the recipe's limits (`max_bytes`, `max_items`, `max_sequences`, sample sizes) or in other parts of a corpus is
+left out intentionally. All other text left out is lost: a loss above a tenth is reported wherever a study is shown; if less
+than a hundredth is left, the stage is rejected.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _WHY = {
     "past_max_bytes": "past max_bytes",
     "past_one_document": "past max_bytes, of which one document takes more than half",
     "past_max_items": "past max_items",
+    "other_part": "in other parts",
     "past_max_sequences": "past max_sequences",
     "outside_sample": "in documents outside the sample",
     "past_document_limit": "past the first {limit} of their document",
@@ -42,6 +43,7 @@ _INTENDED = (
     "past_max_bytes",
     "past_one_document",
     "past_max_items",
+    "other_part",
     "past_max_sequences",
     "outside_sample",
     "past_document_limit",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from midstudy.data.builtin import removed_for_overlap
+from midstudy.data.byte_shares import interleaved
 from midstudy.data.limit import Limited
 from midstudy.data.order import derive_key, permute
 from midstudy.data.release import tokenizer_bytes
@@ -23,6 +25,7 @@ from midstudy.data.source import Rows, load_rows
 from midstudy.data.tally import Tally
 from midstudy.data.tokenizer import FILE_NAME, load_tokenizer, save_tokenizer, train_tokenizer
 from midstudy.data.tokens import read_split
+from midstudy.data.train_part import InPart
 from midstudy.execute.progress import TokenisingProgress
 from midstudy.execute.stopped import until_stopped
 from midstudy.execute.work import Work
@@ -54,11 +57,12 @@ def counts_stage(recipe: TokenCounts, work: Work) -> dict[str, Any]:
     return make_counts(recipe, tokens, work.folder, should_stop=work.should_stop)
 
 
-def _texts(corpus: Corpus, split: str, rows: Rows, should_stop: Callable[[], bool]) -> Limited[str]:
-    """Return the documents of a split, up to the corpus's `max_bytes`."""
+def _texts(corpus: Corpus, split: str, rows: Rows, should_stop: Callable[[], bool]) -> Limited[str] | InPart:
+    """Return the documents of a split: up to the corpus's `max_bytes`, and of train those in its part."""
     texts = (as_text(row, f"{corpus.name} {split}:{number}") for number, row in enumerate(rows, start=1))
     path = f"corpora.{corpus.name}"
-    return Limited(texts, text_of=str, path=path, split=split, max_bytes=corpus.max_bytes, should_stop=should_stop)
+    read = Limited(texts, text_of=str, path=path, split=split, max_bytes=corpus.max_bytes, should_stop=should_stop)
+    return InPart(read, corpus.train_part) if corpus.train_part and split == "train" else read
 
 
 def _examples(task: Task, split: str, rows: Rows, should_stop: Callable[[], bool]) -> Limited[Example]:
@@ -75,7 +79,7 @@ def _examples(task: Task, split: str, rows: Rows, should_stop: Callable[[], bool
 
 def _documents(
     data: Dataset, split: str, rows: Rows, should_stop: Callable[[], bool]
-) -> tuple[Limited[Any], Iterator[Document]]:
+) -> tuple[Limited[Any] | InPart, Iterator[Document]]:
     """Return the limited rows of a split, and the texts to encode: documents, stripped as in the paper, or prompt and target
     of items."""
     if isinstance(data, Corpus):
@@ -85,7 +89,7 @@ def _documents(
     return examples, ((item.prompt, item.target) for item in examples)
 
 
-def _tally(read: Limited[Any], *, data: Dataset, split: str, use: str) -> Tally:
+def _tally(read: Limited[Any] | InPart, *, data: Dataset, split: str, use: str) -> Tally:
     is_corpus = isinstance(data, Corpus)
     num_blank = read.num_blank if is_corpus else 0  # a task rejects empty targets
     return Tally(
@@ -123,28 +127,42 @@ def _read_rest(rows: Rows, should_stop: Callable[[], bool], *, then: str) -> Non
 
 
 def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-    """Train the tokenizer on the corpus's train split and save it into `folder`; return its metrics.
+    """Train the tokenizer on the train splits of its corpora and save it into `folder`; return its metrics.
 
     Raises:
         ChangedTextError: the text differs from that of the plan.
         StoppedError: `should_stop` returned true while the text was read.
+        ValueError: one of several corpora has less text than its share, or a file or field is missing.
     """
-    rows = load_rows(recipe.corpus.source, split="train", is_task=False)
-    train_bytes = 0
-    read = _texts(recipe.corpus, "train", rows, should_stop)
-    texts = Limited(read, text_of=str, path="tokenizer", split="train", max_bytes=recipe.max_bytes, should_stop=should_stop)
-
-    def counted() -> Iterator[str]:
-        nonlocal train_bytes
-        for text in until_stopped(texts, should_stop, doing="a tokenizer was trained", then="trains it from the beginning"):
-            train_bytes += len(text.encode("utf-8"))
-            yield text
-
-    tokenizer = train_tokenizer(counted(), vocab_size=recipe.vocab_size)
-    _read_rest(rows, should_stop, then="trains it from the beginning")
+    rows = {corpus: load_rows(corpus.source, split="train", is_task=False) for corpus in recipe.corpora}
+    texts = {corpus: _share_of(recipe, corpus, rows[corpus], should_stop) for corpus in recipe.corpora}
+    documents = interleaved(texts, max_bytes=recipe.byte_limits) if recipe.others else texts[recipe.corpus]
+    then = "trains it from the beginning"
+    tokenizer = train_tokenizer(
+        until_stopped(documents, should_stop, doing="a tokenizer was trained", then=then), vocab_size=recipe.vocab_size
+    )
+    for unread in rows.values():
+        _read_rest(unread, should_stop, then=then)
     save_tokenizer(tokenizer, folder)
-    tally = _tally(texts, data=recipe.corpus, split="train", use="tokenizer")
-    return {"vocab_size": recipe.vocab_size, "train_bytes": train_bytes, "left_out": {"train": _logged(tally)}}
+    tallies = {corpus: _tally(text, data=corpus, split="train", use="tokenizer") for corpus, text in texts.items()}
+    metrics = {"vocab_size": recipe.vocab_size, "train_bytes": sum(text.num_bytes for text in texts.values())}
+    if not recipe.others:
+        return {**metrics, "left_out": {"train": _logged(tallies[recipe.corpus])}}
+    return {
+        **metrics,
+        "train_bytes_by_corpus": {corpus.name: text.num_bytes for corpus, text in texts.items()},
+        "left_out": {f"train {corpus.name}": _logged(tally) for corpus, tally in tallies.items()},
+    }
+
+
+def _share_of(recipe: Tokenizer, corpus: Corpus, rows: Rows, should_stop: Callable[[], bool]) -> Limited[str]:
+    """Return the train text of a corpus up to its share of the tokenizer's bytes."""
+    # The limit of one of several corpora is at least its share; read up to the share, it ends within a document of it.
+    is_implied = recipe.others and not corpus.train_part
+    read = _texts(replace(corpus, max_bytes=None) if is_implied else corpus, "train", rows, should_stop)
+    path = f"tokenizer.{corpus.name}" if recipe.others else "tokenizer"
+    max_bytes = recipe.byte_limits[corpus]
+    return Limited(read, text_of=str, path=path, split="train", max_bytes=max_bytes, should_stop=should_stop)
 
 
 def copy_tokenizer(recipe: ReleasedTokenizer, folder: Path) -> dict[str, Any]:
@@ -173,8 +191,8 @@ def make_tokens(
         ChangedTextError: the text differs from that of the plan; the shards of this and previous attempts may have other
             text.
         StoppedError: `should_stop` returned true.
-        ValueError: a split that is not carved from train is empty, or almost nothing of it is left (`Limited`,
-            `Tally.require_enough`).
+        ValueError: a split that is not carved from train is empty, or a part of train, or almost nothing of it is left
+            (`Limited`, `Tally.require_enough`).
     """
     tokenizer = load_tokenizer(tokenizer_folder)
     progress = TokenisingProgress(recipe.data.name)
@@ -202,6 +220,8 @@ def make_tokens(
         for _ in documents:
             pass  # if every shard was reused, read to the end, and count what a limit leaves out
         _read_rest(rows, should_stop, then="reuses the finished shards")
+        if isinstance(read, InPart):
+            read.require_any(f"corpora.{recipe.data.name}")
         if not written.shards and not (rows.is_carved and rows.num_rows == 0):  # the plan rejects uses of an empty split
             raise ValueError(f"{recipe.data.name}: the {split} split of {recipe.data.source} is empty.")
         tally = _tally(read, data=recipe.data, split=split, use="text")

@@ -123,11 +123,12 @@ class Notices:
 
 
 def _own(record: Record, kind: str, data: str) -> list[Tally]:
-    by_split = record.metrics.get("left_out", {})
-    return [
-        Tally.from_metrics(facts, data=data, split=split, use="preparation" if split == "all" else _OWN_USE[kind])
-        for split, facts in by_split.items()
-    ]
+    tallies = []
+    for where, facts in record.metrics.get("left_out", {}).items():
+        split, _, name = where.partition(" ")  # of several corpora of a tokenizer: the split and the name
+        use = "preparation" if split == "all" else _OWN_USE[kind]
+        tallies.append(Tally.from_metrics(facts, data=name or data, split=split, use=use))
+    return tallies
 
 
 def _tally(store: Store, use: Use) -> Tally:

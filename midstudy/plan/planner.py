@@ -134,13 +134,15 @@ class _Builder:
         tokenizer_id = stage_id(tokenizer)
         if tokenizer_id not in self.stages:
             if isinstance(tokenizer, Tokenizer):
-                name, label = tokenizer.corpus.name, f"tokenizer {tokenizer.vocab_size:,} on {tokenizer.corpus.name}"
+                name = " + ".join(corpus.name for corpus in tokenizer.corpora)
+                label = f"tokenizer {tokenizer.vocab_size:,} on {name}"
             else:
                 name, label = tokenizer.name, f"tokenizer {tokenizer.vocab_size:,} of {tokenizer.name}"
             cost_s = DATA_STAGE_S
             if isinstance(tokenizer, Tokenizer):
-                num_bytes = min(tokenizer.max_bytes, self._text_bytes(tokenizer.corpus))
-                cost_s += num_bytes / TOKENIZER_BYTES_PER_S + self._preparing_s(tokenizer.corpus.source)
+                for corpus, max_bytes in tokenizer.byte_limits.items():
+                    num_bytes = min(max_bytes, self._text_bytes(corpus))
+                    cost_s += num_bytes / TOKENIZER_BYTES_PER_S + self._preparing_s(corpus.source)
             self.add(
                 Stage(id=tokenizer_id, label=label, recipe=tokenizer, parents=(), cost_s=cost_s, role="data", data=name)
             )

@@ -65,7 +65,7 @@ def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]
         "rate_recorded_for": list(plan.priced_by.get("recorded", ())),
         "disk_bytes": sum(stage.disk_bytes for stage in plan.stages.values()),
         "disk_bytes_missing": plan.missing_bytes,
-        "sources": {data.name: str(data.source) for data in plan.study.datasets()},
+        "sources": {data.name: data.origin for data in plan.study.datasets()},
         "releases": _releases(plan),
         "notes": list(plan.study.notes),
         "left_out": plan.left_out.as_json(),

@@ -14,6 +14,7 @@ from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape, pythia
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.phase import Phase
+from midstudy.recipe.placebo import placebo
 from midstudy.recipe.schedule import (
     Anneal,
     Constant,
@@ -29,6 +30,7 @@ from midstudy.recipe.schedule import (
 )
 from midstudy.recipe.start_weights import Average, Release
 from midstudy.recipe.study import Arm, Claim, Comparison, Measure, Mix, Study, where
+from midstudy.recipe.train_part import TrainPart
 
 __all__ = [
     "AdamW",
@@ -65,10 +67,12 @@ __all__ = [
     "Task",
     "TokenCounts",
     "Tokenizer",
+    "TrainPart",
     "WarmupStableDecay",
     "factors",
     "interpolated",
     "piecewise",
+    "placebo",
     "pythia",
     "where",
 ]

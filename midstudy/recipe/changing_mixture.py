@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from midstudy.recipe.errors import RecipeError, inside, require_kind
-from midstudy.recipe.mixture import Mixture, MixtureRamp, exact_share
+from midstudy.recipe.exact_share import exact_share
+from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.phase import Phase
 
 Points = Sequence[tuple[float | str | Fraction, Mixture]]

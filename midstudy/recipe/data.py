@@ -7,12 +7,16 @@ placement.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from midstudy.recipe import versions
-from midstudy.recipe.canonical import added_field, label_field
-from midstudy.recipe.errors import RecipeError, require_choice, require_name, require_positive
+from midstudy.recipe.canonical import added_field, canonical_text, label_field
+from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_name, require_positive
+from midstudy.recipe.exact_share import exact_share
 from midstudy.recipe.plain import hold_plain_numbers
+from midstudy.recipe.train_part import TrainPart
 
 SOURCE_KINDS = ("wheels", "files", "hub")
 SPLITS = ("train", "dev", "test")
@@ -55,18 +59,29 @@ class Source:
 class Corpus:
     """Text for language modelling: documents, each followed by an end-of-text token, concatenated and cut into blocks.
 
-    `max_bytes` keeps the first documents of each split, up to this many UTF-8 bytes; `None` keeps all.
+    `max_bytes` keeps the first documents of each split, up to this many UTF-8 bytes; `None` keeps all. `train_part` then
+    keeps those documents of the train split that are in the part. Dev and test stay whole, so that every part of a corpus
+    is measured on the same text.
     """
 
     name: str = label_field()
     source: Source
     max_bytes: int | None = added_field(omit_at=None)
+    train_part: TrainPart | None = added_field(omit_at=None)
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
         require_name("corpus.name", self.name)
         if self.max_bytes is not None:
             require_positive(f"corpora.{self.name}.max_bytes", self.max_bytes, unit="bytes")
+        path = f"corpora.{self.name}.train_part"
+        require_kind(path, self.train_part, TrainPart | None, expected="a TrainPart or None")
+
+    @property
+    def origin(self) -> str:
+        """The source and, of a part, which part of its train documents."""
+        part = self.train_part
+        return f"{self.source}" + (f", {float(100 * part.share):.4g} % of train by hash, {part}" if part else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +101,40 @@ class Task:
         if self.max_items is not None:
             require_positive(f"tasks.{self.name}.max_items", self.max_items, unit="items")
 
+    @property
+    def origin(self) -> str:
+        """The source."""
+        return str(self.source)
+
 
 Dataset = Corpus | Task
 
 
 @dataclass(frozen=True, kw_only=True)
+class ByteShare:
+    """A corpus with its share of the bytes that a tokenizer is trained on."""
+
+    corpus: Corpus
+    share: Fraction
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "share", exact_share(f"tokenizer.{self.corpus.name}", self.share))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """A byte-level BPE tokenizer trained on the first `max_bytes` of a corpus's train split; id 0 is the end of text."""
+    """A byte-level BPE tokenizer trained on `max_bytes` bytes of train text; id 0 is the end of text.
+
+    The text is the first documents of `corpus` or, with `others`, of several corpora: each of `others` has its share of the
+    bytes, and `corpus` the rest. `Tokenizer.of` builds this from shares. The corpora are in the order of their canonical
+    forms, so that one set of shares has one id.
+    """
 
     corpus: Corpus
     vocab_size: int
     max_bytes: int
     version: int = versions.TOKENIZER
+    others: tuple[ByteShare, ...] = added_field(omit_at=())
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
@@ -109,6 +146,75 @@ class Tokenizer:
                 got=self.vocab_size,
             )
         require_positive("tokenizer.max_bytes", self.max_bytes, unit="bytes")
+        if self.others:
+            self._check_shares()
+
+    def _check_shares(self) -> None:
+        forms = [canonical_text(corpus) for corpus in self.corpora]
+        names = ", ".join(corpus.name for corpus in self.corpora)
+        if len(set(forms)) < len(forms):
+            raise RecipeError("tokenizer.others", expected="each corpus once", got=names)
+        if forms != sorted(forms):
+            expected = "corpora in the order of their canonical forms, `corpus` first"
+            raise RecipeError("tokenizer.others", expected=expected, got=names, fix="Use Tokenizer.of, which sorts them.")
+        for part in self.byte_shares:
+            if not 0 < part.share < 1:
+                expected = "shares above 0 that leave some to `corpus`"
+                raise RecipeError(f"tokenizer.{part.corpus.name}", expected=expected, got=float(part.share))
+        for corpus, max_bytes in self.byte_limits.items():
+            most = self.max_bytes if corpus.max_bytes is None else corpus.max_bytes
+            if not 1 <= max_bytes <= most:
+                raise RecipeError(
+                    f"tokenizer.{corpus.name}",
+                    expected=f"a share of 1 to {most:,} bytes, the most that max_bytes allows",
+                    got=f"{max_bytes:,} bytes",
+                    fix="Change the share, or the max_bytes of the tokenizer or of the corpus.",
+                )
+
+    @classmethod
+    def of(cls, shares: Mapping[Corpus, float | str | Fraction], *, vocab_size: int, max_bytes: int) -> Tokenizer:
+        """Return the tokenizer trained on `max_bytes` bytes, of which each corpus gives its share.
+
+        Shares are exact (0.12 is 3/25) and add up to 1; a third is "1/3". A corpus with share 0 is left out.
+
+        Raises:
+            RecipeError: a share is outside [0, 1], the shares do not add up to 1, a corpus is given twice, or a share is
+                less than a byte or more than its corpus's `max_bytes`.
+        """
+        require_kind("tokenizer.shares", shares, Mapping, expected="a mapping from each Corpus to its share")
+        for corpus in shares:
+            require_kind("tokenizer.shares", corpus, Corpus, expected="a Corpus, not its name, as each key")
+        exact = {corpus: exact_share(f"tokenizer.{corpus.name}", share) for corpus, share in shares.items()}
+        if (total := sum(exact.values(), Fraction(0))) != 1:
+            raise RecipeError("tokenizer.shares", expected="shares that add up to exactly 1", got=str(total))
+        first, *others = sorted((corpus for corpus, share in exact.items() if share), key=canonical_text)
+        return cls(
+            corpus=first,
+            vocab_size=vocab_size,
+            max_bytes=max_bytes,
+            others=tuple(ByteShare(corpus=corpus, share=exact[corpus]) for corpus in others),
+        )
+
+    @property
+    def corpora(self) -> tuple[Corpus, ...]:
+        """The corpora whose text is read, in the order of their canonical forms."""
+        return (self.corpus, *(part.corpus for part in self.others))
+
+    @property
+    def byte_shares(self) -> tuple[ByteShare, ...]:
+        """Every corpus with its share; the shares add up to 1."""
+        rest = 1 - sum((part.share for part in self.others), Fraction(0))
+        return (ByteShare(corpus=self.corpus, share=rest), *self.others)
+
+    @property
+    def byte_limits(self) -> dict[Corpus, int]:
+        """The bytes of each corpus, which add up to `max_bytes`: the sums of the first shares, rounded down."""
+        limits, total = {}, Fraction(0)
+        for part in self.byte_shares:
+            before = int(total * self.max_bytes)
+            total += part.share
+            limits[part.corpus] = int(total * self.max_bytes) - before
+        return limits
 
 
 @dataclass(frozen=True, kw_only=True)

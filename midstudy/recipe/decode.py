@@ -8,7 +8,7 @@ from typing import Any
 
 from midstudy.recipe.curriculum import Curriculum, Start, Stretch
 from midstudy.recipe.curve import Curve, HalfLife, Hold, PowerLaw, Ramp
-from midstudy.recipe.data import Corpus, Source, Task
+from midstudy.recipe.data import ByteShare, Corpus, Source, Task
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.kinds import STAGE_KINDS
 from midstudy.recipe.measure import EVALUATIONS
@@ -30,15 +30,30 @@ from midstudy.recipe.schedule import (
     WarmupStableDecay,
 )
 from midstudy.recipe.start_weights import Average, Release
+from midstudy.recipe.train_part import TrainPart
 
 _CLASSES = {
     cls.__name__: cls
     for cls in (
         *STAGE_KINDS,
         *EVALUATIONS,
-        *(AdamW, Anneal, Average, Constant, Continued, Corpus, Cosine, Curriculum, Curve, Exponential, HalfLife, Hold),
+        *(
+            AdamW,
+            Anneal,
+            Average,
+            ByteShare,
+            Constant,
+            Continued,
+            Corpus,
+            Cosine,
+            Curriculum,
+            Curve,
+            Exponential,
+            HalfLife,
+            Hold,
+        ),
         *(HoldThenLinear, Linear, LinearWarmup, Mixture, MixtureRamp, ModelShape, Phase, Power, PowerLaw, Ramp, Release),
-        *(Sequential, Share, Source, Start, Stretch, Task, WarmupStableDecay),
+        *(Sequential, Share, Source, Start, Stretch, Task, TrainPart, WarmupStableDecay),
     )
 }
 
@@ -73,8 +88,8 @@ def _decode(form: Any, path: str) -> Any:
             got="a field that this version does not have",
             fix="A newer midstudy wrote the recipe: update midstudy, or use another store.",
         )
-    if cls is Share:
-        for key in fields.keys() & {"share", "loss_weight"}:
+    for key in fields:
+        if known[key].type == "Fraction":  # annotations are text
             try:
                 fields[key] = Fraction(str(fields[key]))
             except (ValueError, ZeroDivisionError):

@@ -19,23 +19,8 @@ from functools import cached_property
 from midstudy.recipe.canonical import added_field, canonical_text
 from midstudy.recipe.data import Corpus
 from midstudy.recipe.errors import RecipeError, require_kind, require_positive
+from midstudy.recipe.exact_share import exact_share
 from midstudy.recipe.plain import hold_plain_numbers, plain
-
-
-def exact_share(path: str, value: float | int | str | Fraction) -> Fraction:
-    """Return `value` as the exact fraction given by its decimal digits.
-
-    Raises:
-        RecipeError: `value` is not a number in [0, 1].
-    """
-    value = plain(value)
-    try:
-        share = value if isinstance(value, Fraction) else Fraction(str(value))
-    except (ValueError, ZeroDivisionError):
-        raise RecipeError(path, expected="a share in [0, 1]", got=value) from None
-    if isinstance(value, bool) or not 0 <= share <= 1:
-        raise RecipeError(path, expected="a share in [0, 1]", got=value)
-    return share
 
 
 def _exact_weight(path: str, value: float | int | str | Fraction) -> Fraction:

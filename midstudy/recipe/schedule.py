@@ -17,7 +17,7 @@ from fractions import Fraction
 from midstudy.recipe.canonical import added_field
 from midstudy.recipe.curve import Curve, HalfLife, Hold, PowerLaw, Ramp
 from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_number, require_positive
-from midstudy.recipe.mixture import exact_share
+from midstudy.recipe.exact_share import exact_share
 from midstudy.recipe.plain import hold_plain_numbers
 
 TAIL_SHAPES = ("linear", "1-sqrt")

@@ -365,7 +365,7 @@ class Study:
                     )
 
     def datasets(self) -> Iterator[Dataset]:
-        """Yield every corpus and task that an arm reads or is measured on, or whose tokens are counted, each once."""
+        """Yield every corpus and task that an arm or a tokenizer reads, or that is measured or counted, each once."""
         seen: set[int] = set()
         for data in self._all_datasets():
             if id(data) not in seen:
@@ -379,6 +379,8 @@ class Study:
                 yield measure.evaluation.data
         for counts in self.counts:
             yield counts.data
+            if isinstance(counts.tokenizer, Tokenizer):
+                yield from counts.tokenizer.corpora
 
 
 def _key(factors: Mapping[str, Value], *, without: Collection[str] = ()) -> frozenset[tuple[str, Value]]:
@@ -393,7 +395,7 @@ def _datasets_of(curriculum: Curriculum) -> Iterator[Dataset]:
     """Yield the data sets that a curriculum reads, including those of the averaged runs that it starts from."""
     start = curriculum.start
     if isinstance(start.tokenizer, Tokenizer):
-        yield start.tokenizer.corpus
+        yield from start.tokenizer.corpora
     if isinstance(start.weights, Average):
         for state in start.weights.states:
             yield from _datasets_of(state.curriculum)
