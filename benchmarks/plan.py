@@ -2,27 +2,31 @@
 
     .venv/bin/python benchmarks/plan.py
 
-The grid is `experiments/bridging_micro.py` with every mix on every task, 25 trunk seeds and 8 SFT seeds, on the default
-data; planning does not fetch or prepare anything.
+The arms are those of `experiments/bridging_micro.py` with `full=True`, on 50 trunk seeds; planning does not fetch or
+prepare anything.
 """
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
+from midstudy.data.data_args import DataChoice
 from midstudy.plan.cost import Throughput
 from midstudy.plan.device import CPU_CORE
-from midstudy.plan.experiment import load_study
 from midstudy.plan.planner import make_plan
-
-EXPERIMENT = Path(__file__).parent.parent / "experiments" / "bridging_micro.py"
+from midstudy.recipe import Study
+from midstudy.studies.bridging.comparisons import comparisons_of
+from midstudy.studies.bridging.grid import Grid
+from midstudy.studies.bridging.scale import Scale
+from midstudy.studies.bridging.text import Text
 
 
 def main() -> None:
     started = time.perf_counter()
-    seeds = [f"trunk_seeds={tuple(range(25))}", f"sft_seeds={tuple(range(8))}", "full=True"]
-    study = load_study(EXPERIMENT, settings=seeds)
+    grid = Grid(scale=Scale(), text=Text.of(DataChoice()))
+    cells = [*grid.main(), *grid.every_mix(), *grid.ablations(), *grid.further(), *grid.lengths((120, 480))]
+    arms = [arm for seed in range(50) for arm in grid.arms(cells, seed=seed)]
+    study = Study(name="plan", question="?", arms=arms, comparisons=comparisons_of(arms, grid))
     built = time.perf_counter()
     plan = make_plan(study, throughput=Throughput(CPU_CORE, {}), published=lambda ids: set(), kept_states=())
     done = time.perf_counter()

@@ -7,92 +7,98 @@ is) should correlate with the improvement; an earlier start should help more.
 
 Mirrors. Tables 2 and 3 of the paper (SFT loss and general loss after SFT, for midtraining, the general-only control and
 continued pretraining), its timing and weight ablations, and its correlation figure. Mixes, weights, relative start points,
-schedule and optimizer are those of the paper; model, data and training length are small.
+schedule and optimizer are those of the paper; model, data and training length are small. Beside them stand the controls
+that the paper lacks: a placebo, and a later start at equal dose (learning rate × share); with `full=True` also continued
+pretraining at equal dose, a start with equally many specialist tokens, the specialist read after pretraining, fine-tuning
+from the start step, a rising share, fine-tuning to four epochs, and a second model size.
 
-Expected cost. About 6 CPU-minutes, three to six minutes on two cores depending on the processor, 0.3 GB of disk. By default
-the smallest model is trained in fp32, which takes six minutes on a processor without bfloat16 instructions. Every mix runs
-on the two main tasks (code on the code task and math on word problems are the main contrasts) with three trunk seeds;
-everything else runs with the first seed. `--set full=True` runs everything with every seed. `--set` takes any keyword of
-`study`: for a larger model, `"sizes=('micro',)" num_sequences=16 sft_num_sequences=16`; for the paper's grid,
-`sizes=('70m','160m','410m','1b') total_steps=61035 num_sequences=1024 seq_len=2048 ...` on other data.
+Expected cost. By default about 8 CPU-minutes on a processor without bfloat16 instructions, 3 on one with them; 0.3 GB of
+disk. Control, placebo, the two matched mixes and the later start run on the matched tasks with three trunk seeds; every mix
+runs on every task with the first. `--set full=True` takes hours: the main arms on five trunk seeds, all others on three.
+`--set` takes any keyword of `study`: for the paper's grid, `sizes=('70m','160m','410m','1b') total_steps=61035
+num_sequences=1024 seq_len=2048 ...` on other data.
 """
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 from midstudy.data.data_args import DataChoice
-from midstudy.recipe import Study
+from midstudy.recipe import Study, where
 from midstudy.recipe.errors import RecipeError
 from midstudy.studies.bridging.claims import claims_for
-from midstudy.studies.bridging.grid import MIXES, TASKS, Grid, comparisons_of
+from midstudy.studies.bridging.comparisons import comparisons_of
+from midstudy.studies.bridging.grid import Grid
 from midstudy.studies.bridging.scale import Scale, mixes_of
+from midstudy.studies.bridging.text import PLACEBO, SPECIALISTS, Text
 
 
 def study(
     *,
     data: DataChoice | None = None,
     name: str = "bridging_micro",
-    sizes: tuple[str, ...] = ("nano",),
-    trunk_seeds: tuple[int, ...] = (0, 1, 2),
-    sft_seeds: tuple[int, ...] = (1337, 895),
-    total_steps: int = 240,
-    num_sequences: int = 8,
-    seq_len: int = 128,
+    sizes: tuple[str, ...] | None = None,
+    trunk_seeds: tuple[int, ...] | None = None,
+    total_steps: int = 160,
+    num_sequences: int = 3,
+    seq_len: int = 384,
     peak_lr: float = 3e-3,
     sft_steps: int = 36,
-    sft_num_sequences: int = 8,
+    sft_lengths: tuple[int, ...] = (120, 480),
+    sft_num_sequences: int = 4,
     sft_peak_lr: float = 1e-3,
     precision: str = "fp32",
     vocab_size: int = 2_048,
     tokenizer_bytes: int = 2_000_000,
     general_bytes: int | None = 6_000_000,
     specialist_bytes: int | None = 3_000_000,
-    task_items: int | None = 2_000,
-    test_items: int = 192,
+    task_items: int | None = 480,
+    test_items: int = 128,
     full: bool = False,
 ) -> Study:
     """Return the study; `--set` overrides its keyword arguments.
 
+    Args:
+        sizes: model sizes; by default nano, with `full` also micro. All but the first have the main arms only.
+        trunk_seeds: the first one alone carries the arms that are not repeated; with `full`, the first three. By default
+            three, with `full` five.
+        sft_lengths: other lengths of fine-tuning, in steps, with `full`.
+
     Raises:
         RecipeError: a field cannot be trained; the message names it.
     """
+    sizes = (("nano", "micro") if full else ("nano",)) if sizes is None else sizes
+    trunk_seeds = tuple(range(5 if full else 3)) if trunk_seeds is None else trunk_seeds
+    if not trunk_seeds or len(set(trunk_seeds)) < len(trunk_seeds):
+        raise RecipeError("trunk_seeds", expected="at least one seed, each once", got=trunk_seeds)
     data = data or DataChoice()
-    for keyword, seeds in (("trunk_seeds", trunk_seeds), ("sft_seeds", sft_seeds)):
-        if not seeds or len(set(seeds)) < len(seeds):
-            raise RecipeError(keyword, expected="at least one seed, each once", got=seeds)
-    limits = {"general": general_bytes} | dict.fromkeys((midtraining.mix for midtraining in MIXES), specialist_bytes)
-    corpora = {corpus: data.corpus(corpus, max_bytes=limit) for corpus, limit in limits.items()}
-    tasks = {task: data.task(task, folder=folder, max_items=task_items) for task, folder in TASKS.items()}
+    text = Text.of(data, general_bytes=general_bytes, specialist_bytes=specialist_bytes, task_items=task_items)
     common: dict[str, Any] = {"total_steps": total_steps, "num_sequences": num_sequences, "seq_len": seq_len}
-    common |= {
-        "sft_steps": sft_steps,
-        "sft_num_sequences": sft_num_sequences,
-        "sft_peak_lr": sft_peak_lr,
-        "peak_lr": peak_lr,
-    }
-    common |= {"vocab_size": vocab_size, "tokenizer_bytes": tokenizer_bytes, "test_items": test_items}
+    common |= {"sft_steps": sft_steps, "sft_num_sequences": sft_num_sequences, "sft_peak_lr": sft_peak_lr}
+    common |= {"peak_lr": peak_lr, "precision": precision, "test_items": test_items}
+    common |= {"vocab_size": vocab_size, "tokenizer_bytes": tokenizer_bytes}
+    grids = [Grid(scale=Scale(size=size, **common), text=text) for size in sizes]
     arms = []
-    for size in sizes:
-        grid = Grid(scale=Scale(size=size, precision=precision, **common), corpora=corpora, tasks=tasks)
-        for trunk_seed, sft_seed in product(trunk_seeds, sft_seeds):
-            if full or (trunk_seed, sft_seed) == (trunk_seeds[0], sft_seeds[0]):
-                arms += grid.everything(trunk_seed=trunk_seed, sft_seed=sft_seed)
-            elif sft_seed == sft_seeds[0]:
-                arms += grid.matched_tasks(trunk_seed=trunk_seed, sft_seed=sft_seed)
-            elif trunk_seed == trunk_seeds[0]:  # a second SFT seed adds no replicate of the trunk
-                arms += grid.main_contrasts(trunk_seed=trunk_seed, sft_seed=sft_seed)
-    comparisons = comparisons_of(arms, total_steps=total_steps)
-    scale = Scale(vocab_size=vocab_size, tokenizer_bytes=tokenizer_bytes)
+    for seed in trunk_seeds:
+        cells = grids[0].main()
+        if seed in trunk_seeds[: 3 if full else 1]:
+            cells += grids[0].every_mix()
+            if full:
+                cells += [*grids[0].ablations(), *grids[0].further(), *grids[0].lengths(sft_lengths)]
+        arms += grids[0].arms(cells, seed=seed)
+    arms += [arm for grid in grids[1:] for seed in trunk_seeds[:3] for arm in grid.arms(grid.main(), seed=seed)]
+    comparisons = comparisons_of(arms, grids[0])
+    main = where(arms, mix=(*SPECIALISTS, PLACEBO), sft_steps=sft_steps)
     return Study(
         name=name,
         question="Which midtraining mix, from which step and at which weight, helps which fine-tuning target?",
         arms=arms,
         comparisons=comparisons,
         claims=claims_for(comparisons),
-        counts=scale.counts([*corpora.values(), *tasks.values()], scale.tokenizer(corpora["general"])),
-        mixes=mixes_of(arms),
+        counts=grids[0].scale.counts(
+            [*text.corpora, text.placebo, *text.tasks.values()], grids[0].scale.tokenizer(text.corpora)
+        ),
+        mixes=mixes_of(main),
         report="bridging",
         notes=data.notes(),
     )

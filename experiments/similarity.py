@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from midstudy.data.data_args import DataChoice
 from midstudy.recipe import Mix, Mixture, Study, factors
-from midstudy.studies.bridging.grid import MIXES, TASKS
+from midstudy.studies.bridging.grid import MIXES
 from midstudy.studies.bridging.scale import Scale
+from midstudy.studies.bridging.text import Text
 
 
 def study(
@@ -24,7 +25,7 @@ def study(
     tokenizer_bytes: int = 2_000_000,
     general_bytes: int | None = 6_000_000,
     specialist_bytes: int | None = 3_000_000,
-    task_items: int | None = 2_000,
+    task_items: int | None = 480,
 ) -> Study:
     """Return the study; `--set` overrides its keyword arguments.
 
@@ -32,22 +33,20 @@ def study(
         RecipeError: a field is wrong; the message names it.
     """
     data = data or DataChoice()
-    general = data.corpus("general", max_bytes=general_bytes)
-    corpora = {midtraining.mix: data.corpus(midtraining.mix, max_bytes=specialist_bytes) for midtraining in MIXES}
-    tasks = [data.task(task, folder=folder, max_items=task_items) for task, folder in TASKS.items()]
+    text = Text.of(data, general_bytes=general_bytes, specialist_bytes=specialist_bytes, task_items=task_items)
     scale = Scale(vocab_size=vocab_size, tokenizer_bytes=tokenizer_bytes)
     return Study(
         name=name,
         question="How close are the corpora and mixes to the tasks, as bags of tokens?",
-        counts=scale.counts([general, *corpora.values(), *tasks], scale.tokenizer(general)),
+        counts=scale.counts([*text.corpora, *text.tasks.values()], scale.tokenizer(text.corpora)),
         mixes=[
             Mix(
-                name=f"{midtraining.mix} {100 * midtraining.weight:g} %",
-                mixture=Mixture.blend(general, {corpora[midtraining.mix]: midtraining.weight}),
-                reference=general,
-                factors=factors(mix=midtraining.mix, weight=midtraining.weight),
+                name=f"{one.mix} {100 * one.weight:g} %",
+                mixture=Mixture.blend(text.general, {text.specialists[one.mix]: one.weight}),
+                reference=text.general,
+                factors=factors(mix=one.mix, weight=one.weight),
             )
-            for midtraining in MIXES
+            for one in MIXES
         ],
         notes=data.notes(),
     )

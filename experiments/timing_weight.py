@@ -26,8 +26,10 @@ from midstudy.data.data_args import DataChoice
 from midstudy.recipe import Comparison, Study, where
 from midstudy.recipe.errors import RecipeError, inside, require_choice
 from midstudy.studies.bridging.claims import claims_for
-from midstudy.studies.bridging.grid import MATCHED, TASKS, earliest_latest
+from midstudy.studies.bridging.comparisons import MATCH, earliest_latest
+from midstudy.studies.bridging.grid import MATCHED, sft_seed
 from midstudy.studies.bridging.scale import COLUMNS, Scale, mixes_of
+from midstudy.studies.bridging.text import Text
 
 
 def study(
@@ -36,50 +38,49 @@ def study(
     name: str = "timing_weight",
     mix: str = "code",
     size: str = "nano",
-    start_steps: tuple[int, ...] = (24, 79, 157, 197),
+    start_steps: tuple[int, ...] = (16, 52, 105, 131),
     weights: tuple[float, ...] = (0.1, 0.2, 0.5, 0.8),
-    main_start_step: int = 24,
+    main_start_step: int = 16,
     main_weight: float = 0.2,
     trunk_seeds: tuple[int, ...] = (0, 1, 2),
-    sft_seed: int = 1337,
-    total_steps: int = 240,
-    num_sequences: int = 8,
-    seq_len: int = 128,
+    total_steps: int = 160,
+    num_sequences: int = 3,
+    seq_len: int = 384,
     peak_lr: float = 3e-3,
     sft_steps: int = 36,
     sft_peak_lr: float = 1e-3,
     precision: str = "fp32",
     vocab_size: int = 2_048,
-    test_items: int = 192,
+    test_items: int = 128,
 ) -> Study:
     """Return the study; `--set` overrides its keyword arguments.
 
     Raises:
         RecipeError: a field cannot be trained; the message names it.
     """
-    data = data or DataChoice()
     require_choice("mix", mix, tuple(MATCHED))
     for keyword, main, among in (("main_start_step", main_start_step, start_steps), ("main_weight", main_weight, weights)):
         if main not in among:
             raise RecipeError(keyword, expected=f"one of {', '.join(f'{value:g}' for value in among)}", got=main)
     small: dict[str, Any] = {"total_steps": total_steps, "num_sequences": num_sequences, "seq_len": seq_len}
-    small |= {"sft_steps": sft_steps, "sft_num_sequences": num_sequences, "sft_peak_lr": sft_peak_lr, "peak_lr": peak_lr}
+    small |= {"sft_steps": sft_steps, "sft_peak_lr": sft_peak_lr, "peak_lr": peak_lr}
     scale = Scale(size=size, precision=precision, vocab_size=vocab_size, test_items=test_items, **small)
-    general, specialist = data.corpus("general", max_bytes=6_000_000), data.corpus(mix, max_bytes=3_000_000)
-    task = data.task(MATCHED[mix], folder=TASKS[MATCHED[mix]], max_items=2_000)
+    data = data or DataChoice()
+    text = Text.of(data)
+    specialist, task, tokenizer = text.specialists[mix], text.tasks[MATCHED[mix]], scale.tokenizer(text.corpora)
 
     arms = []
     for seed in trunk_seeds:
-        trunk = scale.pretrain(general, seed=seed)
-        arms.append(scale.finetune(trunk, task, seed=sft_seed))
+        trunk = scale.pretrain(text.general, tokenizer=tokenizer, seed=seed)
+        arms.append(scale.finetune(trunk, task, seed=sft_seed(seed)))
         for start_step, weight in product(start_steps, weights):
             with inside(f"weights.{weight:g}"):
                 run = scale.midtrain(trunk, {specialist: weight}, start_step=start_step)
-            arms.append(scale.finetune(run, task, seed=sft_seed))
+            arms.append(scale.finetune(run, task, seed=sft_seed(seed)))
 
-    control, timing, match = where(arms, mix="control"), where(arms, mix=mix, weight=main_weight), ("size", "task")
+    control, timing = where(arms, mix="control"), where(arms, mix=mix, weight=main_weight)
     comparisons = [
-        Comparison(name=key, title=title, arms=compared, references=control, columns=COLUMNS, match=match, along=along)
+        Comparison(name=key, title=title, arms=compared, references=control, columns=COLUMNS, match=MATCH, along=along)
         for key, title, compared, along in (
             ("main", "The main arm", where(arms, mix=mix, start_step=main_start_step, weight=main_weight), None),
             ("timing", "When to start", timing, "start_step"),
@@ -93,7 +94,7 @@ def study(
         arms=arms,
         comparisons=comparisons,
         claims=claims_for(comparisons),
-        counts=scale.counts([general, specialist, task], scale.tokenizer(general)),
+        counts=scale.counts([text.general, specialist, task], tokenizer),
         mixes=mixes_of(arms),
         report="bridging",
         notes=data.notes(),

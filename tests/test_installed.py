@@ -93,7 +93,7 @@ def test_a_new_experiment_runs_to_its_report(python: Path, folder: Path) -> None
     assert where.startswith(str(python.parent.parent)), "the installed package is what runs"
     assert midstudy(python, folder, "new", "question.py").startswith("question.py is written")
     question = folder / "question.py"
-    shorter = 'Scale(size="nano", total_steps=24, sft_steps=6, vocab_size=512)'
+    shorter = 'Scale(size="nano", total_steps=24, sft_steps=6, vocab_size=512, tokenizer_bytes=200_000)'
     question.write_text(question.read_text().replace('Scale(size="nano")', shorter))
     command = ("question.py", "--data", "text", "--set", "starts=(6,)", "--set", "trunk_seeds=(0, 1)")
     assert "question: When should code enter pretraining?" in midstudy(python, folder, "plan", *command)

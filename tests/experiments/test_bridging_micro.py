@@ -10,13 +10,14 @@ from builders.places import REPOSITORY
 from midstudy.data.data_args import DataChoice
 from midstudy.plan.cost import Throughput
 from midstudy.plan.device import CPU_CORE
+from midstudy.plan.dose import dose, tokens_drawn
 from midstudy.plan.experiment import load_study
 from midstudy.plan.planner import Plan, make_plan
-from midstudy.recipe import Arm, Comparison, Corpus, RecipeError, Source, Task, where
+from midstudy.recipe import Arm, Comparison, Corpus, Curriculum, Mixture, RecipeError, Source, Task, where
 from midstudy.recipe.factors import Value
 from midstudy.recipe.study import Study
 from midstudy.studies.bridging import grid
-from midstudy.studies.bridging.grid import Midtraining
+from midstudy.studies.bridging.grid import PaperMix
 
 EXPERIMENT = REPOSITORY / "experiments" / "bridging_micro.py"
 
@@ -51,7 +52,7 @@ def planned(study: Study) -> Plan:
 PAPER_SCALE = [
     "sizes=('70m',)",
     "trunk_seeds=(42,)",
-    "sft_seeds=(1337,)",
+    "full=True",
     "total_steps=61035",
     "num_sequences=1024",
     "seq_len=2048",
@@ -81,72 +82,155 @@ def test_the_papers_arms_start_where_the_paper_says():
     }
     alone = {cell(arm) for arm in comparison(study, "continued").references}
     assert alone == {("code", 1.0, 40_000), ("math", 1.0, 56_000)}
-    assert all(arm.curriculum.stretches[-1].start_step == 61_035 for arm in study.arms)
+    assert all(arm.curriculum.stretches[-1].start_step == 61_035 for arm in (*main.arms, *main.references))
 
 
 PINNED = {
-    "control → pycode": "e9f26e8cc740e3c7",
-    "code20@6k → pycode": "f9c5942f27882ad6",
-    "math12@20k → word_problems": "f30da4851a8d8418",
-    "instruction5@40k → long_form": "f72e4c8c2ccbb622",
-    "qa20@40k → science_qa": "7f204ed7f239f588",
-    "hqweb20@40k → pycode": "0f9ef9d0a79b4f48",
-    "code100@40k → pycode": "84acb8fcce826f5b",
-    "math100@56k → word_problems": "b9fd3824793a4ded",
+    "control → pycode": "46e6046ff5dc2791",
+    "code20@6k → pycode": "65876a9216961a12",
+    "math12@20k → word_problems": "f30d92fb9d8b834a",
+    "instruction5@40k → long_form": "eb16f788eacdb657",
+    "qa20@40k → science_qa": "7a8614ce69f54852",
+    "hqweb20@40k → pycode": "861020cbfc5b4d1b",
+    "code100@40k → pycode": "6bd569df8aaed2f4",
+    "math100@56k → word_problems": "1a610972f0d569fe",
 }
 
 
 def test_the_ids_of_the_papers_arms_are_pinned():
-    """They change only with a numerical version: otherwise years of finished training would be forgotten."""
+    """They change only with a numerical version or the design: otherwise years of finished training would be forgotten."""
     study = load_study(EXPERIMENT, settings=PAPER_SCALE)
     names = {arm.curriculum.stretches[-1].phase.name.split(", ")[0]: arm.final_state.id for arm in study.arms}
     ids = {name.removeprefix("sft 70m "): one for name, one in names.items()}
     assert {name: ids[name] for name in PINNED} == PINNED
 
 
-def test_the_micro_study_runs_the_main_contrasts_on_three_trunk_seeds():
+def test_the_main_arms_run_on_three_trunk_seeds_and_every_mix_on_one() -> None:
     study = load_study(EXPERIMENT)
+    main = comparison(study, "main")
     for mix, task in (("code", "pycode"), ("math", "word_problems"), ("control", "pycode"), ("control", "word_problems")):
-        main = comparison(study, "main")
         seeds = {arm.factors["trunk_seed"] for arm in where((*main.arms, *main.references), mix=mix, task=task)}
-        assert len(seeds) >= 3
+        assert seeds == {0, 1, 2}
+    for name in ("placebo", "against_placebo", "equal_dose"):
+        assert {arm.factors["trunk_seed"] for arm in comparison(study, name).arms} == {0, 1, 2}
+    on_one = where(main.arms, trunk_seed=0)
+    assert len({(arm.factors["mix"], arm.factors["task"]) for arm in on_one}) == len(on_one) == 20
     plan = planned(study)
-    assert plan.total_steps == plan.lower_bound_steps < plan.unshared_steps / 3
+    assert plan.total_steps == plan.lower_bound_steps < plan.unshared_steps / 2
 
 
-def test_a_sweep_varies_the_keywords_of_study():
+def test_every_trunk_has_an_sft_seed_of_its_own() -> None:
+    """Otherwise intervals over trunks lack the variance of fine-tuning."""
+    seeds = {(arm.factors["trunk_seed"], arm.factors["sft_seed"]) for arm in load_study(EXPERIMENT).arms}
+    assert len(seeds) == len({trunk for trunk, _ in seeds}) == len({sft for _, sft in seeds}) == 3
+
+
+def test_a_sweep_varies_the_keywords_of_study() -> None:
     study = load_study(EXPERIMENT, settings=["sizes=('nano','micro')", "trunk_seeds=(7,)", "total_steps=100"])
     found = {(a.factors["size"], a.factors["trunk_seed"], a.curriculum.num_steps) for a in study.arms}
     assert found == {("nano", 7, 136), ("micro", 7, 136)}
 
 
-def test_claims_are_those_whose_arms_the_study_has():
-    study = load_study(EXPERIMENT)
-    assert len(study.claims) == 16
-    assert {claim.comparison for claim in study.claims} == {"main", "continued", "earliest_latest"}
+def test_claims_are_those_whose_arms_the_study_has() -> None:
+    study, full = load_study(EXPERIMENT), load_study(EXPERIMENT, settings=["full=True"])
+    assert {claim.comparison for claim in study.claims} == {"main", "placebo", "against_placebo", "equal_dose"}
+    texts = {claim.text for claim in study.claims}
+    assert {text.removesuffix(" (size nano)") for text in (claim.text for claim in full.claims)} > texts
+    assert {claim.comparison for claim in full.claims} > {"continued", "alone_equal_dose", "equal_tokens", "after", "cut"}
     few = load_study(EXPERIMENT.parent / "timing_weight.py")
-    assert {claim.text for claim in few.claims} < {claim.text for claim in study.claims}
-    assert few.claims
+    assert {claim.text for claim in few.claims} < {claim.text.removesuffix(" (size nano)") for claim in full.claims}
 
 
-def test_an_ablation_rests_on_the_seeds_on_which_all_of_it_runs():
+def dose_of(arm: Arm, corpus: str) -> float:
+    """The dose before fine-tuning, which every arm has alike."""
+    before = arm.curriculum.until(arm.curriculum.stretches[-1].start_step)
+    return dose(before)[corpus]
+
+
+def test_arms_compared_at_equal_dose_have_equal_dose() -> None:
+    study = load_study(EXPERIMENT, settings=["full=True"])
+    for name in ("equal_dose", "alone_equal_dose"):
+        held = comparison(study, name)
+        assert held.arms
+        for arm in held.arms:
+            mix = str(arm.factors["mix"])
+            (other,) = where(held.references, mix=mix, trunk_seed=arm.factors["trunk_seed"], size=arm.factors["size"])
+            assert cell(arm) != cell(other)
+            # A share has four significant digits, and a start is a whole step.
+            tolerance = 1e-3 if arm.factors["mix"] == "code" else 0.06
+            assert dose_of(arm, mix) == pytest.approx(dose_of(other, mix), rel=tolerance)
+
+
+def test_arms_compared_at_equal_tokens_have_equal_tokens() -> None:
+    held = comparison(load_study(EXPERIMENT, settings=["full=True"]), "equal_tokens")
+    first, second = (tokens_drawn(arms[0].curriculum)["code"] for arms in (held.arms, held.references))
+    assert first == pytest.approx(second, abs=2 * 384)
+
+
+def test_the_control_after_pretraining_reads_the_specialist_tokens_of_its_mix() -> None:
+    held = comparison(load_study(EXPERIMENT, settings=["full=True"]), "after")
+    for arm in held.arms:
+        mix = str(arm.factors["mix"])
+        (after,) = where(held.references, mix=f"{mix} after", trunk_seed=arm.factors["trunk_seed"])
+        drawn, later = (tokens_drawn(one.curriculum) for one in (arm, after))
+        assert drawn[mix] <= later[mix] < drawn[mix] + 4 * 384
+        assert later["general"] == 160 * 3 * 384
+
+
+def mixture_at(curriculum: Curriculum, number: int) -> dict[str, float]:
+    """The shares of a curriculum's phase."""
+    data = curriculum.stretches[number].phase.data
+    assert isinstance(data, Mixture)
+    return {part.corpus.name: float(part.share) for part in data.parts}
+
+
+def test_the_ramp_and_its_reference_have_equal_mean_shares() -> None:
+    held = comparison(load_study(EXPERIMENT, settings=["full=True"]), "ramp")
+    ramp, constant = held.arms[0].curriculum, held.references[0].curriculum
+    assert [mixture_at(ramp, number)["code"] for number in (1, 2, 3)] == [0.1, 0.2, 0.3]
+    assert tokens_drawn(ramp)["code"] == pytest.approx(tokens_drawn(constant)["code"], rel=0.02)
+
+
+def test_the_placebo_reads_no_document_of_the_general_corpus_and_is_measured_on_the_same_text() -> None:
+    study = load_study(EXPERIMENT)
+    placebo, control = comparison(study, "placebo").arms[0], comparison(study, "placebo").references[0]
+    assert mixture_at(control.curriculum, 0).keys() == {"general"}
+    assert mixture_at(placebo.curriculum, 1) == {"general": 0.8, "placebo": 0.2}
+    parts = {data.name: data for data in study.datasets() if isinstance(data, Corpus)}
+    general, mixed_in = parts["general"], parts["placebo"]
+    assert mixed_in.source == general.source
+    assert general.train_part is not None
+    assert mixed_in.train_part is not None
+    assert general.train_part.stop == mixed_in.train_part.start
+    assert placebo.measures["general_loss"].evaluation == control.measures["general_loss"].evaluation
+
+
+def test_longer_fine_tuning_has_curves_and_its_own_controls() -> None:
+    study = load_study(EXPERIMENT, settings=["full=True"])
+    held = comparison(study, "sft_length")
+    assert {arm.factors["sft_steps"] for arm in held.arms} == {36, 120, 480}
+    longest = where(held.arms, sft_steps=480)[0].measures["sft_loss_curve"]
+    assert [state.step - 160 for state in longest.states] == [60, 120, 180, 240, 300, 360, 420, 480]
+
+
+def test_an_ablation_rests_on_the_seeds_on_which_all_of_it_runs() -> None:
     """The code mix at its own start also runs on other trunk seeds, for the main comparison."""
-    timing = comparison(load_study(EXPERIMENT), "timing")
-    assert sorted(float(arm.factors["start_step"]) for arm in timing.arms) == [24, 79, 157, 197]
-    assert {arm.factors["trunk_seed"] for arm in timing.arms} == {0}
+    timing = comparison(load_study(EXPERIMENT, settings=["full=True"]), "timing")
+    assert sorted({float(arm.factors["start_step"]) for arm in timing.arms}) == [16, 52, 105, 131]
+    assert {arm.factors["trunk_seed"] for arm in timing.arms} == {0, 1, 2}
 
 
-def test_timing_times_weight_shares_its_states_with_the_flagship():
-    """With today's defaults: the trunks, and the code arms of both ablations."""
+def test_timing_times_weight_shares_its_states_with_the_flagship() -> None:
+    """With today's defaults: the trunks, and the code arms of the ablations."""
     ours, theirs = (
-        {one.id: one for one in planned(load_study(EXPERIMENT.parent / name)).stages.values() if one.kind == "state"}
-        for name in ("bridging_micro.py", "timing_weight.py")
+        {one.id: one for one in planned(load_study(EXPERIMENT.parent / name, settings=more)).stages.values()}
+        for name, more in (("bridging_micro.py", ["full=True"]), ("timing_weight.py", []))
     )
-    shared = [ours[one] for one in ours.keys() & theirs.keys()]
-    labels = {stage.label for stage in shared}
-    assert {f"pretrain nano seed {seed} to step 240" for seed in (0, 1, 2)} <= labels
-    assert {f"midtrain nano code20@{start} seed 0 to step 240" for start in (24, 79, 157, 197)} <= labels
-    assert {f"midtrain nano code{weight}@157 seed 0 to step 240" for weight in (10, 20, 50, 80)} <= labels
+    shared = {ours[one].label for one in ours.keys() & theirs.keys()}
+    assert {f"pretrain nano seed {seed} to step 160" for seed in (0, 1, 2)} <= shared
+    assert {f"midtrain nano code20@{start} seed 0 to step 160" for start in (16, 52, 105, 131)} <= shared
+    assert {f"midtrain nano code{weight}@105 seed 0 to step 160" for weight in (10, 20, 50, 80)} <= shared
+    assert any(label.startswith("sft nano code20@16") for label in shared)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +262,7 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("comparisons_of(arms, total", "comparisons_fo(arms, total", r"edited\.py:\d+: NameError.*comparisons_fo"),
+        ("comparisons_of(arms, grids", "comparisons_fo(arms, grids", r"edited\.py:\d+: NameError.*comparisons_fo"),
         (
             "arms=arms,",
             "arms=arms * 2,",
@@ -196,11 +280,11 @@ def test_a_wrong_experiment_file_gives_one_message_with_the_fields_path(tmp_path
     ("weight", "start_step", "message"),
     [
         (1.2, 20_000, r"mixes\.math\.mixture\.math: expected a share in \[0, 1\], got 1\.2"),
-        (0.12, 70_000, r"mixes\.math\.start_step: expected .*\[0, 240\).*, got 275"),
+        (0.12, 70_000, r"mixes\.math\..*start_step: expected .*\[0, 160\).*, got 184"),
     ],
 )
 def test_a_wrong_mix_is_named(monkeypatch: pytest.MonkeyPatch, weight: float, start_step: int, message: str):
-    mixes = tuple(Midtraining("math", weight, start_step) if one.mix == "math" else one for one in grid.MIXES)
+    mixes = tuple(PaperMix("math", weight, start_step) if one.mix == "math" else one for one in grid.MIXES)
     monkeypatch.setattr(grid, "MIXES", mixes)
     with pytest.raises(RecipeError, match=message):
         load_study(EXPERIMENT)
@@ -209,6 +293,6 @@ def test_a_wrong_mix_is_named(monkeypatch: pytest.MonkeyPatch, weight: float, st
 def test_an_unknown_corpus_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("midstudy.plan.experiment.DataChoice", DataChoice)
     with pytest.raises(ValueError, match=r"generel.*expected one of general, code, math"):
-        load_study(edited(tmp_path, '{"general": general_bytes}', '{"generel": None, "general": general_bytes}'))
+        load_study(edited(tmp_path, "    arms = []\n", '    data.corpus("generel", max_bytes=None)\n    arms = []\n'))
     with pytest.raises(RecipeError, match=r"--data coed: expected (one of )?general, code.*, got"):
         load_study(EXPERIMENT, data=["coed=wheels"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders.small_recipes import CODE, GENERAL, PYCODE, TOKENIZER
@@ -27,7 +28,7 @@ from midstudy.recipe import Corpus, Evaluation, Source, Study, Task, TokenCounts
 NANO = pythia("nano", vocab_size=512, max_seq_len=64)
 
 
-def files(folder: Path, **changes: int) -> Corpus:
+def files(folder: Path, **changes: Any) -> Corpus:
     return Corpus(name="mine", source=Source(kind="files", part="", revision="r1", location=str(folder)), **changes)
 
 

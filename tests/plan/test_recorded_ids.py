@@ -1,7 +1,8 @@
-"""The ids of the shipped experiments are those of commit bce8467, before studies could have any shape.
+"""The ids of the first experiments are those of commit bce8467, before studies could have any shape.
 
 `tests/recorded/ids_at_bce8467` holds the kind and id of every stage of each experiment, planned at that commit without a
-store. Component versions and defaults have changed since, so these tests plan with the versions and defaults of then.
+store, beside the arms of then in today's types. Component versions have changed since, so these tests plan with the
+versions of then.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import subprocess
 import sys
 
 import pytest
-from builders.places import REPOSITORY, TESTS
+from builders.places import TESTS
 
 RECORDED = TESTS / "recorded" / "ids_at_bce8467"
 VERSIONS = {"MODEL": 2, "TRAINING": 2, "TOKENIZER": 1}
@@ -27,7 +28,8 @@ PLAN = """
 import importlib.util, json, sys
 from pathlib import Path
 import midstudy
-versions, experiment, settings = json.loads(sys.argv[1])
+versions, experiment, settings, tests = json.loads(sys.argv[1])
+sys.path.insert(0, tests)  # for builders.first_design
 root = Path(midstudy.__file__).parent
 spec = importlib.util.spec_from_file_location("midstudy.recipe.versions", root / "recipe" / "versions.py")
 older = importlib.util.module_from_spec(spec)
@@ -58,10 +60,10 @@ print(json.dumps(sorted(f"{stage.kind} {stage_id}" for stage_id, stage in plan.s
 
 
 @pytest.mark.parametrize("recorded", ["bridging_micro", "bridging_micro-full", "timing_weight", "released_start"])
-def test_ids_of_shipped_experiments_have_not_changed(recorded: str):
+def test_ids_of_the_first_experiments_have_not_changed(recorded: str):
     experiment = recorded.partition("-")[0]
-    file = REPOSITORY / "experiments" / f"{experiment}.py"
-    given = json.dumps([VERSIONS, str(file), DEFAULTS[experiment] + MORE.get(recorded, [])])
+    file = RECORDED / f"{experiment}.py"
+    given = json.dumps([VERSIONS, str(file), DEFAULTS[experiment] + MORE.get(recorded, []), str(TESTS)])
     done = subprocess.run([sys.executable, "-c", PLAN, given], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == (RECORDED / f"{recorded}.txt").read_text("utf-8").split("\n")[:-1]
@@ -69,8 +71,8 @@ def test_ids_of_shipped_experiments_have_not_changed(recorded: str):
 
 def test_other_versions_change_the_ids():
     """Show that the test above can fail: plan the same study with the current versions."""
-    file = REPOSITORY / "experiments" / "timing_weight.py"
-    given = json.dumps([{}, str(file), DEFAULTS["timing_weight"]])
+    file = RECORDED / "timing_weight.py"
+    given = json.dumps([{}, str(file), DEFAULTS["timing_weight"], str(TESTS)])
     done = subprocess.run([sys.executable, "-c", PLAN, given], capture_output=True, text=True, check=True)
     recorded = (RECORDED / "timing_weight.txt").read_text("utf-8").split("\n")[:-1]
     assert not {*json.loads(done.stdout)} & {*recorded}

@@ -1,48 +1,73 @@
-"""The paper's grid: its mixes with their weights and start steps, its tasks, and the arms per pair of seeds."""
+"""The runs of the bridging study: the paper's mixes, and the controls that separate what they claim.
+
+The paper's own grid confounds three things: an earlier start gives more specialist tokens, at higher learning rates, and a
+mix reads more text of the task's kind than its control does. So beside the paper's runs there are runs of equal dose, runs
+of equal tokens, a placebo, a control that reads the same specialist text after pretraining, and fine-tuning to several
+epochs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from midstudy.recipe import Arm, Comparison, Corpus, Curriculum, Task, where
-from midstudy.recipe.factors import Value
-from midstudy.studies.bridging.scale import COLUMNS, CONTROL, PAPER_STEPS, Scale
+from midstudy.plan.dose import tokens_drawn
+from midstudy.plan.matched import Branching, matched
+from midstudy.recipe import Arm, Curriculum, factors
+from midstudy.recipe.errors import inside
+from midstudy.studies.bridging.scale import CONTROL, PAPER_STEPS, Scale
+from midstudy.studies.bridging.text import PLACEBO, TASKS, Text
+
+MATCHED = {"code": "pycode", "math": "word_problems"}
+"""Matched task of each mix that has one: the authors' perfect matches, StarCoder → PyCode and Math → GSM8K."""
+
+CUT = "cut"
+"""The mix of a trunk that ends where a branch would start, and is fine-tuned from there."""
+RAMP = "ramp"
+"""The mix of a branch whose share of code rises in thirds: 10, 20, 30 %."""
+RAMP_WEIGHTS = (0.1, 0.2, 0.3)
+AFTER = "after"
+"""Ends the name of a mix whose specialist is read after pretraining, in a phase trained like fine-tuning."""
 
 
 @dataclass(frozen=True)
-class Midtraining:
+class Run:
+    """A way to train a trunk to its end; the fields are factors of its arms."""
+
+    mix: str = CONTROL
+    weight: float = 0.0
+    start_step: int = 0
+
+
+@dataclass(frozen=True)
+class PaperMix:
     """A mix with its weight and start step; in the paper the start step depends on the domain (Table 1)."""
 
     mix: str
     weight: float
     paper_start_step: int
 
-    def start_step(self, total_steps: int) -> int:
-        """Return the start step scaled to a training of `total_steps` steps."""
-        return round(self.paper_start_step * total_steps / PAPER_STEPS)
+    def run(self, total_steps: int) -> Run:
+        """Return the run whose start is scaled to a training of `total_steps` steps."""
+        return Run(self.mix, self.weight, round(self.paper_start_step * total_steps / PAPER_STEPS))
 
 
 MIXES = (
-    Midtraining("code", 0.20, 6_000),
-    Midtraining("math", 0.12, 20_000),
-    Midtraining("instruction", 0.05, 40_000),
-    Midtraining("qa", 0.20, 40_000),
-    Midtraining("hqweb", 0.20, 40_000),
+    PaperMix("code", 0.20, 6_000),
+    PaperMix("math", 0.12, 20_000),
+    PaperMix("instruction", 0.05, 40_000),
+    PaperMix("qa", 0.20, 40_000),
+    PaperMix("hqweb", 0.20, 40_000),
 )
-CONTINUED = (Midtraining("code", 1.0, 40_000), Midtraining("math", 1.0, 56_000))
-TIMING = tuple(Midtraining("code", MIXES[0].weight, start) for start in (6_000, 20_000, 40_000, 50_000))
-WEIGHTS = tuple(Midtraining("code", weight, 40_000) for weight in (0.10, 0.20, 0.50, 0.80, 1.0))
-"""The ablation of weights; its last arm, at weight 1, is continued pretraining."""
+ALONE = (PaperMix("code", 1.0, 40_000), PaperMix("math", 1.0, 56_000))
+TIMING = tuple(PaperMix("code", 0.20, start) for start in (6_000, 20_000, 40_000, 50_000))
+WEIGHTS = tuple(PaperMix("code", weight, 40_000) for weight in (0.10, 0.20, 0.50, 0.80, 1.0))
+"""The ablation of weights; its last run, at weight 1, is continued pretraining."""
+CROSSED = tuple(PaperMix("code", weight, start) for weight in (0.10, 0.20, 0.50) for start in (6_000, 20_000, 40_000))
 
-TASKS = {  # name: folder of a directory source
-    "pycode": "sft/pycode",
-    "word_problems": "sft/gsm8k",
-    "science_qa": "sft/sciqa",
-    "long_form": "sft/dialogue",
-}
-MATCHED = {"code": "pycode", "math": "word_problems"}
-"""Matched task of each mix that has one: the authors' perfect matches, StarCoder → PyCode and Math → GSM8K."""
+Cell = tuple[Run, str, int]
+"""A run, the task of its fine-tuning, and the steps of that."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,96 +75,151 @@ class Grid:
     """All arms of one model size."""
 
     scale: Scale
-    corpora: Mapping[str, Corpus]
-    tasks: Mapping[str, Task]
-    _runs: dict[tuple[Midtraining | None, int], Curriculum] = field(default_factory=dict)
+    text: Text
+    _trained: dict[tuple[Run, int], Curriculum] = field(default_factory=dict)
 
-    def everything(self, *, trunk_seed: int, sft_seed: int) -> list[Arm]:
-        """Return every mix on every task, continued pretraining, and the ablations of start step and weight."""
-        cells: list[tuple[Midtraining | None, str]] = [(mix, task) for task in TASKS for mix in (None, *MIXES)]
-        cells += [(mix, MATCHED[mix.mix]) for mix in CONTINUED]
-        cells += [(mix, MATCHED[mix.mix]) for mix in (*TIMING, *WEIGHTS)]
-        return self._arms(cells, trunk_seed, sft_seed)
+    def main(self) -> list[Cell]:
+        """Return the cells on which conclusions rest: control, placebo and matched mixes on the matched tasks, and the
+        code mix from a later start at equal dose."""
+        runs = [Run(), self.placebo, *(self.paper(mix) for mix in MATCHED)]
+        cells = [self._cell(run, task) for task in MATCHED.values() for run in runs]
+        return [*cells, self._cell(self.code_later, MATCHED["code"])]
 
-    def matched_tasks(self, *, trunk_seed: int, sft_seed: int) -> list[Arm]:
-        """Return every mix on the two matched tasks, so that claims on the best mix have an interval over trunks."""
-        return self._arms([(mix, task) for task in MATCHED.values() for mix in (None, *MIXES)], trunk_seed, sft_seed)
+    def every_mix(self) -> list[Cell]:
+        """Return the control and every mix of the paper on every task."""
+        runs = [Run(), *(mix.run(self.scale.total_steps) for mix in MIXES)]
+        return [self._cell(run, task) for task in TASKS for run in runs]
 
-    def main_contrasts(self, *, trunk_seed: int, sft_seed: int) -> list[Arm]:
-        """Return the two matched mixes and their controls."""
-        cells = [(mix, MATCHED[matched.mix]) for matched in MIXES if matched.mix in MATCHED for mix in (None, matched)]
-        return self._arms(cells, trunk_seed, sft_seed)
+    def ablations(self) -> list[Cell]:
+        """Return the paper's ablations and continued pretraining, their runs of equal dose or tokens, and the ramp."""
+        runs = [mix.run(self.scale.total_steps) for mix in (*ALONE, *TIMING, *WEIGHTS, *CROSSED)]
+        runs += [*self.code_like_alone, self.code_tokens, self.math_alone, self.ramp]
+        return [self._cell(run, MATCHED["math" if run.mix == "math" else "code"]) for run in runs]
 
-    def _arms(self, cells: Sequence[tuple[Midtraining | None, str]], trunk_seed: int, sft_seed: int) -> list[Arm]:
-        return [self._arm(mix, task, trunk_seed, sft_seed) for mix, task in dict.fromkeys(cells)]
+    def further(self) -> list[Cell]:
+        """Return the controls that are fine-tuned from the start step, and that read the specialist after pretraining."""
+        runs = [(mix, run) for mix in MATCHED for run in (self.cut(mix), self.after(mix))]
+        return [self._cell(run, MATCHED[mix]) for mix, run in runs]
 
-    def _arm(self, mix: Midtraining | None, task: str, trunk_seed: int, sft_seed: int) -> Arm:
-        return self.scale.finetune(self._run(mix, trunk_seed), self.tasks[task], seed=sft_seed)
+    def lengths(self, steps: Iterable[int]) -> list[Cell]:
+        """Return the control and each matched mix with other lengths of fine-tuning."""
+        runs = [(mix, run) for mix in MATCHED for run in (Run(), self.paper(mix))]
+        return [(run, MATCHED[mix], length) for length in steps for mix, run in runs]
 
-    def _run(self, mix: Midtraining | None, trunk_seed: int) -> Curriculum:
-        """Return the run of a mix on a trunk (None for the control); arms share it, and with it its stage ids."""
-        if (mix, trunk_seed) not in self._runs:
-            if mix is None:
-                run = self.scale.pretrain(self.corpora["general"], seed=trunk_seed)
-            else:
-                specialists = {self.corpora[mix.mix]: mix.weight}
-                start_step = mix.start_step(self.scale.total_steps)
-                run = self.scale.midtrain(self._run(None, trunk_seed), specialists, start_step=start_step)
-            self._runs[mix, trunk_seed] = run
-        return self._runs[mix, trunk_seed]
+    def arms(self, cells: Iterable[Cell], *, seed: int) -> list[Arm]:
+        """Return the arms of some cells on one trunk; each trunk seed has an SFT seed of its own."""
+        arms = []
+        for run, task, steps in dict.fromkeys(cells):
+            labels = factors(mix=run.mix, weight=run.weight, start_step=run.start_step)
+            num_points = 0 if steps == self.scale.sft_steps else SFT_POINTS
+            arms.append(
+                self.scale.finetune(
+                    self.train(run, seed),
+                    self.text.tasks[task],
+                    seed=sft_seed(seed),
+                    steps=steps,
+                    labels=labels,
+                    num_points=num_points,
+                )
+            )
+        return arms
+
+    def train(self, run: Run, seed: int) -> Curriculum:
+        """Return the curriculum of a run on a trunk; arms share it, and with it its stage ids."""
+        if (run, seed) not in self._trained:
+            self._trained[run, seed] = self._train(run, seed)
+        return self._trained[run, seed]
+
+    def paper(self, mix: str) -> Run:
+        """Return the paper's run of a mix."""
+        return next(one for one in MIXES if one.mix == mix).run(self.scale.total_steps)
+
+    @property
+    def placebo(self) -> Run:
+        """The placebo, mixed in like code: the mix with the largest dose."""
+        code = self.paper("code")
+        return Run(PLACEBO, code.weight, code.start_step)
+
+    @cached_property
+    def code_later(self) -> Run:
+        """The code mix from the start of the math mix, at the dose of the paper's code mix."""
+        with inside("mixes.math"):
+            return self._twin(self.paper("code"), on="lr_dose", start_step=self.paper("math").start_step)
+
+    @cached_property
+    def code_alone(self) -> Run:
+        """Code alone from the paper's start."""
+        return ALONE[0].run(self.scale.total_steps)
+
+    @cached_property
+    def code_like_alone(self) -> tuple[Run, Run]:
+        """The code mix from two earlier starts, at the dose of code alone."""
+        starts = (self.paper("code").start_step, self.paper("math").start_step)
+        first, second = (self._twin(self.code_alone, on="lr_dose", start_step=start) for start in starts)
+        return first, second
+
+    @cached_property
+    def code_tokens(self) -> Run:
+        """The code mix from a later start with the specialist tokens of the paper's code mix."""
+        return self._twin(self.paper("code"), on="tokens", start_step=self.code_alone.start_step)
+
+    @cached_property
+    def math_alone(self) -> Run:
+        """Math alone from the start at which it has the dose of the paper's math mix."""
+        like = self.paper("math")
+        found = matched(self._trunk(0), Branching(start_step=like.start_step, share=like.weight), on="lr_dose", share=1.0)
+        return Run("math", 1.0, found.start_step)
+
+    @property
+    def ramp(self) -> Run:
+        """Code at 10, 20, 30 %, from the start of the math mix."""
+        return Run(f"code {RAMP}", sum(RAMP_WEIGHTS) / len(RAMP_WEIGHTS), self.paper("math").start_step)
+
+    def cut(self, mix: str) -> Run:
+        """Return the trunk that ends where the mix starts."""
+        return Run(CUT, 0.0, self.paper(mix).start_step)
+
+    def after(self, mix: str) -> Run:
+        """Return the control that reads the specialist tokens of the mix after pretraining."""
+        return Run(f"{mix} {AFTER}", 1.0, self.scale.total_steps)
+
+    def _train(self, run: Run, seed: int) -> Curriculum:
+        if run.mix == CONTROL:
+            return self._trunk(seed)
+        trunk = self.train(Run(), seed)
+        if run.mix == CUT:
+            return trunk.until(run.start_step)
+        mix, _, kind = run.mix.partition(" ")
+        corpus = self.text.mixed_in(mix)
+        if kind == AFTER:
+            num_tokens = tokens_drawn(self.train(self.paper(mix), seed))[mix]
+            return self.scale.read_after(trunk, corpus, num_tokens=num_tokens)
+        if kind == RAMP:
+            third = (self.scale.total_steps - run.start_step) // len(RAMP_WEIGHTS)
+            ramp = trunk
+            for index, weight in enumerate(RAMP_WEIGHTS):
+                start_step = run.start_step + index * third
+                ramp = self.scale.midtrain(ramp, {corpus: weight}, start_step=start_step, mix=run.mix)
+            return ramp
+        return self.scale.midtrain(trunk, {corpus: run.weight}, start_step=run.start_step)
+
+    def _trunk(self, seed: int) -> Curriculum:
+        tokenizer = self.scale.tokenizer(self.text.corpora)
+        return self.scale.pretrain(self.text.general, tokenizer=tokenizer, seed=seed)
+
+    def _twin(self, like: Run, *, on: str, start_step: int) -> Run:
+        branching = Branching(start_step=like.start_step, share=like.weight)
+        found = matched(self._trunk(0), branching, on=on, start_step=start_step)
+        return Run(like.mix, found.share, found.start_step)
+
+    def _cell(self, run: Run, task: str) -> Cell:
+        return run, task, self.scale.sft_steps
 
 
-def comparisons_of(arms: Sequence[Arm], *, total_steps: int) -> list[Comparison]:
-    """Return the paper's comparisons between arms of the grid; comparisons without arms are omitted.
-
-    The arms of an ablation are restricted to the seeds that all of its points have.
-    """
-
-    def of(cell: Midtraining, **more: str) -> tuple[Arm, ...]:
-        return where(arms, mix=cell.mix, weight=cell.weight, start_step=cell.start_step(total_steps), **more)
-
-    def common(cells: Sequence[Midtraining]) -> list[Arm]:
-        arms_of_cells = [of(cell, task=MATCHED[cell.mix]) for cell in cells]
-        shared = set.intersection(*({_seeds_and_task(arm) for arm in cell_arms} for cell_arms in arms_of_cells))
-        return [arm for cell_arms in arms_of_cells for arm in cell_arms if _seeds_and_task(arm) in shared]
-
-    control, match = where(arms, mix=CONTROL), ("size", "task")
-    alone = [arm for cell in CONTINUED for arm in of(cell, task=MATCHED[cell.mix])]
-    keys = {(arm.factors["mix"], *_seeds_and_task(arm)) for arm in alone}
-    mixed = [arm for cell in MIXES for arm in of(cell) if (arm.factors["mix"], *_seeds_and_task(arm)) in keys]
-    timing = common(TIMING)
-    comparisons = [
-        _comparison("main", "Which mix helps which task", [arm for cell in MIXES for arm in of(cell)], control, match),
-        _comparison("continued", "Mixed into general text, or alone", mixed, alone, ("size", "mix", "task")),
-        _comparison("timing", "When to start", timing, control, match, along="start_step"),
-        _comparison("weight", "How much", common(WEIGHTS), control, match, along="weight"),
-        earliest_latest(timing),
-    ]
-    return [comparison for comparison in comparisons if comparison is not None]
+SFT_POINTS = 8
+"""Points of the loss curves along a longer fine-tuning."""
 
 
-def earliest_latest(arms: Sequence[Arm]) -> Comparison | None:
-    """Return the comparison of the earliest start step with the latest; None if there is only one start step."""
-    steps = sorted({float(arm.factors["start_step"]) for arm in arms})
-    if len(steps) < 2:
-        return None
-    first, last = ([arm for arm in arms if arm.factors["start_step"] == step] for step in (steps[0], steps[-1]))
-    return _comparison("earliest_latest", "Earliest against latest", first, last, ("size", "mix", "weight", "task"))
-
-
-def _comparison(
-    name: str,
-    title: str,
-    arms: Sequence[Arm],
-    references: Sequence[Arm],
-    match: tuple[str, ...],
-    *,
-    along: str | None = None,
-) -> Comparison | None:
-    if not arms or not references:
-        return None
-    return Comparison(name=name, title=title, arms=arms, references=references, columns=COLUMNS, match=match, along=along)
-
-
-def _seeds_and_task(arm: Arm) -> tuple[Value, ...]:
-    return tuple(arm.factors[name] for name in ("size", "task", "trunk_seed", "sft_seed"))
+def sft_seed(trunk_seed: int) -> int:
+    """Return the SFT seed of a trunk: one of its own, so that intervals over trunks hold the variance of fine-tuning."""
+    return 1_337 + trunk_seed

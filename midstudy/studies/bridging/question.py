@@ -9,16 +9,18 @@ from midstudy.studies.bridging.scale import Scale
 
 
 # `--set NAME=VALUE` varies a keyword: the steps at which code enters, and its share of the tokens from there on.
-def study(*, data, starts: tuple[int, ...] = (24, 157), weight: float = 0.2, trunk_seeds: tuple[int, ...] = (0, 1, 2)):
+def study(*, data, starts: tuple[int, ...] = (16, 105), weight: float = 0.2, trunk_seeds: tuple[int, ...] = (0, 1, 2)):
     scale = Scale(size="nano")  # lengths, batch sizes and learning rates; `Scale` says which of them a paper fixes
     # Built-in text. `--data FOLDER` reads your JSONL files instead: general/train.jsonl, code/train.jsonl, sft/pycode/...
     general, code = data.corpus("general", max_bytes=3_000_000), data.corpus("code", max_bytes=1_500_000)
-    task = data.task("pycode", folder="sft/pycode", max_items=1_000)
+    task = data.task("pycode", folder="sft/pycode", max_items=500)
+    tokenizer = scale.tokenizer([general, code])  # trained on equally many bytes of each
     arms = []
     for seed in trunk_seeds:  # everything is repeated with each seed: intervals and tests are over them
-        trunk = scale.pretrain(general, seed=seed)
+        trunk = scale.pretrain(general, tokenizer=tokenizer, seed=seed)
         runs = [trunk, *(scale.midtrain(trunk, {code: weight}, start_step=start) for start in starts)]
-        arms += [scale.finetune(run, task, seed=seed) for run in runs]  # fine-tuned and evaluated: losses are columns
+        # Fine-tuned, each trunk with an SFT seed of its own, and evaluated: losses are columns.
+        arms += [scale.finetune(run, task, seed=1337 + seed) for run in runs]
     timing = Comparison(
         name="timing",
         arms=where(arms, mix="code"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from midstudy.recipe import (
     AdamW,
@@ -26,7 +27,8 @@ from midstudy.recipe import (
 )
 from midstudy.recipe.data import Dataset, ReleasedTokenizer
 from midstudy.recipe.errors import RecipeError, inside
-from midstudy.recipe.factors import Factors
+from midstudy.recipe.factors import Factors, joined
+from midstudy.recipe.measure import BITS_PER_BYTE
 
 CONTROL = "control"
 """The value of the factor `mix` of an arm that reads only general text."""
@@ -46,31 +48,33 @@ class Scale:
     """The quantities that a small study reduces. Everything else in this module follows the paper's configurations."""
 
     size: str = "nano"
-    total_steps: int = 240
-    num_sequences: int = 8
-    seq_len: int = 128
+    total_steps: int = 160
+    num_sequences: int = 3
+    seq_len: int = 384
     peak_lr: float = 3e-3
     sft_steps: int = 36
-    sft_num_sequences: int = 8
+    sft_num_sequences: int = 4
     sft_peak_lr: float = 1e-3
     sft_warmup_steps: int | None = None
-    """Default: a tenth of `sft_steps`, rounded."""
+    """Default: a tenth of the steps of fine-tuning, rounded."""
     precision: str = "fp32"
     vocab_size: int = 2_048
     tokenizer_bytes: int = 2_000_000
-    test_items: int = 192
+    test_items: int = 128
 
-    def tokenizer(self, general: Corpus) -> Tokenizer:
-        """Return a tokenizer trained on the general corpus."""
-        return Tokenizer(corpus=general, vocab_size=self.vocab_size, max_bytes=self.tokenizer_bytes)
+    def tokenizer(self, corpora: Collection[Corpus]) -> Tokenizer:
+        """Return a tokenizer trained on equally many bytes of each corpus.
 
-    def pretrain(self, general: Corpus, *, seed: int) -> Curriculum:
+        A tokenizer trained on general text alone cuts code and mathematics into two to three times as many tokens a byte,
+        and both the similarities and the losses would depend on that.
+        """
+        share = Fraction(1, len(corpora))
+        return Tokenizer.of(dict.fromkeys(corpora, share), vocab_size=self.vocab_size, max_bytes=self.tokenizer_bytes)
+
+    def pretrain(self, general: Corpus, *, tokenizer: Tokenizer, seed: int) -> Curriculum:
         """Return a pretraining run on general text: AdamW, 10 % warmup, cosine decay to 1/300 of the peak."""
-        start = Start(
-            model=pythia(self.size, vocab_size=self.vocab_size, max_seq_len=self.seq_len),
-            tokenizer=self.tokenizer(general),
-            seed=seed,
-        )
+        model = pythia(self.size, vocab_size=self.vocab_size, max_seq_len=self.seq_len)
+        start = Start(model=model, tokenizer=tokenizer, seed=seed)
         return self.continue_from(start, general, seed=seed, name=f"pretrain {self.size} seed {seed}")
 
     def continue_from(self, start: Start, general: Corpus, *, seed: int, name: str, **more: str | int | float) -> Curriculum:
@@ -105,38 +109,74 @@ class Scale:
                 factors=factors(mix=mix, weight=weight, start_step=start_step),
             )
 
-    def finetune(self, run: Curriculum, task: Task, *, seed: int) -> Arm:
+    def read_after(self, trunk: Curriculum, corpus: Corpus, *, num_tokens: int) -> Curriculum:
+        """Return the trunk followed by a corpus alone, trained like fine-tuning: the same specialist text, read later.
+
+        The control reads `num_tokens` tokens of the corpus, rounded up to whole steps.
+        """
+        size, seed = trunk.start.model.name, int(dict(trunk.factors)["trunk_seed"])
+        steps = -(-num_tokens // (self.sft_num_sequences * self.seq_len))
+        name, labels = f"{corpus.name} after {size} seed {seed}", factors(mix=f"{corpus.name} after", weight=1.0)
+        schedule, optimizer = self._sft_schedule(steps), self._sft_optimizer()
+        return trunk.then(self._phase(name, labels, Mixture.only(corpus), self.sft_num_sequences, schedule, optimizer, seed))
+
+    def finetune(
+        self,
+        run: Curriculum,
+        task: Task,
+        *,
+        seed: int,
+        steps: int | None = None,
+        labels: Factors = (),
+        num_points: int = 0,
+    ) -> Arm:
         """Return an arm that fine-tunes a run on a task, measured before and after fine-tuning.
 
         A fresh AdamW, 10 % warmup from 0, cosine decay to 0 (nightingal3/midtraining `sft_only.sh`).
-        """
-        run_factors = dict(run.factors)
-        label = mix_label(str(run_factors["mix"]), float(run_factors["weight"]), int(run_factors["start_step"]))
-        name = f"sft {run_factors['size']} {label} → {task.name}, trunk {run_factors['trunk_seed']}, SFT {seed}"
-        schedule = Cosine(
-            peak_lr=self.sft_peak_lr,
-            floor_lr=0.0,
-            warmup_steps=self.sft_warmup_steps or max(1, round(self.sft_steps / 10)),
-            total_steps=self.sft_steps,
-        )
-        optimizer = AdamW(beta1=0.9, beta2=0.999, weight_decay=0.01, clip_norm=0.0)
-        labels = factors(task=task.name, sft_seed=seed)
-        tuned = run.then(self._phase(name, labels, task, self.sft_num_sequences, schedule, optimizer, seed))
-        evaluations = dict(zip(COLUMNS, (self.evaluation(task), self.evaluation(general_of(run))), strict=True))
-        return Arm(
-            curriculum=tuned,
-            measures={
-                column + when: Measure(state=state, evaluation=evaluation)
-                for when, state in (("", tuned.state()), ("_before", run.state()))
-                for column, evaluation in evaluations.items()
-            },
-        )
 
-    def evaluation(self, data: Dataset) -> Evaluation:
-        """Return the evaluation of loss on the test split: up to `test_items` items of a task, or half as many sequences
-        of a corpus."""
-        num_sequences = self.test_items if isinstance(data, Task) else self.test_items // 2
-        return Evaluation(data=data, split="test", loss=loss_of(data), seq_len=self.seq_len, max_sequences=num_sequences)
+        Args:
+            steps: steps of fine-tuning; default `sft_steps`.
+            labels: factors of the arm, where they differ from those of the run.
+            num_points: points of the curves of both losses along fine-tuning; 0 for no curve.
+        """
+        steps = self.sft_steps if steps is None else steps
+        run_factors = dict(joined(run.factors, labels))
+        label = mix_label(str(run_factors["mix"]), float(run_factors["weight"]), int(run_factors["start_step"]))
+        longer = "" if steps == self.sft_steps else f" {steps} steps"
+        name = f"sft{longer} {run_factors['size']} {label} → {task.name}, trunk {run_factors['trunk_seed']}, SFT {seed}"
+        schedule, optimizer = self._sft_schedule(steps), self._sft_optimizer()
+        own = joined(labels, factors(task=task.name, sft_steps=steps, sft_seed=seed))
+        tuned = run.then(self._phase(name, own, task, self.sft_num_sequences, schedule, optimizer, seed))
+        measured = dict(zip(COLUMNS, (self.evaluation(task), self.evaluation(general_of(run))), strict=True))
+        measures = {
+            column + when: Measure(state=state, evaluation=evaluation)
+            for when, state in (("", tuned.state()), ("_before", run.state()))
+            for column, evaluation in measured.items()
+        }
+        for column, evaluation in measured.items():
+            in_bits = column.replace("loss", BITS_PER_BYTE.name)
+            measures[in_bits] = Measure(state=tuned.state(), evaluation=evaluation, metric=BITS_PER_BYTE.name)
+        measures["sft_loss_dev"] = Measure(state=tuned.state(), evaluation=self.evaluation(task, split="dev"))
+        if num_points:
+            points = tuple(
+                tuned.state(run.num_steps + round(steps * point / num_points)) for point in range(1, num_points + 1)
+            )
+            for column, evaluation in measured.items():
+                measures[f"{column}_curve"] = Measure(states=points, evaluation=evaluation)
+        return Arm(curriculum=tuned, measures=measures)
+
+    def evaluation(self, data: Dataset, *, split: str = "test") -> Evaluation:
+        """Return the evaluation of loss, bits per byte and every item's loss: up to `test_items` items of a task, or half
+        as many sequences of a corpus."""
+        return Evaluation(
+            data=data,
+            split=split,
+            loss=loss_of(data),
+            seq_len=self.seq_len,
+            max_sequences=self.test_items if isinstance(data, Task) else self.test_items // 2,
+            metrics=(BITS_PER_BYTE.name,),
+            items=True,
+        )
 
     def counts(self, datasets: Iterable[Dataset], tokenizer: Tokenizer | ReleasedTokenizer) -> list[TokenCounts]:
         """Return token counts of a sample of each data set, as in the authors' similarity script."""
@@ -144,6 +184,13 @@ class Scale:
             TokenCounts(data=dataset, tokenizer=tokenizer, num_documents=2_000, tokens_per_document=512, seed=42)
             for dataset in datasets
         ]
+
+    def _sft_schedule(self, steps: int) -> Cosine:
+        warmup_steps = self.sft_warmup_steps or max(1, round(steps / 10))
+        return Cosine(peak_lr=self.sft_peak_lr, floor_lr=0.0, warmup_steps=warmup_steps, total_steps=steps)
+
+    def _sft_optimizer(self) -> AdamW:
+        return AdamW(beta1=0.9, beta2=0.999, weight_decay=0.01, clip_norm=0.0)
 
     def _phase(
         self,
