@@ -152,8 +152,8 @@ class Tokenizer:
     def _check_shares(self) -> None:
         forms = [canonical_text(corpus) for corpus in self.corpora]
         names = ", ".join(corpus.name for corpus in self.corpora)
-        if len(set(forms)) < len(forms):
-            raise RecipeError("tokenizer.others", expected="each corpus once", got=names)
+        if min(len(set(forms)), len({corpus.name for corpus in self.corpora})) < len(forms):
+            raise RecipeError("tokenizer.others", expected="each corpus once, each with its own name", got=names)
         if forms != sorted(forms):
             expected = "corpora in the order of their canonical forms, `corpus` first"
             raise RecipeError("tokenizer.others", expected=expected, got=names, fix="Use Tokenizer.of, which sorts them.")

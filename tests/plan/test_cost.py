@@ -17,13 +17,15 @@ from midstudy.plan.cost import (
     FORWARD_SHARE,
     PREPARING_BYTES_PER_S,
     TOKENISING_BYTES_PER_S,
+    TOKENIZER_BYTES_PER_S,
     Calibrated,
     Throughput,
     Workload,
 )
 from midstudy.plan.device import CPU_CORE
+from midstudy.plan.manifest import manifest_of
 from midstudy.plan.planner import make_plan
-from midstudy.recipe import Corpus, Evaluation, Source, Study, Task, TokenCounts, pythia
+from midstudy.recipe import Corpus, Evaluation, Source, Study, Task, TokenCounts, Tokenizer, placebo, pythia
 
 NANO = pythia("nano", vocab_size=512, max_seq_len=64)
 
@@ -43,6 +45,9 @@ def test_the_text_of_a_folder_is_the_text_of_its_splits(folder: Path) -> None:
     assert text_bytes(files(folder)) == 5_000 + 3 * 200 + 1_000
     assert text_bytes(files(folder, max_bytes=800)) == 800 + 600 + 800
     assert text_bytes(files(folder / "nowhere")) == 0
+    rest, fifth = placebo(files(folder, max_bytes=800), 0.2)
+    assert text_bytes(rest) == 640 + 600 + 800  # train is split after the limit, dev and test stay whole
+    assert text_bytes(fifth) == 160 + 600 + 800
 
 
 def test_the_text_of_the_wheels_follows_from_their_manifest() -> None:
@@ -96,6 +101,20 @@ def test_tokens_are_priced_by_bytes_and_preparation_counts_once(tmp_path: Path, 
     needed = [dataclasses.replace(GENERAL.source, part=part) for part in ("general", "code", *builtin.TASKS)]
     text = sum(text_bytes(Corpus(name="part", source=source)) for source in needed)
     assert sum(first.values()) - sum(again.values()) == pytest.approx(text / PREPARING_BYTES_PER_S)
+
+
+def test_a_tokenizer_is_priced_by_what_it_reads_of_each_corpus_and_named_after_all(folder: Path) -> None:
+    """Of 90,000 bytes, the folder holds 6,600 (its estimate covers all splits); the wheels hold their share."""
+    mine = files(folder)
+    tokenizer = Tokenizer.of({GENERAL: 0.5, mine: 0.5}, vocab_size=512, max_bytes=90_000)
+    counts = TokenCounts(data=mine, tokenizer=tokenizer, num_documents=10, tokens_per_document=32, seed=0)
+    study = Study(name="s", question="q", counts=(counts,))
+    plan = make_plan(study, throughput=Throughput(CPU_CORE, {}), published=lambda ids: set(), kept_states=())
+    (stage,) = [stage for stage in plan.stages.values() if stage.kind == "tokenizer"]
+    assert (stage.label, stage.data) == ("tokenizer 512 on mine + general", "mine + general")
+    prepared_s = sum(unprepared_parts(GENERAL.source).values()) / PREPARING_BYTES_PER_S
+    assert stage.cost_s - prepared_s == pytest.approx(DATA_STAGE_S + (45_000 + 6_600) / TOKENIZER_BYTES_PER_S)
+    assert manifest_of(plan, command="midstudy run x.py").sources.keys() == {"mine", "general"}
 
 
 def test_an_evaluation_costs_its_measured_forward_pass() -> None:
