@@ -55,7 +55,7 @@ def final_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in metrics.items():
         shown_as = _SECTIONS.get(name, name)
         if isinstance(value, Mapping):
-            yield from ((f"{shown_as}/{inner}", number) for inner, number in final_metrics(value))
+            yield from ((f"{metric_name(shown_as)}/{inner}", number) for inner, number in final_metrics(value))
         elif _is_number(value):
             yield metric_name(shown_as), float(value)
 

@@ -38,6 +38,13 @@ def test_the_hash_of_a_document_by_hand():
     assert part_hash("document 7") == by_hand == 0xB1774D7D521B / 2**48
 
 
+def test_a_document_at_the_boundary_of_two_parts_is_in_the_second():
+    boundary = Fraction(part_hash("document 7"))
+    before, after = TrainPart(start=Fraction(0), stop=boundary), TrainPart(start=boundary, stop=Fraction(1))
+    assert list(in_part(["document 7"], before)) == []
+    assert list(in_part(["document 7"], after)) == ["document 7"]
+
+
 @given(
     st.lists(st.text(max_size=6), max_size=40),
     st.fractions(min_value=Fraction(1, 1000), max_value=Fraction(999, 1000)),

@@ -129,6 +129,18 @@ def test_a_part_has_the_text_that_is_in_it_and_no_more(corpora, tmp_path):
     assert metrics["left_out"]["train placebo"]["used"] < 40
 
 
+def test_the_limit_of_a_part_is_that_of_the_text_it_is_part_of(corpora, tmp_path):
+    """Half of 20,000 bytes is too little for a share of 15,000, although half of the whole corpus is enough."""
+    general, code, _ = corpora.values()
+    for corpus, enough in ((general, True), (replace(general, max_bytes=20_000), False)):
+        recipe = Tokenizer.of({placebo(corpus, 0.5)[1]: 0.5, code: 0.5}, vocab_size=300, max_bytes=30_000)
+        if enough:
+            made(recipe, tmp_path / "enough")
+        else:
+            with pytest.raises(ValueError, match=r"tokenizer\.placebo: expected 15,000 bytes of train text"):
+                made(recipe, tmp_path / "short")
+
+
 @pytest.mark.parametrize("missing", ["general", "math"])
 def test_a_missing_corpus_is_named(corpora, tmp_path, missing: str):
     folder = tmp_path / "text"

@@ -24,7 +24,7 @@ from midstudy.store.store import Store
 from midstudy.track.client import TrackingError, default_tracking_uri
 from midstudy.track.facts import STAGE_ID_TAG, run_names
 from midstudy.track.follow import Follower
-from midstudy.track.points import CURVE_PREFIX, curve_points
+from midstudy.track.points import CURVE_PREFIX, curve_points, final_metrics
 from midstudy.track.sync import sync
 
 STUDY = "synthetic"
@@ -450,6 +450,11 @@ def test_a_torn_last_line_is_left_out_and_a_step_computed_twice_counts_once(tmp_
         ("train/loss_nats", 5.0, 1000, 1),
         ("train/loss_nats", 4.5, 3000, 2),
     ]
+
+
+def test_metrics_nested_under_a_data_sets_name_have_names_that_mlflow_accepts() -> None:
+    metrics = {"left_out": {"train c++": {"used": 3}}, "train_bytes_by_corpus": {"c++": 20}}
+    assert dict(final_metrics(metrics)) == {"left_out/train c__/used": 3, "train_bytes_by_corpus/c__": 20}
 
 
 def test_two_syncs_at_once_make_each_run_once(store: Store) -> None:
