@@ -449,9 +449,11 @@ def export(options: Namespace) -> int:
     losses: dict[str, float] = {}
     for stage_id, stage in stages.items():
         if stage.kind == "evaluation" and state in stage.parents and store.has(stage_id):
+            if (loss_nats := store.record(stage_id).metrics.get("loss_nats")) is None:
+                continue  # an evaluation of something else
             split = f"{stage.data} {stage.split}"
             # Two evaluations may share a split and differ in loss or masking: the id tells them apart.
-            losses[f"{split} ({stage_id[:8]})" if split in losses else split] = store.record(stage_id).metrics["loss_nats"]
+            losses[f"{split} ({stage_id[:8]})" if split in losses else split] = loss_nats
     export_huggingface(store, state, folder, commands=(manifest.command, command), losses=losses)
     if options.json:
         print(json.dumps({"stage": state, "label": states[state].label, "folder": str(folder)}))

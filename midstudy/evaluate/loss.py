@@ -10,7 +10,7 @@ bytes of that text. End-of-text tokens, other special tokens, masked prompts and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,17 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from midstudy.data.batch import IGNORED, Batch
-from midstudy.data.batches import pack_blocks, pad_items, usable_items
-from midstudy.data.tally import Tally, blocks_tally, items_tally
 from midstudy.data.token_bytes import token_bytes
-from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.items import write_items
+from midstudy.evaluate.sequences import batches, chosen_sequences, sequences_tally
 from midstudy.evaluate.subject import Subject
 from midstudy.model.pythia import Pythia
-from midstudy.recipe.data import Corpus
 from midstudy.recipe.measure import BITS_PER_BYTE, LOSS_NATS, Evaluation
-
-SEQUENCES_PER_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -118,15 +113,15 @@ def evaluate_loss(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
         ValueError: almost nothing of the split fits within the evaluation's `seq_len` (`Tally.require_enough`), or bits per
             byte are requested and no target is text.
     """
-    tally = loss_tally(evaluation, subject.split)
+    tally = sequences_tally(evaluation, subject.split)
     print(tally.sentence, flush=True)
     tally.require_enough()
     counts_bytes = BITS_PER_BYTE.name in evaluation.metrics
     sums = SequenceSums(token_bytes(subject.tokenizer()) if counts_bytes else None)
-    items = _items(evaluation, subject.split)
+    items = chosen_sequences(evaluation, subject.split)
     with subject.model() as model:
-        batches = subject.until_stopped(_batches(evaluation, subject.split, items))
-        loss = mean_loss(model, batches, on_losses=sums.add if counts_bytes or evaluation.items else None)
+        read = subject.until_stopped(batches(evaluation, subject.split, items))
+        loss = mean_loss(model, read, on_losses=sums.add if counts_bytes or evaluation.items else None)
     metrics: dict[str, Any] = {LOSS_NATS.name: loss.loss_nats, "target_tokens": loss.num_tokens}
     if counts_bytes:
         num_bytes = int(sums.columns["bytes"].sum())
@@ -137,39 +132,3 @@ def evaluate_loss(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
     if evaluation.items:
         write_items(subject.folder, items, sums.columns)
     return {**metrics, "left_out": {evaluation.split: tally.as_metrics()}}
-
-
-def loss_tally(evaluation: Evaluation, split: TokenizedSplit) -> Tally:
-    """Return what the evaluation uses of the split."""
-    facts: dict[str, Any] = {
-        "data": evaluation.data.name,
-        "split_name": evaluation.split,
-        "use": "evaluation",
-        "seq_len": evaluation.seq_len,
-        "max_sequences": evaluation.max_sequences,
-    }
-    if isinstance(evaluation.data, Corpus):
-        return blocks_tally(split, **facts)
-    return items_tally(split, target_only=evaluation.loss == "target_tokens", **facts)
-
-
-def _items(evaluation: Evaluation, split: TokenizedSplit) -> NDArray[np.int64]:
-    """Return the indices of the first blocks, or of the first usable items sorted by length, which only reduces padding."""
-    if isinstance(evaluation.data, Corpus):
-        return np.arange(min(evaluation.max_sequences, split.num_blocks(evaluation.seq_len)))
-    target_only = evaluation.loss == "target_tokens"
-    items = usable_items(split, seq_len=evaluation.seq_len, target_only=target_only)[: evaluation.max_sequences]
-    return items[np.argsort(np.diff(split.offsets)[items], kind="stable")]
-
-
-def _batches(evaluation: Evaluation, split: TokenizedSplit, items: NDArray[np.int64]) -> Iterator[Batch]:
-    size = evaluation.seq_len + 1
-    for first in range(0, len(items), SEQUENCES_PER_BATCH):
-        chosen = items[first : first + SEQUENCES_PER_BATCH]
-        if isinstance(evaluation.data, Corpus):
-            tokens = split.tokens[int(chosen[0]) * size : (int(chosen[-1]) + 1) * size]
-            blocks = np.asarray(tokens, dtype=np.int64).reshape(len(chosen), size)
-            yield pack_blocks(blocks, document_mask=evaluation.document_mask)
-        else:
-            target_only = evaluation.loss == "target_tokens"
-            yield pad_items(split, chosen, seq_len=evaluation.seq_len, target_only=target_only)

@@ -35,10 +35,10 @@ def load_model(
 
 
 @contextmanager
-def borrow_model(
+def borrow_weights(
     folder: Path, *, precision: str | None = None, device: torch.device | str = "cpu", compiled: bool = False
-) -> Iterator[Pythia]:
-    """Like `load_model`, but the model is returned to a cache at the end of the `with` and reused for the next checkpoint.
+) -> Iterator[Weights]:
+    """Load a checkpoint's trained weights with a model, like `load_model`; a cache reuses both for the next checkpoint.
 
     A process that evaluates many checkpoints of the same shape, precision and device thus builds (and compiles) one model.
     Nested calls get different models.
@@ -59,7 +59,7 @@ def borrow_model(
             for name, master in weights.masters.items():
                 master.copy_(state.weights[name])
         weights.refresh()
-    yield weights.model
+    yield weights
     _idle.append((kind, weights))
     del _idle[:-_KEPT_MODELS]
 

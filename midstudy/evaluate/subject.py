@@ -1,9 +1,9 @@
-"""The input of an evaluator: a state's model, a tokenised split, its tokenizer, and the folder for item files."""
+"""The input of an evaluator: the weights of one state or two, a tokenised split, its tokenizer, and the folder for files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,19 +12,28 @@ import tokenizers
 from midstudy.data.batch import Batch
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.model.pythia import Pythia
+from midstudy.train.precision import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """A state and a split.
 
-    `model` is a context that borrows the state's model, which is loaded on entry. `until_stopped` passes batches on, and
+    `weights` is a context that borrows the state's weights and model, which are loaded on entry; `other_weights` does so for
+    the state that it is compared with, and is `None` if there is none. `until_stopped` passes batches on, and
     raises when the job is asked to stop. `tokenizer` loads the tokenizer of the split. Files written into `folder` are
     published next to the record.
     """
 
-    model: Callable[[], AbstractContextManager[Pythia]]
+    weights: Callable[[], AbstractContextManager[Weights]]
+    other_weights: Callable[[], AbstractContextManager[Weights]] | None = None
     split: TokenizedSplit
     until_stopped: Callable[[Iterable[Batch]], Iterator[Batch]]
     tokenizer: Callable[[], tokenizers.Tokenizer]
     folder: Path
+
+    @contextmanager
+    def model(self) -> Iterator[Pythia]:
+        """Borrow the state's model."""
+        with self.weights() as weights:
+            yield weights.model

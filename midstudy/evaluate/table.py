@@ -1,6 +1,6 @@
 """Table of evaluators: the recipe, and the function that runs it.
 
-The recipe in `recipe/measure.py` defines what an evaluation reports (`METRICS`) and how many tokens it costs (`num_tokens`),
+The recipe in `recipe/` defines what an evaluation reports (`METRICS`) and how many tokens it costs (`num_tokens`),
 since plans need both. Functions are given as `module:function`, so that this module does not import torch.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from midstudy.recipe.measure import Evaluation
+from midstudy.recipe.representation import RepresentationSimilarity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,9 @@ class Evaluator:
         return getattr(importlib.import_module(module), function)
 
 
-_EVALUATORS = (Evaluator(recipe=Evaluation, run="midstudy.evaluate.loss:evaluate_loss"),)
+_EVALUATORS = (
+    Evaluator(recipe=Evaluation, run="midstudy.evaluate.loss:evaluate_loss"),
+    Evaluator(recipe=RepresentationSimilarity, run="midstudy.evaluate.representation:compare_representations"),
+)
 
 EVALUATORS = {evaluator.recipe: evaluator for evaluator in _EVALUATORS}

@@ -1,7 +1,8 @@
-"""The evaluation stage: evaluate one state on one split with the evaluator of its recipe (`evaluate/table.py`)."""
+"""The evaluation stage: evaluate a state, alone or beside another one, with its recipe's evaluator (`evaluate/table.py`)."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import tokenizers
 
 from midstudy.data.tokenizer import load_tokenizer
 from midstudy.data.tokens import TokenizedSplit
-from midstudy.evaluate.model_cache import borrow_model
+from midstudy.evaluate.model_cache import borrow_weights
 from midstudy.evaluate.subject import Subject
 from midstudy.evaluate.table import EVALUATORS
 from midstudy.execute.state import CHECKPOINT_FOLDER
@@ -19,7 +20,7 @@ from midstudy.execute.work import Work, damage_remedied, require_these_numbers
 from midstudy.model.compiled import StopRequestedError, stopping_between_parts
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.decode import decode
-from midstudy.recipe.measure import Evaluation, StateEvaluation
+from midstudy.recipe.measure import AnyEvaluation, StateEvaluation
 from midstudy.recipe.stage import stage_id
 from midstudy.train.placement import Placement
 
@@ -29,15 +30,17 @@ def evaluation_stage(recipe: StateEvaluation, work: Work) -> dict[str, Any]:
 
     Raises:
         StoppedError: `work.should_stop` returned true.
-        StoreError: the state, the tokens or the tokenizer are unfinished or damaged.
+        StoreError: a state that it reads, the tokens or the tokenizer are unfinished or damaged.
     """
-    state: State = decode(work.store.record(recipe.state_id).recipe)
-    require_these_numbers(state.curriculum.start.model, work.store.paths.record(recipe.state_id))
-    published, tokenizer = work.finished(recipe.state_id), state.curriculum.start.tokenizer
-    with damage_remedied(published):
+    states: list[State] = [decode(work.store.record(state_id).recipe) for state_id in recipe.state_ids]
+    for state, state_id in zip(states, recipe.state_ids, strict=True):
+        require_these_numbers(state.curriculum.start.model, work.store.paths.record(state_id))
+    folders, tokenizer = [work.finished(state_id) for state_id in recipe.state_ids], states[0].curriculum.start.tokenizer
+    with damage_remedied(*folders):
         return evaluate_state(
             recipe.evaluation,
-            checkpoint=published / CHECKPOINT_FOLDER,
+            checkpoint=folders[0] / CHECKPOINT_FOLDER,
+            other_checkpoint=folders[1] / CHECKPOINT_FOLDER if len(folders) > 1 else None,
             split=work.split(recipe.evaluation.data, tokenizer, recipe.evaluation.split),
             tokenizer=lambda: load_tokenizer(work.unchanged(stage_id(tokenizer))),
             folder=work.folder,
@@ -47,9 +50,10 @@ def evaluation_stage(recipe: StateEvaluation, work: Work) -> dict[str, Any]:
 
 
 def evaluate_state(
-    evaluation: Evaluation,
+    evaluation: AnyEvaluation,
     *,
     checkpoint: Path,
+    other_checkpoint: Path | None = None,
     split: TokenizedSplit,
     tokenizer: Callable[[], tokenizers.Tokenizer],
     folder: Path,
@@ -59,6 +63,7 @@ def evaluate_state(
     """Evaluate a checkpoint on a split; return the evaluator's metrics.
 
     Args:
+        other_checkpoint: that of `evaluation.other`.
         tokenizer: loads the tokenizer of the split; called only if the evaluation needs it.
         folder: where the evaluator writes files, such as results per item.
         should_stop: polled before every batch.
@@ -68,8 +73,10 @@ def evaluate_state(
         StoppedError: `should_stop` returned true.
     """
     placement = placement or Placement()
+    borrowed = functools.partial(borrow_weights, device=placement.device, compiled=placement.compiled)
     subject = Subject(
-        model=lambda: borrow_model(checkpoint, device=placement.device, compiled=placement.compiled),
+        weights=functools.partial(borrowed, checkpoint),
+        other_weights=None if other_checkpoint is None else functools.partial(borrowed, other_checkpoint),
         split=split,
         until_stopped=lambda batches: until_stopped(
             batches, should_stop, doing="evaluating", then="evaluates from the beginning"

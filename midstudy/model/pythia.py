@@ -86,15 +86,33 @@ class Pythia(nn.Module):
         Raises:
             ValueError: a sequence is longer than the model's context.
         """
+        x, context = self._embedded(input_ids, documents)
+        for block in self.blocks:
+            x = block(x, *context)
+        return self.final_norm(x)
+
+    def hidden_states(self, input_ids: Tensor, documents: Tensor | None = None) -> list[Tensor]:
+        """Return the embedding's output and the output of every block, the last one after the last LayerNorm.
+
+        These are the `hidden_states` of transformers' GPT-NeoX. For arguments and errors see `hidden`.
+
+        Returns:
+            num_layers + 1 tensors of shape (batch, length, width).
+        """
+        x, context = self._embedded(input_ids, documents)
+        states = [x]
+        for block in self.blocks:
+            states.append(block(states[-1], *context))
+        return [*states[:-1], self.final_norm(states[-1])]
+
+    def _embedded(self, input_ids: Tensor, documents: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None]]:
+        """Return the input of the first block, and what every block takes besides: `cos`, `sin` and `mask`."""
         length = input_ids.shape[1]
         if length > self.shape.max_seq_len:
             raise ValueError(f"expected sequences of at most {self.shape.max_seq_len} tokens, the context, got {length}.")
         cos, sin = rotary_tables(length, self.shape.rotary_dims, self.shape.rotary_base, input_ids.device)
         x = self.embedding(input_ids).to(self.head.weight.dtype)
-        mask = None if documents is None else document_mask(documents, x.dtype)
-        for block in self.blocks:
-            x = block(x, cos, sin, mask)
-        return self.final_norm(x)
+        return x, (cos, sin, None if documents is None else document_mask(documents, x.dtype))
 
     def forward(self, input_ids: Tensor, documents: Tensor | None = None) -> Tensor:
         """Return the logits, (batch, length, vocab_size), of token ids, (batch, length)."""

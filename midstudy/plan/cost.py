@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from midstudy.plan.device import Device
-from midstudy.recipe.measure import Evaluation
+from midstudy.recipe.measure import AnyEvaluation
 from midstudy.recipe.model import ModelShape
 
 FORWARD_SHARE = 1 / 3
@@ -107,11 +107,12 @@ class Throughput:
             flops_per_s = rate.flops_per_s if rate else self.device.assumed_flops_per_s(model, precision)
         return num_tokens * model.flops_per_token(seq_len=seq_len) / flops_per_s
 
-    def evaluation_s(self, model: ModelShape, precision: str, evaluation: Evaluation) -> float:
-        """Return the expected seconds of an evaluation with all its sequences, including fixed overhead."""
+    def evaluation_s(self, model: ModelShape, precision: str, evaluation: AnyEvaluation) -> float:
+        """Return the expected seconds of an evaluation with all its sequences and models, including fixed overhead."""
         known = self.calibrated.get((model.name, precision))
         share = known.forward_share if known else FORWARD_SHARE
-        return EVALUATION_S + share * self.training_s(
+        num_models = 1 if evaluation.other_id is None else 2
+        return num_models * EVALUATION_S + share * self.training_s(
             model, precision, num_tokens=evaluation.num_tokens, seq_len=evaluation.seq_len
         )
 

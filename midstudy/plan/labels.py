@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,15 @@ _OMITTED_COMPONENTS = re.compile(r"\b(curriculum|stretches|phase|curve|segments|
 """Path components around a field of a stage's recipe that carry no information."""
 
 
+def evaluation_label(recipe: StateEvaluation, label_of: Callable[[str], str]) -> str:
+    """Return the label of an evaluation, given those of the states that it reads."""
+    evaluation = recipe.evaluation
+    states = " with ".join(label_of(state_id) for state_id in recipe.state_ids)
+    return (
+        f"{'evaluate' if evaluation.other_id is None else 'compare'} {states} on {evaluation.data.name} {evaluation.split}"
+    )
+
+
 def with_unique_labels(stages: Mapping[str, Stage]) -> dict[str, Stage]:
     """Return the stages with unique labels.
 
@@ -33,9 +42,7 @@ def with_unique_labels(stages: Mapping[str, Stage]) -> dict[str, Stage]:
     evaluations = {}
     for stage_id, stage in stages.items():
         if isinstance(stage.recipe, StateEvaluation):
-            state = stage.recipe.state_id
-            label = stage.label.replace(stages[state].label, labels[state], 1)
-            evaluations[stage_id] = replace(stage, label=label)
+            evaluations[stage_id] = replace(stage, label=evaluation_label(stage.recipe, labels.__getitem__))
     labels |= _unique_labels(evaluations)
     return {i: stage if labels[i] == stage.label else replace(stage, label=labels[i]) for i, stage in stages.items()}
 

@@ -62,7 +62,7 @@ def uses_of(stages: Mapping[str, Stage]) -> tuple[Use, ...]:
             evaluation = recipe.evaluation
             facts = {
                 "seq_len": evaluation.seq_len,
-                "target_only": evaluation.loss == "target_tokens",
+                "target_only": evaluation.target_only,
                 "max_sequences": evaluation.max_sequences,
             }
             add(stage, evaluation.data, split=evaluation.split, use="evaluation", **facts)

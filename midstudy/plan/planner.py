@@ -26,14 +26,14 @@ from midstudy.plan.cost import (
     checkpoint_bytes,
 )
 from midstudy.plan.device import CPU_CORE, Device
-from midstudy.plan.labels import with_unique_labels
+from midstudy.plan.labels import evaluation_label, with_unique_labels
 from midstudy.plan.left_out import LeftOut
 from midstudy.plan.sharing import distinct_steps
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
 from midstudy.recipe.data import Dataset, ReleasedTokenizer, Source, Task, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError, inside
 from midstudy.recipe.factors import Value, joined
-from midstudy.recipe.measure import Evaluation, StateEvaluation
+from midstudy.recipe.measure import AnyEvaluation, StateEvaluation
 from midstudy.recipe.stage import Stage, stage_id
 from midstudy.recipe.start_weights import Average
 from midstudy.recipe.study import Arm, Study
@@ -218,9 +218,9 @@ class _Builder:
                 self.continued.add(curriculum.state_id(placed.start_step))
 
     def request_measured(self, arm: Arm) -> None:
-        """Request the states that an arm's measures need: on the arm's curriculum, or otherwise as a separate run."""
+        """Request the states that an arm's measures read: on the arm's curriculum, or otherwise as a separate run."""
         for measure in arm.measures.values():
-            for state in measure.all_states:
+            for state in measure.read_states:
                 own, step = arm.curriculum, state.step
                 if step > own.num_steps or own.state_id(step) != state.id:
                     self._request_run(state.curriculum)
@@ -353,17 +353,17 @@ class _Builder:
             )
         )
 
-    def evaluation(self, state: State, evaluation: Evaluation) -> str:
-        """Add the stage that evaluates a planned state; return its id."""
+    def evaluation(self, state: State, evaluation: AnyEvaluation) -> str:
+        """Add the stage that evaluates a planned state, and may read another planned state; return its id."""
         recipe = StateEvaluation(state_id=state.id, evaluation=evaluation)
         if recipe.id not in self.stages:
             made, curriculum = self.stages[state.id], state.curriculum
             self.add(
                 Stage(
                     id=recipe.id,
-                    label=f"evaluate {made.label} on {evaluation.data.name} {evaluation.split}",
+                    label=evaluation_label(recipe, lambda state_id: self.stages[state_id].label),
                     recipe=recipe,
-                    parents=(state.id, self.tokens_of(curriculum, evaluation.data)),
+                    parents=(state.id, self.tokens_of(curriculum, evaluation.data), *recipe.state_ids[1:]),
                     cost_s=self.throughput.evaluation_s(curriculum.start.model, state.precision, evaluation),
                     role="evaluation",
                     model=made.model,
@@ -448,8 +448,8 @@ def make_plan(
         builder.states_on(arm.curriculum, kept_ids)
         measures = {}
         for column, measure in arm.measures.items():
-            for measured in measure.all_states:
-                builder.state(measured.id, kept_ids)
+            for read in measure.read_states:
+                builder.state(read.id, kept_ids)
             measures[column] = tuple(builder.evaluation(state, measure.evaluation) for state in measure.all_states)
         arms.append(ArmStages(arm=arm, state=arm.final_state.id, measures=measures))
     for curriculum in builder.curricula:
@@ -475,7 +475,7 @@ def make_plan(
 def _check_measured(arm: Arm) -> None:
     """Raise `RecipeError` if a measure uses random weights: they are drawn in the first training stage, not published."""
     for column, measure in arm.measures.items():
-        for state in measure.all_states:
+        for state in measure.read_states:
             if state.step == 0 and state.curriculum.start.weights is None:
                 raise RecipeError(
                     f"measures.{column}.state",

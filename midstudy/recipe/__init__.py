@@ -15,6 +15,7 @@ from midstudy.recipe.model import ModelShape, pythia
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.placebo import placebo
+from midstudy.recipe.representation import RepresentationSimilarity
 from midstudy.recipe.schedule import (
     Anneal,
     Constant,
@@ -59,6 +60,7 @@ __all__ = [
     "RecipeError",
     "Release",
     "ReleasedTokenizer",
+    "RepresentationSimilarity",
     "Sequential",
     "Source",
     "Start",

@@ -2,8 +2,9 @@
 
 Rules. A dataclass becomes an object of its fields plus `"is": ClassName`. Fields marked `label` in their metadata are for
 display and are left out. Fields that equal their frozen `omit_at` value are left out too, so that adding a field does not
-change existing ids. Whole floats are written as integers, so `1` and `1.0` agree. Fractions are written `"1/5"`.
-Callables, NaN, infinities, sets and unknown types have no stable form and are rejected.
+change existing ids. A field that refers to a state holds the state's id. Whole floats are written as integers, so `1` and
+`1.0` agree. Fractions are written `"1/5"`. Callables, NaN, infinities, sets and unknown types have no stable form and are
+rejected.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ def added_field(*, omit_at: Any) -> Any:
     return dataclasses.field(default=omit_at, metadata={"omit_at": omit_at})
 
 
+def state_field() -> Any:
+    """Return a dataclass field for a state or its id: the canonical and the expanded form hold the id alone."""
+    return dataclasses.field(metadata={"state": True})
+
+
 def canonical(value: Any, path: str = "recipe") -> Any:
     """Return the canonical form of a recipe as JSON-serialisable data.
 
@@ -57,7 +63,7 @@ def canonical(value: Any, path: str = "recipe") -> Any:
             item = getattr(value, field.name)
             if field.metadata.get("label") or ("omit_at" in field.metadata and item == field.metadata["omit_at"]):
                 continue
-            form[field.name] = canonical(item, f"{path}.{field.name}")
+            form[field.name] = canonical(_referred(field, item), f"{path}.{field.name}")
         return form
     if isinstance(value, Mapping):
         for key in value:
@@ -107,10 +113,15 @@ def other_versions(value: Any) -> Iterator[tuple[str, int, int]]:
 def expanded(value: Any) -> Any:
     """Return the whole recipe as plain JSON, including labels and omitted fields. Records store it and jobs read it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: expanded(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {field.name: expanded(_referred(field, getattr(value, field.name))) for field in dataclasses.fields(value)}
         return {"is": type(value).__name__, **fields}
     if isinstance(value, Mapping):
         return {key: expanded(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [expanded(item) for item in value]
     return canonical(value)
+
+
+def _referred(field: dataclasses.Field[Any], item: Any) -> Any:
+    """Return the item of a field as its forms hold it: the id in place of a state that the field only refers to."""
+    return item.id if field.metadata.get("state") and not isinstance(item, str) else item

@@ -1,4 +1,4 @@
-"""Recipes of measurements: losses of a state on a split, and token counts of a data set."""
+"""Recipes of measurements: the types of evaluation, losses of a state on a split, and token counts of a data set."""
 
 from __future__ import annotations
 
@@ -10,19 +10,10 @@ from midstudy.recipe import versions
 from midstudy.recipe.canonical import added_field, identify
 from midstudy.recipe.data import SPLITS, Corpus, Dataset, ReleasedTokenizer, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_positive, require_whole
+from midstudy.recipe.metric import Metric
 from midstudy.recipe.phase import LOSSES
 from midstudy.recipe.plain import hold_plain_numbers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A number that an evaluation reports. `better` is `lower` or `higher`; an `is_extra` metric must be requested."""
-
-    name: str
-    unit: str
-    better: str
-    is_extra: bool = False
-
+from midstudy.recipe.representation import RepresentationSimilarity
 
 LOSS_NATS = Metric(name="loss_nats", unit="nats per target token", better="lower")
 BITS_PER_BYTE = Metric(name="bits_per_byte", unit="bits per byte", better="lower", is_extra=True)
@@ -40,6 +31,8 @@ class Evaluation:
     """
 
     METRICS: ClassVar[tuple[Metric, ...]] = (LOSS_NATS, BITS_PER_BYTE)
+    other: ClassVar[None] = None
+    other_id: ClassVar[None] = None
 
     data: Dataset
     split: str
@@ -81,16 +74,24 @@ class Evaluation:
         return tuple(metric for metric in self.METRICS if not metric.is_extra or metric.name in self.metrics)
 
     @property
+    def target_only(self) -> bool:
+        """Whether only tokens of targets count, so that items without one are left out."""
+        return self.loss == "target_tokens"
+
+    @property
     def num_tokens(self) -> int:
         """The largest number of tokens that the model processes; the evaluation's cost follows from it."""
         return self.max_sequences * self.seq_len
 
 
-EVALUATIONS = (Evaluation,)
-"""Types of evaluation recipes. `midstudy/evaluate/table.py` names the function that runs each."""
+AnyEvaluation = Evaluation | RepresentationSimilarity
+
+EVALUATIONS = (Evaluation, RepresentationSimilarity)
+"""Types of evaluation recipes. `midstudy/evaluate/table.py` names the function that runs each. An evaluation that reads a
+second state holds it as `other`, which is `None` for all others."""
 
 
-def require_metric(path: str, evaluation: Evaluation, name: str, better: str) -> None:
+def require_metric(path: str, evaluation: AnyEvaluation, name: str, better: str) -> None:
     """Raise `RecipeError` unless the evaluation reports the metric `name` and `better` is its better direction."""
     reported = {metric.name: metric for metric in evaluation.reported}
     if name not in reported:
@@ -129,16 +130,21 @@ class TokenCounts:
 
 
 @functools.lru_cache(maxsize=4_096)
-def _evaluation_id(evaluation: Evaluation) -> str:
+def _evaluation_id(evaluation: AnyEvaluation) -> str:
     return identify(evaluation)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StateEvaluation:
-    """An evaluation of one state."""
+    """An evaluation of one state, which may read a second one, `evaluation.other`."""
 
     state_id: str
-    evaluation: Evaluation
+    evaluation: AnyEvaluation
+
+    @property
+    def state_ids(self) -> tuple[str, ...]:
+        """The states that it reads, the evaluated one first."""
+        return (self.state_id, *((self.evaluation.other_id,) if self.evaluation.other_id is not None else ()))
 
     @property
     def id(self) -> str:

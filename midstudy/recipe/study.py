@@ -17,9 +17,10 @@ from midstudy.recipe.curriculum import Curriculum, State
 from midstudy.recipe.data import Corpus, Dataset, Tokenizer
 from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_name, require_number, require_text
 from midstudy.recipe.factors import Factors, Value, require_factors, selects
-from midstudy.recipe.measure import Evaluation, TokenCounts, require_metric
+from midstudy.recipe.measure import AnyEvaluation, TokenCounts, require_metric
 from midstudy.recipe.mixture import Mixture
 from midstudy.recipe.plain import hold_plain_numbers
+from midstudy.recipe.representation import RepresentationSimilarity
 from midstudy.recipe.start_weights import Average
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
@@ -42,7 +43,7 @@ class Measure:
     `metric` is a metric that the evaluation reports; `better` is `lower` or `higher`.
     """
 
-    evaluation: Evaluation
+    evaluation: AnyEvaluation
     state: State | None = None
     states: tuple[State, ...] = ()
     metric: str = "loss_nats"
@@ -51,8 +52,11 @@ class Measure:
     def __post_init__(self) -> None:
         if (self.state is None) == (not self.states):
             raise RecipeError("measure.state", expected="either one `state` or several `states`", got=self.state)
-        require_kind("measure.evaluation", self.evaluation, Evaluation, expected="an Evaluation")
+        require_kind("measure.evaluation", self.evaluation, AnyEvaluation, expected="an evaluation")
         require_metric("measure", self.evaluation, self.metric, self.better)
+        if isinstance(self.evaluation, RepresentationSimilarity):
+            for state in self.all_states:
+                self.evaluation.require_comparable("measure.evaluation", state)
 
     @property
     def is_curve(self) -> bool:
@@ -61,6 +65,12 @@ class Measure:
     @property
     def all_states(self) -> tuple[State, ...]:
         return self.states if self.state is None else (self.state,)
+
+    @property
+    def read_states(self) -> tuple[State, ...]:
+        """The measured states, and the state that they are compared with if there is one."""
+        other = self.evaluation.other
+        return (*self.all_states, other) if isinstance(other, State) else self.all_states
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -377,6 +387,8 @@ class Study:
             yield from _datasets_of(arm.curriculum)
             for measure in arm.measures.values():
                 yield measure.evaluation.data
+                for state in measure.read_states:
+                    yield from _datasets_of(state.curriculum)
         for counts in self.counts:
             yield counts.data
             if isinstance(counts.tokenizer, Tokenizer):

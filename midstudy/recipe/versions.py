@@ -17,7 +17,10 @@ TOKENIZER = 2
 """How a tokenizer is trained and how documents become token ids (`midstudy/data/tokenizer.py`, `shards.py`)."""
 
 EVALUATION = 1
-"""How losses are measured (`midstudy/evaluate`)."""
+"""How losses are measured (`midstudy/evaluate/loss.py`)."""
+
+REPRESENTATION = 1
+"""How hidden states and weights of two states are compared (`midstudy/evaluate/representation.py`, `cka.py`)."""
 
 AVERAGING = 1
 """How weights are averaged (`midstudy/train/averaging.py`)."""

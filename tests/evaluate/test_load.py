@@ -10,7 +10,7 @@ import torch
 from builders.training_runs import begin, curriculum, same_bits, train
 
 from midstudy.evaluate import model_cache
-from midstudy.evaluate.model_cache import borrow_model, load_model
+from midstudy.evaluate.model_cache import borrow_weights, load_model
 from midstudy.model.pythia import Pythia
 
 PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")
@@ -55,9 +55,9 @@ def logits(model: Pythia) -> torch.Tensor:
 def test_a_reused_model_gives_the_logits_of_a_fresh_one_bit_for_bit(precision: str, tmp_path: Path) -> None:
     for state in (*two_states(tmp_path, precision), tmp_path / "step1"):
         fresh = load_model(state)
-        with borrow_model(state) as borrowed:
-            assert torch.equal(logits(borrowed), logits(fresh))
-            assert same_bits(dict(borrowed.named_parameters()), dict(fresh.named_parameters()))
+        with borrow_weights(state) as borrowed:
+            assert torch.equal(logits(borrowed.model), logits(fresh))
+            assert same_bits(dict(borrowed.model.named_parameters()), dict(fresh.named_parameters()))
 
 
 def test_one_model_is_built_for_several_checkpoints(tmp_path: Path, built: list[Pythia]) -> None:
@@ -65,7 +65,8 @@ def test_one_model_is_built_for_several_checkpoints(tmp_path: Path, built: list[
     built.clear()
     seen = []
     for state in (first, second, first):
-        with borrow_model(state) as model:
+        with borrow_weights(state) as weights:
+            model = weights.model
             seen.append((model, [parameter.data_ptr() for parameter in model.parameters()]))
     assert len(built) == 1
     assert seen[0] == seen[1] == seen[2]
@@ -73,18 +74,19 @@ def test_one_model_is_built_for_several_checkpoints(tmp_path: Path, built: list[
 
 def test_nested_calls_get_different_models(tmp_path: Path) -> None:
     first, second = two_states(tmp_path, "fp32")
-    with borrow_model(first) as outer:
-        before = logits(outer)
-        with borrow_model(second) as inner:
-            assert not torch.equal(logits(inner), before)
-            assert torch.equal(logits(outer), before)
+    with borrow_weights(first) as outer:
+        before = logits(outer.model)
+        with borrow_weights(second) as inner:
+            assert not torch.equal(logits(inner.model), before)
+            assert torch.equal(logits(outer.model), before)
 
 
 def test_each_precision_has_a_separate_model_and_at_most_two_are_kept(tmp_path: Path) -> None:
     state, _ = two_states(tmp_path, "fp32")
     types = set()
     for precision in PRECISIONS:
-        with borrow_model(state, precision=precision) as model:
+        with borrow_weights(state, precision=precision) as weights:
+            model = weights.model
             types.add((model.embedding.weight.dtype, model.head.weight.dtype))
     assert len(types) == 3
     assert len(model_cache._idle) == 2
@@ -93,8 +95,8 @@ def test_each_precision_has_a_separate_model_and_at_most_two_are_kept(tmp_path: 
 def test_a_model_in_use_at_an_error_is_not_reused(tmp_path: Path, built: list[Pythia]) -> None:
     state, _ = two_states(tmp_path, "fp32")
     built.clear()
-    with pytest.raises(RuntimeError, match="half-way"), borrow_model(state):
+    with pytest.raises(RuntimeError, match="half-way"), borrow_weights(state):
         raise RuntimeError("half-way")
-    with borrow_model(state):
+    with borrow_weights(state):
         pass
     assert len(built) == 2

@@ -19,7 +19,7 @@ from midstudy.evaluate.table import EVALUATORS
 from midstudy.execute.stage import execute_stage
 from midstudy.plan.planner import Plan
 from midstudy.recipe.kinds import STAGE_KINDS
-from midstudy.recipe.measure import EVALUATIONS, StateEvaluation
+from midstudy.recipe.measure import EVALUATIONS, Evaluation, StateEvaluation
 from midstudy.recipe.stage import Stage
 from midstudy.store.record import Record
 from midstudy.store.store import Store
@@ -36,6 +36,7 @@ def evaluated(finished: tuple[Store, Plan], column: str) -> tuple[Record, Record
     store, plan = finished
     old = plan.stages[plan.arms[0].measures[column][0]]
     assert isinstance(old.recipe, StateEvaluation)
+    assert isinstance(old.recipe.evaluation, Evaluation)
     evaluation = replace(old.recipe.evaluation, metrics=("bits_per_byte",), items=True)
     recipe = replace(old.recipe, evaluation=evaluation)
     new = Stage(id=recipe.id, label="evaluate", recipe=recipe, parents=old.parents, role="evaluation")

@@ -19,7 +19,7 @@ from torch import distributed
 
 from midstudy.data.batch import Batch
 from midstudy.evaluate.loss import mean_loss
-from midstudy.evaluate.model_cache import borrow_model, forget_models, load_model
+from midstudy.evaluate.model_cache import borrow_weights, forget_models, load_model
 from midstudy.train import checkpoint
 from midstudy.train.averaging import mean_weights
 from midstudy.train.divergence import DivergedError
@@ -202,7 +202,8 @@ def test_a_state_has_the_same_loss_on_every_device(device: torch.device, precisi
         for computed_in, tolerance in ((None, 1e-5 if precision == "fp32" else 0.02), ("fp32", 1e-5)):
             actual, expected = [], []
             for step in (2, 8):
-                with borrow_model(tmp_path / str(step), precision=computed_in, device=device) as model:
+                with borrow_weights(tmp_path / str(step), precision=computed_in, device=device) as weights:
+                    model = weights.model
                     assert model.head.weight.device.type == device.type
                     actual.append(mean_loss(model, [batch, batch]).loss_nats)
                 on_cpu = load_model(tmp_path / str(step), precision=computed_in)

@@ -28,6 +28,18 @@ def test_logits_equal_those_of_transformers(shape: ModelShape, tmp_path: Path) -
     assert (ours - theirs).abs().max() < MAX_LOGIT_ERROR * theirs.std()
 
 
+def test_hidden_states_equal_those_of_transformers(tmp_path: Path) -> None:
+    model = lively(LIKE_70M)
+    ids = token_ids(LIKE_70M, 2, LIKE_70M.max_seq_len)
+    with torch.no_grad():
+        ours = model.hidden_states(ids)
+        theirs = from_transformers(tmp_path, model)(ids, output_hidden_states=True).hidden_states
+        assert torch.equal(ours[-1], model.hidden(ids))
+    assert len(ours) == len(theirs) == LIKE_70M.num_layers + 1
+    for layer, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        assert (one - other).abs().max() < MAX_LOGIT_ERROR * other.std(), layer
+
+
 def test_gradients_equal_those_of_transformers(tmp_path: Path) -> None:
     model = lively(NANO)
     other = from_transformers(tmp_path, model)

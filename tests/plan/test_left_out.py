@@ -10,7 +10,7 @@ import pytest
 from builders.small_study import plan_in, small_study, write_split, write_text
 
 from midstudy.data.tokens import read_split
-from midstudy.evaluate.loss import loss_tally
+from midstudy.evaluate.sequences import sequences_tally
 from midstudy.execute.stage import execute_stage
 from midstudy.execute.state import _tallies
 from midstudy.plan.left_out import LeftOut, Notices, left_out_in, left_out_of
@@ -118,7 +118,7 @@ def test_evaluation_and_training_reject_a_task_without_any_usable_item(tmp_path:
     folder = store.published_folder(task.id)
     arm = plan.arms[0].arm
     with pytest.raises(ValueError, match=r"tasks\.code_task test, evaluation at 32 tokens: 30 of 30 items left out"):
-        loss_tally(arm.measures["sft_loss"].evaluation, read_split(folder, "test")).require_enough()
+        sequences_tally(arm.measures["sft_loss"].evaluation, read_split(folder, "test")).require_enough()
     with pytest.raises(
         ValueError, match=r"tasks\.code_task train, training at 32 tokens: 120 of 120 items .* Raise seq_len"
     ):

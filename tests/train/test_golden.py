@@ -31,7 +31,17 @@ from midstudy.data.tokens import TokenizedSplit, read_split
 from midstudy.execute.data import make_counts, make_tokenizer, make_tokens
 from midstudy.execute.evaluation import evaluate_state
 from midstudy.model.initialise import initialised
-from midstudy.recipe import Corpus, Evaluation, Mixture, Task, TokenCounts, Tokenizer, pythia, versions
+from midstudy.recipe import (
+    Corpus,
+    Evaluation,
+    Mixture,
+    RepresentationSimilarity,
+    Task,
+    TokenCounts,
+    Tokenizer,
+    pythia,
+    versions,
+)
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.data import TokenizedData
 from midstudy.train.averaging import mean_weights
@@ -251,6 +261,30 @@ def test_evaluation(tmp_path: Path) -> None:
         results.append((metrics["target_tokens"], metrics["loss_nats"]))
     assert [number for number, _ in results] == [1188, 1110, 846]
     assert [nats for _, nats in results] == pytest.approx([6.4431490, 6.4307110, 6.4304743], rel=1e-5)
+
+
+@recorded("REPRESENTATION", version=1)
+def test_representation(tmp_path: Path) -> None:
+    """CKA over tokens and over sequences, of two seeds, on items of a task: summary, number of examples and distortion."""
+    for seed in (0, 1):
+        TrainingRun.begin(start(seed), precision="fp32").save(tmp_path / str(seed), with_optimizer=False)
+    results = []
+    for examples in ("tokens", "sequences"):
+        evaluation = RepresentationSimilarity(
+            data=PYCODE, split="test", seq_len=36, max_sequences=33, examples=examples, other="0" * 16
+        )
+        metrics = evaluate_state(
+            evaluation,
+            checkpoint=tmp_path / "1",
+            other_checkpoint=tmp_path / "0",
+            split=numbered_split(50, 30, prompt=9),
+            tokenizer=pytest.fail,
+            folder=tmp_path,
+        )
+        results.append([metrics[name] for name in ("num_examples", "mean_diagonal_cka", "last_layer_cka")])
+    assert metrics["layer_distortion"] == pytest.approx(14.2184844, rel=1e-6)
+    by_token, by_sequence = [1110, 0.08460595, 0.06234343], [33, 0.62480226, 0.47343333]
+    assert results == [pytest.approx(by_token, rel=1e-5), pytest.approx(by_sequence, rel=1e-5)]
 
 
 @recorded("AVERAGING", version=1)
