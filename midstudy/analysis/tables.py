@@ -1,4 +1,4 @@
-"""The tables of a study, read from the store: arms, curves, items, similarities, proximity advantages and cost.
+"""The tables of a study, read from the store: arms, curves, items, similarity, representations and cost.
 
 Values of unfinished stages are NaN, so the tables of a study in progress are valid.
 """
@@ -18,13 +18,14 @@ from midstudy.analysis.items import items_table
 from midstudy.files.atomic import write_bytes, write_json
 from midstudy.plan.left_out import left_out_in
 from midstudy.recipe.manifest import ArmEntry, Manifest, MixEntry
+from midstudy.recipe.representation import CKA_FILE, RepresentationSimilarity
 from midstudy.similarity.halves import SplitSample, similarity_matrix
 from midstudy.similarity.proximity import Mix, proximity_rows
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 
-OPTIONAL = ("similarity", "proximity", "items")
+OPTIONAL = ("similarity", "proximity", "items", "representation")
 """Tables that a study may lack."""
 
 
@@ -33,7 +34,7 @@ class Tables:
     """A study's tables.
 
     `similarity` and `proximity` are None until the tokens of every data set are counted, `items` is None if no finished
-    evaluation keeps results per item.
+    evaluation keeps results per item, `representation` if the study compares no states.
     """
 
     manifest: Manifest
@@ -42,6 +43,7 @@ class Tables:
     similarity: pd.DataFrame | None
     proximity: pd.DataFrame | None
     items: pd.DataFrame | None = None
+    representation: pd.DataFrame | None = None
 
 
 def arms_table(store: Store, manifest: Manifest) -> pd.DataFrame:
@@ -133,6 +135,34 @@ def similarity_tables(store: Store, manifest: Manifest) -> tuple[pd.DataFrame | 
     return long, pd.DataFrame(proximity, columns=None if proximity else ["mix_name", "task", "reference"])
 
 
+def representation_columns(manifest: Manifest) -> list[str]:
+    """Return the columns, except curves, that compare the representations of two states."""
+    names = {metric.name for metric in RepresentationSimilarity.METRICS}
+    return [name for name, column in manifest.columns.items() if column.metric in names and not column.is_curve]
+
+
+def representation_table(store: Store, manifest: Manifest) -> pd.DataFrame | None:
+    """Return linear CKA between the layers of compared states: one row per arm, finished comparison and pair of layers.
+
+    Columns: arm (its row), the factors, column (the first that the comparison fills), state and other (labels of the
+    evaluated state and of the one that it is compared with), layer_a and layer_b (of the two, 0 is the embedding), cka.
+    None if the study compares no states.
+    """
+    columns = representation_columns(manifest)
+    if not columns:
+        return None
+    parts = []
+    for row, arm in enumerate(manifest.arms):
+        of_stage = {one: name for name in reversed(columns) for one in arm.measures.get(name, ())}
+        for one in store.records(of_stage):
+            state, other = (parent for parent in manifest.stages[one].parents if manifest.stages[parent].kind == "state")
+            labels = {"state": manifest.stages[state].label, "other": manifest.stages[other].label}
+            matrix = pd.read_parquet(store.published_folder(one) / CKA_FILE)
+            parts.append(matrix.assign(arm=row, column=of_stage[one], **arm.factors, **labels))
+    ordered = ["arm", *manifest.factor_names, "column", "state", "other", "layer_a", "layer_b", "cka"]
+    return pd.concat(parts, ignore_index=True)[ordered] if parts else pd.DataFrame(columns=ordered)
+
+
 def cost_summary(store: Store, manifest: Manifest) -> dict[str, Any]:
     """Return the cost of the study's finished stages, beside the plan's number of steps.
 
@@ -177,14 +207,15 @@ def reproduction(store: Store, manifest: Manifest) -> dict[str, Any]:
 def write_tables(store: Store, manifest: Manifest, folder: Path) -> Tables:
     """Write the inputs of a report into the study's folder, and return its tables.
 
-    Arms and curves are written as Parquet and CSV, items, similarity and proximity as Parquet if they are known, cost,
+    Arms and curves are written as Parquet and CSV, the `OPTIONAL` tables as Parquet if they are known, cost,
     reproduction and omitted data as JSON, the answer as text.
     """
     from midstudy.analysis.answer import answer  # reads `Tables`
 
     similarity, proximity = similarity_tables(store, manifest)
-    arms, curves, items = (make(store, manifest) for make in (arms_table, curves_table, items_table))
-    tables = Tables(manifest, arms, curves, similarity, proximity, items)
+    arms, curves = arms_table(store, manifest), curves_table(store, manifest)
+    more = {"items": items_table(store, manifest), "representation": representation_table(store, manifest)}
+    tables = Tables(manifest, arms, curves, similarity, proximity, **more)
     for name, table in (("arms", tables.arms), ("curves", tables.curves)):
         table.to_parquet(folder / f"{name}.parquet", index=False)
         table.to_csv(folder / f"{name}.csv", index=False)

@@ -16,10 +16,14 @@ from midstudy.evaluate.cka import LinearCKA
 from midstudy.evaluate.sequences import batches, chosen_sequences, sequences_tally
 from midstudy.evaluate.subject import Subject
 from midstudy.model.pythia import Pythia
-from midstudy.recipe.representation import LAST_LAYER_CKA, LAYER_DISTORTION, MEAN_DIAGONAL_CKA, RepresentationSimilarity
+from midstudy.recipe.representation import (
+    CKA_FILE,
+    LAST_LAYER_CKA,
+    LAYER_DISTORTION,
+    MEAN_DIAGONAL_CKA,
+    RepresentationSimilarity,
+)
 from midstudy.train.precision import Weights
-
-CKA_FILE = "cka.parquet"
 
 
 def compare_representations(evaluation: RepresentationSimilarity, subject: Subject) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def layer_distortion(weights: Weights, other: Weights) -> float:
 
 
 def _write_matrix(folder: Path, matrix: NDArray[np.float64]) -> None:
-    """Write one row per pair of layers: layer_a of the state, layer_b of the other state, cka; layer 0 is the embedding."""
+    """Write one row per pair of layers into `CKA_FILE`; layer 0 is the embedding."""
     import pyarrow
     from pyarrow import parquet
 

@@ -17,6 +17,9 @@ from midstudy.recipe.plain import hold_plain_numbers
 
 EXAMPLES = ("tokens", "sequences")
 
+CKA_FILE = "cka.parquet"
+"""File beside the record, one row per pair of layers: layer_a of the evaluated state, layer_b of the other one, cka."""
+
 MEAN_DIAGONAL_CKA = Metric(name="mean_diagonal_cka", unit="linear CKA, 0 to 1", better="higher")
 LAST_LAYER_CKA = Metric(name="last_layer_cka", unit="linear CKA, 0 to 1", better="higher")
 LAYER_DISTORTION = Metric(name="layer_distortion", unit="Euclidean norm of the change of a weight matrix", better="lower")
@@ -34,7 +37,7 @@ class RepresentationSimilarity:
 
     Metrics: `mean_diagonal_cka` is the mean of CKA(l, l) over the layers, `last_layer_cka` that of the last layer.
     `layer_distortion` is the Euclidean norm of the difference between the states' output weights of the last block's MLP.
-    The whole matrix is published in a file next to the record.
+    The whole matrix is published in the file `CKA_FILE` next to the record.
 
     `other` is a state with the same model and tokenizer; the recipe in a store holds only its id. Two recipes are equal if
     their ids are.

@@ -48,9 +48,13 @@ def names_of_arms(arms: pd.DataFrame, manifest: Manifest, comparison: Comparison
     if not free and comparison.along is None:  # a single arm is named by the factors in which its reference differs
         rows = arms.iloc[[*comparison.arms, *comparison.references]]
         free = [name for name in differing(rows, cell_factors(manifest)) if name not in panels]
-    free.sort(key=lambda name: not isinstance(rows[name].iloc[0], str))
+    return distinguishing(rows, free)
+
+
+def distinguishing(rows: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """Return those of the factors `names` that tell the rows apart: text first, without factors that others determine."""
     chosen: list[str] = []
-    for name in free:
+    for name in sorted(names, key=lambda name: not isinstance(rows[name].iloc[0], str)):
         if not chosen or rows.groupby(chosen, dropna=False)[name].nunique().max() > 1:
             chosen.append(name)
     return chosen

@@ -18,6 +18,11 @@ def loss(value: float) -> str:
     return ABSENT if math.isnan(value) else f"{value:.3f}"
 
 
+def decimal(value: float) -> str:
+    """Format an unsigned number with three decimals."""
+    return ABSENT if math.isnan(value) else f"{value:.3f}"
+
+
 def difference(value: float) -> str:
     """Format a signed difference in nats per token with three decimals."""
     return ABSENT if math.isnan(value) else _minus(f"{value:+.3f}")
@@ -78,7 +83,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5_400 else f"{seconds / 3_600:,.1f} h"
 
 
-UNITS = {"loss_nats": "nats per token", "bits_per_byte": "bits per byte"}
+UNITS = {
+    "loss_nats": "nats per token",
+    "bits_per_byte": "bits per byte",
+    "mean_diagonal_cka": "linear CKA, mean over layers",
+    "last_layer_cka": "linear CKA of the last layer",
+    "layer_distortion": "norm of the change of the last MLP's output weights",
+}
 """Units of metrics; for other metrics the name is shown."""
 
 

@@ -5,7 +5,7 @@
 from pathlib import Path
 
 from midstudy.report.report import Report
-from midstudy.report.sections import claims, comparisons, curves, left_out, overview, provenance, similarity
+from midstudy.report.sections import claims, comparisons, curves, left_out, overview, provenance, representation, similarity
 
 report = Report.of(Path(".."))  # the study's folder; the report is in its subfolder report/
 overview.summary(report)
@@ -45,6 +45,12 @@ similarity.similarity(report)
 
 # %%
 similarity.proximity(report)
+
+# %% [markdown]
+# ## Similarity of representations
+
+# %%
+representation.representations(report)
 
 # %% [markdown]
 # ## Cost

@@ -72,6 +72,28 @@ def loader_study(*, seeds: tuple[str, ...] = ("seed",), unfinished: bool = False
     return replace(tables, manifest=replace(tables.manifest, columns={**tables.manifest.columns, "path": path}))
 
 
+def compared_study(*, seeds: tuple[str, ...] = ("seed",)) -> Tables:
+    """Return a study that compares states of two layers and an embedding, with known similarities.
+
+    CKA of layers (a, b) is 0.9 − 0.1 |a − b| for the loader `plain`, 0.05 more for `best fit`, and 0.01 · seed more; on
+    the diagonal of the embedding it is 1.
+    """
+    tables = loader_study(seeds=seeds)
+    column, parts = "tuned_last_layer_cka", []
+    layers = pd.DataFrame([(a, b) for a in range(3) for b in range(3)], columns=["layer_a", "layer_b"])
+    arms = tables.arms.assign(**{column: math.nan})
+    for row, arm in enumerate(tables.manifest.arms):
+        level = 0.9 + 0.05 * (arm.factors["loader"] == "best fit") + 0.01 * float(arm.factors.get("seed", 1))
+        cka = level - 0.1 * (layers["layer_a"] - layers["layer_b"]).abs()
+        cka = cka.where((layers["layer_a"] > 0) | (layers["layer_b"] > 0), 1.0)
+        labels: dict[str, Any] = {"state": f"sft {row}", "other": f"pretrain {row}"}
+        parts.append(layers.assign(arm=row, column=column, cka=cka, **arm.factors, **labels))
+        arms.loc[row, column] = level
+    entry = ColumnEntry(metric="last_layer_cka", better="higher", is_curve=False, data="answers", split="test")
+    manifest = replace(tables.manifest, columns={**tables.manifest.columns, column: entry})
+    return replace(tables, manifest=manifest, arms=arms, representation=pd.concat(parts, ignore_index=True))
+
+
 def study_without_arms() -> Tables:
     """Return a study with counts and mixes only."""
     tables = bridging_tables()

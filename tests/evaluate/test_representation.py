@@ -16,10 +16,10 @@ from safetensors.numpy import load_file
 
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.model_cache import load_model
-from midstudy.evaluate.representation import CKA_FILE
 from midstudy.execute.evaluation import evaluate_state
 from midstudy.model.pythia import Pythia
 from midstudy.recipe import RepresentationSimilarity
+from midstudy.recipe.representation import CKA_FILE
 
 SEQ_LEN, MAX_SEQUENCES = 24, 40
 

@@ -13,7 +13,6 @@ from builders.small_study import make_study, plan_in
 
 from midstudy.analysis.tables import arms_table
 from midstudy.cli.main import main
-from midstudy.evaluate.representation import CKA_FILE
 from midstudy.evaluate.sequences import SEQUENCES_PER_BATCH
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.execute.state import CHECKPOINT_FOLDER
@@ -21,6 +20,7 @@ from midstudy.files.errors import StoreError
 from midstudy.plan.manifest import manifest_of
 from midstudy.plan.planner import Plan
 from midstudy.recipe import Arm, RepresentationSimilarity, Study
+from midstudy.recipe.representation import CKA_FILE
 from midstudy.recipe.stage import Stage
 from midstudy.store.retention import survey
 from midstudy.store.store import Store

@@ -18,7 +18,7 @@ from midstudy.recipe.manifest import CountsEntry
 from midstudy.recipe.study import Claim
 from midstudy.report.html import Html
 from midstudy.report.report import Report
-from midstudy.report.sections import claims, comparisons, curves, left_out, overview, provenance, similarity
+from midstudy.report.sections import claims, comparisons, curves, left_out, overview, provenance, representation, similarity
 from midstudy.studies.bridging.sections import forgetting, proximity
 
 SECTIONS = (
@@ -29,6 +29,7 @@ SECTIONS = (
     claims.claims,
     similarity.similarity,
     similarity.proximity,
+    representation.representations,
     provenance.cost,
     provenance.data,
     left_out.left_out,

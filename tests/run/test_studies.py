@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from builders.comparing_study import comparing_study
 from builders.small_study import make_study, write_text
 
 from midstudy.analysis.effects import effects
@@ -34,6 +35,7 @@ from midstudy.recipe import (
     pythia,
     where,
 )
+from midstudy.recipe.representation import CKA_FILE
 from midstudy.run.study import write_report
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
@@ -126,6 +128,26 @@ def test_a_study_that_compares_successive_training_stages(tmp_path: Path) -> Non
     assert effect["num_seeds"] == 2
     assert "What does each stage add?" in page
     assert "bits per byte" in page
+
+
+def test_a_study_that_compares_states_before_and_after_fine_tuning(tmp_path: Path) -> None:
+    """The layer × layer matrices of its evaluations are one table, which the report shows."""
+    write_text(tmp_path / "text")
+    store, tables, page = run_to_report(tmp_path / "store", comparing_study(tmp_path / "text"))
+    matrices = tables.representation
+    assert matrices is not None
+    assert len(matrices) == len(tables.manifest.arms) * 3 * 3
+    for row, arm in enumerate(tables.manifest.arms):
+        own = matrices[matrices["arm"] == row].reset_index(drop=True)
+        (stage,) = arm.measures["mean_diagonal_cka"]
+        published = pd.read_parquet(store.published_folder(stage) / CKA_FILE)
+        pd.testing.assert_frame_equal(own[["layer_a", "layer_b", "cka"]], published)
+        state, other = tables.manifest.stages[arm.state], tables.manifest.stages[arm.measures["sft_loss_before"][0]]
+        assert (set(own["state"]), set(own["mix"])) == ({state.label}, {arm.factors["mix"]})
+        assert f"evaluate {own['other'].iloc[0]} on" in other.label
+        assert own.loc[own["layer_a"].eq(2) & own["layer_b"].eq(2), "cka"].item() == tables.arms["last_layer_cka"][row]
+    assert "linear CKA of the last layer" in page
+    assert (store.paths.study("comparing") / "report" / "figures" / "layers-mean-diagonal-cka.png").exists()
 
 
 def test_27_phases_with_a_curve_measured_after_every_phase(tmp_path: Path) -> None:

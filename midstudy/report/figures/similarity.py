@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -37,7 +36,7 @@ def similarity_figure(similarity: pd.DataFrame) -> Figure:
                 for column_name in column_names:
                     value = float(table.loc[(row_name, column_name)])
                     depth = (value - low) / ((high - low) or 1.0)
-                    axes.add_patch(Rectangle((x, y), 1, 1, facecolor=_shade(depth), edgecolor="white", linewidth=1.2))
+                    axes.add_patch(Rectangle((x, y), 1, 1, facecolor=style.shade(depth), edgecolor="white", linewidth=1.2))
                     axes.text(x + 0.5, y + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=8.8,
                               color="white" if depth > 0.63 else style.INK)  # fmt: skip
                     x_ticks.append(x + 0.5)
@@ -62,10 +61,3 @@ def similarity_figure(similarity: pd.DataFrame) -> Figure:
 
 def _names(similarity: pd.DataFrame, kind: str) -> list[str]:
     return list(dict.fromkeys(similarity.loc[similarity["left_kind"] == kind, "left"]))
-
-
-def _shade(depth: float) -> tuple[float, float, float]:
-    """Map 0 to 1 to white to deep blue; darkness alone encodes the value."""
-    light, dark = np.array([0.965, 0.975, 0.985]), np.array([0.03, 0.27, 0.46])
-    red, green, blue = light + depth * (dark - light)
-    return float(red), float(green), float(blue)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -92,6 +93,13 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
 
 REFERENCE = Look(INK, "X")
 """Colour and marker of a reference that is plotted as its own point."""
+
+
+def shade(depth: float) -> tuple[float, float, float]:
+    """Map 0 to 1 to white to deep blue; darkness alone encodes the value."""
+    light, dark = np.array([0.965, 0.975, 0.985]), np.array([0.03, 0.27, 0.46])
+    red, green, blue = light + depth * (dark - light)
+    return float(red), float(green), float(blue)
 
 
 def zero_line(axes: Axes, *, vertical: bool) -> None:
