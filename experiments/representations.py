@@ -18,9 +18,11 @@ from __future__ import annotations
 
 from midstudy.data.data_args import DataChoice
 from midstudy.recipe import Claim, Comparison, Study, where
-from midstudy.studies.bridging.grid import MATCHED, MIXES, TASKS
+from midstudy.studies.bridging.comparisons import MATCH
+from midstudy.studies.bridging.grid import MATCHED, Grid, Run
 from midstudy.studies.bridging.pairs import with_pairs
 from midstudy.studies.bridging.scale import COLUMNS, Scale, mixes_of
+from midstudy.studies.bridging.text import Text
 
 
 def study(
@@ -31,10 +33,9 @@ def study(
     mixes: tuple[str, ...] = ("code", "math"),
     tasks: tuple[str, ...] = ("pycode", "word_problems"),
     trunk_seeds: tuple[int, ...] = (0, 1),
-    sft_seed: int = 1337,
-    total_steps: int = 240,
+    total_steps: int = 160,
     sft_steps: int = 36,
-    test_items: int = 192,
+    test_items: int = 128,
 ) -> Study:
     """Return the study; `--set` overrides its keyword arguments.
 
@@ -43,21 +44,13 @@ def study(
     """
     data = data or DataChoice()
     scale = Scale(size=size, total_steps=total_steps, sft_steps=sft_steps, test_items=test_items)
-    general = data.corpus("general", max_bytes=6_000_000)
-    corpora = {mix: data.corpus(mix, max_bytes=3_000_000) for mix in mixes}
-    targets = [data.task(task, folder=TASKS[task], max_items=2_000) for task in tasks]
-    arms = []
-    for seed in trunk_seeds:
-        trunk = scale.pretrain(general, seed=seed)
-        runs = [trunk]
-        for cell in (cell for cell in MIXES if cell.mix in mixes):
-            start_step = cell.start_step(total_steps)
-            runs.append(scale.midtrain(trunk, {corpora[cell.mix]: cell.weight}, start_step=start_step))
-        arms += [scale.finetune(run, task, seed=sft_seed) for run in runs for task in targets]
-    arms = with_pairs(arms, scale=scale)
-    mixed, control, match = where(arms, mix=mixes), where(arms, mix="control"), ("size", "task")
+    text = Text.of(data)
+    grid = Grid(scale=scale, text=text)
+    cells = [(run, task, sft_steps) for run in (Run(), *map(grid.paper, mixes)) for task in tasks]
+    arms = with_pairs([arm for seed in trunk_seeds for arm in grid.arms(cells, seed=seed)], scale=scale)
+    mixed, control = where(arms, mix=mixes), where(arms, mix="control")
     comparisons = [
-        Comparison(name=key, title=title, arms=mixed, references=control, columns=columns, match=match)
+        Comparison(name=key, title=title, arms=mixed, references=control, columns=columns, match=MATCH)
         for key, title, columns in (
             ("main", "Which mix helps which task", COLUMNS),
             ("changes", "What fine-tuning changes", ("sft_mean_diagonal_cka", "sft_layer_distortion")),
@@ -81,7 +74,7 @@ def study(
             for mix, task in MATCHED.items()
             if mix in mixes and task in tasks
         ],
-        counts=scale.counts([general, *corpora.values(), *targets], scale.tokenizer(general)),
+        counts=scale.counts([*text.corpora, *(text.tasks[task] for task in tasks)], scale.tokenizer(text.corpora)),
         mixes=mixes_of(arms),
         report="bridging",
         notes=data.notes(),

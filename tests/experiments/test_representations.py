@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_the_four_pairs_are_control_and_mix_before_and_after_fine_tuning(study: 
 
 def test_the_experiment_trains_no_more_than_its_arms(study: Study) -> None:
     plan = make_plan(study, throughput=Throughput(CPU_CORE, {}), published=lambda ids: set(), kept_states=())
-    assert plan.total_steps == plan.lower_bound_steps == 2 * (240 + 216 + 161 + 2 * 3 * 36)
+    assert plan.total_steps == plan.lower_bound_steps == 2 * (160 + 144 + 108 + 2 * 3 * 36)
     compared = [stage for stage in plan.stages.values() if stage.label.startswith("compare ")]
     assert len(compared) == 2 * 2 * (3 + 2 + 2)
     assert [claim.arms for claim in study.claims] == [
@@ -79,7 +80,9 @@ def test_pairs_can_be_probed_on_another_text_and_need_the_control(study: Study) 
     probed = with_pairs(arms, scale=Scale(test_items=64), probe=probe)
     evaluation = probed[0].measures["sft_last_layer_cka"].evaluation
     assert (evaluation.data, evaluation.max_sequences) == (probe, 32)
-    with pytest.raises(RecipeError, match="expected a control with the same size, task, trunk_seed, sft_seed as the arm"):
+    with pytest.raises(
+        RecipeError, match="expected a control with the same size, task, sft_steps, trunk_seed, sft_seed as the arm"
+    ):
         with_pairs(where(arms, mix="code"), scale=Scale())
 
 
@@ -124,7 +127,7 @@ def test_the_section_is_there_only_if_states_are_compared(tmp_path: Path) -> Non
     assert matrices is not None
     labels = {name: tables.arms[name].iloc[0] for name in tables.manifest.factor_names}
     rows = matrices[matrices["arm"] == 0].drop(columns=["loader", "seed"]).assign(**labels)
-    with_matrices = Tables(tables.manifest, tables.arms, tables.curves, None, None, pd.DataFrame(rows))
+    with_matrices = replace(tables, similarity=None, proximity=None, representation=pd.DataFrame(rows))
     report = Report.of(write_study(tmp_path / "some", with_matrices))
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", representation(report).markup))
     assert "Do representations change less after midtraining?" in text

@@ -85,6 +85,7 @@ def _files(report: Report) -> Html:
         "items": "one row per arm, measured column and item: nats and target tokens",
         "similarity": "one row per pair of corpora, mixtures and tasks",
         "proximity": "one row per mix and task",
+        "representation": "one row per arm, compared states and pair of layers: linear CKA",
     }
     known = {name: found for name in held if (found := getattr(report.tables, name)) is not None and len(found)}
     rows: list[Row] = [[code(f"{name}.parquet"), held[name], number(len(found))] for name, found in known.items()]

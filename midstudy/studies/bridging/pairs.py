@@ -17,7 +17,7 @@ from midstudy.studies.bridging.scale import CONTROL, Scale
 PAIRS = ("sft", "mix", "mix_sft")
 """Each names three columns, such as `sft_last_layer_cka`, `sft_mean_diagonal_cka` and `sft_layer_distortion`."""
 
-_SHARED = ("size", "task", "trunk_seed", "sft_seed")
+_SHARED = ("size", "task", "sft_steps", "trunk_seed", "sft_seed")
 
 
 def with_pairs(arms: Sequence[Arm], *, scale: Scale, probe: Dataset | None = None) -> list[Arm]:
