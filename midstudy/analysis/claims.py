@@ -1,15 +1,18 @@
 """Verdicts on a study's claims: yes, no or inconclusive.
 
-A claim is decided if the 95 % interval lies on one side of its margin; a single seed decides nothing. Absolute losses are
-not compared with the source's: they depend on model size, tokenizer and text.
+A verdict is a test. Each claim has the p values of its decision (`decisions.Decision`); they are corrected by Holm's method
+within the claim's family, and a claim is decided if its corrected p is below 0.05. A single seed decides nothing. Absolute
+losses are not compared with the source's: they depend on model size, tokenizer and text.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import pandas as pd
 
+from midstudy.analysis.decisions import ALPHA, Decision, decision_p, favours
 from midstudy.analysis.estimators import Estimate, find_estimator
 from midstudy.analysis.intervals import holm
 from midstudy.analysis.tables import Tables
@@ -22,8 +25,10 @@ YES, NO, INCONCLUSIVE = "yes", "no", "inconclusive"
 class ClaimRow:
     """A claim, what its source reports, and what this study measured.
 
-    `value` and its interval are in `unit`, and NaN if not measured. `p_holm` is corrected over the claims of the same
-    `family`; claims without a family form one.
+    `value` and its 95 % interval are in `unit`, and NaN if not measured. `p_value` is the p of the decision, in whichever
+    direction: two-sided for directional claims, the smaller of the equivalence test and its opposite for `within`. `p_holm`
+    is corrected over the tested claims of the same `family`; claims without a family form one. Both are NaN for a claim that
+    is not tested, as one whose value is exact.
     """
 
     text: str
@@ -46,46 +51,77 @@ def judge(tables: Tables) -> pd.DataFrame:
     A claim whose arms are not finished is inconclusive. So is one that its estimator rejects with a ValueError: the message
     is in `ours`, and the rest of the report can still be made.
     """
-    judged = []
-    for claim in tables.manifest.claims:
-        try:
-            estimate = find_estimator(claim.estimator)(tables, claim)
-        except ValueError as error:
-            estimate = Estimate(unit="", text=f"cannot be judged: {error}")
-        judged.append((claim, estimate))
-    rows = pd.DataFrame(
-        [asdict(_row(claim, estimate)) for claim, estimate in judged], columns=list(ClaimRow.__dataclass_fields__)
+    claims = tables.manifest.claims
+    estimates = [_estimated(tables, claim) for claim in claims]
+    decided = pd.DataFrame(
+        {
+            "family": [claim.family for claim in claims],
+            "p_value": [
+                decision_p(_decision(claim, one), holds=claim.holds) for claim, one in zip(claims, estimates, strict=True)
+            ],
+        }
     )
-    for _, members in rows.groupby("family", sort=False):
-        rows.loc[members.index, "p_holm"] = holm(members["p_value"].to_numpy(dtype=float))
-    return rows
+    decided["p_holm"] = math.nan
+    for _, members in decided.groupby("family", sort=False):
+        decided.loc[members.index, "p_holm"] = holm(members["p_value"].to_numpy(dtype=float))
+    rows = [
+        asdict(_row(claim, estimate, p_value=float(p_value), p_holm=float(p_holm)))
+        for claim, estimate, p_value, p_holm in zip(claims, estimates, decided["p_value"], decided["p_holm"], strict=True)
+    ]
+    return pd.DataFrame(rows, columns=list(ClaimRow.__dataclass_fields__))
 
 
-def verdict(claim: Claim, estimate: Estimate) -> str:
-    """Decide the claim by the interval, or by the value alone if that is exact."""
-    low, high = (estimate.value, estimate.value) if estimate.is_exact else (estimate.low, estimate.high)
-    margin = claim.margin
-    if claim.holds == "above":
-        holds, fails = low > margin, high < margin
-    elif claim.holds == "below":
-        holds, fails = high < margin, low > margin
-    else:
-        holds, fails = low > -margin and high < margin, low > margin or high < -margin
-    return YES if holds else NO if fails else INCONCLUSIVE
+def verdict(claim: Claim, estimate: Estimate, *, p_holm: float) -> str:
+    """Decide a claim by its corrected p value and the direction of its tests, or by the value alone if that is exact."""
+    if estimate.is_exact:
+        return _exact_verdict(claim, estimate.value)
+    if not p_holm < ALPHA:
+        return INCONCLUSIVE
+    return YES if favours(_decision(claim, estimate)) else NO
 
 
-def _row(claim: Claim, estimate: Estimate) -> ClaimRow:
+def _estimated(tables: Tables, claim: Claim) -> Estimate:
+    try:
+        return find_estimator(claim.estimator)(tables, claim)
+    except ValueError as error:
+        return Estimate(unit="", text=f"cannot be judged: {error}")
+
+
+def _decision(claim: Claim, estimate: Estimate) -> Decision:
+    """Return the estimate's tests of the claim; none of an exact value, which is not tested."""
+    if estimate.is_exact:
+        return Decision()
+    given = Decision(estimate.p_holds, estimate.p_fails)
+    is_given = not (math.isnan(given.p_holds) and math.isnan(given.p_fails))
+    if is_given or math.isnan(estimate.p_value) or claim.holds == "within" or claim.margin:
+        return given
+    half = estimate.p_value / 2
+    is_on_its_side = estimate.value > 0 if claim.holds == "above" else estimate.value < 0
+    return Decision(half, 1 - half) if is_on_its_side else Decision(1 - half, half)
+
+
+def _exact_verdict(claim: Claim, value: float) -> str:
+    """Return the verdict on a value without sampling error; a directional claim at its margin is open, as is NaN."""
+    if math.isnan(value):
+        return INCONCLUSIVE
+    if claim.holds == "within":
+        return YES if abs(value) < claim.margin else NO
+    above = value - claim.margin if claim.holds == "above" else claim.margin - value
+    return YES if above > 0 else NO if above < 0 else INCONCLUSIVE
+
+
+def _row(claim: Claim, estimate: Estimate, *, p_value: float, p_holm: float) -> ClaimRow:
     return ClaimRow(
         text=claim.text,
         source=claim.source,
         cited=claim.cited,
         ours=estimate.text,
-        verdict=verdict(claim, estimate),
+        verdict=verdict(claim, estimate, p_holm=p_holm),
         value=estimate.value,
         low=estimate.low,
         high=estimate.high,
         unit=estimate.unit,
         family=claim.family,
-        p_value=estimate.p_value,
-        p_holm=float("nan"),
+        p_value=p_value,
+        p_holm=p_holm,
     )

@@ -1,7 +1,8 @@
-"""Estimators that decide claims: each returns an estimate with its interval from a study's tables and a claim.
+"""Estimators that decide claims: each returns an estimate with its interval and tests from a study's tables and a claim.
 
 An estimator reads `claim.column` of `claim.comparison` in the cells (arms that differ in seeds alone) with the factors
-`claim.arms`. Unfinished arms give an estimate of NaN; a claim that selects the wrong arms raises ValueError.
+`claim.arms`. Unfinished arms give an estimate of NaN; a claim that selects the wrong arms raises ValueError, also where
+nothing is finished.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from midstudy.analysis.correlations import correlations, with_proximity
+from midstudy.analysis.decisions import ALPHA, Decision, for_all, t_decision
 from midstudy.analysis.effects import Cell, cell_factors, cells, effects, paired
 from midstudy.analysis.intervals import MeanInterval, mean_interval
 from midstudy.analysis.pairs import summarise
@@ -41,7 +43,11 @@ NOT_MEASURED = "not measured"
 class Estimate:
     """A value with its 95 % interval, positive if the arms are better than their references, and the same in words.
 
-    Unknown numbers are NaN. `is_exact` marks a value without sampling error; its claim is judged by the value alone.
+    `p_holds` and `p_fails` are those of `decisions.Decision` for the claim. An estimator without them may give `p_value`,
+    two-sided, of the hypothesis that the value is 0, which decides directional claims at the margin 0. `error` is the
+    standard error of the value with `df` degrees of freedom, `num_seeds` the smallest number of seeds behind a test, `None`
+    if the claim is not decided over seeds. Unknown numbers are NaN. `is_exact` marks a value without sampling error; its
+    claim is judged by the value alone.
     """
 
     value: float = math.nan
@@ -51,6 +57,11 @@ class Estimate:
     unit: str
     text: str = NOT_MEASURED
     is_exact: bool = False
+    p_holds: float = math.nan
+    p_fails: float = math.nan
+    error: float = math.nan
+    df: int = 0
+    num_seeds: int | None = None
 
 
 Estimator = Callable[[Tables, Claim], Estimate]
@@ -60,31 +71,36 @@ def paired_effect(tables: Tables, claim: Claim) -> Estimate:
     """The effect of one cell against its reference. Option scale: "relative" (default) or "difference"."""
     comparison = tables.manifest.comparison(claim.comparison)
     cell = _one(_selected(tables, comparison, claim.arms), claim.arms)
-    row = summarise(paired(tables, cell.arms, cell.references, claim.column))
-    return _estimate(row, scale=_scale(claim), unit=_unit(tables, claim))
+    row = pd.Series(summarise(paired(tables, cell.arms, cell.references, claim.column)))
+    scale, unit = _scale(claim), _unit(tables, claim)
+    if not row["num_seeds"]:
+        return Estimate(unit=unit, num_seeds=0)
+    return _numbers(row, _tested(row, claim, scale), scale=scale, unit=unit, text=_words(row, scale, unit))
 
 
 def best_of(tables: Tables, claim: Claim) -> Estimate:
-    """One cell against every other cell with the same match factors, and against the reference.
+    """One cell against every other cell with the same match factors, and against the reference; the claim is `above`.
 
-    The estimate is that of the deciding rival: the nearest one that is better than the cell, else the nearest one that the
-    cell is not significantly better than, else the nearest one. Option scale: "difference" (default) or "relative".
+    The claim holds if the cell is better than each rival by more than the margin (`decisions.for_all`). The estimate is that
+    of the deciding rival: the nearest one that is better than the cell, else the nearest one that the cell is not
+    significantly better than, else the nearest one. Option scale: "difference" (default) or "relative".
     """
+    _require_holds(claim, "above")
     comparison = tables.manifest.comparison(claim.comparison)
     cell = _one(_selected(tables, comparison, claim.arms), claim.arms)
     scale, unit = _scale(claim, default="difference"), _unit(tables, claim, default="difference")
     rows = rivals(tables, comparison, cell, claim.column)
-    value, low, high = _SCALES[scale]
-    beaten = rows[low] > claim.margin
-    decides = _decider(rows, size=-rows[value], fails=rows[high] < claim.margin, holds=beaten)
+    tests = [_tested(row, claim, scale) for _, row in rows.iterrows()]
+    beaten = _below(ALPHA / 2, [test.p_holds for test in tests])
+    lost = _below(ALPHA / 2, [test.p_fails for test in tests])
+    decides = _decider(rows, size=-rows[_SCALES[scale][0]], fails=lost, holds=beaten)
     if decides is None:
-        return Estimate(unit=unit)
+        return Estimate(unit=unit, num_seeds=0)
     text = f"next is {decides['rival']}, {_words(decides, scale, unit)}"
     if not beaten.all():
         text += f"; not significantly better than: {', '.join(rows.loc[~beaten, 'rival'])}"
-    # Better than all only if better than each: the largest p value is that of an intersection-union test.
-    p_value = rows["p_value"].max() if beaten.all() else decides["p_value"]
-    return _numbers(decides, scale=scale, p_value=float(p_value), unit=unit, text=text)
+    num_seeds = int(rows["num_seeds"].min())
+    return _numbers(decides, for_all(tests), scale=scale, unit=unit, text=text, num_seeds=num_seeds)
 
 
 def rivals(tables: Tables, comparison: ComparisonEntry, cell: Cell, column: str) -> pd.DataFrame:
@@ -108,25 +124,30 @@ def rivals(tables: Tables, comparison: ComparisonEntry, cell: Cell, column: str)
 
 
 def all_within(tables: Tables, claim: Claim) -> Estimate:
-    """All selected cells' relative effects within ± `claim.margin`.
+    """All selected cells' relative effects within ± `claim.margin`, each by two one-sided tests (`decisions.for_all`).
 
-    The estimate is that of the deciding cell: the largest effect outside, else the largest whose interval is not inside,
+    The estimate is that of the deciding cell: the largest effect outside, else the largest that is not shown to lie inside,
     else the largest.
     """
+    _require_holds(claim, "within")
     comparison = tables.manifest.comparison(claim.comparison)
     selected = _selected(tables, comparison, claim.arms)
     rows = pd.DataFrame([summarise(paired(tables, cell.arms, cell.references, claim.column)) for cell in selected])
     names = telling_factors([cell.factors for cell in selected], cell_factors(tables))
     rows["cell"] = [name_of(cell.factors, names) for cell in selected]
-    value, low, high = _SCALES["relative"]
-    fails = (rows[low] > claim.margin) | (rows[high] < -claim.margin)
-    holds = (rows[low] > -claim.margin) & (rows[high] < claim.margin)
-    decides = _decider(rows, size=rows[value].abs(), fails=fails, holds=holds)
+    tests = [_tested(row, claim, "relative") for _, row in rows.iterrows()]
+    decides = _decider(
+        rows,
+        size=rows["relative_improvement"].abs(),
+        fails=_below(ALPHA, [test.p_fails for test in tests]),
+        holds=_below(ALPHA, [test.p_holds for test in tests]),
+    )
     if decides is None:
-        return Estimate(unit=RELATIVE)
+        return Estimate(unit=RELATIVE, num_seeds=0)
     label = f"{decides['cell']}, which decides among {len(selected)}: " if len(selected) > 1 else ""
     text = label + percent_with_interval(decides)
-    return _numbers(decides, scale="relative", p_value=float(decides["p_value"]), unit=RELATIVE, text=text)
+    num_seeds = int(rows["num_seeds"].min())
+    return _numbers(decides, for_all(tests), scale="relative", unit=RELATIVE, text=text, num_seeds=num_seeds)
 
 
 def correlation(tables: Tables, claim: Claim) -> Estimate:
@@ -176,7 +197,7 @@ def trend(tables: Tables, claim: Claim) -> Estimate:
     steps = [float(cell.factors[along]) for cell in selected]
     values = _common_seeds(tables, selected, claim)
     slopes = mean_interval(float(np.polyfit(steps, row, deg=1)[0]) for row in values)
-    return _of_mean(slopes, unit, digits=".3g")
+    return _of_mean(slopes, claim, unit, digits=".3g")
 
 
 def interaction(tables: Tables, claim: Claim) -> Estimate:
@@ -194,7 +215,7 @@ def interaction(tables: Tables, claim: Claim) -> Estimate:
         wanted = {**claim.arms, factor: level}
         pair.append(_one(_selected(tables, comparison, wanted), wanted))
     values = _common_seeds(tables, pair, claim)
-    return _of_mean(mean_interval(first - second for first, second in values), _unit(tables, claim))
+    return _of_mean(mean_interval(first - second for first, second in values), claim, _unit(tables, claim))
 
 
 ESTIMATORS: dict[str, Estimator] = {
@@ -229,9 +250,26 @@ def find_estimator(name: str) -> Estimator:
 
 
 _SCALES = {
-    "relative": ("relative_improvement", "relative_ci_low", "relative_ci_high"),
-    "difference": ("difference", "ci_low", "ci_high"),
+    "relative": ("relative_improvement", "relative_ci_low", "relative_ci_high", "relative_standard_error"),
+    "difference": ("difference", "ci_low", "ci_high", "standard_error"),
 }
+"""Columns of `summarise` with the value, the ends of its interval, and its standard error."""
+
+
+def _require_holds(claim: Claim, holds: str) -> None:
+    if claim.holds != holds:
+        raise ValueError(f"holds: expected {holds!r} of a claim with the estimator {claim.estimator}, got {claim.holds!r}")
+
+
+def _tested(row: pd.Series, claim: Claim, scale: str) -> Decision:
+    """Return the test of the claim on a row of `summarise`."""
+    value, _, _, error = _SCALES[scale]
+    df = int(row["num_seeds"]) - 1
+    return t_decision(float(row[value]), float(row[error]), df, holds=claim.holds, margin=claim.margin)
+
+
+def _below(level: float, p_values: Sequence[float]) -> pd.Series:
+    return pd.Series(p_values, dtype=float) < level
 
 
 def _scale(claim: Claim, default: str = "relative") -> str:
@@ -281,7 +319,7 @@ def _decider(rows: pd.DataFrame, *, size: pd.Series, fails: pd.Series, holds: pd
         candidates = is_measured
     row = rows.loc[size[candidates].idxmax()].copy()
     if holds[candidates].all() and not is_measured.all():
-        row[[name for name in rows.columns if "ci_" in name or name == "p_value"]] = math.nan
+        row[[name for name in rows.columns if "ci_" in name or name.endswith("standard_error")]] = math.nan
     return row
 
 
@@ -301,25 +339,43 @@ def _words(row: pd.Series, scale: str, unit: str) -> str:
     return percent_with_interval(row) if scale == "relative" else difference_with_interval(row, unit)
 
 
-def _estimate(row: Mapping[str, Any], *, scale: str, unit: str) -> Estimate:
-    if not row["num_seeds"]:
-        return Estimate(unit=unit)
-    series = pd.Series(dict(row))
-    return _numbers(series, scale=scale, p_value=float(row["p_value"]), unit=unit, text=_words(series, scale, unit))
+def _numbers(row: pd.Series, test: Decision, *, scale: str, unit: str, text: str, num_seeds: int | None = None) -> Estimate:
+    """Return the estimate of a row of `summarise`; by default all tests are over the row's seeds."""
+    value, low, high, error = (float(row[name]) for name in _SCALES[scale])
+    found = int(row["num_seeds"])
+    return Estimate(
+        value=value,
+        low=low,
+        high=high,
+        unit=unit,
+        text=text,
+        p_holds=test.p_holds,
+        p_fails=test.p_fails,
+        error=error,
+        df=found - 1,
+        num_seeds=found if num_seeds is None else num_seeds,
+    )
 
 
-def _numbers(row: pd.Series, *, scale: str, p_value: float, unit: str, text: str) -> Estimate:
-    value, low, high = (float(row[name]) for name in _SCALES[scale])
-    return Estimate(value=value, low=low, high=high, p_value=p_value, unit=unit, text=text)
-
-
-def _of_mean(mean: MeanInterval, unit: str, *, digits: str = "") -> Estimate:
+def _of_mean(mean: MeanInterval, claim: Claim, unit: str, *, digits: str = "") -> Estimate:
     if not mean.n:
-        return Estimate(unit=unit)
+        return Estimate(unit=unit, num_seeds=0)
+    test = t_decision(mean.mean, mean.error, mean.n - 1, holds=claim.holds, margin=claim.margin)
     if digits:
         known = math.isfinite(mean.low)
         interval = f"95 % interval {mean.low:{digits}} to {mean.high:{digits}}" if known else "no interval"
         text = f"{mean.mean:+{digits}} {unit} ({interval}, {seeds(mean.n)})"
     else:
         text = with_interval(mean.mean, mean.low, mean.high, unit, num_seeds=mean.n)
-    return Estimate(value=mean.mean, low=mean.low, high=mean.high, p_value=mean.p_value, unit=unit, text=text)
+    return Estimate(
+        value=mean.mean,
+        low=mean.low,
+        high=mean.high,
+        unit=unit,
+        text=text,
+        p_holds=test.p_holds,
+        p_fails=test.p_fails,
+        error=mean.error,
+        df=mean.n - 1,
+        num_seeds=mean.n,
+    )

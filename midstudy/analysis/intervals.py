@@ -17,7 +17,7 @@ MIN_PAIRS_OF_A_CORRELATION = 4  # Fisher's z has standard error 1/sqrt(n - 3)
 class MeanInterval:
     """Mean of n independent values with its two-sided t-interval and the p value of the hypothesis that the mean is zero.
 
-    If interval and p value are NaN, `note` says why.
+    `error` is the standard error of the mean. If it, the interval and the p value are NaN, `note` says why.
     """
 
     mean: float
@@ -26,6 +26,7 @@ class MeanInterval:
     p_value: float
     n: int
     note: str
+    error: float = math.nan
 
 
 def mean_interval(values: Iterable[float]) -> MeanInterval:
@@ -49,7 +50,7 @@ def mean_interval(values: Iterable[float]) -> MeanInterval:
     error = deviation / math.sqrt(n)
     half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
     p_value = 2 * float(stats.t.sf(abs(mean) / error, n - 1))
-    return MeanInterval(mean, mean - half_width, mean + half_width, p_value, n, "")
+    return MeanInterval(mean, mean - half_width, mean + half_width, p_value, n, "", error)
 
 
 def holm(p_values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:

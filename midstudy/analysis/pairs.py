@@ -21,9 +21,11 @@ SUMMARY_COLUMNS = (
     "reference",
     "value",
     "difference",
+    "standard_error",
     "ci_low",
     "ci_high",
     "relative_improvement",
+    "relative_standard_error",
     "relative_ci_low",
     "relative_ci_high",
     "p_value",
@@ -68,8 +70,8 @@ def seed_values(rows: pd.DataFrame, seeds: Sequence[str]) -> Iterator[tuple[Hash
 def summarise(by_seed: pd.DataFrame) -> dict[str, object]:
     """Return means over seeds with 95 % t-intervals, for the output of `pair_by_seed`.
 
-    `ci_low` and `ci_high` belong to `difference`; `p_value` is that of the two-sided paired t-test.
-    `relative_improvement` is the mean of the seeds' ratios and has its own interval.
+    `standard_error`, `ci_low` and `ci_high` belong to `difference`; `p_value` is that of the two-sided paired t-test.
+    `relative_improvement` is the mean of the seeds' ratios and has its own standard error and interval.
     `num_inner_seeds` is the smallest number of inner seeds behind a seed's value.
     """
     difference = mean_interval(by_seed["difference"])
@@ -80,9 +82,11 @@ def summarise(by_seed: pd.DataFrame) -> dict[str, object]:
         "reference": float(by_seed["reference"].mean()),
         "value": float(by_seed["value"].mean()),
         "difference": difference.mean,
+        "standard_error": difference.error,
         "ci_low": difference.low,
         "ci_high": difference.high,
         "relative_improvement": relative.mean,
+        "relative_standard_error": relative.error,
         "relative_ci_low": relative.low,
         "relative_ci_high": relative.high,
         "p_value": difference.p_value,

@@ -137,8 +137,9 @@ class Claim:
     """A statement of a source or of the study's author, fixed before the run, with the test that decides it.
 
     `estimator` names a function of `midstudy/analysis/estimators.py`, or of another module as `package.module:function`. It
-    reads `column` of those arms of `comparison` that have the factors `arms`. The claim holds if the estimate's 95 %
-    interval lies above `margin`, below it, or within ± `margin`, as `holds` says. p-values are corrected within a `family`.
+    reads `column` of those arms of `comparison` that have the factors `arms`. The claim says that the estimate lies above
+    `margin`, below it, or within ± `margin`, as `holds` says; it is decided by a two-sided test at the margin, `within` by
+    two one-sided tests, at 5 % after Holm's correction over the claims of its `family` (those without one form one).
     `cited` is what the source reports.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from builders.analysis_tables import ADVANTAGES, KNOWN_EFFECTS, KNOWN_VARIANTS, bridging_tables, tables_of
@@ -30,34 +31,37 @@ def judged(one: Claim, **study: Any) -> pd.Series:
 
 
 @pytest.mark.parametrize(
-    ("holds", "margin", "low", "high", "expected"),
+    ("p_holds", "p_fails", "p_holm", "expected"),
     [
-        ("above", 0.0, 0.1, 0.2, "yes"),
-        ("above", 0.0, -0.2, -0.1, "no"),
-        ("above", 0.0, -0.1, 0.2, "inconclusive"),
-        ("above", 0.0, math.nan, math.nan, "inconclusive"),
-        ("above", 0.15, 0.1, 0.2, "inconclusive"),
-        ("above", 0.3, 0.1, 0.2, "no"),
-        ("below", 0.0, -0.2, -0.1, "yes"),
-        ("below", 0.0, 0.1, 0.2, "no"),
-        ("within", 0.3, -0.1, 0.2, "yes"),
-        ("within", 0.1, 0.11, 0.2, "no"),
-        ("within", 0.1, -0.2, -0.11, "no"),
-        ("within", 0.1, -0.2, 0.2, "inconclusive"),
+        (0.001, 0.999, 0.04, "yes"),
+        (0.999, 0.001, 0.04, "no"),
+        (0.001, 0.999, 0.05, "inconclusive"),
+        (0.001, 0.999, 0.06, "inconclusive"),
+        (math.nan, 0.001, 0.01, "no"),
+        (math.nan, math.nan, math.nan, "inconclusive"),
     ],
 )
-def test_a_verdict_is_decided_by_the_interval_and_the_margin(
-    holds: str, margin: float, low: float, high: float, expected: str
+def test_a_verdict_is_the_direction_of_the_smaller_p_if_the_corrected_p_is_below_5_percent(
+    p_holds: float, p_fails: float, p_holm: float, expected: str
 ) -> None:
-    one = claim("paired_effect", holds=holds, margin=margin)
-    assert verdict(one, Estimate(value=(low + high) / 2, low=low, high=high, unit="nats")) == expected
+    estimate = Estimate(value=0.1, low=0.05, high=0.15, unit="nats", p_holds=p_holds, p_fails=p_fails)
+    assert verdict(claim("paired_effect"), estimate, p_holm=p_holm) == expected
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [(0.1, "yes"), (-0.1, "no"), (0.0, "inconclusive"), (math.nan, "inconclusive")]
+    ("holds", "value", "expected"),
+    [
+        ("above", 0.1, "yes"),
+        ("above", -0.1, "no"),
+        ("above", 0.0, "inconclusive"),
+        ("above", math.nan, "inconclusive"),
+        ("below", -0.1, "yes"),
+        ("within", 0.1, "no"),
+    ],
 )
-def test_what_is_measured_exactly_is_decided_by_its_value(value: float, expected: str) -> None:
-    assert verdict(claim("paired_effect"), Estimate(value=value, unit="similarity", is_exact=True)) == expected
+def test_what_is_measured_exactly_is_decided_by_its_value(holds: str, value: float, expected: str) -> None:
+    estimate = Estimate(value=value, unit="similarity", is_exact=True)
+    assert verdict(claim("paired_effect", holds=holds), estimate, p_holm=math.nan) == expected
 
 
 def test_a_paired_effect_is_that_of_its_cell() -> None:
@@ -204,6 +208,122 @@ def test_nothing_finished_keeps_every_row() -> None:
     assert found["ours"].tolist() == ["not measured"] * 6
     assert set(found["verdict"]) == {"inconclusive"}
     assert judge(bridging_tables()).empty
+
+
+GAINS = (0.50, 0.54, 0.46)
+"""Nats by which code lowers the pycode loss, by trunk seed."""
+
+
+@pytest.mark.parametrize(("holds", "alternative"), [("above", "greater"), ("below", "less")])
+@pytest.mark.parametrize("margin", [0.0, 0.35, 0.45, 0.6])
+def test_a_directional_claim_is_decided_by_the_two_sided_t_test_at_its_margin(
+    holds: str, alternative: str, margin: float
+) -> None:
+    row = judged(claim("paired_effect", arms=CODE, options={"scale": "difference"}, holds=holds, margin=margin))
+    test = stats.ttest_1samp(GAINS, margin)
+    in_its_favour = stats.ttest_1samp(GAINS, margin, alternative=alternative).pvalue < 0.5
+    assert row["p_value"] == pytest.approx(test.pvalue)
+    assert row["verdict"] == ("inconclusive" if test.pvalue > 0.05 else "yes" if in_its_favour else "no")
+
+
+@pytest.mark.parametrize(("margin", "expected"), [(0.60, "yes"), (0.57, "yes"), (0.55, "inconclusive"), (0.3, "no")])
+def test_a_claim_of_no_change_is_decided_by_two_one_sided_tests_at_5_percent(margin: float, expected: str) -> None:
+    row = judged(claim("paired_effect", arms=CODE, options={"scale": "difference"}, holds="within", margin=margin))
+    above = stats.ttest_1samp(GAINS, -margin, alternative="greater").pvalue
+    below = stats.ttest_1samp(GAINS, margin, alternative="less").pvalue
+    outside = 2 * stats.ttest_1samp(GAINS, margin, alternative="greater").pvalue
+    assert row["p_value"] == pytest.approx(min(max(above, below), outside))
+    assert row["verdict"] == expected
+    if margin == 0.57:
+        assert row["high"] > margin  # TOST at 5 % is the 90 % interval; the shown 95 % interval is wider
+
+
+def test_the_best_of_several_is_better_than_each() -> None:
+    row = judged(claim("best_of", arms=MATH))
+    math_gains = np.array(KNOWN_EFFECTS[MATH["mix"], "word_problems"])
+    rivals = [0.0, np.array(KNOWN_EFFECTS["code", "word_problems"]), np.array(KNOWN_EFFECTS["instruction", "word_problems"])]
+    p_values = [stats.ttest_1samp(math_gains - rival, 0, alternative="greater").pvalue for rival in rivals]
+    assert row["p_value"] == pytest.approx(2 * max(p_values))
+    lost = judged(claim("best_of", arms={"mix": "code", "task": "word_problems"}))
+    against = [
+        stats.ttest_1samp(np.array(KNOWN_EFFECTS["code", "word_problems"]) - rival, 0, alternative="less").pvalue
+        for rival in (0.0, math_gains, np.array(KNOWN_EFFECTS["instruction", "word_problems"]))
+    ]
+    assert lost["p_value"] == pytest.approx(2 * 3 * min(against))
+    assert lost["verdict"] == "no"
+
+
+def test_all_within_is_the_largest_equivalence_test_or_the_smallest_opposite_times_the_cells() -> None:
+    row = judged(claim("all_within", **WITHIN))
+    losses = {"math": KNOWN_EFFECTS["math", "pycode"], "instruction": KNOWN_EFFECTS["instruction", "pycode"]}
+    controls = [4.802, 4.832, 4.782]
+    p_values = []
+    for mix_gains in losses.values():
+        relative = [gain / control for gain, control in zip(mix_gains, controls, strict=True)]
+        p_values += [stats.ttest_1samp(relative, -0.02, alternative="greater").pvalue]
+        p_values += [stats.ttest_1samp(relative, 0.02, alternative="less").pvalue]
+    assert row["p_value"] == pytest.approx(max(p_values))
+    failing = judged(claim("all_within", **WITHIN), sft_loss={("instruction", "pycode"): -0.4})
+    gains = [gain + 0.4 for gain in losses["instruction"]]
+    relative = [gain / control for gain, control in zip(gains, controls, strict=True)]
+    outside = 2 * stats.ttest_1samp(relative, 0.02, alternative="greater").pvalue
+    assert failing["p_value"] == pytest.approx(2 * outside)
+
+
+@pytest.mark.parametrize(("estimator", "holds"), [("best_of", "below"), ("best_of", "within"), ("all_within", "above")])
+def test_an_estimator_that_fixes_the_direction_rejects_a_claim_with_another(estimator: str, holds: str) -> None:
+    row = judged(claim(estimator, arms=CODE, holds=holds))
+    assert row["verdict"] == "inconclusive"
+    assert f"of a claim with the estimator {estimator}, got {holds!r}" in row["ours"]
+
+
+def test_a_verdict_needs_a_corrected_p_below_5_percent() -> None:
+    weak = claim("paired_effect", arms={"mix": "code", "task": "word_problems"}, options={"scale": "difference"})
+    alone = judged(weak)
+    assert (alone["verdict"], alone["p_value"]) == ("inconclusive", pytest.approx(0.0742, abs=1e-4))
+    near = claim("paired_effect", arms=MATH, options={"scale": "difference"}, margin=0.13)
+    p_value = stats.ttest_1samp([gain - 0.13 for gain in KNOWN_EFFECTS["math", "word_problems"]], 0).pvalue
+    assert 0.025 < p_value < 0.05
+    assert judged(near)["verdict"] == "yes"
+    both = judge(bridging_tables(claims=[near, weak]))
+    assert both["p_holm"][0] == pytest.approx(2 * p_value)
+    assert both["verdict"].tolist() == ["inconclusive", "inconclusive"]
+    assert (both["low"][0], both["high"][0]) == (judged(near)["low"], judged(near)["high"])
+
+
+def test_an_exact_value_is_not_part_of_the_family() -> None:
+    found = judge(bridging_tables(claims=[claim("paired_effect", arms=CODE), claim(f"{__name__}:exact_gain")]))
+    assert found["p_holm"][0] == pytest.approx(found["p_value"][0])
+    assert math.isnan(found["p_holm"][1])
+
+
+def test_values_that_do_not_vary_over_seeds_stay_undecided() -> None:
+    rows = [
+        {"recipe": recipe, "seed": seed, "score": 0.5 + gain}
+        for recipe, gain in (("base", 0), ("new", 1))
+        for seed in (0, 1)
+    ]
+    comparison = {"name": "new", "arms": {"recipe": "new"}, "references": {"recipe": "base"}, "columns": ("score",)}
+    one = claim("paired_effect", comparison="new", column="score", options={"scale": "difference"})
+    found = judge(tables_of(rows, [comparison], columns={"score": "higher"}, seeds=("seed",), claims=[one]))
+    assert (found["verdict"][0], found["value"][0]) == ("inconclusive", 1.0)
+    assert math.isnan(found["p_holm"][0])
+
+
+def two_sided(tables: Tables, one: Claim) -> Estimate:
+    """An estimator that gives a two-sided p value of zero alone, as that of a permutation test."""
+    return Estimate(value=0.4, p_value=0.01, unit="r")
+
+
+@pytest.mark.parametrize(
+    ("fields", "p_value", "expected"),
+    [({}, 0.01, "yes"), ({"holds": "below"}, 0.01, "no"), ({"margin": 0.3}, math.nan, "inconclusive")],
+)
+def test_a_two_sided_p_of_zero_decides_a_directional_claim_at_zero_alone(
+    fields: dict[str, Any], p_value: float, expected: str
+) -> None:
+    row = judged(claim(f"{__name__}:two_sided", **fields))
+    assert (row["p_value"], row["verdict"]) == (pytest.approx(p_value, nan_ok=True), expected)
 
 
 def test_p_values_are_corrected_within_a_family() -> None:

@@ -108,6 +108,10 @@ CLAIMS = [
 ]
 
 
+UNDECIDED_BY_A_CORRECTED_TEST = {"mismatched mixes change pycode loss by less than 2 %"}
+"""Recorded as "no" from four uncorrected intervals, one of which lay outside; corrected, p is 0.11 before Holm."""
+
+
 def assert_same(found: Mapping[str, Any] | pd.Series, old: Mapping[str, Any], names: Mapping[str, str]) -> None:
     for then, now in names.items():
         expected = math.nan if old[then] is None else old[then]
@@ -190,6 +194,7 @@ def test_claims_have_the_values_and_verdicts_recorded(tables: Tables) -> None:
     found = judge(tables)
     assert len(found) == len(recorded)
     for (_, row), old in zip(found.iterrows(), recorded, strict=True):
-        assert row["verdict"] == old["same_direction"], old["claim"]
+        is_undecided_now = old["claim"] in UNDECIDED_BY_A_CORRECTED_TEST
+        assert row["verdict"] == ("inconclusive" if is_undecided_now else old["same_direction"]), old["claim"]
         assert row["unit"] == old["unit"]
         assert_same(row, old, {"ours_value": "value", "ours_low": "low", "ours_high": "high"})

@@ -104,6 +104,14 @@ def test_claims_are_shown_with_the_source_s_numbers_and_verdicts(report: Report)
     assert "1 claims of a paper: 1 hold here, 0 do not, 0 are undecided" in text
 
 
+def test_the_claims_say_which_tests_decide_them_and_how_they_are_corrected(tmp_path: Path) -> None:
+    claims_of = [replace(CODE_HELPS, family="losses"), replace(CODE_HELPS, family="losses", column="general_loss")]
+    text = plain(claims.claims(report_of(tmp_path, bridging_tables(claims=claims_of))))
+    assert "correction within its family of claims (tested claims: losses: 2)" in text
+    assert "two one-sided tests (TOST)" in text
+    assert "the largest p" in text
+
+
 def test_the_bridging_report_has_its_own_sections(report: Report) -> None:
     assert "forgotten, nats" in plain(forgetting.forgetting(report))
     text = plain(proximity.proximity(report))
