@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from midstudy.analysis.pairs import SEED_COLUMNS, SUMMARY_COLUMNS, comparison_table, pair_by_seed, seed_values, summarise
+from midstudy.analysis.variance import moderated_intervals
 from midstudy.recipe.factors import Value
 from midstudy.recipe.manifest import ComparisonEntry
 
@@ -23,16 +24,20 @@ if TYPE_CHECKING:
 AMOUNTS = ("num_steps", "num_tokens", "tokens:", "dose:")
 """Columns of the table of arms, or their prefixes, whose means are shown beside the effects."""
 
+MODERATED_COLUMNS = ("moderated_ci_low", "moderated_ci_high")
+
 
 @dataclass(frozen=True, eq=False)
 class Effects:
     """Paired effects of the arms of a comparison.
 
     `table`: one row per cell with at least one finished pair: the factors except seeds, num_seeds, num_inner_seeds,
-    reference, value, difference (in the column's unit, positive is better) with ci_low and ci_high, relative_improvement
-    with relative_ci_low and relative_ci_high, p_value, note, p_holm and family_size (the family is this table), and the
-    means over seeds of the columns `AMOUNTS`. `by_seed`: the same per seed. `missing`: rows of the table of arms that
-    could not be used: the factors, column, reason.
+    reference, value, difference (in the column's unit, positive is better) with standard_error, ci_low and ci_high, and
+    moderated_ci_low and moderated_ci_high, whose variance is pooled with those of the table's other cells
+    (`variance.moderated_intervals`); relative_improvement with relative_standard_error, relative_ci_low and
+    relative_ci_high, p_value, note, p_holm and family_size (the family is this table), and the means over seeds of the
+    columns `AMOUNTS`. `by_seed`: the same per seed. `missing`: rows of the table of arms that could not be used: the
+    factors, column, reason.
     """
 
     table: pd.DataFrame
@@ -100,13 +105,20 @@ def effects(tables: Tables, comparison: ComparisonEntry, column: str) -> Effects
         records.append({**cell.factors, **summarise(by_seed), **means})
         seed_tables.append(by_seed.assign(**cell.factors))
     seed_columns = [*names, *tables.manifest.seeds[:1], *SEED_COLUMNS]
-    table = comparison_table(records, columns=[*names, *SUMMARY_COLUMNS, *amounts])
+    table = _with_moderated(comparison_table(records, columns=[*names, *SUMMARY_COLUMNS, *amounts]))
     by_seed = pd.concat(seed_tables, ignore_index=True) if seed_tables else pd.DataFrame(columns=seed_columns)
     return Effects(
-        table=table[[*names, *SUMMARY_COLUMNS, "p_holm", "family_size", *amounts]],
+        table=table[[*names, *SUMMARY_COLUMNS, *MODERATED_COLUMNS, "p_holm", "family_size", *amounts]],
         by_seed=by_seed[seed_columns],
         missing=pd.concat(missing, ignore_index=True).drop_duplicates(ignore_index=True),
     )
+
+
+def _with_moderated(table: pd.DataFrame) -> pd.DataFrame:
+    means, errors = (table[name].to_numpy(dtype=np.float64) for name in ("difference", "standard_error"))
+    nums = table["num_seeds"].to_numpy(dtype=np.int64)
+    intervals = moderated_intervals(means, nums * errors**2, nums)
+    return table.assign(**dict(zip(MODERATED_COLUMNS, intervals.T, strict=True)))
 
 
 def _split(arms: pd.DataFrame, names: Sequence[str]) -> Iterator[pd.DataFrame]:
