@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import pandas as pd
 
 from midstudy.analysis.decisions import ALPHA, Decision, decision_p, favours
@@ -52,23 +53,22 @@ def judge(tables: Tables) -> pd.DataFrame:
     is in `ours`, and the rest of the report can still be made.
     """
     claims = tables.manifest.claims
-    estimates = [_estimated(tables, claim) for claim in claims]
-    decided = pd.DataFrame(
-        {
-            "family": [claim.family for claim in claims],
-            "p_value": [
-                decision_p(_decision(claim, one), holds=claim.holds) for claim, one in zip(claims, estimates, strict=True)
-            ],
-        }
-    )
-    decided["p_holm"] = math.nan
-    for _, members in decided.groupby("family", sort=False):
-        decided.loc[members.index, "p_holm"] = holm(members["p_value"].to_numpy(dtype=float))
+    found = estimates(tables)
+    p_values = np.array([decision_p(_decision(*pair), holds=pair[0].holds) for pair in zip(claims, found, strict=True)])
+    families = np.array([claim.family for claim in claims])
+    corrected = np.full(len(claims), math.nan)
+    for family in dict.fromkeys(families):
+        corrected[families == family] = holm(p_values[families == family])
     rows = [
         asdict(_row(claim, estimate, p_value=float(p_value), p_holm=float(p_holm)))
-        for claim, estimate, p_value, p_holm in zip(claims, estimates, decided["p_value"], decided["p_holm"], strict=True)
+        for claim, estimate, p_value, p_holm in zip(claims, found, p_values, corrected, strict=True)
     ]
     return pd.DataFrame(rows, columns=list(ClaimRow.__dataclass_fields__))
+
+
+def estimates(tables: Tables) -> list[Estimate]:
+    """Return the estimate of every claim; that of a claim which its estimator rejects is NaN and says why in its text."""
+    return [_estimated(tables, claim) for claim in tables.manifest.claims]
 
 
 def verdict(claim: Claim, estimate: Estimate, *, p_holm: float) -> str:

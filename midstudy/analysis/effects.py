@@ -6,8 +6,9 @@ Arms are paired with the reference of the same `match` factors and seeds; a miss
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,8 +51,17 @@ class Cell:
     """Arms that differ in their seeds alone, and the reference of each."""
 
     factors: Mapping[str, Value]
-    arms: pd.DataFrame
-    references: pd.DataFrame
+    table: pd.DataFrame
+    arm_rows: tuple[int, ...]
+    reference_rows: tuple[int, ...]
+
+    @cached_property
+    def arms(self) -> pd.DataFrame:
+        return self.table.iloc[list(self.arm_rows)]
+
+    @cached_property
+    def references(self) -> pd.DataFrame:
+        return self.table.iloc[list(self.reference_rows)]
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.factors.items())
@@ -59,15 +69,18 @@ class Cell:
 
 def cells(tables: Tables, comparison: ComparisonEntry) -> Iterator[Cell]:
     """The cells of a comparison in the order of its arms."""
-    arms = tables.arms.iloc[list(comparison.arms)]
-    references = tables.arms.iloc[list(comparison.references)]
-    names = cell_factors(tables)
-    for rows in _split(arms, names):
-        factors = {name: rows[name].iloc[0] for name in names}
-        agrees = np.ones(len(references), dtype=bool)
-        for name in comparison.match:
-            agrees &= (references[name] == factors[name]).to_numpy()
-        yield Cell(factors, rows, references[agrees])
+    # Plain dictionaries: grouping the table by its factors takes pandas a hundred times as long.
+    names, arms = cell_factors(tables), tables.manifest.arms
+    members: dict[tuple[Value, ...], list[int]] = {}
+    for row in comparison.arms:
+        members.setdefault(tuple(arms[row].factors[name] for name in names), []).append(row)
+    references: dict[tuple[Value, ...], list[int]] = {}
+    for row in comparison.references:
+        references.setdefault(tuple(arms[row].factors[name] for name in comparison.match), []).append(row)
+    for values, rows in members.items():
+        factors = dict(zip(names, values, strict=True))
+        matching = references.get(tuple(factors[name] for name in comparison.match), [])
+        yield Cell(factors, tables.arms, tuple(rows), tuple(matching))
 
 
 def cell_factors(tables: Tables) -> list[str]:
@@ -119,14 +132,6 @@ def _with_moderated(table: pd.DataFrame) -> pd.DataFrame:
     nums = table["num_seeds"].to_numpy(dtype=np.int64)
     intervals = moderated_intervals(means, nums * errors**2, nums)
     return table.assign(**dict(zip(MODERATED_COLUMNS, intervals.T, strict=True)))
-
-
-def _split(arms: pd.DataFrame, names: Sequence[str]) -> Iterator[pd.DataFrame]:
-    if not names:
-        yield arms
-        return
-    for _, rows in arms.groupby(list(names), sort=False, dropna=False):
-        yield rows
 
 
 def _ordered(found: Iterator[Cell], along: str | None) -> list[Cell]:

@@ -46,23 +46,24 @@ def new(options: Namespace) -> int:
 
 def plan(options: Namespace) -> int:
     """Print what a study would run and what it would cost."""
-    from midstudy.plan.summary import plan_facts, plan_text
+    from midstudy.run.described import plan_facts, plan_text
     from midstudy.run.study import forecast_s
 
     root = Path(options.store)
-    planned = _plan(options, Store.open(root) if os.path.lexists(root / "store.json") else None)
+    store = Store.open(root) if os.path.lexists(root / "store.json") else None
+    planned = _plan(options, store)
     wall_s = forecast_s(planned)
     print(
-        json.dumps(plan_facts(planned, forecast_s=wall_s), indent=1)
+        json.dumps(plan_facts(planned, store, forecast_s=wall_s), indent=1)
         if options.json
-        else plan_text(planned, forecast_s=wall_s)
+        else plan_text(planned, store, forecast_s=wall_s)
     )
     return 0
 
 
 def run(options: Namespace) -> int:
     """Run a study: its stages, its tables and its report."""
-    from midstudy.plan.summary import plan_text
+    from midstudy.run.described import plan_text
     from midstudy.run.study import begin, command_line, forecast_s
 
     where = _place(options)
@@ -73,7 +74,7 @@ def run(options: Namespace) -> int:
     planned = _plan(options, existing, where)
     command = command_line(options.experiment, data=options.data, settings=options.settings)
     store = begin(root, planned, where, command=command, max_gpu_hours=options.max_gpu_hours)
-    print(plan_text(planned, forecast_s=forecast_s(planned, where)), flush=True)
+    print(plan_text(planned, store, forecast_s=forecast_s(planned, where)), flush=True)
     if options.detach:
         return _detach(store, planned.study.name, where, options)
     return _run_stages(store, planned.study.name, planned.stages, where, options.tracking_uri)

@@ -29,8 +29,8 @@ from midstudy.flows.killed_run import WAITING, KilledRunGuard
 from midstudy.flows.study_flow import ended_state
 from midstudy.flows.view import PrefectView
 from midstudy.plan.experiment import study_parameters
-from midstudy.plan.summary import plan_text
 from midstudy.run.conduct import DetachedError, run_study
+from midstudy.run.described import plan_text
 from midstudy.run.study import answer, begin, command_line, forecast_s, place, plan_experiment, write_report
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
@@ -186,7 +186,7 @@ def _run(experiment: Path, data: tuple[str, ...], machine: Machine) -> State[Any
         plan = plan_experiment(shown, Store.open_existing(root), data=sources, settings=settings, where=where)
         command = command_line(shown, data=sources, settings=settings)
         store = begin(root, plan, where, command=command, max_gpu_hours=machine.max_gpu_hours)
-        logger.info("%s\n%s", command, plan_text(plan, forecast_s=forecast_s(plan, where)))
+        logger.info("%s\n%s", command, plan_text(plan, store, forecast_s=forecast_s(plan, where)))
         manifest = load(store, plan.study.name)
         with KilledRunGuard(runtime.flow_run.id):
             summary = run_study(

@@ -160,7 +160,8 @@ def plan_experiment(
 
     Raises:
         RecipeError: a field of the study is wrong.
-        ValueError: the experiment file itself raises, or an evaluation's split is empty.
+        ValueError: the experiment file itself raises, an evaluation's split is empty, or a claim cannot be judged on this
+            grid, for example because it selects several cells where its estimator takes one.
         StoreError: the store cannot be read.
     """
     from midstudy.data.source import require_rows
@@ -168,6 +169,7 @@ def plan_experiment(
     from midstudy.plan.device import CPU_CORE, DEVICES, H100
     from midstudy.plan.experiment import load_study
     from midstudy.plan.left_out import left_out_of
+    from midstudy.plan.manifest import manifest_of
     from midstudy.plan.planner import make_plan
     from midstudy.plan.published import PublishedStates, published_states
     from midstudy.recipe.data import Task
@@ -192,6 +194,10 @@ def plan_experiment(
         )
 
     plan = plan_at(throughput)
+    if study.claims:
+        from midstudy.analysis.rehearsal import rehearse
+
+        rehearse(manifest_of(plan, command=""))
     if processor is not None and priced is CPU_CORE and price_on is None and plan.workloads:
         calibrated = _calibrated(replace(throughput, emulates_bfloat16=not processor.has_bfloat16), plan, where)
         plan = plan_at(calibrated) if calibrated.calibrated else replace(plan, throughput=calibrated)
