@@ -153,6 +153,8 @@ def _unpaired(tables: Tables, cell: Cell, column: str) -> list[pd.DataFrame]:
     seeds = tables.manifest.seeds
     reference = dict(zip(seed_values(cell.references, seeds), cell.references[column].notna(), strict=True))
     runs = list(seed_values(cell.arms, seeds))
+    if finished.all() and all(reference.get(run, False) for run in runs):
+        return []
     orphans = cell.arms[finished & np.array([run not in reference for run in runs], dtype=bool)]
     if len(orphans):
         first = orphans.iloc[0]

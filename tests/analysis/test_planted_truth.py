@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 import pytest
 from builders.planted_truth import (
     ALLOWANCE,
@@ -26,8 +27,11 @@ from builders.planted_truth import (
 from scipy import stats
 
 from midstudy.analysis.claims import judge
-from midstudy.analysis.effects import effects
+from midstudy.analysis.effects import cells, paired
 from midstudy.analysis.other_items import crossed_interval
+from midstudy.analysis.pairs import summarise
+from midstudy.analysis.tables import Tables
+from midstudy.analysis.variance import moderated_intervals
 
 pytestmark = pytest.mark.slow
 
@@ -62,13 +66,24 @@ def run() -> Run:
         found.has_false_verdict[scenario].append(any(map(is_false, CLAIMS, study.truths, verdicts)))
         for index, verdict in enumerate(verdicts):
             found.verdicts[scenario, index][verdict] += 1
-        table = effects(study.tables, study.tables.manifest.comparison("main"), "loss").table
-        for row in table.itertuples():
-            truth = study.gain(str(row.mix), str(row.task))
-            cell = f"{row.mix} on {row.task}"
-            found.covered[f"effect: {cell}"].append(row.ci_low <= truth <= row.ci_high)
-            found.moderated[cell].append(row.moderated_ci_low <= truth <= row.moderated_ci_high)
+        table = main_effects(study.tables)
+        for (_, row), (low, high) in zip(table.iterrows(), moderated(table), strict=True):
+            truth = study.gain(row["mix"], row["task"])
+            cell = f"{row['mix']} on {row['task']}"
+            found.covered[f"effect: {cell}"].append(row["ci_low"] <= truth <= row["ci_high"])
+            found.moderated[cell].append(low <= truth <= high)
     return found
+
+
+def main_effects(tables: Tables) -> pd.DataFrame:
+    """The plain effects of the main comparison, in half the time of `effects`, which also lists what is missing."""
+    found = cells(tables, tables.manifest.comparison("main"))
+    return pd.DataFrame([{**one.factors, **summarise(paired(tables, one.arms, one.references, "loss"))} for one in found])
+
+
+def moderated(table: pd.DataFrame) -> np.ndarray:
+    nums = table["num_seeds"].to_numpy()
+    return moderated_intervals(table["difference"].to_numpy(), nums * table["standard_error"].to_numpy() ** 2, nums)
 
 
 def test_every_interval_that_a_verdict_rests_on_covers_93_to_97_percent(run: Run) -> None:
@@ -93,7 +108,7 @@ def test_clear_effects_are_found(run: Run) -> None:
     shares = {CLAIMS[index].text: run.verdicts["mixed", index] for index in clear}
     print("\nverdicts on clear effects", shares)
     for index, expected in clear.items():
-        assert run.verdicts["mixed", index][expected] > 0.5 * run.verdicts["mixed", index].total() / 2, CLAIMS[index].text
+        assert run.verdicts["mixed", index][expected] > run.verdicts["mixed", index].total() / 2, CLAIMS[index].text
 
 
 def test_moderated_intervals_print_their_coverage(run: Run) -> None:
@@ -107,7 +122,7 @@ def test_moderated_intervals_print_their_coverage(run: Run) -> None:
 def test_intervals_over_seeds_and_items_print_their_coverage(kind: str, num_seeds: int) -> None:
     rng = np.random.default_rng(num_seeds)
     hits = []
-    for number in range(400):
+    for number in range(250):
         items = planted_items(rng, num_seeds=num_seeds, sds_nats=ITEM_SDS_NATS[kind])
         found = crossed_interval(
             items.differences_nats, items.target_tokens, items.clusters, random_seed=number, num_resamples=1_000

@@ -157,7 +157,8 @@ def _study(num_seeds: int) -> Tables:
         {"name": "main", "arms": {"mix": ("code", "math", "web"), "weight": 0.2}, **control},
         {"name": "weights", "arms": {"mix": "code", "task": "a"}, "along": "weight", **control},
     ]
-    return tables_of(rows, comparisons, columns={"loss": "lower"}, claims=CLAIMS)
+    tables = tables_of(rows, comparisons, columns={"loss": "lower"}, claims=CLAIMS)
+    return replace(tables, arms=tables.arms[list(rows[0])])
 
 
 def planted_study(rng: np.random.Generator, gains: Mapping[Cell, float], *, num_seeds: int) -> Planted:
