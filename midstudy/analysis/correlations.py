@@ -1,84 +1,69 @@
-"""Correlation of proximity with improvement over pairs of a mix and a task, with its sensitivity to single pairs.
+"""How well proximity advantage predicts relative improvement, over all pairs of a mix and a task and within tasks.
 
-Pearson's r of proximity advantage with relative improvement over the arms of a comparison (arXiv 2510.14865). A few pairs of
-a mix and the task that it was made for can determine r, so the row also has Spearman's rho, the leave-one-out range, r of
-the unmatched pairs, r without the best pair, and a bootstrap over pairs. Pairs share mixes, tasks and a reference, so they
-are not independent; the intervals assume independence and are too narrow.
+Pearson's r over the pairs is the figure of arXiv 2510.14865. Pairs share mixes and tasks, so its interval resamples mixes
+and tasks (`pigeonhole`) and its p values relabel them (`qap`). Because a single mix or task can determine r, the row has its
+range with each left out. What a user needs, the order of mixes for one task, is `within_task`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from midstudy.analysis.intervals import CONFIDENCE, MIN_PAIRS_OF_A_CORRELATION, fisher_interval
-
-MEASURES = ("combined", "cosine", "jaccard", "js")
-BOOTSTRAP_RESAMPLES = 10_000
-BOOTSTRAP_SEED = 20251014
+from midstudy.analysis.crossed import Crossed, crossed
+from midstudy.analysis.mix_task import MEASURES, replicates
+from midstudy.analysis.pigeonhole import pigeonhole
+from midstudy.analysis.qap import partial_qap, qap
+from midstudy.analysis.within_task import rank_within_tasks, regret_at_1, replicate_agreement
 
 CORRELATION_COLUMNS = [
     "measure",
-    "n_pairs",
+    "num_pairs",
+    "num_mixes",
+    "num_tasks",
     "r",
     "ci_low",
     "ci_high",
+    "num_degenerate",
     "p_value",
+    "num_relabellings",
     "spearman_rho",
     "spearman_p",
-    "leave_one_out_low",
-    "leave_one_out_low_without",
-    "leave_one_out_high",
-    "leave_one_out_high_without",
-    "n_unmatched",
-    "r_unmatched",
-    "best_pair",
-    "r_without_best_pair",
-    "bootstrap_low",
-    "bootstrap_high",
+    *(
+        f"without_{kind}_{end}{what}"
+        for kind in ("mix", "task", "pair")
+        for end in ("low", "high")
+        for what in ("", "_name")
+    ),
+    "rank_rho",
+    "rank_p",
+    "rank_p_labels",
+    "num_ranked_tasks",
+    "ceiling_rho",
+    "num_ceiling_tasks",
+    "regret_points",
+    "num_named",
+    "num_regret_tasks",
+    "partial_r",
+    "partial_p",
     "reason",
 ]
-
-
-def with_proximity(effects: pd.DataFrame, proximity: pd.DataFrame, *, factors: Sequence[str], task: str) -> pd.DataFrame:
-    """Return the rows of `Effects.table` with their proximity advantages `pa_*`.
-
-    Args:
-        proximity: as `tables.similarity_tables` returns it.
-        factors: the factors that tell the mixes apart, columns of both tables.
-        task: the factor of the arms that names the task.
-
-    Raises:
-        ValueError: a mix and task has no proximity advantage, or several; the message names the arm.
-    """
-    columns = [f"pa_{measure}" for measure in MEASURES]
-    known: dict[tuple[Any, ...], list[pd.Series]] = {}
-    for _, row in proximity.iterrows():
-        known.setdefault((*(row[name] for name in factors), row["task"]), []).append(row)
-    joined = effects.reset_index(drop=True)
-    found = []
-    for _, row in joined.iterrows():
-        rows = known.get((*(row[name] for name in factors), row[task]), [])
-        if len(rows) != 1 or rows[0][columns].isna().any():
-            label = ", ".join(f"{name} {row[name]}" for name in (*factors, task))
-            raise ValueError(
-                f"{label}: expected one mix with a proximity advantage, got {len(rows)}; add it to Study(mixes=...)"
-            )
-        found.append([float(rows[0][column]) for column in columns])
-    return joined.assign(**dict(zip(columns, np.array(found, dtype=float).reshape(-1, len(columns)).T, strict=True)))
 
 
 def correlations(pairs: pd.DataFrame, *, measure: str = "combined", by: str | None = None) -> pd.DataFrame:
     """Correlate proximity advantage with relative improvement: one row per value of column `by`, or one for all pairs.
 
-    `pairs` has the columns pair (its name), matched (True if the mix was made for the task), pa_* and relative_improvement.
-    A value that cannot be computed (fewer than four pairs, no variation) is NaN and `reason` says why, so that a study in
-    progress has a report.
+    A value that cannot be computed is NaN and `reason` says why, so that a study in progress has a report.
+
+    Args:
+        pairs: as `mix_task.mix_task_pairs` returns it; pairs without an improvement are left out.
+
+    Raises:
+        ValueError: the measure is unknown, or a mix and task has several rows.
     """
     if measure not in MEASURES:
         raise ValueError(f"measure: expected one of {', '.join(MEASURES)}, got '{measure}'")
@@ -91,85 +76,81 @@ def correlations(pairs: pd.DataFrame, *, measure: str = "combined", by: str | No
 
 
 def correlate_pairs(pairs: pd.DataFrame, *, x: str, y: str) -> dict[str, Any]:
-    """Correlate two columns; returns the entries of `CORRELATION_COLUMNS` after measure."""
-    xs, ys = pairs[x].to_numpy(dtype=float), pairs[y].to_numpy(dtype=float)
-    names = pairs["pair"].tolist()
-    unmatched = ~pairs["matched"].to_numpy(dtype=bool)
-    reasons: dict[str, str] = {}
+    """Correlate two columns; returns the entries of `CORRELATION_COLUMNS` after measure.
 
-    r, p_value, reasons["r"] = _pearson(xs, ys)
-    rho, rho_p = _spearman(xs, ys)
-    low, high = fisher_interval(r, xs.size)
-    r_unmatched, _, reasons["unmatched pairs"] = _pearson(xs[unmatched], ys[unmatched])
-
-    left_out: Mapping[str, float] = {
-        name: _pearson(np.delete(xs, index), np.delete(ys, index))[0] for index, name in enumerate(names)
+    r, `ci_low` and `ci_high` (95 % pigeonhole interval), `p_value` and `spearman_p` (two-sided QAP); the range of r without
+    one mix, task or pair, and the name of what is left out; `rank_*`, `ceiling_rho` and `regret_points` (in points of
+    percent) as in `within_task`; `partial_*`, the correlation given the mix's dose.
+    """
+    table = crossed(pairs, x=x, y=y)
+    pearson, spearman, resamples = qap(table), qap(table, by_rank=True), pigeonhole(table)
+    low, high = resamples.interval()
+    ranking, regret = rank_within_tasks(table), regret_at_1(table)
+    ceiling = replicate_agreement([_on(table, pairs, name) for name in replicates(pairs)])
+    partial = partial_qap(table, _doses(table, pairs))
+    unmeasured = int(pairs[y].isna().sum())
+    reasons = {
+        "pairs": f"{unmeasured} of {len(pairs)} are not finished" if unmeasured else "",
+        "r": table.undefined(),
+        "interval and p": "" if table.undefined() else table.uncrossed(),
+        "rank within tasks": ranking.reason,
+        "agreement of seeds": ceiling.reason,
+        "r given dose": partial.reason if not table.undefined() else "",
     }
-    defined = {name: value for name, value in left_out.items() if not math.isnan(value)}
-    lowest = min(defined, key=defined.__getitem__, default="")
-    highest = max(defined, key=defined.__getitem__, default="")
-    if not defined:
-        reasons["leave one out"] = "no subset with a correlation"
-    best = names[int(np.argmax(ys))] if names else ""
-    bootstrap_low, bootstrap_high, reasons["bootstrap"] = _bootstrap_interval(xs, ys)
     return {
-        "n_pairs": int(xs.size),
-        "r": r,
+        "num_pairs": table.num_pairs,
+        "num_mixes": len(table.mixes),
+        "num_tasks": len(table.tasks),
+        "r": pearson.statistic,
         "ci_low": low,
         "ci_high": high,
-        "p_value": p_value,
-        "spearman_rho": rho,
-        "spearman_p": rho_p,
-        "leave_one_out_low": defined.get(lowest, math.nan),
-        "leave_one_out_low_without": lowest,
-        "leave_one_out_high": defined.get(highest, math.nan),
-        "leave_one_out_high_without": highest,
-        "n_unmatched": int(unmatched.sum()),
-        "r_unmatched": r_unmatched,
-        "best_pair": best,
-        "r_without_best_pair": left_out.get(best, math.nan),
-        "bootstrap_low": bootstrap_low,
-        "bootstrap_high": bootstrap_high,
+        "num_degenerate": resamples.num_degenerate,
+        "p_value": pearson.p_two_sided,
+        "num_relabellings": pearson.num_relabellings,
+        "spearman_rho": spearman.statistic,
+        "spearman_p": spearman.p_two_sided,
+        **_without_each(table),
+        "rank_rho": ranking.mean_rho,
+        "rank_p": ranking.p_within_tasks,
+        "rank_p_labels": ranking.p_labels,
+        "num_ranked_tasks": ranking.num_tasks,
+        "ceiling_rho": ceiling.mean_rho,
+        "num_ceiling_tasks": ceiling.num_tasks,
+        "regret_points": 100 * regret.mean,
+        "num_named": regret.num_named,
+        "num_regret_tasks": regret.num_tasks,
+        "partial_r": partial.statistic,
+        "partial_p": partial.p_two_sided,
         "reason": "; ".join(f"{what}: {why}" for what, why in reasons.items() if why),
     }
 
 
-def _pearson(xs: NDArray[np.float64], ys: NDArray[np.float64]) -> tuple[float, float, str]:
-    """Return r, its two-sided p and, if they are NaN, the reason."""
-    if xs.size < MIN_PAIRS_OF_A_CORRELATION:
-        return math.nan, math.nan, f"expected at least {MIN_PAIRS_OF_A_CORRELATION} pairs, got {xs.size}"
-    for name, values in (("proximity advantage", xs), ("relative improvement", ys)):
-        if _is_constant(values):
-            return math.nan, math.nan, f"{name} does not vary"
-    from scipy import stats
-
-    result = stats.pearsonr(xs, ys)
-    return float(result.statistic), float(result.pvalue), ""
-
-
-def _spearman(xs: NDArray[np.float64], ys: NDArray[np.float64]) -> tuple[float, float]:
-    if xs.size < MIN_PAIRS_OF_A_CORRELATION or _is_constant(xs) or _is_constant(ys):
-        return math.nan, math.nan
-    from scipy import stats
-
-    result = stats.spearmanr(xs, ys)
-    return float(result.statistic), float(result.pvalue)
+def _without_each(table: Crossed) -> dict[str, float | str]:
+    everything = slice(None)
+    left_out = {
+        "mix": {name: table.without(index, everything).r() for index, name in enumerate(table.mixes)},
+        "task": {name: table.without(everything, index).r() for index, name in enumerate(table.tasks)},
+        "pair": {
+            f"{table.mixes[mix]} → {table.tasks[task]}": table.without(mix, task).r()
+            for mix, task in np.argwhere(table.is_pair)
+        },
+    }
+    ends: tuple[tuple[str, Callable[..., str]], ...] = (("low", min), ("high", max))
+    found: dict[str, float | str] = {}
+    for kind, values in left_out.items():
+        defined = {name: r for name, r in values.items() if not math.isnan(r)}
+        for end, extreme in ends:
+            name = extreme(defined, key=defined.__getitem__, default="")
+            found |= {f"without_{kind}_{end}": defined.get(name, math.nan), f"without_{kind}_{end}_name": name}
+    return found
 
 
-def _bootstrap_interval(xs: NDArray[np.float64], ys: NDArray[np.float64]) -> tuple[float, float, str]:
-    """Return the 95 % percentile bootstrap interval of r over pairs; resamples without variation are dropped."""
-    if math.isnan(_pearson(xs, ys)[0]):
-        return math.nan, math.nan, "r is not defined"
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
-    draws = generator.integers(0, xs.size, size=(BOOTSTRAP_RESAMPLES, xs.size))
-    draws = draws[(np.ptp(xs[draws], axis=1) > 0) & (np.ptp(ys[draws], axis=1) > 0)]
-    x = xs[draws] - xs[draws].mean(axis=1, keepdims=True)
-    y = ys[draws] - ys[draws].mean(axis=1, keepdims=True)
-    r = (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.clip(r, -1.0, 1.0), [tail, 1 - tail])
-    return float(low), float(high), ""
+def _on(table: Crossed, pairs: pd.DataFrame, column: str) -> np.ndarray:
+    """Return another column of the pairs, mixes × tasks of the table."""
+    values = pairs.pivot(index="mix_label", columns="task_label", values=column)
+    return values.reindex(index=list(table.mixes), columns=list(table.tasks)).to_numpy(dtype=float)
 
 
-def _is_constant(values: NDArray[np.float64]) -> bool:
-    return bool(np.ptp(values) <= 1e-12 * max(float(np.abs(values).max()), 1e-300))
+def _doses(table: Crossed, pairs: pd.DataFrame) -> np.ndarray:
+    """Return the dose of every mix, the mean over its pairs; NaN where it is not known."""
+    return pairs.groupby("mix_label")["dose"].mean().reindex(list(table.mixes)).to_numpy(dtype=float)

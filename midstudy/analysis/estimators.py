@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from midstudy.analysis.correlations import correlations, with_proximity
+from midstudy.analysis.crossed import crossed
 from midstudy.analysis.decisions import ALPHA, Decision, for_all, t_decision
-from midstudy.analysis.effects import Cell, cell_factors, cells, effects, paired
+from midstudy.analysis.effects import Cell, cell_factors, cells, paired
 from midstudy.analysis.intervals import MeanInterval, mean_interval
+from midstudy.analysis.mix_task import MEASURES, mix_task_pairs
 from midstudy.analysis.pairs import summarise
 from midstudy.analysis.phrases import (
     RELATIVE,
@@ -31,6 +32,8 @@ from midstudy.analysis.phrases import (
     unit_of,
     with_interval,
 )
+from midstudy.analysis.pigeonhole import Pigeonhole, pigeonhole
+from midstudy.analysis.qap import PermutationTest, qap
 from midstudy.analysis.tables import Tables
 from midstudy.recipe.factors import selects
 from midstudy.recipe.manifest import ComparisonEntry
@@ -54,6 +57,8 @@ class Estimate:
     low: float = math.nan
     high: float = math.nan
     p_value: float = math.nan
+    p_holds: float = math.nan
+    p_fails: float = math.nan
     unit: str
     text: str = NOT_MEASURED
     is_exact: bool = False
@@ -151,32 +156,57 @@ def all_within(tables: Tables, claim: Claim) -> Estimate:
 
 
 def correlation(tables: Tables, claim: Claim) -> Estimate:
-    """Pearson's r of proximity advantage with relative improvement over the selected cells, with Fisher's interval.
+    """Pearson's r of proximity advantage with relative improvement over the selected cells, pairs of a mix and a task.
+
+    The 95 % interval is that of the pigeonhole bootstrap over mixes and tasks. `p_value` is two-sided by QAP; so are the
+    one-sided p values for a margin of 0. Those for another margin are shares of the bootstrap's resamples. Without three
+    mixes, two tasks and a pair with two seeds there is a value and no interval.
 
     Options: measure (default "combined"), task, the factor that names an arm's task (default "task").
     """
     comparison = tables.manifest.comparison(claim.comparison)
-    task = str(claim.options.get("task", "task"))
-    table = effects(tables, comparison, claim.column).table
-    table = table[[selects(claim.arms, dict(row)) for _, row in table.iterrows()]]
-    if tables.proximity is None or table.empty:
+    pairs = mix_task_pairs(tables, comparison, claim.column, task=str(claim.options.get("task", "task")))
+    if pairs is not None:
+        pairs = pairs[[selects(claim.arms, dict(row)) for _, row in pairs.iterrows()]]
+    if pairs is None or pairs["relative_improvement"].isna().all():
         return Estimate(unit="r")
-    factors = list(dict.fromkeys(name for mix in tables.manifest.mixes for name in mix.factors))
-    pairs = with_proximity(table, tables.proximity, factors=factors, task=task)
-    names = pairs[[*factors, task]].astype(str).agg(" ".join, axis=1)
-    pairs = pairs.assign(pair=names, matched=False)
-    row = correlations(pairs, measure=str(claim.options.get("measure", "combined"))).iloc[0]
-    if math.isnan(row["r"]):
-        return Estimate(unit="r", text=row["reason"])
-    text = f"r = {row['r']:.2f} (95 % interval {row['ci_low']:.2f} to {row['ci_high']:.2f}, {row['n_pairs']} pairs)"
+    measure = str(claim.options.get("measure", "combined"))
+    if measure not in MEASURES:
+        raise ValueError(f"measure: expected one of {', '.join(MEASURES)}, got {measure!r}")
+    table = crossed(pairs, x=f"pa_{measure}", y="relative_improvement")
+    undefined = table.undefined()
+    if undefined:
+        return Estimate(unit="r", text=f"no correlation: {undefined}")
+    sizes = f"{table.num_pairs} pairs, {len(table.mixes)} mixes, {len(table.tasks)} tasks"
+    is_replicated = bool((pairs["num_seeds"] > 1).any())
+    untested = table.uncrossed() or ("" if is_replicated else "expected a pair with at least two seeds, got one seed")
+    if untested:
+        return Estimate(value=table.r(), unit="r", text=f"r = {table.r():.2f} (no interval: {untested}; {sizes})")
+    test, resamples = qap(table), pigeonhole(table)
+    low, high = resamples.interval()
+    p_holds, p_fails = _decision_of_correlation(test, resamples, claim)
     return Estimate(
-        value=float(row["r"]),
-        low=float(row["ci_low"]),
-        high=float(row["ci_high"]),
-        p_value=float(row["p_value"]),
+        value=table.r(),
+        low=low,
+        high=high,
+        p_value=test.p_two_sided,
+        p_holds=p_holds,
+        p_fails=p_fails,
         unit="r",
-        text=text,
+        text=f"r = {table.r():.2f} (95 % interval {low:.2f} to {high:.2f} over mixes and tasks, {sizes}; "
+        f"QAP p = {test.p_two_sided:.2g})",
     )
+
+
+def _decision_of_correlation(test: PermutationTest, resamples: Pigeonhole, claim: Claim) -> tuple[float, float]:
+    """Return the one-sided p values of the claim and of its contrary."""
+    margin = claim.margin
+    if claim.holds == "within":  # equivalence needs both sides; the contrary is either of them, by Bonferroni
+        holds = max(resamples.p_above(-margin), resamples.p_below(margin))
+        return holds, min(1.0, 2 * min(resamples.p_above(margin), resamples.p_below(-margin)))
+    above = test.p_greater if margin == 0 else resamples.p_above(margin)
+    below = test.p_less if margin == 0 else resamples.p_below(margin)
+    return (above, below) if claim.holds == "above" else (below, above)
 
 
 def trend(tables: Tables, claim: Claim) -> Estimate:

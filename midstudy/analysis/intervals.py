@@ -1,4 +1,4 @@
-"""Small-sample statistics: t-intervals of paired differences, Holm's correction, Fisher's interval of a correlation."""
+"""Small-sample statistics: t-intervals of paired differences, Holm's correction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
-MIN_PAIRS_OF_A_CORRELATION = 4  # Fisher's z has standard error 1/sqrt(n - 3)
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,3 @@ def holm(p_values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]
     factors = np.arange(order.size, 0, -1)
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(factors * p[order]))
     return corrected
-
-
-def fisher_interval(r: float, n: int) -> tuple[float, float]:
-    """95 % interval of Pearson's r over n independent pairs by Fisher's z = artanh r, standard error 1/√(n−3).
-
-    NaN for fewer than four pairs or an undefined r.
-    """
-    if n < MIN_PAIRS_OF_A_CORRELATION or math.isnan(r):
-        return math.nan, math.nan
-    if abs(r) >= 1.0:
-        return r, r
-    from scipy import stats
-
-    half_width = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) / math.sqrt(n - 3)
-    return math.tanh(math.atanh(r) - half_width), math.tanh(math.atanh(r) + half_width)

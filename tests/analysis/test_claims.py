@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from builders.analysis_tables import ADVANTAGES, KNOWN_EFFECTS, KNOWN_VARIANTS, bridging_tables, tables_of
+from builders.analysis_tables import KNOWN_EFFECTS, KNOWN_VARIANTS, bridging_tables, tables_of
+from builders.crossed_tables import planted, study_of
 from scipy import stats
 
 from midstudy.analysis.claims import judge, verdict
 from midstudy.analysis.estimators import ESTIMATORS, Estimate, find_estimator
+from midstudy.analysis.pigeonhole import pigeonhole
+from midstudy.analysis.qap import qap
 from midstudy.analysis.tables import Tables
 from midstudy.recipe.study import Claim
 
@@ -143,24 +147,69 @@ def test_all_within_is_undecided_where_one_is_unfinished() -> None:
     assert judged(claim("all_within", **WITHIN), unfinished=[{"mix": "math"}])["verdict"] == "inconclusive"
 
 
-def test_a_correlation_has_fishers_interval() -> None:
-    row = judged(claim("correlation"))
-    gains = [
-        sum(gain / (base + offset) for gain, offset in zip(KNOWN_EFFECTS[pair], (0.002, 0.032, -0.018), strict=True)) / 3
-        for pair in ADVANTAGES
-        for base in [4.8 if pair[1] == "pycode" else 4.0]
-    ]
-    r = stats.pearsonr(list(ADVANTAGES.values()), gains)
-    interval = r.confidence_interval(0.95)
-    assert row["value"] == pytest.approx(r.statistic)
-    assert (row["low"], row["high"]) == (pytest.approx(interval.low), pytest.approx(interval.high))
-    assert row["verdict"] == "yes"
+def test_a_correlation_has_the_interval_and_the_p_values_of_crossed_pairs() -> None:
+    table = planted(np.random.default_rng(2), 5, 4, r=0.9)
+    one = claim("correlation")
+    found = ESTIMATORS["correlation"](study_of(table), one)
+    test = qap(table)
+    assert found.value == pytest.approx(stats.pearsonr(table.x.ravel(), table.y.ravel()).statistic)
+    assert (found.low, found.high) == pytest.approx(pigeonhole(table).interval())
+    assert (found.p_value, found.p_holds, found.p_fails) == pytest.approx((test.p_two_sided, test.p_greater, test.p_less))
+    assert re.fullmatch(
+        r"r = 0\.\d\d \(95 % interval 0\.\d\d to 0\.\d\d over mixes and tasks, 20 pairs, 5 mixes, 4 tasks; QAP p = 0\.\d+\)",
+        found.text,
+    )
+    opposite = ESTIMATORS["correlation"](study_of(table), claim("correlation", holds="below"))
+    assert (opposite.p_holds, opposite.p_fails) == (found.p_fails, found.p_holds)
 
 
-def test_a_correlation_of_few_pairs_is_not_defined() -> None:
-    row = judged(claim("correlation", arms={"task": "pycode"}))
+def test_another_margin_of_a_correlation_is_decided_by_the_resamples() -> None:
+    table = planted(np.random.default_rng(2), 5, 4, r=0.9)
+    resamples = pigeonhole(table)
+
+    def p_values(holds: str, margin: float) -> tuple[float, float]:
+        found = ESTIMATORS["correlation"](study_of(table), claim("correlation", holds=holds, margin=margin))
+        return found.p_holds, found.p_fails
+
+    above, below = resamples.p_above(0.5), resamples.p_below(0.5)
+    assert p_values("above", 0.5) == pytest.approx((above, below))
+    assert p_values("below", 0.5) == pytest.approx((below, above))
+    holds, fails = p_values("within", 0.5)
+    assert holds == pytest.approx(max(resamples.p_above(-0.5), below))
+    assert fails == pytest.approx(min(1.0, 2 * min(above, resamples.p_below(-0.5))))
+
+
+@pytest.mark.parametrize(
+    ("mixes", "tasks", "seeds", "reason"),
+    [
+        (2, 3, (0, 1, 2), "expected at least 3 mixes, got 2"),
+        (5, 1, (0, 1, 2), "expected at least 2 tasks, got 1"),
+        (5, 4, (0,), "expected a pair with at least two seeds, got one seed"),
+    ],
+)
+def test_a_correlation_over_too_little_decides_nothing(mixes: int, tasks: int, seeds: tuple[int, ...], reason: str) -> None:
+    table = planted(np.random.default_rng(2), mixes, tasks, r=0.99)
+    (row,) = (row for _, row in judge(study_of(table, seeds=seeds, claims=[claim("correlation")])).iterrows())
     assert row["verdict"] == "inconclusive"
-    assert "expected at least 4 pairs, got 3" in row["ours"]
+    assert reason in row["ours"]
+    assert row["value"] > 0.9
+    assert math.isnan(row["p_value"])
+
+
+def test_a_correlation_waits_for_its_pairs() -> None:
+    table = planted(np.random.default_rng(2), 5, 4, r=0.9)
+    table.y[4, 3] = math.nan
+    assert "19 pairs, 5 mixes, 4 tasks" in ESTIMATORS["correlation"](study_of(table), claim("correlation")).text
+    few = judged(claim("correlation", arms={"task": "pycode"}))
+    assert few["verdict"] == "inconclusive"
+    assert few["ours"] == "no correlation: expected at least 4 pairs, got 3"
+
+
+def test_a_correlation_over_several_arms_of_a_mix_cannot_be_judged() -> None:
+    row = judged(claim("correlation"), sizes=("micro", "small"))
+    assert row["ours"].startswith(
+        "cannot be judged: expected one arm, apart from seeds, of the mix code and the task pycode"
+    )
 
 
 def test_a_trend_is_the_slope_over_seeds() -> None:

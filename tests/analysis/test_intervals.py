@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from midstudy.analysis.intervals import fisher_interval, holm, mean_interval
+from midstudy.analysis.intervals import holm, mean_interval
 
 losses = st.lists(st.tuples(st.floats(1, 6), st.floats(1, 6)), min_size=2, max_size=8).filter(
     lambda pairs: np.std([a - b for a, b in pairs], ddof=1) > 1e-6
@@ -73,27 +73,3 @@ def test_holm_never_lowers_a_p_value_keeps_the_order_and_stays_below_bonferroni(
     assert (found <= np.minimum(1, len(p) * np.array(p)) + 1e-15).all()
     order = np.argsort(p, kind="stable")
     assert (np.diff(found[order]) >= 0).all()
-
-
-def test_fisher_interval_textbook_value() -> None:
-    # r = 0.6, n = 30: z = 0.6931 ± 1.96/√27 = 0.3159 to 1.0703.
-    assert fisher_interval(0.6, 30) == (pytest.approx(0.306, abs=5e-4), pytest.approx(0.790, abs=5e-4))
-
-
-@given(values=st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=4, max_size=20))
-def test_fisher_interval_agrees_with_scipy(values: list[tuple[float, float]]) -> None:
-    x, y = np.array(values).T
-    if x.std() < 1e-3 or y.std() < 1e-3:
-        return
-    result = stats.pearsonr(x, y)
-    if abs(result.statistic) > 0.999_999:
-        return
-    expected = result.confidence_interval(0.95)
-    found = fisher_interval(float(result.statistic), len(values))
-    assert found == (pytest.approx(expected.low, abs=1e-9), pytest.approx(expected.high, abs=1e-9))
-
-
-def test_fisher_interval_of_degenerate_values() -> None:
-    assert fisher_interval(1.0, 10) == (1.0, 1.0)
-    assert all(math.isnan(bound) for bound in fisher_interval(0.5, 3))
-    assert all(math.isnan(bound) for bound in fisher_interval(math.nan, 10))

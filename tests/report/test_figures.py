@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from builders.analysis_tables import bridging_tables, similarity_table, tables_of
+from builders.crossed_tables import planted, study_of
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -23,7 +24,7 @@ from midstudy.report.figures.runs import runs_figure
 from midstudy.report.figures.similarity import similarity_figure
 from midstudy.studies.bridging.forgetting_figure import forgetting_figure
 from midstudy.studies.bridging.proximity import proximity_pairs
-from midstudy.studies.bridging.proximity_figure import numbered, proximity_figure
+from midstudy.studies.bridging.proximity_figure import proximity_figure
 
 
 def draw(tables: Tables, name: str) -> Figure:
@@ -167,17 +168,41 @@ def test_the_similarity_matrix_prints_the_number_in_every_cell() -> None:
     assert shaded == len(printed) == 5 * 5
 
 
-def test_the_proximity_figure_shows_the_robustness_of_r_and_numbers_every_pair() -> None:
-    pairs = proximity_pairs(bridging_tables())
+def test_the_proximity_figure_names_every_pair_beside_the_robustness_of_r() -> None:
+    pairs = proximity_pairs(study_of(planted(np.random.default_rng(0), 5, 4, r=0.8), seed_sd=0.01))
     assert pairs is not None
-    row = correlations(pairs, measure="combined", by="size").iloc[0]
-    figure = proximity_figure(pairs, row)
+    figure = proximity_figure(pairs, correlations(pairs, measure="combined", by="size").iloc[0])
     heading = figure.get_suptitle()
-    assert "Pearson r" in heading
-    assert "Unmatched pairs alone" in heading
-    shown = {text for text in texts(figure) if text.isdigit()}
-    assert shown == {str(number + 1) for number in range(len(pairs))}
-    assert numbered(pairs).startswith("1 code → pycode (matched), 2 ")
+    assert "Pearson r = " in heading
+    assert "20 pairs of 5 mixes and 4 tasks" in heading
+    assert "Without one mix " in heading
+    assert {text for text in texts(figure) if "→" in text} == set(pairs["pair"])
+
+
+def test_both_panels_of_the_proximity_figure_have_intervals_where_there_are_replicates() -> None:
+    table = planted(np.random.default_rng(0), 5, 4, r=0.8)
+    table.x[0, 0] = table.y[0, 0] = 100.0  # one pair far out, so that the others need their own panel
+
+    def bars(seeds: tuple[int, ...]) -> list[int]:
+        pairs = proximity_pairs(study_of(table, seeds=seeds, seed_sd=0.01))
+        assert pairs is not None
+        figure = proximity_figure(pairs, correlations(pairs, by="size").iloc[0])
+        return [sum(line.get_linewidth() == 2.2 for line in axes.lines) for axes in figure.axes]
+
+    whole, enlarged = bars((0, 1, 2))
+    assert whole == 20
+    assert 10 <= enlarged < 20
+    assert bars((0,)) == [0, 0]
+
+
+def test_the_proximity_figure_of_a_study_in_progress_shows_finished_pairs() -> None:
+    table = planted(np.random.default_rng(0), 5, 4, r=0.8)
+    table.y[2, 1] = np.nan
+    pairs = proximity_pairs(study_of(table))
+    assert pairs is not None
+    figure = proximity_figure(pairs, correlations(pairs, by="size").iloc[0])
+    assert "All 19 pairs" in texts(figure)
+    assert "mix2 → task1" not in texts(figure)
 
 
 def test_forgetting_has_a_line_for_every_trunk_seed() -> None:

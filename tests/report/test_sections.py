@@ -7,18 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from builders.analysis_tables import bridging_tables
+from builders.crossed_tables import planted, study_of
 from builders.report_study import NO_STAGES, loader_study, study_without_arms, tally, write_study
 
+from midstudy.analysis.correlations import correlations
+from midstudy.analysis.crossed import Crossed
 from midstudy.analysis.tables import Tables
 from midstudy.plan.left_out import LeftOut
 from midstudy.recipe.manifest import CountsEntry
 from midstudy.recipe.study import Claim
+from midstudy.report import numbers
 from midstudy.report.html import Html
 from midstudy.report.report import Report
 from midstudy.report.sections import claims, comparisons, curves, left_out, overview, provenance, representation, similarity
+from midstudy.studies.bridging.proximity import proximity_pairs
 from midstudy.studies.bridging.sections import forgetting, proximity
 
 SECTIONS = (
@@ -115,8 +121,64 @@ def test_the_claims_say_which_tests_decide_them_and_how_they_are_corrected(tmp_p
 def test_the_bridging_report_has_its_own_sections(report: Report) -> None:
     assert "forgotten, nats" in plain(forgetting.forgetting(report))
     text = plain(proximity.proximity(report))
-    assert "r of the unmatched pairs alone" in text
-    assert "1 code → pycode (matched)" in text
+    for expected in (
+        "QAP p",
+        "without one mix",
+        "regret",
+        "combined similarity",
+        "Jensen-Shannon similarity",
+        "Its noise ceiling",
+    ):
+        assert expected in text
+
+
+@pytest.fixture
+def leaning() -> Crossed:
+    """A table whose r rests on one mix, and in it on one task and one pair."""
+    table = planted(np.random.default_rng(5), 5, 4, r=0.3)
+    for one in (table.x, table.y):
+        one[1] += 3
+        one[1, 2] += 6
+    return table
+
+
+@pytest.mark.parametrize(("kind", "left_out"), [("mix", (1, slice(None))), ("task", (slice(None), 2)), ("pair", (1, 2))])
+def test_without_what_r_leans_on_the_first_screen_says_what_it_announced(
+    tmp_path: Path, leaning: Crossed, kind: str, left_out: tuple[Any, Any]
+) -> None:
+    pairs = proximity_pairs(study_of(leaning))
+    assert pairs is not None
+    row = correlations(pairs).iloc[0]
+    names = {"mix": "mix1", "task": "task2", "pair": "mix1 → task2"}
+    assert row[f"without_{kind}_low_name"] == names[kind]
+    announced = numbers.correlation(row[f"without_{kind}_low"])
+    assert announced != numbers.correlation(row["r"])
+    before = report_of(tmp_path / "before", study_of(leaning))
+    if kind == "pair":
+        assert f"{announced} {names[kind]}" in plain(proximity.proximity(before))
+    else:
+        assert f"one {kind} left out it is {announced} ({names[kind]})" in plain(proximity.closeness(before))
+    after = report_of(tmp_path / "after", study_of(leaning.without(*left_out)))
+    assert f"Pearson r = {announced} over" in plain(proximity.closeness(after))
+
+
+def test_the_first_screen_has_the_rank_within_tasks_beside_its_ceiling(tmp_path: Path, leaning: Crossed) -> None:
+    text = plain(proximity.closeness(report_of(tmp_path, study_of(leaning, seed_sd=0.1))))
+    assert re.search(
+        r"over 20 pairs of 5 mixes and 4 tasks \(95 % interval −?\d\.\d\d to \d\.\d\d over mixes and tasks; QAP p = ", text
+    )
+    assert re.search(
+        r"mixes rank by closeness as by gain with ρ = .*; trunk seeds agree with each other with ρ = .* \(4 tasks\)", text
+    )
+    assert re.search(r"The closest mix is the best in \d of 4 tasks, and taking it loses \d+\.\d points of percent", text)
+    alone = plain(proximity.closeness(report_of(tmp_path / "alone", study_of(leaning, seeds=(0,)))))
+    assert "how well trunk seeds agree on the rank is not known" in alone
+
+
+def test_two_mixes_have_r_without_an_interval(tmp_path: Path) -> None:
+    report = report_of(tmp_path, study_of(planted(np.random.default_rng(0), 2, 3, r=0.5)))
+    assert "without an interval (interval and p: expected at least 3 mixes, got 2" in plain(proximity.closeness(report))
+    assert proximity.proximity(report).markup
 
 
 def test_cost_shows_the_lower_bound_and_the_steps_without_sharing(report: Report) -> None:

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import pandas as pd
 
-from midstudy.analysis.correlations import with_proximity
-from midstudy.analysis.effects import effects
+from midstudy.analysis.mix_task import mix_task_pairs
 from midstudy.analysis.tables import Tables
 from midstudy.studies.bridging.grid import MATCHED
 
 
 def proximity_pairs(tables: Tables) -> pd.DataFrame | None:
-    """Return the effects of the comparison "main" on sft_loss with proximity advantages, one row per finished cell.
+    """Return the pairs of the comparison "main" with their effects on sft_loss, one row per planned cell.
 
-    Adds pa_combined, pa_cosine, pa_jaccard, pa_js, pair ('code → pycode') and matched to the columns of `Effects.table`.
-    None until the tokens of every data set are counted.
+    Adds matched (True if the mix was made for the task) to the columns of `mix_task_pairs`. None until the tokens of every
+    data set are counted.
 
     Raises:
         ValueError: the mix of an arm, named in the message, has no proximity advantage.
     """
-    if tables.proximity is None:
+    pairs = mix_task_pairs(tables, tables.manifest.comparison("main"), "sft_loss", task="task")
+    if pairs is None:
         return None
-    table = effects(tables, tables.manifest.comparison("main"), "sft_loss").table
-    pairs = with_proximity(table, tables.proximity, factors=("mix", "weight"), task="task")
-    return pairs.assign(pair=pairs["mix"].astype(str) + " → " + pairs["task"].astype(str), matched=is_matched(pairs))
-
-
-def is_matched(table: pd.DataFrame) -> pd.Series:
-    """Return for each row whether its mix was made for its task."""
-    matched = [MATCHED.get(mix) == task for mix, task in zip(table["mix"], table["task"], strict=True)]
-    return pd.Series(matched, index=table.index, dtype=bool)
+    matched = [MATCHED.get(mix) == task for mix, task in zip(pairs["mix"], pairs["task"], strict=True)]
+    return pairs.assign(matched=matched)

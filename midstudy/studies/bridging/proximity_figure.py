@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox, BboxBase
 
+from midstudy.analysis.phrases import capitalised
 from midstudy.report.cells import readable
 from midstudy.report.figures import style
-from midstudy.report.numbers import correlation, number
+from midstudy.report.numbers import correlation, number, p_value
 
 MEASURE_NAMES = {
     "combined": "combined similarity",
@@ -25,22 +29,22 @@ MEASURE_NAMES = {
 def proximity_figure(pairs: pd.DataFrame, statistics: pd.Series) -> Figure:
     """Plot all (mix, task) pairs of one size (left), and those that are close together, enlarged (right).
 
-    Every pair has a number; `numbered` gives the key. The dashed line is the least-squares line through all pairs. Bars are
-    95 % t-intervals of the improvement over trunk seeds if there are two or more; otherwise the mean is hollow. The right
-    panel has no bars, because they would be longer than the panel.
+    Every pair is named in the panel that shows it alone. The dashed line is the least-squares line through all pairs. Bars
+    are 95 % t-intervals of the improvement over trunk seeds if there are two or more; otherwise the mean is hollow. Pairs
+    without an improvement are left out.
 
     Args:
         pairs: as returned by `proximity_pairs`.
         statistics: a row of `correlations`; selects size and measure, and is shown above the panels.
     """
     measure = str(statistics["measure"])
-    here = pairs[pairs["size"] == statistics["size"]]
+    here = pairs[(pairs["size"] == statistics["size"]) & pairs["relative_improvement"].notna()]
     crowd = _crowd(here, measure=measure)
-    figure = style.new_figure(height_in=5.1)
+    figure = style.new_figure(height_in=5.4)
     whole, close = figure.subplots(1, 2)
     looks = style.looks(here["mix"])
-    _scatter(whole, here, looks, measure=measure, with_intervals=True)
-    _scatter(close, here[crowd], looks, measure=measure, with_intervals=False)
+    _scatter(whole, here, looks, measure=measure)
+    _scatter(close, here[crowd], looks, measure=measure)
     figure.suptitle(_headline(statistics), x=0.01, ha="left", fontsize=9)
     whole.set_title(f"All {len(here)} pairs", pad=23)
     close.set_title(f"The {crowd.sum()} pairs in the frame, enlarged", pad=23)
@@ -52,23 +56,10 @@ def proximity_figure(pairs: pd.DataFrame, statistics: pd.Series) -> Figure:
     frame = Rectangle((left, bottom), right - left, top - bottom, fill=False, edgecolor=style.INK, linewidth=0.8, zorder=6)
     frame.set_linestyle(":")
     whole.add_patch(frame)
-    for axes, rows in ((whole, here[~crowd]), (close, here[crowd])):
-        for index, text in _numbers(here).items():
-            if index in rows.index:
-                x, y = here.loc[index, f"pa_{measure}"], 100 * here.loc[index, "relative_improvement"]
-                axes.annotate(text, xy=(x, y), xytext=(5, 4), textcoords="offset points", fontsize=8, color=style.INK)
+    figure.draw_without_rendering()  # fixes the layout, which decides where names have room
+    for axes, shown, named in ((whole, here, here[~crowd]), (close, here[crowd], here[crowd])):
+        _name(axes, named, measure=measure, taken=_marks(axes, shown, measure=measure))
     return figure
-
-
-def numbered(pairs: pd.DataFrame) -> str:
-    """Return the key to the numbers in the figure: '1 code → pycode (matched), 2 …'."""
-    matched = pairs["matched"].map({True: " (matched)", False: ""})
-    names = [readable(name) + mark for name, mark in zip(pairs["pair"], matched, strict=True)]
-    return ", ".join(f"{text} {name}" for text, name in zip(_numbers(pairs).values(), names, strict=True))
-
-
-def _numbers(pairs: pd.DataFrame) -> dict[int, str]:
-    return {index: str(place + 1) for place, index in enumerate(pairs.index)}
 
 
 def _crowd(pairs: pd.DataFrame, *, measure: str) -> pd.Series:
@@ -91,14 +82,70 @@ def _crowd(pairs: pd.DataFrame, *, measure: str) -> pd.Series:
 def _headline(statistics: pd.Series) -> str:
     if pd.isna(statistics["r"]):
         return f"No correlation: {statistics['reason']}"
+    pairs = f"{number(statistics['num_pairs'])} pairs of {number(statistics['num_mixes'])} mixes and "
+    pairs += f"{number(statistics['num_tasks'])} tasks"
+    if pd.isna(statistics["ci_low"]):
+        return f"Pearson r = {correlation(statistics['r'])} over {pairs}, without an interval."
+    ranges = [
+        f"without one {kind} {correlation(statistics[f'without_{kind}_low'])} to "
+        f"{correlation(statistics[f'without_{kind}_high'])}"
+        for kind in ("mix", "task")
+        if pd.notna(statistics[f"without_{kind}_low"])
+    ]
     return (
-        f"Pearson r = {correlation(statistics['r'])} (95 % interval {correlation(statistics['ci_low'])} to "
-        f"{correlation(statistics['ci_high'])}, {number(statistics['n_pairs'])} pairs). Unmatched pairs alone "
-        f"{correlation(statistics['r_unmatched'])} ({number(statistics['n_unmatched'])} pairs).\n"
-        f"Without the best pair {correlation(statistics['r_without_best_pair'])}. Leave one out "
-        f"{correlation(statistics['leave_one_out_low'])} to {correlation(statistics['leave_one_out_high'])}. "
-        f"Spearman {correlation(statistics['spearman_rho'])}."
+        f"Pearson r = {correlation(statistics['r'])} over {pairs} (95 % interval {correlation(statistics['ci_low'])} to "
+        f"{correlation(statistics['ci_high'])} over both; QAP p = {p_value(statistics['p_value'])}).\n"
+        + capitalised(", ".join([*ranges, f"mean Spearman within tasks {correlation(statistics['rank_rho'])}"]))
+        + "."
     )
+
+
+def _marks(axes: Axes, rows: pd.DataFrame, *, measure: str) -> list[Bbox]:
+    """Return the boxes, in pixels, of the means and bars of these pairs."""
+    boxes = []
+    for _, row in rows.iterrows():
+        at, ends = row[f"pa_{measure}"], [row["relative_improvement"], row["relative_ci_low"], row["relative_ci_high"]]
+        places = axes.transData.transform([(at, 100 * end) for end in ends if pd.notna(end)])
+        (x, mean), low, high = places[0], places[:, 1].min(), places[:, 1].max()
+        boxes += [Bbox.from_extents(x - 6, mean - 6, x + 6, mean + 6), Bbox.from_extents(x - 2, low, x + 2, high)]
+    return boxes
+
+
+def _name(axes: Axes, rows: pd.DataFrame, *, measure: str, taken: list[Bbox]) -> None:
+    """Write a pair's name beside its point, at that of several places where it covers least of what is taken."""
+    inside = axes.get_window_extent()
+    pixels = axes.figure.dpi / 72  # of a typographic point
+    for _, row in rows.sort_values("relative_improvement", ascending=False).iterrows():
+        at = (row[f"pa_{measure}"], 100 * row["relative_improvement"])
+        text = axes.annotate(
+            readable(row["pair"]), xy=at, xytext=(0, 0), textcoords="offset points", fontsize=7, color=style.INK
+        )
+        size, (x, y) = text.get_window_extent(), axes.transData.transform(at)
+        least, place, room = math.inf, (0, 0), size
+        for right, up in _PLACES:
+            left_end = x + right * pixels - (size.width if right < 0 else 0)
+            box = Bbox.from_bounds(left_end, y + up * pixels - size.height / 2, size.width, size.height)
+            covered = sum(_overlap(box, other) for other in taken) + size.width * size.height - _overlap(box, inside)
+            if covered < least - 1e-6:
+                least, place, room = covered, (right, up), box
+        text.set(position=place, horizontalalignment="right" if place[0] < 0 else "left", verticalalignment="center")
+        taken.append(room)
+        if abs(place[1]) > 7:
+            axes.annotate("", xy=at, xytext=place, textcoords="offset points", arrowprops=_LINE)
+
+
+_PLACES = [
+    (side * right, up)
+    for right, up in ((6, 0), (4, 7), (4, -7), (8, 14), (8, -14), (10, 21), (10, -21), (12, 30), (12, -30))
+    for side in (1, -1)
+]
+"""Where a name may start, right and up from its point in typographic points, or end, if left of it; the preferred first."""
+_LINE = {"arrowstyle": "-", "color": style.MUTED, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
+
+
+def _overlap(one: BboxBase, other: BboxBase) -> float:
+    both = Bbox.intersection(one, other)
+    return 0.0 if both is None else both.width * both.height
 
 
 def _key(axes: Axes, looks: dict[str, style.Look], mixes: list[str]) -> None:
@@ -119,18 +166,17 @@ def _key(axes: Axes, looks: dict[str, style.Look], mixes: list[str]) -> None:
     )
 
 
-def _scatter(axes: Axes, rows: pd.DataFrame, looks: dict[str, style.Look], *, measure: str, with_intervals: bool) -> None:
+def _scatter(axes: Axes, rows: pd.DataFrame, looks: dict[str, style.Look], *, measure: str) -> None:
     style.zero_line(axes, vertical=False)
     style.zero_line(axes, vertical=True)
     x, y = rows[f"pa_{measure}"], 100 * rows["relative_improvement"]
     low, high = 100 * rows["relative_ci_low"], 100 * rows["relative_ci_high"]
-    style.room_for(axes, y, intervals=zip(low, high, strict=True) if with_intervals else (), vertical=True)
+    style.room_for(axes, y, intervals=zip(low, high, strict=True), vertical=True)
     left, right = style.room_for(axes, x, vertical=False)
     axes.set_xlim(left, right + 0.1 * (right - left))  # room for labels
     for mix, at, mean, bottom, top in zip(rows["mix"], x, y, low, high, strict=True):
         look = looks[str(mix)]
-        if with_intervals:
-            style.draw_interval(axes, at=at, low=bottom, high=top, colour=look.colour, vertical=True)
+        style.draw_interval(axes, at=at, low=bottom, high=top, colour=look.colour, vertical=True)
         style.draw_mean(axes, x=at, y=mean, look=look, has_interval=bool(pd.notna(bottom)))
 
 
