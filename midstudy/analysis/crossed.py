@@ -91,7 +91,7 @@ def crossed(pairs: pd.DataFrame, *, x: str, y: str) -> Crossed:
 def weighted_r(x: Matrix, y: Matrix, weights: Matrix) -> Matrix:
     """Pearson's r along the last axis with non-negative weights; NaN where a weighted variance is zero.
 
-    The shapes are broadcast: one call correlates every resample or relabelling of a table.
+    The shapes are broadcast: one call correlates every relabelling of a table.
     """
     total = weights.sum(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):

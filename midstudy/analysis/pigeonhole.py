@@ -1,8 +1,8 @@
 """The pigeonhole bootstrap: an interval of r that covers other mixes and other tasks.
 
 Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1 (2007): mixes and tasks are resampled independently with
-replacement, and a pair is taken as often as its mix times its task. Few mixes or tasks make percentile intervals too
-narrow; `tests/analysis/test_coverage.py` measures by how much.
+replacement, and a pair is taken as often as its mix times its task. It is conservative where pairs vary on their own: on
+planted tables of 5 × 4 and 12 × 10, 95 % percentile intervals cover 94.3 to 99.8 % (`tests/analysis/test_coverage.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from midstudy.analysis.crossed import Crossed, Matrix, weighted_r
+from midstudy.analysis.crossed import Crossed, Matrix
 from midstudy.analysis.intervals import CONFIDENCE
 
 NUM_RESAMPLES = 10_000
@@ -51,8 +51,25 @@ def pigeonhole(table: Crossed) -> Pigeonhole:
         return Pigeonhole(reason=reason)
     generator = np.random.default_rng(SEED)
     of_mixes, of_tasks = (generator.multinomial(n, np.full(n, 1 / n), size=NUM_RESAMPLES) for n in table.x.shape)
-    known = table.is_pair
-    mix, task = np.nonzero(known)
-    r = weighted_r(table.x[known], table.y[known], (of_mixes[:, mix] * of_tasks[:, task]).astype(float))
+    r = _weighted_r(table, of_mixes.astype(float), of_tasks.astype(float))
     defined = r[~np.isnan(r)]
     return Pigeonhole(r=defined, num_degenerate=int(r.size - defined.size))
+
+
+def _weighted_r(table: Crossed, of_mixes: Matrix, of_tasks: Matrix) -> Matrix:
+    """Return r of every resample, whose pairs weigh the count of their mix [resamples, mixes] times that of their task.
+
+    Sums over such weights are matrix products. NaN where a variance is below 1e-12 of the table's.
+    """
+    known = table.is_pair
+    x, y = (np.where(known, (one - one[known].mean()) / one[known].std(), 0.0) for one in (table.x, table.y))
+
+    def total(values: Matrix) -> Matrix:
+        return np.asarray((of_mixes @ values * of_tasks).sum(axis=1))
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weight = total(known.astype(float))
+        x_mean, y_mean = total(x) / weight, total(y) / weight
+        xx, yy = total(x * x) / weight - x_mean**2, total(y * y) / weight - y_mean**2
+        r = (total(x * y) / weight - x_mean * y_mean) / np.sqrt(xx * yy)
+    return np.where((weight > 0) & (xx > 1e-12) & (yy > 1e-12), np.clip(r, -1.0, 1.0), math.nan)

@@ -125,8 +125,8 @@ def test_the_bridging_report_has_its_own_sections(report: Report) -> None:
         "QAP p",
         "without one mix",
         "regret",
-        "combined similarity",
-        "Jensen-Shannon similarity",
+        "cosine",
+        "1 / (1 + JSD)",
         "Its noise ceiling",
     ):
         assert expected in text

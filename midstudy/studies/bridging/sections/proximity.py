@@ -15,7 +15,9 @@ from midstudy.report.numbers import ABSENT, correlation, interval, number, p_val
 from midstudy.report.report import Report
 from midstudy.report.sections.similarity import UNCOUNTED
 from midstudy.studies.bridging.proximity import proximity_pairs
-from midstudy.studies.bridging.proximity_figure import MEASURE_NAMES, proximity_figure
+from midstudy.studies.bridging.proximity_figure import proximity_figure
+
+_ROW_NAMES = {"combined": "combined", "cosine": "cosine", "jaccard": "Jaccard", "js": "1 / (1 + JSD)"}
 
 
 def closeness(report: Report) -> Html:
@@ -99,17 +101,17 @@ def _statistics(rows: pd.DataFrame, where: str) -> Html:
             lambda row: _with(row["rank_rho"], f"p {p_value(row['rank_p'])}; {p_value(row['rank_p_labels'])}"),
         ),
         ("best named", lambda row: f"{number(row['num_named'])} of {number(row['num_regret_tasks'])}"),
-        ("regret", lambda row: ABSENT if math.isnan(row["regret_points"]) else f"{row['regret_points']:.2f}"),
+        ("regret, points", lambda row: ABSENT if math.isnan(row["regret_points"]) else f"{row['regret_points']:.2f}"),
     ]
     first = rows.iloc[0]
     reasons = dict.fromkeys(rows["reason"])
     if len(reasons) > 1:
-        reasons = {f"{MEASURE_NAMES[row['measure']]}: {row['reason']}": None for _, row in rows.iterrows() if row["reason"]}
+        reasons = {f"{_ROW_NAMES[row['measure']]}: {row['reason']}": None for _, row in rows.iterrows() if row["reason"]}
     notes = [reason for reason in reasons if reason]
     dropped = int(first["num_degenerate"])
     return table(
         ["measure", *(name for name, _ in statistics)],
-        [[MEASURE_NAMES[row["measure"]], *(write(row) for _, write in statistics)] for _, row in rows.iterrows()],
+        [[_ROW_NAMES[row["measure"]], *(write(row) for _, write in statistics)] for _, row in rows.iterrows()],
         caption=f"How well proximity advantage predicts relative improvement, by similarity measure, over "
         f"{number(first['num_pairs'])} pairs of {number(first['num_mixes'])} mixes and {number(first['num_tasks'])} tasks. "
         "Pairs share mixes and tasks: the 95 % interval below r resamples both (pigeonhole bootstrap"
@@ -120,7 +122,7 @@ def _statistics(rows: pd.DataFrame, where: str) -> Html:
         "correlation given the mix's learning-rate-weighted share of specialist text. ρ within tasks: mean Spearman "
         f"correlation of the mixes of a task over {number(first['num_ranked_tasks'])} tasks, with p for mixes permuted in "
         f"every task on its own; in all tasks alike. Its noise ceiling: {_ceiling(first)}. Best named: tasks whose closest "
-        f"mix improves most. Regret: improvement lost by taking the closest mix, points of percent, mean over tasks.{where}",
+        f"mix improves most. Regret: points of percent of improvement lost by taking it, mean over tasks.{where}",
     ) + (paragraph("Notes: " + "; ".join(notes) + ".", css="note") if notes else Html(""))
 
 
