@@ -62,8 +62,6 @@ class Estimate:
     unit: str
     text: str = NOT_MEASURED
     is_exact: bool = False
-    p_holds: float = math.nan
-    p_fails: float = math.nan
     error: float = math.nan
     df: int = 0
     num_seeds: int | None = None

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from midstudy.analysis.crossed import MIN_PAIRS
 from midstudy.analysis.effects import cell_factors
-from midstudy.analysis.intervals import MIN_PAIRS_OF_A_CORRELATION, mean_interval
+from midstudy.analysis.intervals import mean_interval
 from midstudy.analysis.tables import Tables
 
 COLUMNS = {
@@ -48,10 +49,10 @@ def rank_correlations(points: pd.DataFrame, *, seed: str) -> pd.DataFrame:
         rhos = []
         for _, arms in points.groupby(seed):
             varies = arms[column].nunique() > 1 and arms["forgetting_nats"].nunique() > 1
-            if varies and len(arms) >= MIN_PAIRS_OF_A_CORRELATION:
+            if varies and len(arms) >= MIN_PAIRS:
                 rhos.append(float(stats.spearmanr(arms[column], arms["forgetting_nats"]).statistic))
         mean = mean_interval(rhos)
-        note = mean.note if rhos else f"expected {MIN_PAIRS_OF_A_CORRELATION} arms of one trunk seed that vary"
+        note = mean.note if rhos else f"expected {MIN_PAIRS} arms of one trunk seed that vary"
         records.append(
             {
                 "column": column,
