@@ -37,23 +37,9 @@ _CLASSES = {
     for cls in (
         *STAGE_KINDS,
         *EVALUATIONS,
-        *(
-            AdamW,
-            Anneal,
-            Average,
-            ByteShare,
-            Constant,
-            Continued,
-            Corpus,
-            Cosine,
-            Curriculum,
-            Curve,
-            Exponential,
-            HalfLife,
-            Hold,
-        ),
-        *(HoldThenLinear, Linear, LinearWarmup, Mixture, MixtureRamp, ModelShape, Phase, Power, PowerLaw, Ramp, Release),
-        *(Sequential, Share, Source, Start, Stretch, Task, TrainPart, WarmupStableDecay),
+        *(AdamW, Anneal, Average, ByteShare, Constant, Continued, Corpus, Cosine, Curriculum, Curve, Exponential),
+        *(HalfLife, Hold, HoldThenLinear, Linear, LinearWarmup, Mixture, MixtureRamp, ModelShape, Phase, Power, PowerLaw),
+        *(Ramp, Release, Sequential, Share, Source, Start, Stretch, Task, TrainPart, WarmupStableDecay),
     )
 }
 
