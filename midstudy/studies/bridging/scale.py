@@ -48,13 +48,13 @@ class Scale:
     """The quantities that a small study reduces. Everything else in this module follows the paper's configurations."""
 
     size: str = "nano"
-    total_steps: int = 160
-    num_sequences: int = 3
+    total_steps: int = 240
+    num_sequences: int = 2
     seq_len: int = 384
-    peak_lr: float = 3e-3
-    sft_steps: int = 36
-    sft_num_sequences: int = 4
-    sft_peak_lr: float = 1e-3
+    peak_lr: float = 6e-3
+    sft_steps: int = 72
+    sft_num_sequences: int = 2
+    sft_peak_lr: float = 3e-3
     sft_warmup_steps: int | None = None
     """Default: a tenth of the steps of fine-tuning, rounded."""
     precision: str = "fp32"
