@@ -47,6 +47,7 @@ def study(
     sft_lengths: tuple[int, ...] = (240, 960),
     sft_num_sequences: int = 2,
     sft_peak_lr: float = 3e-3,
+    sft_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2),
     precision: str = "fp32",
     vocab_size: int = 2_048,
     tokenizer_bytes: int = 2_000_000,
@@ -63,6 +64,7 @@ def study(
         trunk_seeds: the first one alone carries the arms that are not repeated; with `full`, the first three. By default
             three, with `full` five.
         sft_lengths: other lengths of fine-tuning, in steps, with `full`.
+        sft_rates: peak learning rates of fine-tuning from which each arm's is chosen on dev, with `full`.
 
     Raises:
         RecipeError: a field cannot be trained; the message names it.
@@ -78,6 +80,7 @@ def study(
     common |= {"peak_lr": peak_lr, "precision": precision, "test_items": test_items}
     common |= {"vocab_size": vocab_size, "tokenizer_bytes": tokenizer_bytes}
     grids = [Grid(scale=Scale(size=size, **common), text=text) for size in sizes]
+    rates = sft_rates if full else ()
     arms = []
     for seed in trunk_seeds:
         cells = grids[0].main()
@@ -85,8 +88,9 @@ def study(
             cells += grids[0].every_mix()
             if full:
                 cells += [*grids[0].ablations(), *grids[0].further(), *grids[0].lengths(sft_lengths)]
-        arms += grids[0].arms(cells, seed=seed)
-    arms += [arm for grid in grids[1:] for seed in trunk_seeds[:3] for arm in grid.arms(grid.main(), seed=seed)]
+        arms += grids[0].arms(cells, seed=seed, sft_rates=rates)
+    for grid in grids[1:]:
+        arms += [arm for seed in trunk_seeds[:3] for arm in grid.arms(grid.main(), seed=seed, sft_rates=rates)]
     comparisons = comparisons_of(arms, grids[0])
     main = where(arms, mix=(*SPECIALISTS, PLACEBO), sft_steps=sft_steps)
     return Study(

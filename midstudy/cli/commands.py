@@ -300,6 +300,7 @@ def status(options: Namespace) -> int:
     """Print the progress of a study."""
     from midstudy.launch.backends import live_jobs, slurm_places
     from midstudy.plan.left_out import left_out_in
+    from midstudy.store.decisions import Decision
 
     store = Store.open(Path(options.store))
     manifest = _manifest(store, options.study)
@@ -319,6 +320,11 @@ def status(options: Namespace) -> int:
     by_status = {"finished": finished, "running": running, "failed": failures, "skipped": skipped, "waiting": waiting}
     status_of = {stage_id: status for status, stage_ids in by_status.items() for stage_id in stage_ids}
     data_left_out = left_out_in(store, manifest)
+    decisions = [
+        Decision.of(store.record(stage_id))
+        for stage_id in stages
+        if stages[stage_id].kind == "decision" and stage_id in finished
+    ]
     facts: dict[str, Any] = {
         "study": manifest.name,
         "stages": len(stages),
@@ -334,6 +340,16 @@ def status(options: Namespace) -> int:
         "jobs": [job.name for job in jobs],
         "slurm": slurm_places(store, jobs),
         "left_out": data_left_out.as_json(),
+        "decisions": [
+            {
+                "id": made.id,
+                "label": stages[made.id].label,
+                "name": made.name,
+                "chosen": made.chosen,
+                "outcome": made.sentence,
+            }
+            for made in decisions
+        ],
         "by_stage": [
             {"id": stage_id, "label": stage.label, "is": status_of[stage_id]} for stage_id, stage in stages.items()
         ],
@@ -349,6 +365,8 @@ def status(options: Namespace) -> int:
     done = Counter(stages[stage_id].role for stage_id in finished)
     for role, number in roles.items():
         print(f"  {role:12} {done[role]:>5} of {number}")
+    for (name, value), number in Counter((made.name, made.chosen) for made in decisions).items():
+        print(f"  chosen   {name} {value:g} in {number} of {sum(made.name == name for made in decisions)} decisions")
     for name, place in facts["slurm"].items():
         print(f"  job      {name}  {place}")
     for stage_id in running:

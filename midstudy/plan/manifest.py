@@ -115,6 +115,7 @@ def _arm(entry: ArmStages, memo: dict[str, Mapping[str, int]]) -> ArmEntry:
         items=items_drawn(curriculum),
         dose=dose(curriculum),
         flops=sum(_flops(part) for part in whole_run(curriculum)),
+        choices={name: choice.id for name, choice in arm.choices.items()},
     )
 
 

@@ -7,7 +7,7 @@ builds it from a plan; `store/study_manifest.py` writes and reads it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from midstudy.recipe.factors import Value
@@ -59,7 +59,8 @@ class ArmEntry:
 
     `measures` holds the evaluation stages of each measured column: several for a curve, otherwise one. `tokens` counts the
     tokens drawn from each corpus, `items` the items of each task. `dose` is each data set's share of the sum of learning
-    rates. `flops` is the cost of training this arm alone.
+    rates, `None` if it depends on a choice. `choices` holds the decision stages that the arm's learning rates depend on, by
+    the name of the choice. `flops` is the cost of training this arm alone.
     """
 
     factors: Mapping[str, Value]
@@ -68,8 +69,9 @@ class ArmEntry:
     num_steps: int
     tokens: Mapping[str, int]
     items: Mapping[str, int]
-    dose: Mapping[str, float]
+    dose: Mapping[str, float | None]
     flops: float
+    choices: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

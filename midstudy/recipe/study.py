@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from midstudy.recipe.canonical import identify
+from midstudy.recipe.choice import Choice, chosen_in
 from midstudy.recipe.curriculum import Curriculum, State
 from midstudy.recipe.data import Corpus, Dataset, Tokenizer
 from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_name, require_number, require_text
@@ -87,6 +88,9 @@ class Arm:
                 expected = f"a name of lower-case letters, digits and _ that starts with a letter and is not one of {own}"
                 raise RecipeError("arm.measures", expected=expected, got=repr(column))
             require_kind(f"arm.measures.{column}", measure, Measure, expected="a Measure")
+        names = [choice.name for choice in choices_of(self.curriculum)]
+        if len(set(names)) < len(names):
+            raise RecipeError("arm.choices", expected="a different name for each choice", got=", ".join(names))
 
     @cached_property
     def factors(self) -> Mapping[str, Value]:
@@ -95,6 +99,11 @@ class Arm:
     @cached_property
     def final_state(self) -> State:
         return self.curriculum.state()
+
+    @cached_property
+    def choices(self) -> Mapping[str, Choice]:
+        """The choices that the arm's learning rates depend on, by name."""
+        return {choice.name: choice for choice in choices_of(self.curriculum)}
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.factors.items()) or f"state {self.final_state.id}"
@@ -383,6 +392,23 @@ class Study:
                 seen.add(id(data))
                 yield data
 
+    def evaluations(self) -> set[AnyEvaluation]:
+        """Return the evaluations of the arms' measures and of the choices that the arms depend on."""
+        measured = {measure.evaluation for arm in self.arms for measure in arm.measures.values()}
+        return measured | {choice.evaluation for choice in self.choices}
+
+    @cached_property
+    def choices(self) -> tuple[Choice, ...]:
+        """The choices that the arms or their candidates depend on, each once."""
+        known: dict[str, Choice] = {}
+        pending = [arm.curriculum for arm in self.arms]
+        for curriculum in pending:
+            for choice in choices_of(curriculum):
+                if choice.id not in known:
+                    known[choice.id] = choice
+                    pending += [state.curriculum for state in choice.candidates]
+        return tuple(known.values())
+
     def _all_datasets(self) -> Iterator[Dataset]:
         for arm in self.arms:
             yield from _datasets_of(arm.curriculum)
@@ -390,6 +416,10 @@ class Study:
                 yield measure.evaluation.data
                 for state in measure.read_states:
                     yield from _datasets_of(state.curriculum)
+        for choice in self.choices:
+            yield choice.evaluation.data
+            for state in choice.candidates:
+                yield from _datasets_of(state.curriculum)
         for counts in self.counts:
             yield counts.data
             if isinstance(counts.tokenizer, Tokenizer):
@@ -402,6 +432,12 @@ def _key(factors: Mapping[str, Value], *, without: Collection[str] = ()) -> froz
 
 def _describe(measure: Measure) -> str:
     return f"{measure.metric}, {measure.better} is better, {'several states' if measure.is_curve else 'one state'}"
+
+
+def choices_of(curriculum: Curriculum) -> tuple[Choice, ...]:
+    """Return the choices of a curriculum and of the averaged runs that it starts from, each once."""
+    averaged = (chosen.choice for chosen in chosen_in(curriculum.start))
+    return tuple({choice.id: choice for choice in (*averaged, *curriculum.choices)}.values())
 
 
 def _datasets_of(curriculum: Curriculum) -> Iterator[Dataset]:

@@ -58,6 +58,7 @@ PAPER_SCALE = [
     "seq_len=2048",
     "peak_lr=3e-4",
     "sft_peak_lr=1e-3",
+    "sft_rates=()",
     "precision='bf16_true'",
     "vocab_size=50304",
     "tokenizer_bytes=1000000000",
@@ -145,7 +146,9 @@ def test_claims_are_those_whose_arms_the_study_has() -> None:
 def dose_of(arm: Arm, corpus: str) -> float:
     """The dose before fine-tuning, which every arm has alike."""
     before = arm.curriculum.until(arm.curriculum.stretches[-1].start_step)
-    return dose(before)[corpus]
+    found = dose(before)[corpus]
+    assert found is not None
+    return found
 
 
 def test_arms_compared_at_equal_dose_have_equal_dose() -> None:
