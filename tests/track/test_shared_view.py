@@ -6,14 +6,13 @@ import base64
 import dataclasses
 import json
 import re
-import shutil
-import subprocess
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders.analysis_tables import tables_of
+from builders.browser import chromium
 from builders.report_study import study_without_arms
 from builders.synthetic_study import SyntheticStudy, frozen, synthetic_study
 
@@ -127,21 +126,18 @@ def test_a_view_of_many_columns_fits_into_a_tag(study: SyntheticStudy) -> None:
 @pytest.mark.slow
 def test_the_link_opens_the_columns_groups_and_order_in_a_browser(synced: Store, tmp_path: Path) -> None:
     """The page itself, in Chromium: the version of MLflow that is installed reads the view that was written."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
-        pytest.skip("no Chromium here: Debian's package `chromium`")
     server = MlflowServer(default_tracking_uri(synced), tmp_path)
     try:
         server.wait_until_healthy()
         experiment = connect(default_tracking_uri(synced)).get_experiment_by_name("synthetic")
         assert experiment is not None
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-        command += ["--window-size=3200,1400", "--virtual-time-budget=60000", "--dump-dom"]
-        done = subprocess.run([*command, arms_page(server.url, experiment.experiment_id)], capture_output=True, text=True)
+        address = arms_page(server.url, experiment.experiment_id)
+        dom = ("--window-size=3200,1400", "--virtual-time-budget=60000", "--dump-dom")
+        page = chromium(tmp_path / "profile", *dom, address)
     finally:
         server.stop()
-    headers = re.findall(r'<[^>]*role="columnheader"[^>]*>', done.stdout)
+    headers = re.findall(r'<[^>]*role="columnheader"[^>]*>', page)
     shown = {found[1] for header in headers if (found := re.search(r'col-id="([^"]+)"', header))}
     assert shown >= set(COLUMNS)
-    groups = re.findall(r"Group: mix: (\w+), weight: [\d.]+, start_step: \d+, task: (\w+)", done.stdout)
+    groups = re.findall(r"Group: mix: (\w+), weight: [\d.]+, start_step: \d+, task: (\w+)", page)
     assert len(set(groups)) == 6, "three mixes and two tasks"
