@@ -6,6 +6,7 @@ from midstudy.analysis.items import columns_without_items
 from midstudy.report.cells import factor_text, readable
 from midstudy.report.html import Html, Row, bold, bullets, code, details, element, paragraph, table
 from midstudy.report.numbers import duration, loss, number, tokens
+from midstudy.report.recomputation import NOTEBOOK
 from midstudy.report.report import Report
 
 
@@ -116,6 +117,7 @@ def _files(report: Report) -> Html:
     known = {name: found for name in held if (found := getattr(report.tables, name)) is not None and len(found)}
     rows: list[Row] = [[code(f"{name}.parquet"), held[name], number(len(found))] for name, found in known.items()]
     shown = table(["file", "content", "rows"], rows, caption="Tables in the study's folder, for pandas.", num_text_columns=2)
+    shown += paragraph(code(NOTEBOOK), " beside this page recomputes the effects from these files without midstudy.")
     without = columns_without_items(report.tables.items, tuple(report.manifest.columns))
     if not without:
         return shown
