@@ -416,7 +416,7 @@ def logs(options: Namespace) -> int:
 
 def explain(options: Namespace) -> int:
     """Print the fields in which the recipes of two stages differ."""
-    from midstudy.recipe.explain import differences
+    from midstudy.recipe.explain import differences, shown
 
     store = Store.open(Path(options.store))
     requests = {
@@ -434,15 +434,31 @@ def explain(options: Namespace) -> int:
         return 0
     print(f"A  {left['id']}  {left['label']}\nB  {right['id']}  {right['label']}")
     for field in differing:
-        print(f"  {field.path}\n    A  {_short(field.left)}\n    B  {_short(field.right)}")
+        print(f"  {field.path}\n    A  {shown(field.left)}\n    B  {shown(field.right)}")
     if not differing:
         print("  no field differs: same recipe, same id")
     return 0
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 200 else f"{text[:200]} … ({len(text)} characters)"
+def compare_studies(options: Namespace) -> int:
+    """Print two studies side by side: arms, effects, claims and recipes."""
+    from midstudy.analysis.two_studies import compare, measured_tables
+    from midstudy.cli.two_studies import as_json, as_text
+
+    store_a = Store.open(Path(options.store))
+    store_b = Store.open(Path(options.other_store)) if options.other_store else store_a
+    a, b = _manifest(store_a, options.left), _manifest(store_b, options.right)
+    if (store_a.root, a.name) == (store_b.root, b.name):
+        raise ValueError(f"expected two studies, got {a.name!r} twice; for a study of another store, add --other-store.")
+    two = compare(
+        measured_tables(store_a, a),
+        measured_tables(store_b, b),
+        canonical_a=lambda stage_id: store_a.requested(stage_id)["canonical"],
+        canonical_b=lambda stage_id: store_b.requested(stage_id)["canonical"],
+    )
+    places = (str(store_a.root), str(store_b.root))
+    print(as_json(two, a, b) if options.json else as_text(two, a, b, places=places))
+    return 0
 
 
 # -- export -----------------------------------------------------------------------------------------------------------
