@@ -151,7 +151,7 @@ def _experiment(client: MlflowClient, store: Store, manifest: Manifest, tracking
 
 def _keep_view(client: MlflowClient, experiment_id: str, manifest: Manifest, facts: list[RunFacts]) -> None:
     """Write the view of the arms that the study's link opens, unless it is current. Other saved views are not touched."""
-    if not facts or not manifest.arms:
+    if not facts:
         return
     wanted = view_tag(manifest, created_ms=facts[0].started_ms)
     if client.get_experiment(experiment_id).tags.get(VIEW_TAG) != wanted:
