@@ -1,9 +1,9 @@
 """The view of a study's arms in MLflow's list of runs: which runs, columns, groups and order.
 
 MLflow keeps a view that people share as a tag of the experiment, `mlflow.sharedViewState.KEY`; a page's address names it by
-`viewStateShareKey=KEY`, and the page lists it among its saved views. The format is that of MLflow 3.17's page
-(`mlflow/server/js`, modules `savedViewEnvelope` and `ExperimentPageUIState`): JSON with the view's name, its times in Unix
-milliseconds, and its state, which is JSON, or `deflate;` and zlib's compressed JSON in base64.
+`viewStateShareKey=KEY`, and the page lists it among its saved views. The format is the one that the page of MLflow 3.17.2
+reads (its bundle, `mlflow/server/js/build`): JSON with the view's name, its times in Unix milliseconds, and its state,
+which is JSON, or `deflate;` and zlib's compressed JSON in base64.
 """
 
 from __future__ import annotations
