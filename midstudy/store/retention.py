@@ -180,6 +180,8 @@ def _why(record: Record, uses: _Uses) -> list[str]:
     """Return why a finished stage is kept, the strongest reason first."""
     if record.kind == "decision":
         return ["decision: the outcome of a choice"]
+    if record.kind == "evaluation" and uses.is_parent:
+        return ["evaluation: read by a decision"]
     if record.kind != "state":
         return [f"{record.kind}: {'read by training and evaluation' if uses.is_parent else 'read by the tables'}"]
     branches = [stage for stage in uses.started_here if stage.role == "midtrain" and not stage.continues_trunk]
