@@ -59,8 +59,9 @@ class ArmEntry:
 
     `measures` holds the evaluation stages of each measured column: several for a curve, otherwise one. `tokens` counts the
     tokens drawn from each corpus, `items` the items of each task. `dose` is each data set's share of the sum of learning
-    rates, `None` if it depends on a choice. `choices` holds the decision stages that the arm's learning rates depend on, by
-    the name of the choice. `flops` is the cost of training this arm alone.
+    rates, `None` if it depends on a choice. `flops` is the cost of training this arm alone. `choices` holds the decision
+    stages that the arm's learning rates depend on, by the name of the choice. `reads` holds, for each task, the row of
+    `Manifest.uses` with what the last phase that reads it takes from it; manifests of versions without it have none.
     """
 
     factors: Mapping[str, Value]
@@ -72,6 +73,7 @@ class ArmEntry:
     dose: Mapping[str, float | None]
     flops: float
     choices: Mapping[str, str] = field(default_factory=dict)
+    reads: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

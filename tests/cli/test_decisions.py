@@ -1,4 +1,3 @@
 """What the commands, MLflow and the report say of a choice."""
 
 from __future__ import annotations
-
