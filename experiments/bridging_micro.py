@@ -47,7 +47,7 @@ def study(
     sft_lengths: tuple[int, ...] = (240, 960),
     sft_num_sequences: int = 2,
     sft_peak_lr: float = 3e-3,
-    sft_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2),
+    sft_peak_lrs: tuple[float, ...] | None = None,
     precision: str = "fp32",
     vocab_size: int = 2_048,
     tokenizer_bytes: int = 2_000_000,
@@ -64,7 +64,8 @@ def study(
         trunk_seeds: the first one alone carries the arms that are not repeated; with `full`, the first three. By default
             three, with `full` five.
         sft_lengths: other lengths of fine-tuning, in steps, with `full`.
-        sft_rates: peak learning rates of fine-tuning from which each arm's is chosen on dev, with `full`.
+        sft_peak_lrs: peak learning rates of fine-tuning, of which each mix and task chooses one on dev of the first trunk;
+            by default `sft_peak_lr` for all, with `full` a choice of three.
 
     Raises:
         RecipeError: a field cannot be trained; the message names it.
@@ -80,7 +81,7 @@ def study(
     common |= {"peak_lr": peak_lr, "precision": precision, "test_items": test_items}
     common |= {"vocab_size": vocab_size, "tokenizer_bytes": tokenizer_bytes}
     grids = [Grid(scale=Scale(size=size, **common), text=text) for size in sizes]
-    rates = sft_rates if full else ()
+    rates = ((1e-3, 3e-3, 1e-2) if full else ()) if sft_peak_lrs is None else sft_peak_lrs
     arms = []
     for seed in trunk_seeds:
         cells = grids[0].main()

@@ -58,7 +58,7 @@ PAPER_SCALE = [
     "seq_len=2048",
     "peak_lr=3e-4",
     "sft_peak_lr=1e-3",
-    "sft_rates=()",
+    "sft_peak_lrs=()",
     "precision='bf16_true'",
     "vocab_size=50304",
     "tokenizer_bytes=1000000000",
@@ -125,6 +125,29 @@ def test_every_trunk_has_an_sft_seed_of_its_own() -> None:
     """Otherwise intervals over trunks lack the variance of fine-tuning."""
     seeds = {(arm.factors["trunk_seed"], arm.factors["sft_seed"]) for arm in load_study(EXPERIMENT).arms}
     assert len(seeds) == len({trunk for trunk, _ in seeds}) == len({sft for _, sft in seeds}) == 3
+
+
+def test_each_mix_and_task_chooses_its_rate_with_the_first_seeds() -> None:
+    plain = load_study(EXPERIMENT)
+    study = load_study(EXPERIMENT, settings=["sft_peak_lrs=(1e-3, 3e-3, 1e-2)"])
+    assert [arm.factors for arm in study.arms] == [arm.factors for arm in plain.arms]
+    rules: dict[tuple[Value, ...], set[str]] = {}
+    for arm in study.arms:
+        (choice,) = arm.choices.values()
+        assert choice.values == (1e-3, 3e-3, 1e-2)
+        assert (choice.evaluation.data.name, choice.evaluation.split) == (arm.factors["task"], "dev")
+        assert choice.evaluation.max_sequences == arm.measures["sft_loss"].evaluation.max_sequences
+        for state in choice.candidates:
+            factors = dict(state.factors)
+            assert (factors["trunk_seed"], factors["sft_seed"]) == (0, 1337)
+            assert all(factors[name] == arm.factors[name] for name in ("mix", "weight", "start_step", "task"))
+        rules.setdefault((*cell(arm), arm.factors["task"]), set()).add(choice.id)
+    assert all(len(ids) == 1 for ids in rules.values())
+    assert len(study.choices) == len(rules)
+    first = {arm.final_state.id for arm in where(plain.arms, trunk_seed=0, sft_seed=1337)}
+    tried = {choice.options[1].state_id for choice in study.choices}  # 3e-3 is the plain study's rate
+    assert first == tried
+    assert planned(plain).stages.keys().isdisjoint(arm.final_state.id for arm in study.arms)
 
 
 def test_a_sweep_varies_the_keywords_of_study() -> None:
