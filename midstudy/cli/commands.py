@@ -301,6 +301,7 @@ def status(options: Namespace) -> int:
     from midstudy.launch.backends import live_jobs, slurm_places
     from midstudy.plan.left_out import left_out_in
     from midstudy.store.decisions import Decision
+    from midstudy.store.registration import registration
 
     store = Store.open(Path(options.store))
     manifest = _manifest(store, options.study)
@@ -325,6 +326,7 @@ def status(options: Namespace) -> int:
         for stage_id in stages
         if stages[stage_id].kind == "decision" and stage_id in finished
     ]
+    registered = registration(store, manifest.name)
     facts: dict[str, Any] = {
         "study": manifest.name,
         "stages": len(stages),
@@ -350,6 +352,7 @@ def status(options: Namespace) -> int:
             }
             for made in decisions
         ],
+        "registration": registered.as_json(),
         "by_stage": [
             {"id": stage_id, "label": stage.label, "is": status_of[stage_id]} for stage_id, stage in stages.items()
         ],
@@ -373,6 +376,10 @@ def status(options: Namespace) -> int:
         print(f"  running  {stage_id}  {stages[stage_id].label}")
     for sentence in data_left_out.sentences:
         print(f"  note     {sentence}")
+    if manifest.claims:
+        print(f"  claims   {registered.sentence}")
+    for change in registered.later:
+        print(f"  claims   {change}")
     for stage_id, runs in facts["interrupted"].items():
         print(f"  retried  {stage_id}  {stages[stage_id].label}: {'; '.join(run['text'] for run in runs)}")
     for stage_id, failure in failures.items():
