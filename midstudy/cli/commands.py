@@ -388,13 +388,14 @@ def status(options: Namespace) -> int:
 
 
 def _descendants(stages: Mapping[str, StageEntry], roots: Mapping[str, Any]) -> set[str]:
-    """Return the ids of all stages that depend on one of `roots`.
+    """Return the ids of all stages that cannot run without `roots`; a decision can, while it has another candidate.
 
     Relies on the order of a manifest: parents come before their children.
     """
     descendants: set[str] = set()
     for stage_id, stage in stages.items():
-        if any(parent in roots or parent in descendants for parent in stage.parents):
+        lost = [parent in roots or parent in descendants for parent in stage.parents]
+        if all(lost) if stage.kind == "decision" and lost else any(lost):
             descendants.add(stage_id)
     return descendants
 
