@@ -5,6 +5,7 @@ Values of unfinished stages are NaN, so the tables of a study in progress are va
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from safetensors.numpy import load_file
 
 from midstudy.analysis.items import items_table
 from midstudy.files.atomic import write_bytes, write_json
-from midstudy.plan.left_out import left_out_in
+from midstudy.files.errors import StoreError
+from midstudy.plan.left_out import left_out_in, tally_of
 from midstudy.recipe.manifest import ArmEntry, Manifest, MixEntry
 from midstudy.recipe.representation import CKA_FILE, RepresentationSimilarity
 from midstudy.similarity.halves import SplitSample, similarity_matrix
@@ -51,12 +53,14 @@ def arms_table(store: Store, manifest: Manifest) -> pd.DataFrame:
 
     Columns: study, the factors, the measured columns except curves, state, num_steps, num_tokens (drawn of corpora),
     flops, wall_s (seconds of all training up to the arm's state); then for each data set NAME tokens:NAME, items:NAME,
-    epochs:NAME (passes over its train split) and dose:NAME. Values of unfinished stages are NaN.
+    epochs:NAME (passes over its train split) and dose:NAME; for each task NAME seen:NAME, the share of the target tokens of
+    its train split that training sees at the arm's sequence length (0 to 1), NaN until the task is tokenised and for arms
+    that are not trained on it. Values of unfinished stages are NaN.
     """
     columns = [name for name, column in manifest.columns.items() if not column.is_curve]
     measured = {one for arm in manifest.arms for name in columns for one in arm.measures.get(name, ())}
     values = store.records(measured)
-    history = _History(store, manifest)
+    history, seen = _History(store, manifest), _Seen(store, manifest)
     corpora, tasks, doses = (_names(getattr(arm, one) for arm in manifest.arms) for one in ("tokens", "items", "dose"))
     rows = []
     for arm in manifest.arms:
@@ -75,6 +79,7 @@ def arms_table(store: Store, manifest: Manifest) -> pd.DataFrame:
         row |= {f"items:{name}": arm.items.get(name, 0) for name in tasks}
         row |= {f"epochs:{name}": history.epochs(arm, name) for name in dict.fromkeys((*corpora, *tasks))}
         row |= {f"dose:{name}": arm.dose.get(name, 0.0) for name in doses}
+        row |= {f"seen:{name}": seen.share(arm, name) for name in tasks}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -309,6 +314,27 @@ class _History:
     def _load(self, identities: list[str]) -> None:
         found = self._store.records(identities)
         self._records |= {one: found.get(one) for one in identities}
+
+
+class _Seen:
+    """The shares of target tokens that training sees, by use of a task."""
+
+    def __init__(self, store: Store, manifest: Manifest) -> None:
+        self._store, self._manifest = store, manifest
+        self._shares: dict[int, float] = {}
+
+    def share(self, arm: ArmEntry, task: str) -> float:
+        """Return the share that an arm's training sees of a task, NaN while unknown."""
+        row = arm.reads.get(task)
+        if row is None:
+            return math.nan
+        if row not in self._shares:
+            use, share = self._manifest.uses[row], None
+            if self._store.has(use.tokens):
+                with contextlib.suppress(StoreError, ValueError, OSError):  # damaged tokens are reported by the training
+                    share = tally_of(self._store, use).share_seen
+            self._shares[row] = math.nan if share is None else share
+        return self._shares[row]
 
 
 def _mix(entry: MixEntry) -> Mix:

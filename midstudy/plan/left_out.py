@@ -43,30 +43,32 @@ class LeftOut:
 
 def uses_of(stages: Mapping[str, Stage]) -> tuple[Use, ...]:
     """Return what the stages' phases and evaluations read, without duplicates."""
-    uses: dict[Use, None] = {}
+    return tuple(dict.fromkeys(use for stage in stages.values() for use in uses_by(stage, stages)))
 
-    def add(stage: Stage, data: Dataset, **facts: Any) -> None:
-        for parent in stage.parents:
-            recipe = stages[parent].recipe if parent in stages else None
-            if isinstance(recipe, TokenizedData) and recipe.data == data:
-                uses[Use(tokens=parent, data=data.name, is_task=isinstance(data, Task), **facts)] = None
 
-    for stage in stages.values():
-        recipe = stage.recipe
-        if isinstance(recipe, State) and recipe.step > 0:
-            phase = recipe.curriculum.stretches[-1].phase
-            target_only = phase.loss == "target_tokens"
-            for data in phase.datasets:
-                add(stage, data, split="train", use="training", seq_len=phase.seq_len, target_only=target_only)
-        elif isinstance(recipe, StateEvaluation):
-            evaluation = recipe.evaluation
-            facts = {
-                "seq_len": evaluation.seq_len,
-                "target_only": evaluation.target_only,
-                "max_sequences": evaluation.max_sequences,
-            }
-            add(stage, evaluation.data, split=evaluation.split, use="evaluation", **facts)
-    return tuple(uses)
+def uses_by(stage: Stage, stages: Mapping[str, Stage]) -> list[Use]:
+    """Return what one stage's last phase, or its evaluation, reads; `stages` holds its data stages."""
+
+    def of(data: Dataset, **facts: Any) -> list[Use]:
+        recipes = {parent: stages[parent].recipe for parent in stage.parents if parent in stages}
+        return [
+            Use(tokens=parent, data=data.name, is_task=isinstance(data, Task), **facts)
+            for parent, recipe in recipes.items()
+            if isinstance(recipe, TokenizedData) and recipe.data == data
+        ]
+
+    recipe = stage.recipe
+    if isinstance(recipe, State) and recipe.step > 0:
+        phase = recipe.curriculum.stretches[-1].phase
+        facts = {"seq_len": phase.seq_len, "target_only": phase.loss == "target_tokens"}
+        return [use for data in phase.datasets for use in of(data, split="train", use="training", **facts)]
+    if isinstance(recipe, StateEvaluation):
+        evaluation = recipe.evaluation
+        facts = {"seq_len": evaluation.seq_len, "target_only": evaluation.target_only}
+        return of(
+            evaluation.data, split=evaluation.split, use="evaluation", max_sequences=evaluation.max_sequences, **facts
+        )
+    return []
 
 
 def left_out(store: Store, stages: Iterable[tuple[str, str, str, str]], uses: Iterable[Use]) -> LeftOut:
@@ -90,7 +92,7 @@ def left_out(store: Store, stages: Iterable[tuple[str, str, str, str]], uses: It
             own = _own(record, kind, data)
             if not own and not (kind == "tokenizer" and "train_bytes" not in record.metrics):  # released: no text
                 not_counted.append(label)
-            used = [_tally(store, use) for use in of_tokens.get(stage_id, ())]
+            used = [tally_of(store, use) for use in of_tokens.get(stage_id, ())]
             tallies.setdefault(data, []).extend((*own, *used))
     return LeftOut(tallies=tuple(tally for group in tallies.values() for tally in group), not_counted=tuple(not_counted))
 
@@ -131,7 +133,12 @@ def _own(record: Record, kind: str, data: str) -> list[Tally]:
     return tallies
 
 
-def _tally(store: Store, use: Use) -> Tally:
+def tally_of(store: Store, use: Use) -> Tally:
+    """Count what a use reads and leaves out of the tokens of a finished data stage.
+
+    Raises:
+        StoreError, ValueError, OSError: the tokens are missing or damaged.
+    """
     split = read_split(store.published_folder(use.tokens), use.split)
     facts: dict[str, Any] = {
         "data": use.data,

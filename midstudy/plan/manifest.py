@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
 from midstudy.plan.dose import dose, items_drawn, tokens_drawn, whole_run
-from midstudy.plan.left_out import uses_of
+from midstudy.plan.left_out import uses_by, uses_of
 from midstudy.plan.planner import ArmStages, Plan
 from midstudy.recipe.curriculum import Curriculum
 from midstudy.recipe.data import Task
@@ -22,6 +22,7 @@ from midstudy.recipe.manifest import (
     MixEntry,
     StageEntry,
     StepsEntry,
+    Use,
 )
 from midstudy.recipe.stage import Stage, stage_id
 from midstudy.recipe.study import Arm, Comparison, Mix, Study
@@ -33,7 +34,7 @@ _OWN_FIELDS = {"kind", "factors"}
 def manifest_of(plan: Plan, *, command: str) -> Manifest:
     """Return the plan as a manifest: arms with their stages, the graph of stages, comparisons, claims, and the planned
     numbers that the report compares with the actual cost."""
-    study = plan.study
+    study, uses = plan.study, uses_of(plan.stages)
     return Manifest(
         schema=SCHEMA,
         name=study.name,
@@ -43,7 +44,7 @@ def manifest_of(plan: Plan, *, command: str) -> Manifest:
         command=command,
         seeds=study.seeds,
         columns={name: _column(study, name) for name in study.columns},
-        arms=tuple(_arm_entries(plan.arms)),
+        arms=tuple(_arm_entries(plan, uses)),
         comparisons=tuple(_comparison(study, comparison) for comparison in study.comparisons),
         claims=tuple(study.claims),
         stages={stage.id: stage_entry(stage) for stage in plan.stages.values()},
@@ -52,7 +53,7 @@ def manifest_of(plan: Plan, *, command: str) -> Manifest:
             for counts in study.counts
         ),
         mixes=tuple(_mix(mix) for mix in study.mixes),
-        uses=uses_of(plan.stages),
+        uses=uses,
         sources={data.name: data.origin for data in study.datasets()},
         steps=StepsEntry(planned=plan.total_steps, lower_bound=plan.lower_bound_steps, without_sharing=plan.unshared_steps),
     )
@@ -93,12 +94,30 @@ def _column(study: Study, name: str) -> ColumnEntry:
     )
 
 
-def _arm_entries(arms: tuple[ArmStages, ...]) -> list[ArmEntry]:
+def _arm_entries(plan: Plan, uses: Sequence[Use]) -> list[ArmEntry]:
     memo: dict[str, Mapping[str, int]] = {}
-    return [_arm(entry, memo) for entry in arms]
+    rows = {use: row for row, use in enumerate(uses)}
+    return [_arm(entry, memo, _tasks_read(entry.state, plan, rows)) for entry in plan.arms]
 
 
-def _arm(entry: ArmStages, memo: dict[str, Mapping[str, int]]) -> ArmEntry:
+def _tasks_read(state: str, plan: Plan, rows: Mapping[Use, int]) -> dict[str, int]:
+    """Return the row of the use by which training reads each task on the way to a state, the latest use of each."""
+    found: dict[str, int] = {}
+    pending = {state: None}
+    while pending:
+        one = next(iter(pending))
+        del pending[one]
+        stage = plan.stages.get(one)
+        if stage is None or stage.kind != "state":
+            continue
+        for use in uses_by(stage, plan.stages):
+            if use.is_task:
+                found.setdefault(use.data, rows[use])
+        pending |= dict.fromkeys(stage.parents)
+    return found
+
+
+def _arm(entry: ArmStages, memo: dict[str, Mapping[str, int]], reads: Mapping[str, int]) -> ArmEntry:
     arm: Arm = entry.arm
     curriculum = arm.curriculum
     before_last_phase = curriculum.state_id(curriculum.stretches[-1].start_step if curriculum.stretches else 0)
@@ -115,6 +134,7 @@ def _arm(entry: ArmStages, memo: dict[str, Mapping[str, int]]) -> ArmEntry:
         items=items_drawn(curriculum),
         dose=dose(curriculum),
         flops=sum(_flops(part) for part in whole_run(curriculum)),
+        reads=reads,
     )
 
 

@@ -122,6 +122,7 @@ def plan_text(plan: Plan, *, forecast_s: float | None = None) -> str:
         *(_training_lines(plan, facts, cost) if plan.arms else [cost]),
         *([f"  time     about {hours(forecast_s / 3600)} from start to report"] if forecast_s else []),
         *(f"  data     {', '.join(names)}: {kind}" for kind, names in by_source.items()),
+        *_seen_lines(plan),
         *(f"  release  {name}: {source}" for name, source in facts["releases"].items()),
         *(f"  note     {note}" for note in (*_bfloat16_notes(plan), *facts["notes"], *plan.left_out.sentences)),
     ]
@@ -140,6 +141,16 @@ def _arm_lines(facts: dict[str, Any]) -> list[str]:
     if facts["claims"]:
         lines.append(f"  claims   {facts['claims']}")
     return lines
+
+
+def _seen_lines(plan: Plan) -> list[str]:
+    """Return the share of each task's target tokens that training sees, by sequence length; none until it is tokenised."""
+    seen = {
+        f"{tally.data} {tally.percent_seen} within {tally.limit} tokens": None
+        for tally in plan.left_out.tallies
+        if tally.use == "training" and tally.share_seen is not None
+    }
+    return [f"  seen     of the tasks' target tokens: {', '.join(seen)}"] if seen else []
 
 
 def _bfloat16_notes(plan: Plan) -> list[str]:

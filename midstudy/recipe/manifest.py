@@ -7,7 +7,7 @@ builds it from a plan; `store/study_manifest.py` writes and reads it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from midstudy.recipe.factors import Value
@@ -59,7 +59,8 @@ class ArmEntry:
 
     `measures` holds the evaluation stages of each measured column: several for a curve, otherwise one. `tokens` counts the
     tokens drawn from each corpus, `items` the items of each task. `dose` is each data set's share of the sum of learning
-    rates. `flops` is the cost of training this arm alone.
+    rates. `flops` is the cost of training this arm alone. `reads` holds, for each task, the row of `Manifest.uses` with what
+    the last phase that reads it takes from it; manifests of versions without it have none.
     """
 
     factors: Mapping[str, Value]
@@ -70,6 +71,7 @@ class ArmEntry:
     items: Mapping[str, int]
     dose: Mapping[str, float]
     flops: float
+    reads: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

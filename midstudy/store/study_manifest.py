@@ -94,6 +94,8 @@ def _broken_link(manifest: Manifest) -> str | None:
         for stage_id in (arm.state, *(evaluation for ids in arm.measures.values() for evaluation in ids)):
             if stage_id not in manifest.stages:
                 return f"arms[{row}]: no stage {stage_id!r}"
+        if any(not 0 <= use < len(manifest.uses) for use in arm.reads.values()):
+            return f"arms[{row}].reads: a use that does not exist"
     for comparison in manifest.comparisons:
         if any(not 0 <= row < len(manifest.arms) for row in (*comparison.arms, *comparison.references)):
             return f"comparisons.{comparison.name}: a row that does not exist"

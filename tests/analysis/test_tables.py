@@ -20,6 +20,7 @@ from midstudy.analysis.tables import (
     similarity_tables,
     write_tables,
 )
+from midstudy.data.tokens import read_split
 from midstudy.execute.stage import execute_stage
 from midstudy.plan.manifest import manifest_of
 from midstudy.recipe.manifest import CountsEntry, Manifest, MixEntry
@@ -89,6 +90,38 @@ def test_epochs_are_passes_over_the_train_split(made: tuple[Store, Manifest]) ->
     assert arms["epochs:code"][1] == pytest.approx(arms["tokens:code"][1] / sizes["code"]["train_tokens"])
     assert arms["epochs:code_task"][1] == pytest.approx(16 / 120)
     assert arms["epochs:code"][0] == 0
+
+
+def test_the_share_seen_is_that_of_targets_within_the_sequence_length(made: tuple[Store, Manifest]) -> None:
+    """Counted item by item from the tokens that are published."""
+    store, manifest = made
+    arms = arms_table(store, manifest)
+    (tokens,) = [one for one, stage in manifest.stages.items() if (stage.kind, stage.data) == ("tokens", "code_task")]
+    split = read_split(store.published_folder(tokens), "train")
+    assert split.prompt_lengths is not None
+    seen = targets = 0
+    for number, prompt in enumerate(split.prompt_lengths):
+        length = len(split.document(number))
+        targets += length - prompt
+        seen += sum(prompt <= position <= 32 for position in range(length))  # 32 inputs predict tokens 1 to 32
+    assert 0 < seen < targets
+    assert arms["seen:code_task"][0] == pytest.approx(seen / targets, abs=1e-15)
+    assert arms["seen:code_task"].isna().tolist() == [False, False, True, True]
+
+
+def test_the_share_seen_is_unknown_until_the_task_is_tokenised(text: Path, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store", create=True)
+    manifest = manifest_of(plan_in(store, small_study(text)), command="midstudy run small.py")
+    assert arms_table(store, manifest)["seen:code_task"].isna().all()
+
+
+def test_each_arm_has_the_share_seen_at_its_own_sequence_length(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    row = manifest.arms[0].reads["code_task"]
+    longer = (*manifest.uses, replace(manifest.uses[row], seq_len=10_000))
+    arms = (replace(manifest.arms[0], reads={"code_task": len(longer) - 1}), *manifest.arms[1:])
+    seen = arms_table(store, replace(manifest, arms=arms, uses=longer))["seen:code_task"]
+    assert seen[0] == 1 > seen[1]
 
 
 def test_wall_time_is_that_of_every_stage_on_the_way_and_unknown_until_the_last(made: tuple[Store, Manifest]) -> None:

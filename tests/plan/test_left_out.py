@@ -65,6 +65,10 @@ def test_plan_manifest_and_notices_report_the_same(made: tuple[Store, Plan]) -> 
     assert left_out_in(store, manifest_of(plan, command="midstudy run x.py")) == left_out
     known = replace(plan, left_out=left_out)
     assert f"  note     {SENTENCE}" in plan_text(known)
+    seen = [line for line in plan_text(known).splitlines() if line.startswith("  seen")]
+    (trained,) = [one for one in left_out.tallies if one.use == "training" and one.target_tokens is not None]
+    assert seen == [f"  seen     of the tasks' target tokens: code_task {trained.percent_seen} within 32 tokens"]
+    assert not [line for line in plan_text(plan).splitlines() if line.startswith("  seen")], "not known before tokens"
     (tally,) = [tally for tally in plan_facts(known)["left_out"]["tallies"] if tally["text"].startswith(SENTENCE)]
     assert tally["left_out"] == {"no_target": 28}
     assert tally["is_much"] is True
