@@ -65,9 +65,7 @@ def uses_by(stage: Stage, stages: Mapping[str, Stage]) -> list[Use]:
     if isinstance(recipe, StateEvaluation):
         evaluation = recipe.evaluation
         facts = {"seq_len": evaluation.seq_len, "target_only": evaluation.target_only}
-        return of(
-            evaluation.data, split=evaluation.split, use="evaluation", max_sequences=evaluation.max_sequences, **facts
-        )
+        return of(evaluation.data, split=evaluation.split, use="evaluation", max_sequences=evaluation.max_sequences, **facts)
     return []
 
 
