@@ -102,8 +102,8 @@ def front(report: Report) -> Html:
             "-".join(["pareto-front", *map(str, values)]),
             caption="What a mix gains on the task against what it gains or costs in general loss after fine-tuning, as "
             "paired differences from the control (cross, at the origin); up and right is better. Filled and joined: the "
-            "mixes that no other surpasses in both, numbered as in the table. Hollow: surpassed. Bars: 95 % t-intervals over "
-            f"trunk seeds, absent with one seed.{f' Arms with {where}.' if where else ''}",
+            "mixes that no other surpasses in both, numbered as in the table. Hollow: surpassed. Bars: 95 % t-intervals "
+            f"over trunk seeds, absent with one seed.{f' Arms with {where}.' if where else ''}",
         )
         shown += _front_table(rows, where)
     return shown
