@@ -24,7 +24,7 @@ from midstudy.studies.bridging.text import Text
 def main() -> None:
     started = time.perf_counter()
     grid = Grid(scale=Scale(), text=Text.of(DataChoice()))
-    cells = [*grid.main(), *grid.every_mix(), *grid.ablations(), *grid.further(), *grid.lengths((120, 480))]
+    cells = [*grid.main(), *grid.every_mix(), *grid.ablations(), *grid.further(), *grid.lengths((240, 960))]
     arms = [arm for seed in range(50) for arm in grid.arms(cells, seed=seed)]
     study = Study(name="plan", question="?", arms=arms, comparisons=comparisons_of(arms, grid))
     built = time.perf_counter()

@@ -39,14 +39,15 @@ def study(
     name: str = "bridging_micro",
     sizes: tuple[str, ...] | None = None,
     trunk_seeds: tuple[int, ...] | None = None,
-    total_steps: int = 160,
-    num_sequences: int = 3,
+    total_steps: int = 240,
+    num_sequences: int = 2,
     seq_len: int = 384,
-    peak_lr: float = 3e-3,
-    sft_steps: int = 36,
-    sft_lengths: tuple[int, ...] = (120, 480),
-    sft_num_sequences: int = 4,
-    sft_peak_lr: float = 1e-3,
+    peak_lr: float = 6e-3,
+    sft_steps: int = 72,
+    sft_lengths: tuple[int, ...] = (240, 960),
+    sft_num_sequences: int = 2,
+    sft_peak_lr: float = 3e-3,
+    sft_peak_lrs: tuple[float, ...] | None = None,
     precision: str = "fp32",
     vocab_size: int = 2_048,
     tokenizer_bytes: int = 2_000_000,
@@ -63,6 +64,8 @@ def study(
         trunk_seeds: the first one alone carries the arms that are not repeated; with `full`, the first three. By default
             three, with `full` five.
         sft_lengths: other lengths of fine-tuning, in steps, with `full`.
+        sft_peak_lrs: peak learning rates of fine-tuning, of which each mix and task chooses one on dev of the first trunk;
+            by default `sft_peak_lr` for all, with `full` a choice of three.
 
     Raises:
         RecipeError: a field cannot be trained; the message names it.
@@ -78,6 +81,7 @@ def study(
     common |= {"peak_lr": peak_lr, "precision": precision, "test_items": test_items}
     common |= {"vocab_size": vocab_size, "tokenizer_bytes": tokenizer_bytes}
     grids = [Grid(scale=Scale(size=size, **common), text=text) for size in sizes]
+    rates = ((1e-3, 3e-3, 1e-2) if full else ()) if sft_peak_lrs is None else sft_peak_lrs
     arms = []
     for seed in trunk_seeds:
         cells = grids[0].main()
@@ -85,8 +89,9 @@ def study(
             cells += grids[0].every_mix()
             if full:
                 cells += [*grids[0].ablations(), *grids[0].further(), *grids[0].lengths(sft_lengths)]
-        arms += grids[0].arms(cells, seed=seed)
-    arms += [arm for grid in grids[1:] for seed in trunk_seeds[:3] for arm in grid.arms(grid.main(), seed=seed)]
+        arms += grids[0].arms(cells, seed=seed, sft_rates=rates)
+    for grid in grids[1:]:
+        arms += [arm for seed in trunk_seeds[:3] for arm in grid.arms(grid.main(), seed=seed, sft_rates=rates)]
     comparisons = comparisons_of(arms, grids[0])
     main = where(arms, mix=(*SPECIALISTS, PLACEBO), sft_steps=sft_steps)
     return Study(

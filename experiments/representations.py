@@ -33,8 +33,8 @@ def study(
     mixes: tuple[str, ...] = ("code", "math"),
     tasks: tuple[str, ...] = ("pycode", "word_problems"),
     trunk_seeds: tuple[int, ...] = (0, 1),
-    total_steps: int = 160,
-    sft_steps: int = 36,
+    total_steps: int = 240,
+    sft_steps: int = 72,
     test_items: int = 128,
 ) -> Study:
     """Return the study; `--set` overrides its keyword arguments.

@@ -36,6 +36,7 @@ const curve = 'metric=%22train%2Floss_nats%22&plot_metric_keys=%5B%22train%2Flos
 // Name, page, size of the window, and what is clicked before the picture is taken.
 const pictures = [
   ['mlflow-study', `experiments/${experiment}/runs?workflowType=machine_learning&startTime=ALL`, 1400, 640, '.ag-row [role=button], .ag-row button'],
+  ['mlflow-arms', `experiments/${experiment}/runs?viewStateShareKey=midstudy`, 1600, 860],
   ['mlflow-sft-charts', `experiments/${experiment}/runs?${sorted}&compareRunsMode=CHART&searchFilter=`
     + encodeURIComponent(`${tuned} and params.task = '${task}'`), 1400, 860],
   ['mlflow-compare', `compare-runs?${await ids(`${tuned} and params.task = '${task}'`)}&${experiments}`, 1400, 900],

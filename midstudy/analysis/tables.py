@@ -18,11 +18,15 @@ from safetensors.numpy import load_file
 from midstudy.analysis.items import items_table
 from midstudy.files.atomic import write_bytes, write_json
 from midstudy.files.errors import StoreError
+from midstudy.plan.dose import dose
 from midstudy.plan.left_out import left_out_in, tally_of
+from midstudy.recipe.curriculum import State
+from midstudy.recipe.decode import decode
 from midstudy.recipe.manifest import ArmEntry, Manifest, MixEntry
 from midstudy.recipe.representation import CKA_FILE, RepresentationSimilarity
 from midstudy.similarity.halves import SplitSample, similarity_matrix
 from midstudy.similarity.proximity import Mix, proximity_rows
+from midstudy.store.decisions import Decision, as_decided
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
@@ -55,13 +59,17 @@ def arms_table(store: Store, manifest: Manifest) -> pd.DataFrame:
     flops, wall_s (seconds of all training up to the arm's state); then for each data set NAME tokens:NAME, items:NAME,
     epochs:NAME (passes over its train split) and dose:NAME; for each task NAME seen:NAME, the share of the target tokens of
     its train split that training sees at the arm's sequence length (0 to 1), NaN until the task is tokenised and for arms
-    that are not trained on it. Values of unfinished stages are NaN.
+    that are not trained on it; for each choice NAME chosen:NAME, its outcome for the arm, NaN for arms that do not depend on
+    it. Values of unfinished stages are NaN.
     """
     columns = [name for name, column in manifest.columns.items() if not column.is_curve]
     measured = {one for arm in manifest.arms for name in columns for one in arm.measures.get(name, ())}
     values = store.records(measured)
     history, seen = _History(store, manifest), _Seen(store, manifest)
-    corpora, tasks, doses = (_names(getattr(arm, one) for arm in manifest.arms) for one in ("tokens", "items", "dose"))
+    corpora, tasks, doses, choices = (
+        _names(getattr(arm, one) for arm in manifest.arms) for one in ("tokens", "items", "dose", "choices")
+    )
+    outcomes = {decision.id: decision.chosen for decision in decisions_of(store, manifest)}
     rows = []
     for arm in manifest.arms:
         row: dict[str, Any] = {"study": manifest.name, **arm.factors}
@@ -78,10 +86,27 @@ def arms_table(store: Store, manifest: Manifest) -> pd.DataFrame:
         row |= {f"tokens:{name}": arm.tokens.get(name, 0) for name in corpora}
         row |= {f"items:{name}": arm.items.get(name, 0) for name in tasks}
         row |= {f"epochs:{name}": history.epochs(arm, name) for name in dict.fromkeys((*corpora, *tasks))}
-        row |= {f"dose:{name}": arm.dose.get(name, 0.0) for name in doses}
+        known = _dose(store, arm)
+        row |= {f"dose:{name}": known.get(name, 0.0) for name in doses}
         row |= {f"seen:{name}": seen.share(arm, name) for name in tasks}
+        row |= {f"chosen:{name}": outcomes.get(arm.choices.get(name, ""), math.nan) for name in choices}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _dose(store: Store, arm: ArmEntry) -> dict[str, float]:
+    """Return the dose of each data set in an arm; NaN while a choice that decides some of its learning rates is open."""
+    planned: Mapping[str, float | None] = arm.dose
+    if None in planned.values():
+        state: State = decode(store.requested(arm.state)["recipe"])
+        planned = dose(as_decided(store, state).curriculum)
+    return {name: math.nan if value is None else value for name, value in planned.items()}
+
+
+def decisions_of(store: Store, manifest: Manifest) -> list[Decision]:
+    """Return the finished decisions of a study, in the order of its stages."""
+    records = store.records(stage_id for stage_id, stage in manifest.stages.items() if stage.kind == "decision")
+    return [Decision.of(record) for record in records.values()]
 
 
 def curves_table(store: Store, manifest: Manifest) -> pd.DataFrame:
@@ -194,7 +219,7 @@ def cost_summary(store: Store, manifest: Manifest) -> dict[str, Any]:
 
 
 def reproduction(store: Store, manifest: Manifest) -> dict[str, Any]:
-    """Return what reproduces the study: its command, and the code and library versions in its records."""
+    """Return what reproduces the study: its command, the code and library versions in its records, and its decisions."""
     environments = [record.environment for record in store.records(manifest.stages).values()]
 
     def seen(field: str) -> list[str]:
@@ -206,6 +231,23 @@ def reproduction(store: Store, manifest: Manifest) -> dict[str, Any]:
         "git_dirty": any(one.get("git_dirty") for one in environments),
         "versions": {field: ", ".join(seen(field)) for field in ("midstudy", "python", "torch", "platform", "cpu")},
         "sources": dict(manifest.sources),
+        "decisions": [
+            {
+                "name": decision.name,
+                "id": decision.id,
+                "label": manifest.stages[decision.id].label,
+                "chosen": decision.chosen,
+                "metric": decision.metric,
+                "rule": decision.rule,
+                "tried": [
+                    {"value": option.value, "measured": option.measured, "margin": decision.margin(option)}
+                    if math.isfinite(option.measured)
+                    else {"value": option.value, "measured": None, "margin": None}
+                    for option in decision.tried
+                ],
+            }
+            for decision in decisions_of(store, manifest)
+        ],
     }
 
 

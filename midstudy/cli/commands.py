@@ -300,6 +300,8 @@ def status(options: Namespace) -> int:
     """Print the progress of a study."""
     from midstudy.launch.backends import live_jobs, slurm_places
     from midstudy.plan.left_out import left_out_in
+    from midstudy.store.decisions import Decision
+    from midstudy.store.registration import registration
 
     store = Store.open(Path(options.store))
     manifest = _manifest(store, options.study)
@@ -319,6 +321,12 @@ def status(options: Namespace) -> int:
     by_status = {"finished": finished, "running": running, "failed": failures, "skipped": skipped, "waiting": waiting}
     status_of = {stage_id: status for status, stage_ids in by_status.items() for stage_id in stage_ids}
     data_left_out = left_out_in(store, manifest)
+    decisions = [
+        Decision.of(store.record(stage_id))
+        for stage_id in stages
+        if stages[stage_id].kind == "decision" and stage_id in finished
+    ]
+    registered = registration(store, manifest.name)
     facts: dict[str, Any] = {
         "study": manifest.name,
         "stages": len(stages),
@@ -334,6 +342,17 @@ def status(options: Namespace) -> int:
         "jobs": [job.name for job in jobs],
         "slurm": slurm_places(store, jobs),
         "left_out": data_left_out.as_json(),
+        "decisions": [
+            {
+                "id": made.id,
+                "label": stages[made.id].label,
+                "name": made.name,
+                "chosen": made.chosen,
+                "outcome": made.sentence,
+            }
+            for made in decisions
+        ],
+        "registration": registered.as_json(),
         "by_stage": [
             {"id": stage_id, "label": stage.label, "is": status_of[stage_id]} for stage_id, stage in stages.items()
         ],
@@ -349,12 +368,18 @@ def status(options: Namespace) -> int:
     done = Counter(stages[stage_id].role for stage_id in finished)
     for role, number in roles.items():
         print(f"  {role:12} {done[role]:>5} of {number}")
+    for (name, value), number in Counter((made.name, made.chosen) for made in decisions).items():
+        print(f"  chosen   {name} {value:g} in {number} of {sum(made.name == name for made in decisions)} decisions")
     for name, place in facts["slurm"].items():
         print(f"  job      {name}  {place}")
     for stage_id in running:
         print(f"  running  {stage_id}  {stages[stage_id].label}")
     for sentence in data_left_out.sentences:
         print(f"  note     {sentence}")
+    if manifest.claims:
+        print(f"  claims   {registered.sentence}")
+    for change in registered.later:
+        print(f"  claims   {change}")
     for stage_id, runs in facts["interrupted"].items():
         print(f"  retried  {stage_id}  {stages[stage_id].label}: {'; '.join(run['text'] for run in runs)}")
     for stage_id, failure in failures.items():
@@ -398,7 +423,7 @@ def logs(options: Namespace) -> int:
 
 def explain(options: Namespace) -> int:
     """Print the fields in which the recipes of two stages differ."""
-    from midstudy.recipe.explain import differences
+    from midstudy.recipe.explain import differences, shown
 
     store = Store.open(Path(options.store))
     requests = {
@@ -416,15 +441,31 @@ def explain(options: Namespace) -> int:
         return 0
     print(f"A  {left['id']}  {left['label']}\nB  {right['id']}  {right['label']}")
     for field in differing:
-        print(f"  {field.path}\n    A  {_short(field.left)}\n    B  {_short(field.right)}")
+        print(f"  {field.path}\n    A  {shown(field.left)}\n    B  {shown(field.right)}")
     if not differing:
         print("  no field differs: same recipe, same id")
     return 0
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 200 else f"{text[:200]} … ({len(text)} characters)"
+def compare_studies(options: Namespace) -> int:
+    """Print two studies side by side: arms, effects, claims and recipes."""
+    from midstudy.analysis.two_studies import compare, measured_tables
+    from midstudy.cli.two_studies import as_json, as_text
+
+    store_a = Store.open(Path(options.store))
+    store_b = Store.open(Path(options.other_store)) if options.other_store else store_a
+    a, b = _manifest(store_a, options.left), _manifest(store_b, options.right)
+    if (store_a.root, a.name) == (store_b.root, b.name):
+        raise ValueError(f"expected two studies, got {a.name!r} twice; for a study of another store, add --other-store.")
+    two = compare(
+        measured_tables(store_a, a),
+        measured_tables(store_b, b),
+        canonical_a=lambda stage_id: store_a.requested(stage_id)["canonical"],
+        canonical_b=lambda stage_id: store_b.requested(stage_id)["canonical"],
+    )
+    places = (str(store_a.root), str(store_b.root))
+    print(as_json(two, a, b) if options.json else as_text(two, a, b, places=places))
+    return 0
 
 
 # -- export -----------------------------------------------------------------------------------------------------------

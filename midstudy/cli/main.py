@@ -224,6 +224,13 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("left", type=_named, metavar="A", help="id of a stage (or its first digits), or its name")
     explain.add_argument("right", type=_named, metavar="B", help="the other stage")
 
+    compared = verb("compare-studies", "Show two studies side by side: arms, effects, claims, recipes.", reads=True)
+    compared.add_argument("left", type=_named, metavar="A", help="name of a study in the store")
+    compared.add_argument("right", type=_named, metavar="B", help="name of the other study")
+    compared.add_argument(
+        "--other-store", type=_named, metavar="DIR", help="folder of B's results (default: the same store)"
+    )
+
     export = verb("export", "Write a trained state as a folder that other software loads.", reads=True)
     export.add_argument(
         "stage", type=_named, metavar="STAGE", help="id of a state, or part of its name; an ambiguous part lists the matches"
@@ -246,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         environment.require_current_folder(options.store)
         from midstudy.cli import commands
 
-        status = getattr(commands, options.verb)(options)
+        status = getattr(commands, options.verb.replace("-", "_"))(options)
         return status or streams.lost()
     except KeyboardInterrupt:
         if options.verb in ("run", "retry"):

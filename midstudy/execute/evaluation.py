@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def evaluation_stage(recipe: StateEvaluation, work: Work) -> dict[str, Any]:
         require_these_numbers(state.curriculum.start.model, work.store.paths.record(state_id))
     folders, tokenizer = [work.finished(state_id) for state_id in recipe.state_ids], states[0].curriculum.start.tokenizer
     with damage_remedied(*folders):
-        return evaluate_state(
+        metrics = evaluate_state(
             recipe.evaluation,
             checkpoint=folders[0] / CHECKPOINT_FOLDER,
             other_checkpoint=folders[1] / CHECKPOINT_FOLDER if len(folders) > 1 else None,
@@ -47,6 +48,24 @@ def evaluation_stage(recipe: StateEvaluation, work: Work) -> dict[str, Any]:
             should_stop=work.should_stop,
             placement=work.placement,
         )
+    return _finite(metrics, recipe)
+
+
+def _finite(metrics: dict[str, Any], recipe: StateEvaluation) -> dict[str, Any]:
+    """Return the metrics without numbers that are not finite, such as losses of a diverged state: a record cannot hold them.
+
+    `not_finite` names them, with their values as text.
+    """
+    not_finite = {
+        name: str(value) for name, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)
+    }
+    if not not_finite:
+        return metrics
+    print(
+        f"state {recipe.state_id}: not finite: {', '.join(f'{name} {text}' for name, text in not_finite.items())}",
+        flush=True,
+    )
+    return {name: value for name, value in metrics.items() if name not in not_finite} | {"not_finite": not_finite}
 
 
 def evaluate_state(

@@ -13,9 +13,11 @@ from midstudy.data.source import ChangedTextError
 from midstudy.execute.stopped import StoppedError
 from midstudy.execute.work import RankWork, Work, require_these_numbers
 from midstudy.files.errors import StoreError, unwritable
+from midstudy.recipe.canonical import expanded
 from midstudy.recipe.decode import decode
 from midstudy.recipe.kinds import STAGE_KINDS, StageRecipe
 from midstudy.recipe.stage import stage_id as id_of_recipe
+from midstudy.store.decisions import as_decided
 from midstudy.store.leftovers import is_alive, remove
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
@@ -60,6 +62,7 @@ def execute_stage(
             f"{store.paths.recipe(stage_id)}: its recipe has id {id_of_recipe(recipe)}. It was edited, or written by "
             "another version of midstudy: plan the study again."
         )
+    recipe = as_decided(store, recipe)
     kind = STAGE_KINDS[type(recipe)]
     placement = placement or Placement()
     if not ranks.is_first:
@@ -84,7 +87,7 @@ def execute_stage(
         attempt.publish(
             kind=request["kind"],
             label=request["label"],
-            recipe=request["recipe"],
+            recipe=expanded(recipe),  # with the outcomes of its choices
             canonical=request["canonical"],
             parents=tuple(request["parents"]),
             metrics=metrics,

@@ -10,6 +10,7 @@ from midstudy.execute.state import CHECKPOINT_FOLDER, KeptCheckpoint, assist, ca
 from midstudy.execute.work import RankWork, Work, damage_remedied
 from midstudy.files.errors import StoreError
 from midstudy.plan.published import states_before
+from midstudy.recipe.choice import chosen_in
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.start_weights import Average
 from midstudy.store.store import Store
@@ -20,10 +21,11 @@ def state_stage(recipe: State, work: Work) -> dict[str, Any]:
 
     Raises:
         StoppedError: `work.should_stop` returned true.
-        StoreError: a required state is unfinished or damaged.
+        StoreError: a required state is unfinished or damaged, or a choice that decides a learning rate is open.
     """
     if recipe.step == 0:
         return _first_state(recipe, work)
+    _require_decided(recipe)
     tokenizer = recipe.curriculum.start.tokenizer
     parent = _kept(work, recipe, work.start_from) if work.start_from else None
     with damage_remedied(parent.published if parent else None):  # this stage's own damaged checkpoints are skipped
@@ -53,6 +55,15 @@ def assist_state(recipe: State, work: RankWork) -> None:
         placement=work.placement,
         ranks=work.ranks,
     )
+
+
+def _require_decided(recipe: State) -> None:
+    for chosen in chosen_in(recipe.curriculum.curve):
+        if chosen.value is None:
+            raise StoreError(
+                f"stage {chosen.choice.id}: required, since it chooses {chosen.choice.name}, but not finished. Run the "
+                "study again."
+            )
 
 
 def _first_state(recipe: State, work: Work) -> dict[str, Any]:

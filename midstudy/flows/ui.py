@@ -12,10 +12,10 @@ from types import FrameType
 
 from midstudy.flows.server import PrefectServer
 from midstudy.store.store import Store
-from midstudy.store.study_manifest import load
 from midstudy.track.client import as_tracking_errors, connect, tracking_uri_of
 from midstudy.track.links import arms_page
 from midstudy.track.server import MlflowServer
+from midstudy.track.shared_view import VIEW_TAG
 
 _POLL_S = 0.5
 
@@ -50,7 +50,7 @@ def serve(store: Store, *, tracking_uri: str | None) -> int:
         print(f"MLflow   {mlflow_url}")
         for name in store.studies():
             if experiment_id := pages[name]:
-                print(f"         {name}: {arms_page(mlflow_url, experiment_id, load(store, name))}")
+                print(f"         {name}: {arms_page(mlflow_url, experiment_id)}")
             else:
                 command = f"midstudy track sync {name} --store {shlex.quote(str(store.root))}"
                 print(f"         {name} is not in MLflow yet: {command}")
@@ -68,14 +68,14 @@ def serve(store: Store, *, tracking_uri: str | None) -> int:
 
 
 def _experiments(store: Store, uri: str) -> dict[str, str | None]:
-    """Return MLflow's experiment id of each study; None for a study that MLflow does not have."""
+    """Return MLflow's experiment id of each study; None for a study of whose arms MLflow has no view."""
     pages: dict[str, str | None] = {}
     with as_tracking_errors(store, uri):
         if not uri.startswith(("http://", "https://")):
             connect(uri).search_experiments(max_results=1)  # raises here; the server would exit without a message
         for name in store.studies():
             experiment = connect(uri).get_experiment_by_name(name)
-            pages[name] = experiment.experiment_id if experiment else None
+            pages[name] = experiment.experiment_id if experiment and VIEW_TAG in experiment.tags else None
     return pages
 
 

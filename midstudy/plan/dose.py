@@ -49,14 +49,18 @@ def items_drawn(curriculum: Curriculum) -> dict[str, int]:
     return items
 
 
-def dose(curriculum: Curriculum) -> dict[str, float]:
+def dose(curriculum: Curriculum) -> dict[str, float | None]:
     """Return Σ learning rate × share of each data set over the steps of a run, divided by the run's Σ learning rate.
 
-    The doses of a run add up to 1; all are 0 if the learning rate is always 0.
+    The doses of a run add up to 1; all are 0 if the learning rate is always 0. All are `None` while a choice that decides
+    some of the rates is open, since the denominator has every rate.
     """
+    runs = whole_run(curriculum)
+    if not all(part.curve.window(0, part.num_steps).is_decided for part in runs):
+        return {data.name: None for part in runs for placed in part.stretches for data in placed.phase.datasets}
     sums: dict[str, float] = {}
     total = 0.0
-    for part in whole_run(curriculum):
+    for part in runs:
         for placed in part.stretches:
             rates = learning_rates(part.curve, placed.start_step, placed.stop_step)
             total += float(rates.sum())

@@ -55,6 +55,7 @@ def manifest_of(plan: Plan, *, command: str) -> Manifest:
         mixes=tuple(_mix(mix) for mix in study.mixes),
         uses=uses,
         sources={data.name: data.origin for data in study.datasets()},
+        looks=study.looks,
         steps=StepsEntry(planned=plan.total_steps, lower_bound=plan.lower_bound_steps, without_sharing=plan.unshared_steps),
     )
 
@@ -134,6 +135,7 @@ def _arm(entry: ArmStages, memo: dict[str, Mapping[str, int]], reads: Mapping[st
         items=items_drawn(curriculum),
         dose=dose(curriculum),
         flops=sum(_flops(part) for part in whole_run(curriculum)),
+        choices={name: choice.id for name, choice in arm.choices.items()},
         reads=reads,
     )
 

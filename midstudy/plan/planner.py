@@ -2,8 +2,9 @@
 
 A state is kept where a phase begins or ends, where an open-ended segment of the learning rate is replaced (a longer run
 will leave there), where two curricula of the study diverge, where an average or a measure uses it, and where another study
-already kept a state. Each kept state is trained from the nearest earlier kept state on its own path. Averaged runs are
-curricula of the study like those of its arms.
+already kept a state. Each kept state is trained from the nearest earlier kept state on its own path. Averaged runs and the
+candidates of choices are curricula of the study like those of its arms. A state whose learning rate a choice decides has
+the decision among its parents.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from midstudy.data.size import text_bytes, unprepared_parts
-from midstudy.plan.averages import averaged_runs, name_of_average, runs_alone
+from midstudy.plan.averages import name_of_average
 from midstudy.plan.cost import (
     COUNTING_TOKENS_PER_S,
     DATA_STAGE_S,
@@ -28,7 +29,9 @@ from midstudy.plan.cost import (
 from midstudy.plan.device import CPU_CORE, Device
 from midstudy.plan.labels import evaluation_label, with_unique_labels
 from midstudy.plan.left_out import LeftOut
+from midstudy.plan.needed_runs import needed_runs, runs_alone
 from midstudy.plan.sharing import distinct_steps
+from midstudy.recipe.choice import Choice
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
 from midstudy.recipe.data import Dataset, ReleasedTokenizer, Source, Task, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError, inside
@@ -112,11 +115,13 @@ class _Builder:
     requested: dict[str, tuple[Curriculum, int]] = field(default_factory=dict)
     curricula: list[Curriculum] = field(default_factory=list)
     finals: set[str] = field(default_factory=set)
-    """Ids of the final states of arms, whose labels are the phase alone."""
+    """Ids of the final states of arms and of candidates, whose labels are the phase alone."""
     kept_steps: dict[str, set[int]] = field(default_factory=dict)
     """Steps of kept states by the id of the first state of their placed phase."""
     priced_by: dict[str, set[str]] = field(default_factory=dict)
     published: set[str] = field(default_factory=set)
+    judged: set[str] = field(default_factory=set)
+    """Ids of candidates without a record whose decisions were made: they are not trained again."""
     continued: set[str] = field(default_factory=set)
     text_bytes: dict[Dataset, float] = field(default_factory=dict)
     prepared: set[str] = field(default_factory=set)
@@ -228,15 +233,15 @@ class _Builder:
                     placed = next(placed for placed in own.stretches if placed.start_step < step <= placed.stop_step)
                     self._request(own, placed.start_step, {step})
 
-    def request_averaged(self, curriculum: Curriculum) -> None:
-        """Request the states that are averaged into a curriculum's start."""
-        for run in averaged_runs(curriculum):
+    def request_needed(self, curriculum: Curriculum) -> None:
+        """Request the states that are averaged into a curriculum's start, and those that try the options of its choices."""
+        for run in needed_runs(curriculum, judged=self.judged):
             self._request_run(run)
 
     def _request_run(self, run: Curriculum) -> None:
         if run.state_id(run.num_steps) not in self.requested:
             self.request_states(run)
-            self.request_averaged(run)
+            self.request_needed(run)
 
     def request_divergences(self) -> None:
         """Request the states, inside a placed phase, after which the study's learning-rate curves diverge."""
@@ -288,6 +293,8 @@ class _Builder:
                 _check_optimizer(placed, ancestor)
         if ancestor is not None and ancestor in self.requested:
             self.state(ancestor, kept_ids)
+        decisions = {choice.id: self.decision(choice, kept_ids) for choice in curriculum.until(step).choices}
+        open_here = curriculum.curve.window(placed.start_step, step).choices
         phase, model = placed.phase, curriculum.start.model
         data = [self.tokens_of(curriculum, dataset) for dataset in curriculum.datasets_of(placed)]
         is_continued = state_id in self.continued or any(later > step for later in steps_in_phase)
@@ -295,13 +302,13 @@ class _Builder:
         num_tokens = (step - ancestor_step) * phase.tokens_per_step
         source = self.throughput.source(model, phase.precision, seq_len=phase.seq_len)
         self.priced_by.setdefault(source, set()).add(model.name)
-        self.runs[state_id] = phase.name
+        self.runs[state_id] = "".join([phase.name, *(f", lr chosen by {choice.name}" for choice in open_here)])
         self.add(
             Stage(
                 id=state_id,
-                label=phase.name if state_id in self.finals else f"{phase.name} to step {step}",
+                label=self.runs[state_id] + ("" if state_id in self.finals else f" to step {step}"),
                 recipe=State(curriculum=curriculum.until(step)),
-                parents=(*((ancestor,) if ancestor else ()), *data),
+                parents=(*((ancestor,) if ancestor else ()), *data, *decisions),
                 start_from=ancestor,
                 continues_trunk=ancestor is not None and ancestor_step > placed.start_step,
                 keeps_optimizer=keeps_optimizer,
@@ -375,6 +382,30 @@ class _Builder:
             )
         return recipe.id
 
+    def decision(self, choice: Choice, kept_ids: frozenset[str]) -> str:
+        """Add the stage that makes a choice, after its candidates and their evaluations; return its id."""
+        if choice.id not in self.stages:
+            candidates, evaluation = choice.candidates, choice.evaluation
+            for state in candidates:
+                if state.id in self.requested:
+                    self.state(state.id, kept_ids)
+                    self.evaluation(state, evaluation)
+            shared = [pair for pair in candidates[0].factors if all(pair in state.factors for state in candidates)]
+            self.add(
+                Stage(
+                    id=choice.id,
+                    label=f"choose {choice.name} on {choice.judged_on}",
+                    recipe=choice,
+                    parents=tuple(StateEvaluation(state_id=state.id, evaluation=evaluation).id for state in candidates),
+                    role="decision",
+                    model=candidates[0].curriculum.start.model.name,
+                    data=evaluation.data.name,
+                    split=evaluation.split,
+                    factors=dict(shared),
+                )
+            )
+        return choice.id
+
 
 def _segment_starts(curriculum: Curriculum) -> Iterable[tuple[str, int]]:
     """Yield where a learning-rate segment begins inside a placed phase: (id of the phase's first state, step)."""
@@ -433,13 +464,15 @@ def make_plan(
     kept_ids = frozenset(state.id for states in kept.values() for state in states)
     builder = _Builder(study=study, throughput=throughput, kept=kept)
     builder.finals = {arm.final_state.id for arm in study.arms}
+    builder.finals |= {state.id for choice in study.choices for state in choice.candidates}
+    builder.judged = _judged(study, published)
     for arm in study.arms:
         builder.request_states(arm.curriculum)
     for index, arm in enumerate(study.arms):
         with inside(f"study.arms[{index}]"):
             _check_measured(arm)
         builder.request_measured(arm)
-        builder.request_averaged(arm.curriculum)
+        builder.request_needed(arm.curriculum)
     builder.request_divergences()
     builder.published = published(builder.requested)
     arms = []
@@ -470,6 +503,14 @@ def make_plan(
         priced_by={source: tuple(sorted(names)) for source, names in builder.priced_by.items()},
         workloads=_workloads(stage for stage in stages.values() if stage.id not in builder.published),
     )
+
+
+def _judged(study: Study, published: Callable[[Iterable[str]], set[str]]) -> set[str]:
+    """Return the ids of candidates without a record whose decisions have one."""
+    made = published(choice.id for choice in study.choices)
+    needed = {state.id for choice in study.choices if choice.id not in made for state in choice.candidates}
+    candidates = {state.id for choice in study.choices for state in choice.candidates} - needed
+    return candidates - published(candidates)
 
 
 def _check_measured(arm: Arm) -> None:

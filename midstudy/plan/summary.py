@@ -38,6 +38,18 @@ def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]
             for comparison in plan.study.comparisons
         ],
         "claims": len(plan.study.claims),
+        "choices": [
+            {
+                "id": choice.id,
+                "name": choice.name,
+                "values": list(choice.values),
+                "rule": choice.rule,
+                "metric": choice.metric,
+                "judged_on": choice.judged_on,
+                "is_made": choice.id in plan.published,
+            }
+            for choice in plan.study.choices
+        ],
         "stages": len(plan.stages),
         "stages_finished": len(plan.stages) - len(missing),
         "stages_missing": len(missing),
@@ -138,6 +150,13 @@ def _arm_lines(facts: dict[str, Any]) -> list[str]:
     for comparison in facts["comparisons"]:
         arms, references = _counted(comparison["arms"], "arm"), _counted(comparison["references"], "reference")
         lines.append(f"  compare  {comparison['name']}: {arms} against {references}")
+    alike = Counter((choice["name"], *choice["values"]) for choice in facts["choices"])
+    for (name, *values), number in alike.items():
+        made = sum(
+            choice["is_made"] for choice in facts["choices"] if [choice["name"], *choice["values"]] == [name, *values]
+        )
+        among = ", ".join(f"{value:g}" for value in values)
+        lines.append(f"  choose   {name} among {among}: {_counted(number, 'decision')}" + (f", {made} made" if made else ""))
     if facts["claims"]:
         lines.append(f"  claims   {facts['claims']}")
     return lines

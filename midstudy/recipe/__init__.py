@@ -5,6 +5,7 @@ placement, which is defined elsewhere. This package imports nothing from the res
 """
 
 from midstudy.recipe.changing_mixture import interpolated, piecewise
+from midstudy.recipe.choice import Choice, Chosen
 from midstudy.recipe.curriculum import Curriculum, Start, State
 from midstudy.recipe.data import Corpus, ReleasedTokenizer, Source, Task, Tokenizer
 from midstudy.recipe.errors import RecipeError
@@ -38,6 +39,8 @@ __all__ = [
     "Anneal",
     "Arm",
     "Average",
+    "Choice",
+    "Chosen",
     "Claim",
     "Comparison",
     "Constant",

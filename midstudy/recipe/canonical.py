@@ -29,6 +29,11 @@ def label_field(**kwargs: Any) -> Any:
     return dataclasses.field(metadata={"label": True}, **kwargs)
 
 
+def planning_field() -> Any:
+    """Return a dataclass field that exists only while a study is planned: it is in no id, no comparison and no file."""
+    return dataclasses.field(default=None, compare=False, repr=False, metadata={"label": True, "planning": True})
+
+
 def added_field(*, omit_at: Any) -> Any:
     """Return a dataclass field added after ids existed: it is left out of the canonical form when it equals `omit_at`.
 
@@ -113,7 +118,8 @@ def other_versions(value: Any) -> Iterator[tuple[str, int, int]]:
 def expanded(value: Any) -> Any:
     """Return the whole recipe as plain JSON, including labels and omitted fields. Records store it and jobs read it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: expanded(_referred(field, getattr(value, field.name))) for field in dataclasses.fields(value)}
+        kept = (field for field in dataclasses.fields(value) if not field.metadata.get("planning"))
+        fields = {field.name: expanded(_referred(field, getattr(value, field.name))) for field in kept}
         return {"is": type(value).__name__, **fields}
     if isinstance(value, Mapping):
         return {key: expanded(item) for key, item in value.items()}

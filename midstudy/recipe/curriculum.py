@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from midstudy.recipe.canonical import added_field, canonical, canonical_text, expanded, identify, label_field
+from midstudy.recipe.choice import Choice
 from midstudy.recipe.curve import Curve
 from midstudy.recipe.data import Dataset, ReleasedTokenizer, Task, Tokenizer
 from midstudy.recipe.errors import RecipeError, inside, require_whole
@@ -325,6 +326,11 @@ class Curriculum:
     @property
     def num_steps(self) -> int:
         return self.stretches[-1].stop_step if self.stretches else 0
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """The choices that decide some of its learning rates, each once."""
+        return self.curve.window(0, self.num_steps).choices
 
     @property
     def factors(self) -> Factors:

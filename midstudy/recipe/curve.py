@@ -4,6 +4,9 @@
 a curve before step s keeps the segments that started before s; an open-ended segment holds nothing about what follows it.
 Therefore a longer warmup-stable-decay run shares the ids of the shorter run's stable part, and a state inside the warmup
 does not depend on the horizon.
+
+A rate may be one that a choice decides (`choice.py`). Such a curve can be placed, cut and hashed like any other; its rates
+are known once the outcome is filled in.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from midstudy.recipe.canonical import added_field
+from midstudy.recipe.choice import Choice, Decidable, chosen_in, number_of
 from midstudy.recipe.errors import require_choice
 from midstudy.recipe.plain import hold_plain_numbers
 
@@ -25,10 +29,10 @@ class Hold:
     """A constant rate from `start_step` until the next segment, or indefinitely."""
 
     start_step: int
-    lr: float
+    lr: Decidable
 
     def at(self, step: int) -> float:
-        return self.lr
+        return number_of(self.lr)
 
     def starting_at(self, step: int) -> Self:
         """Return the same rates, starting at `step`."""
@@ -59,8 +63,8 @@ class Ramp(_Changing):
     """
 
     num_steps: int
-    from_lr: float
-    to_lr: float
+    from_lr: Decidable
+    to_lr: Decidable
     shape: str
 
     def __post_init__(self) -> None:
@@ -69,11 +73,12 @@ class Ramp(_Changing):
 
     def at(self, step: int) -> float:
         progress = min(1.0, self._elapsed_steps(step) / self.num_steps)
+        from_lr, to_lr = number_of(self.from_lr), number_of(self.to_lr)
         if self.shape == "cosine":
-            return self.to_lr + 0.5 * (self.from_lr - self.to_lr) * (1.0 + math.cos(math.pi * progress))
+            return to_lr + 0.5 * (from_lr - to_lr) * (1.0 + math.cos(math.pi * progress))
         if self.shape == "1-sqrt":
-            return self.to_lr + (self.from_lr - self.to_lr) * (1.0 - math.sqrt(progress))
-        return self.from_lr + (self.to_lr - self.from_lr) * progress
+            return to_lr + (from_lr - to_lr) * (1.0 - math.sqrt(progress))
+        return from_lr + (to_lr - from_lr) * progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +86,12 @@ class PowerLaw(_Changing):
     """`from_lr` · ((t + t0) / t0)^exponent after t steps, with t0 = `reference_steps`; open-ended."""
 
     reference_steps: int
-    from_lr: float
+    from_lr: Decidable
     exponent: float
 
     def at(self, step: int) -> float:
-        return self.from_lr * ((self._elapsed_steps(step) + self.reference_steps) / self.reference_steps) ** self.exponent
+        from_lr = number_of(self.from_lr)
+        return from_lr * ((self._elapsed_steps(step) + self.reference_steps) / self.reference_steps) ** self.exponent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +114,22 @@ class Curve:
 
     segments: tuple[Segment, ...]
 
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """The choices that decide some of the rates, each once."""
+        return tuple({chosen.choice.id: chosen.choice for chosen in chosen_in(self.segments)}.values())
+
+    @property
+    def is_decided(self) -> bool:
+        """True if no rate depends on an open choice."""
+        return all(chosen.value is not None for chosen in chosen_in(self.segments))
+
     def lr(self, step: int) -> float:
-        """Return the rate of the update from state `step` to state `step + 1`."""
+        """Return the rate of the update from state `step` to state `step + 1`.
+
+        Raises:
+            RecipeError: the rate depends on an open choice.
+        """
         return self.segments[self._segment_index(step)].at(step)
 
     def _segment_index(self, step: int) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 from fractions import Fraction
 from typing import Any
 
+from midstudy.recipe.choice import Chosen, Option
 from midstudy.recipe.curriculum import Curriculum, Start, Stretch
 from midstudy.recipe.curve import Curve, HalfLife, Hold, PowerLaw, Ramp
 from midstudy.recipe.data import ByteShare, Corpus, Source, Task
@@ -37,23 +38,9 @@ _CLASSES = {
     for cls in (
         *STAGE_KINDS,
         *EVALUATIONS,
-        *(
-            AdamW,
-            Anneal,
-            Average,
-            ByteShare,
-            Constant,
-            Continued,
-            Corpus,
-            Cosine,
-            Curriculum,
-            Curve,
-            Exponential,
-            HalfLife,
-            Hold,
-        ),
-        *(HoldThenLinear, Linear, LinearWarmup, Mixture, MixtureRamp, ModelShape, Phase, Power, PowerLaw, Ramp, Release),
-        *(Sequential, Share, Source, Start, Stretch, Task, TrainPart, WarmupStableDecay),
+        *(AdamW, Anneal, Average, ByteShare, Chosen, Constant, Continued, Corpus, Cosine, Curriculum, Curve, Exponential),
+        *(HalfLife, Hold, HoldThenLinear, Linear, LinearWarmup, Mixture, MixtureRamp, ModelShape, Option, Phase, Power),
+        *(PowerLaw, Ramp, Release, Sequential, Share, Source, Start, Stretch, Task, TrainPart, WarmupStableDecay),
     )
 }
 

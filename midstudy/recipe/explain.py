@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,3 +48,9 @@ def differences(left: Any, right: Any, path: str = "") -> list[Difference]:
     if left != right or isinstance(left, bool) != isinstance(right, bool):
         return [Difference(path, left, right)]
     return []
+
+
+def shown(value: Any) -> str:
+    """Return a field's value as JSON, cut after 200 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 200 else f"{text[:200]} … ({len(text)} characters)"

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from midstudy.recipe.choice import Choice
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import ReleasedTokenizer, TokenizedData, Tokenizer
 from midstudy.recipe.measure import StateEvaluation, TokenCounts
 
-StageRecipe = Tokenizer | ReleasedTokenizer | TokenizedData | TokenCounts | State | StateEvaluation
+StageRecipe = Tokenizer | ReleasedTokenizer | TokenizedData | TokenCounts | State | StateEvaluation | Choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ _KINDS = (
         assist="midstudy.execute.state_stage:assist_state",
     ),
     StageKind(recipe=StateEvaluation, name="evaluation", make="midstudy.execute.evaluation:evaluation_stage"),
+    StageKind(recipe=Choice, name="decision", make="midstudy.execute.decision:decision_stage"),
 )
 
 STAGE_KINDS = {kind.recipe: kind for kind in _KINDS}

@@ -59,8 +59,9 @@ class ArmEntry:
 
     `measures` holds the evaluation stages of each measured column: several for a curve, otherwise one. `tokens` counts the
     tokens drawn from each corpus, `items` the items of each task. `dose` is each data set's share of the sum of learning
-    rates. `flops` is the cost of training this arm alone. `reads` holds, for each task, the row of `Manifest.uses` with what
-    the last phase that reads it takes from it; manifests of versions without it have none.
+    rates, `None` if it depends on a choice. `flops` is the cost of training this arm alone. `choices` holds the decision
+    stages that the arm's learning rates depend on, by the name of the choice. `reads` holds, for each task, the row of
+    `Manifest.uses` with what the last phase that reads it takes from it; manifests of versions without it have none.
     """
 
     factors: Mapping[str, Value]
@@ -69,8 +70,9 @@ class ArmEntry:
     num_steps: int
     tokens: Mapping[str, int]
     items: Mapping[str, int]
-    dose: Mapping[str, float]
+    dose: Mapping[str, float | None]
     flops: float
+    choices: Mapping[str, str] = field(default_factory=dict)
     reads: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -131,7 +133,7 @@ class StepsEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A frozen study."""
+    """A frozen study. For `seeds` and `looks` see `recipe.study.Study`."""
 
     schema: int
     name: str
@@ -150,11 +152,17 @@ class Manifest:
     uses: tuple[Use, ...]
     sources: Mapping[str, str]
     steps: StepsEntry
+    looks: tuple[int, ...] = ()
 
     @cached_property
     def factor_names(self) -> tuple[str, ...]:
         """The factors of the arms, in the order of the table's columns."""
         return tuple(self.arms[0].factors) if self.arms else ()
+
+    @property
+    def evaluations(self) -> set[str]:
+        """The stages whose results are the values of arms."""
+        return {stage for arm in self.arms for stages in arm.measures.values() for stage in stages}
 
     def comparison(self, name: str) -> ComparisonEntry:
         """Return the comparison of this name.

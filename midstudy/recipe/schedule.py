@@ -1,7 +1,8 @@
 """Learning-rate schedules: the recipe of a phase's learning rate. `curve.py` holds the curve that they produce.
 
 A schedule counts the steps of its own phase. Most schedules define all their rates; `Anneal` and `Exponential` start at the
-current rate of the previous curve. Schedules are pure functions of optimizer steps, never of micro-batches.
+current rate of the previous curve. Schedules are pure functions of optimizer steps, never of micro-batches. A rate that
+enters a segment unchanged may be `Chosen(choice)`: it is decided while the study runs.
 
 Sources: nightingal3/litgpt `litgpt/schedulers.py` (linear warmup from 0, cosine to a floor), karpathy/nanochat
 `scripts/mid_train.py` (hold, then linear), allenai/OLMo-core `src/olmo_core/optim/scheduler.py` (all others).
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from midstudy.recipe.canonical import added_field
+from midstudy.recipe.choice import Chosen, Decidable, possible_numbers
 from midstudy.recipe.curve import Curve, HalfLife, Hold, PowerLaw, Ramp
 from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_number, require_positive
 from midstudy.recipe.exact_share import exact_share
@@ -23,13 +25,26 @@ from midstudy.recipe.plain import hold_plain_numbers
 TAIL_SHAPES = ("linear", "1-sqrt")
 
 
-def _check_rate(field: str, value: float) -> None:
-    require_number(f"schedule.{field}", value, 0, 1, what="a learning rate")
+def _check_rate(field: str, value: Decidable) -> None:
+    for rate in possible_numbers(value):
+        require_number(f"schedule.{field}", rate, 0, 1, what="a learning rate")
 
 
-def _check_below_peak(field: str, value: float, peak_lr: float) -> None:
-    if value > peak_lr:
-        raise RecipeError(f"schedule.{field}", expected=f"at most peak_lr ({peak_lr})", got=value)
+def _check_below_peak(field: str, value: Decidable, peak_lr: Decidable) -> None:
+    lowest_peak_lr = min(possible_numbers(peak_lr))
+    for rate in possible_numbers(value):
+        if rate > lowest_peak_lr:
+            raise RecipeError(f"schedule.{field}", expected=f"at most peak_lr ({lowest_peak_lr})", got=rate)
+
+
+def _check_is_number(field: str, value: object) -> None:
+    """Raise `RecipeError` if the schedule computes with a rate that a choice decides later."""
+    if isinstance(value, Chosen):
+        raise RecipeError(
+            f"schedule.{field}",
+            expected="a number, since this schedule computes other rates from it",
+            got=f"a rate that {value.choice.name} decides",
+        )
 
 
 def _check_steps(field: str, value: int) -> None:
@@ -49,7 +64,7 @@ def _check_warmup_ends(warmup_steps: int, total_steps: int) -> None:
         raise RecipeError("schedule.warmup_steps", expected=f"less than total_steps ({total_steps})", got=warmup_steps)
 
 
-def _warmup(peak_lr: float, warmup_steps: int, *, from_lr: float = 0.0) -> tuple[Ramp, ...]:
+def _warmup(peak_lr: Decidable, warmup_steps: int, *, from_lr: Decidable = 0.0) -> tuple[Ramp, ...]:
     if warmup_steps == 0:
         return ()
     return (Ramp(start_step=0, num_steps=warmup_steps, from_lr=from_lr, to_lr=peak_lr, shape="linear"),)
@@ -71,7 +86,7 @@ class AbsoluteSchedule(ABC):
 class Constant(AbsoluteSchedule):
     """One rate throughout."""
 
-    lr: float
+    lr: Decidable
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
@@ -85,9 +100,9 @@ class Constant(AbsoluteSchedule):
 class LinearWarmup(AbsoluteSchedule):
     """Linear warmup from `from_lr` to the peak, then constant. Llama-3-SynE warms up from 1e-7."""
 
-    peak_lr: float
+    peak_lr: Decidable
     warmup_steps: int
-    from_lr: float = added_field(omit_at=0.0)
+    from_lr: Decidable = added_field(omit_at=0.0)
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
@@ -105,8 +120,8 @@ class LinearWarmup(AbsoluteSchedule):
 class _ToFloor(AbsoluteSchedule):
     """Linear warmup from 0 to the peak, then a ramp to the floor at `total_steps`."""
 
-    peak_lr: float
-    floor_lr: float
+    peak_lr: Decidable
+    floor_lr: Decidable
     warmup_steps: int
     total_steps: int
 
@@ -152,8 +167,8 @@ class WarmupStableDecay(AbsoluteSchedule):
     `Sequential(first=LinearWarmup(...), at_step=..., then=Exponential(...))`.
     """
 
-    peak_lr: float
-    floor_lr: float
+    peak_lr: Decidable
+    floor_lr: Decidable
     warmup_steps: int
     decay_steps: int
     total_steps: int
@@ -211,6 +226,8 @@ class HoldThenLinear(AbsoluteSchedule):
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
+        for field in ("peak_lr", "floor_lr"):
+            _check_is_number(field, getattr(self, field))
         _check_rate("peak_lr", self.peak_lr)
         _check_rate("floor_lr", self.floor_lr)
         _check_below_peak("floor_lr", self.floor_lr, self.peak_lr)
@@ -249,7 +266,7 @@ class Power(AbsoluteSchedule):
     `Sequential`.
     """
 
-    peak_lr: float
+    peak_lr: Decidable
     warmup_steps: int
     exponent: float
 
@@ -306,6 +323,7 @@ class Anneal:
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
+        _check_is_number("floor_lr", self.floor_lr)
         _check_rate("floor_lr", self.floor_lr)
         require_positive("schedule.num_steps", self.num_steps, unit="steps")
         require_choice("schedule.shape", self.shape, TAIL_SHAPES)

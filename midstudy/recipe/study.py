@@ -11,8 +11,10 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 from midstudy.recipe.canonical import identify
+from midstudy.recipe.choice import Choice, chosen_in
 from midstudy.recipe.curriculum import Curriculum, State
 from midstudy.recipe.data import Corpus, Dataset, Tokenizer
 from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_name, require_number, require_text
@@ -87,6 +89,9 @@ class Arm:
                 expected = f"a name of lower-case letters, digits and _ that starts with a letter and is not one of {own}"
                 raise RecipeError("arm.measures", expected=expected, got=repr(column))
             require_kind(f"arm.measures.{column}", measure, Measure, expected="a Measure")
+        names = [choice.name for choice in choices_of(self.curriculum)]
+        if len(set(names)) < len(names):
+            raise RecipeError("arm.choices", expected="a different name for each choice", got=", ".join(names))
 
     @cached_property
     def factors(self) -> Mapping[str, Value]:
@@ -95,6 +100,11 @@ class Arm:
     @cached_property
     def final_state(self) -> State:
         return self.curriculum.state()
+
+    @cached_property
+    def choices(self) -> Mapping[str, Choice]:
+        """The choices that the arm's learning rates depend on, by name."""
+        return {choice.name: choice for choice in choices_of(self.curriculum)}
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.factors.items()) or f"state {self.final_state.id}"
@@ -186,6 +196,8 @@ class Study:
     """Arms and the question that they answer, or only data sets whose tokens are counted.
 
     `seeds` are the factors that repeat an arm: the first one gives the replicates, the others are averaged within it.
+    `looks` are the numbers of seeds at which the claims will be judged, the last one the number planned in all: a study
+    whose seeds grow spends its 5 % over them (`midstudy/analysis/spending.py`). Without them every report judges at 5 %.
     `report` names the report: `study` for the general one, or a package in `midstudy/studies`. `plan` and the report show
     `notes`.
     """
@@ -200,6 +212,7 @@ class Study:
     mixes: Sequence[Mix] = ()
     report: str = "study"
     notes: Sequence[str] = ()
+    looks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _STUDY_NAME.fullmatch(self.name):
@@ -218,6 +231,7 @@ class Study:
             self._check_claim(f"study.claims[{index}]", claim)
         self._check_names()
         self._check_counts()
+        self._check_looks()
 
     @cached_property
     def factor_names(self) -> tuple[str, ...]:
@@ -375,6 +389,16 @@ class Study:
                         got=f"counts of {', '.join(sorted(counted)) or 'nothing'}",
                     )
 
+    def _check_looks(self) -> None:
+        """Raise `RecipeError` unless the looks are growing numbers of seeds, each enough for a test."""
+        is_whole = isinstance(self.looks, tuple) and all(type(look) is int and look >= 2 for look in self.looks)
+        if not is_whole or any(left >= right for left, right in pairwise(self.looks)):
+            raise RecipeError(
+                "study.looks", expected="growing numbers of seeds of at least 2, such as (3, 5, 8)", got=self.looks
+            )
+        if self.looks and not self.seeds:
+            raise RecipeError("study.looks", expected="nothing in a study without seeds", got=self.looks)
+
     def datasets(self) -> Iterator[Dataset]:
         """Yield every corpus and task that an arm or a tokenizer reads, or that is measured or counted, each once."""
         seen: set[int] = set()
@@ -383,6 +407,23 @@ class Study:
                 seen.add(id(data))
                 yield data
 
+    def evaluations(self) -> set[AnyEvaluation]:
+        """Return the evaluations of the arms' measures and of the choices that the arms depend on."""
+        measured = {measure.evaluation for arm in self.arms for measure in arm.measures.values()}
+        return measured | {choice.evaluation for choice in self.choices}
+
+    @cached_property
+    def choices(self) -> tuple[Choice, ...]:
+        """The choices that the arms or their candidates depend on, each once."""
+        known: dict[str, Choice] = {}
+        pending = [arm.curriculum for arm in self.arms]
+        for curriculum in pending:
+            for choice in choices_of(curriculum):
+                if choice.id not in known:
+                    known[choice.id] = choice
+                    pending += [state.curriculum for state in choice.candidates]
+        return tuple(known.values())
+
     def _all_datasets(self) -> Iterator[Dataset]:
         for arm in self.arms:
             yield from _datasets_of(arm.curriculum)
@@ -390,6 +431,10 @@ class Study:
                 yield measure.evaluation.data
                 for state in measure.read_states:
                     yield from _datasets_of(state.curriculum)
+        for choice in self.choices:
+            yield choice.evaluation.data
+            for state in choice.candidates:
+                yield from _datasets_of(state.curriculum)
         for counts in self.counts:
             yield counts.data
             if isinstance(counts.tokenizer, Tokenizer):
@@ -402,6 +447,12 @@ def _key(factors: Mapping[str, Value], *, without: Collection[str] = ()) -> froz
 
 def _describe(measure: Measure) -> str:
     return f"{measure.metric}, {measure.better} is better, {'several states' if measure.is_curve else 'one state'}"
+
+
+def choices_of(curriculum: Curriculum) -> tuple[Choice, ...]:
+    """Return the choices of a curriculum and of the averaged runs that it starts from, each once."""
+    averaged = (chosen.choice for chosen in chosen_in(curriculum.start))
+    return tuple({choice.id: choice for choice in (*averaged, *curriculum.choices)}.values())
 
 
 def _datasets_of(curriculum: Curriculum) -> Iterator[Dataset]:

@@ -27,3 +27,6 @@ AVERAGING = 1
 
 COUNTS = 1
 """How documents are sampled and tokens counted (`midstudy/similarity/counts.py`)."""
+
+DECISION = 1
+"""How a decision picks one of the measured values (`midstudy/recipe/choice.py`)."""

@@ -88,7 +88,8 @@ def _left_out(path: Path) -> LeftOut:
 def _digest(folder: Path, tables: Tables) -> str:
     """Hash all inputs except the manifest's stages, which may change without changing the results."""
     manifest = tables.manifest
-    used = [manifest.name, manifest.question, manifest.notes, manifest.comparisons, manifest.claims, manifest.columns]
+    used: list[object] = [manifest.name, manifest.question, manifest.notes, manifest.seeds]
+    used += [manifest.comparisons, manifest.claims, manifest.columns]
     total = hashlib.sha256(repr(used).encode("utf-8"))
     for name in (*FILES[1:], *_OPTIONAL_FILES):
         path = folder / name

@@ -14,6 +14,7 @@ import midstudy
 from midstudy.environment import of_kernel
 from midstudy.report.inputs import ReportInputError, read_study
 from midstudy.report.page import page
+from midstudy.report.recomputation import NOTEBOOK, recomputation
 from midstudy.report.report import REPORT_FOLDER
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ class ReportError(ValueError):
 
 
 def render(study_folder: Path, *, template: Path | None = None) -> Path:
-    """Write report.html, report.ipynb and figures/ into `study_folder / "report"`. Return the path of report.html.
+    """Write the report and its notebooks and figures/ into `study_folder / "report"`. Return the path of report.html.
+
+    Beside report.ipynb, which made the page, lies analysis.ipynb (`report.recomputation`).
 
     An existing report is kept if it was rendered from the same tables, template and code.
 
@@ -49,7 +52,8 @@ def render(study_folder: Path, *, template: Path | None = None) -> Path:
     inputs_sha256 = _sha256(study.digest, text, *(path.read_text("utf-8") for path in _code_files()))
     folder = study_folder.absolute() / REPORT_FOLDER
     html, ipynb, marker = folder / "report.html", folder / "report.ipynb", folder / "rendered.json"
-    if html.is_file() and ipynb.is_file() and _rendered_from(marker) == inputs_sha256:
+    analysis = folder / NOTEBOOK
+    if all(path.is_file() for path in (html, ipynb, analysis)) and _rendered_from(marker) == inputs_sha256:
         return html
 
     marker.unlink(missing_ok=True)
@@ -61,6 +65,7 @@ def render(study_folder: Path, *, template: Path | None = None) -> Path:
     import nbformat
 
     _write(ipynb, nbformat.writes(notebook))
+    _write(analysis, nbformat.writes(recomputation(study.tables)))
     _write(html, page(notebook, title=f"{_title(text)} · {study.tables.manifest.name}"))
     _write(marker, json.dumps({"inputs_sha256": inputs_sha256}))
     return html

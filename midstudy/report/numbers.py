@@ -67,7 +67,7 @@ def tokens(count: float) -> str:
 
 def percent(share: float) -> str:
     """Format an unsigned fraction with three significant digits: 0.125 → '12.5 %'."""
-    return f"{100 * share:.3g} %"
+    return ABSENT if math.isnan(share) else f"{100 * share:.3g} %"
 
 
 def _minus(text: str) -> str:

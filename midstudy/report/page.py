@@ -1,4 +1,7 @@
-"""Convert an executed notebook into one self-contained HTML page: outputs without code, no scripts, no external files."""
+"""Convert an executed notebook into one self-contained HTML page: outputs without code, no scripts, no external files.
+
+The page has a second style for paper.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +52,39 @@ table.report .small { white-space: normal; font-size: 12.5px; color: #444; }
 .verdict-inconclusive { color: #4d4d4d; white-space: nowrap; }
 details { margin: 14px 0; }
 summary { cursor: pointer; color: #00568a; }
-@media print { main { max-width: none; } figure, tr { break-inside: avoid; } }
 """
+
+_PRINT_STYLE = """
+@page { size: A4; margin: 15mm 12mm 17mm; @bottom-right { content: counter(page) " / " counter(pages); font-size: 8pt; } }
+@media print {
+  body { font-size: 10pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  main { max-width: none; padding: 0; }
+  h1 { font-size: 17pt; margin: 0 0 10pt; }
+  h2 { font-size: 13pt; margin: 20pt 0 6pt; break-after: avoid; }
+  p, li { orphans: 3; widows: 3; }
+  .summary, .warning, .caption, figure, tr, pre { break-inside: avoid; }
+  figure img { max-height: 215mm; object-fit: contain; object-position: left; }
+  figcaption, .caption { font-size: 8.5pt; }
+  .caption { break-after: avoid; }
+  .summary ul.answer { font-size: 11pt; }
+  .table, pre { overflow: visible; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  table.report td.name, table.report td.number { white-space: normal; }
+  table.report td.name { min-width: 22mm; }
+  table.report td.number { min-width: 7mm; }
+  table.report { font-size: 7.5pt; min-width: 0; max-width: 100%; }
+  table.report th, table.report td { padding: 2pt 3pt; }
+  table.report .small { font-size: 7pt; }
+  table.report thead { display: table-header-group; }
+  table.report tr:has(th.group) { break-after: avoid; }
+  details::details-content { content-visibility: visible; block-size: auto; }
+  summary { list-style: none; color: inherit; font-weight: 600; break-after: avoid; }
+  summary::-webkit-details-marker { display: none; }
+  a { color: inherit; }
+  a[href^="http"]::after { content: " (" attr(href) ")"; overflow-wrap: anywhere; }
+}
+"""
+"""On paper, collapsed parts are open, tables break between rows and repeat their heads, and links show their addresses."""
 
 
 def page(notebook: NotebookNode, *, title: str) -> str:
@@ -68,5 +102,5 @@ def page(notebook: NotebookNode, *, title: str) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<style>{_STYLE}{_PRINT_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )

@@ -176,7 +176,7 @@ def plan_experiment(
     from midstudy.store.processor import this_processor
 
     study = load_study(Path(experiment), data=data, settings=settings)
-    for evaluation in {measure.evaluation for arm in study.arms for measure in arm.measures.values()}:
+    for evaluation in study.evaluations():
         require_rows(evaluation.data.source, split=evaluation.split, is_task=isinstance(evaluation.data, Task))
     where = where or _here()
     processor, num_threads = (this_processor(), where.threads_a_job) if where.placement else (None, 1)

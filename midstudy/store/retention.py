@@ -1,6 +1,7 @@
 """Decide which files of a store can be removed and why the others are kept, from the graph of all studies.
 
-A published stage is kept as long as a study's manifest contains it or a stage made from it. Rolling checkpoints and
+A published stage is kept as long as a study's manifest contains it or a stage made from it. The exception is a candidate
+that only served a finished decision: it may be freed, and its studies then do without it. Rolling checkpoints and
 half-written files of killed jobs are removed, except for the newest complete checkpoint of each unfinished stage, from
 which its next attempt resumes. Files of running jobs are not touched. Several cleanings may run at once, and beside running
 studies: every removal starts with a rename, which succeeds for one process only.
@@ -11,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from midstudy.recipe.schedule import Hold
 from midstudy.store.leftovers import entries, half_written, is_alive, is_temporary, remove, rolling_checkpoints
 from midstudy.store.record import Record
 from midstudy.store.store import Store
-from midstudy.store.study_manifest import load
+from midstudy.store.study_manifest import freeze, load
+
+_UNUSED = "finished, but no study uses it any more"
+_JUDGED = "candidates of finished decisions"
 
 STALE_AFTER_S = 3600.0
 """A temporary file is written within seconds; one that is older than this was left by a killed process."""
@@ -74,7 +78,8 @@ def survey(
     """
     retention = Retention()
     uses = _uses(store)
-    needed = _needed(store, uses, live_stages)
+    judged = _judged(store)
+    needed = _needed(store, uses, live_stages) - judged
     for stage_id in store.stage_ids():
         folder = store.paths.stage(stage_id)
         if stage_id in live_stages:
@@ -90,7 +95,8 @@ def survey(
         if store.has(stage_id):
             reason = "attempts at finished stages"
             retention.free.extend(_item(reason, attempt, stage=stage_id, attempt=attempt) for attempt in dead)
-            _sort_finished(store, stage_id, uses.get(stage_id), stage_id in needed, unreferenced, retention)
+            why = _JUDGED if stage_id in judged else _UNUSED
+            _sort_finished(store, stage_id, uses.get(stage_id), None if stage_id in needed else why, unreferenced, retention)
         elif stage_id not in needed and unreferenced:
             reason = "attempts at stages that no study uses any more"
             retention.free.extend(_item(reason, attempt, stage=stage_id, attempt=attempt) for attempt in dead)
@@ -110,10 +116,11 @@ def free(store: Store, items: Iterable[Item], *, live_stages: Callable[[], Colle
     """Remove these items; return those that this call removed.
 
     Items that a job or an attempt has started to use since the survey are kept, and so are finished stages that a study has
-    started to use.
+    started to use. The manifests of studies no longer list candidates that were removed.
     """
     in_use = live_stages()
-    needed = _needed(store, _uses(store), in_use)
+    judged = _judged(store)
+    needed = _needed(store, _uses(store), in_use) - judged
     freed = []
     for item in items:
         if item.stage in in_use or (item.attempt is not None and is_alive(item.attempt)):
@@ -122,6 +129,7 @@ def free(store: Store, items: Iterable[Item], *, live_stages: Callable[[], Colle
             continue
         if remove(item.path):
             freed.append(item)
+    _leave_out(store, {item.stage for item in freed if item.stage in judged and item.remake_s is not None})
     return freed
 
 
@@ -147,19 +155,19 @@ def _sort_unfinished(
 
 
 def _sort_finished(
-    store: Store, stage_id: str, uses: _Uses | None, is_needed: bool, unreferenced: bool, retention: Retention
+    store: Store, stage_id: str, uses: _Uses | None, unneeded: str | None, unreferenced: bool, retention: Retention
 ) -> None:
-    """Add a finished stage to `retention`."""
+    """Add a finished stage to `retention`; `unneeded` says why it is not needed, `None` if it is."""
     record, folder = _record(store, stage_id), store.published_folder(stage_id)
     if record is None:
         return
-    if is_needed:
+    if unneeded is None:
         reasons = _why(record, uses or _Uses())
         detail = "; ".join([record.label, *reasons[1:]])
         retention.kept.append(_item(reasons[0], folder, stage=stage_id, detail=detail))
         return
     item = _item(
-        "finished, but no study uses it any more",
+        unneeded,
         folder,
         stage=stage_id,
         detail=record.label,
@@ -170,6 +178,10 @@ def _sort_finished(
 
 def _why(record: Record, uses: _Uses) -> list[str]:
     """Return why a finished stage is kept, the strongest reason first."""
+    if record.kind == "decision":
+        return ["decision: the outcome of a choice"]
+    if record.kind == "evaluation" and uses.is_parent:
+        return ["evaluation: read by a decision"]
     if record.kind != "state":
         return [f"{record.kind}: {'read by training and evaluation' if uses.is_parent else 'read by the tables'}"]
     branches = [stage for stage in uses.started_here if stage.role == "midtrain" and not stage.continues_trunk]
@@ -230,6 +242,45 @@ def _uses(store: Store) -> dict[str, _Uses]:
             parent_uses.is_parent = True
             parent_uses.num_evaluations += stage.kind == "evaluation"
     return uses
+
+
+def _judged(store: Store) -> set[str]:
+    """Return the candidates that no study needs, since the decisions that their evaluations served are finished."""
+    judged: set[str] = set()
+    needed: set[str] = set()
+    for name in store.studies():
+        manifest = load(store, name)
+        stages = manifest.stages
+        children: dict[str, list[str]] = {}
+        for stage_id, stage in stages.items():
+            for parent in stage.parents:
+                children.setdefault(parent, []).append(stage_id)
+        outputs = {arm.state for arm in manifest.arms}
+        outputs |= {one for arm in manifest.arms for evaluations in arm.measures.values() for one in evaluations}
+        made = {stage_id for stage_id, stage in stages.items() if stage.kind == "decision" and store.has(stage_id)}
+        spent = _only_serving(made, [one for one, stage in stages.items() if stage.kind == "evaluation"], children) - outputs
+        states = [one for one, stage in stages.items() if stage.kind == "state"]
+        candidates = _only_serving(spent, states, children) - outputs
+        judged |= candidates
+        needed |= stages.keys() - candidates
+    return judged - needed
+
+
+def _only_serving(ends: Collection[str], stage_ids: Iterable[str], children: Mapping[str, list[str]]) -> set[str]:
+    """Return those of these stages that have children, all of which are among `ends`."""
+    return {one for one in stage_ids if children.get(one) and all(child in ends for child in children[one])}
+
+
+def _leave_out(store: Store, removed: Collection[str | None]) -> None:
+    """Freeze the studies that list these candidates again, without them and the steps that they took."""
+    for name in store.studies():
+        manifest = load(store, name)
+        gone = [stage for stage_id, stage in manifest.stages.items() if stage_id in removed]
+        if gone:
+            steps, num_steps = manifest.steps, sum(stage.num_steps for stage in gone)
+            fewer = replace(steps, planned=steps.planned - num_steps, lower_bound=steps.lower_bound - num_steps)
+            stages = {stage_id: stage for stage_id, stage in manifest.stages.items() if stage_id not in removed}
+            freeze(store, replace(manifest, stages=stages, steps=fewer))
 
 
 def _needed(store: Store, uses: dict[str, _Uses], live_stages: Collection[str]) -> set[str]:

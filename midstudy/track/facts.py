@@ -15,6 +15,7 @@ from typing import Any
 
 from midstudy.recipe.manifest import Manifest, StageEntry
 from midstudy.store.attempt import METRICS_FILE, RESULT_FOLDER
+from midstudy.store.decisions import Decision
 from midstudy.store.leftovers import is_alive
 from midstudy.store.record import Record
 from midstudy.store.store import Store
@@ -167,6 +168,8 @@ class StageRun:
         metrics = {result_name(column): value for column, value in values.items()}
         metrics |= dict(final_metrics({**of_record, **spent}))
         tags = {ATTEMPT_TAG: record.attempt, "midstudy.folder": str(folder), **environment_tags(record.environment)}
+        if _is_decision(record):
+            tags["mlflow.note.content"] = f"{Decision.of(record).sentence}."
         return self._facts(
             status=FINISHED,
             started_ms=milliseconds(record.timing["started_at"]),
@@ -198,10 +201,12 @@ class StageRun:
 
     @property
     def _params(self) -> dict[str, Any]:
-        """The factors of the stage, and its model, step, data and split."""
+        """The factors of the stage, the values that were chosen for it, and its model, step, data and split."""
         stage = self.stage
+        parents = (self.records[parent] for parent in stage.parents if parent in self.records)
+        chosen = {f"chosen.{made.name}": made.chosen for made in map(Decision.of, filter(_is_decision, parents))}
         about = {"model": stage.model or None, "step": stage.step, "data": stage.data or None, "split": stage.split or None}
-        return {**stage.factors, **{name: value for name, value in about.items() if value is not None}}
+        return {**stage.factors, **chosen, **{name: value for name, value in about.items() if value is not None}}
 
     def _facts(self, *, tags: Mapping[str, str], metrics: Mapping[str, float] | None = None, **facts: Any) -> RunFacts:
         state = state_behind(self.manifest, self.stage)
@@ -231,6 +236,10 @@ class StageRun:
             data=data,
             **facts,
         )
+
+
+def _is_decision(record: Record) -> bool:
+    return record.kind == "decision"
 
 
 def run_names(manifest: Manifest) -> dict[str, str]:

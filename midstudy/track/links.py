@@ -1,28 +1,14 @@
-"""The address of MLflow's page of a study's arms, filtered and sorted."""
+"""The address of MLflow's page of a study's arms."""
 
 from __future__ import annotations
 
-from urllib.parse import quote, urlencode
-
-from midstudy.recipe.manifest import Manifest
-from midstudy.track.facts import result_name
+from midstudy.track.shared_view import VIEW_KEY
 
 
-def arms_page(server_url: str, experiment_id: str, manifest: Manifest) -> str:
-    """Return the address of the list of the arms' last states, best first, where some can be selected and compared.
+def arms_page(server_url: str, experiment_id: str) -> str:
+    """Return the address of the list of the arms' last states, in the view that a sync keeps in the experiment's tag
+    `shared_view.VIEW_TAG`.
 
-    The list is sorted by a metric because MLflow collapses nested runs when it sorts by time.
+    MLflow ignores the view if the address also has a filter or an order.
     """
-    settings = {"workflowType": "machine_learning", "startTime": "ALL"}
-    roles = sorted({manifest.stages[arm.state].role for arm in manifest.arms})
-    if roles:
-        settings["searchFilter"] = (
-            f"tags.stage_kind = '{roles[0]}'" if len(roles) == 1 else "tags.stage_kind != 'evaluation'"
-        )
-    first = manifest.comparisons[0].columns[0] if manifest.comparisons else None
-    column = first or next((name for name, about in manifest.columns.items() if not about.is_curve), None)
-    if column is not None:
-        lower = manifest.columns[column].better == "lower"
-        settings |= {"orderByKey": f"metrics.`{result_name(column)}`", "orderByAsc": "true" if lower else "false"}
-    query = urlencode(settings, quote_via=quote)
-    return f"{server_url.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
+    return f"{server_url.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW_KEY}"

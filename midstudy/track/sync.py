@@ -19,6 +19,7 @@ from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 from midstudy.track.client import TrackingError, as_tracking_errors, connect, default_tracking_uri
 from midstudy.track.facts import CONTENT_TAG, FAILED, STAGE_ID_TAG, STUDY, STUDY_TAG, RunFacts, study_facts
+from midstudy.track.shared_view import VIEW_TAG, view_tag
 from midstudy.track.write import PARENT_RUN_TAG, RunWriter, must_be_recreated
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def sync(store: Store, study_name: str, *, tracking_uri: str, lock_timeout_s: fl
         facts = study_facts(store, manifest)
         client = connect(tracking_uri)
         experiment_id = _experiment(client, store, manifest, tracking_uri)
+        _keep_view(client, experiment_id, manifest, facts)
         known = _known_runs(client, experiment_id)
         writer = RunWriter(client, experiment_id)
         created = updated = 0
@@ -145,6 +147,15 @@ def _experiment(client: MlflowClient, store: Store, manifest: Manifest, tracking
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
     return experiment.experiment_id
+
+
+def _keep_view(client: MlflowClient, experiment_id: str, manifest: Manifest, facts: list[RunFacts]) -> None:
+    """Write the view of the arms that the study's link opens, unless it is current. Other saved views are not touched."""
+    if not facts:
+        return
+    wanted = view_tag(manifest, created_ms=facts[0].started_ms)
+    if client.get_experiment(experiment_id).tags.get(VIEW_TAG) != wanted:
+        client.set_experiment_tag(experiment_id, VIEW_TAG, wanted)
 
 
 def _known_runs(client: MlflowClient, experiment_id: str) -> dict[str, Run]:

@@ -7,6 +7,7 @@ is printed; run with -s to see it.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +29,7 @@ from scipy import stats
 
 from midstudy.analysis.claims import judge
 from midstudy.analysis.effects import cells, paired
+from midstudy.analysis.intervals import mean_interval
 from midstudy.analysis.other_items import crossed_interval
 from midstudy.analysis.pairs import summarise
 from midstudy.analysis.tables import Tables
@@ -72,7 +74,22 @@ def run() -> Run:
             cell = f"{row['mix']} on {row['task']}"
             found.covered[f"effect: {cell}"].append(row["ci_low"] <= truth <= row["ci_high"])
             found.moderated[cell].append(low <= truth <= high)
+        for name, low, high in against_rivals(study.tables):
+            truth = study.gain("code", "a") - study.gain(name, "a")
+            found.covered[f"code against {name} on a"].append(low <= truth <= high)
     return found
+
+
+def against_rivals(tables: Tables) -> Iterator[tuple[str, float, float]]:
+    """The intervals of code against each other mix on task a, on which the claim about the best one rests."""
+    by_mix = {
+        one.factors["mix"]: one for one in cells(tables, tables.manifest.comparison("main")) if one.factors["task"] == "a"
+    }
+    code = by_mix.pop("code")
+    for mix, other in by_mix.items():
+        by_seed = paired(tables, code.arms, other.arms, "loss")
+        found = mean_interval(by_seed["difference"])
+        yield str(mix), found.low, found.high
 
 
 def main_effects(tables: Tables) -> pd.DataFrame:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from midstudy.recipe import Arm, Corpus, Curriculum, Measure, Task, Tokenizer
-from midstudy.studies.bridging.scale import COLUMNS, PAPER_STEPS, Scale, general_of
+from midstudy.recipe import Arm, Comparison, Corpus, Curriculum, Measure, Task, Tokenizer, where
+from midstudy.studies.bridging.comparisons import comparison_of, earliest_latest
+from midstudy.studies.bridging.scale import COLUMNS, CONTROL, PAPER_STEPS, Scale, general_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,3 +109,22 @@ class Grid:
                 run = self.scale.midtrain(self._run(None, trunk_seed), specialists, start_step=start_step)
             self._runs[mix, trunk_seed] = run
         return self._runs[mix, trunk_seed]
+
+
+def first_comparisons(arms: Sequence[Arm], *, total_steps: int) -> list[Comparison]:
+    """Return the comparisons of then that claims rest on; an arm without its reference is left out."""
+
+    def of(*cells: Midtraining) -> list[Arm]:
+        return [
+            arm
+            for cell in cells
+            for arm in where(arms, mix=cell.mix, weight=cell.weight, start_step=cell.start_step(total_steps))
+        ]
+
+    match = ("size", "task")
+    main = comparison_of("main", "Which mix helps which task", of(*MIXES), where(arms, mix=CONTROL), match, None)
+    continued = comparison_of("continued", "Mixed or alone", of(*MIXES), of(*CONTINUED), ("size", "mix", "task"), None)
+    timing = [arm for arm in of(*TIMING) if arm.factors["task"] == MATCHED["code"]]
+    once = [arm for arm in timing if (arm.factors["trunk_seed"], arm.factors["sft_seed"]) == (0, 1337)]
+    found = [main, continued, earliest_latest(once)]
+    return [comparison for comparison in found if comparison is not None]

@@ -37,6 +37,7 @@ REPRODUCTION: dict[str, Any] = {
     "git_dirty": False,
     "versions": {"midstudy": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "platform": "Linux", "cpu": "a CPU"},
     "sources": {"general": "wheels:general", "code": "wheels:code"},
+    "decisions": [],
 }
 
 

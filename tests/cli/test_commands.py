@@ -58,7 +58,8 @@ def test_the_command_has_exactly_these_verbs():
     ).stdout
     verbs = [line.split()[0] for line in help_text.splitlines() if line.startswith("    ") and line[4] != " "]
     assert verbs == [
-        "new", "plan", "run", "status", "logs", "retry", "cancel", "report", "track", "ui", "clean", "explain", "export",
+        "new", "plan", "run", "status", "logs", "retry", "cancel", "report", "track", "ui", "clean", "explain",
+        "compare-studies", "export",
     ]  # fmt: skip
 
 
@@ -230,6 +231,9 @@ EMPTY = [
     (["clean", "--store", ""], "--store"),
     (["explain", "", "b"], "A"),
     (["explain", "a", ""], "B"),
+    (["compare-studies", "", "b"], "A"),
+    (["compare-studies", "a", ""], "B"),
+    (["compare-studies", "a", "b", "--other-store", ""], "--other-store"),
     (["export", "", "--to", "hf"], "STAGE"),
     (["export", "a", "--to", "hf", "--output", ""], "--output"),
     (["export", "a", "--to", "hf", "--study", ""], "--study"),
@@ -329,6 +333,47 @@ def test_status_and_explain_read_the_store(finished, capsys):
     explained = json.loads(capsys.readouterr().out)
     paths = [field["path"] for field in explained["differences"]]
     assert any(path.startswith("curriculum.stretches[1]") for path in paths)
+
+
+@pytest.fixture(scope="module")
+def two_stores(finished: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
+    """The finished store, and a copy in which the study also exists under the name `again`."""
+    other = Store.open(Path(shutil.copytree(finished.root, tmp_path_factory.mktemp("other") / "store")))
+    freeze(other, dataclasses.replace(load(other, "small"), name="again"))
+    return finished, other
+
+
+def test_two_studies_of_two_stores_are_compared(two_stores, capsys):
+    finished, other = two_stores
+    stores = ["--store", str(finished.root), "--other-store", str(other.root)]
+    assert main(["compare-studies", "small", "again", *stores, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["a"], facts["b"], facts["own_arms"], facts["recipes"]) == ("small", "again", [0, 0], [])
+    arms = load(finished, "small").arms
+    assert len(facts["arms"]) == len(arms) * len({row["column"] for row in facts["arms"]})
+    assert all(row["difference"] == 0 for row in facts["arms"])
+    (loss,) = (row["a"] for row in facts["arms"] if row["mix"] == "control" and row["column"] == "sft_loss")
+    assert loss == finished.record(arms[0].measures["sft_loss"][0]).metrics["loss_nats"]
+    assert {row["agreement"] for row in facts["effects"]} == {"equal"}
+    assert facts["effects"][0]["low"] is None, "one seed has no interval, and JSON no NaN"
+
+    assert main(["compare-studies", "small", "again", "--store", str(other.root)]) == 0
+    text = capsys.readouterr().out
+    assert f"B  again in {other.root}: 2 arms" in text
+    assert f"{loss:.4f}" in text
+    assert "The arms in both have the same recipes." in text
+
+
+@pytest.mark.parametrize(
+    ("studies", "message"),
+    [
+        (("again", "again"), "expected two studies, got 'again' twice; for a study of another store, add --other-store."),
+        (("small", "nowhere"), "no study called 'nowhere'; there are: again, small."),
+    ],
+)
+def test_two_studies_that_cannot_be_compared_are_an_error_of_one_line(studies, message, two_stores, capsys):
+    assert main(["compare-studies", *studies, "--store", str(two_stores[1].root)]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_study_with_a_ramped_mixture_runs_through_to_its_report(text, tmp_path):

@@ -57,6 +57,8 @@ PAPER_SCALE = [
     "num_sequences=1024",
     "seq_len=2048",
     "peak_lr=3e-4",
+    "sft_peak_lr=1e-3",
+    "sft_peak_lrs=()",
     "precision='bf16_true'",
     "vocab_size=50304",
     "tokenizer_bytes=1000000000",
@@ -125,10 +127,33 @@ def test_every_trunk_has_an_sft_seed_of_its_own() -> None:
     assert len(seeds) == len({trunk for trunk, _ in seeds}) == len({sft for _, sft in seeds}) == 3
 
 
+def test_each_mix_and_task_chooses_its_rate_with_the_first_seeds() -> None:
+    plain = load_study(EXPERIMENT)
+    study = load_study(EXPERIMENT, settings=["sft_peak_lrs=(1e-3, 3e-3, 1e-2)"])
+    assert [arm.factors for arm in study.arms] == [arm.factors for arm in plain.arms]
+    rules: dict[tuple[Value, ...], set[str]] = {}
+    for arm in study.arms:
+        (choice,) = arm.choices.values()
+        assert choice.values == (1e-3, 3e-3, 1e-2)
+        assert (choice.evaluation.data.name, choice.evaluation.split) == (arm.factors["task"], "dev")
+        assert choice.evaluation.max_sequences == arm.measures["sft_loss"].evaluation.max_sequences
+        for state in choice.candidates:
+            factors = dict(state.factors)
+            assert (factors["trunk_seed"], factors["sft_seed"]) == (0, 1337)
+            assert all(factors[name] == arm.factors[name] for name in ("mix", "weight", "start_step", "task"))
+        rules.setdefault((*cell(arm), arm.factors["task"]), set()).add(choice.id)
+    assert all(len(ids) == 1 for ids in rules.values())
+    assert len(study.choices) == len(rules)
+    first = {arm.final_state.id for arm in where(plain.arms, trunk_seed=0, sft_seed=1337)}
+    tried = {choice.options[1].state_id for choice in study.choices}  # 3e-3 is the plain study's rate
+    assert first == tried
+    assert planned(plain).stages.keys().isdisjoint(arm.final_state.id for arm in study.arms)
+
+
 def test_a_sweep_varies_the_keywords_of_study() -> None:
     study = load_study(EXPERIMENT, settings=["sizes=('nano','micro')", "trunk_seeds=(7,)", "total_steps=100"])
     found = {(a.factors["size"], a.factors["trunk_seed"], a.curriculum.num_steps) for a in study.arms}
-    assert found == {("nano", 7, 136), ("micro", 7, 136)}
+    assert found == {("nano", 7, 172), ("micro", 7, 172)}
 
 
 def test_claims_are_those_whose_arms_the_study_has() -> None:
@@ -144,7 +169,9 @@ def test_claims_are_those_whose_arms_the_study_has() -> None:
 def dose_of(arm: Arm, corpus: str) -> float:
     """The dose before fine-tuning, which every arm has alike."""
     before = arm.curriculum.until(arm.curriculum.stretches[-1].start_step)
-    return dose(before)[corpus]
+    found = dose(before)[corpus]
+    assert found is not None
+    return found
 
 
 def test_arms_compared_at_equal_dose_have_equal_dose() -> None:
@@ -173,8 +200,8 @@ def test_the_control_after_pretraining_reads_the_specialist_tokens_of_its_mix() 
         mix = str(arm.factors["mix"])
         (after,) = where(held.references, mix=f"{mix} after", trunk_seed=arm.factors["trunk_seed"])
         drawn, later = (tokens_drawn(one.curriculum) for one in (arm, after))
-        assert drawn[mix] <= later[mix] < drawn[mix] + 4 * 384
-        assert later["general"] == 160 * 3 * 384
+        assert drawn[mix] <= later[mix] < drawn[mix] + 2 * 384
+        assert later["general"] == 240 * 2 * 384
 
 
 def mixture_at(curriculum: Curriculum, number: int) -> dict[str, float]:
@@ -208,15 +235,15 @@ def test_the_placebo_reads_no_document_of_the_general_corpus_and_is_measured_on_
 def test_longer_fine_tuning_has_curves_and_its_own_controls() -> None:
     study = load_study(EXPERIMENT, settings=["full=True"])
     held = comparison(study, "sft_length")
-    assert {arm.factors["sft_steps"] for arm in held.arms} == {36, 120, 480}
-    longest = where(held.arms, sft_steps=480)[0].measures["sft_loss_curve"]
-    assert [state.step - 160 for state in longest.states] == [60, 120, 180, 240, 300, 360, 420, 480]
+    assert {arm.factors["sft_steps"] for arm in held.arms} == {72, 240, 960}
+    longest = where(held.arms, sft_steps=960)[0].measures["sft_loss_curve"]
+    assert [state.step - 240 for state in longest.states] == [120, 240, 360, 480, 600, 720, 840, 960]
 
 
 def test_an_ablation_rests_on_the_seeds_on_which_all_of_it_runs() -> None:
     """The code mix at its own start also runs on other trunk seeds, for the main comparison."""
     timing = comparison(load_study(EXPERIMENT, settings=["full=True"]), "timing")
-    assert sorted({float(arm.factors["start_step"]) for arm in timing.arms}) == [16, 52, 105, 131]
+    assert sorted({float(arm.factors["start_step"]) for arm in timing.arms}) == [24, 79, 157, 197]
     assert {arm.factors["trunk_seed"] for arm in timing.arms} == {0, 1, 2}
 
 
@@ -227,10 +254,10 @@ def test_timing_times_weight_shares_its_states_with_the_flagship() -> None:
         for name, more in (("bridging_micro.py", ["full=True"]), ("timing_weight.py", []))
     )
     shared = {ours[one].label for one in ours.keys() & theirs.keys()}
-    assert {f"pretrain nano seed {seed} to step 160" for seed in (0, 1, 2)} <= shared
-    assert {f"midtrain nano code20@{start} seed 0 to step 160" for start in (16, 52, 105, 131)} <= shared
-    assert {f"midtrain nano code{weight}@105 seed 0 to step 160" for weight in (10, 20, 50, 80)} <= shared
-    assert any(label.startswith("sft nano code20@16") for label in shared)
+    assert {f"pretrain nano seed {seed} to step 240" for seed in (0, 1, 2)} <= shared
+    assert {f"midtrain nano code20@{start} seed 0 to step 240" for start in (24, 79, 157, 197)} <= shared
+    assert {f"midtrain nano code{weight}@157 seed 0 to step 240" for weight in (10, 20, 50, 80)} <= shared
+    assert any(label.startswith("sft nano code20@24") for label in shared)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +307,7 @@ def test_a_wrong_experiment_file_gives_one_message_with_the_fields_path(tmp_path
     ("weight", "start_step", "message"),
     [
         (1.2, 20_000, r"mixes\.math\.mixture\.math: expected a share in \[0, 1\], got 1\.2"),
-        (0.12, 70_000, r"mixes\.math\..*start_step: expected .*\[0, 160\).*, got 184"),
+        (0.12, 70_000, r"mixes\.math\..*start_step: expected .*\[0, 240\).*, got 275"),
     ],
 )
 def test_a_wrong_mix_is_named(monkeypatch: pytest.MonkeyPatch, weight: float, start_step: int, message: str):

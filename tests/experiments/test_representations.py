@@ -65,7 +65,7 @@ def test_the_four_pairs_are_control_and_mix_before_and_after_fine_tuning(study: 
 
 def test_the_experiment_trains_no_more_than_its_arms(study: Study) -> None:
     plan = make_plan(study, throughput=Throughput(CPU_CORE, {}), published=lambda ids: set(), kept_states=())
-    assert plan.total_steps == plan.lower_bound_steps == 2 * (160 + 144 + 108 + 2 * 3 * 36)
+    assert plan.total_steps == plan.lower_bound_steps == 2 * (240 + 216 + 161 + 2 * 3 * 72)
     compared = [stage for stage in plan.stages.values() if stage.label.startswith("compare ")]
     assert len(compared) == 2 * 2 * (3 + 2 + 2)
     assert [claim.arms for claim in study.claims] == [

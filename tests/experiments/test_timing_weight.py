@@ -17,20 +17,20 @@ EXPERIMENT = REPOSITORY / "experiments" / "timing_weight.py"
 def test_every_start_step_meets_every_weight_and_trunks_are_shared() -> None:
     study = load_study(EXPERIMENT, settings=["trunk_seeds=(0, 1)"])
     cells = [(arm.factors["start_step"], arm.factors["weight"]) for arm in where(study.arms, mix="code", trunk_seed=1)]
-    assert cells == [(start, weight) for start in (16, 52, 105, 131) for weight in (0.1, 0.2, 0.5, 0.8)]
+    assert cells == [(start, weight) for start in (24, 79, 157, 197) for weight in (0.1, 0.2, 0.5, 0.8)]
     plan = make_plan(study, throughput=Throughput(CPU_CORE, {}), published=lambda ids: set(), kept_states=())
-    branches = 4 * sum(160 - start for start in (16, 52, 105, 131))
-    assert plan.total_steps == plan.lower_bound_steps == 2 * (160 + branches + 17 * 36)
+    branches = 4 * sum(240 - start for start in (24, 79, 157, 197))
+    assert plan.total_steps == plan.lower_bound_steps == 2 * (240 + branches + 17 * 72)
 
 
 def test_the_comparisons_lie_along_the_axes_through_the_main_cell() -> None:
-    study = load_study(EXPERIMENT, settings=["trunk_seeds=(0,)", "main_start_step=52", "main_weight=0.5"])
+    study = load_study(EXPERIMENT, settings=["trunk_seeds=(0,)", "main_start_step=79", "main_weight=0.5"])
     cells = {one.name: [(arm.factors["start_step"], arm.factors["weight"]) for arm in one.arms] for one in study.comparisons}
     assert cells == {
-        "main": [(52, 0.5)],
-        "timing": [(start, 0.5) for start in (16, 52, 105, 131)],
-        "weight": [(52, weight) for weight in (0.1, 0.2, 0.5, 0.8)],
-        "earliest_latest": [(16, 0.5)],
+        "main": [(79, 0.5)],
+        "timing": [(start, 0.5) for start in (24, 79, 157, 197)],
+        "weight": [(79, weight) for weight in (0.1, 0.2, 0.5, 0.8)],
+        "earliest_latest": [(24, 0.5)],
     }
     along = {one.name: one.along for one in study.comparisons}
     assert along == {"main": None, "timing": "start_step", "weight": "weight", "earliest_latest": None}
@@ -44,13 +44,13 @@ def test_the_earliest_start_is_held_against_the_latest_on_every_trunk_seed() -> 
         for kind in ("pycode", "general")
     ]
     held = next(one for one in study.comparisons if one.name == "earliest_latest")
-    for arms, start in ((held.arms, 16), (held.references, 131)):
+    for arms, start in ((held.arms, 24), (held.references, 197)):
         cells = [(arm.factors["start_step"], arm.factors["weight"], arm.factors["trunk_seed"]) for arm in arms]
         assert cells == [(start, 0.2, seed) for seed in (0, 1, 2)]
 
 
 def test_one_start_step_is_not_held_against_itself() -> None:
-    study = load_study(EXPERIMENT, settings=["start_steps=(16,)"])
+    study = load_study(EXPERIMENT, settings=["start_steps=(24,)"])
     assert "earliest_latest" not in {claim.comparison for claim in study.claims}
 
 

@@ -35,6 +35,12 @@ def branch(trunk: Curriculum, branching: Branching) -> Curriculum:
     return trunk.branch(start_step=branching.start_step, data=data, name=f"code from {branching.start_step}")
 
 
+def dose_of(curriculum: Curriculum) -> float:
+    found = dose(curriculum)["code"]
+    assert found is not None
+    return found
+
+
 def rate(step: int) -> float:
     """The schedule of the trunk by its published formula (litgpt): linear warmup from 0, cosine to the floor."""
     floor = PEAK_LR / 300
@@ -62,8 +68,7 @@ def test_the_twin_has_the_same_amount_or_there_is_none(trunk: Curriculum, on: st
         return
     twin = matched(trunk, like, on=on, start_step=other)
     amounts = [
-        tokens_drawn(one)["code"] if on == "tokens" else dose(one)["code"]
-        for one in (branch(trunk, like), branch(trunk, twin))
+        tokens_drawn(one)["code"] if on == "tokens" else dose_of(one) for one in (branch(trunk, like), branch(trunk, twin))
     ]
     in_whole_sequences = 2 * SEQ_LEN if on == "tokens" else 0
     assert amounts[1] == pytest.approx(amounts[0], rel=6e-4, abs=in_whole_sequences)
@@ -73,8 +78,8 @@ def test_the_start_of_a_larger_share_is_the_nearest_step(trunk: Curriculum) -> N
     like = Branching(start_step=66, share=0.12)
     twin = matched(trunk, like, on="lr_dose", share=1.0)
     assert twin.share == 1.0
-    wanted = dose(branch(trunk, like))["code"]
-    found = [abs(dose(branch(trunk, Branching(start_step=step, share=1.0)))["code"] - wanted) for step in range(NUM_STEPS)]
+    wanted = dose_of(branch(trunk, like))
+    found = [abs(dose_of(branch(trunk, Branching(start_step=step, share=1.0))) - wanted) for step in range(NUM_STEPS)]
     assert found.index(min(found)) == twin.start_step
 
 

@@ -490,7 +490,9 @@ def test_a_dose_weighs_steps_by_their_learning_rate():
 
     def dose_of_code(schedule: Any, start_step: int, weight: float) -> float:
         branch = code_branch(trunk(60, schedule=schedule), start_step, weight)
-        return manifest_of(plan_of([whole_arm(branch)]), command="").arms[0].dose["code"]
+        dose = manifest_of(plan_of([whole_arm(branch)]), command="").arms[0].dose["code"]
+        assert dose is not None
+        return dose
 
     assert dose_of_code(Constant(lr=1e-3), 30, 0.2) == pytest.approx(0.1)
     rates = [falling.curve().lr(step) for step in range(60)]

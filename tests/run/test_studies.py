@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from builders.comparing_study import comparing_study
-from builders.small_study import make_study, write_text
+from builders.small_study import make_study, plan_in, write_text
 
 from midstudy.analysis.effects import effects
+from midstudy.analysis.power import upper_sd
 from midstudy.analysis.tables import Tables, read_tables
 from midstudy.data.source import resolve_source
 from midstudy.recipe import (
@@ -36,6 +38,7 @@ from midstudy.recipe import (
     where,
 )
 from midstudy.recipe.representation import CKA_FILE
+from midstudy.run.described import power_of
 from midstudy.run.study import write_report
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
@@ -229,7 +232,7 @@ def test_averaging_is_a_factor_and_verdicts_follow_from_the_numbers(tmp_path: Pa
             for corpus in (text.general, text.code)
         ],
     )
-    _, tables, page = run_to_report(tmp_path / "store", study)
+    store, tables, page = run_to_report(tmp_path / "store", study)
     loss = tables.arms.set_index(["mix", "averaged", "seed"])["loss"]
     gains = [loss["general", 1, seed] - loss["code", 1, seed] for seed in (0, 1, 2)]
     assert min(gains) > 0.1, "eight steps on the same kind of code as the test split"
@@ -237,6 +240,11 @@ def test_averaging_is_a_factor_and_verdicts_follow_from_the_numbers(tmp_path: Pa
     assert table["difference"].tolist() == [pytest.approx(sum(gains) / 3)]
     row = page[page.index("code is the best of all mixes") :]
     assert 'class="verdict-yes"' in row[: row.index("</tr>")]
+    (power,) = power_of(plan_in(store, study), store)
+    sd = float(np.std(gains, ddof=1))
+    assert power.value == pytest.approx(sum(gains) / 3)
+    assert power.sd_upper == pytest.approx(upper_sd(sd, df=2)), "of the seeds that the store has"
+    assert power.seeds_needed is not None
     averaged = effects(tables, tables.manifest.comparison("averaging"), "loss").by_seed
     expected = pd.Series([loss["code", 1, seed] - loss["code", 2, seed] for seed in (0, 1, 2)])
     assert averaged["difference"].tolist() == pytest.approx(expected.tolist())

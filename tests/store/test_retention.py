@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from builders.decided_study import RATES, decided_study
 from builders.small_study import plan_in, small_study
 
 from midstudy.cli.main import main
@@ -243,6 +244,74 @@ def test_a_stage_of_two_studies_is_kept_while_one_of_them_uses_it(copy: Made, te
     freeze(copy.store, dataclasses.replace(load(copy.store, "small"), name="other"))
     request(copy.store, small_study(text, starts=(), tasks=("code_task",)))
     assert survey(copy.store, unreferenced=True).free == []
+
+
+# -- candidates of decisions ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def all_decided(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    store = Store.open(tmp_path_factory.mktemp("decided") / "store", create=True)
+    plan = request(store, decided_study(text))
+    for stage in plan.missing:
+        make(store, stage)
+    return Made(store, plan)
+
+
+@pytest.fixture
+def decided(all_decided: Made, tmp_path: Path) -> Made:
+    shutil.copytree(all_decided.store.root, tmp_path / "store")
+    return Made(Store.open(tmp_path / "store"), all_decided.plan)
+
+
+def candidates(made: Made) -> set[str]:
+    return {option.state_id for choice in made.plan.study.choices for option in choice.options}
+
+
+def test_judged_candidates_are_freed_only_on_request_and_the_study_stays_finished(decided: Made, text: Path) -> None:
+    store, before = decided.store, published(decided.store)
+    kept = {item.stage: item.reason for item in survey(store).kept}
+    assert {stage for stage, reason in kept.items() if reason == "candidates of finished decisions"} == candidates(decided)
+    assert {kept[choice.id] for choice in decided.plan.study.choices} == {"decision: the outcome of a choice"}
+    assert survey(store).free == []
+    retained = survey(store, unreferenced=True)
+    assert {item.stage for item in retained.free} == candidates(decided)
+    assert len(free(store, retained.free)) == len(candidates(decided))
+    assert {name for name in before if name.split("/")[0] not in candidates(decided)} == set(published(store))
+    # What is left is a finished study: for the manifest, which `status` and `retry` read, and for the next plan.
+    manifest = load(store, "decided")
+    assert store.published(manifest.stages) == set(manifest.stages)
+    assert manifest.steps.planned == manifest.steps.lower_bound == decided.plan.total_steps - 4 * 4
+    again = request(store, decided_study(text))
+    assert again.missing == []
+    assert again.total_steps == again.lower_bound_steps == manifest.steps.planned
+    assert survey(store, unreferenced=True).free == []
+
+
+def test_another_seed_of_a_cleaned_study_trains_with_the_recorded_outcome(decided: Made, text: Path) -> None:
+    free(decided.store, survey(decided.store, unreferenced=True).free)
+    larger = request(decided.store, decided_study(text, seeds=(0, 1, 2)))
+    assert not {stage.id for stage in larger.missing} & candidates(decided)
+    for stage in larger.missing:
+        make(decided.store, stage)
+    assert decided.store.published(larger.stages) == set(larger.stages)
+
+
+def test_candidates_are_kept_until_every_decision_about_them_is_made(decided: Made) -> None:
+    choice = decided.plan.study.choices[0]
+    shutil.rmtree(decided.store.paths.published(choice.id))
+    open_ones = {option.state_id for option in choice.options}
+    assert {item.stage for item in survey(decided.store, unreferenced=True).free} == candidates(decided) - open_ones
+
+
+def test_a_candidate_that_another_study_measures_is_kept(decided: Made, text: Path) -> None:
+    """A study at one fixed rate has the candidates with that rate as arms."""
+    request(decided.store, decided_study(text))
+    plain = decided_study(text, rates=(RATES[0],), seeds=(0,))
+    request(decided.store, dataclasses.replace(plain, name="plain"))
+    shared = {arm.final_state.id for arm in plain.arms}
+    assert shared < candidates(decided)
+    assert {item.stage for item in survey(decided.store, unreferenced=True).free} == candidates(decided) - shared
 
 
 # -- beside running jobs ----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,6 +33,8 @@ from midstudy.execute.data import make_counts, make_tokenizer, make_tokens
 from midstudy.execute.evaluation import evaluate_state
 from midstudy.model.initialise import initialised
 from midstudy.recipe import (
+    Choice,
+    Constant,
     Corpus,
     Evaluation,
     Mixture,
@@ -285,6 +288,16 @@ def test_representation(tmp_path: Path) -> None:
     assert metrics["layer_distortion"] == pytest.approx(14.2184844, rel=1e-6)
     by_token, by_sequence = [1110, 0.08460595, 0.06234343], [33, 0.62480226, 0.47343333]
     assert results == [pytest.approx(by_token, rel=1e-5), pytest.approx(by_sequence, rel=1e-5)]
+
+
+@recorded("DECISION", version=1)
+def test_decision() -> None:
+    """The lowest finite loss wins, and the first one of equal losses; values that are not finite never win."""
+    tried = {rate: trunk(1, schedule=Constant(lr=rate)).state() for rate in (3e-4, 1e-3, 3e-3)}
+    dev = Evaluation(data=PYCODE, split="dev", loss="all_tokens", seq_len=36, max_sequences=33)
+    choice = Choice.between("lr", tried, evaluation=dev)
+    measured = [(3.0, 2.0, 1.0), (2.0, 1.0, 1.0), (math.nan, 2.0, 2.0), (-math.inf, math.inf, 9.0), (1.0, 1.0, 1.0)]
+    assert [choice.best(losses) for losses in measured] == [2, 1, 1, 2, 0]
 
 
 @recorded("AVERAGING", version=1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from midstudy.analysis.items import columns_without_items
 from midstudy.report.cells import factor_text, readable
-from midstudy.report.html import Html, Row, bullets, code, details, element, paragraph, table
+from midstudy.report.html import Html, Row, bold, bullets, code, details, element, paragraph, table
 from midstudy.report.numbers import duration, loss, number, tokens
+from midstudy.report.recomputation import NOTEBOOK
 from midstudy.report.report import Report
 
 
@@ -71,10 +72,36 @@ def reproduce(report: Report) -> Html:
         "Study ", code(name), ", made from tables with digest ", code(study.digest[:16]), ". Every number "
         "comes from the runs below; ", code("midstudy explain A B"), " shows the recipe fields in which two stages differ.",
     )  # fmt: skip
+    shown += _decisions(report)
     shown += _files(report)
     if not report.manifest.arms:
         return shown
     return shown + details(f"All {len(report.manifest.arms)} arms with the ids of their last states", _arms_table(report))
+
+
+def _decisions(report: Report) -> Html:
+    """Show what each choice decided, with the metric of every candidate; empty for a study without choices."""
+    decisions = report.study.reproduction["decisions"]
+    if not decisions:
+        return Html("")
+    rows: list[Row] = [
+        [
+            made["label"],
+            bold(f"{option['value']:g}") if option["value"] == made["chosen"] else f"{option['value']:g}",
+            loss(option["measured"]) if option["measured"] is not None else "not finite",
+            loss(option["margin"]) if option["margin"] is not None else "",
+            code(made["id"]),
+        ]
+        for made in decisions
+        for option in made["tried"]
+    ]
+    rules = " and ".join(dict.fromkeys(f"the {made['rule']} {readable(made['metric'])}" for made in decisions))
+    return table(
+        ["choice", "value", "candidate's metric", "worse by", "stage"],
+        rows,
+        caption=f"Values that the study chose, in bold: those whose candidates have {rules} on the split named. "
+        "A choice never reads a test split. `chosen:NAME` in arms.csv is the value of each arm.",
+    )
 
 
 def _files(report: Report) -> Html:
@@ -90,6 +117,7 @@ def _files(report: Report) -> Html:
     known = {name: found for name in held if (found := getattr(report.tables, name)) is not None and len(found)}
     rows: list[Row] = [[code(f"{name}.parquet"), held[name], number(len(found))] for name, found in known.items()]
     shown = table(["file", "content", "rows"], rows, caption="Tables in the study's folder, for pandas.", num_text_columns=2)
+    shown += paragraph(code(NOTEBOOK), " beside this page recomputes the effects from these files without midstudy.")
     without = columns_without_items(report.tables.items, tuple(report.manifest.columns))
     if not without:
         return shown

@@ -26,13 +26,17 @@ def comparisons_of(arms: Sequence[Arm], grid: Grid) -> list[Comparison]:
     def paper(*mixes: PaperMix) -> list[Run]:
         return [mix.run(scale.total_steps) for mix in mixes]
 
+    def on_its_task(found: Sequence[Arm]) -> list[Arm]:
+        return [arm for arm in found if arm.factors["task"] == MATCHED.get(str(arm.factors["mix"]))]
+
     matched = [grid.paper(mix) for mix in MATCHED]
-    on_matched = [arm for arm in of(*matched) if arm.factors["task"] == MATCHED.get(str(arm.factors["mix"]))]
-    every_length = [arm for arm in of(*matched, steps=None) if arm.factors["task"] == MATCHED.get(str(arm.factors["mix"]))]
+    on_matched = on_its_task(of(*matched))
+    every_length = complete(on_its_task(of(*matched, steps=None)), "sft_steps")
     control, code = of(Run()), [grid.paper("code")]
     all_controls, by_mix = of(Run(), steps=None), ("size", "mix", "task", "sft_steps")
-    several_lengths = complete(every_length, "sft_steps")
-    timing, weights = complete(of(*paper(*TIMING)), "start_step"), complete(of(*paper(*WEIGHTS)), "weight")
+    timing = complete(on_its_task(of(*paper(*TIMING))), "start_step")
+    weights = complete(on_its_task(of(*paper(*WEIGHTS))), "weight")
+    crossed = complete(on_its_task(of(*paper(*CROSSED))), "start_step")
     wanted: list[tuple[str, str, Sequence[Arm], Sequence[Arm], tuple[str, ...], str | None]] = [
         ("main", "Which mix helps which task", of(*paper(*MIXES)), control, MATCH, None),
         ("placebo", "A placebo: general text mixed in like code", of(grid.placebo), control, MATCH, None),
@@ -60,7 +64,7 @@ def comparisons_of(arms: Sequence[Arm], grid: Grid) -> list[Comparison]:
         (
             "crossed",
             "When to start, at which share",
-            complete(of(*paper(*CROSSED)), "start_step"),
+            crossed,
             control,
             MATCH,
             "start_step",
@@ -68,9 +72,9 @@ def comparisons_of(arms: Sequence[Arm], grid: Grid) -> list[Comparison]:
         ("ramp", "A share that rises, or a constant one", of(grid.ramp), of(paper(TIMING[1])[0]), MATCH, None),
         ("cut", "Midtraining, or fine-tuning from the start step", on_matched, of(*(map(grid.cut, MATCHED))), MATCH, None),
         ("after", "The same text within pretraining, or after it", on_matched, of(*(map(grid.after, MATCHED))), MATCH, None),
-        ("sft_length", "Over the length of fine-tuning", several_lengths, all_controls, MATCH, "sft_steps"),
+        ("sft_length", "Over the length of fine-tuning", every_length, all_controls, MATCH, "sft_steps"),
     ]
-    comparisons = [_comparison(*one) for one in wanted]
+    comparisons = [comparison_of(*one) for one in wanted]
     comparisons.append(earliest_latest(timing))
     return [comparison for comparison in comparisons if comparison is not None]
 
@@ -82,7 +86,7 @@ def earliest_latest(arms: Sequence[Arm]) -> Comparison | None:
         return None
     first, last = ([arm for arm in arms if arm.factors["start_step"] == step] for step in (steps[0], steps[-1]))
     match = ("size", "mix", "weight", "task", "sft_steps")
-    return _comparison("earliest_latest", "Earliest against latest", first, last, match, None)
+    return comparison_of("earliest_latest", "Earliest against latest", first, last, match, None)
 
 
 def complete(arms: Sequence[Arm], along: str) -> list[Arm]:
@@ -95,7 +99,7 @@ def complete(arms: Sequence[Arm], along: str) -> list[Arm]:
     return [arm for group in whole for arm in group] if len(values) > 1 else []
 
 
-def _comparison(
+def comparison_of(
     name: str,
     title: str,
     arms: Sequence[Arm],

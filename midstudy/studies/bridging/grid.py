@@ -8,13 +8,14 @@ epochs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from midstudy.plan.dose import tokens_drawn
 from midstudy.plan.matched import Branching, matched
 from midstudy.recipe import Arm, Curriculum, factors
+from midstudy.recipe.choice import Chosen
 from midstudy.recipe.errors import inside
 from midstudy.studies.bridging.scale import CONTROL, PAPER_STEPS, Scale
 from midstudy.studies.bridging.text import PLACEBO, TASKS, Text
@@ -77,6 +78,7 @@ class Grid:
     scale: Scale
     text: Text
     _trained: dict[tuple[Run, int], Curriculum] = field(default_factory=dict)
+    _chosen: dict[Cell, Chosen] = field(default_factory=dict)
 
     def main(self) -> list[Cell]:
         """Return the cells on which conclusions rest: control, placebo and matched mixes on the matched tasks, and the
@@ -106,19 +108,30 @@ class Grid:
         runs = [(mix, run) for mix in MATCHED for run in (Run(), self.paper(mix))]
         return [(run, MATCHED[mix], length) for length in steps for mix, run in runs]
 
-    def arms(self, cells: Iterable[Cell], *, seed: int) -> list[Arm]:
-        """Return the arms of some cells on one trunk; each trunk seed has an SFT seed of its own."""
+    def arms(self, cells: Iterable[Cell], *, seed: int, sft_rates: Sequence[float] = ()) -> list[Arm]:
+        """Return the arms of some cells on one trunk; each trunk seed has an SFT seed of its own.
+
+        Args:
+            sft_rates: peak learning rates of fine-tuning, of which each cell takes the best on dev of the first trunk for
+                which it is built; without them every cell has the rate of the scale.
+        """
         arms = []
         for run, task, steps in dict.fromkeys(cells):
             labels = factors(mix=run.mix, weight=run.weight, start_step=run.start_step)
             num_points = 0 if steps == self.scale.sft_steps else SFT_POINTS
+            curriculum, target = self.train(run, seed), self.text.tasks[task]
+            if sft_rates and (run, task, steps) not in self._chosen:
+                self._chosen[run, task, steps] = self.scale.choose_sft_peak_lr(
+                    curriculum, target, seed=sft_seed(seed), among=sft_rates, steps=steps, labels=labels
+                )
             arms.append(
                 self.scale.finetune(
-                    self.train(run, seed),
-                    self.text.tasks[task],
+                    curriculum,
+                    target,
                     seed=sft_seed(seed),
                     steps=steps,
                     labels=labels,
+                    sft_peak_lr=self._chosen.get((run, task, steps)),
                     num_points=num_points,
                 )
             )

@@ -9,7 +9,7 @@ from midstudy.studies.bridging.scale import Scale
 
 
 # `--set NAME=VALUE` varies a keyword: the steps at which code enters, and its share of the tokens from there on.
-def study(*, data, starts: tuple[int, ...] = (16, 105), weight: float = 0.2, trunk_seeds: tuple[int, ...] = (0, 1, 2)):
+def study(*, data, starts: tuple[int, ...] = (24, 157), weight: float = 0.2, trunk_seeds: tuple[int, ...] = (0, 1, 2)):
     scale = Scale(size="nano")  # lengths, batch sizes and learning rates; `Scale` says which of them a paper fixes
     # Built-in text. `--data FOLDER` reads your JSONL files instead: general/train.jsonl, code/train.jsonl, sft/pycode/...
     general, code = data.corpus("general", max_bytes=3_000_000), data.corpus("code", max_bytes=1_500_000)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -10,6 +10,8 @@ from midstudy.recipe import (
     AdamW,
     Arm,
     Average,
+    Choice,
+    Chosen,
     Corpus,
     Cosine,
     Curriculum,
@@ -48,13 +50,13 @@ class Scale:
     """The quantities that a small study reduces. Everything else in this module follows the paper's configurations."""
 
     size: str = "nano"
-    total_steps: int = 160
-    num_sequences: int = 3
+    total_steps: int = 240
+    num_sequences: int = 2
     seq_len: int = 384
-    peak_lr: float = 3e-3
-    sft_steps: int = 36
-    sft_num_sequences: int = 4
-    sft_peak_lr: float = 1e-3
+    peak_lr: float = 6e-3
+    sft_steps: int = 72
+    sft_num_sequences: int = 2
+    sft_peak_lr: float = 3e-3
     sft_warmup_steps: int | None = None
     """Default: a tenth of the steps of fine-tuning, rounded."""
     precision: str = "fp32"
@@ -117,7 +119,7 @@ class Scale:
         size, seed = trunk.start.model.name, int(dict(trunk.factors)["trunk_seed"])
         steps = -(-num_tokens // (self.sft_num_sequences * self.seq_len))
         name, labels = f"{corpus.name} after {size} seed {seed}", factors(mix=f"{corpus.name} after", weight=1.0)
-        schedule, optimizer = self._sft_schedule(steps), self._sft_optimizer()
+        schedule, optimizer = self._sft_schedule(steps, self.sft_peak_lr), self._sft_optimizer()
         return trunk.then(self._phase(name, labels, Mixture.only(corpus), self.sft_num_sequences, schedule, optimizer, seed))
 
     def finetune(
@@ -128,6 +130,7 @@ class Scale:
         seed: int,
         steps: int | None = None,
         labels: Factors = (),
+        sft_peak_lr: float | Chosen | None = None,
         num_points: int = 0,
     ) -> Arm:
         """Return an arm that fine-tunes a run on a task, measured before and after fine-tuning.
@@ -137,16 +140,12 @@ class Scale:
         Args:
             steps: steps of fine-tuning; default `sft_steps`.
             labels: factors of the arm, where they differ from those of the run.
+            sft_peak_lr: the peak learning rate, or one chosen on dev (`choose_sft_peak_lr`); default: that of the scale.
             num_points: points of the curves of both losses along fine-tuning; 0 for no curve.
         """
         steps = self.sft_steps if steps is None else steps
-        run_factors = dict(joined(run.factors, labels))
-        label = mix_label(str(run_factors["mix"]), float(run_factors["weight"]), int(run_factors["start_step"]))
-        longer = "" if steps == self.sft_steps else f" {steps} steps"
-        name = f"sft{longer} {run_factors['size']} {label} → {task.name}, trunk {run_factors['trunk_seed']}, SFT {seed}"
-        schedule, optimizer = self._sft_schedule(steps), self._sft_optimizer()
-        own = joined(labels, factors(task=task.name, sft_steps=steps, sft_seed=seed))
-        tuned = run.then(self._phase(name, own, task, self.sft_num_sequences, schedule, optimizer, seed))
+        peak_lr = self.sft_peak_lr if sft_peak_lr is None else sft_peak_lr
+        tuned = self._tuned(run, task, seed=seed, steps=steps, labels=labels, peak_lr=peak_lr)
         measured = dict(zip(COLUMNS, (self.evaluation(task), self.evaluation(general_of(run))), strict=True))
         measures = {
             column + when: Measure(state=state, evaluation=evaluation)
@@ -164,6 +163,49 @@ class Scale:
             for column, evaluation in measured.items():
                 measures[f"{column}_curve"] = Measure(states=points, evaluation=evaluation)
         return Arm(curriculum=tuned, measures=measures)
+
+    def choose_sft_peak_lr(
+        self,
+        run: Curriculum,
+        task: Task,
+        *,
+        seed: int,
+        among: Sequence[float],
+        steps: int | None = None,
+        labels: Factors = (),
+    ) -> Chosen:
+        """Return the peak learning rate, out of `among`, with the lowest loss on the task's dev split after fine-tuning.
+
+        The candidates fine-tune `run`, the run of the first trunk seed; the same `Chosen` then serves the runs of all trunk
+        seeds. A candidate is evaluated on dev only, on as many items as the test split of an arm. The optimum depends on
+        the mix and the task, so each needs a choice of its own.
+        """
+        steps = self.sft_steps if steps is None else steps
+        tried = {
+            rate: self._tuned(run, task, seed=seed, steps=steps, labels=labels, peak_lr=rate, sft_peak_lr=rate).state()
+            for rate in among
+        }
+        return Chosen(Choice.between("sft_peak_lr", tried, evaluation=self.evaluation(task, split="dev")))
+
+    def _tuned(
+        self,
+        run: Curriculum,
+        task: Task,
+        *,
+        seed: int,
+        steps: int,
+        labels: Factors,
+        peak_lr: float | Chosen,
+        **more: float,
+    ) -> Curriculum:
+        run_factors = dict(joined(run.factors, labels))
+        label = mix_label(str(run_factors["mix"]), float(run_factors["weight"]), int(run_factors["start_step"]))
+        longer = "" if steps == self.sft_steps else f" {steps} steps"
+        name = f"sft{longer} {run_factors['size']} {label} → {task.name}, trunk {run_factors['trunk_seed']}, SFT {seed}"
+        name += "".join(f", peak lr {rate:g}" for rate in more.values())
+        schedule, optimizer = self._sft_schedule(steps, peak_lr), self._sft_optimizer()
+        own = joined(labels, factors(task=task.name, sft_steps=steps, sft_seed=seed, **more))
+        return run.then(self._phase(name, own, task, self.sft_num_sequences, schedule, optimizer, seed))
 
     def evaluation(self, data: Dataset, *, split: str = "test") -> Evaluation:
         """Return the evaluation of loss, bits per byte and every item's loss: up to `test_items` items of a task, or half
@@ -185,9 +227,9 @@ class Scale:
             for dataset in datasets
         ]
 
-    def _sft_schedule(self, steps: int) -> Cosine:
+    def _sft_schedule(self, steps: int, peak_lr: float | Chosen) -> Cosine:
         warmup_steps = self.sft_warmup_steps or max(1, round(steps / 10))
-        return Cosine(peak_lr=self.sft_peak_lr, floor_lr=0.0, warmup_steps=warmup_steps, total_steps=steps)
+        return Cosine(peak_lr=peak_lr, floor_lr=0.0, warmup_steps=warmup_steps, total_steps=steps)
 
     def _sft_optimizer(self) -> AdamW:
         return AdamW(beta1=0.9, beta2=0.999, weight_decay=0.01, clip_norm=0.0)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from builders.first_design import MIXES, TASKS, FirstScale, Grid
+from builders.first_design import MIXES, TASKS, FirstScale, Grid, first_comparisons
 
 from midstudy.data.data_args import DataChoice
 from midstudy.recipe import Study
 from midstudy.recipe.errors import RecipeError
+from midstudy.studies.bridging.claims import claims_for
 
 
 def study(
@@ -65,10 +66,13 @@ def study(
                 arms += grid.matched_tasks(trunk_seed=trunk_seed, sft_seed=sft_seed)
             elif trunk_seed == trunk_seeds[0]:  # a second SFT seed adds no replicate of the trunk
                 arms += grid.main_contrasts(trunk_seed=trunk_seed, sft_seed=sft_seed)
+    comparisons = first_comparisons(arms, total_steps=total_steps)
     scale = FirstScale(vocab_size=vocab_size, tokenizer_bytes=tokenizer_bytes)
     return Study(
         name=name,
         question="Which midtraining mix, from which step and at which weight, helps which fine-tuning target?",
         arms=arms,
+        comparisons=comparisons,
+        claims=claims_for(comparisons),
         counts=scale.counts([*corpora.values(), *tasks.values()], scale.first_tokenizer(corpora["general"])),
     )
