@@ -39,8 +39,8 @@ def _table(report: Report, entry: ComparisonEntry, column: str, effects: pd.Data
         "paired t-test, for these test items. Over seeds and items: the 95 % interval for another test set of this size, by "
         "the pigeonhole bootstrap of seeds and items; where items vary more than a few seeds, it has more degrees of "
         "freedom than the first and can be the narrower one. The data name no source or template of an item, so every item "
-        "is a cluster of its own, and where items are alike the interval is too narrow. Errors: standard errors from seeds and "
-        "from items alone.",
+        "is a cluster of its own, and where items are alike the interval is too narrow. Errors: standard errors from seeds "
+        "and from items alone.",
     )
 
 
