@@ -73,9 +73,9 @@ Estimator = Callable[[Tables, Claim], Estimate]
 def paired_effect(tables: Tables, claim: Claim) -> Estimate:
     """The effect of one cell against its reference. Option scale: "relative" (default) or "difference"."""
     comparison = tables.manifest.comparison(claim.comparison)
-    cell = _one(_selected(tables, comparison, claim.arms), claim.arms)
+    cell = _one(selected_cells(tables, comparison, claim.arms), claim.arms)
     row = pd.Series(summarise(paired(tables, cell.arms, cell.references, claim.column)))
-    scale, unit = _scale(claim), _unit(tables, claim)
+    scale, unit = _scale(claim), unit_of_effect(tables, claim)
     if not row["num_seeds"]:
         return Estimate(unit=unit, num_seeds=0)
     return _numbers(row, _tested(row, claim, scale), scale=scale, unit=unit, text=_words(row, scale, unit))
@@ -90,8 +90,8 @@ def best_of(tables: Tables, claim: Claim) -> Estimate:
     """
     _require_holds(claim, "above")
     comparison = tables.manifest.comparison(claim.comparison)
-    cell = _one(_selected(tables, comparison, claim.arms), claim.arms)
-    scale, unit = _scale(claim, default="difference"), _unit(tables, claim, default="difference")
+    cell = _one(selected_cells(tables, comparison, claim.arms), claim.arms)
+    scale, unit = _scale(claim, default="difference"), unit_of_effect(tables, claim, default="difference")
     rows = rivals(tables, comparison, cell, claim.column)
     tests = [_tested(row, claim, scale) for _, row in rows.iterrows()]
     beaten = _below(ALPHA / 2, [test.p_holds for test in tests])
@@ -134,7 +134,7 @@ def all_within(tables: Tables, claim: Claim) -> Estimate:
     """
     _require_holds(claim, "within")
     comparison = tables.manifest.comparison(claim.comparison)
-    selected = _selected(tables, comparison, claim.arms)
+    selected = selected_cells(tables, comparison, claim.arms)
     rows = pd.DataFrame([summarise(paired(tables, cell.arms, cell.references, claim.column)) for cell in selected])
     names = telling_factors([cell.factors for cell in selected], cell_factors(tables))
     rows["cell"] = [name_of(cell.factors, names) for cell in selected]
@@ -217,15 +217,15 @@ def trend(tables: Tables, claim: Claim) -> Estimate:
     along = comparison.along
     if along is None:
         raise ValueError(f"trend: expected a comparison with `along`, got {claim.comparison!r}")
-    selected = _selected(tables, comparison, claim.arms)
+    selected = selected_cells(tables, comparison, claim.arms)
     others = {tuple(value for name, value in cell.factors.items() if name != along) for cell in selected}
     if len(others) > 1 or len(selected) < 2:
         raise ValueError(f"trend: expected cells that differ in {along} alone, at least two, got {_listed(selected)}")
-    unit = f"{_unit(tables, claim)} per {along}"
+    unit = f"{unit_of_effect(tables, claim)} per {along}"
     steps = [float(cell.factors[along]) for cell in selected]
-    values = _common_seeds(tables, selected, claim)
+    values = common_seeds(tables, selected, claim)
     slopes = mean_interval(float(np.polyfit(steps, row, deg=1)[0]) for row in values)
-    return _of_mean(slopes, claim, unit, digits=".3g")
+    return of_mean(slopes, claim, unit, digits=".3g")
 
 
 def interaction(tables: Tables, claim: Claim) -> Estimate:
@@ -241,9 +241,9 @@ def interaction(tables: Tables, claim: Claim) -> Estimate:
     pair = []
     for level in (claim.options["level"], claim.options["other"]):
         wanted = {**claim.arms, factor: level}
-        pair.append(_one(_selected(tables, comparison, wanted), wanted))
-    values = _common_seeds(tables, pair, claim)
-    return _of_mean(mean_interval(first - second for first, second in values), claim, _unit(tables, claim))
+        pair.append(_one(selected_cells(tables, comparison, wanted), wanted))
+    values = common_seeds(tables, pair, claim)
+    return of_mean(mean_interval(first - second for first, second in values), claim, unit_of_effect(tables, claim))
 
 
 ESTIMATORS: dict[str, Estimator] = {
@@ -307,11 +307,17 @@ def _scale(claim: Claim, default: str = "relative") -> str:
     return scale
 
 
-def _unit(tables: Tables, claim: Claim, default: str = "relative") -> str:
+def unit_of_effect(tables: Tables, claim: Claim, default: str = "relative") -> str:
+    """Return the unit of the claim's effects on its scale."""
     return RELATIVE if _scale(claim, default) == "relative" else unit_of(tables.manifest.columns[claim.column])
 
 
-def _selected(tables: Tables, comparison: ComparisonEntry, wanted: Mapping[str, Any]) -> list[Cell]:
+def selected_cells(tables: Tables, comparison: ComparisonEntry, wanted: Mapping[str, Any]) -> list[Cell]:
+    """Return the cells of a comparison with these factors.
+
+    Raises:
+        ValueError: there is none.
+    """
     found = [cell for cell in cells(tables, comparison) if selects(wanted, cell.factors)]
     if not found:
         raise ValueError(
@@ -351,7 +357,7 @@ def _decider(rows: pd.DataFrame, *, size: pd.Series, fails: pd.Series, holds: pd
     return row
 
 
-def _common_seeds(tables: Tables, selected: Sequence[Cell], claim: Claim) -> list[tuple[float, ...]]:
+def common_seeds(tables: Tables, selected: Sequence[Cell], claim: Claim) -> list[tuple[float, ...]]:
     """Return the effects of all cells for every seed that is finished in each of them."""
     value = _SCALES[_scale(claim)][0]
     by_cell = []
@@ -385,7 +391,8 @@ def _numbers(row: pd.Series, test: Decision, *, scale: str, unit: str, text: str
     )
 
 
-def _of_mean(mean: MeanInterval, claim: Claim, unit: str, *, digits: str = "") -> Estimate:
+def of_mean(mean: MeanInterval, claim: Claim, unit: str, *, digits: str = "") -> Estimate:
+    """Return the estimate of a mean over seeds, with the t test of the claim; `digits` formats a value of no usual size."""
     if not mean.n:
         return Estimate(unit=unit, num_seeds=0)
     test = t_decision(mean.mean, mean.error, mean.n - 1, holds=claim.holds, margin=claim.margin)

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from builders.places import REPOSITORY
 
+from midstudy.analysis.rehearsal import rehearse
 from midstudy.data.data_args import DataChoice
 from midstudy.plan.cost import Throughput
 from midstudy.plan.device import CPU_CORE
 from midstudy.plan.dose import dose, tokens_drawn
 from midstudy.plan.experiment import load_study
+from midstudy.plan.manifest import manifest_of
 from midstudy.plan.planner import Plan, make_plan
 from midstudy.recipe import Arm, Comparison, Corpus, Curriculum, Mixture, RecipeError, Source, Task, where
 from midstudy.recipe.factors import Value
@@ -164,6 +166,26 @@ def test_claims_are_those_whose_arms_the_study_has() -> None:
     assert {claim.comparison for claim in full.claims} > {"continued", "alone_equal_dose", "equal_tokens", "after", "cut"}
     few = load_study(EXPERIMENT.parent / "timing_weight.py")
     assert {claim.text for claim in few.claims} < {claim.text.removesuffix(" (size nano)") for claim in full.claims}
+
+
+def test_timing_against_share_and_size_are_claims_of_a_study_that_can_judge_them() -> None:
+    full = load_study(EXPERIMENT, settings=["full=True"])
+    timing = [claim for claim in full.claims if claim.estimator.endswith(":timing_over_share")]
+    assert [claim.arms["size"] for claim in timing] == ["nano"], "the second size has no crossed arms"
+    sizes = [claim for claim in full.claims if claim.family == "size"]
+    assert {(claim.options["level"], claim.options["other"]) for claim in sizes} == {("nano", "micro")}
+    assert [claim.arms["mix"] for claim in sizes] == ["code", "math"]
+    reordered = load_study(EXPERIMENT, settings=["sizes=('micro', 'nano')"])
+    assert {claim.options["level"] for claim in reordered.claims if claim.family == "size"} == {"nano"}
+    few = load_study(EXPERIMENT)
+    assert not [claim for claim in few.claims if claim.family == "size" or "timing" in claim.estimator]
+    assert len([claim for claim in few.claims if claim.estimator.endswith(":distance_and_gain")]) == 1
+
+
+def test_every_claim_of_the_full_study_selects_arms_that_its_estimator_accepts() -> None:
+    full = load_study(EXPERIMENT, settings=["full=True"])
+    estimates = rehearse(manifest_of(planned(full), command="midstudy run"))
+    assert len(estimates) == len(full.claims)
 
 
 def dose_of(arm: Arm, corpus: str) -> float:

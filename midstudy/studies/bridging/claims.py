@@ -7,9 +7,11 @@ them, as the history of this file shows.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from midstudy.recipe import Claim, Comparison
 from midstudy.recipe.factors import selects
+from midstudy.recipe.model import SIZES
 from midstudy.studies.bridging import paper
 from midstudy.studies.bridging.grid import MATCHED
 from midstudy.studies.bridging.scale import CONTROL
@@ -34,12 +36,20 @@ def claims_for(comparisons: Iterable[Comparison]) -> list[Claim]:
     for size in sizes:
         where = f" (size {size})" if len(sizes) > 1 else ""
         claims += [claim for claim in _claims(size, where) if _can_be_judged(claim, by_name)]
+    ordered = [size for size in SIZES if size in sizes]
+    if len(ordered) > 1:
+        claims += [claim for claim in _smaller(ordered[0], ordered[-1]) if _has_both_sizes(claim, by_name)]
     return claims
 
 
 def _can_be_judged(claim: Claim, comparisons: dict[str, Comparison]) -> bool:
     comparison = comparisons.get(claim.comparison)
     return comparison is not None and any(selects(claim.arms, arm.factors) for arm in comparison.arms)
+
+
+def _has_both_sizes(claim: Claim, comparisons: dict[str, Comparison]) -> bool:
+    pair = (claim.options["level"], claim.options["other"])
+    return all(_can_be_judged(replace(claim, arms={**claim.arms, "size": size}), comparisons) for size in pair)
 
 
 def _claims(size: str, where: str) -> list[Claim]:
@@ -54,7 +64,9 @@ def _claims(size: str, where: str) -> list[Claim]:
         for mix, task in MATCHED.items()
     ]
     claims += [_earlier(column, size, where) for column in ("sft_loss", "general_loss")]
+    claims.append(_timing(size, where))
     claims.append(_proximity(size, where))
+    claims.append(_further(size, where))
     claims += [_closer(cell, size, where) for cell in paper.SIMILARITIES]
     return [*claims, *_of_controls(size, where)]
 
@@ -212,6 +224,8 @@ def _mixed_beats_alone(mix: str, task: str, column: str, size: str, where: str) 
     )
     kind = "task" if column == "sft_loss" else "general"
     cited = f"{getattr(alone, column):.3f} → {getattr(mid, column):.3f} (v2 Table 3, 160m, second-hand)"
+    if paper.note_agrees(mix, task, column):
+        cited += "; the same direction at 70m and 160m (a note's table, whose levels fit no table of the paper)"
     text = f"{mix} mixed into general text beats {mix} alone: {kind} loss after {task} SFT{where}"
     return _paired(text, "continued", column, mix, task, size, cited)
 
@@ -235,6 +249,51 @@ def _proximity(size: str, where: str) -> Claim:
         family="proximity",
         cited=", ".join(f"r = {known.r:.3f} ({known.size}, {known.source})" for known in paper.CORRELATIONS),
     )
+
+
+def _timing(size: str, where: str) -> Claim:
+    return Claim(
+        text=f"the start of code matters more for pycode loss than its share{where}",
+        source="arXiv 2510.14865",
+        estimator="midstudy.studies.bridging.timing:timing_over_share",
+        comparison="crossed",
+        column="sft_loss",
+        arms={"mix": "code", "task": MATCHED["code"], "size": size},
+        family="task loss",
+        cited="claimed for 70m and 160m (v1); start and share interact (v2, second-hand)",
+    )
+
+
+def _further(size: str, where: str) -> Claim:
+    return Claim(
+        text=f"mixes gain more on tasks that are further from general text{where}",
+        source="arXiv 2510.14865",
+        estimator="midstudy.studies.bridging.distance:distance_and_gain",
+        comparison="main",
+        column="sft_loss",
+        arms={"size": size},
+        family="proximity",
+        cited="claimed of code and mathematics, which are furthest from C4 (v1)",
+    )
+
+
+def _smaller(smaller: str, larger: str) -> list[Claim]:
+    """Return the claims on the smallest and the largest size of a study."""
+    rs = ", ".join(f"{known.size} {known.r:.3f}" for known in paper.CORRELATIONS if known.source == paper.V2_TEXT)
+    return [
+        Claim(
+            text=f"{mix} lowers {task} loss more at size {smaller} than at size {larger}",
+            source="arXiv 2510.14865",
+            estimator="interaction",
+            comparison="main",
+            column="sft_loss",
+            arms={"mix": mix, "task": task},
+            options={"factor": "size", "level": smaller, "other": larger},
+            family="size",
+            cited=f"claimed of 70m and larger models (v1); no trend in r (v2, second-hand: {rs})",
+        )
+        for mix, task in MATCHED.items()
+    ]
 
 
 def _closer(known: paper.PaperSimilarity, size: str, where: str) -> Claim:

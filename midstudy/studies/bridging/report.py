@@ -5,8 +5,8 @@
 from pathlib import Path
 
 from midstudy.report.report import Report
-from midstudy.report.sections import claims, comparisons, left_out, overview, provenance, similarity
-from midstudy.studies.bridging.sections import forgetting, proximity, representation
+from midstudy.report.sections import comparisons, left_out, other_test_set, overview, provenance, similarity
+from midstudy.studies.bridging.sections import claims, forgetting, proximity, representation
 
 report = Report.of(Path(".."))  # the study's folder; the report is in its subfolder report/
 overview.summary(report, proximity.closeness(report))
@@ -26,6 +26,9 @@ overview.missing(report)
 
 # %%
 comparisons.comparisons(report, "main")
+
+# %%
+other_test_set.other_test_set(report, "main")
 
 # %% [markdown]
 # ## Similarity of mixes and tasks
@@ -66,6 +69,9 @@ comparisons.comparisons(report, "weight")
 
 # %%
 forgetting.forgetting(report)
+
+# %%
+forgetting.front(report)
 
 # %%
 representation.representation(report)
