@@ -300,6 +300,7 @@ def status(options: Namespace) -> int:
     """Print the progress of a study."""
     from midstudy.launch.backends import live_jobs, slurm_places
     from midstudy.plan.left_out import left_out_in
+    from midstudy.store.registration import registration
 
     store = Store.open(Path(options.store))
     manifest = _manifest(store, options.study)
@@ -319,6 +320,7 @@ def status(options: Namespace) -> int:
     by_status = {"finished": finished, "running": running, "failed": failures, "skipped": skipped, "waiting": waiting}
     status_of = {stage_id: status for status, stage_ids in by_status.items() for stage_id in stage_ids}
     data_left_out = left_out_in(store, manifest)
+    registered = registration(store, manifest.name)
     facts: dict[str, Any] = {
         "study": manifest.name,
         "stages": len(stages),
@@ -334,6 +336,7 @@ def status(options: Namespace) -> int:
         "jobs": [job.name for job in jobs],
         "slurm": slurm_places(store, jobs),
         "left_out": data_left_out.as_json(),
+        "registration": registered.as_json(),
         "by_stage": [
             {"id": stage_id, "label": stage.label, "is": status_of[stage_id]} for stage_id, stage in stages.items()
         ],
@@ -355,6 +358,10 @@ def status(options: Namespace) -> int:
         print(f"  running  {stage_id}  {stages[stage_id].label}")
     for sentence in data_left_out.sentences:
         print(f"  note     {sentence}")
+    if manifest.claims:
+        print(f"  claims   {registered.sentence}")
+    for change in registered.later:
+        print(f"  claims   {change}")
     for stage_id, runs in facts["interrupted"].items():
         print(f"  retried  {stage_id}  {stages[stage_id].label}: {'; '.join(run['text'] for run in runs)}")
     for stage_id, failure in failures.items():

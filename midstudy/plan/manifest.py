@@ -54,6 +54,7 @@ def manifest_of(plan: Plan, *, command: str) -> Manifest:
         mixes=tuple(_mix(mix) for mix in study.mixes),
         uses=uses_of(plan.stages),
         sources={data.name: data.origin for data in study.datasets()},
+        looks=study.looks,
         steps=StepsEntry(planned=plan.total_steps, lower_bound=plan.lower_bound_steps, without_sharing=plan.unshared_steps),
     )
 

@@ -129,7 +129,7 @@ class StepsEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A frozen study."""
+    """A frozen study. For `seeds` and `looks` see `recipe.study.Study`."""
 
     schema: int
     name: str
@@ -148,11 +148,17 @@ class Manifest:
     uses: tuple[Use, ...]
     sources: Mapping[str, str]
     steps: StepsEntry
+    looks: tuple[int, ...] = ()
 
     @cached_property
     def factor_names(self) -> tuple[str, ...]:
         """The factors of the arms, in the order of the table's columns."""
         return tuple(self.arms[0].factors) if self.arms else ()
+
+    @property
+    def evaluations(self) -> set[str]:
+        """The stages whose results are the values of arms."""
+        return {stage for arm in self.arms for stages in arm.measures.values() for stage in stages}
 
     def comparison(self, name: str) -> ComparisonEntry:
         """Return the comparison of this name.

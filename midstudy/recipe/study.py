@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, State
@@ -186,6 +187,8 @@ class Study:
     """Arms and the question that they answer, or only data sets whose tokens are counted.
 
     `seeds` are the factors that repeat an arm: the first one gives the replicates, the others are averaged within it.
+    `looks` are the numbers of seeds at which the claims will be judged, the last one the number planned in all: a study
+    whose seeds grow spends its 5 % over them (`midstudy/analysis/spending.py`). Without them every report judges at 5 %.
     `report` names the report: `study` for the general one, or a package in `midstudy/studies`. `plan` and the report show
     `notes`.
     """
@@ -200,6 +203,7 @@ class Study:
     mixes: Sequence[Mix] = ()
     report: str = "study"
     notes: Sequence[str] = ()
+    looks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _STUDY_NAME.fullmatch(self.name):
@@ -218,6 +222,7 @@ class Study:
             self._check_claim(f"study.claims[{index}]", claim)
         self._check_names()
         self._check_counts()
+        self._check_looks()
 
     @cached_property
     def factor_names(self) -> tuple[str, ...]:
@@ -374,6 +379,16 @@ class Study:
                         expected=f"counts of {corpus.name}, for the mix {mix.name}",
                         got=f"counts of {', '.join(sorted(counted)) or 'nothing'}",
                     )
+
+    def _check_looks(self) -> None:
+        """Raise `RecipeError` unless the looks are growing numbers of seeds, each enough for a test."""
+        is_whole = isinstance(self.looks, tuple) and all(type(look) is int and look >= 2 for look in self.looks)
+        if not is_whole or any(left >= right for left, right in pairwise(self.looks)):
+            raise RecipeError(
+                "study.looks", expected="growing numbers of seeds of at least 2, such as (3, 5, 8)", got=self.looks
+            )
+        if self.looks and not self.seeds:
+            raise RecipeError("study.looks", expected="nothing in a study without seeds", got=self.looks)
 
     def datasets(self) -> Iterator[Dataset]:
         """Yield every corpus and task that an arm or a tokenizer reads, or that is measured or counted, each once."""

@@ -87,7 +87,8 @@ class StorePaths:
     stages/ID/interruptions.json            jobs that ended during the stage, after which it was run again
     stages/ID/claim.json                    the job that makes the stage, or the last one that tried
     studies/NAME/                           manifest.json, history/, tables, report/, placement.toml (of the last run),
-                                            driver.json and driver.log (of a detached driver)
+                                            driver.json and driver.log (of a detached driver), registration.json,
+                                            looks.json
     jobs/JOB/                               job.json, process.json or slurm.json, starts.jsonl, end.json, cancelled,
                                             meeting-N (where the ranks of start N meet)
     jobs/JOB/submitit/                      submitit's folder: its pickles, which midstudy never reads, and the log
@@ -138,6 +139,12 @@ class StorePaths:
 
     def manifest(self, name: str) -> Path:
         return self.study(name) / "manifest.json"
+
+    def registration(self, name: str) -> Path:
+        return self.study(name) / "registration.json"
+
+    def looks(self, name: str) -> Path:
+        return self.study(name) / "looks.json"
 
     def placement_file(self, name: str) -> Path:
         return self.study(name) / "placement.toml"

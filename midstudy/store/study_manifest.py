@@ -14,6 +14,7 @@ from midstudy.files.reading import read_object
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.manifest import SCHEMA, Manifest
 from midstudy.store.paths import is_name
+from midstudy.store.registration import register
 from midstudy.store.store import Store
 
 if TYPE_CHECKING:
@@ -21,11 +22,23 @@ if TYPE_CHECKING:
 
 
 def freeze(store: Store, manifest: Manifest) -> None:
-    """Write `manifest` as the study's current one, and into its history under its digest."""
+    """Write `manifest` as the study's current one, and into its history under its digest; register its claims.
+
+    The claims are registered first, so that no stage can be finished of a study whose claims are not.
+    """
+    register(store, manifest, evaluations=manifest.evaluations | _evaluations_before(store, manifest.name))
     plain = asdict(manifest)
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode("utf-8")).hexdigest()[:16]
     write_json(store.paths.study(manifest.name) / "history" / f"{digest}.json", plain)
     write_json(store.paths.manifest(manifest.name), plain)
+
+
+def _evaluations_before(store: Store, name: str) -> set[str]:
+    """Return the evaluations of the study's manifest until now; none if there is none or it cannot be read."""
+    try:
+        return load(store, name).evaluations
+    except (StoreError, FileNotFoundError):
+        return set()
 
 
 def load(store: Store, name: str | None) -> Manifest:
