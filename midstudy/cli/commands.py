@@ -281,14 +281,19 @@ def _relative_path(path: Path) -> str:
 def report(options: Namespace) -> int:
     """Write the tables and the report of a study from its finished stages."""
     from midstudy.run.study import answer, write_report
+    from midstudy.store.registration import registration
 
     store = _open_to_write(options)
     manifest = _manifest(store, options.study)
     page = write_report(store, manifest)
+    registered = registration(store, manifest.name)
     if options.json:
-        print(json.dumps({"study": manifest.name, "report": str(page), "answer": answer(store, manifest)}))
+        facts = {"study": manifest.name, "report": str(page), "answer": answer(store, manifest)}
+        print(json.dumps({**facts, "registration": registered.as_json()}))
     else:
         print(answer(store, manifest))
+        if manifest.claims:
+            print(f"claims: {registered.sentence}{f', {len(registered.later)} later changes' if registered.later else ''}")
         print(f"report: {page}")
     return 0
 
