@@ -81,11 +81,12 @@ def history(claim: Claim, num_seeds: int, fraction: float, *, planned: Sequence[
         return History()
     by_seeds: dict[int, float] = {}
     for look in before:
-        seeds = look.seeds_by_claim().get(claim.text, 0)
-        if 0 < seeds < num_seeds:
-            by_seeds[seeds] = max(look.fraction, by_seeds.get(seeds, 0.0))
-    seeds, fractions = [*sorted(by_seeds), num_seeds], [by_seeds[one] for one in sorted(by_seeds)]
-    return History(tuple(np.maximum.accumulate([*fractions, fraction]).tolist()), tuple(map(float, seeds)))
+        then = look.seeds_by_claim().get(claim.text, 0)
+        if 0 < then < num_seeds:
+            by_seeds[then] = max(look.fraction, by_seeds.get(then, 0.0))
+    fractions = [*(by_seeds[one] for one in sorted(by_seeds)), fraction]
+    seeds = (*map(float, sorted(by_seeds)), float(num_seeds))
+    return History(tuple(np.maximum.accumulate(fractions).tolist()), seeds)
 
 
 def is_new(num_seeds: Sequence[int], claims: Sequence[Claim], before: Sequence[Look]) -> bool:

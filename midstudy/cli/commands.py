@@ -61,6 +61,22 @@ def plan(options: Namespace) -> int:
     return 0
 
 
+def allocate(options: Namespace) -> int:
+    """Print which claims the next seeds would decide, what they cost, and the command that trains them."""
+    from midstudy.run.allocate import allocation_of
+
+    found = allocation_of(
+        options.experiment,
+        Store.open(Path(options.store)),
+        data=options.data,
+        settings=options.settings,
+        price_on=options.price_on,
+        budget_hours=options.budget,
+    )
+    print(json.dumps(found.as_json(), indent=1) if options.json else found.as_text())
+    return 0
+
+
 def run(options: Namespace) -> int:
     """Run a study: its stages, its tables and its report."""
     from midstudy.run.described import plan_text

@@ -10,15 +10,15 @@ from dataclasses import asdict, dataclass
 
 from midstudy.files.atomic import write_bytes
 from midstudy.files.errors import StoreError
-from midstudy.files.reading import parse_object, read_bytes, require_fields
+from midstudy.files.reading import Kind, parse_object, read_bytes, require_fields
 from midstudy.files.sealed import seal_of, sealed
 from midstudy.store.store import Store
 
 _REMEDY = (
     "Restore it from a backup. If it is removed, later verdicts do not count the looks so far, and err more often than 5 %."
 )
-_FIELDS = {"time": str, "num_seeds": int, "fraction": (int, float), "is_planned": bool, "claims": list}
-_CLAIM = {"text": str, "digest": str, "num_seeds": int, "verdict": str}
+_FIELDS: dict[str, Kind] = {"time": str, "num_seeds": int, "fraction": (int, float), "is_planned": bool, "claims": list}
+_CLAIM: dict[str, Kind] = {"text": str, "digest": str, "num_seeds": int, "verdict": str}
 
 
 @dataclass(frozen=True, kw_only=True)

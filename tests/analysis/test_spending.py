@@ -24,8 +24,8 @@ Reboussin, DeMets, Kim and Lan (Control. Clin. Trials 21, 2000) and its port to 
 @pytest.mark.parametrize("num_looks", LAN_DEMETS)
 @pytest.mark.parametrize("sides", [1, 2])
 def test_boundaries_at_equal_looks_are_the_published_ones(num_looks: int, sides: int) -> None:
-    looks = np.arange(1, num_looks + 1)
-    found = levels(0.025 * sides, looks / num_looks, 2 * looks, sides=sides)
+    looks = range(1, num_looks + 1)
+    found = levels(0.025 * sides, [look / num_looks for look in looks], [2 * look for look in looks], sides=sides)
     assert stats.norm.isf(found / sides) == pytest.approx(LAN_DEMETS[num_looks], abs=1e-3)
 
 

@@ -23,13 +23,18 @@ def claims(report: Report) -> Html:
     planned = report.manifest.looks
     rows: list[Row] = []
     for row in judged.itertuples():
-        shown: Row = [row.text, lines(str(row.cited or row.source).split("; ")), row.ours, p_value(float(row.p_holm))]
-        if planned:
-            shown.append(
-                lines([p_value(float(row.p_value)), f"level {p_value(float(row.level))}", f"{row.num_seeds} seeds"])
-            )
         verdict = element("span", VERDICTS[str(row.verdict)], css=f"verdict-{row.verdict}")
-        rows.append([*shown, lines([verdict, f"look {row.look}"]) if planned else verdict])
+        spent = lines([p_value(float(row.p_value)), f"level {p_value(float(row.level))}", f"{row.num_seeds} seeds"])
+        rows.append(
+            [
+                row.text,
+                lines(str(row.cited or row.source).split("; ")),
+                row.ours,
+                p_value(float(row.p_holm)),
+                *([spent] if planned else []),
+                lines([verdict, f"look {row.look}"]) if planned else verdict,
+            ]
+        )
     counts = {verdict: int((judged["verdict"] == verdict).sum()) for verdict in VERDICTS}
     sources = ", ".join(dict.fromkeys(str(source) for source in judged["source"]))
     caption = (
