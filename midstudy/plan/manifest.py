@@ -90,6 +90,7 @@ def _column(study: Study, name: str) -> ColumnEntry:
         is_curve=measure.is_curve,
         data=data.pop() if len(data) == 1 else "",
         split=measure.evaluation.split,
+        title=measure.title,
     )
 
 

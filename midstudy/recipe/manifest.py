@@ -43,7 +43,7 @@ class StageEntry:
 class ColumnEntry:
     """A measured column: the metric of its evaluations, which direction is better, and what they read.
 
-    `data` is empty if the arms are measured on different data sets.
+    `data` is empty if the arms are measured on different data sets, `title` if the column has no name but its own.
     """
 
     metric: str
@@ -51,6 +51,7 @@ class ColumnEntry:
     is_curve: bool
     data: str
     split: str
+    title: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +154,10 @@ class Manifest:
     def factor_names(self) -> tuple[str, ...]:
         """The factors of the arms, in the order of the table's columns."""
         return tuple(self.arms[0].factors) if self.arms else ()
+
+    def title_of(self, column: str) -> str:
+        """Return what a reader calls a column: its title, or its name with spaces."""
+        return self.columns[column].title or column.replace("_", " ")
 
     def comparison(self, name: str) -> ComparisonEntry:
         """Return the comparison of this name.

@@ -1,77 +1,44 @@
-# %% [markdown]
-# # A study
-
 # %%
 from pathlib import Path
 
+from midstudy.report.html import section
 from midstudy.report.report import Report
 from midstudy.report.sections import claims, comparisons, curves, left_out, overview, provenance, representation, similarity
 
 report = Report.of(Path(".."))  # the study's folder; the report is in its subfolder report/
 overview.summary(report)
 
-# %% [markdown]
-# ## What is missing
+# %%
+section("What is missing", overview.missing(report))
 
 # %%
-overview.missing(report)
-
-# %% [markdown]
-# ## Comparisons
-#
-# Differences are paired: an arm and its reference share their seeds. The first seed replicates; the others are averaged
-# within it.
+section("Curves over training", curves.curves(report))
 
 # %%
-comparisons.comparisons(report)
-
-# %% [markdown]
-# ## Curves over training
+section("Similarity of the data", similarity.similarity(report) + similarity.proximity(report))
 
 # %%
-curves.curves(report)
-
-# %% [markdown]
-# ## Claims
-
-# %%
-claims.claims(report)
-
-# %% [markdown]
-# ## Similarity of the data
+section(
+    "Comparisons",
+    comparisons.comparisons(report),
+    intro="Differences are paired: an arm and its reference share their seeds. The first seed replicates; the others are "
+    "averaged within it.",
+)
 
 # %%
-similarity.similarity(report)
+section("Similarity of representations", representation.representations(report))
 
 # %%
-similarity.proximity(report)
-
-# %% [markdown]
-# ## Similarity of representations
+section("Claims", claims.claims(report))
 
 # %%
-representation.representations(report)
-
-# %% [markdown]
-# ## Cost
+section("Cost", provenance.cost(report))
 
 # %%
-provenance.cost(report)
-
-# %% [markdown]
-# ## Data
+section("Data", provenance.data(report))
 
 # %%
-provenance.data(report)
-
-# %% [markdown]
-# ## Data left out
+section("Data left out", left_out.left_out(report))
 
 # %%
-left_out.left_out(report)
-
-# %% [markdown]
-# ## How to reproduce
-
-# %%
-provenance.reproduce(report)
+section("How to reproduce", provenance.reproduce(report))

@@ -41,7 +41,7 @@ def test_the_page_is_self_contained_and_hides_code(html: Path) -> None:
     assert "read_study" not in text
     assert "overview.summary" not in text
     assert text.count("<figure>") == text.count('src="data:image/png;base64,') == 6
-    assert "<title>Does midtraining bridge pretraining and fine-tuning? · synthetic</title>" in text
+    assert "<title>Does it help? · synthetic</title>" in text
 
 
 def test_the_page_shows_the_numbers_of_the_analysis(html: Path) -> None:
@@ -89,7 +89,7 @@ def test_the_general_template_renders_a_study_of_any_shape(
     drawn = {path.stem for path in (page.parent / "figures").glob("*.png")}
     assert drawn == figures
     assert [sentence for sentence in sentences if sentence not in text] == []
-    assert "<title>A study · synthetic</title>" in text
+    assert "<title>Does it help? · synthetic</title>" in text
 
 
 SMALL = (

@@ -75,7 +75,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, tables: Tables) -> Report:
 def test_the_summary_has_question_answer_and_cost(report: Report) -> None:
     text = plain(overview.summary(report, proximity.closeness(report)))
     assert report.manifest.question in text
-    assert "code lowers sft_loss most" in text
+    assert "code lowers sft loss most" in text
     assert "Pearson r =" in text
     assert "5,397 training steps; training each arm alone would take 16,560" in text
     assert "not finished" not in text

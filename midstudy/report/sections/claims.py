@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from midstudy.analysis.claims import judge
-from midstudy.report.html import Html, Row, element, lines, paragraph, table
+from midstudy.report.cells import readable
+from midstudy.report.html import Html, Row, element, lines, table
 from midstudy.report.numbers import p_value
 from midstudy.report.report import Report
 
@@ -13,15 +13,15 @@ VERDICTS = {"yes": "yes", "no": "NO", "inconclusive": "undecided"}
 
 
 def claims(report: Report) -> Html:
-    """Show every claim with the source's numbers, this study's numbers, and the verdict."""
+    """Show every claim with the source's numbers, this study's numbers, and the verdict; nothing if there are none."""
     if not report.manifest.claims:
-        return paragraph("The study makes no claims.", css="note")
-    judged = judge(report.tables)
+        return Html("")
+    judged = report.judged
     rows: list[Row] = [
         [
-            row.text,
+            readable(row.text),
             lines(str(row.cited or row.source).split("; ")),
-            row.ours,
+            readable(row.ours),
             p_value(float(row.p_holm)),
             element("span", VERDICTS[str(row.verdict)], css=f"verdict-{row.verdict}"),
         ]
