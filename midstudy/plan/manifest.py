@@ -8,6 +8,7 @@ from typing import Any
 
 from midstudy.plan.dose import dose, items_drawn, tokens_drawn, whole_run
 from midstudy.plan.left_out import uses_of
+from midstudy.plan.phases import phases_of
 from midstudy.plan.planner import ArmStages, Plan
 from midstudy.recipe.curriculum import Curriculum
 from midstudy.recipe.data import Task
@@ -116,6 +117,7 @@ def _arm(entry: ArmStages, memo: dict[str, Mapping[str, int]]) -> ArmEntry:
         items=items_drawn(curriculum),
         dose=dose(curriculum),
         flops=sum(_flops(part) for part in whole_run(curriculum)),
+        phases=phases_of(curriculum),
     )
 
 

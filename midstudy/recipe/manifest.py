@@ -55,12 +55,26 @@ class ColumnEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PhaseEntry:
+    """A part of an arm's training with constant shares: its steps, the share of each data set, and the learning rates at
+    some of its steps, between which they are about linear.
+
+    Steps count the whole run, including the runs that its initial weights come from.
+    """
+
+    start_step: int
+    stop_step: int
+    shares: Mapping[str, float]
+    rates: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArmEntry:
     """A row of the table of arms.
 
     `measures` holds the evaluation stages of each measured column: several for a curve, otherwise one. `tokens` counts the
     tokens drawn from each corpus, `items` the items of each task. `dose` is each data set's share of the sum of learning
-    rates. `flops` is the cost of training this arm alone.
+    rates. `flops` is the cost of training this arm alone. `phases` are empty in the manifest of an earlier version.
     """
 
     factors: Mapping[str, Value]
@@ -71,6 +85,7 @@ class ArmEntry:
     items: Mapping[str, int]
     dose: Mapping[str, float]
     flops: float
+    phases: tuple[PhaseEntry, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

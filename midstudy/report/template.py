@@ -3,13 +3,26 @@ from pathlib import Path
 
 from midstudy.report.html import section
 from midstudy.report.report import Report
-from midstudy.report.sections import claims, comparisons, curves, left_out, overview, provenance, representation, similarity
+from midstudy.report.sections import (
+    claims,
+    comparisons,
+    curves,
+    design,
+    left_out,
+    overview,
+    provenance,
+    representation,
+    similarity,
+)
 
 report = Report.of(Path(".."))  # the study's folder; the report is in its subfolder report/
 overview.summary(report)
 
 # %%
 section("What is missing", overview.missing(report))
+
+# %%
+section("The design", design.design(report))
 
 # %%
 section("Curves over training", curves.curves(report))

@@ -69,7 +69,7 @@ def test_a_report_of_unchanged_inputs_is_kept(html: Path) -> None:
 @pytest.mark.parametrize(
     ("tables", "cost", "figures", "sentences"),
     [
-        (loader_study(), {}, {"loaders", "curve-path"}, ["Which loader is better", "best fit", "path on web test"]),
+        (loader_study(), {}, {"loaders", "curve-path"}, ["Which loader is better", "best fit", "path on web, test split"]),
         (loader_study(seeds=()), {}, {"loaders", "curve-path"}, ["none repeated with another seed"]),
         (
             bridging_tables(unfinished=[{"mix": "code", "task": "pycode"}]),
@@ -77,7 +77,7 @@ def test_a_report_of_unchanged_inputs_is_kept(html: Path) -> None:
             {"main"},  # the other comparisons have no finished arm
             ["This study is not finished.", "120 of 320 stages are not finished", "Arms that lack a value"],
         ),
-        (study_without_arms(), NO_STAGES, {"similarity"}, ["compares no arms", "code 20 %", "all 0 stages are finished"]),
+        (study_without_arms(), NO_STAGES, {"similarity"}, ["code 20 %", "similarity"]),
     ],
     ids=["other factors", "no seeds", "unfinished", "no arms"],
 )
@@ -89,6 +89,7 @@ def test_the_general_template_renders_a_study_of_any_shape(
     drawn = {path.stem for path in (page.parent / "figures").glob("*.png")}
     assert drawn == figures
     assert [sentence for sentence in sentences if sentence not in text] == []
+    assert not re.search(r"</h2>\s*(</div>\s*)*<h2>", text), "a section without content has no heading"
     assert "<title>Does it help? · synthetic</title>" in text
 
 
@@ -168,7 +169,7 @@ def test_a_template_is_split_into_cells() -> None:
     assert [cell.cell_type for cell in cells] == ["markdown", "code"]
     assert cells[0].source == "# Small\n\nTwo *lines*."
     assert [cell.id for cell in cells] == ["cell-00", "cell-01"]
-    assert len(notebook_of(template_of("bridging").read_text("utf-8")).cells) > 20
+    assert len(notebook_of(template_of("bridging").read_text("utf-8")).cells) > 10
 
 
 def test_report_and_analysis_import_neither_torch_nor_prefect_nor_mlflow() -> None:

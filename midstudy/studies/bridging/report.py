@@ -3,14 +3,17 @@ from pathlib import Path
 
 from midstudy.report.html import section
 from midstudy.report.report import Report
-from midstudy.report.sections import claims, curves, left_out, overview, provenance, similarity
-from midstudy.studies.bridging.sections import compared, first_screen, forgetting, proximity, representation
+from midstudy.report.sections import claims, curves, design, left_out, overview, provenance, similarity
+from midstudy.studies.bridging.sections import compared, dose, first_screen, forgetting, proximity, representation
 
 report = Report.of(Path(".."))  # the study's folder; the report is in its subfolder report/
 first_screen.first_screen(report)
 
 # %%
 section("What is missing", overview.missing(report))
+
+# %%
+section("The design", design.design(report))
 
 # %%
 section("Curves over fine-tuning", curves.curves(report))
@@ -28,6 +31,9 @@ section(
     intro="An effect is a paired difference: an arm and its reference share their trunk and their seeds. A trunk seed "
     "replicates an experiment.",
 )
+
+# %%
+section("Dose or tokens?", dose.dose(report))
 
 # %%
 section("Forgetting in fine-tuning", forgetting.forgetting(report))
