@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from midstudy.analysis.claims import judge
+from midstudy.report.cells import readable
 from midstudy.report.html import Html, Row, bold, bullets, element, lines, paragraph, table
 from midstudy.report.numbers import p_value
 from midstudy.report.report import Report
@@ -13,13 +13,13 @@ VERDICTS = {"yes": "yes", "no": "NO", "inconclusive": "undecided"}
 
 
 def claims(report: Report) -> Html:
-    """Show every claim with the source's numbers, this study's numbers, and the verdict.
+    """Show every claim with the source's numbers, this study's numbers, and the verdict; nothing if there are none.
 
     Above them: when the claims were registered, what was changed later, and the looks so far.
     """
     if not report.manifest.claims:
-        return paragraph("The study makes no claims.", css="note")
-    judged = judge(report.tables)
+        return Html("")
+    judged = report.judged
     planned = report.manifest.looks
     rows: list[Row] = []
     for row in judged.itertuples():
@@ -27,9 +27,9 @@ def claims(report: Report) -> Html:
         spent = lines([p_value(float(row.p_value)), f"level {p_value(float(row.level))}", f"{row.num_seeds} seeds"])
         rows.append(
             [
-                row.text,
+                readable(row.text),
                 lines(str(row.cited or row.source).split("; ")),
-                row.ours,
+                readable(row.ours),
                 p_value(float(row.p_holm)),
                 *([spent] if planned else []),
                 lines([verdict, f"look {row.look}"]) if planned else verdict,

@@ -121,7 +121,7 @@ def _files(report: Report) -> Html:
     without = columns_without_items(report.tables.items, tuple(report.manifest.columns))
     if not without:
         return shown
-    names = ", ".join(readable(name) for name in without)
+    names = ", ".join(report.manifest.title_of(name) for name in without)
     return shown + paragraph(
         f"Not kept per item: {names}. Request it with ", code("Evaluation(items=True)"), "; that evaluation has an id of "
         "its own, and states are reused.", css="note",
@@ -139,4 +139,5 @@ def _arms_table(report: Report) -> Html:
         ]
         for _, row in arms.iterrows()
     ]
-    return table(["arm", *(readable(name) for name in columns), "stage"], rows, caption="Measured values, as in arms.csv.")
+    titles = [manifest.title_of(name) for name in columns]
+    return table(["arm", *titles, "stage"], rows, caption="Measured values, as in arms.csv.")
