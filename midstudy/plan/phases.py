@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from midstudy.plan.dose import whole_run
@@ -23,7 +23,9 @@ def phases_of(curriculum: Curriculum) -> tuple[PhaseEntry, ...]:
     for part in whole_run(curriculum):
         for placed in part.stretches:
             for start, stop, shares in _pieces(placed):
-                rates = tuple((offset + step, part.curve.lr(step)) for step in _knots(part.curve, start, stop))
+                is_decided = part.curve.window(start, stop).is_decided
+                knots = _knots(part.curve, start, stop) if is_decided else ()
+                rates = tuple((offset + step, part.curve.lr(step)) for step in knots)
                 entry = PhaseEntry(start_step=offset + start, stop_step=offset + stop, shares=shares, rates=rates)
                 entries.append(entry)
                 if len(entries) > 1 and entries[-2].shares == shares:
@@ -57,7 +59,7 @@ def _pieces(placed: Stretch) -> Iterator[tuple[int, int, Mapping[str, float]]]:
             yield start + begin, start + end, {name: float(total / (end - begin)) for name, total in sums.items()}
 
 
-def _knots(curve: Curve, start: int, stop: int) -> list[int]:
+def _knots(curve: Curve, start: int, stop: int) -> Sequence[int]:
     """Return steps of [start, stop) between which the rate is about linear: ends of segments, and pieces of each."""
     ends = sorted({start, stop - 1, *(one.start_step for one in curve.segments if start < one.start_step < stop)})
     pieces = {begin + round((end - begin) * piece / PIECES) for begin, end in pairwise(ends) for piece in range(PIECES)}

@@ -59,7 +59,8 @@ class PhaseEntry:
     """A part of an arm's training with constant shares: its steps, the share of each data set, and the learning rates at
     some of its steps, between which they are about linear.
 
-    Steps count the whole run, including the runs that its initial weights come from.
+    Steps count the whole run, including the runs that its initial weights come from. There are no rates while a choice that
+    decides them is open.
     """
 
     start_step: int
