@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from safetensors.numpy import load_file
 
+from midstudy.analysis.data import data_table
 from midstudy.analysis.items import items_table
 from midstudy.files.atomic import write_bytes, write_json
 from midstudy.files.errors import StoreError
@@ -32,7 +33,7 @@ from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 
-OPTIONAL = ("similarity", "proximity", "items", "representation")
+OPTIONAL = ("similarity", "proximity", "items", "representation", "data")
 """Tables that a study may lack."""
 
 
@@ -41,8 +42,8 @@ class Tables:
     """A study's tables.
 
     `similarity` and `proximity` are None until the tokens of every data set are counted, `items` is None if no finished
-    evaluation keeps results per item, `representation` if the study compares no states. `looks` are the reports that judged
-    the study's claims, as far as they are recorded.
+    evaluation keeps results per item, `representation` if the study compares no states, `data` in tables that no store made.
+    `looks` are the reports that judged the study's claims, as far as they are recorded.
     """
 
     manifest: Manifest
@@ -52,6 +53,7 @@ class Tables:
     proximity: pd.DataFrame | None
     items: pd.DataFrame | None = None
     representation: pd.DataFrame | None = None
+    data: pd.DataFrame | None = None
     looks: tuple[Look, ...] = ()
 
 
@@ -264,7 +266,11 @@ def write_tables(store: Store, manifest: Manifest, folder: Path) -> Tables:
 
     similarity, proximity = similarity_tables(store, manifest)
     arms, curves = arms_table(store, manifest), curves_table(store, manifest)
-    more = {"items": items_table(store, manifest), "representation": representation_table(store, manifest)}
+    more = {
+        "items": items_table(store, manifest),
+        "representation": representation_table(store, manifest),
+        "data": data_table(store, manifest) if manifest.sources else None,
+    }
     tables = Tables(manifest, arms, curves, similarity, proximity, **more, looks=looks_of(store, manifest.name))
     for name, table in (("arms", tables.arms), ("curves", tables.curves)):
         table.to_parquet(folder / f"{name}.parquet", index=False)

@@ -9,7 +9,9 @@ from midstudy.report.sections import (
     curves,
     design,
     left_out,
+    limitations,
     overview,
+    power,
     provenance,
     representation,
     similarity,
@@ -43,6 +45,12 @@ section("Similarity of representations", representation.representations(report))
 
 # %%
 section("Claims", claims.claims(report))
+
+# %%
+section("Power", power.power(report))
+
+# %%
+section("Limitations", limitations.limitations(report))
 
 # %%
 section("Cost", provenance.cost(report))

@@ -3,8 +3,17 @@ from pathlib import Path
 
 from midstudy.report.html import section
 from midstudy.report.report import Report
-from midstudy.report.sections import curves, design, left_out, other_test_set, overview, provenance, similarity
-from midstudy.studies.bridging.sections import claims, compared, dose, first_screen, forgetting, proximity, representation
+from midstudy.report.sections import curves, design, left_out, other_test_set, overview, power, provenance, similarity
+from midstudy.studies.bridging.sections import (
+    claims,
+    compared,
+    dose,
+    first_screen,
+    forgetting,
+    limitations,
+    proximity,
+    representation,
+)
 
 report = Report.of(Path(".."))  # the study's folder; the report is in its subfolder report/
 first_screen.first_screen(report)
@@ -49,6 +58,12 @@ section("Do representations change less after midtraining?", representation.repr
 
 # %%
 section("Claims", claims.claims(report))
+
+# %%
+section("Power", power.power(report))
+
+# %%
+section("Limitations", limitations.limitations(report))
 
 # %%
 section("Cost", provenance.cost(report))
