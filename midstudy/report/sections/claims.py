@@ -28,7 +28,7 @@ def claims(report: Report) -> Html:
         rows.append(
             [
                 readable(row.text),
-                lines(str(row.cited or row.source).split("; ")),
+                lines(with_minus(str(row.cited or row.source)).split("; ")),
                 with_minus(readable(row.ours)),
                 p_value(float(row.p_holm)),
                 *([spent] if planned else []),
