@@ -104,7 +104,7 @@ def test_false_verdicts_are_no_more_frequent_than_the_familywise_level(run: Run)
 
 
 PLANNED_LOOKS = (3, 5, 8)
-NUM_GROWING = 600
+NUM_GROWING = 300
 
 
 @pytest.mark.parametrize("scenario", ["boundary", "faint"])
