@@ -6,7 +6,7 @@ from pathlib import Path
 
 from midstudy.report.report import Report
 from midstudy.report.sections import comparisons, left_out, other_test_set, overview, provenance, similarity
-from midstudy.studies.bridging.sections import claims, forgetting, proximity, representation
+from midstudy.studies.bridging.sections import bridges, claims, forgetting, proximity, representation
 
 report = Report.of(Path(".."))  # the study's folder; the report is in its subfolder report/
 overview.summary(report, proximity.closeness(report))
@@ -41,6 +41,9 @@ similarity.similarity(report)
 
 # %%
 proximity.proximity(report)
+
+# %%
+bridges.bridges(report)
 
 # %% [markdown]
 # ## Mixed into general text or alone?
