@@ -140,7 +140,7 @@ def _fit(terms: tuple[str, ...], pairs: pd.DataFrame) -> tuple[_Fit | None, str]
             "wald_p": found.pvalues[names],
         }
     )
-    notes = tuple(dict.fromkeys(str(one.message).strip() for one in caught))
+    notes = tuple(dict.fromkeys(str(one.message).strip().rstrip(".") for one in caught))
     return _Fit(table, task_variance, float(found.scale), bool(found.converged), notes), ""
 
 
