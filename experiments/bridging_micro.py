@@ -56,6 +56,7 @@ def study(
     task_items: int | None = 480,
     test_items: int = 128,
     full: bool = False,
+    looks: tuple[int, ...] = (),
 ) -> Study:
     """Return the study; `--set` overrides its keyword arguments.
 
@@ -63,6 +64,8 @@ def study(
         sizes: model sizes; by default nano, with `full` also micro. All but the first have the main arms only.
         trunk_seeds: the first one alone carries the arms that are not repeated; with `full`, the first three. By default
             three, with `full` five.
+        looks: numbers of trunk seeds at which the claims will be judged, the last one the number planned, for a study to
+            which seeds are added; see `Study`.
         sft_lengths: other lengths of fine-tuning, in steps, with `full`.
         sft_peak_lrs: peak learning rates of fine-tuning, of which each mix and task chooses one on dev of the first trunk;
             by default `sft_peak_lr` for all, with `full` a choice of three.
@@ -105,5 +108,6 @@ def study(
         ),
         mixes=mixes_of(main),
         report="bridging",
+        looks=looks,
         notes=data.notes(),
     )

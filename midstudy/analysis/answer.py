@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from midstudy.analysis.effects import Cell, cell_factors, cells, effects
-from midstudy.analysis.phrases import capitalised, improvement, name_of, telling_factors, unit_of
+from midstudy.analysis.phrases import capitalised, improvement, name_of, readable, telling_factors, unit_of
 from midstudy.recipe.factors import Value, selects
 from midstudy.recipe.manifest import ComparisonEntry
 
@@ -22,7 +22,7 @@ def answer(tables: Tables) -> str:
 
     One sentence per combination of the comparison's `match` factors, then one about unfinished arms, if any. The best arm is
     selected by its result, so its p value is Holm-corrected over the comparison's effects, and arms that it is not
-    significantly better than are named. A single seed gives no interval, and the sentence says so.
+    significantly better than, or not compared with, are named. A single seed gives no interval, and the sentence says so.
     """
     if not tables.manifest.comparisons:
         return "This study has no comparison."
@@ -37,7 +37,7 @@ def answer(tables: Tables) -> str:
     for key, members in groups.items():
         matched = dict(zip(comparison.match, key, strict=True))
         rows = table[[selects(matched, dict(row)) for _, row in table.iterrows()]]
-        where = ", ".join(f"{name} {matched[name]}" for name in shown)
+        where = ", ".join(f"{readable(name)} {readable(matched[name])}" for name in shown)
         clause = _clause(tables, comparison, column, members, rows)
         sentences.append(capitalised(f"for {where}, {clause}." if where else f"{clause}."))
     used = sorted({*comparison.arms, *comparison.references})
@@ -50,9 +50,9 @@ def answer(tables: Tables) -> str:
 def _clause(tables: Tables, comparison: ComparisonEntry, column: str, members: Sequence[Cell], rows: pd.DataFrame) -> str:
     from midstudy.analysis.estimators import rivals  # reads `Tables`
 
+    entry, title = tables.manifest.columns[column], tables.manifest.title_of(column)
     if rows.empty:
-        return f"{column} has no result yet: no arm is finished together with its reference"
-    entry = tables.manifest.columns[column]
+        return f"{title} has no result yet: no arm is finished together with its reference"
     unit = unit_of(entry)
     best = rows.loc[rows["difference"].idxmax()]
     control = members[0].references.iloc[0]
@@ -60,15 +60,15 @@ def _clause(tables: Tables, comparison: ComparisonEntry, column: str, members: S
     reference, arm, effect = name_of(control, names), name_of(best, names), improvement(best, unit)
     verb = "lowers" if entry.better == "lower" else "raises"
     if best["difference"] <= 0:
-        return f"no arm {verb} {column} against {reference}; the nearest is {arm} at {effect}"
-    lead = f"{arm} {verb} {column}" + (" most" if len(rows) > 1 else "") + f", by {effect} against {reference}"
+        return f"no arm {verb} {title} against {reference}; the nearest is {arm} at {effect}"
+    lead = f"{arm} {verb} {title}" + (" most" if len(rows) > 1 else "") + f", by {effect} against {reference}"
     if int(best["num_seeds"]) < 2:
         return f"{lead}, but a single seed gives no interval"
     if math.isnan(best["ci_low"]):
         return f"{lead}: {best['note']}"
     if best["ci_low"] <= 0:
         return (
-            f"no arm differs significantly from {reference} in {column}: the largest improvement, by {arm}, is {effect}, "
+            f"no arm differs significantly from {reference} in {title}: the largest improvement, by {arm}, is {effect}, "
             "and its interval includes zero"
         )
     (cell,) = (cell for cell in members if all(cell.factors[name] == best[name] for name in cell_factors(tables)))
@@ -79,8 +79,14 @@ def _clause(tables: Tables, comparison: ComparisonEntry, column: str, members: S
 def _against(others: pd.DataFrame) -> str:
     if others.empty:
         return "; the comparison has no other arm"
-    beaten = others["ci_low"] > 0
+    beaten, is_open = others["ci_low"] > 0, others["ci_low"].isna()
     if beaten.all():
         names = {1: "the only other arm", 2: "both other arms"}.get(len(others), f"all {len(others)} other arms")
         return f", and significantly better than {names} (paired 95 % intervals, uncorrected)"
-    return f"; not significantly better than {', '.join(others.loc[~beaten, 'rival'])}"
+    parts = []
+    if (unlike := others.loc[~beaten & ~is_open, "rival"]).any():
+        parts.append(f"not significantly better than {', '.join(unlike)}")
+    if is_open.any():
+        most = int(others.loc[is_open, "num_seeds"].max())
+        parts.append(f"not compared with {', '.join(others.loc[is_open, 'rival'])} ({most} common seed)")
+    return f"; {'; '.join(parts)}"

@@ -1,8 +1,10 @@
 """Verdicts on a study's claims: yes, no or inconclusive.
 
 A verdict is a test. Each claim has the p values of its decision (`decisions.Decision`); they are corrected by Holm's method
-within the claim's family, and a claim is decided if its corrected p is below 0.05. A single seed decides nothing. Absolute
-losses are not compared with the source's: they depend on model size, tokenizer and text.
+within the claim's family, and a claim is decided if its corrected p is below 0.05. In a study that planned several looks,
+p values are corrected for the looks first (`looks.py`), and a claim that was decided at an earlier look stays decided. A
+single seed decides nothing. Absolute losses are not compared with the source's: they depend on model size, tokenizer and
+text.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import pandas as pd
 from midstudy.analysis.decisions import ALPHA, Decision, decision_p, favours
 from midstudy.analysis.estimators import Estimate, find_estimator
 from midstudy.analysis.intervals import holm
+from midstudy.analysis.looks import history, is_new, seeds_of, this_look
 from midstudy.analysis.tables import Tables
+from midstudy.recipe.registration import claim_digest
 from midstudy.recipe.study import Claim
 
 YES, NO, INCONCLUSIVE = "yes", "no", "inconclusive"
@@ -28,8 +32,10 @@ class ClaimRow:
 
     `value` and its 95 % interval are in `unit`, and NaN if not measured. `p_value` is the p of the decision, in whichever
     direction: two-sided for directional claims, the smaller of the equivalence test and its opposite for `within`. `p_holm`
-    is corrected over the tested claims of the same `family`; claims without a family form one. Both are NaN for a claim that
-    is not tested, as one whose value is exact.
+    is corrected for the looks and over the tested claims of the same `family`; claims without a family form one. Both are
+    NaN for a claim that is not tested, as one whose value is exact. `num_seeds` are the seeds behind the test, 0 if it is
+    not tested. `level` is what `p_value` must lie below at this look if the claim is alone in its family. `look` is the
+    number of the look that gave the verdict, counted from 1.
     """
 
     text: str
@@ -44,6 +50,9 @@ class ClaimRow:
     family: str
     p_value: float
     p_holm: float
+    num_seeds: int
+    level: float
+    look: int
 
 
 def judge(tables: Tables) -> pd.DataFrame:
@@ -52,18 +61,50 @@ def judge(tables: Tables) -> pd.DataFrame:
     A claim whose arms are not finished is inconclusive. So is one that its estimator rejects with a ValueError: the message
     is in `ours`, and the rest of the report can still be made.
     """
-    claims = tables.manifest.claims
+    claims, planned, before = tables.manifest.claims, tables.manifest.looks, tables.looks
     found = estimates(tables)
-    p_values = np.array([decision_p(_decision(*pair), holds=pair[0].holds) for pair in zip(claims, found, strict=True)])
+    decisions = [_decision(*pair) for pair in zip(claims, found, strict=True)]
+    p_values = np.array([decision_p(one, holds=claim.holds) for one, claim in zip(decisions, claims, strict=True)])
+    in_all, fraction = this_look(planned, found, before)
+    num_seeds = [seeds_of(one, num_seeds=in_all) for one in found]
+    histories = [
+        history(claim, number, fraction, planned=planned, before=before)
+        for claim, number in zip(claims, num_seeds, strict=True)
+    ]
+    spent = np.array(
+        [past.corrected(one, claim.holds) for past, one, claim in zip(histories, decisions, claims, strict=True)]
+    )
     families = np.array([claim.family for claim in claims])
     corrected = np.full(len(claims), math.nan)
     for family in dict.fromkeys(families):
-        corrected[families == family] = holm(p_values[families == family])
-    rows = [
-        asdict(_row(claim, estimate, p_value=float(p_value), p_holm=float(p_holm)))
-        for claim, estimate, p_value, p_holm in zip(claims, found, p_values, corrected, strict=True)
-    ]
-    return pd.DataFrame(rows, columns=list(ClaimRow.__dataclass_fields__))
+        corrected[families == family] = holm(spent[families == family])
+    look = len(before) + is_new(num_seeds, claims, before)
+    rows = []
+    for index, (claim, estimate) in enumerate(zip(claims, found, strict=True)):
+        p_holm = float(corrected[index])
+        decided = verdict(claim, estimate, p_holm=p_holm), look
+        if planned and decided[0] == INCONCLUSIVE:
+            decided = _decided_before(tables, claim) or decided
+        rows.append(
+            ClaimRow(
+                text=claim.text,
+                source=claim.source,
+                cited=claim.cited,
+                ours=estimate.text,
+                verdict=decided[0],
+                value=estimate.value,
+                low=estimate.low,
+                high=estimate.high,
+                unit=estimate.unit,
+                family=claim.family,
+                p_value=float(p_values[index]),
+                p_holm=p_holm,
+                num_seeds=num_seeds[index],
+                level=histories[index].level(claim.holds) if num_seeds[index] else math.nan,
+                look=decided[1],
+            )
+        )
+    return pd.DataFrame([asdict(row) for row in rows], columns=list(ClaimRow.__dataclass_fields__))
 
 
 def estimates(tables: Tables) -> list[Estimate]:
@@ -91,7 +132,7 @@ def _decision(claim: Claim, estimate: Estimate) -> Decision:
     """Return the estimate's tests of the claim; none of an exact value, which is not tested."""
     if estimate.is_exact:
         return Decision()
-    given = Decision(estimate.p_holds, estimate.p_fails)
+    given = Decision(estimate.p_holds, estimate.p_fails, estimate.num_fails)
     is_given = not (math.isnan(given.p_holds) and math.isnan(given.p_fails))
     if is_given or math.isnan(estimate.p_value) or claim.holds == "within" or claim.margin:
         return given
@@ -110,18 +151,11 @@ def _exact_verdict(claim: Claim, value: float) -> str:
     return YES if above > 0 else NO if above < 0 else INCONCLUSIVE
 
 
-def _row(claim: Claim, estimate: Estimate, *, p_value: float, p_holm: float) -> ClaimRow:
-    return ClaimRow(
-        text=claim.text,
-        source=claim.source,
-        cited=claim.cited,
-        ours=estimate.text,
-        verdict=verdict(claim, estimate, p_holm=p_holm),
-        value=estimate.value,
-        low=estimate.low,
-        high=estimate.high,
-        unit=estimate.unit,
-        family=claim.family,
-        p_value=p_value,
-        p_holm=p_holm,
-    )
+def _decided_before(tables: Tables, claim: Claim) -> tuple[str, int] | None:
+    """Return the verdict of the last planned look that decided this claim as it is now defined, and the look's number."""
+    digest = claim_digest(tables.manifest, claim)
+    for number, look in reversed(list(enumerate(tables.looks, start=1))):
+        for one in look.claims:
+            if look.is_planned and one.digest == digest and one.verdict != INCONCLUSIVE:
+                return one.verdict, number
+    return None

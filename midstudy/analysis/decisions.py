@@ -18,11 +18,13 @@ ALPHA = 0.05
 class Decision:
     """p values of the claim and of its opposite; NaN where nothing is tested.
 
-    A small `p_holds` is evidence that the claim holds, a small `p_fails` that it does not.
+    A small `p_holds` is evidence that the claim holds, a small `p_fails` that it does not. `p_fails` is the smallest p of
+    `num_fails` tests, multiplied by their number.
     """
 
     p_holds: float = math.nan
     p_fails: float = math.nan
+    num_fails: int = 1
 
 
 def t_decision(mean: float, error: float, df: int, *, holds: str, margin: float) -> Decision:
@@ -48,7 +50,7 @@ def t_decision(mean: float, error: float, df: int, *, holds: str, margin: float)
         return Decision(above(margin), below(margin))
     if holds == "below":
         return Decision(below(margin), above(margin))
-    return Decision(max(above(-margin), below(margin)), min(1.0, 2 * min(above(margin), below(-margin))))
+    return Decision(max(above(-margin), below(margin)), min(1.0, 2 * min(above(margin), below(-margin))), num_fails=2)
 
 
 def for_all(decisions: Sequence[Decision]) -> Decision:
@@ -63,6 +65,7 @@ def for_all(decisions: Sequence[Decision]) -> Decision:
     return Decision(
         p_holds=math.nan if not holding or any(map(math.isnan, holding)) else max(holding),
         p_fails=min(1.0, len(tested) * min(tested)) if tested else math.nan,
+        num_fails=max(1, len(tested)) * max((one.num_fails for one in decisions), default=1),
     )
 
 

@@ -46,11 +46,11 @@ NOT_MEASURED = "not measured"
 class Estimate:
     """A value with its 95 % interval, positive if the arms are better than their references, and the same in words.
 
-    `p_holds` and `p_fails` are those of `decisions.Decision` for the claim. An estimator without them may give `p_value`,
-    two-sided, of the hypothesis that the value is 0, which decides directional claims at the margin 0. `error` is the
-    standard error of the value with `df` degrees of freedom, `num_seeds` the smallest number of seeds behind a test, `None`
-    if the claim is not decided over seeds. Unknown numbers are NaN. `is_exact` marks a value without sampling error; its
-    claim is judged by the value alone.
+    `p_holds`, `p_fails` and `num_fails` are those of `decisions.Decision` for the claim. An estimator without them may give
+    `p_value`, two-sided, of the hypothesis that the value is 0, which decides directional claims at the margin 0. `error` is
+    the standard error of the value with `df` degrees of freedom, `num_seeds` the smallest number of seeds behind a test,
+    `None` if the claim is not decided over seeds. Unknown numbers are NaN. `is_exact` marks a value without sampling error;
+    its claim is judged by the value alone.
     """
 
     value: float = math.nan
@@ -59,6 +59,7 @@ class Estimate:
     p_value: float = math.nan
     p_holds: float = math.nan
     p_fails: float = math.nan
+    num_fails: int = 1
     unit: str
     text: str = NOT_MEASURED
     is_exact: bool = False
@@ -190,6 +191,7 @@ def correlation(tables: Tables, claim: Claim) -> Estimate:
         p_value=test.p_two_sided,
         p_holds=p_holds,
         p_fails=p_fails,
+        num_fails=2 if claim.holds == "within" else 1,
         unit="r",
         text=f"r = {table.r():.2f} (95 % interval {low:.2f} to {high:.2f} over mixes and tasks, {sizes}; "
         f"QAP p = {test.p_two_sided:.2g})",
@@ -385,6 +387,7 @@ def _numbers(row: pd.Series, test: Decision, *, scale: str, unit: str, text: str
         text=text,
         p_holds=test.p_holds,
         p_fails=test.p_fails,
+        num_fails=test.num_fails,
         error=error,
         df=found - 1,
         num_seeds=found if num_seeds is None else num_seeds,
@@ -410,6 +413,7 @@ def of_mean(mean: MeanInterval, claim: Claim, unit: str, *, digits: str = "") ->
         text=text,
         p_holds=test.p_holds,
         p_fails=test.p_fails,
+        num_fails=test.num_fails,
         error=mean.error,
         df=mean.n - 1,
         num_seeds=mean.n,

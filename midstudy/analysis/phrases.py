@@ -14,6 +14,11 @@ RELATIVE = "relative improvement"
 """The unit that is shown in percent."""
 
 
+def readable(name: object) -> str:
+    """A name as it appears in a sentence or figure: 'best_fit' → 'best fit'."""
+    return str(name).replace("_", " ")
+
+
 def percent(value: float) -> str:
     """A share as signed percent: 0.125 → '+12.5 %'."""
     return f"{100 * value:+.1f} %" if math.isfinite(value) else "unknown"
@@ -72,7 +77,7 @@ def telling_factors(rows: Sequence[Mapping[str, Any] | pd.Series], names: Sequen
 def name_of(row: Mapping[str, Any] | pd.Series, names: Sequence[str]) -> str:
     """An arm by some of its factors: 'code', or 'code, start step 24'."""
     return ", ".join(
-        str(row[name]) if isinstance(row[name], str) else f"{name.replace('_', ' ')} {row[name]:g}" for name in names
+        readable(row[name]) if isinstance(row[name], str) else f"{readable(name)} {row[name]:g}" for name in names
     )
 
 

@@ -11,6 +11,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from midstudy.analysis.decisions import ALPHA
 from midstudy.analysis.estimators import Estimate
@@ -164,20 +165,18 @@ def seeds_needed(holds: str, *, margin: float, effect: float, sd: float, alpha: 
 
     `None` if it is more than `MAX_SEEDS`, as it is for an effect at the margin. All numbers have one unit.
     """
-    if holds == "within" and abs(effect) < margin:
-
-        def power(num_seeds: int) -> float:
-            return equivalence_power(num_seeds=num_seeds, margin_sd=margin / sd, effect_sd=effect / sd, alpha=alpha)
-
-    else:
-        distance = abs(effect) - margin if holds == "within" else effect - margin
-
-        def power(num_seeds: int) -> float:
-            return t_power(num_seeds=num_seeds, effect_sd=distance / sd, alpha=alpha)
-
+    power = partial(power_of_seeds, holds, margin=margin, effect=effect, sd=sd, alpha=alpha)
     candidates = range(2, MAX_SEEDS + 1)
     found = bisect_left(candidates, POWER, key=power)
     return candidates[found] if found < len(candidates) else None
+
+
+def power_of_seeds(holds: str, num_seeds: int, *, margin: float, effect: float, sd: float, alpha: float) -> float:
+    """Return the power to decide a claim with so many seeds, either way, if `effect` is the true one; as `seeds_needed`."""
+    if holds == "within" and abs(effect) < margin:
+        return equivalence_power(num_seeds=num_seeds, margin_sd=margin / sd, effect_sd=effect / sd, alpha=alpha)
+    distance = abs(effect) - margin if holds == "within" else effect - margin
+    return t_power(num_seeds=num_seeds, effect_sd=distance / sd, alpha=alpha)
 
 
 def _smallest(power: Callable[[float], float]) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from safetensors.numpy import load_file
 
+from midstudy.analysis.data import data_table
 from midstudy.analysis.items import items_table
 from midstudy.files.atomic import write_bytes, write_json
 from midstudy.files.errors import StoreError
@@ -27,11 +28,12 @@ from midstudy.recipe.representation import CKA_FILE, RepresentationSimilarity
 from midstudy.similarity.halves import SplitSample, similarity_matrix
 from midstudy.similarity.proximity import Mix, proximity_rows
 from midstudy.store.decisions import Decision, as_decided
+from midstudy.store.looks import Look, looks_of
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 
-OPTIONAL = ("similarity", "proximity", "items", "representation")
+OPTIONAL = ("similarity", "proximity", "items", "representation", "data")
 """Tables that a study may lack."""
 
 
@@ -40,7 +42,8 @@ class Tables:
     """A study's tables.
 
     `similarity` and `proximity` are None until the tokens of every data set are counted, `items` is None if no finished
-    evaluation keeps results per item, `representation` if the study compares no states.
+    evaluation keeps results per item, `representation` if the study compares no states, `data` in tables that no store made.
+    `looks` are the reports that judged the study's claims, as far as they are recorded.
     """
 
     manifest: Manifest
@@ -50,6 +53,8 @@ class Tables:
     proximity: pd.DataFrame | None
     items: pd.DataFrame | None = None
     representation: pd.DataFrame | None = None
+    data: pd.DataFrame | None = None
+    looks: tuple[Look, ...] = ()
 
 
 def arms_table(store: Store, manifest: Manifest) -> pd.DataFrame:
@@ -261,8 +266,12 @@ def write_tables(store: Store, manifest: Manifest, folder: Path) -> Tables:
 
     similarity, proximity = similarity_tables(store, manifest)
     arms, curves = arms_table(store, manifest), curves_table(store, manifest)
-    more = {"items": items_table(store, manifest), "representation": representation_table(store, manifest)}
-    tables = Tables(manifest, arms, curves, similarity, proximity, **more)
+    more = {
+        "items": items_table(store, manifest),
+        "representation": representation_table(store, manifest),
+        "data": data_table(store, manifest) if manifest.sources else None,
+    }
+    tables = Tables(manifest, arms, curves, similarity, proximity, **more, looks=looks_of(store, manifest.name))
     for name, table in (("arms", tables.arms), ("curves", tables.curves)):
         table.to_parquet(folder / f"{name}.parquet", index=False)
         table.to_csv(folder / f"{name}.csv", index=False)
@@ -283,14 +292,15 @@ def read_tables(folder: Path) -> Tables:
     """Read the tables that `write_tables` wrote into a study's folder.
 
     Raises:
-        StoreError: the study's manifest is missing, damaged or of another version.
+        StoreError: the study's manifest is missing, or it or the file of looks is damaged or of another version.
         OSError: the tables are missing.
     """
     folder = folder.resolve()
-    manifest = load(Store.open(folder.parent.parent), folder.name)
+    store = Store.open(folder.parent.parent)
+    manifest = load(store, folder.name)
     optional = {name: pd.read_parquet(path) if (path := folder / f"{name}.parquet").exists() else None for name in OPTIONAL}
     arms, curves = (pd.read_parquet(folder / f"{name}.parquet") for name in ("arms", "curves"))
-    return Tables(manifest, arms, curves, **optional)
+    return Tables(manifest, arms, curves, **optional, looks=looks_of(store, manifest.name))
 
 
 class _History:

@@ -61,6 +61,22 @@ def plan(options: Namespace) -> int:
     return 0
 
 
+def allocate(options: Namespace) -> int:
+    """Print which claims the next seeds would decide, what they cost, and the command that trains them."""
+    from midstudy.run.allocate import allocation_of
+
+    found = allocation_of(
+        options.experiment,
+        Store.open(Path(options.store)),
+        data=options.data,
+        settings=options.settings,
+        price_on=options.price_on,
+        budget_hours=options.budget,
+    )
+    print(json.dumps(found.as_json(), indent=1) if options.json else found.as_text())
+    return 0
+
+
 def run(options: Namespace) -> int:
     """Run a study: its stages, its tables and its report."""
     from midstudy.run.described import plan_text
@@ -281,14 +297,19 @@ def _relative_path(path: Path) -> str:
 def report(options: Namespace) -> int:
     """Write the tables and the report of a study from its finished stages."""
     from midstudy.run.study import answer, write_report
+    from midstudy.store.registration import registration
 
     store = _open_to_write(options)
     manifest = _manifest(store, options.study)
     page = write_report(store, manifest)
+    registered = registration(store, manifest.name)
     if options.json:
-        print(json.dumps({"study": manifest.name, "report": str(page), "answer": answer(store, manifest)}))
+        facts = {"study": manifest.name, "report": str(page), "answer": answer(store, manifest)}
+        print(json.dumps({**facts, "registration": registered.as_json()}))
     else:
         print(answer(store, manifest))
+        if manifest.claims:
+            print(f"claims: {registered.sentence}{f', {len(registered.later)} later changes' if registered.later else ''}")
         print(f"report: {page}")
     return 0
 
@@ -388,13 +409,14 @@ def status(options: Namespace) -> int:
 
 
 def _descendants(stages: Mapping[str, StageEntry], roots: Mapping[str, Any]) -> set[str]:
-    """Return the ids of all stages that depend on one of `roots`.
+    """Return the ids of all stages that cannot run without `roots`; a decision can, while it has another candidate.
 
     Relies on the order of a manifest: parents come before their children.
     """
     descendants: set[str] = set()
     for stage_id, stage in stages.items():
-        if any(parent in roots or parent in descendants for parent in stage.parents):
+        lost = [parent in roots or parent in descendants for parent in stage.parents]
+        if all(lost) if stage.kind == "decision" and lost else any(lost):
             descendants.add(stage_id)
     return descendants
 

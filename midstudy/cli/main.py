@@ -174,6 +174,14 @@ def _parser() -> argparse.ArgumentParser:
     plan = verb("plan", "Show what a study would run, what is already finished and what it would cost.", reads=True)
     add_experiment(plan)
 
+    allocate = verb(
+        "allocate", "Propose the next seeds: which undecided claims they would decide, and the cost.", reads=True
+    )
+    add_experiment(allocate)
+    allocate.add_argument(
+        "--budget", type=_hours, metavar="HOURS", help="device hours that the next run may cost (default: no limit)"
+    )
+
     run = verb("run", "Run a study: train, evaluate, compare, report. Finished stages are reused.", reads=False)
     add_experiment(run)
     add_placement(run)

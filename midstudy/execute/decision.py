@@ -9,16 +9,17 @@ from midstudy.execute.work import Work
 from midstudy.files.errors import StoreError
 from midstudy.recipe.choice import Choice, Option
 from midstudy.recipe.measure import StateEvaluation
+from midstudy.store.decisions import has_diverged
 
 
 def decision_stage(recipe: Choice, work: Work) -> dict[str, Any]:
     """Decide from the records of the candidates' evaluations; return the stage's metrics.
 
     `margin` of an option is by how much its metric is worse than that of the chosen one. Both are `None` for a candidate
-    whose metric is not finite.
+    that diverged in training or whose metric is not finite.
 
     Raises:
-        StoreError: an evaluation of a candidate is unfinished or damaged.
+        StoreError: an evaluation of a candidate is damaged, or unfinished although the candidate did not diverge.
         ValueError: the metric of every candidate is NaN or infinite.
     """
     evaluations = [_evaluation(recipe, option).id for option in recipe.options]
@@ -50,13 +51,16 @@ def _evaluation(recipe: Choice, option: Option) -> StateEvaluation:
 
 
 def _measured(recipe: Choice, option: Option, work: Work) -> float:
-    """Return the metric of a candidate; NaN if its evaluation found that it is not finite.
+    """Return the metric of a candidate; NaN if its training diverged, or its evaluation found a value that is not finite.
 
     Raises:
-        StoreError: the evaluation is unfinished or damaged.
+        StoreError: the evaluation is damaged, or unfinished although the candidate did not diverge.
     """
     evaluation = _evaluation(recipe, option).id
     try:
+        if not work.store.has(evaluation) and has_diverged(work.store, option.state_id):
+            print(f"the candidate {option.value:g} (state {option.state_id}) diverged, so it is not chosen", flush=True)
+            return math.nan
         work.finished(evaluation)
         record = work.store.record(evaluation)
     except StoreError as error:

@@ -158,7 +158,8 @@ class Driver:
         published = self._store.published(self._stages)
         for stage_id in published:
             self._store.verify(self._stages[stage_id])
-        outside = {parent for stage in self._stages.values() for parent in stage.parents} - self._stages.keys()
+        unfinished = (stage for stage_id, stage in self._stages.items() if stage_id not in published)
+        outside = {parent for stage in unfinished for parent in stage.parents} - self._stages.keys()
         if absent := outside - self._store.published(outside):
             raise StoreError(f"stage {min(absent)}: the study depends on it, but it is not finished. Plan the study again.")
         self._schedule = Schedule(

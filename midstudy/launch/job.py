@@ -109,7 +109,8 @@ def _run_stages(store: Store, job: Job, start: Start, execute: Callable[..., Non
             break
         wanted = store.requested(stage.id)
         begin_stage(stage.id, wanted["label"])
-        if unmade.intersection(wanted["parents"]):
+        unmade_parents = unmade.intersection(wanted["parents"])
+        if unmade_parents and (wanted["kind"] != "decision" or unmade_parents == {*wanted["parents"]}):
             print("skipped: a stage it depends on has failed", flush=True)
             unmade.add(stage.id)
         elif failed_in(store, job, stage.id):

@@ -5,6 +5,9 @@ share one job that contains nothing else, so that branches can start as soon as 
 Other jobs are filled up, because starting a job costs more than a small stage: first with stages that the job's own results
 make ready (evaluations of a state it has just trained, fine-tuning from it), then with other ready stages. The limit is a
 time budget and a fair share of the ready work, so that no slot idles. Stages with different pack keys never share a job.
+
+A stage waits for all its parents, and is skipped if one of them fails. A decision waits until all its candidates have
+ended, and is skipped only if none is left: it judges the others, since a candidate that diverges is an outcome, too.
 """
 
 from __future__ import annotations
@@ -53,6 +56,8 @@ class Schedule:
         for stage_id in reversed(order):
             after_s = max((self._chain_s[child] for child in self._children[stage_id]), default=0.0)
             self._chain_s[stage_id] = self._stages[stage_id].cost_s + after_s
+        self._lost: dict[str, set[str]] = {}
+        """The parents of each decision that have failed or were skipped."""
         self._taken: set[str] = set()
         self._ready: set[str] = set()
         self._queues: dict[Hashable, list[tuple[float, int, str]]] = {key: [] for key in self._key.values()}
@@ -117,17 +122,30 @@ class Schedule:
                 self._offer(child)
 
     def fail(self, stage_id: str) -> list[str]:
-        """Mark a stage as failed; settle it and all its unsettled descendants, and return those descendants."""
+        """Mark a stage as failed; settle it and its unsettled descendants that cannot run, and return those descendants."""
         self._settle(stage_id)
         skipped = []
         pending = [stage_id]
         for ancestor in pending:
             for child in self._children[ancestor]:
-                if child in self._stages:
+                if child in self._stages and not self._decides_without(child, ancestor):
                     self._settle(child)
                     skipped.append(child)
                     pending.append(child)
         return skipped
+
+    def _decides_without(self, stage_id: str, parent: str) -> bool:
+        """Return whether a stage is a decision that other candidates are left for; it no longer waits for `parent`."""
+        stage = self._stages[stage_id]
+        if stage.role != "decision":
+            return False
+        lost = self._lost.setdefault(stage_id, set())
+        lost.add(parent)
+        self._missing[stage_id].discard(parent)
+        if lost >= {*stage.parents}:
+            return False
+        self._offer(stage_id)
+        return True
 
     def _settle(self, stage_id: str) -> None:
         del self._stages[stage_id]

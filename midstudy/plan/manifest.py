@@ -8,6 +8,7 @@ from typing import Any
 
 from midstudy.plan.dose import dose, items_drawn, tokens_drawn, whole_run
 from midstudy.plan.left_out import uses_by, uses_of
+from midstudy.plan.phases import phases_of
 from midstudy.plan.planner import ArmStages, Plan
 from midstudy.recipe.curriculum import Curriculum
 from midstudy.recipe.data import Task
@@ -92,6 +93,7 @@ def _column(study: Study, name: str) -> ColumnEntry:
         is_curve=measure.is_curve,
         data=data.pop() if len(data) == 1 else "",
         split=measure.evaluation.split,
+        title=measure.title,
     )
 
 
@@ -137,6 +139,7 @@ def _arm(entry: ArmStages, memo: dict[str, Mapping[str, int]], reads: Mapping[st
         flops=sum(_flops(part) for part in whole_run(curriculum)),
         choices={name: choice.id for name, choice in arm.choices.items()},
         reads=reads,
+        phases=phases_of(curriculum),
     )
 
 

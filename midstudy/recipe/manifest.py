@@ -43,7 +43,7 @@ class StageEntry:
 class ColumnEntry:
     """A measured column: the metric of its evaluations, which direction is better, and what they read.
 
-    `data` is empty if the arms are measured on different data sets.
+    `data` is empty if the arms are measured on different data sets, `title` if the column has no name but its own.
     """
 
     metric: str
@@ -51,6 +51,22 @@ class ColumnEntry:
     is_curve: bool
     data: str
     split: str
+    title: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseEntry:
+    """A part of an arm's training with constant shares: its steps, the share of each data set, and the learning rates at
+    some of its steps, between which they are about linear.
+
+    Steps count the whole run, including the runs that its initial weights come from. There are no rates while a choice that
+    decides them is open.
+    """
+
+    start_step: int
+    stop_step: int
+    shares: Mapping[str, float]
+    rates: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +77,8 @@ class ArmEntry:
     tokens drawn from each corpus, `items` the items of each task. `dose` is each data set's share of the sum of learning
     rates, `None` if it depends on a choice. `flops` is the cost of training this arm alone. `choices` holds the decision
     stages that the arm's learning rates depend on, by the name of the choice. `reads` holds, for each task, the row of
-    `Manifest.uses` with what the last phase that reads it takes from it; manifests of versions without it have none.
+    `Manifest.uses` with what the last phase that reads it takes from it. `reads` and `phases` are empty in a manifest of an
+    earlier version.
     """
 
     factors: Mapping[str, Value]
@@ -74,6 +91,7 @@ class ArmEntry:
     flops: float
     choices: Mapping[str, str] = field(default_factory=dict)
     reads: Mapping[str, int] = field(default_factory=dict)
+    phases: tuple[PhaseEntry, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +181,10 @@ class Manifest:
     def evaluations(self) -> set[str]:
         """The stages whose results are the values of arms."""
         return {stage for arm in self.arms for stages in arm.measures.values() for stage in stages}
+
+    def title_of(self, column: str) -> str:
+        """Return what a reader calls a column: its title, or its name with spaces."""
+        return self.columns[column].title or column.replace("_", " ")
 
     def comparison(self, name: str) -> ComparisonEntry:
         """Return the comparison of this name.

@@ -42,7 +42,8 @@ Selection = Mapping[str, Value | tuple[Value, ...]]
 class Measure:
     """One metric of one evaluation, of one state or of several states of a run (a curve over their steps).
 
-    `metric` is a metric that the evaluation reports; `better` is `lower` or `higher`.
+    `metric` is a metric that the evaluation reports; `better` is `lower` or `higher`. `title` is what a reader calls the
+    column, such as 'task loss'; by default its name.
     """
 
     evaluation: AnyEvaluation
@@ -50,6 +51,7 @@ class Measure:
     states: tuple[State, ...] = ()
     metric: str = "loss_nats"
     better: str = "lower"
+    title: str = ""
 
     def __post_init__(self) -> None:
         if (self.state is None) == (not self.states):

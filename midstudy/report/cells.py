@@ -7,12 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from midstudy.analysis.phrases import readable as readable
 from midstudy.recipe.manifest import ComparisonEntry, Manifest
-
-
-def readable(name: object) -> str:
-    """Return a name as it appears in a sentence or figure: 'best_fit' → 'best fit'."""
-    return str(name).replace("_", " ")
 
 
 def factor_text(name: str, value: object) -> str:

@@ -39,6 +39,13 @@ def element(tag: str, *content: Text, css: str = "") -> Html:
     return Html(opening + "".join(markup(part) for part in content) + f"</{tag}>")
 
 
+def section(title: str, shown: Html, *, intro: Text = "") -> Html:
+    """Return content under a heading and an introductory paragraph; nothing if there is no content."""
+    if not shown.markup.strip():
+        return Html("")
+    return element("h2", title) + (paragraph(intro) if markup(intro) else Html("")) + shown
+
+
 def paragraph(*content: Text, css: str = "") -> Html:
     """Return a paragraph."""
     return element("p", *content, css=css)

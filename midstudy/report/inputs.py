@@ -14,6 +14,8 @@ import pandas as pd
 from midstudy.analysis.tables import OPTIONAL, Tables, read_tables
 from midstudy.data.tally import Tally
 from midstudy.plan.left_out import LeftOut
+from midstudy.store.registration import Registration, registration
+from midstudy.store.store import Store
 
 FILES = ("manifest.json", "arms.parquet", "curves.parquet", "cost.json", "reproduce.json", "left_out.json", "answer.txt")
 
@@ -37,6 +39,7 @@ class StudyFacts:
     """See `midstudy.analysis.tables.reproduction`."""
     left_out: LeftOut
     answer: str
+    registration: Registration
     digest: str
 
 
@@ -62,7 +65,8 @@ def read_study(folder: Path) -> StudyFacts:
             f"{folder / 'arms.parquet'}: expected the manifest's {len(tables.manifest.arms)} arms, got {len(tables.arms)}. "
             "Run `midstudy report` to write the tables of this manifest."
         )
-    return StudyFacts(tables, cost, reproduction, left, answer, _digest(folder, tables))
+    registered = registration(Store.open(folder.resolve().parent.parent), tables.manifest.name)
+    return StudyFacts(tables, cost, reproduction, left, answer, registered, _digest(folder, tables))
 
 
 def _read(path: Path, reader: Callable[[Path], _T]) -> _T:
@@ -88,10 +92,10 @@ def _left_out(path: Path) -> LeftOut:
 def _digest(folder: Path, tables: Tables) -> str:
     """Hash all inputs except the manifest's stages, which may change without changing the results."""
     manifest = tables.manifest
-    used: list[object] = [manifest.name, manifest.question, manifest.notes, manifest.seeds]
-    used += [manifest.comparisons, manifest.claims, manifest.columns]
-    total = hashlib.sha256(repr(used).encode("utf-8"))
-    for name in (*FILES[1:], *_OPTIONAL_FILES):
+    facts: list[object] = [manifest.name, manifest.question, manifest.notes, manifest.seeds, manifest.looks]
+    facts += [manifest.comparisons, manifest.claims, manifest.columns]
+    total = hashlib.sha256(repr(facts).encode("utf-8"))
+    for name in (*FILES[1:], *_OPTIONAL_FILES, "registration.json", "looks.json"):
         path = folder / name
         total.update(hashlib.sha256(path.read_bytes() if path.exists() else b"").digest())
     return total.hexdigest()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import midstudy
 from midstudy.environment import of_kernel
+from midstudy.recipe.manifest import Manifest
 from midstudy.report.inputs import ReportInputError, read_study
 from midstudy.report.page import page
 from midstudy.report.recomputation import NOTEBOOK, recomputation
@@ -66,7 +67,7 @@ def render(study_folder: Path, *, template: Path | None = None) -> Path:
 
     _write(ipynb, nbformat.writes(notebook))
     _write(analysis, nbformat.writes(recomputation(study.tables)))
-    _write(html, page(notebook, title=f"{_title(text)} · {study.tables.manifest.name}"))
+    _write(html, page(notebook, title=_title(study.tables.manifest)))
     _write(marker, json.dumps({"inputs_sha256": inputs_sha256}))
     return html
 
@@ -128,9 +129,8 @@ def _short_temporary_folder() -> str | None:
     return "/tmp" if len(tempfile.gettempdir()) > 60 else None
 
 
-def _title(text: str) -> str:
-    heading = re.search(r"^# # (.+)$", text, flags=re.MULTILINE)
-    return heading[1] if heading else "Report"
+def _title(manifest: Manifest) -> str:
+    return f"{manifest.question} · {manifest.name}" if manifest.question else manifest.name
 
 
 def _code_files() -> list[Path]:

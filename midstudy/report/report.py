@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from midstudy.analysis.claims import judge
 from midstudy.analysis.effects import Effects, effects
 from midstudy.analysis.tables import Tables
 from midstudy.recipe.manifest import ComparisonEntry, Manifest
@@ -67,6 +68,11 @@ class Report:
         if (comparison.name, column) not in self._effects:
             self._effects[comparison.name, column] = effects(self.tables, comparison, column)
         return self._effects[comparison.name, column]
+
+    @cached_property
+    def judged(self) -> pd.DataFrame:
+        """The verdicts on the study's claims; see `midstudy.analysis.claims.judge`."""
+        return judge(self.tables)
 
     @cached_property
     def _effects(self) -> dict[tuple[str, str], Effects]:

@@ -1,77 +1,65 @@
-# %% [markdown]
-# # A study
-
 # %%
 from pathlib import Path
 
+from midstudy.report.html import section
 from midstudy.report.report import Report
-from midstudy.report.sections import claims, comparisons, curves, left_out, overview, provenance, representation, similarity
+from midstudy.report.sections import (
+    claims,
+    comparisons,
+    curves,
+    design,
+    left_out,
+    limitations,
+    overview,
+    power,
+    provenance,
+    representation,
+    similarity,
+)
 
 report = Report.of(Path(".."))  # the study's folder; the report is in its subfolder report/
 overview.summary(report)
 
-# %% [markdown]
-# ## What is missing
+# %%
+section("What is missing", overview.missing(report))
 
 # %%
-overview.missing(report)
-
-# %% [markdown]
-# ## Comparisons
-#
-# Differences are paired: an arm and its reference share their seeds. The first seed replicates; the others are averaged
-# within it.
+section("The design", design.design(report))
 
 # %%
-comparisons.comparisons(report)
-
-# %% [markdown]
-# ## Curves over training
+section("Curves over training", curves.curves(report))
 
 # %%
-curves.curves(report)
-
-# %% [markdown]
-# ## Claims
+section("Similarity of the data", similarity.similarity(report) + similarity.proximity(report))
 
 # %%
-claims.claims(report)
-
-# %% [markdown]
-# ## Similarity of the data
-
-# %%
-similarity.similarity(report)
-
-# %%
-similarity.proximity(report)
-
-# %% [markdown]
-# ## Similarity of representations
+section(
+    "Comparisons",
+    comparisons.comparisons(report),
+    intro="Differences are paired: an arm and its reference share their seeds. The first seed replicates; the others are "
+    "averaged within it.",
+)
 
 # %%
-representation.representations(report)
-
-# %% [markdown]
-# ## Cost
+section("Similarity of representations", representation.representations(report))
 
 # %%
-provenance.cost(report)
-
-# %% [markdown]
-# ## Data
+section("Claims", claims.claims(report))
 
 # %%
-provenance.data(report)
-
-# %% [markdown]
-# ## Data left out
+section("Power", power.power(report))
 
 # %%
-left_out.left_out(report)
-
-# %% [markdown]
-# ## How to reproduce
+section("Limitations", limitations.limitations(report))
 
 # %%
-provenance.reproduce(report)
+section("Cost", provenance.cost(report))
+
+# %%
+section("Data", provenance.data(report))
+
+# %%
+section("Data left out", left_out.left_out(report))
+
+# %%
+section("How to reproduce", provenance.reproduce(report))

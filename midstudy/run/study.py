@@ -305,12 +305,16 @@ def command_line(experiment: str, *, data: Sequence[str], settings: Sequence[str
 
 
 def write_report(store: Store, manifest: Manifest) -> Path:
-    """Write the tables and the report of a study from its finished stages. Return the path of the report's page."""
+    """Write the tables and the report of a study from its finished stages; record the look at its claims.
+
+    Returns the path of the report's page.
+    """
+    from midstudy.analysis.recorded_look import record_look
     from midstudy.analysis.tables import write_tables
     from midstudy.report.notebook import render
 
     folder = store.paths.study(manifest.name)
-    write_tables(store, manifest, folder)
+    record_look(store, write_tables(store, manifest, folder))
     return render(folder)
 
 

@@ -80,6 +80,16 @@ def outcome(store: Store, choice: Choice) -> float | None:
     return Decision.of(store.record(choice.id)).chosen if store.has(choice.id) else None
 
 
+def has_diverged(store: Store, state_id: str) -> bool:
+    """Return whether the last attempt at a state ended because its training diverged.
+
+    Raises:
+        StoreError: the file that says why it failed is damaged.
+    """
+    failure = store.failure(state_id)
+    return failure is not None and failure["cause"].startswith("DivergedError:")
+
+
 def as_decided(store: Store, recipe: _Recipe) -> _Recipe:
     """Return the recipe with the outcomes of all finished decisions; its ids are the same.
 

@@ -32,12 +32,21 @@ def control_and(gains: Mapping[str, Mapping[int, float]], *, better: str = "lowe
 
 
 def test_a_clear_effect_is_stated_with_its_size_interval_seeds_and_rivals() -> None:
-    first, second = answer(bridging_tables()).split(" For task word_problems, ")
-    assert first.startswith("For task pycode, code lowers sft_loss most, by 10.4 % (0.500 nats; 95 % interval ")
+    first, second = answer(bridging_tables()).split(" For task word problems, ")
+    assert first.startswith("For task pycode, code lowers sft loss most, by 10.4 % (0.500 nats; 95 % interval ")
     assert "3 seeds) against control, Holm-corrected p = 0.0" in first
     assert first.endswith("significantly better than both other arms (paired 95 % intervals, uncorrected).")
-    assert second.startswith("math lowers sft_loss most")
+    assert second.startswith("math lowers sft loss most")
     assert "not finished" not in second
+
+
+def test_a_column_is_called_by_its_title() -> None:
+    tables = bridging_tables()
+    columns = dict(tables.manifest.columns)
+    columns["sft_loss"] = replace(columns["sft_loss"], title="task loss")
+    sentences = answer(replace(tables, manifest=replace(tables.manifest, columns=columns)))
+    assert "code lowers task loss most" in sentences
+    assert "sft" not in sentences
 
 
 def test_a_sentence_for_each_cell_of_the_match_factors() -> None:
@@ -70,7 +79,9 @@ def test_no_arm_helps() -> None:
 
 def test_rivals_that_cannot_be_told_apart_are_named() -> None:
     gains = {"new": {1: 0.3, 2: 0.32, 3: 0.28}, "newer": {1: 0.27, 2: 0.33, 3: 0.26}, "other": {1: 0.01}}
-    assert answer(control_and(gains)).endswith("; not significantly better than newer, other.")
+    assert answer(control_and(gains)).endswith(
+        "; not significantly better than newer; not compared with other (1 common seed)."
+    )
 
 
 def test_a_single_arm_is_not_called_the_most_of_several() -> None:
@@ -87,7 +98,7 @@ def test_unfinished_arms_are_counted() -> None:
 
 def test_nothing_finished_is_not_an_answer_yet() -> None:
     sentence = answer(bridging_tables(unfinished=[{"size": "micro"}]))
-    assert sentence.startswith("For task pycode, sft_loss has no result yet: no arm is finished")
+    assert sentence.startswith("For task pycode, sft loss has no result yet: no arm is finished")
 
 
 @pytest.mark.parametrize("sizes", [("micro",), ("micro", "small")])
@@ -95,7 +106,7 @@ def test_arms_that_differ_in_numbers_alone_are_told_by_them(sizes: tuple[str, ..
     tables = bridging_tables(sizes=sizes)
     (timing,) = (one for one in tables.manifest.comparisons if one.name == "timing")
     sentence = answer(replace(tables, manifest=replace(tables.manifest, comparisons=(timing,))))
-    assert "ode, weight 0.2, start step 10 lowers sft_loss most" in sentence
+    assert "ode, weight 0.2, start step 10 lowers sft loss most" in sentence
 
 
 def test_a_study_without_comparisons_says_so() -> None:

@@ -88,6 +88,7 @@ def small_study(
     precision: str = "fp32",
     start: Start | None = None,
     sft_steps: int = 4,
+    trunk_seed: int = 0,
 ) -> Study:
     """Return a study with control and code arms of one trunk seed; `write_text` has filled `folder`."""
 
@@ -100,20 +101,20 @@ def small_study(
     all_tasks = {name: Task(name=name, source=source(name, place, True)) for name, place in places.items()}
     if start is None:
         tokenizer = Tokenizer(corpus=general, vocab_size=300, max_bytes=50_000)
-        start = Start(model=pythia("nano", vocab_size=512, max_seq_len=32), tokenizer=tokenizer, seed=0)
+        start = Start(model=pythia("nano", vocab_size=512, max_seq_len=32), tokenizer=tokenizer, seed=trunk_seed)
     optimizer = AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0)
     shared: dict[str, Any] = {"num_sequences": 4, "seq_len": 32, "optimizer": optimizer, "precision": precision}
     reset: dict[str, Any] = {"optimizer_state": "reset", "data_positions": "reset"}
     trunk = Curriculum.of(
         start,
         Phase(
-            name="pretrain nano seed 0",
-            factors=factors(size="nano", trunk_seed=0, mix="control", weight=0.0, start_step=0),
+            name=f"pretrain nano seed {trunk_seed}",
+            factors=factors(size="nano", trunk_seed=trunk_seed, mix="control", weight=0.0, start_step=0),
             data=Mixture.only(general),
             loss="all_tokens",
             num_steps=total_steps,
             schedule=schedule or Cosine(peak_lr=3e-3, floor_lr=0.0, warmup_steps=2, total_steps=total_steps),
-            seed=0,
+            seed=trunk_seed,
             **shared,
             **reset,
         ),
@@ -121,7 +122,7 @@ def small_study(
 
     def arm(run: Curriculum, task: str, name: str) -> Arm:
         sft = Phase(
-            name=f"sft nano {name} → {task}, trunk 0, SFT 7",
+            name=f"sft nano {name} → {task}, trunk {trunk_seed}, SFT 7",
             factors=factors(task=task, sft_seed=7),
             data=all_tasks[task],
             loss="target_tokens",
@@ -151,7 +152,7 @@ def small_study(
             branch = trunk.branch(
                 start_step=start_step,
                 data=Mixture.blend(general, {code: 0.5}),
-                name=f"midtrain nano code50@{start_step} seed 0",
+                name=f"midtrain nano code50@{start_step} seed {trunk_seed}",
                 factors=factors(mix="code", weight=0.5, start_step=start_step),
             )
             arms.append(arm(branch, task, f"code50@{start_step}"))

@@ -153,16 +153,16 @@ def test_a_study_with_choices_from_plan_to_report(
     assert "  choose   sft_peak_lr among 0.0001, 0.003: 2 decisions\n" in capsys.readouterr().out
     assert main(["run", *options, "--jobs", "2"]) == 0
     first = capsys.readouterr().out
-    assert "40 stages run, 0 reused, 0 failed, 0 skipped" in first
+    assert "44 stages run, 0 reused, 0 failed, 0 skipped" in first
     opened = Store.open(store)
     before = {stage_id: opened.record(stage_id).metrics for stage_id in load(opened, "decided").stages}
     assert main(["clean", "--yes", "--unreferenced", "--store", str(store)]) == 0
     assert re.search(r" 4 +candidates of finished decisions", capsys.readouterr().out)
     assert main(["retry", "decided", "--store", str(store)]) == 0  # nothing is missing, so nothing runs
-    assert re.search(r"^0 stages run, 36 reused", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^0 stages run, 40 reused", capsys.readouterr().out, re.MULTILINE)
     assert main(["run", *options, "--set", "num_seeds=3", "--jobs", "2"]) == 0
-    assert re.search(r"^13 stages run, 32 reused, 0 failed, 0 skipped", capsys.readouterr().out, re.MULTILINE)
-    assert "lr chosen by" in (store / "studies/decided/report/report.html").read_text("utf-8")
+    assert re.search(r"^15 stages run, 36 reused, 0 failed, 0 skipped", capsys.readouterr().out, re.MULTILINE)
+    assert "A choice never reads a test split" in (store / "studies/decided/report/report.html").read_text("utf-8")
     after = {stage_id: opened.record(stage_id).metrics for stage_id in load(opened, "decided").stages}
     assert all(after[stage_id] == before[stage_id] for stage_id in before.keys() & after.keys())
     chosen = {row["chosen"] for row in after.values() if "chosen" in row}

@@ -31,9 +31,11 @@ def draw(tables: Tables, name: str) -> Figure:
     entry = tables.manifest.comparison(name)
     by_column = {column: effects(tables, entry, column) for column in entry.columns}
     names = names_of_arms(tables.arms, tables.manifest, entry)
+    titles = {column: tables.manifest.title_of(column) for column in entry.columns}
     if entry.along is None:
-        return forest_figure(tables.arms, entry, by_column, names=names)
-    return along_figure(tables.arms, entry, by_column, names=names, seed=next(iter(tables.manifest.seeds), None))
+        return forest_figure(tables.arms, entry, by_column, names=names, titles=titles)
+    seed = next(iter(tables.manifest.seeds), None)
+    return along_figure(tables.arms, entry, by_column, names=names, titles=titles, seed=seed)
 
 
 def texts(figure: Figure) -> list[str]:
@@ -131,7 +133,7 @@ def test_the_names_of_runs_with_similar_ends_do_not_overlap(num_arms: int) -> No
         for arm in range(num_arms)
         for step in (10, 20)
     )
-    figure = runs_figure(curves, column="path", unit="nats per token", names=["loader"], seed="seed")
+    figure = runs_figure(curves, title="path", unit="nats per token", names=["loader"], seed="seed")
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     boxes = [Text.get_window_extent(text, renderer) for text in figure.axes[0].texts]  # without their leader lines

@@ -41,7 +41,7 @@ def test_the_page_is_self_contained_and_hides_code(html: Path) -> None:
     assert "read_study" not in text
     assert "overview.summary" not in text
     assert text.count("<figure>") == text.count('src="data:image/png;base64,') == 7
-    assert "<title>Does midtraining bridge pretraining and fine-tuning? · synthetic</title>" in text
+    assert "<title>Does it help? · synthetic</title>" in text
 
 
 def test_the_page_shows_the_numbers_of_the_analysis(html: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_report_of_unchanged_inputs_is_kept(html: Path) -> None:
 @pytest.mark.parametrize(
     ("tables", "cost", "figures", "sentences"),
     [
-        (loader_study(), {}, {"loaders", "curve-path"}, ["Which loader is better", "best fit", "path on web test"]),
+        (loader_study(), {}, {"loaders", "curve-path"}, ["Which loader is better", "best fit", "path on web, test split"]),
         (loader_study(seeds=()), {}, {"loaders", "curve-path"}, ["none repeated with another seed"]),
         (
             bridging_tables(unfinished=[{"mix": "code", "task": "pycode"}]),
@@ -77,7 +77,7 @@ def test_a_report_of_unchanged_inputs_is_kept(html: Path) -> None:
             {"main"},  # the other comparisons have no finished arm
             ["This study is not finished.", "120 of 320 stages are not finished", "Arms that lack a value"],
         ),
-        (study_without_arms(), NO_STAGES, {"similarity"}, ["compares no arms", "code 20 %", "all 0 stages are finished"]),
+        (study_without_arms(), NO_STAGES, {"similarity"}, ["code 20 %", "similarity"]),
     ],
     ids=["other factors", "no seeds", "unfinished", "no arms"],
 )
@@ -89,7 +89,8 @@ def test_the_general_template_renders_a_study_of_any_shape(
     drawn = {path.stem for path in (page.parent / "figures").glob("*.png")}
     assert drawn == figures
     assert [sentence for sentence in sentences if sentence not in text] == []
-    assert "<title>A study · synthetic</title>" in text
+    assert not re.search(r"</h2>\s*(</div>\s*)*<h2>", text), "a section without content has no heading"
+    assert "<title>Does it help? · synthetic</title>" in text
 
 
 SMALL = (
@@ -168,7 +169,7 @@ def test_a_template_is_split_into_cells() -> None:
     assert [cell.cell_type for cell in cells] == ["markdown", "code"]
     assert cells[0].source == "# Small\n\nTwo *lines*."
     assert [cell.id for cell in cells] == ["cell-00", "cell-01"]
-    assert len(notebook_of(template_of("bridging").read_text("utf-8")).cells) > 20
+    assert len(notebook_of(template_of("bridging").read_text("utf-8")).cells) > 10
 
 
 def test_report_and_analysis_import_neither_torch_nor_prefect_nor_mlflow() -> None:

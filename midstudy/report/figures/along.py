@@ -27,6 +27,7 @@ def along_figure(
     effects: Mapping[str, Effects],
     *,
     names: Sequence[str],
+    titles: Mapping[str, str],
     seed: str | None,
 ) -> Figure:
     """Plot percent better than the reference over the factor `comparison.along`, one panel per curve and column.
@@ -36,6 +37,7 @@ def along_figure(
 
     Args:
         names: the factors, other than the one along the axis, in which curves differ.
+        titles: what a reader calls the measured columns.
         seed: the seed that replicates; None if the study has no seeds.
     """
     factor = str(comparison.along)
@@ -58,7 +60,7 @@ def along_figure(
             axes.set_ylabel("better than the reference by, %")
             n = sorted(set(table["num_seeds"])) if len(table) else [0]
             seeds = f"n = {n[0]}" if len(n) == 1 else f"n = {n[0]} to {n[-1]}"
-            axes.set_title(", ".join(part for part in (readable(name), title, seeds) if part))
+            axes.set_title(", ".join(part for part in (titles[name], title, seeds) if part))
     return figure
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from midstudy.analysis.effects import Effects
 from midstudy.recipe.manifest import ComparisonEntry
-from midstudy.report.cells import in_panel, label, panels_of, readable
+from midstudy.report.cells import in_panel, label, panels_of
 from midstudy.report.figures import style
 from midstudy.report.figures.style import Look
 from midstudy.report.numbers import signed_percent
@@ -22,7 +22,12 @@ _BELOW = 0.33  # of a row: offset of single seeds below their mean, which would 
 
 @style.styled
 def forest_figure(
-    arms: pd.DataFrame, comparison: ComparisonEntry, effects: Mapping[str, Effects], *, names: Sequence[str]
+    arms: pd.DataFrame,
+    comparison: ComparisonEntry,
+    effects: Mapping[str, Effects],
+    *,
+    names: Sequence[str],
+    titles: Mapping[str, str],
 ) -> Figure:
     """Plot percent better than the reference: one row per panel of the comparison, one column per measured column.
 
@@ -31,6 +36,7 @@ def forest_figure(
 
     Args:
         names: the factors that name the arms.
+        titles: what a reader calls the measured columns.
     """
     planned = arms.iloc[list(comparison.arms)]
     panels = panels_of(arms, comparison)
@@ -68,7 +74,7 @@ def forest_figure(
                 )
                 axes.set_title(title, fontweight="normal")
         grid[0][column].annotate(
-            readable(name),
+            titles[name],
             xy=(0, 1),
             xytext=(0, 22),
             xycoords="axes fraction",

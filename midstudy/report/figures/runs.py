@@ -8,18 +8,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from midstudy.report.cells import label, readable
+from midstudy.report.cells import label
 from midstudy.report.figures import style
 
 _LABEL_IN, _AROUND_IN, _LEAST_IN = 0.17, 0.9, 3.6
 
 
 @style.styled
-def runs_figure(curves: pd.DataFrame, *, column: str, unit: str, names: Sequence[str], seed: str | None) -> Figure:
+def runs_figure(curves: pd.DataFrame, *, title: str, unit: str, names: Sequence[str], seed: str | None) -> Figure:
     """Plot the mean over seeds of one column for each arm, with a thin line for each seed.
 
     Args:
-        curves: the rows of this column: the factors, step, value.
+        curves: the rows of one column: the factors, step, value.
+        title: what a reader calls the column.
         names: the factors that name the arms.
         seed: the seed that replicates; None if the study has no seeds.
     """
@@ -50,7 +51,7 @@ def runs_figure(curves: pd.DataFrame, *, column: str, unit: str, names: Sequence
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step of the curriculum")
     axes.set_ylabel(unit)
-    axes.set_title(readable(column))
+    axes.set_title(title)
     return figure
 
 

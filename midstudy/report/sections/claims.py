@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from midstudy.analysis.claims import judge
-from midstudy.report.html import Html, Row, element, lines, paragraph, table
+from midstudy.report.cells import readable
+from midstudy.report.html import Html, Row, bold, bullets, element, lines, paragraph, table
 from midstudy.report.numbers import p_value
 from midstudy.report.report import Report
 
@@ -13,20 +13,28 @@ VERDICTS = {"yes": "yes", "no": "NO", "inconclusive": "undecided"}
 
 
 def claims(report: Report) -> Html:
-    """Show every claim with the source's numbers, this study's numbers, and the verdict."""
+    """Show every claim with the source's numbers, this study's numbers, and the verdict; nothing if there are none.
+
+    Above them: when the claims were registered, what was changed later, and the looks so far.
+    """
     if not report.manifest.claims:
-        return paragraph("The study makes no claims.", css="note")
-    judged = judge(report.tables)
-    rows: list[Row] = [
-        [
-            row.text,
-            lines(str(row.cited or row.source).split("; ")),
-            row.ours,
-            p_value(float(row.p_holm)),
-            element("span", VERDICTS[str(row.verdict)], css=f"verdict-{row.verdict}"),
-        ]
-        for row in judged.itertuples()
-    ]
+        return Html("")
+    judged = report.judged
+    planned = report.manifest.looks
+    rows: list[Row] = []
+    for row in judged.itertuples():
+        verdict = element("span", VERDICTS[str(row.verdict)], css=f"verdict-{row.verdict}")
+        spent = lines([p_value(float(row.p_value)), f"level {p_value(float(row.level))}", f"{row.num_seeds} seeds"])
+        rows.append(
+            [
+                readable(row.text),
+                lines(str(row.cited or row.source).split("; ")),
+                readable(row.ours),
+                p_value(float(row.p_holm)),
+                *([spent] if planned else []),
+                lines([verdict, f"look {row.look}"]) if planned else verdict,
+            ]
+        )
     counts = {verdict: int((judged["verdict"] == verdict).sum()) for verdict in VERDICTS}
     sources = ", ".join(dict.fromkeys(str(source) for source in judged["source"]))
     caption = (
@@ -39,7 +47,41 @@ def claims(report: Report) -> Html:
         "single seed decides nothing. A quantity without sampling error is judged by its value and has no p. Directions "
         "are compared, not levels: models, data and tokenizer differ from the source's."
     )
-    return table(["claim", "the source", "this study", "p, Holm", "holds"], rows, caption=caption, num_text_columns=3)
+    columns = ["claim", "the source", "this study", "p, Holm", *(["p at this look"] if planned else []), "holds"]
+    return _registration(report) + _looks(report, judged) + table(columns, rows, caption=caption, num_text_columns=3)
+
+
+def _registration(report: Report) -> Html:
+    """Say whether the claims were registered before the first result, and list what was changed later."""
+    registered = report.study.registration
+    shown = paragraph(bold("Registration: "), f"claims, families, margins and looks were {registered.sentence}.")
+    if registered.problem is not None or not registered.entries:
+        shown = paragraph(bold("Registration: "), f"{registered.sentence}.", css="warning" if registered.problem else "note")
+    if registered.later:
+        shown += paragraph("Changed later:") + bullets(registered.later)
+    return shown
+
+
+def _looks(report: Report, judged: pd.DataFrame) -> Html:
+    """Say how the error is spent over planned looks, or that it is not if reports have judged several numbers of seeds."""
+    planned, looks = report.manifest.looks, report.tables.looks
+    so_far = ", ".join(str(look.num_seeds) for look in looks)
+    if planned:
+        return paragraph(
+            bold("Looks: "),
+            f"planned at {', '.join(map(str, planned))} seeds; looked at with {so_far or 'no'} seeds so far. The 5 % of a "
+            "claim are spent by the fraction of the planned seeds (Lan and DeMets, like O'Brien and Fleming); p values are "
+            "corrected for the looks, then by Holm's method. Below each p stands the level that it has to lie below if the "
+            "claim is alone in its family. A claim that an earlier look decided stays decided; the look is named.",
+        )
+    if len(looks) > 1:
+        return paragraph(
+            bold("Looks: "),
+            f"the claims were judged with {so_far} seeds, each time at 5 %, since no looks were planned (Study.looks). Over "
+            "all looks, a false verdict is more likely than that.",
+            css="warning",
+        )
+    return Html("")
 
 
 def _families(judged: pd.DataFrame) -> str:

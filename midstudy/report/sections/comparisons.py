@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from midstudy.analysis.effects import Effects
 from midstudy.recipe.manifest import ComparisonEntry
-from midstudy.report.cells import in_panel, label, names_of_arms, panels_of, readable
+from midstudy.report.cells import cell_factors, differing, in_panel, label, names_of_arms, panels_of, readable
 from midstudy.report.figures.along import along_figure
 from midstudy.report.figures.forest import forest_figure
 from midstudy.report.html import Heading, Html, Row, Text, bold, details, element, paragraph, table
@@ -18,12 +19,11 @@ NO_RESULTS = paragraph("No results yet: no arm is finished together with its ref
 
 
 def comparisons(report: Report, *names: str) -> Html:
-    """Show the comparisons with these names; without names, all comparisons of the study, each under its title."""
-    if not names and not report.manifest.comparisons:
-        return paragraph("The study compares no arms.", css="note")
+    """Show the comparisons with these names; without names, all comparisons of the study, each under its title.
+
+    Nothing if the study has none of them.
+    """
     chosen = [entry for entry in report.manifest.comparisons if not names or entry.name in names]
-    if not chosen:
-        return paragraph("The study has no such comparison.", css="note")
     shown = Html("")
     for entry in chosen:
         if not names or len(chosen) > 1:
@@ -38,11 +38,11 @@ def comparison(report: Report, entry: ComparisonEntry) -> Html:
     if all(effect.table.empty for effect in effects.values()):
         return NO_RESULTS
     manifest, arms = report.manifest, report.tables.arms
-    names = names_of_arms(arms, manifest, entry)
+    names, titles = names_of_arms(arms, manifest, entry), {column: manifest.title_of(column) for column in entry.columns}
     if entry.along is None:
-        drawn = forest_figure(arms, entry, effects, names=names)
+        drawn = forest_figure(arms, entry, effects, names=names, titles=titles)
     else:
-        drawn = along_figure(arms, entry, effects, names=names, seed=report.seed)
+        drawn = along_figure(arms, entry, effects, names=names, titles=titles, seed=report.seed)
     by = f" by {readable(entry.along)}" if entry.along else ""
     agree = ", ".join(readable(name) for name in (*entry.match, *manifest.seeds))
     shown = report.figure(
@@ -59,11 +59,12 @@ def comparison(report: Report, entry: ComparisonEntry) -> Html:
     )
     for column in entry.columns:
         shown += _table(report, entry, column, names)
-    return shown + details("Dose of each data set by arm", _doses(report, entry, names))
+    return shown + details("Dose of each data set, by arm and reference", _doses(report, entry, names))
 
 
 def _table(report: Report, entry: ComparisonEntry, column: str, names: Sequence[str]) -> Html:
-    effects, manifest = report.effects(entry, column).table, report.manifest
+    found, manifest = report.effects(entry, column), report.manifest
+    effects = found.table
     if effects.empty:
         return Html("")
     family = int(effects["family_size"].iloc[0])
@@ -81,38 +82,46 @@ def _table(report: Report, entry: ComparisonEntry, column: str, names: Sequence[
         "p",
         "p, Holm",
     ]
-    seeds = " × ".join(readable(name) for name in manifest.seeds)
+    first = readable(report.seed)
     tested = (
-        f"Seeds: {seeds}; differences are paired by all seeds and averaged within the first; intervals and p values are "
-        f"from the paired t-test over the first. Tokens: drawn from all corpora. The Holm correction is over the {family} "
+        f"Seeds: values of {first}, or with repeats under other seeds the repeats of each value; differences are paired by "
+        f"all seeds and averaged within {first}; intervals and p values are from the paired t-test over {first}. Tokens: "
+        f"drawn from all corpora. The Holm correction is over the {family} "
         "effects of this table that can be tested; bold: corrected p below 0.05. A dash: no test is possible."
-        if seeds
+        if manifest.seeds
         else "No arm is repeated with another seed, so no effect can be tested. Tokens: drawn from all corpora."
     )
     return table(
         columns,
-        _rows(report, entry, effects, names),
-        caption=f"{readable(column)}: {unit(measured.metric)} on {readable(measured.data) or 'the data of its arm'}, "
-        f"{measured.split} split, {measured.better} is better. {tested}",
+        _rows(report, entry, found, names),
+        caption=f"{manifest.title_of(column)}: {unit(measured.metric)} on "
+        f"{readable(measured.data) or 'the data of its arm'}, {measured.split} split, {measured.better} is better. {tested}",
     )
 
 
-def _rows(report: Report, entry: ComparisonEntry, effects: pd.DataFrame, names: Sequence[str]) -> Iterator[Row]:
+def _rows(report: Report, entry: ComparisonEntry, found: Effects, names: Sequence[str]) -> Iterator[Row]:
+    cell = cell_factors(report.manifest)
     shown = [*names, *([entry.along] if entry.along else [])]
     for title, panel in panels_of(report.tables.arms, entry):
-        rows = in_panel(effects, panel)
+        rows = in_panel(found.table, panel)
         if title and len(rows):
             yield Heading(title)
         for _, row in rows.iterrows():
-            yield _cells(row, label(row, shown))
+            by_seed = in_panel(found.by_seed, {factor: row[factor] for factor in cell})
+            yield _cells(row, label(row, shown), _seeds(by_seed["num_inner_seeds"]))
 
 
-def _cells(row: pd.Series, name: str) -> list[Text]:
+def _seeds(inner: pd.Series) -> str:
+    """Return the number of replicating seeds; with repeats within them, the repeats of each, as in '2 + 1 + 1'."""
+    return str(len(inner)) if (inner <= 1).all() else " + ".join(str(number) for number in inner)
+
+
+def _cells(row: pd.Series, name: str, seeds: str) -> list[Text]:
     is_clear = row["p_holm"] < 0.05
     by_percent = signed_percent(row["relative_improvement"])
     return [
         bold(name) if is_clear else name,
-        f"{row['num_seeds']} × {row['num_inner_seeds']}",
+        seeds,
         tokens(row["num_tokens"]),
         loss(row["reference"]),
         loss(row["value"]),
@@ -129,7 +138,8 @@ def _doses(report: Report, entry: ComparisonEntry, names: Sequence[str]) -> Html
     """Return a table of the tokens of each corpus and the dose of each data set, one row per arm without seeds."""
     arms = report.tables.arms
     cell = list(dict.fromkeys([*entry.match, *names, *([entry.along] if entry.along else [])]))
-    rows = arms.iloc[list(entry.arms)]
+    rows = arms.iloc[[*entry.arms, *entry.references]]
+    cell += [name for name in differing(rows, cell_factors(report.manifest)) if name not in cell]
     datasets = [name.removeprefix("dose:") for name in arms.columns if name.startswith("dose:")]
     listed: list[Row] = []
     for _, row in (rows.drop_duplicates(cell) if cell else rows.head(1)).iterrows():

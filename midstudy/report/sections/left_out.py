@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from midstudy.data.tally import MUCH, Tally
 from midstudy.report.cells import readable
-from midstudy.report.html import Heading, Html, Row, bullets, details, paragraph, table
+from midstudy.report.html import Heading, Html, Row, bold, bullets, details, paragraph, table
 from midstudy.report.numbers import number, percent
 from midstudy.report.report import Report
 
@@ -27,14 +27,30 @@ def left_out(report: Report) -> Html:
     return shown + details(f"All {len(counts.tallies)} uses of the data", _table(counts.tallies))
 
 
-def trained_shares(report: Report) -> str:
-    """Return the tasks of which training sees too few target tokens, with the percentage; empty if there are none."""
-    shares = {
-        (tally.data, tally.limit): f"{readable(tally.data)} {tally.percent_seen} within {tally.limit} tokens"
-        for tally in report.study.left_out.tallies
-        if tally.use == "training" and tally.share_seen is not None and tally.is_much
-    }
-    return ", ".join(shares.values())
+def target_shares(report: Report) -> Html:
+    """Show the shares of each task's target tokens that are trained on, and that are scored on the test split.
+
+    A warning if one is below 90 %; nothing if no task has counts.
+    """
+    shares: dict[str, dict[str, Tally]] = {}
+    for tally in report.study.left_out.tallies:
+        use = {"training": "trained", "evaluation": "scored"}.get(tally.use)
+        if use and tally.share_seen is not None and (tally.use == "training" or tally.split == "test"):
+            worst = shares.setdefault(tally.data, {}).setdefault(use, tally)
+            if tally.share_seen < (worst.share_seen or 0):
+                shares[tally.data][use] = tally
+    if not shares:
+        return Html("")
+    texts = []
+    for data, of_data in shares.items():
+        limits = dict.fromkeys(tally.limit for tally in of_data.values())
+        seen = ", ".join(f"{tally.percent_seen} {use}" for use, tally in of_data.items())
+        texts.append(f"{readable(data)} {seen} (within {' and '.join(str(limit) for limit in limits)} tokens)")
+    text = f"{'; '.join(texts)}."
+    if all((tally.share_seen or 0) >= 1 - MUCH for of_data in shares.values() for tally in of_data.values()):
+        return paragraph(bold("Target tokens: "), text)
+    text += " Less than 90 % of a task's target tokens count: its loss is about the beginnings of its items."
+    return paragraph(bold("Target tokens: "), text, css="warning")
 
 
 def _table(tallies: tuple[Tally, ...]) -> Html:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 
 from midstudy.report.cells import cell_factors, differing, label, readable
-from midstudy.report.html import Html, bold, bullets, code, details, element, paragraph, table
+from midstudy.report.html import Html, Text, bold, bullets, code, details, element, paragraph, table
 from midstudy.report.numbers import duration, number, tokens
 from midstudy.report.report import Report
-from midstudy.report.sections.left_out import trained_shares
+from midstudy.report.sections.left_out import target_shares
 
 MAX_ROWS_IN_VIEW = 12
 """A longer list of unfinished arms is collapsed, so that the results come first."""
 
 
-def summary(report: Report, *more: Html) -> Html:
-    """Show question, answer, runs and cost; `more` are additional paragraphs of a study-specific report."""
+def summary(report: Report, *more: Html, answers: Sequence[Text] | None = None) -> Html:
+    """Show question, answer, what the answer is about, runs and cost.
+
+    Args:
+        more: further paragraphs of a study-specific report.
+        answers: the answer as sentences; by default those of the study's `answer.txt`.
+    """
     cost = report.study.cost
-    parts = [
-        paragraph(report.manifest.question, css="question"),
-        bullets(_sentences(report.study.answer), css="answer"),
-        *more,
-    ]
+    parts = [bullets(sentences(report.study.answer) if answers is None else answers, css="answer"), *more]
+    if (seen := target_shares(report)).markup:
+        parts.append(seen)
     if report.manifest.arms:
         parts.append(paragraph(bold("Runs: "), _runs(report)))
     parts.append(
@@ -35,20 +39,17 @@ def summary(report: Report, *more: Html) -> Html:
             + ".",
         )
     )
-    if shares := trained_shares(report):
-        parts.append(paragraph(bold("Target tokens seen in training: "), f"{shares}."))
     if not is_complete(report):
         parts.insert(0, paragraph(bold("This study is not finished. "), "What is missing is listed below.", css="warning"))
-    return element("div", *parts, css="summary")
+    return element("h1", report.manifest.question or report.manifest.name) + element("div", *parts, css="summary")
 
 
 def missing(report: Report) -> Html:
-    """Show the unfinished arms and failed stages, or a line that says that everything is finished."""
+    """Show the unfinished arms and failed stages; nothing if everything is finished."""
     study, unfinished = report.study, report.unfinished
     num_arms, cost = len(report.manifest.arms), study.cost
     if is_complete(report):
-        arms = f"all {num_arms} arms and " if num_arms else ""
-        return paragraph(f"Nothing: {arms}all {number(cost['num_stages'])} stages are finished.")
+        return Html("")
     shown = Html("")
     if report.manifest.counts and report.tables.similarity is None:
         shown += paragraph("Token counts are not finished: there are no similarities yet.")
@@ -81,7 +82,8 @@ def is_complete(report: Report) -> bool:
     return counted and not (len(report.unfinished) or cost["failed"] or cost["num_finished"] < cost["num_stages"])
 
 
-def _sentences(answer: str) -> list[str]:
+def sentences(answer: str) -> list[str]:
+    """Return the sentences of an answer."""
     return re.split(r"(?<=\.) (?=[A-Z0-9])", answer)
 
 

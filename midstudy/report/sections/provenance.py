@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import pandas as pd
+
 from midstudy.analysis.items import columns_without_items
 from midstudy.report.cells import factor_text, readable
-from midstudy.report.html import Html, Row, bold, bullets, code, details, element, paragraph, table
-from midstudy.report.numbers import duration, loss, number, tokens
+from midstudy.report.html import Html, Row, Text, bold, bullets, code, details, element, paragraph, table
+from midstudy.report.numbers import ABSENT, duration, loss, number, tokens
 from midstudy.report.recomputation import NOTEBOOK
 from midstudy.report.report import Report
 
@@ -34,16 +38,52 @@ def cost(report: Report) -> Html:
     )
 
 
+_BUILT_IN = "wheels:"
+"""Begins the source of built-in text."""
+
+
 def data(report: Report) -> Html:
-    """Show the source of every corpus and task, and the notes on how its data were changed."""
-    by_source: dict[str, list[str]] = {}
-    for name, source in report.study.reproduction["sources"].items():
-        by_source.setdefault(source, []).append(name)
-    rows: list[Row] = [[", ".join(names), code(source)] for source, names in by_source.items()]
-    shown = table(["corpora and tasks", "source"], rows, caption="The source of each data set.", num_text_columns=2)
+    """Show every data set: sizes, bytes a token, sample of its similarity, overlap with tests, source; and who split it."""
+    sources = report.study.reproduction["sources"]
+    facts = report.tables.data
+    known = {} if facts is None else {str(row["data"]): row for _, row in facts.iterrows()}
+    rows: list[Row] = [_data_cells(name, source, known.get(name)) for name, source in sources.items()]
+    shown = table(
+        ["data set", "source", "train", "dev", "test", "train tokens", "train MB", "bytes a token", "sampled", "overlap"],
+        rows,
+        caption="Data as the study reads it. Train, dev, test: documents of a corpus, items of a task. Bytes: UTF-8 text of "
+        "the tokens. Sampled: train tokens counted for similarities. Overlap: documents removed from the whole source "
+        "because they equal a test item or share 13 words in a row with one; a dash: the source was not searched.",
+        num_text_columns=2,
+    )
+    splits = []
+    if any(str(source).startswith(_BUILT_IN) for source in sources.values()):
+        splits.append(
+            "Built-in text has no splits of its own: this project carves dev and test from it by hash. All items of a task "
+            "that come from one file, fact, element or package are in one split, and test word problems have templates of "
+            "their own."
+        )
     if report.manifest.notes:
-        return shown + paragraph("Notes on the data:") + bullets(report.manifest.notes)
-    return shown + paragraph("All train, dev and test splits are those of the sources; none was carved from another.")
+        return shown + paragraph(*splits, " Notes on the data:") + bullets(report.manifest.notes)
+    if not all(str(source).startswith(_BUILT_IN) for source in sources.values()):
+        splits.append("All other splits are those of the sources." if splits else "All splits are those of the sources.")
+    return shown + paragraph(" ".join(splits))
+
+
+def _data_cells(name: str, source: str, facts: pd.Series | None) -> list[Text]:
+    if facts is None:
+        return [readable(name), code(source), *[ABSENT] * 8]
+    per_token, train = float(facts["bytes_per_token"]), float(facts["train_tokens"])
+    return [
+        readable(name),
+        code(source),
+        *(number(facts[f"{split}_documents"]) for split in ("train", "dev", "test")),
+        ABSENT if math.isnan(train) else tokens(train),
+        ABSENT if math.isnan(train * per_token) else f"{train * per_token / 1e6:.2f}",
+        ABSENT if math.isnan(per_token) else f"{per_token:.2f}",
+        ABSENT if math.isnan(facts["sampled_tokens"]) else tokens(facts["sampled_tokens"]),
+        number(facts["overlap"]),
+    ]
 
 
 def reproduce(report: Report) -> Html:
@@ -112,6 +152,7 @@ def _files(report: Report) -> Html:
         "items": "one row per arm, measured column and item: nats and target tokens",
         "similarity": "one row per pair of corpora, mixtures and tasks",
         "proximity": "one row per mix and task",
+        "data": "one row per data set",
         "representation": "one row per arm, compared states and pair of layers: linear CKA",
     }
     known = {name: found for name in held if (found := getattr(report.tables, name)) is not None and len(found)}
@@ -121,7 +162,7 @@ def _files(report: Report) -> Html:
     without = columns_without_items(report.tables.items, tuple(report.manifest.columns))
     if not without:
         return shown
-    names = ", ".join(readable(name) for name in without)
+    names = ", ".join(report.manifest.title_of(name) for name in without)
     return shown + paragraph(
         f"Not kept per item: {names}. Request it with ", code("Evaluation(items=True)"), "; that evaluation has an id of "
         "its own, and states are reused.", css="note",
@@ -139,4 +180,5 @@ def _arms_table(report: Report) -> Html:
         ]
         for _, row in arms.iterrows()
     ]
-    return table(["arm", *(readable(name) for name in columns), "stage"], rows, caption="Measured values, as in arms.csv.")
+    titles = [manifest.title_of(name) for name in columns]
+    return table(["arm", *titles, "stage"], rows, caption="Measured values, as in arms.csv.")

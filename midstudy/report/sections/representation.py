@@ -17,10 +17,10 @@ MOST_MATRICES = 12
 
 
 def representations(report: Report) -> Html:
-    """Show the means of all compared states, and a figure of their layers for each pair; or a note if there are none."""
+    """Show the means of all compared states, and a figure of their layers for each pair; nothing if there are none."""
     matrices = report.tables.representation
     if matrices is None:
-        return paragraph("The study compares no representations.", css="note")
+        return Html("")
     if matrices.empty:
         return paragraph("No results yet: no comparison of states is finished.", css="note")
     shown = _means(report)
@@ -45,7 +45,8 @@ def _means(report: Report) -> Html:
             continue
         measured = report.manifest.columns[column]
         data = readable(measured.data) or "the data of its arm"
-        rows.append(Heading(f"{readable(column)}: {unit(measured.metric)}, on {data}, {measured.split} split"))
+        title = report.manifest.title_of(column)
+        rows.append(Heading(f"{title}: {unit(measured.metric)}, on {data}, {measured.split} split"))
         names = _names(report, of_column)
         for _, row in of_column.iterrows():
             ends = interval(row["ci_low"], row["ci_high"], decimal)

@@ -12,9 +12,9 @@ UNCOUNTED = paragraph("No results yet: token counts are not finished.", css="not
 
 
 def similarity(report: Report) -> Html:
-    """Show the similarity matrix, or a note if the tokens are not counted."""
+    """Show the similarity matrix, or a note if the tokens are not counted; nothing if the study counts none."""
     if not report.manifest.counts:
-        return paragraph("The study compares no token distributions.", css="note")
+        return Html("")
     if report.tables.similarity is None:
         return UNCOUNTED
     return report.figure(
@@ -28,12 +28,12 @@ def similarity(report: Report) -> Html:
 
 
 def proximity(report: Report) -> Html:
-    """Show a table of the proximity advantage of every mix to every task."""
+    """Show a table of the proximity advantage of every mix to every task; nothing if the study compares no mixtures."""
     advantages = report.tables.proximity
     if advantages is None:
         return UNCOUNTED if report.manifest.counts else Html("")
     if advantages.empty:
-        return paragraph("The study compares no mixtures.", css="note")
+        return Html("")
     rows: list[Row] = []
     for task, of_task in advantages.groupby("task", sort=False):
         rows.append(Heading(readable(task)))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.transforms import Bbox, BboxBase
+from matplotlib.transforms import Bbox
 
 from midstudy.analysis.phrases import capitalised
 from midstudy.report.cells import readable
 from midstudy.report.figures import style
+from midstudy.report.figures.names import place_names
 from midstudy.report.numbers import correlation, number, p_value
 
 MEASURE_NAMES = {
@@ -58,7 +57,10 @@ def proximity_figure(pairs: pd.DataFrame, statistics: pd.Series) -> Figure:
     whole.add_patch(frame)
     figure.draw_without_rendering()  # fixes the layout, which decides where names have room
     for axes, shown, named in ((whole, here, here[~crowd]), (close, here[crowd], here[crowd])):
-        _name(axes, named, measure=measure, taken=_marks(axes, shown, measure=measure))
+        ordered = named.sort_values("relative_improvement", ascending=False)
+        gains, names = 100 * ordered["relative_improvement"], map(readable, ordered["pair"])
+        points = list(zip(ordered[f"pa_{measure}"], gains, names, strict=True))
+        place_names(axes, points, taken=_marks(axes, shown, measure=measure))
     return figure
 
 
@@ -109,43 +111,6 @@ def _marks(axes: Axes, rows: pd.DataFrame, *, measure: str) -> list[Bbox]:
         (x, mean), low, high = places[0], places[:, 1].min(), places[:, 1].max()
         boxes += [Bbox.from_extents(x - 6, mean - 6, x + 6, mean + 6), Bbox.from_extents(x - 2, low, x + 2, high)]
     return boxes
-
-
-def _name(axes: Axes, rows: pd.DataFrame, *, measure: str, taken: list[Bbox]) -> None:
-    """Write a pair's name beside its point, at that of several places where it covers least of what is taken."""
-    inside = axes.get_window_extent()
-    pixels = axes.figure.dpi / 72  # of a typographic point
-    for _, row in rows.sort_values("relative_improvement", ascending=False).iterrows():
-        at = (row[f"pa_{measure}"], 100 * row["relative_improvement"])
-        text = axes.annotate(
-            readable(row["pair"]), xy=at, xytext=(0, 0), textcoords="offset points", fontsize=7, color=style.INK
-        )
-        size, (x, y) = text.get_window_extent(), axes.transData.transform(at)
-        least, place, room = math.inf, (0, 0), size
-        for right, up in _PLACES:
-            left_end = x + right * pixels - (size.width if right < 0 else 0)
-            box = Bbox.from_bounds(left_end, y + up * pixels - size.height / 2, size.width, size.height)
-            covered = sum(_overlap(box, other) for other in taken) + size.width * size.height - _overlap(box, inside)
-            if covered < least - 1e-6:
-                least, place, room = covered, (right, up), box
-        text.set(position=place, horizontalalignment="right" if place[0] < 0 else "left", verticalalignment="center")
-        taken.append(room)
-        if abs(place[1]) > 7:
-            axes.annotate("", xy=at, xytext=place, textcoords="offset points", arrowprops=_LINE)
-
-
-_PLACES = [
-    (side * right, up)
-    for right, up in ((6, 0), (4, 7), (4, -7), (8, 14), (8, -14), (10, 21), (10, -21), (12, 30), (12, -30))
-    for side in (1, -1)
-]
-"""Where a name may start, right and up from its point in typographic points, or end, if left of it; the preferred first."""
-_LINE = {"arrowstyle": "-", "color": style.MUTED, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-
-
-def _overlap(one: BboxBase, other: BboxBase) -> float:
-    both = Bbox.intersection(one, other)
-    return 0.0 if both is None else both.width * both.height
 
 
 def _key(axes: Axes, looks: dict[str, style.Look], mixes: list[str]) -> None:

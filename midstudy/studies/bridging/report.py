@@ -1,110 +1,82 @@
-# %% [markdown]
-# # Does midtraining bridge pretraining and fine-tuning?
-
 # %%
 from pathlib import Path
 
+from midstudy.report.html import section
 from midstudy.report.report import Report
-from midstudy.report.sections import comparisons, left_out, other_test_set, overview, provenance, similarity
-from midstudy.studies.bridging.sections import bridges, claims, forgetting, proximity, representation
+from midstudy.report.sections import curves, design, left_out, other_test_set, overview, power, provenance, similarity
+from midstudy.studies.bridging.sections import (
+    bridges,
+    claims,
+    compared,
+    dose,
+    first_screen,
+    forgetting,
+    limitations,
+    proximity,
+    representation,
+)
 
 report = Report.of(Path(".."))  # the study's folder; the report is in its subfolder report/
-overview.summary(report, proximity.closeness(report))
-
-# %% [markdown]
-# ## What is missing
+first_screen.first_screen(report)
 
 # %%
-overview.missing(report)
-
-# %% [markdown]
-# ## Which mix helps which task
-#
-# Every arm shares its trunk with the general-only control, sees the same general text at the same positions, ends at the
-# same step and is fine-tuned in the same way. The effect of a mix is therefore a paired difference from the control. Trunk
-# seeds are the replicates; SFT seeds of one trunk are averaged before testing.
+section("What is missing", overview.missing(report))
 
 # %%
-comparisons.comparisons(report, "main")
+section("The design", design.design(report))
 
 # %%
-other_test_set.other_test_set(report, "main")
-
-# %% [markdown]
-# ## Similarity of mixes and tasks
+section("Curves over fine-tuning", curves.curves(report))
 
 # %%
-similarity.similarity(report)
-
-# %% [markdown]
-# ## Does closeness predict improvement?
+section("Similarity of mixes and tasks", similarity.similarity(report))
 
 # %%
-proximity.proximity(report)
+section("Does closeness predict improvement?", proximity.proximity(report))
 
 # %%
-bridges.bridges(report)
-
-# %% [markdown]
-# ## Mixed into general text or alone?
+section("Bridge lengths and the authors' mixed models", bridges.bridges(report))
 
 # %%
-comparisons.comparisons(report, "continued")
-
-# %% [markdown]
-# ## When to start
-#
-# An earlier start also means more specialist tokens; this study cannot separate the two.
-
-# %%
-comparisons.comparisons(report, "timing")
-
-# %% [markdown]
-# ## Which share
-#
-# A larger share also means more specialist tokens; this study cannot separate the two.
+section(
+    "Effects",
+    compared.compared(report),
+    intro="An effect is a paired difference: an arm and its reference share their trunk and their seeds. A trunk seed "
+    "replicates an experiment.",
+)
 
 # %%
-comparisons.comparisons(report, "weight")
-
-# %% [markdown]
-# ## Forgetting in fine-tuning
+section("Another test set", other_test_set.other_test_set(report, "main"))
 
 # %%
-forgetting.forgetting(report)
+section("Dose or tokens?", dose.dose(report))
 
 # %%
-forgetting.front(report)
+section("Forgetting in fine-tuning", forgetting.forgetting(report))
 
 # %%
-representation.representation(report)
-
-# %% [markdown]
-# ## Comparison with the paper's claims
+section("The price of a gain in general loss", forgetting.front(report))
 
 # %%
-claims.claims(report)
-
-# %% [markdown]
-# ## Cost
+section("Do representations change less after midtraining?", representation.representation(report))
 
 # %%
-provenance.cost(report)
-
-# %% [markdown]
-# ## Data
+section("Claims", claims.claims(report))
 
 # %%
-provenance.data(report)
-
-# %% [markdown]
-# ## Data left out
+section("Power", power.power(report))
 
 # %%
-left_out.left_out(report)
-
-# %% [markdown]
-# ## How to reproduce
+section("Limitations", limitations.limitations(report))
 
 # %%
-provenance.reproduce(report)
+section("Cost", provenance.cost(report))
+
+# %%
+section("Data", provenance.data(report))
+
+# %%
+section("Data left out", left_out.left_out(report))
+
+# %%
+section("How to reproduce", provenance.reproduce(report))

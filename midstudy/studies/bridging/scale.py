@@ -38,6 +38,9 @@ CONTROL = "control"
 COLUMNS = ("sft_loss", "general_loss")
 """The compared columns: loss after fine-tuning (nats per token, test split) on the arm's task and on its general corpus."""
 
+TITLES = {"sft_loss": "task loss", "general_loss": "general loss"}
+"""What a reader calls the compared columns."""
+
 TARGETS_ONLY = frozenset({"word_problems"})
 """Tasks whose prompts carry no loss: on GSM8K the paper trains only on the answers."""
 
@@ -148,20 +151,25 @@ class Scale:
         tuned = self._tuned(run, task, seed=seed, steps=steps, labels=labels, peak_lr=peak_lr)
         measured = dict(zip(COLUMNS, (self.evaluation(task), self.evaluation(general_of(run))), strict=True))
         measures = {
-            column + when: Measure(state=state, evaluation=evaluation)
-            for when, state in (("", tuned.state()), ("_before", run.state()))
+            column + when: Measure(state=state, evaluation=evaluation, title=TITLES[column] + words)
+            for when, state, words in (("", tuned.state(), ""), ("_before", run.state(), " before fine-tuning"))
             for column, evaluation in measured.items()
         }
         for column, evaluation in measured.items():
-            in_bits = column.replace("loss", BITS_PER_BYTE.name)
-            measures[in_bits] = Measure(state=tuned.state(), evaluation=evaluation, metric=BITS_PER_BYTE.name)
-        measures["sft_loss_dev"] = Measure(state=tuned.state(), evaluation=self.evaluation(task, split="dev"))
+            in_bits, title = (name.replace("loss", BITS_PER_BYTE.name) for name in (column, TITLES[column]))
+            measures[in_bits] = Measure(
+                state=tuned.state(), evaluation=evaluation, metric=BITS_PER_BYTE.name, title=title.replace("_", " ")
+            )
+        measures["sft_loss_dev"] = Measure(
+            state=tuned.state(), evaluation=self.evaluation(task, split="dev"), title="task loss, dev split"
+        )
         if num_points:
             points = tuple(
                 tuned.state(run.num_steps + round(steps * point / num_points)) for point in range(1, num_points + 1)
             )
             for column, evaluation in measured.items():
-                measures[f"{column}_curve"] = Measure(states=points, evaluation=evaluation)
+                title = f"{TITLES[column]} over fine-tuning"
+                measures[f"{column}_curve"] = Measure(states=points, evaluation=evaluation, title=title)
         return Arm(curriculum=tuned, measures=measures)
 
     def choose_sft_peak_lr(

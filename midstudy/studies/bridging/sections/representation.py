@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from midstudy.report.html import Html, Row, element, table
+from midstudy.report.html import Html, Row, table
 from midstudy.report.numbers import correlation, interval
 from midstudy.report.report import Report
 from midstudy.report.sections.comparisons import comparisons
@@ -15,10 +15,10 @@ CHANGES = "changes"
 
 
 def representation(report: Report) -> Html:
-    """Show the section with its heading, or nothing if the study compares no states."""
+    """Show the pairs of states and distortion against forgetting; nothing if the study compares no states."""
     if report.tables.representation is None:
         return Html("")
-    shown = element("h2", "Do representations change less after midtraining?")
+    shown = Html("")
     if any(comparison.name == CHANGES for comparison in report.manifest.comparisons):
         shown += comparisons(report, CHANGES)
     shown += representations(report)

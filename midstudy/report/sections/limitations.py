@@ -1,0 +1,63 @@
+"""Limitations of a study, made from its facts: what it cannot decide, did not repeat, or did not vary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from midstudy.report.cells import cell_factors, readable
+from midstudy.report.html import Html, Text, bullets
+from midstudy.report.numbers import tokens
+from midstudy.report.report import Report
+from midstudy.report.sections.power import power_of
+
+
+def limitations(report: Report, more: Iterable[Text] = ()) -> Html:
+    """Show a bullet for each limitation that the study's facts state, then those in `more`; nothing if there are none."""
+    found = [*_undecidable(report), *_one_seed(report), *_one_model(report), *_samples(report), *more]
+    return bullets(found) if found else Html("")
+
+
+def _undecidable(report: Report) -> list[str]:
+    powers = power_of(report)
+    sentences = []
+    if few := [readable(one.text) for one in powers if one.can_be_decided is False]:
+        sentences.append(
+            f"{len(few)} of {len(powers)} claims cannot be decided on this grid, which repeats their arms with fewer than "
+            f"two common seeds: {'; '.join(few)}."
+        )
+    if len(report.judged) if powers else 0:
+        open_ = int((report.judged["verdict"] == "inconclusive").sum())
+        if open_ > len(few):
+            sentences.append(
+                f"{open_ - len(few)} more claims could be decided and are not: the effects are too small or vary."
+            )
+    return sentences
+
+
+def _one_seed(report: Report) -> list[str]:
+    if not report.seed or not report.manifest.arms:
+        return []
+    cells = report.tables.arms.groupby(cell_factors(report.manifest), sort=False)[report.seed].nunique()
+    few = int((cells == 1).sum())
+    return [f"{few} of {len(cells)} cells have one {readable(report.seed)} and no interval."] if few else []
+
+
+def _one_model(report: Report) -> list[str]:
+    models = {report.manifest.stages[arm.state].model for arm in report.manifest.arms} - {""}
+    if len(models) != 1:
+        return []
+    return [f"All runs are of one model, {models.pop()}: nothing here says how an effect changes with size."]
+
+
+def _samples(report: Report) -> list[str]:
+    facts = report.tables.data
+    if facts is None or "sampled_tokens" not in facts or (counted := facts.dropna(subset=["sampled_tokens"])).empty:
+        return []
+    least, most = (counted.loc[getattr(counted["sampled_tokens"], end)()] for end in ("idxmin", "idxmax"))
+    if most["sampled_tokens"] < 1.1 * least["sampled_tokens"]:
+        return []
+    return [
+        f"Similarities are of samples of unequal size, from {tokens(least['sampled_tokens'])} tokens "
+        f"({readable(least['data'])}) to {tokens(most['sampled_tokens'])} ({readable(most['data'])}); Jaccard similarity "
+        "grows with the sample."
+    ]

@@ -1,0 +1,134 @@
+"""The bridging report's page: its first screen, a section for each comparison, the design and the dose plot."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders.planned_bridging import planned, planned_tables
+from builders.report_study import write_study
+
+from midstudy.analysis.tables import Tables
+from midstudy.report.html import Html
+from midstudy.report.report import Report
+from midstudy.report.sections import design
+from midstudy.studies.bridging.dose import explained, gains
+from midstudy.studies.bridging.sections import compared, dose, first_screen
+
+FULL = "full=True"
+
+
+def plain(shown: Html) -> str:
+    """Return the text of a section without markup."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r'src="[^"]+"', "", shown.markup)))
+
+
+def report_of(root: Path, tables: Tables, **facts: Any) -> Report:
+    return Report.of(write_study(root, tables, **facts))
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return report_of(tmp_path_factory.mktemp("full"), planned_tables(FULL))
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return report_of(tmp_path_factory.mktemp("usual"), planned_tables())
+
+
+def test_every_comparison_of_the_full_grid_has_words_on_what_its_sides_differ_in() -> None:
+    names = {entry.name for entry in planned(FULL).comparisons}
+    assert names == set(compared.DIFFER)
+
+
+def test_a_study_shows_the_comparisons_that_it_has_and_no_others(usual: Report) -> None:
+    headings = re.findall(r"<h3>(.+?)</h3>", compared.compared(usual).markup)
+    assert headings == [entry.title for entry in usual.manifest.comparisons]
+    assert len(headings) == 4
+
+
+def test_two_mixes_are_compared_with_their_tokens_and_doses(full: Report) -> None:
+    (sentence,) = set(compared.amounts(full, full.manifest.comparison("equal_dose"))[:1])
+    doses = re.findall(r"dose ([\d.]+) %", sentence)
+    assert len(doses) == 2
+    assert float(doses[0]) == pytest.approx(float(doses[1]), rel=2e-3), "the study matches them"
+    assert "ode 20 % from step 16 (" in sentence
+    assert compared.amounts(full, full.manifest.comparison("main")) == []
+
+
+def test_if_dose_explains_the_timing_the_first_screen_leads_with_it(usual: Report) -> None:
+    text = plain(first_screen.first_screen(usual))
+    lead = text.index("The dose explains the timing: at equal dose")
+    assert lead < text.index("code lowers task loss most")
+    assert re.search(r"code 20 % from step 16 instead of code 37.8 % from step 52 changes pycode loss by .+ % \[", text)
+
+
+def test_an_effect_of_the_start_at_equal_dose_is_not_called_one_of_dose(tmp_path: Path) -> None:
+    text = plain(first_screen.first_screen(report_of(tmp_path, planned_tables(early_nats=0.5))))
+    assert "The start matters beyond the dose: at equal dose" in text
+    assert text.index("code lowers task loss most") < text.index("The start matters beyond the dose")
+    (change,) = re.findall(r"from step 52 changes pycode loss by −([\d.]+) %", text)
+    assert float(change) > 5
+
+
+def test_the_first_screen_says_what_the_answer_is_about(usual: Report, full: Report) -> None:
+    text = plain(first_screen.first_screen(usual))
+    for expected in (
+        "A placebo, unseen general text mixed in like code, changes pycode loss by",
+        "Against the placebo, code changes pycode loss by −",
+        "36 steps, 144 items, 0.3 epochs of the train split. What longer fine-tuning does to the effects was not measured.",
+        "from built-in text (wheels)",
+        "over at most 3 trunk seeds. A trunk seed moves initial weights, data order and batch slots together, together with",
+        "Text, test items and tokenizer do not move",
+    ):
+        assert expected in text
+    assert not re.search(r"sft_loss|word_problems|general_loss", text)
+    assert re.search(
+        r"The gain of code on pycode is \+[\d.]+ % at 36 steps, \+[\d.]+ % at 120", plain(first_screen.first_screen(full))
+    )
+
+
+def test_the_design_draws_every_distinct_run_once_with_its_start_and_seeds(full: Report) -> None:
+    lines = {line.name: line for line in design.run_lines(full)}
+    control = lines["nano, control, weight 0, start step 0"]
+    assert (control.shared_steps, control.seeds) == (0, "n = 5 (2), 3 (6)")
+    early = lines["nano, code, weight 0.2, start step 16"]
+    assert early.shared_steps == 16
+    assert [dict(phase.shares) for phase in early.phases] == [{"general": 1.0}, {"general": 0.8, "code": 0.2}]
+    assert lines["nano, placebo, weight 0.2, start step 16"].seeds == "n = 5"
+    runs = {
+        (arm.factors["size"], arm.factors["mix"], arm.factors["weight"], arm.factors["start_step"])
+        for arm in full.manifest.arms
+    }
+    assert len(lines) == len(runs)
+
+
+def test_a_manifest_keeps_the_learning_rates_of_a_run() -> None:
+    arm = planned().arms[0]
+    before, tuned = arm.phases
+    rates = dict(before.rates)
+    assert (before.start_step, before.stop_step, tuned.stop_step) == (0, 160, 196)
+    assert rates[16] == 3e-3
+    assert rates[159] == pytest.approx(1e-5, rel=0.1), "1/300 of the peak"
+    assert dict(tuned.shares) == {"pycode": 1.0}
+
+
+def test_a_law_of_dose_is_found_and_said(full: Report) -> None:
+    points = gains(full.tables)
+    row = explained(points, seed="trunk_seed").set_index(["size", "task", "corpus"]).loc[("nano", "pycode", "code")]
+    assert row["r2_dose"] > 0.99
+    assert row["r2_tokens"] < 0.8
+    assert row["ci_low"] > 0
+    assert "Size nano, dose explains more of the gain than tokens do: code on pycode" in plain(dose.dose(full))
+
+
+def test_the_dose_of_a_run_is_that_before_fine_tuning(usual: Report) -> None:
+    points = gains(usual.tables)
+    code = points[(points["mix"] == "code") & (points["task"] == "pycode")]
+    at_start = code[code["start_step"] == 16]["dose"].unique()
+    assert len(at_start) == 1
+    assert at_start[0] == pytest.approx(0.2 * 0.9, rel=0.03), "a fifth, of the rates after a tenth of warmup"
+    assert "r² of dose and of tokens is not computed" in plain(dose.dose(usual))
