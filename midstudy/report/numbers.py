@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 ABSENT = "–"
@@ -68,6 +69,11 @@ def tokens(count: float) -> str:
 def percent(share: float) -> str:
     """Format an unsigned fraction with three significant digits: 0.125 → '12.5 %'."""
     return ABSENT if math.isnan(share) else f"{100 * share:.3g} %"
+
+
+def with_minus(text: str) -> str:
+    """Return a sentence with true minus signs before numbers: 'by -0.3 %' → 'by −0.3 %'; ranges and exponents are kept."""
+    return re.sub(r"(?<![\w.–-])-(?=\d)", "−", text)
 
 
 def _minus(text: str) -> str:

@@ -36,7 +36,7 @@ def planned_tables(*settings: str, noise_nats: float = 0.003, early_nats: float 
 
     Args:
         noise_nats: standard deviation of the arms' losses, independent between arms.
-        early_nats: nats that a code mix loses more if it starts before step 20, whatever its dose.
+        early_nats: nats that a code mix loses more if it starts before step 30, whatever its dose.
     """
     tables = made_up_tables(planned(*settings))
     arms = tables.arms.fillna(0.0)
@@ -44,13 +44,13 @@ def planned_tables(*settings: str, noise_nats: float = 0.003, early_nats: float 
     losses = []
     for _, row in arms.iterrows():
         trunk = np.random.default_rng(zlib.crc32(f"{row['size']} {row['trunk_seed']} {row['task']}".encode()))
-        level = 5.0 + 0.05 * float(trunk.standard_normal()) - 0.3 * np.log(row["sft_steps"] / 36)
+        level = 5.0 + 0.05 * float(trunk.standard_normal()) - 0.3 * np.log(row["sft_steps"] / 72)
         specialists = {name.removeprefix("dose:") for name in arms.columns if name.startswith("dose:")} - {
             "general",
             row["task"],
         }
         gain = sum(GAIN.get((name, row["task"]), 0.2) * row[f"dose:{name}"] for name in specialists - {"placebo"})
-        gain += early_nats * (row["mix"] == "code" and row["start_step"] < 20)
+        gain += early_nats * (row["mix"] == "code" and row["start_step"] < 30)
         after = 4.0 + 0.05 * float(trunk.standard_normal()) - row["dose:general"]
         noise = noise_nats * rng.standard_normal(4)
         losses.append(np.array([level - gain, after, level - gain + 1.2, after - 0.5]) + noise)
@@ -59,14 +59,14 @@ def planned_tables(*settings: str, noise_nats: float = 0.003, early_nats: float 
     for name in [name for name in arms.columns if name.startswith("tokens:")]:
         arms[name.replace("tokens:", "epochs:")] = arms[name] / 1_000_000
     for task in dict.fromkeys(arms["task"]):
-        arms[f"items:{task}"] = np.where(arms["task"] == task, 4 * arms["sft_steps"], 0)
+        arms[f"items:{task}"] = np.where(arms["task"] == task, 2 * arms["sft_steps"], 0)
         arms[f"epochs:{task}"] = arms[f"items:{task}"] / 480
     curves = [
         {"arm": row, **arm.factors, "column": name, "step": step, "value": 5.0 - step / 1_000}
         for row, arm in enumerate(tables.manifest.arms)
         for name, stages in arm.measures.items()
         if tables.manifest.columns[name].is_curve
-        for step in range(160, 160 + len(stages))
+        for step in range(240, 240 + len(stages))
     ]
     known = pd.DataFrame(curves, columns=list(tables.curves.columns))
     return Tables(tables.manifest, arms.assign(wall_s=1.0), known, None, None)

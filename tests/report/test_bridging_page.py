@@ -17,7 +17,7 @@ from midstudy.report.sections import design
 from midstudy.studies.bridging.dose import explained, gains
 from midstudy.studies.bridging.sections import compared, dose, first_screen
 
-FULL = "full=True"
+FULL = ("full=True", "sft_peak_lrs=()")
 
 
 def plain(shown: Html) -> str:
@@ -31,7 +31,7 @@ def report_of(root: Path, tables: Tables, **facts: Any) -> Report:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    return report_of(tmp_path_factory.mktemp("full"), planned_tables(FULL))
+    return report_of(tmp_path_factory.mktemp("full"), planned_tables(*FULL))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 def test_every_comparison_of_the_full_grid_has_words_on_what_its_sides_differ_in() -> None:
-    names = {entry.name for entry in planned(FULL).comparisons}
+    names = {entry.name for entry in planned(*FULL).comparisons}
     assert names == set(compared.DIFFER)
 
 
@@ -55,7 +55,7 @@ def test_two_mixes_are_compared_with_their_tokens_and_doses(full: Report) -> Non
     doses = re.findall(r"dose ([\d.]+) %", sentence)
     assert len(doses) == 2
     assert float(doses[0]) == pytest.approx(float(doses[1]), rel=2e-3), "the study matches them"
-    assert "ode 20 % from step 16 (" in sentence
+    assert "ode 20 % from step 24 (" in sentence
     assert compared.amounts(full, full.manifest.comparison("main")) == []
 
 
@@ -63,14 +63,14 @@ def test_if_dose_explains_the_timing_the_first_screen_leads_with_it(usual: Repor
     text = plain(first_screen.first_screen(usual))
     lead = text.index("The dose explains the timing: at equal dose")
     assert lead < text.index("code lowers task loss most")
-    assert re.search(r"code 20 % from step 16 instead of code 37.8 % from step 52 changes pycode loss by .+ % \[", text)
+    assert re.search(r"code 20 % from step 24 instead of code 38.5 % from step 79 changes pycode loss by .+ % \[", text)
 
 
 def test_an_effect_of_the_start_at_equal_dose_is_not_called_one_of_dose(tmp_path: Path) -> None:
     text = plain(first_screen.first_screen(report_of(tmp_path, planned_tables(early_nats=0.5))))
     assert "The start matters beyond the dose: at equal dose" in text
     assert text.index("code lowers task loss most") < text.index("The start matters beyond the dose")
-    (change,) = re.findall(r"from step 52 changes pycode loss by −([\d.]+) %", text)
+    (change,) = re.findall(r"from step 79 changes pycode loss by −([\d.]+) %", text)
     assert float(change) > 5
 
 
@@ -79,7 +79,7 @@ def test_the_first_screen_says_what_the_answer_is_about(usual: Report, full: Rep
     for expected in (
         "A placebo, unseen general text mixed in like code, changes pycode loss by",
         "Against the placebo, code changes pycode loss by −",
-        "36 steps, 144 items, 0.3 epochs of the train split. What longer fine-tuning does to the effects was not measured.",
+        "72 steps, 144 items, 0.3 epochs of the train split. What longer fine-tuning does to the effects was not measured.",
         "from built-in text (wheels)",
         "over at most 3 trunk seeds. A trunk seed moves initial weights, data order and batch slots together, together with",
         "Text, test items and tokenizer do not move",
@@ -87,7 +87,7 @@ def test_the_first_screen_says_what_the_answer_is_about(usual: Report, full: Rep
         assert expected in text
     assert not re.search(r"sft_loss|word_problems|general_loss", text)
     assert re.search(
-        r"The gain of code on pycode is \+[\d.]+ % at 36 steps, \+[\d.]+ % at 120", plain(first_screen.first_screen(full))
+        r"The gain of code on pycode is \+[\d.]+ % at 72 steps, \+[\d.]+ % at 240", plain(first_screen.first_screen(full))
     )
 
 
@@ -95,10 +95,10 @@ def test_the_design_draws_every_distinct_run_once_with_its_start_and_seeds(full:
     lines = {line.name: line for line in design.run_lines(full)}
     control = lines["nano, control, weight 0, start step 0"]
     assert (control.shared_steps, control.seeds) == (0, "n = 5 (2), 3 (6)")
-    early = lines["nano, code, weight 0.2, start step 16"]
-    assert early.shared_steps == 16
+    early = lines["nano, code, weight 0.2, start step 24"]
+    assert early.shared_steps == 24
     assert [dict(phase.shares) for phase in early.phases] == [{"general": 1.0}, {"general": 0.8, "code": 0.2}]
-    assert lines["nano, placebo, weight 0.2, start step 16"].seeds == "n = 5"
+    assert lines["nano, placebo, weight 0.2, start step 24"].seeds == "n = 5"
     runs = {
         (arm.factors["size"], arm.factors["mix"], arm.factors["weight"], arm.factors["start_step"])
         for arm in full.manifest.arms
@@ -110,9 +110,9 @@ def test_a_manifest_keeps_the_learning_rates_of_a_run() -> None:
     arm = planned().arms[0]
     before, tuned = arm.phases
     rates = dict(before.rates)
-    assert (before.start_step, before.stop_step, tuned.stop_step) == (0, 160, 196)
-    assert rates[16] == 3e-3
-    assert rates[159] == pytest.approx(1e-5, rel=0.1), "1/300 of the peak"
+    assert (before.start_step, before.stop_step, tuned.stop_step) == (0, 240, 312)
+    assert rates[24] == 6e-3
+    assert rates[239] == pytest.approx(2e-5, rel=0.1), "1/300 of the peak"
     assert dict(tuned.shares) == {"pycode": 1.0}
 
 
@@ -128,7 +128,7 @@ def test_a_law_of_dose_is_found_and_said(full: Report) -> None:
 def test_the_dose_of_a_run_is_that_before_fine_tuning(usual: Report) -> None:
     points = gains(usual.tables)
     code = points[(points["mix"] == "code") & (points["task"] == "pycode")]
-    at_start = code[code["start_step"] == 16]["dose"].unique()
+    at_start = code[code["start_step"] == 24]["dose"].unique()
     assert len(at_start) == 1
     assert at_start[0] == pytest.approx(0.2 * 0.9, rel=0.03), "a fifth, of the rates after a tenth of warmup"
     assert "r² of dose and of tokens is not computed" in plain(dose.dose(usual))

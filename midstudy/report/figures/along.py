@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from midstudy.report.figures import style
 from midstudy.report.figures.style import Look
 
 _ROW_IN = 3.25
+_TITLE_LETTERS = 84
+"""Letters of a title over the whole width."""
 _MARGIN = 0.06
 _BESIDE = 0.02  # of the axis: offset of single seeds from their mean, which would hide them
 
@@ -60,7 +63,8 @@ def along_figure(
             axes.set_ylabel("better than the reference by, %")
             n = sorted(set(table["num_seeds"])) if len(table) else [0]
             seeds = f"n = {n[0]}" if len(n) == 1 else f"n = {n[0]} to {n[-1]}"
-            axes.set_title(", ".join(part for part in (titles[name], title, seeds) if part))
+            written = ", ".join(part for part in (titles[name], title, seeds) if part)
+            axes.set_title(textwrap.fill(written, _TITLE_LETTERS // len(comparison.columns)))
     return figure
 
 

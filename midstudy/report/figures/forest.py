@@ -34,6 +34,8 @@ def forest_figure(
     Shows means with 95 % t-intervals over seeds in the arm's colour and one small ring per seed; the mean is hollow if there
     is no interval. Every arm of `arms` has a row, so that unfinished arms are visible.
 
+    The axis of a column is linear up to ±1 % and logarithmic beyond if most effects are small beside the largest.
+
     Args:
         names: the factors that name the arms.
         titles: what a reader calls the measured columns.
@@ -56,12 +58,15 @@ def forest_figure(
     looks = style.looks([label(row, names) for _, row in planned.iterrows()])
     for column, name in enumerate(comparison.columns):
         table, points = effects[name].table, effects[name].by_seed
+        is_symlog = style.spreads(100 * table["relative_improvement"].astype(float))
         style.room_for(
             grid[0][column],
             [100 * value for values in (table, points) if len(values) for value in values["relative_improvement"]],
             intervals=[(100 * a, 100 * b) for a, b in zip(table["relative_ci_low"], table["relative_ci_high"], strict=True)],
             vertical=False,
         )
+        if is_symlog:
+            style.use_symlog(grid[0][column])
         for place, (title, panel) in enumerate(panels):
             axes = grid[place][column]
             _forest(axes, rows[place], in_panel(table, panel), in_panel(points, panel), looks, names)
@@ -82,7 +87,8 @@ def forest_figure(
             fontsize=11.5,
             fontweight="bold",
         )
-        grid[-1][column].set_xlabel("better than the reference by, %  (right is better)")
+        scale = f"linear to ±{style.LINEAR_PERCENT:g}, then log" if is_symlog else "right is better"
+        grid[-1][column].set_xlabel(f"better than the reference by, %  ({scale})")
     return figure
 
 

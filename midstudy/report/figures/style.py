@@ -18,6 +18,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.scale import SymmetricalLogTransform
+from matplotlib.ticker import NullLocator
 
 WIDTH_IN = 8.6
 """Every figure is as wide as the text of the page, so that font sizes are uniform."""
@@ -125,6 +127,32 @@ def room_for(
     low, high = low - margin, high + margin
     (axes.set_ylim if vertical else axes.set_xlim)(low, high)
     return low, high
+
+
+LINEAR_PERCENT = 1.0
+"""Effects up to this size are on the linear part of a symlog axis."""
+_SYMLOG_TICKS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+
+
+def spreads(values: Iterable[float]) -> bool:
+    """Return whether effects in percent need a symlog axis: most are below a tenth of the largest, which is above 5 %."""
+    sizes = np.abs([float(value) for value in values if pd.notna(value)])
+    return bool(len(sizes) and sizes.max() > 5 and np.median(sizes) < sizes.max() / 10)
+
+
+def use_symlog(axes: Axes) -> None:
+    """Make the x axis, whose limits are set, linear within ± `LINEAR_PERCENT` and logarithmic beyond."""
+    transform = SymmetricalLogTransform(10, LINEAR_PERCENT, 1)
+    low, high = axes.get_xlim()
+    margin = 0.06 * (high - low) / 1.12  # of `room_for`
+    ends = transform.transform(np.array([low + margin, high - margin]))
+    space = 0.06 * (ends[1] - ends[0])
+    left, right = transform.inverted().transform(np.array([ends[0] - space, ends[1] + space]))
+    axes.set_xscale("symlog", linthresh=LINEAR_PERCENT)
+    axes.set_xlim(left, right)
+    ticks = sorted({sign * tick for tick in _SYMLOG_TICKS for sign in (1, -1) if left <= sign * tick <= right})
+    axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def draw_interval(axes: Axes, *, at: float, low: float, high: float, colour: str, vertical: bool) -> None:

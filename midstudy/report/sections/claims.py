@@ -6,7 +6,7 @@ import pandas as pd
 
 from midstudy.report.cells import readable
 from midstudy.report.html import Html, Row, bold, bullets, element, lines, paragraph, table
-from midstudy.report.numbers import p_value
+from midstudy.report.numbers import p_value, with_minus
 from midstudy.report.report import Report
 
 VERDICTS = {"yes": "yes", "no": "NO", "inconclusive": "undecided"}
@@ -29,7 +29,7 @@ def claims(report: Report) -> Html:
             [
                 readable(row.text),
                 lines(str(row.cited or row.source).split("; ")),
-                readable(row.ours),
+                with_minus(readable(row.ours)),
                 p_value(float(row.p_holm)),
                 *([spent] if planned else []),
                 lines([verdict, f"look {row.look}"]) if planned else verdict,

@@ -9,7 +9,7 @@ import pandas as pd
 
 from midstudy.report.cells import cell_factors, differing, label, readable
 from midstudy.report.html import Html, Text, bold, bullets, code, details, element, paragraph, table
-from midstudy.report.numbers import duration, number, tokens
+from midstudy.report.numbers import duration, number, tokens, with_minus
 from midstudy.report.report import Report
 from midstudy.report.sections.left_out import target_shares
 
@@ -83,8 +83,8 @@ def is_complete(report: Report) -> bool:
 
 
 def sentences(answer: str) -> list[str]:
-    """Return the sentences of an answer."""
-    return re.split(r"(?<=\.) (?=[A-Z0-9])", answer)
+    """Return the sentences of an answer, with true minus signs."""
+    return re.split(r"(?<=\.) (?=[A-Z0-9])", with_minus(answer))
 
 
 def _runs(report: Report) -> str:

@@ -45,9 +45,9 @@ def power(report: Report) -> Html:
         rows,
         caption=f"What this grid can decide. {few} of {len(powers)} claims have fewer than two seeds in a cell that they "
         "need, and cannot be decided. Sd: upper 80 % bound of the standard deviation of the paired effect over seeds. "
-        "Detectable: the smallest distance of the effect from the claim's margin that is found with 80 % power at Holm's "
-        "0.05/m; for a claim of no change, the smallest margin. Seeds needed: to decide the claim with 80 % power at 0.05/m, "
-        "if the effect found here is the true one. A dash: not known from these seeds.",
+        "Detectable: the smallest distance of the effect from the margin of the claim that is found with 80 % power at "
+        "0.05/m, as Holm asks; for a claim of no change, the smallest margin. Seeds needed: to decide the claim with 80 % "
+        "power at 0.05/m, if the effect found here is the true one. A dash: not known from these seeds.",
     )
 
 

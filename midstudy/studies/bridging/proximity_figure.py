@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from midstudy.analysis.phrases import capitalised
@@ -138,6 +139,7 @@ def _scatter(axes: Axes, rows: pd.DataFrame, looks: dict[str, style.Look], *, me
     low, high = 100 * rows["relative_ci_low"], 100 * rows["relative_ci_high"]
     style.room_for(axes, y, intervals=zip(low, high, strict=True), vertical=True)
     left, right = style.room_for(axes, x, vertical=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlim(left, right + 0.1 * (right - left))  # room for labels
     for mix, at, mean, bottom, top in zip(rows["mix"], x, y, low, high, strict=True):
         look = looks[str(mix)]

@@ -39,8 +39,8 @@ def dose(report: Report) -> Html:
             caption="How much lower each mix makes the task loss than the control, against the dose of the mix before "
             "fine-tuning (left) and against the tokens of its specialist (right). Bars: 95 % t-intervals over trunk seeds; "
             "rings: single seeds; hollow: one seed. Lines join, and names give share and start step of, the two sides of "
-            f"comparisons of mixes: upright on the left at equal dose, on the right at equal tokens. "
-            f"{capitalised(where)}each mix inside pretraining, with the shortest fine-tuning.",
+            "comparisons of mixes: upright on the left at equal dose, on the right at equal tokens. "
+            + capitalised(f"{where}each mix inside pretraining, with the shortest fine-tuning."),
         )
     return shown
 
