@@ -30,7 +30,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_report_is_written_into_the_study_folder(html: Path) -> None:
     assert (html.parent.name, html.name) == ("report", "report.html")
     figures = {path.name for path in (html.parent / "figures").iterdir()}
-    names = {"main", "continued", "proximity", "timing", "weight", "forgetting", "pareto-front"}
+    names = {"main", "continued", "proximity", "timing", "weight", "forgetting", "pareto-front", "dose"}
     assert figures == {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
 
 
@@ -40,7 +40,7 @@ def test_the_page_is_self_contained_and_hides_code(html: Path) -> None:
     assert not re.search(r'(?:src|href)="(?!data:|#)', text)
     assert "read_study" not in text
     assert "overview.summary" not in text
-    assert text.count("<figure>") == text.count('src="data:image/png;base64,') == 7
+    assert text.count("<figure>") == text.count('src="data:image/png;base64,') == 8
     assert "<title>Does it help? · synthetic</title>" in text
 
 
