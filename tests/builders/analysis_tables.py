@@ -243,8 +243,9 @@ def proximity_table() -> pd.DataFrame:
 
 
 def similarity_table() -> pd.DataFrame:
-    """Return the similarities between the corpora and tasks of the bridging study."""
+    """Return the similarities between the corpora, mixtures and tasks of the bridging study."""
     kinds = {"general": "corpus", "code": "corpus", "math": "corpus", "pycode": "task", "word_problems": "task"}
+    kinds |= {f"{mix} 20 %": "mixture" for mix in ("code", "math", "instruction")}
     return pd.DataFrame(
         {
             "left": left,

@@ -167,7 +167,7 @@ def test_the_similarity_matrix_prints_the_number_in_every_cell() -> None:
     axes = figure.axes[0]
     shaded = len(axes.patches)
     printed = [text for text in axes.texts if text.get_text() in ("0.90", "0.50")]
-    assert shaded == len(printed) == 5 * 5
+    assert shaded == len(printed) == 8 * 5  # mixtures are rows, not columns
 
 
 def test_the_proximity_figure_names_every_pair_beside_the_robustness_of_r() -> None:

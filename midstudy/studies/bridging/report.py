@@ -5,6 +5,7 @@ from midstudy.report.html import section
 from midstudy.report.report import Report
 from midstudy.report.sections import curves, design, left_out, other_test_set, overview, power, provenance, similarity
 from midstudy.studies.bridging.sections import (
+    bridges,
     claims,
     compared,
     dose,
@@ -32,6 +33,9 @@ section("Similarity of mixes and tasks", similarity.similarity(report))
 
 # %%
 section("Does closeness predict improvement?", proximity.proximity(report))
+
+# %%
+section("Bridge lengths and the authors' mixed models", bridges.bridges(report))
 
 # %%
 section(
