@@ -63,10 +63,11 @@ def test_the_command_has_exactly_these_verbs():
     ]  # fmt: skip
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize("verb", ["run", "allocate"])
+def test_help_imports_nothing_heavy(verb):
     code = (
         "import sys\nfrom midstudy.cli.main import main\n"
-        "try: main(['run', '--help'])\n"
+        f"try: main(['{verb}', '--help'])\n"
         "except SystemExit: pass\n"
         "print([m for m in ('torch', 'prefect', 'mlflow', 'pandas', 'pydantic', 'numpy', 'datasets') if m in sys.modules])"
     )
