@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 from midstudy.recipe.canonical import added_field
@@ -114,12 +115,12 @@ class Curve:
 
     segments: tuple[Segment, ...]
 
-    @property
+    @cached_property
     def choices(self) -> tuple[Choice, ...]:
         """The choices that decide some of the rates, each once."""
         return tuple({chosen.choice.id: chosen.choice for chosen in chosen_in(self.segments)}.values())
 
-    @property
+    @cached_property
     def is_decided(self) -> bool:
         """True if no rate depends on an open choice."""
         return all(chosen.value is not None for chosen in chosen_in(self.segments))
