@@ -60,7 +60,7 @@ def figures_of(root: Path, tables: Tables, kind: str, monkeypatch: pytest.Monkey
     report = Report.of(write_study(root, tables, **cost))
     sections = [comparisons.comparisons, curves.curves, design.design, similarity.similarity, representation.representations]
     if kind.startswith("bridging"):
-        sections += [forgetting.forgetting, dose.dose]
+        sections += [forgetting.forgetting, forgetting.front, dose.dose]
     if kind in ("bridging", "proximity"):
         sections.append(proximity.proximity)
     for section in sections:
