@@ -12,8 +12,8 @@ that the paper lacks: a placebo, and a later start at equal dose (learning rate 
 pretraining at equal dose, a start with equally many specialist tokens, the specialist read after pretraining, fine-tuning
 from the start step, a rising share, fine-tuning to four epochs, and a second model size.
 
-Expected cost. By default about 8 CPU-minutes on a processor without bfloat16 instructions, 3 on one with them; 0.3 GB of
-disk. Control, placebo, the two matched mixes and the later start run on the matched tasks with three trunk seeds; every mix
+Expected cost. By default about four CPU-minutes on a processor with bfloat16 instructions, two to three times as many on one
+without; 0.2 GB of disk. Control, placebo, the two matched mixes and the later start run on the matched tasks with three trunk seeds; every mix
 runs on every task with the first. `--set full=True` takes hours: the main arms on five trunk seeds, all others on three.
 `--set` takes any keyword of `study`: for the paper's grid, `sizes=('70m','160m','410m','1b') total_steps=61035
 num_sequences=1024 seq_len=2048 ...` on other data.

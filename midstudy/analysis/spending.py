@@ -97,12 +97,12 @@ def corrected_for_looks(
     if len(fractions) == 1 and fractions[0] >= 1:
         return p
     alphas, at_last = _levels_by_alpha(tuple(map(float, fractions)), tuple(map(float, seeds)), sides)
-    if not at_last[-1] > 0:  # everything was spent before
+    known = at_last > 0
+    if known.sum() < 2:  # everything was spent before, or the look is too early to be given anything
         return np.where(np.isnan(p), math.nan, 1.0)
     from scipy.interpolate import PchipInterpolator
     from scipy.special import ndtr, ndtri
 
-    known = at_last > 0
     curve = PchipInterpolator(-ndtri(at_last[known][::-1]), -ndtri(alphas[known][::-1]), extrapolate=False)
     inside = np.clip(p, at_last[known][0], at_last[-1])
     corrected = ndtr(-curve(-ndtri(inside)))

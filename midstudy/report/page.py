@@ -38,7 +38,7 @@ figcaption::before { counter-increment: figure; content: "Figure " counter(figur
 .table { overflow-x: auto; margin: 4px 0 24px; }
 table.report { border-collapse: collapse; font-size: 14px; line-height: 1.35; min-width: 50%;
   font-variant-numeric: tabular-nums; }
-table.report th, table.report td { padding: 4px 8px; vertical-align: top; }
+table.report th, table.report td { padding: 4px 6px; vertical-align: top; }
 table.report thead th { border-bottom: 1.5px solid #555; vertical-align: bottom; font-weight: 600; }
 table.report tbody tr { border-bottom: 1px solid #e6e6e6; }
 table.report th.group { text-align: left; background: #f5f6f7; font-weight: 600; }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ from midstudy.analysis.other_items import crossed_interval
 from midstudy.analysis.pairs import summarise
 from midstudy.analysis.tables import Tables
 from midstudy.analysis.variance import moderated_intervals
+from midstudy.store.looks import JudgedClaim, Look
 
 pytestmark = pytest.mark.slow
 
@@ -117,6 +118,44 @@ def test_false_verdicts_are_no_more_frequent_than_the_familywise_level(run: Run)
         allowed = stats.binom.ppf(ALLOWANCE, len(tables), FAMILYWISE_LEVEL)
         print(f"\n{scenario}: {sum(tables)} of {len(tables)} studies have a false verdict, allowed {allowed:.0f}")
         assert sum(tables) <= allowed, scenario
+
+
+PLANNED_LOOKS = (3, 5, 8)
+NUM_GROWING = 300
+
+
+@pytest.mark.parametrize("scenario", ["boundary", "faint"])
+def test_false_verdicts_at_any_look_of_a_growing_study_are_no_more_frequent_than_the_familywise_level(scenario: str) -> None:
+    """A study is judged at each planned look; a false verdict at one of them makes it a false one. Holm's correction and
+    claims on several cells are those of the default claims."""
+    rng = np.random.default_rng(8)
+    is_false_once, is_false_unspent = [], []
+    for _ in range(NUM_GROWING):
+        whole = planted_study(rng, SCENARIOS[scenario], num_seeds=PLANNED_LOOKS[-1])
+        looks: tuple[Look, ...] = ()
+        spent, unspent = [], []
+        for seeds in PLANNED_LOOKS:
+            so_far = whole.tables.arms.assign(loss=whole.tables.arms["loss"].where(whole.tables.arms["trunk_seed"] < seeds))
+            manifest = replace(whole.tables.manifest, looks=PLANNED_LOOKS)
+            tables = replace(whole.tables, arms=so_far, manifest=manifest, looks=looks)
+            judged = judge(tables)
+            spent += [*map(is_false, CLAIMS, whole.truths, judged["verdict"])]
+            unspent += [*map(is_false, CLAIMS, whole.truths, judge(replace(whole.tables, arms=so_far))["verdict"])]
+            counted = tuple(
+                JudgedClaim(text=claim.text, digest="", num_seeds=int(number), verdict="inconclusive")
+                for claim, number in zip(CLAIMS, judged["num_seeds"], strict=True)
+            )
+            fraction = seeds / PLANNED_LOOKS[-1]
+            looks += (Look(time="", num_seeds=seeds, fraction=fraction, is_planned=True, claims=counted),)
+        is_false_once.append(any(spent))
+        is_false_unspent.append(any(unspent))
+    allowed = stats.binom.ppf(ALLOWANCE, NUM_GROWING, FAMILYWISE_LEVEL)
+    print(
+        f"\n{scenario}: {sum(is_false_once)} of {NUM_GROWING} growing studies have a false verdict, allowed {allowed:.0f}; "
+    )
+    print(f"at 5 % at every look it is {sum(is_false_unspent)}")
+    assert sum(is_false_once) <= allowed
+    assert sum(is_false_once) <= sum(is_false_unspent)
 
 
 def test_clear_effects_are_found(run: Run) -> None:

@@ -63,6 +63,11 @@ def test_nothing_is_left_after_everything_is_spent() -> None:
     assert corrected_for_looks([1e-9], [0.5, 1.0, 1.0], [4, 8, 12]) == [1.0]
 
 
+def test_a_look_far_too_early_rejects_nothing() -> None:
+    assert levels(0.05, [0.02], [2])[0] == 0.0
+    assert corrected_for_looks([1e-9, 0.0], [0.02], [2]).tolist() == [1.0, 1.0]
+
+
 def test_one_look_at_all_seeds_changes_no_p_value() -> None:
     p = np.array([0.0, 1e-12, 0.03, 0.7, 1.0])
     np.testing.assert_array_equal(corrected_for_looks(p, [1.0], [5]), p)

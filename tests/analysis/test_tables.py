@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from builders.small_study import plan_in, small_study
 
+from midstudy.analysis.data import data_table
 from midstudy.analysis.items import columns_without_items, items_table
 from midstudy.analysis.tables import (
     arms_table,
@@ -20,6 +21,7 @@ from midstudy.analysis.tables import (
     similarity_tables,
     write_tables,
 )
+from midstudy.data.tokenizer import load_tokenizer
 from midstudy.data.tokens import read_split
 from midstudy.execute.stage import execute_stage
 from midstudy.plan.manifest import manifest_of
@@ -230,13 +232,31 @@ def test_the_cost_counts_what_is_finished(made: tuple[Store, Manifest]) -> None:
     assert reproduction(store, manifest)["command"] == "midstudy run small.py"
 
 
+def test_data_sets_are_described_by_the_records_of_their_stages(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    table = data_table(store, manifest).set_index("data")
+    assert list(table.index) == list(manifest.sources)
+    stage = next(one for one, entry in manifest.stages.items() if (entry.kind, entry.data) == ("tokens", "code"))
+    sizes = store.record(stage).metrics
+    for split in ("train", "dev", "test"):
+        assert table.loc["code", f"{split}_tokens"] == sizes[f"{split}_tokens"]
+        assert table.loc["code", f"{split}_documents"] == sizes[f"{split}_documents"]
+    assert table.loc["code_task", "is_task"]
+    assert not table.loc["code", "is_task"]
+    assert math.isnan(float(table.loc["code", "overlap"])), "files are not searched for test items"
+    tokens = read_split(store.published_folder(stage), "train").tokens
+    tokenizer = load_tokenizer(store.published_folder(manifest.stages[stage].parents[0]))
+    train_text = tokenizer.decode(tokens[: len(tokens)].tolist(), skip_special_tokens=True)
+    assert table.loc["code", "bytes_per_token"] == pytest.approx(len(train_text.encode()) / len(tokens))
+
+
 def test_tables_are_read_back_as_they_were_written(made: tuple[Store, Manifest]) -> None:
     store, manifest = made
     folder = store.paths.study(manifest.name)
     written = write_tables(store, manifest, folder)
     found = read_tables(folder)
     assert found.manifest == manifest
-    for name in ("arms", "curves", "items", "similarity", "proximity"):
+    for name in ("arms", "curves", "items", "similarity", "proximity", "data"):
         pd.testing.assert_frame_equal(getattr(found, name), getattr(written, name), check_dtype=name != "curves")
     assert (folder / "answer.txt").read_text("utf-8").startswith("For task code task, sft loss has no result yet")
     names = {path.name for path in folder.iterdir()}

@@ -58,15 +58,16 @@ def test_the_command_has_exactly_these_verbs():
     ).stdout
     verbs = [line.split()[0] for line in help_text.splitlines() if line.startswith("    ") and line[4] != " "]
     assert verbs == [
-        "new", "plan", "run", "status", "logs", "retry", "cancel", "report", "track", "ui", "clean", "explain",
+        "new", "plan", "allocate", "run", "status", "logs", "retry", "cancel", "report", "track", "ui", "clean", "explain",
         "compare-studies", "export",
     ]  # fmt: skip
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize("verb", ["run", "allocate"])
+def test_help_imports_nothing_heavy(verb):
     code = (
         "import sys\nfrom midstudy.cli.main import main\n"
-        "try: main(['run', '--help'])\n"
+        f"try: main(['{verb}', '--help'])\n"
         "except SystemExit: pass\n"
         "print([m for m in ('torch', 'prefect', 'mlflow', 'pandas', 'pydantic', 'numpy', 'datasets') if m in sys.modules])"
     )
@@ -263,7 +264,7 @@ def test_every_argument_is_checked_and_each_that_takes_a_path_or_name_is_in_the_
     taken = [action for parser in verbs.values() for action in parser._actions if action.nargs != 0 and not action.choices]
     assert [action.dest for action in taken if action.type is None] == []
     names = {action.option_strings[0] if action.option_strings else action.metavar for action in taken}
-    numbers = {"--jobs", "--threads", "--ranks", "--micro-batch", "--jobs-per-gpu", "--lines", "--max-gpu-hours"}
+    numbers = {"--jobs", "--threads", "--ranks", "--micro-batch", "--jobs-per-gpu", "--lines", "--max-gpu-hours", "--budget"}
     assert names - numbers == {option for _, option in EMPTY} - numbers - {"--price-on", "--backend"}
 
 

@@ -156,6 +156,7 @@ def test_a_sweep_varies_the_keywords_of_study() -> None:
     study = load_study(EXPERIMENT, settings=["sizes=('nano','micro')", "trunk_seeds=(7,)", "total_steps=100"])
     found = {(a.factors["size"], a.factors["trunk_seed"], a.curriculum.num_steps) for a in study.arms}
     assert found == {("nano", 7, 172), ("micro", 7, 172)}
+    assert load_study(EXPERIMENT, settings=["looks=(3, 5, 8)"]).looks == (3, 5, 8)
 
 
 def test_claims_are_those_whose_arms_the_study_has() -> None:

@@ -87,7 +87,8 @@ def test_the_first_screen_says_what_the_answer_is_about(usual: Report, full: Rep
         assert expected in text
     assert not re.search(r"sft_loss|word_problems|general_loss", text)
     assert re.search(
-        r"The gain of code on pycode is \+[\d.]+ % at 72 steps, \+[\d.]+ % at 240", plain(first_screen.first_screen(full))
+        r"The gain of code on pycode \(size nano\) is \+[\d.]+ % at 72 steps, \+[\d.]+ % at 240",
+        plain(first_screen.first_screen(full)),
     )
 
 

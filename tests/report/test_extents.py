@@ -34,8 +34,7 @@ STUDIES = {
     "two sizes": (bridging_tables(sizes=("micro", "small")), "bridging"),
     "unfinished": (bridging_tables(unfinished=[{"mix": "code"}]), "bridging"),
     "crossed": (study_of(planted(np.random.default_rng(0), 5, 4, r=0.8), seed_sd=0.01), "proximity"),
-    "planned": (planned_tables(), "bridging without proximity"),
-    "planned in full": (planned_tables("full=True"), "bridging without proximity"),
+    "planned": (planned_tables(), "bridging"),
     "loaders": (loader_study(), "general"),
     "loaders without seeds": (loader_study(seeds=()), "general"),
     "representations": (compared_study(), "general"),
@@ -54,14 +53,11 @@ def figures_of(root: Path, tables: Tables, kind: str, monkeypatch: pytest.Monkey
         return folder / f"{name}.png"
 
     monkeypatch.setattr(style, "save", keep)
-    cost = (
-        {"num_stages": 0, "num_finished": 0, "lower_bound_steps": 0, "unshared_steps": 0} if not tables.manifest.arms else {}
-    )
-    report = Report.of(write_study(root, tables, **cost))
+    report = Report.of(write_study(root, tables))
     sections = [comparisons.comparisons, curves.curves, design.design, similarity.similarity, representation.representations]
-    if kind.startswith("bridging"):
+    if kind == "bridging":
         sections += [forgetting.forgetting, forgetting.front, dose.dose]
-    if kind in ("bridging", "proximity"):
+    if kind != "general" and tables.proximity is not None:
         sections.append(proximity.proximity)
     for section in sections:
         section(report)
@@ -128,7 +124,15 @@ def within(box: BboxBase, room: BboxBase) -> bool:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_nothing_is_cut_and_tick_labels_do_not_overlap(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = figures_of(tmp_path, *STUDIES[name], monkeypatch)
+    require_whole(figures_of(tmp_path, *STUDIES[name], monkeypatch))
+
+
+@pytest.mark.slow
+def test_nothing_is_cut_in_the_full_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_whole(figures_of(tmp_path, planned_tables("full=True"), "bridging", monkeypatch))
+
+
+def require_whole(drawn: dict[str, Figure]) -> None:
     assert drawn
     found = {title: [*cut(figure), *overlapping_ticks(figure)] for title, figure in drawn.items()}
     assert {title: problems for title, problems in found.items() if problems} == {}

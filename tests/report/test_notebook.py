@@ -30,7 +30,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_report_is_written_into_the_study_folder(html: Path) -> None:
     assert (html.parent.name, html.name) == ("report", "report.html")
     figures = {path.name for path in (html.parent / "figures").iterdir()}
-    names = {"main", "continued", "proximity", "timing", "weight", "forgetting", "pareto-front", "dose"}
+    names = {"main", "continued", "proximity", "timing", "weight", "dose", "forgetting", "pareto-front"}
     assert figures == {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
 
 

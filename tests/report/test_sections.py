@@ -16,6 +16,8 @@ from builders.report_study import NO_STAGES, loader_study, study_without_arms, t
 
 from midstudy.analysis.correlations import correlations
 from midstudy.analysis.crossed import Crossed
+from midstudy.analysis.recorded_look import record_look
+from midstudy.analysis.spending import levels
 from midstudy.analysis.tables import Tables
 from midstudy.plan.left_out import LeftOut
 from midstudy.recipe.manifest import CountsEntry
@@ -24,6 +26,8 @@ from midstudy.report import numbers
 from midstudy.report.html import Html, section
 from midstudy.report.report import Report
 from midstudy.report.sections import claims, comparisons, curves, left_out, overview, provenance, representation, similarity
+from midstudy.store.looks import looks_of
+from midstudy.store.store import Store
 from midstudy.studies.bridging.proximity import proximity_pairs
 from midstudy.studies.bridging.sections import forgetting, proximity
 
@@ -116,6 +120,56 @@ def test_the_claims_say_which_tests_decide_them_and_how_they_are_corrected(tmp_p
     assert "correction within its family of claims (tested claims: losses: 2)" in text
     assert "two one-sided tests (TOST)" in text
     assert "the largest p" in text
+
+
+def growing(root: Path, *, looks: tuple[int, ...], **fields: Any) -> str:
+    """Return the section of claims of a study that was looked at with two seeds and with three."""
+    store = None
+    for seeds in ((0, 1), (0, 1, 2)):
+        tables = bridging_tables(claims=[replace(CODE_HELPS, **fields)], trunk_seeds=seeds)
+        tables = replace(tables, manifest=replace(tables.manifest, looks=looks))
+        folder = write_study(root, tables)
+        store = Store.open(root)
+        record_look(store, replace(tables, looks=looks_of(store, "synthetic")))
+    return plain(claims.claims(Report.of(folder)))
+
+
+def test_claims_say_that_they_were_registered_before_the_first_result(report: Report) -> None:
+    text = plain(claims.claims(report))
+    assert "Registration: claims, families, margins and looks were registered before the first result (2" in text
+    assert "Changed later" not in text
+    assert "Looks:" not in text, "one look needs no word"
+
+
+def test_later_changes_of_the_claims_are_listed(tmp_path: Path, tables: Tables) -> None:
+    write_study(tmp_path, tables)
+    changed = replace(tables, manifest=replace(tables.manifest, claims=(replace(CODE_HELPS, margin=0.1),)))
+    text = plain(claims.claims(report_of(tmp_path, changed)))
+    assert "Changed later: claim changed: code lowers pycode loss: margin 0.0 → 0.1 (before the first result, 2" in text
+
+
+def test_a_damaged_registration_is_a_warning_on_the_page(tmp_path: Path, tables: Tables) -> None:
+    folder = write_study(tmp_path, tables)
+    (folder / "registration.json").write_text("{")
+    text = plain(claims.claims(Report.of(folder)))
+    assert "registration unknown: " in text
+    assert "1 hold here" in text
+
+
+def test_planned_looks_show_the_level_of_this_look(tmp_path: Path) -> None:
+    text = plain(claims.claims(Report.of(write_study(tmp_path / "none", bridging_tables(claims=[CODE_HELPS])))))
+    assert "level" not in text.split("claims of a paper")[0]
+    text = growing(tmp_path / "planned", looks=(2, 3, 6))
+    level = levels(0.05, [2 / 6, 3 / 6], [2, 3])[-1]
+    assert "planned at 2, 3, 6 seeds; looked at with 2, 3 seeds so far" in text
+    assert f"level {numbers.p_value(float(level))} 3 seeds" in text
+    assert re.search(r"(yes|undecided) look 2", text)
+
+
+def test_several_looks_without_a_plan_are_a_warning(tmp_path: Path) -> None:
+    text = growing(tmp_path, looks=())
+    assert "judged with 2, 3 seeds, each time at 5 %, since no looks were planned" in text
+    assert "a false verdict is more likely than that" in text
 
 
 def test_the_bridging_report_has_its_own_sections(report: Report) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from midstudy.analysis.intervals import mean_interval
 from midstudy.report.cells import label
 from midstudy.report.figures import style
 
@@ -16,7 +17,7 @@ _LABEL_IN, _AROUND_IN, _LEAST_IN = 0.17, 0.9, 3.6
 
 @style.styled
 def runs_figure(curves: pd.DataFrame, *, title: str, unit: str, names: Sequence[str], seed: str | None) -> Figure:
-    """Plot the mean over seeds of one column for each arm, with a thin line for each seed.
+    """Plot the mean over seeds of one column for each arm, with 95 % t-intervals as bands and a thin line for each seed.
 
     Args:
         curves: the rows of one column: the factors, step, value.
@@ -38,6 +39,10 @@ def runs_figure(curves: pd.DataFrame, *, title: str, unit: str, names: Sequence[
         for _, run in by_seed.groupby(seed) if seed else ():
             axes.plot(run["step"], run["value"], color=look.colour, linewidth=0.7, alpha=0.45, zorder=2)
         mean = by_seed.groupby("step")["value"].mean()
+        if len(by_seed) > len(mean):
+            intervals = [mean_interval(values) for _, values in by_seed.groupby("step")["value"]]
+            lows, highs = [one.low for one in intervals], [one.high for one in intervals]
+            axes.fill_between(mean.index, lows, highs, color=look.colour, alpha=0.12, linewidth=0)
         axes.plot(mean.index, mean, color=look.colour, linewidth=1.8, marker=look.marker, markersize=3.5, zorder=3)
         n = f"n = {by_seed[seed].nunique() if seed else 1}"
         ends.append((f"{name}, {n}" if names else n, look.colour, float(mean.index[-1]), float(mean.iloc[-1])))

@@ -28,7 +28,7 @@ def claims(report: Report) -> Html:
         rows.append(
             [
                 readable(row.text),
-                lines(str(row.cited or row.source).split("; ")),
+                lines(with_minus(str(row.cited or row.source)).split("; ")),
                 with_minus(readable(row.ours)),
                 p_value(float(row.p_holm)),
                 *([spent] if planned else []),
@@ -47,7 +47,8 @@ def claims(report: Report) -> Html:
         "single seed decides nothing. A quantity without sampling error is judged by its value and has no p. Directions "
         "are compared, not levels: models, data and tokenizer differ from the source's."
     )
-    columns = ["claim", "the source", "this study", "p, Holm", *(["p at this look"] if planned else []), "holds"]
+    p_names = ["p, looks and Holm", "p at this look"] if planned else ["p, Holm"]
+    columns = ["claim", "the source", "this study", *p_names, "holds"]
     return _registration(report) + _looks(report, judged) + table(columns, rows, caption=caption, num_text_columns=3)
 
 

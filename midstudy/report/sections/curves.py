@@ -30,7 +30,7 @@ def curves(report: Report) -> Html:
             f"{measured.split} split, {unit(measured.metric)}, "
             f"{measured.better} is better: "
             + (
-                f"means over n values of {readable(report.seed)}; thin lines: single values."
+                f"means over n values of {readable(report.seed)}; thin lines: single values; bands: 95 % t-intervals."
                 if report.seed
                 else "one line per run."
             )

@@ -90,11 +90,11 @@ def earliest_latest(arms: Sequence[Arm]) -> Comparison | None:
 
 
 def complete(arms: Sequence[Arm], along: str) -> list[Arm]:
-    """Return the arms of those sizes and seeds that every value of the factor `along` has; none if there is one value."""
+    """Return the arms of those sizes, tasks and seeds that every value of `along` has; none if there is one value."""
     values = {arm.factors[along] for arm in arms}
     groups: dict[tuple[Value, ...], list[Arm]] = {}
     for arm in arms:
-        groups.setdefault((arm.factors["size"], arm.factors["trunk_seed"]), []).append(arm)
+        groups.setdefault(tuple(arm.factors[name] for name in ("size", "task", "trunk_seed")), []).append(arm)
     whole = [group for group in groups.values() if {arm.factors[along] for arm in group} == values]
     return [arm for group in whole for arm in group] if len(values) > 1 else []
 

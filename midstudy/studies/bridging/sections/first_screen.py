@@ -41,17 +41,19 @@ def first_screen(report: Report) -> Html:
 
 
 def equal_dose(report: Report) -> tuple[str, list[str]]:
-    """Return the verdict on the claim that the start leaves the task loss unchanged at equal dose, and a sentence per cell.
+    """Return the verdict on the claim, of the first size, that the start leaves the task loss unchanged at equal dose, and a
+    sentence per cell.
 
     The sentences are empty if the study has no such comparison or no result of it.
     """
-    entry, verdict = _comparison(report, "equal_dose"), INCONCLUSIVE
+    entry = _comparison(report, "equal_dose")
     if entry is None:
-        return verdict, []
-    for claim, judged in zip(report.manifest.claims, report.judged["verdict"], strict=True):
-        if claim.comparison == entry.name and claim.column == COLUMNS[0]:
-            verdict = str(judged)
-            break
+        return INCONCLUSIVE, []
+    verdicts = {
+        claim.arms.get("size"): str(judged)
+        for claim, judged in zip(report.manifest.claims, report.judged["verdict"], strict=True)
+        if claim.comparison == entry.name and claim.column == COLUMNS[0]
+    }
     sentences = []
     for cell in cells(report.tables, entry):
         changes = [
@@ -61,8 +63,9 @@ def equal_dose(report: Report) -> tuple[str, list[str]]:
         ]
         if changes:
             sides = f"{described(cell.arms)} instead of {described(cell.references)}"
-            sentences.append(f"{_LEADS[verdict]}: at equal dose (Σ learning rate × share), {sides} changes {_and(changes)}.")
-    return verdict, sentences
+            lead = _LEADS[verdicts.get(cell.factors["size"], INCONCLUSIVE)] + _size(report, cell.factors["size"])
+            sentences.append(f"{lead}: at equal dose (Σ learning rate × share), {sides} changes {_and(changes)}.")
+    return next(iter(verdicts.values()), INCONCLUSIVE), sentences
 
 
 def placebo(report: Report) -> list[str]:
@@ -74,7 +77,7 @@ def placebo(report: Report) -> list[str]:
         parts = []
         for row in _rows(report, entry, COLUMNS[0]):
             mix = "" if words else f"{readable(row['mix'])} changes "
-            parts.append(f"{mix}{_name(report, COLUMNS[0], row['task'])} by {_change(row)}")
+            parts.append(f"{mix}{_name(report, COLUMNS[0], row['task'])} by {_change(row)}{_size(report, row['size'])}")
         if parts:
             sentences.append(f"{words} {_and(parts)}." if words else f"Against the placebo, {_and(parts)}.")
     return sentences
@@ -131,11 +134,11 @@ def _longer(report: Report) -> Iterator[str]:
     if entry is None:
         return
     rows = pd.DataFrame(list(_rows(report, entry, COLUMNS[0])))
-    for (mix, task), lengths in rows.groupby(["mix", "task"], sort=False) if len(rows) else ():
+    for (size, mix, task), lengths in rows.groupby(["size", "mix", "task"], sort=False) if len(rows) else ():
         by_length = [
             f"{signed_percent(row['relative_improvement'])} % at {row['sft_steps']} steps" for _, row in lengths.iterrows()
         ]
-        yield f"The gain of {readable(mix)} on {readable(task)} is {', '.join(by_length)}."
+        yield f"The gain of {readable(mix)} on {readable(task)}{_size(report, size)} is {', '.join(by_length)}."
 
 
 def _comparison(report: Report, name: str) -> ComparisonEntry | None:
@@ -155,6 +158,11 @@ def _rows(report: Report, entry: ComparisonEntry, column: str, factors: object =
 def _name(report: Report, column: str, task: str) -> str:
     """Return the name of a loss, of which that on the task is called by the task: 'pycode loss'."""
     return f"{readable(task)} loss" if column == COLUMNS[0] else report.manifest.title_of(column)
+
+
+def _size(report: Report, size: object) -> str:
+    """Return ' (size nano)' in a study of several sizes."""
+    return f" (size {size})" if report.tables.arms["size"].nunique() > 1 else ""
 
 
 def _change(row: pd.Series) -> str:
