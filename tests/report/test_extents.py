@@ -56,7 +56,7 @@ def figures_of(root: Path, tables: Tables, kind: str, monkeypatch: pytest.Monkey
     report = Report.of(write_study(root, tables))
     sections = [comparisons.comparisons, curves.curves, design.design, similarity.similarity, representation.representations]
     if kind == "bridging":
-        sections += [forgetting.forgetting, dose.dose]
+        sections += [forgetting.forgetting, forgetting.front, dose.dose]
     if kind != "general" and tables.proximity is not None:
         sections.append(proximity.proximity)
     for section in sections:

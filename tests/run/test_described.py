@@ -49,7 +49,7 @@ def test_a_plan_prints_the_power_of_its_claims(capsys: pytest.CaptureFixture[str
     assert main(["plan", str(EXPERIMENT), "--store", str(tmp_path / "store")]) == 0
     printed = capsys.readouterr().out
     assert "  power    claims 9, 10, 11, 12, 13 and 14 have one trunk seed and cannot be decided on this grid\n" in printed
-    assert "claims 15, 16 and 17 are not decided over trunk seeds\n" in printed
+    assert "claims 15, 16, 17 and 18 are not decided over trunk seeds\n" in printed
     assert "claim 1 (code midtraining lowers pycode loss): 3 trunk seeds detect 3.3 sd (8.0 sd, m = 6)\n" in printed
     assert "claim 5 (mismatched mixes change pycode loss by less than 2 %): 3 trunk seeds show no change within" in printed
 

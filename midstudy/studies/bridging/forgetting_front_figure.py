@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from midstudy.report.cells import readable
 from midstudy.report.figures import style
@@ -55,6 +56,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, looks: dict[str, style.Look]) -> None
         room = 0.06 * (high - low)  # for the markers and their numbers
         (axes.set_ylim if is_vertical else axes.set_xlim)(low - room, high + room)
         style.zero_line(axes, vertical=not is_vertical)
+        (axes.yaxis if is_vertical else axes.xaxis).set_major_locator(MaxNLocator(5))
     joined = numbered_front(rows)
     axes.plot(joined["task_gain_nats"], joined["general_gain_nats"], color=style.MUTED, linewidth=1.0, zorder=2)
     for _, row in rows.iterrows():
