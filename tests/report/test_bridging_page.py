@@ -50,6 +50,17 @@ def test_a_study_shows_the_comparisons_that_it_has_and_no_others(usual: Report) 
     assert len(headings) == 4
 
 
+def test_a_comparison_along_a_factor_has_every_value_of_it_on_each_of_its_tasks() -> None:
+    manifest = planned(FULL)
+    for entry in manifest.comparisons:
+        if entry.along is not None:
+            values: dict[object, set[object]] = {}
+            for row in entry.arms:
+                factors = manifest.arms[row].factors
+                values.setdefault((factors["size"], factors["task"]), set()).add(factors[entry.along])
+            assert len({frozenset(found) for found in values.values()}) == 1, entry.name
+
+
 def test_two_mixes_are_compared_with_their_tokens_and_doses(full: Report) -> None:
     (sentence,) = set(compared.amounts(full, full.manifest.comparison("equal_dose"))[:1])
     doses = re.findall(r"dose ([\d.]+) %", sentence)
