@@ -15,7 +15,8 @@ from midstudy.report.html import Html
 from midstudy.report.report import Report
 from midstudy.report.sections import design
 from midstudy.studies.bridging.dose import explained, gains
-from midstudy.studies.bridging.sections import compared, dose, first_screen
+from midstudy.studies.bridging.forgetting import forgetting as forgetting_table
+from midstudy.studies.bridging.sections import compared, dose, first_screen, forgetting
 
 FULL = ("full=True", "sft_peak_lrs=()")
 
@@ -126,6 +127,26 @@ def test_a_manifest_keeps_the_learning_rates_of_a_run() -> None:
     assert rates[24] == 6e-3
     assert rates[239] == pytest.approx(2e-5, rel=0.1), "1/300 of the peak"
     assert dict(tuned.shares) == {"pycode": 1.0}
+
+
+def test_forgetting_has_one_row_for_a_cell_and_differs_from_the_control_by_the_pairs(full: Report) -> None:
+    text = plain(forgetting.forgetting(full))
+    names = {entry.name: entry for entry in full.manifest.comparisons}
+    controls = full.tables.arms.iloc[list(names["main"].references)].drop_duplicates(["size", "task"])
+    assert text.count(" control 5 ") + text.count(" control 3 ") == len(controls), "none of another length of fine-tuning"
+    arms = full.tables.arms
+    forgotten = (arms["general_loss"] - arms["general_loss_before"]).rename("nats").to_frame().join(arms)
+    forgotten = forgotten[(forgotten["task"] == "pycode") & (forgotten["sft_steps"] == 36) & (forgotten["size"] == "nano")]
+    by_mix = {
+        mix: rows[rows["start_step"] == step].set_index("trunk_seed")["nats"]
+        for mix, step in (("control", 0), ("code", 16))
+        for rows in [forgotten[(forgotten["mix"] == mix) & forgotten["weight"].isin([0.0, 0.2])]]
+    }
+    paired = float((by_mix["code"] - by_mix["control"]).mean())
+    table = forgetting_table(full.tables)
+    cell = table[(table["mix"] == "code") & (table["weight"] == 0.2) & (table["start_step"] == 16)]
+    cell = cell[(cell["task"] == "pycode") & (cell["sft_steps"] == 36) & (cell["size"] == "nano")]
+    assert cell["against_control_nats"].tolist() == pytest.approx([paired])
 
 
 def test_a_law_of_dose_is_found_and_said(full: Report) -> None:

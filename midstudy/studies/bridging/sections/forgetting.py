@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from midstudy.report.cells import readable
+from midstudy.report.cells import cell_factors, readable
 from midstudy.report.html import Heading, Html, Row, Text, bold, table
 from midstudy.report.numbers import ABSENT, difference, interval, loss, p_value, percent
 from midstudy.report.report import Report
@@ -28,7 +28,7 @@ def forgetting(report: Report) -> Html:
     )
     arms = report.tables.arms.iloc[rows]
     table_of_arms = forgetting_table(report.tables)
-    table_of_arms = table_of_arms.merge(arms[["size", "mix", "weight", "start_step", "task"]].drop_duplicates())
+    table_of_arms = table_of_arms.merge(arms[cell_factors(report.manifest)].drop_duplicates())
     if table_of_arms.empty:
         return NO_RESULTS
     shown = Html("")
