@@ -52,7 +52,7 @@ def test_a_study_shows_the_comparisons_that_it_has_and_no_others(usual: Report) 
 
 
 def test_a_comparison_along_a_factor_has_every_value_of_it_on_each_of_its_tasks() -> None:
-    manifest = planned(FULL)
+    manifest = planned(*FULL)
     for entry in manifest.comparisons:
         if entry.along is not None:
             values: dict[object, set[object]] = {}
@@ -136,17 +136,17 @@ def test_forgetting_has_one_row_for_a_cell_and_differs_from_the_control_by_the_p
     assert text.count(" control 5 ") + text.count(" control 3 ") == len(controls), "none of another length of fine-tuning"
     arms = full.tables.arms
     forgotten = (arms["general_loss"] - arms["general_loss_before"]).rename("nats").to_frame().join(arms)
-    forgotten = forgotten[(forgotten["task"] == "pycode") & (forgotten["sft_steps"] == 36) & (forgotten["size"] == "nano")]
+    forgotten = forgotten[(forgotten["task"] == "pycode") & (forgotten["sft_steps"] == 72) & (forgotten["size"] == "nano")]
     by_mix = {
         mix: rows[rows["start_step"] == step].set_index("trunk_seed")["nats"]
-        for mix, step in (("control", 0), ("code", 16))
+        for mix, step in (("control", 0), ("code", 24))
         for rows in [forgotten[(forgotten["mix"] == mix) & forgotten["weight"].isin([0.0, 0.2])]]
     }
     paired = float((by_mix["code"] - by_mix["control"]).mean())
     table = forgetting_table(full.tables)
-    cell = table[(table["mix"] == "code") & (table["weight"] == 0.2) & (table["start_step"] == 16)]
-    cell = cell[(cell["task"] == "pycode") & (cell["sft_steps"] == 36) & (cell["size"] == "nano")]
-    assert cell["against_control_nats"].tolist() == pytest.approx([paired])
+    cell = table[(table["mix"] == "code") & (table["weight"] == 0.2) & (table["start_step"] == 24)]
+    cell = cell[(cell["task"] == "pycode") & (cell["sft_steps"] == 72) & (cell["size"] == "nano")]
+    assert cell["beyond_control_nats"].tolist() == pytest.approx([paired])
 
 
 def test_a_law_of_dose_is_found_and_said(full: Report) -> None:

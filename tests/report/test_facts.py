@@ -98,7 +98,7 @@ def test_limitations_are_those_of_the_study_s_own_facts(report: Report, tmp_path
     assert f"{(arms == 1).sum()} of {len(arms)} cells have one trunk seed and no interval." in text
     assert "All runs are of one model, nano" in text
     assert "from 10k tokens (code) to 50k (general)" in text
-    assert "Fine-tuning has one length, 36 steps" in text
+    assert "Fine-tuning has one length, 72 steps" in text
     assert "come from one template engine" not in text, "the sources of this study are not known to be built in"
     study = replace(
         report.study, reproduction={**REPRODUCTION, "sources": {"math": "wheels:math", "word_problems": "wheels:w"}}
