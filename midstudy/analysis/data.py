@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from midstudy.data.token_bytes import token_bytes
-from midstudy.data.tokenizer import load_tokenizer
+from midstudy.data.tokenizer import FILE_NAME, load_tokenizer
 from midstudy.data.tokens import read_split
 from midstudy.files.errors import StoreError
 from midstudy.recipe.data import SPLITS
@@ -63,7 +63,9 @@ def _bytes_per_token(store: Store, manifest: Manifest, stage: str) -> float:
     """Return the mean bytes of the tokens of a train split, end-of-text tokens among them; NaN if they cannot be read."""
     with contextlib.suppress(StoreError, ValueError, OSError, StopIteration):
         tokenizer = next(one for one in manifest.stages[stage].parents if manifest.stages[one].kind == "tokenizer")
-        return _mean_bytes(store.published_folder(stage), store.published_folder(tokenizer))
+        folder = store.published_folder(tokenizer)
+        if (folder / FILE_NAME).is_file():  # the library raises a bare Exception
+            return _mean_bytes(store.published_folder(stage), folder)
     return math.nan
 
 

@@ -189,7 +189,7 @@ def test_27_phases_with_a_curve_measured_after_every_phase(tmp_path: Path) -> No
         assert rows["value"].iloc[-1] == tables.arms["code_loss"].iloc[int(row)]
     steps = tables.manifest.steps
     assert steps.planned == steps.lower_bound == 2 * 27, "curves cost no training"
-    assert "code path on code test" in page
+    assert "code path on code, test split" in page
 
 
 def test_averaging_is_a_factor_and_verdicts_follow_from_the_numbers(tmp_path: Path) -> None:
