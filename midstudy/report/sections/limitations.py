@@ -20,17 +20,16 @@ def limitations(report: Report, more: Iterable[Text] = ()) -> Html:
 def _undecidable(report: Report) -> list[str]:
     powers = power_of(report)
     sentences = []
-    if few := [readable(one.text) for one in powers if one.can_be_decided is False]:
+    few = [readable(one.text) for one in powers if one.can_be_decided is False]
+    if few:
         sentences.append(
             f"{len(few)} of {len(powers)} claims cannot be decided on this grid, which repeats their arms with fewer than "
             f"two common seeds: {'; '.join(few)}."
         )
-    if len(report.judged) if powers else 0:
-        open_ = int((report.judged["verdict"] == "inconclusive").sum())
-        if open_ > len(few):
-            sentences.append(
-                f"{open_ - len(few)} more claims could be decided and are not: the effects are too small or vary."
-            )
+    if powers:
+        undecided = report.judged.loc[report.judged["verdict"] == "inconclusive", "text"].map(readable)
+        if others := [text for text in undecided if text not in few]:
+            sentences.append(f"Undecided for other reasons, which the table of claims gives: {'; '.join(others)}.")
     return sentences
 
 
