@@ -193,12 +193,12 @@ def test_a_deployed_run_does_what_the_command_line_does(prefect: Prefect, tmp_pa
     with prefect.worker():
         run = prefect.begin_run("timing-weight/micro", TINY)
         wait_until(lambda: _ended(prefect, run))
-        assert prefect.state(run) == ("Completed", "20 stages, of which 0 reused")
-        assert prefect.task_states(run) == ["Completed"] * 20
+        assert prefect.state(run) == ("Completed", "22 stages, of which 0 reused")
+        assert prefect.task_states(run) == ["Completed"] * 22
         again = prefect.begin_run("timing-weight/micro", TINY)
         wait_until(lambda: _ended(prefect, again))
-        assert prefect.state(again)[1] == "20 stages, of which 20 reused"
-        assert prefect.task_states(again) == ["Cached"] * 20
+        assert prefect.state(again)[1] == "22 stages, of which 22 reused"
+        assert prefect.task_states(again) == ["Cached"] * 22
 
     settings = [f"{name}={tuple(value) if isinstance(value, list) else value}" for name, value in TINY.items()]
     arguments = ["run", "experiments/timing_weight.py", "--store", str(tmp_path / "store")]
