@@ -14,7 +14,7 @@ from the start step, a rising share, fine-tuning to four epochs, and a second mo
 
 Expected cost. By default about four CPU-minutes on a processor with bfloat16 instructions, two to three times as many on one
 without; 0.2 GB of disk. Control, placebo, the matched mixes and the later start run on the matched tasks with three trunk
-seeds; every mix runs on every task with the first. `--set full=True` takes an hour of two cores, or two to three: the main
+seeds; every mix runs on every task with the first. `--set full=True` is forecast at 40 minutes of two cores: the main
 arms on five trunk seeds, all others on three. `--set` takes any keyword of `study`: for the paper's grid,
 `sizes=('70m','160m','410m','1b') total_steps=61035 num_sequences=1024 seq_len=2048 ...` on other data.
 """
@@ -92,9 +92,9 @@ def study(
             cells += grids[0].every_mix()
             if full:
                 cells += [*grids[0].ablations(), *grids[0].further(), *grids[0].lengths(sft_lengths)]
-        arms += grids[0].arms(cells, seed=seed, sft_rates=rates)
+        arms += grids[0].arms(cells, seed=seed, sft_peak_lrs=rates)
     for grid in grids[1:]:
-        arms += [arm for seed in trunk_seeds[:3] for arm in grid.arms(grid.main(), seed=seed, sft_rates=rates)]
+        arms += [arm for seed in trunk_seeds[:3] for arm in grid.arms(grid.main(), seed=seed, sft_peak_lrs=rates)]
     comparisons = comparisons_of(arms, grids[0])
     main = where(arms, mix=(*SPECIALISTS, PLACEBO), sft_steps=sft_steps)
     return Study(

@@ -23,10 +23,11 @@ REPLICATE = "improvement:"
 def mix_task_pairs(tables: Tables, comparison: ComparisonEntry, column: str, *, task: str) -> pd.DataFrame | None:
     """Return the columns of `Effects.table` with one row per planned cell, effects of unfinished cells NaN.
 
-    Adds mix_label and task_label (what tells mixes and tasks apart), pair ('code → pycode'), pa_combined, pa_cosine,
+    Adds mix_label and task_label (what tells mixes and tasks apart), pair ('MIX → TASK'), pa_combined, pa_cosine,
     pa_jaccard and pa_js (proximity advantages), dose (mean over the cell's arms of Σ learning rate × share of the corpora of
-    the mix other than its reference, over Σ learning rate; NaN if a corpus has no dose), and improvement:SEED, the relative
-    improvement with every replicating seed. None until the tokens of every data set are counted.
+    the mix other than its reference, over Σ learning rate of the training on corpora; NaN if a corpus has no dose), and
+    improvement:SEED, the relative improvement with every replicating seed. None until the tokens of every data set are
+    counted.
 
     Args:
         task: the factor of the arms that names the task.
@@ -86,4 +87,7 @@ def _dose(cell: Cell, mix: MixEntry) -> float:
     columns = [f"dose:{name}" for name in mix.shares if name != mix.reference]
     if not columns or not set(columns) <= set(cell.arms.columns):
         return math.nan
-    return float(cell.arms[columns].sum(axis=1).mean())
+    # The learning rates on tasks are part of the table's denominator, and may be chosen for each arm.
+    tasks = [name.replace("items:", "dose:") for name in cell.arms.columns if name.startswith("items:")]
+    on_corpora = 1 - cell.arms[[name for name in tasks if name in cell.arms.columns]].sum(axis=1)
+    return float((cell.arms[columns].sum(axis=1) / on_corpora).mean())

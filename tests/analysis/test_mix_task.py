@@ -64,6 +64,8 @@ def test_the_dose_is_that_of_the_corpora_that_the_reference_lacks() -> None:
     unknown = dose((blend, *others), arms.drop(columns="dose:code"))
     assert pd.isna(unknown[0])
     assert unknown[1] == pytest.approx(0.05)
+    tuned = arms.assign(**{"items:pycode": 100, "dose:pycode": 0.5})
+    assert dose((both, *others), tuned) == pytest.approx([0.14, 0.1]), "of the rates on corpora, not of those on the task"
 
 
 def test_mixes_of_one_corpus_are_told_apart_by_their_weight() -> None:

@@ -73,15 +73,15 @@ def test_two_mixes_are_compared_with_their_tokens_and_doses(full: Report) -> Non
 
 def test_if_dose_explains_the_timing_the_first_screen_leads_with_it(usual: Report) -> None:
     text = plain(first_screen.first_screen(usual))
-    lead = text.index("The dose explains the timing: at equal dose")
+    lead = text.index("At equal dose the start leaves the task loss as it is: ")
     assert lead < text.index("code lowers task loss most")
     assert re.search(r"code 20 % from step 24 instead of code 38.5 % from step 79 changes pycode loss by .+ % \[", text)
 
 
 def test_an_effect_of_the_start_at_equal_dose_is_not_called_one_of_dose(tmp_path: Path) -> None:
     text = plain(first_screen.first_screen(report_of(tmp_path, planned_tables(early_nats=0.5))))
-    assert "The start matters beyond the dose: at equal dose" in text
-    assert text.index("code lowers task loss most") < text.index("The start matters beyond the dose")
+    assert "At equal dose the start matters for the task loss: " in text
+    assert text.index("code lowers task loss most") < text.index("At equal dose the start matters for the task loss")
     (change,) = re.findall(r"from step 79 changes pycode loss by −([\d.]+) %", text)
     assert float(change) > 5
 

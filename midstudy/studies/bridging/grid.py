@@ -108,11 +108,11 @@ class Grid:
         runs = [(mix, run) for mix in MATCHED for run in (Run(), self.paper(mix))]
         return [(run, MATCHED[mix], length) for length in steps for mix, run in runs]
 
-    def arms(self, cells: Iterable[Cell], *, seed: int, sft_rates: Sequence[float] = ()) -> list[Arm]:
+    def arms(self, cells: Iterable[Cell], *, seed: int, sft_peak_lrs: Sequence[float] = ()) -> list[Arm]:
         """Return the arms of some cells on one trunk; each trunk seed has an SFT seed of its own.
 
         Args:
-            sft_rates: peak learning rates of fine-tuning, of which each cell takes the best on dev of the first trunk for
+            sft_peak_lrs: peak learning rates of fine-tuning, of which each cell takes the best on dev of the first trunk for
                 which it is built; without them every cell has the rate of the scale.
         """
         arms = []
@@ -120,9 +120,9 @@ class Grid:
             labels = factors(mix=run.mix, weight=run.weight, start_step=run.start_step)
             num_points = 0 if steps == self.scale.sft_steps else SFT_POINTS
             curriculum, target = self.train(run, seed), self.text.tasks[task]
-            if sft_rates and (run, task, steps) not in self._chosen:
+            if sft_peak_lrs and (run, task, steps) not in self._chosen:
                 self._chosen[run, task, steps] = self.scale.choose_sft_peak_lr(
-                    curriculum, target, seed=sft_seed(seed), among=sft_rates, steps=steps, labels=labels
+                    curriculum, target, seed=sft_seed(seed), among=sft_peak_lrs, steps=steps, labels=labels
                 )
             arms.append(
                 self.scale.finetune(

@@ -20,14 +20,14 @@ from midstudy.studies.bridging.sections.proximity import closeness
 from midstudy.studies.bridging.text import PLACEBO
 
 _LEADS = {
-    YES: "The dose explains the timing",
-    NO: "The start matters beyond the dose",
-    INCONCLUSIVE: "Whether the start matters beyond the dose is undecided",
+    YES: "At equal dose the start leaves the task loss as it is",
+    NO: "At equal dose the start matters for the task loss",
+    INCONCLUSIVE: "Whether the start matters for the task loss at equal dose is undecided",
 }
 
 
 def first_screen(report: Report) -> Html:
-    """Show the answer and what it is an answer about; the dose comes first if it explains the timing."""
+    """Show the answer and what it is an answer about; equal dose comes first if the start does not matter there."""
     verdict, dose = equal_dose(report)
     answers = [*overview.sentences(report.study.answer)]
     answers = [*dose, *answers] if verdict == YES else [*answers, *dose]
@@ -64,7 +64,7 @@ def equal_dose(report: Report) -> tuple[str, list[str]]:
         if changes:
             sides = f"{described(cell.arms)} instead of {described(cell.references)}"
             lead = _LEADS[verdicts.get(cell.factors["size"], INCONCLUSIVE)] + _size(report, cell.factors["size"])
-            sentences.append(f"{lead}: at equal dose (Σ learning rate × share), {sides} changes {_and(changes)}.")
+            sentences.append(f"{lead}: {sides} changes {_and(changes)}. Dose is Σ learning rate × share.")
     return next(iter(verdicts.values()), INCONCLUSIVE), sentences
 
 
