@@ -19,6 +19,7 @@ from midstudy.recipe import Arm, Comparison, Corpus, Curriculum, Mixture, Recipe
 from midstudy.recipe.factors import Value
 from midstudy.recipe.study import Study
 from midstudy.studies.bridging import grid
+from midstudy.studies.bridging.comparisons import complete
 from midstudy.studies.bridging.grid import PaperMix
 
 EXPERIMENT = REPOSITORY / "experiments" / "bridging_micro.py"
@@ -261,6 +262,17 @@ def test_longer_fine_tuning_has_curves_and_its_own_controls() -> None:
     assert {arm.factors["sft_steps"] for arm in held.arms} == {72, 240, 960}
     longest = where(held.arms, sft_steps=960)[0].measures["sft_loss_curve"]
     assert [state.step - 240 for state in longest.states] == [120, 240, 360, 480, 600, 720, 840, 960]
+
+
+def test_a_curve_keeps_the_tasks_and_seeds_that_have_all_of_its_points() -> None:
+    held = comparison(load_study(EXPERIMENT, settings=["full=True"]), "sft_length").arms
+    lost = where(held, task="pycode", trunk_seed=1, sft_steps=960)
+    assert len(lost) == 1
+    left = complete([arm for arm in held if arm not in lost], "sft_steps")
+    assert {(arm.factors["task"], arm.factors["trunk_seed"]) for arm in held} - {
+        (arm.factors["task"], arm.factors["trunk_seed"]) for arm in left
+    } == {("pycode", 1)}
+    assert complete(where(held, sft_steps=960), "sft_steps") == []
 
 
 def test_an_ablation_rests_on_the_seeds_on_which_all_of_it_runs() -> None:
