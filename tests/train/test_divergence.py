@@ -71,11 +71,14 @@ def test_a_single_hard_batch_is_accepted() -> None:
 
 def test_a_phase_that_diverges_from_its_start_is_reported() -> None:
     """Without a minimum to compare with, the loss is compared with chance, ln(50,304) = 10.83."""
-    assert first_trouble([10.9] * 100) is None
-    trouble = first_trouble([3.0, 7.0] + [12.0] * 30, first_step=5)
+    trouble = first_trouble([3.0, 7.0] + [16.0] * 30, first_step=5)
     assert trouble is not None
     assert trouble.good_step == 5
-    assert "more than 1 above chance (10.83)" in trouble.what
+    assert "more than 3 above chance (10.83)" in trouble.what
+
+
+def test_a_phase_on_text_of_another_kind_may_start_above_chance() -> None:
+    assert first_trouble([12.5] * 30 + [8.0] * 30 + [5.0] * 30) is None
 
 
 def test_a_new_phase_may_start_with_a_higher_loss() -> None:
