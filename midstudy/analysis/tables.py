@@ -259,10 +259,11 @@ def reproduction(store: Store, manifest: Manifest) -> dict[str, Any]:
 def write_tables(store: Store, manifest: Manifest, folder: Path) -> Tables:
     """Write the inputs of a report into the study's folder, and return its tables.
 
-    Arms and curves are written as Parquet and CSV, the `OPTIONAL` tables as Parquet if they are known, cost,
-    reproduction and omitted data as JSON, the answer as text.
+    Arms and curves are written as Parquet and CSV, the `OPTIONAL` tables as Parquet if they are known, the judged claims as
+    CSV, cost, reproduction and omitted data as JSON, the answer as text.
     """
-    from midstudy.analysis.answer import answer  # reads `Tables`
+    from midstudy.analysis.answer import answer  # these read `Tables`
+    from midstudy.analysis.claims import judge
 
     similarity, proximity = similarity_tables(store, manifest)
     arms, curves = arms_table(store, manifest), curves_table(store, manifest)
@@ -281,6 +282,7 @@ def write_tables(store: Store, manifest: Manifest, folder: Path) -> Tables:
             (folder / f"{name}.parquet").unlink(missing_ok=True)  # from an earlier plan of the study
         else:
             known.to_parquet(folder / f"{name}.parquet", index=False)
+    judge(tables).to_csv(folder / "claims.csv", index=False)
     write_json(folder / "cost.json", cost_summary(store, manifest))
     write_json(folder / "reproduce.json", reproduction(store, manifest))
     write_json(folder / "left_out.json", left_out_in(store, manifest).as_json())

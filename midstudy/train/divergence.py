@@ -16,8 +16,8 @@ RISE_NATS = 3.0
 a model that has forgotten everything loses about this much."""
 
 ABOVE_UNIFORM_NATS = 3.0
-"""Allowed distance of the averaged loss above chance, ln(vocabulary), the loss of an untrained model. A trained model is above
-chance on text of another kind: fine-tuning on word problems, with a slow warmup, began 1.1 nats above it."""
+"""Allowed distance of the averaged loss above chance, ln(vocabulary), the loss of an untrained model. A trained model is
+above chance on text of another kind: fine-tuning on word problems, with a slow warmup, began 1.1 nats above it."""
 
 
 class DivergedError(RuntimeError):

@@ -260,4 +260,4 @@ def test_tables_are_read_back_as_they_were_written(made: tuple[Store, Manifest])
         pd.testing.assert_frame_equal(getattr(found, name), getattr(written, name), check_dtype=name != "curves")
     assert (folder / "answer.txt").read_text("utf-8").startswith("For task code task, sft loss has no result yet")
     names = {path.name for path in folder.iterdir()}
-    assert names >= {"arms.csv", "curves.csv", "cost.json", "reproduce.json", "left_out.json"}
+    assert names >= {"arms.csv", "claims.csv", "curves.csv", "cost.json", "reproduce.json", "left_out.json"}
