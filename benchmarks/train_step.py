@@ -2,7 +2,7 @@
 
     make benchmark                                              # micro, small and 70m on the CPU, uncompiled
     make benchmark ARGS="--compile --workload small --precision bf16_true"
-    make benchmark ARGS="--device cuda --compile --precision bf16_true --record h200"
+    make benchmark ARGS="--device cuda --compile --precision bf16_true --record h100"
 
 midstudy's engine, transformers and litgpt train the same model from the same weights on the same batches, in one process,
 taking turns: in a round, each makes some steps, and each round starts with another. Ratios are computed within a round, so

@@ -72,12 +72,11 @@ CPU_CORE = Device(
     reason="training of the micro shape on one core of a 2024 server CPU",
 )
 
-# 989 TFLOP/s dense bf16 and 67 TFLOP/s fp32 are NVIDIA's figures for both.
+# 989 TFLOP/s dense bf16 and 67 TFLOP/s fp32 are NVIDIA's figures.
 _HOPPER = {120e6: 0.30 * 989e12, 300e6: 0.35 * 989e12, 1e9: 0.40 * 989e12}
 _HOPPER_REASON = "targets at context 2,048: 30 % of 989 TFLOP/s up to 120M parameters, 35 % up to 300M, 40 % above"
 H100 = Device(name="h100", title="H100", bf16_flops_per_s=_HOPPER, fp32_flops_per_s=0.5 * 67e12, reason=_HOPPER_REASON)
-H200 = Device(name="h200", title="H200", bf16_flops_per_s=_HOPPER, fp32_flops_per_s=0.5 * 67e12, reason=_HOPPER_REASON)
-DEVICES = {device.name: device for device in (CPU_CORE, H100, H200)}
+DEVICES = {device.name: device for device in (CPU_CORE, H100)}
 
 
 @cache

@@ -16,7 +16,7 @@ from midstudy.execute import calibration
 from midstudy.execute.calibration import Machine
 from midstudy.launch.slurm.placement_file import PlacementFile
 from midstudy.plan.cost import Calibrated, Throughput, Workload
-from midstudy.plan.device import CPU_CORE, H100, H200, Device
+from midstudy.plan.device import CPU_CORE, H100, Device
 from midstudy.recipe import pythia
 from midstudy.run.study import Place, forecast_s, plan_experiment
 from midstudy.store import processor
@@ -90,13 +90,13 @@ def pretend_processor(monkeypatch: pytest.MonkeyPatch, *, has_bfloat16: bool) ->
         (HERE, None, CPU_CORE, True, True),
         (HERE, "cpu-core", CPU_CORE, False, True),
         (HERE, "h100", H100, False, False),
-        (None, "h200", H200, False, False),
+        (None, "h100", H100, False, False),
         (ON_GPU, None, H100, False, True),
-        (ON_GPU, "h200", H200, False, True),
+        (ON_GPU, "h100", H100, False, True),
         (ON_GPU, "cpu-core", CPU_CORE, False, False),
         (ON_NODES, None, CPU_CORE, False, True),
         (ON_GPU_NODES, None, H100, False, True),
-        (ON_GPU_NODES, "h200", H200, False, True),
+        (ON_GPU_NODES, "h100", H100, False, True),
     ],
     ids=[
         "by default", "here", "a core as recorded", "another device", "by default on another device", "on a GPU",
@@ -130,7 +130,7 @@ def test_a_plan_counts_the_hours_of_the_device_that_computes_or_is_named(
     [
         ([], "CPU core"),
         (["--device", "cuda"], "H100"),
-        (["--device", "cuda", "--price-on", "h200"], "H200"),
+        (["--device", "cuda", "--price-on", "h100"], "H100"),
         (["--price-on", "h100"], "H100"),
     ],
 )
