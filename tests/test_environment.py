@@ -346,6 +346,6 @@ def test_a_process_bound_to_one_core_runs_one_job_at_a_time(monkeypatch: pytest.
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     nothing = dict.fromkeys(("jobs", "micro_batch", "placement_file"))
-    alone = dict.fromkeys(("threads", "ranks", "jobs_per_gpu"), 1)
+    alone = dict.fromkeys(("threads", "ranks"), 1)
     where = place(backend="local", device="cpu", compiled=False, **nothing, **alone)  # type: ignore[arg-type]
     assert where.max_jobs == 1

@@ -151,7 +151,6 @@ def _place(options: Namespace, *, placement_file: Path | None = None) -> Place:
         ranks=options.ranks,
         micro_batch=options.micro_batch,
         compiled=options.compiled,
-        jobs_per_gpu=options.jobs_per_gpu,
     )
 
 

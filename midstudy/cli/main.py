@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from midstudy import environment, streams
 
 DEFAULT_STORE = "store"
-PRICED_DEVICES = ("cpu-core", "h100", "h200")
+PRICED_DEVICES = ("cpu-core", "h100")
 """Device names of `midstudy.plan.device`, repeated here because `--help` must not import that module."""
 
 
@@ -149,9 +149,6 @@ def _parser() -> argparse.ArgumentParser:
             help="sequences per rank in one forward pass (default: the rank's whole share)",
         )
         how.add_argument("--compile", action="store_true", dest="compiled", help="let torch.compile generate the kernels")
-        how.add_argument(
-            "--jobs-per-gpu", type=_at_least_one, default=1, metavar="N", help="small jobs that share a GPU (default: 1)"
-        )
 
     def add_tracking(command: argparse.ArgumentParser) -> None:
         command.add_argument(

@@ -66,7 +66,6 @@ class Machine(BaseModel):
         default=None, description="Sequences that pass through the model at a time; by default all."
     )
     compiled: bool = Field(default=False, description="Let torch.compile generate the kernels.")
-    jobs_per_gpu: Count = Field(default=1, description="Small jobs that share a GPU.")
     max_gpu_hours: Rate | None = Field(default=None, description="Refuse a plan that needs more device hours.")
 
 

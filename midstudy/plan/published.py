@@ -86,7 +86,7 @@ def _device_of(record: Record, processor: Processor | None, num_threads: int) ->
     """Return the name in `DEVICES` of the device that trained a state; `None` for several devices or an unknown one."""
     environment = record.environment
     placement = environment.get("placement") or {}
-    if placement.get("num_ranks", 1) != 1 or placement.get("jobs_per_gpu", 1) != 1:
+    if placement.get("num_ranks", 1) != 1:
         return None
     product = record.metrics.get("device", "cpu").lower()
     if product == "cpu":

@@ -79,7 +79,6 @@ def place(
     ranks: int,
     micro_batch: int | None,
     compiled: bool,
-    jobs_per_gpu: int,
 ) -> Place:
     """Return the `Place` that the options of a run describe.
 
@@ -100,7 +99,6 @@ def place(
         num_ranks=ranks,
         micro_batch=micro_batch,
         compiled=compiled,
-        jobs_per_gpu=jobs_per_gpu,
     )
     if backend == "slurm":
         return _on_slurm(placement_file, placement, jobs=jobs)
@@ -113,7 +111,7 @@ def place(
     gpus = visible_gpus() if placement.device == "cuda" else ()
     if gpus and placement.num_ranks > len(gpus):
         raise ValueError(f"--ranks: expected at most the number of visible GPUs, {len(gpus)}, got {placement.num_ranks}.")
-    num_slots = len(gpus) * placement.jobs_per_gpu if gpus else num_cores() // placement.num_threads
+    num_slots = len(gpus) if gpus else num_cores() // placement.num_threads
     max_jobs = jobs or max(1, num_slots // placement.num_ranks)
     return Place(backend=backend, placement=placement, gpus=gpus, max_jobs=max_jobs)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_positive
+from midstudy.recipe.errors import require_choice, require_flag, require_positive
 from midstudy.recipe.plain import hold_plain_numbers
 
 DEVICES = ("cpu", "cuda")
@@ -19,8 +19,6 @@ class Placement:
 
     `num_ranks` processes share a training step, each with `num_threads` threads and, on CUDA, its own device; each passes at
     most `micro_batch` sequences through the model at a time (`None`: all of its rows). `compiled` uses `torch.compile`.
-    `jobs_per_gpu` jobs of one process each share a GPU, for models too small to fill it; a throughput measured then is not
-    that of a whole device.
     """
 
     device: str = "cpu"
@@ -28,7 +26,6 @@ class Placement:
     num_ranks: int = 1
     micro_batch: int | None = None
     compiled: bool = False
-    jobs_per_gpu: int = 1
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
@@ -38,7 +35,3 @@ class Placement:
         if self.micro_batch is not None:
             require_positive("placement.micro_batch", self.micro_batch, unit="sequences")
         require_flag("placement.compiled", self.compiled)
-        require_positive("placement.jobs_per_gpu", self.jobs_per_gpu, unit="jobs")
-        if self.jobs_per_gpu > 1 and (self.device != "cuda" or self.num_ranks > 1):
-            got = f"{self.jobs_per_gpu} with device {self.device} and {self.num_ranks} rank(s)"
-            raise RecipeError("placement.jobs_per_gpu", expected='1, or more with device "cuda" and one rank', got=got)

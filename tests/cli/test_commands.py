@@ -125,7 +125,6 @@ def test_a_plan_of_a_study_without_arms_mentions_no_training(text, tmp_path, cap
         (["--set", "text=/nowhere"], "/nowhere: no such directory"),
         (["--set", "nothing=1"], "--set nothing"),
         (["--backend", "slurm", "--placement", "/nowhere"], "a file that says what jobs request, got /nowhere"),
-        (["--jobs-per-gpu", "2"], "placement.jobs_per_gpu"),
         (["full disk"], "GB are free; the plan writes"),
     ],
 )
@@ -264,7 +263,7 @@ def test_every_argument_is_checked_and_each_that_takes_a_path_or_name_is_in_the_
     taken = [action for parser in verbs.values() for action in parser._actions if action.nargs != 0 and not action.choices]
     assert [action.dest for action in taken if action.type is None] == []
     names = {action.option_strings[0] if action.option_strings else action.metavar for action in taken}
-    numbers = {"--jobs", "--threads", "--ranks", "--micro-batch", "--jobs-per-gpu", "--lines", "--max-gpu-hours", "--budget"}
+    numbers = {"--jobs", "--threads", "--ranks", "--micro-batch", "--lines", "--max-gpu-hours", "--budget"}
     assert names - numbers == {option for _, option in EMPTY} - numbers - {"--price-on", "--backend"}
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from midstudy.recipe.errors import RecipeError
 from midstudy.run.study import place
 from midstudy.train import environment
 
@@ -21,7 +20,6 @@ OPTIONS: dict[str, Any] = {
     "ranks": 1,
     "micro_batch": None,
     "compiled": False,
-    "jobs_per_gpu": 1,
 }
 
 
@@ -40,29 +38,14 @@ def test_a_cpu_runs_as_many_jobs_as_its_cores_hold(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_a_gpu_holds_one_job_or_several_small_ones() -> None:
+def test_a_gpu_holds_one_rank() -> None:
     alone = place(**OPTIONS | {"device": "cuda"})
     assert (alone.max_jobs, alone.gpus) == (2, ("0", "1"))
     assert place(**OPTIONS | {"device": "cuda", "ranks": 2}).max_jobs == 1
-    shared = place(**OPTIONS | {"device": "cuda", "jobs_per_gpu": 4})
-    assert shared.max_jobs == 8
-    assert shared.placement is not None
-    assert shared.placement.jobs_per_gpu == 4  # recorded, because a measured rate is not that of a whole device
 
 
 @pytest.mark.usefixtures("two_gpus")
-@pytest.mark.parametrize(
-    "options",
-    [{"jobs_per_gpu": 2}, {"device": "cuda", "ranks": 2, "jobs_per_gpu": 2}],
-    ids=["on a CPU", "several ranks"],
-)
-def test_only_jobs_of_one_process_share_a_gpu(options: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError, match=r'jobs_per_gpu: expected 1, or more with device "cuda" and one rank, got 2 with '):
-        place(**OPTIONS | options)
-
-
-@pytest.mark.usefixtures("two_gpus")
-@pytest.mark.parametrize("option", [{"jobs_per_gpu": 2, "device": "cuda"}, {"compiled": True}, {"threads": 2}])
+@pytest.mark.parametrize("option", [{"device": "cuda"}, {"compiled": True}, {"threads": 2}])
 def test_on_slurm_only_the_placement_file_sets_how_stages_compute(option: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"not an option with --backend slurm; set it in the placement file"):
         place(**OPTIONS | {"backend": "slurm", "placement_file": tmp_path / "slurm.toml"} | option)

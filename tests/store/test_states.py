@@ -46,7 +46,6 @@ def test_rates_are_flops_per_second_of_one_core(finished: tuple[Store, Plan]) ->
         ("NVIDIA H100 80GB HBM3", {}, "h100"),
         ("NVIDIA H100 80GB HBM3", {"num_threads": 8}, "h100"),
         ("NVIDIA H100 80GB HBM3", {"num_ranks": 2}, None),
-        ("NVIDIA H100 80GB HBM3", {"jobs_per_gpu": 4}, None),
         ("NVIDIA A100-SXM4-80GB", {}, None),
     ],
 )

@@ -98,26 +98,13 @@ class JobPlacement:
                 got=self.compute.num_threads,
                 expected=f"at most cpus_per_task, which is {self.resources.cpus_per_task}",
             )
-        if self.compute.jobs_per_gpu > 1:
-            self._require_part_of_a_gpu()
-        elif self.compute.device == "cuda" and self.resources.gpus_per_node < self.ranks_per_node:
+        has_part = any(name in _PARTS_OF_A_GPU for name, _ in self.resources.sbatch)
+        if self.compute.device == "cuda" and self.resources.gpus_per_node < self.ranks_per_node and not has_part:
             raise RecipeError(
                 "gpus_per_node",
                 got=self.resources.gpus_per_node,
-                expected=f"at least {self.ranks_per_node}, one per rank",
-                fix='Or set device = "cpu".',
-            )
-
-    def _require_part_of_a_gpu(self) -> None:
-        """Require a part of a GPU, as defined by the cluster, instead of whole GPUs, for jobs that share one."""
-        asked = dict(self.resources.sbatch)
-        if self.resources.gpus_per_node or not any(name in asked for name in _PARTS_OF_A_GPU):
-            raise RecipeError(
-                "jobs_per_gpu",
-                got=f"{self.compute.jobs_per_gpu} with gpus_per_node = {self.resources.gpus_per_node} and "
-                f"sbatch = {asked or 'none'}",
-                expected="gpus_per_node = 0 and part of a GPU among the sbatch parameters",
-                fix='For example sbatch = { gres = "shard:1" } or { gres = "mps:25" }; `scontrol show node` lists them.',
+                expected=f"at least {self.ranks_per_node}, one per rank, or part of a GPU among the sbatch parameters",
+                fix='Or set device = "cpu". `scontrol show node` lists parts, such as sbatch = { gres = "shard:1" }.',
             )
 
     @property

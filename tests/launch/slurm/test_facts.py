@@ -92,7 +92,7 @@ def test_every_node_runs_a_job_and_assigns_its_gpus(cluster: Cluster, tmp_path: 
 
 
 def test_jobs_that_request_part_of_a_gpu_share_one(cluster: Cluster, tmp_path: Path) -> None:
-    """Shards, as requested by a placement file with `jobs_per_gpu`: four per GPU here, each running one job, all at once."""
+    """Shards, as requested by a placement file (`gres`): four per GPU here, each running one job, all at once."""
     script = (
         "srun printenv CUDA_VISIBLE_DEVICES >{folder}/{n}; date +%s.%N >>{folder}/{n}; sleep 4; date +%s.%N >>{folder}/{n}"
     )

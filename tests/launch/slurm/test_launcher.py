@@ -180,7 +180,7 @@ def test_the_batch_script_requests_what_the_placement_file_says(given: Given) ->
 
 
 def test_small_jobs_request_part_of_a_gpu_as_the_placement_file_says(given: Given) -> None:
-    fields = {"device": "cuda", "jobs_per_gpu": 4, "sbatch": (("gres", "shard:1"),)}
+    fields = {"device": "cuda", "sbatch": (("gres", "shard:1"),)}
     given.file = PlacementFile({(None, None): fields})
     job = given.job("one")
     given.launcher().submit([job])

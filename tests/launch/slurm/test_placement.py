@@ -62,9 +62,9 @@ def test_the_most_specific_table_wins(tmp_path: Path) -> None:
 
 
 def test_small_jobs_share_a_gpu_in_parts_that_the_cluster_defines(tmp_path: Path) -> None:
-    text = '[kind.sft]\ndevice = "cuda"\njobs_per_gpu = 4\nsbatch = {gres = "shard:1"}\n'
+    text = '[kind.sft]\ndevice = "cuda"\nsbatch = {gres = "shard:1"}\n'
     place = read(tmp_path, text).place(stage("sft", "70m"))
-    assert place.compute == Placement(device="cuda", jobs_per_gpu=4)
+    assert place.compute == Placement(device="cuda")
     assert (place.resources.gpus_per_node, place.resources.sbatch) == (0, (("gres", "shard:1"),))
 
 
@@ -97,13 +97,6 @@ def test_an_empty_file_leaves_everything_to_the_cluster(tmp_path: Path) -> None:
         ("[kind.sft]\nnum_ranks = 3\nnodes = 2", "kind.sft.num_ranks", "3", "a multiple of the 2 nodes"),
         ("[default]\nnum_threads = 8", "default.num_threads", "8", "at most cpus_per_task, which is 1"),
         ('[size.1b]\ndevice = "cuda"', "size.1b.gpus_per_node", "0", "at least 1, one per rank"),
-        (
-            '[size.70m]\ndevice = "cuda"\ngpus_per_node = 1\njobs_per_gpu = 4',
-            "size.70m.jobs_per_gpu",
-            "4 with gpus_per_node = 1",
-            "part of a GPU among the sbatch parameters",
-        ),
-        ("[default]\njobs_per_gpu = 4", "default.jobs_per_gpu", "4 with device cpu", "1, or more with device"),
         ('[default]\ndevice = "gpu"', "default.device", "gpu", "cpu, cuda"),
         ('[default]\nsbatch = {signal = "USR1@10"}', "default.sbatch.signal", "USR1@10", "parameters other than"),
         ('[default]\nsetup = "module load cuda"', "default.setup", "a value of type str", "a list of lines"),
