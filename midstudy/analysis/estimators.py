@@ -8,9 +8,9 @@ nothing is finished.
 from __future__ import annotations
 
 import math
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -266,12 +266,11 @@ def find_estimator(name: str) -> Estimator:
     """
     if name in ESTIMATORS:
         return ESTIMATORS[name]
-    module, colon, function = name.partition(":")
     problem = f"estimator: expected one of {', '.join(ESTIMATORS)} or package.module:function, got {name!r}"
-    if not colon:
+    if ":" not in name:
         raise ValueError(problem)
     try:
-        found = getattr(import_module(module), function)
+        found: Estimator = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{problem} ({error})") from error
     if not callable(found):

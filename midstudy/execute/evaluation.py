@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def evaluate_state(
     )
     try:
         with stopping_between_parts(should_stop):
-            return EVALUATORS[type(evaluation)].function(evaluation, subject)
+            metrics: dict[str, Any] = pkgutil.resolve_name(EVALUATORS[type(evaluation)])(evaluation, subject)
+            return metrics
     except StopRequestedError:
         raise StoppedError("stopped while a model was compiled; the next attempt evaluates from the beginning") from None

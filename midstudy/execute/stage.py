@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import importlib
+import pkgutil
 from collections.abc import Callable
-from typing import Any
 
 from midstudy.data.shards import has_shards
 from midstudy.data.source import ChangedTextError
@@ -68,7 +67,7 @@ def execute_stage(
     if not ranks.is_first:
         if kind.assist:
             rank_work = RankWork(store=store, should_stop=should_stop, placement=placement, ranks=ranks)
-            _function(kind.assist)(recipe, rank_work)
+            pkgutil.resolve_name(kind.assist)(recipe, rank_work)
         return
     previous = store.previous_attempts(stage_id)
     attempt = store.attempt(stage_id)
@@ -83,7 +82,7 @@ def execute_stage(
         keeps_optimizer=keeps_optimizer,
     )
     try:
-        metrics = _function(kind.make)(recipe, work)
+        metrics = pkgutil.resolve_name(kind.make)(recipe, work)
         attempt.publish(
             kind=request["kind"],
             label=request["label"],
@@ -105,9 +104,3 @@ def execute_stage(
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise unwritable(attempt.folder, error) from error
         raise
-
-
-def _function(name: str) -> Callable[..., Any]:
-    """Import the function named `module:function`."""
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)

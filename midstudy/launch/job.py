@@ -8,8 +8,8 @@ and reports; the others follow it.
 from __future__ import annotations
 
 import functools
-import importlib
 import os
+import pkgutil
 import shlex
 import sys
 import time
@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import submitit
 
@@ -30,32 +30,9 @@ from midstudy.launch.slurm.batch_file import read_submission
 from midstudy.launch.slurm.job import requeue, this_slurm_job
 from midstudy.launch.stop import Stop, stop_signals
 from midstudy.store.store import Store
-from midstudy.train.placement import Placement
 
 if TYPE_CHECKING:  # imports torch, which a job with one rank does not need here
     from midstudy.train.ranks import Ranks
-
-
-class ExecuteStage(Protocol):
-    """Execute one stage and publish its record.
-
-    Return once the record is written; raise if the stage failed or stopped. `should_stop` is polled between steps; any
-    exception raised after it has returned True counts as a stop, not as a failure. In a job with several ranks, every rank
-    passes its `ranks`; a job with one rank omits the argument.
-    """
-
-    def __call__(
-        self,
-        store: Store,
-        stage_id: str,
-        /,
-        *,
-        start_from: str | None,
-        keeps_optimizer: bool,
-        should_stop: Callable[[], bool],
-        placement: Placement,
-        **ranks: Ranks,
-    ) -> None: ...
 
 
 def run_job(store_root: str, name: str) -> None:
@@ -74,7 +51,7 @@ def run_job(store_root: str, name: str) -> None:
         is_first = job.placement.num_ranks == 1 or submitit.JobEnvironment().global_rank == 0
         start = begin(store, job, slurm_id=this_slurm_job()) if is_first else None
         with _ranks(store, job) as ranks:
-            execute = functools.partial(_entry(job.entry), placement=job.placement, should_stop=stop)
+            execute = functools.partial(pkgutil.resolve_name(job.entry), placement=job.placement, should_stop=stop)
             if ranks is not None:
                 execute = functools.partial(execute, ranks=ranks)
             if start is None:
@@ -260,9 +237,3 @@ def write_failure(store: Store, job: Job, stage_id: str, *, label: str, cause: s
             "retry": shlex.join(["midstudy", "retry", *backend, "--store", str(store.root), job.study, stage_id]),
         },
     )
-
-
-def _entry(name: str) -> ExecuteStage:
-    """Import the function named MODULE:FUNCTION."""
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)

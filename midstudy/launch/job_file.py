@@ -27,7 +27,7 @@ from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 
 EXECUTE_STAGE = "midstudy.execute.stage:execute_stage"
-"""The function that executes one stage, as MODULE:FUNCTION; its interface is `launch.job.ExecuteStage`."""
+"""The function that executes one stage, as MODULE:FUNCTION; called as `execute.stage.execute_stage` is."""
 
 
 @dataclass(frozen=True, kw_only=True)

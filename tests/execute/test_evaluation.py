@@ -62,7 +62,7 @@ def test_bits_per_byte_and_items_are_published_under_a_separate_id(finished: tup
 def test_every_row_names_a_function_of_two_arguments() -> None:
     rows = [(kind.make, ["recipe", "work"]) for kind in STAGE_KINDS.values()]
     rows += [(kind.assist, ["recipe", "work"]) for kind in STAGE_KINDS.values() if kind.assist]
-    rows += [(evaluator.run, ["evaluation", "subject"]) for evaluator in EVALUATORS.values()]
+    rows += [(function, ["evaluation", "subject"]) for function in EVALUATORS.values()]
     for name, parameters in rows:
         module, _, function = name.partition(":")
         signature = inspect.signature(getattr(importlib.import_module(module), function))
