@@ -6,7 +6,7 @@ With relative frequencies p and q, m = (p + q)/2, N units of a side and U differ
     jaccard         = |V1 ∩ V2| / |V1 ∪ V2|                           over supports
     jsd_nats        = KL(p‖m)/2 + KL(q‖m)/2                           Lin 1991
     js              = 1 / (1 + jsd_nats);  js_distance = √jsd_nats
-    hellinger       = √(1 − Σ√(pq))
+    hellinger       = √(Σ(√p − √q)² / 2)
     total_variation = Σ|p − q| / 2
     kl_nats         = KL(p'‖q') with p' = (count + ½) / (N + U/2)     half a count added to each unit of either side
     reverse_kl_nats = KL(q'‖p')
@@ -95,7 +95,7 @@ def block_sums(a: Side, b: Side) -> NDArray[np.float64]:
             _dot(p, q), a.square, b.square,
             _dot(a.seen, b.seen), a.num_seen, b.num_seen,
             -_dot(middle, np.log(middle + _TINY)) - (a.entropy + b.entropy) / 2,
-            _dot(a.root, b.root),
+            _dot(a.root - b.root, a.root - b.root),
             np.abs(p - q).sum(axis=1),
             _dot(a.counts, difference) + SMOOTHING * difference.sum(axis=1),
             -_dot(b.counts, difference) - SMOOTHING * difference.sum(axis=1),
@@ -107,7 +107,7 @@ def from_sums(
     sums: NDArray[np.float64], totals_a: NDArray[np.float64], totals_b: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
     """Return each measure, float64 of shape (rows,), from sums over all units and the numbers of units of both sides."""
-    product, square_a, square_b, shared, num_a, num_b, jsd, affinity, l1, kl, reverse = sums
+    product, square_a, square_b, shared, num_a, num_b, jsd, root_square, l1, kl, reverse = sums
     union = num_a + num_b - shared
     # Rounding can exceed the mathematical bounds by some ulps.
     cosine = np.clip(product / np.sqrt(square_a * square_b), 0.0, 1.0)
@@ -123,7 +123,7 @@ def from_sums(
         "jaccard": jaccard,
         "jsd_nats": jsd,
         "js_distance": np.sqrt(jsd),
-        "hellinger": np.sqrt(np.clip(1.0 - affinity, 0.0, 1.0)),
+        "hellinger": np.sqrt(np.minimum(root_square / 2, 1.0)),
         "total_variation": np.clip(l1 / 2, 0.0, 1.0),
         "kl_nats": np.maximum(kl / size_a - ratio, 0.0),
         "reverse_kl_nats": np.maximum(reverse / size_b + ratio, 0.0),
