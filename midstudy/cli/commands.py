@@ -489,6 +489,31 @@ def compare_studies(options: Namespace) -> int:
     return 0
 
 
+def compare(options: Namespace) -> int:
+    """Print the similarity of every pair of corpora; plot it on request."""
+    from midstudy.cli.compared import Progress, as_text, require_plot, write_plot
+    from midstudy.data.named_text import named_texts
+    from midstudy.run.compare import compare as compare_texts
+
+    plot = require_plot(options.plot) if options.plot else None
+    progress = Progress()
+    try:
+        found = compare_texts(
+            named_texts(options.texts),
+            over=options.over,
+            tokenizer=options.tokenizer,
+            equal=options.equal,
+            authors=options.authors,
+            on_progress=progress,
+        )
+    finally:
+        progress.close()
+    if plot is not None:
+        write_plot(found, options.measure, plot)
+    print(found.as_json() if options.json else as_text(found, options.measure))
+    return 0
+
+
 # -- export -----------------------------------------------------------------------------------------------------------
 
 

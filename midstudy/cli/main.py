@@ -17,6 +17,12 @@ DEFAULT_STORE = "store"
 PRICED_DEVICES = ("cpu-core", "h100")
 """Device names of `midstudy.plan.device`, repeated here because `--help` must not import that module."""
 
+COMPARE_MEASURES = (
+    "js", "combined", "cosine", "jaccard",
+    "jsd_nats", "js_distance", "hellinger", "total_variation", "kl_nats", "reverse_kl_nats",
+)  # fmt: skip
+"""Measures of `midstudy.similarity.measures`, repeated here for the same reason."""
+
 
 def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
@@ -235,6 +241,49 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument(
         "--other-store", type=_named, metavar="DIR", help="folder of B's results (default: the same store)"
     )
+
+    corpora = verbs.add_parser("compare", help="Compare corpora: similarity of every pair, by bytes, words and tokens.")
+    corpora.description = (
+        "Compare the train text of corpora: exact measures of every pair, at equal sizes, with intervals over documents and "
+        "the ceiling of two halves of one corpus."
+    )
+    corpora.set_defaults(store=DEFAULT_STORE)
+    corpora.add_argument(
+        "texts",
+        type=_named,
+        nargs="+",
+        metavar="NAME=SOURCE",
+        help="a folder, a JSONL file, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT; of wheels and a folder, the part NAME",
+    )
+    corpora.add_argument(
+        "--over",
+        action="append",
+        default=[],
+        type=_named,
+        metavar="VIEW",
+        help="what is counted: bytes:N, words:N, chars:N, a range as words:1-4 (the mean over its orders), tokens, "
+        "compression; repeatable (default: bytes:3, words:1-2 and, with a tokenizer, tokens)",
+    )
+    corpora.add_argument("--tokenizer", type=_named, metavar="PATH", help="a tokenizer.json, or a folder that holds one")
+    corpora.add_argument(
+        "--equal",
+        choices=("units", "bytes", "none"),
+        default="units",
+        help="what both sides of a comparison have equally many of; none: whole corpora (default: units)",
+    )
+    corpora.add_argument(
+        "--measure",
+        choices=COMPARE_MEASURES,
+        default=COMPARE_MEASURES[0],
+        help="what is printed and plotted; --json has all (default: js, 1 / (1 + Jensen-Shannon divergence))",
+    )
+    corpora.add_argument(
+        "--authors",
+        action="store_true",
+        help="only the bridging paper's combined score, by its published procedure and constants; needs --tokenizer",
+    )
+    corpora.add_argument("--plot", type=_named, metavar="FILE", help="also draw the matrices: a .png, .svg or .pdf file")
+    corpora.add_argument("--json", action="store_true", help="print JSON instead of text")
 
     export = verb("export", "Write a trained state as a folder that other software loads.", reads=True)
     export.add_argument(

@@ -59,11 +59,11 @@ def test_the_command_has_exactly_these_verbs():
     verbs = [line.split()[0] for line in help_text.splitlines() if line.startswith("    ") and line[4] != " "]
     assert verbs == [
         "new", "plan", "allocate", "run", "status", "logs", "retry", "cancel", "report", "track", "ui", "clean", "explain",
-        "compare-studies", "export",
+        "compare-studies", "compare", "export",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("verb", ["run", "allocate"])
+@pytest.mark.parametrize("verb", ["run", "allocate", "compare"])
 def test_help_imports_nothing_heavy(verb):
     code = (
         "import sys\nfrom midstudy.cli.main import main\n"

@@ -1,0 +1,111 @@
+"""NAME=SOURCE arguments of `midstudy compare`: the train text of one corpus or task, read document by document.
+
+A source is what `--data` takes, or one JSONL file. `wheels` and a folder are read by the name: NAME is a corpus or task of
+the wheels, or the folder NAME or sft/NAME. A folder that holds the train file itself is read as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from midstudy.data import builtin
+from midstudy.data.builtin.prepare import frozen_manifest
+from midstudy.data.digests import file_digest
+from midstudy.data.files import ENDINGS, find_split, numbered_rows
+from midstudy.data.rows import as_example, as_text
+from midstudy.data.source import load_rows, resolve_source
+from midstudy.recipe.data import Source
+from midstudy.recipe.errors import RecipeError, require_name
+
+_EXPECTED = "NAME=SOURCE with a folder, a JSONL file, wheels or hub:OWNER/SET[:CONFIG]@COMMIT"
+
+
+@dataclass(frozen=True)
+class NamedText:
+    """The train text of one source. `path` is a single file, which has no splits; its source is `None`.
+
+    `revision` is the digest of the files or of the list of wheels, or the Hub's commit.
+    """
+
+    name: str
+    argument: str
+    source: Source | None
+    path: Path | None
+    is_task: bool
+    revision: str
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Bytes of the file that is read, compressed if it is; `None` if unknown before it is fetched."""
+        if self.source is None or self.source.kind == "files":
+            path = self.path or find_split(Path(self.source.location if self.source else ""), "train")
+            return path.stat().st_size if path else None
+        if self.source.kind == "wheels":
+            return int(frozen_manifest()["parts"][self.source.part]["splits"]["train"]["bytes"])
+        return None
+
+    def documents(self, on_read: Callable[[float], None] = lambda share: None) -> Iterator[str]:
+        """Yield the documents, stripped, without blank ones. The text of a task item is its prompt and target.
+
+        Raises:
+            ValueError: a row is damaged or has other fields, or the text has changed since the argument was resolved.
+        """
+        if self.path is not None:
+            texts = (as_text(row, f"{self.path}:{line}") for line, row in numbered_rows(self.path, on_read=on_read))
+        else:
+            assert self.source is not None
+            rows = enumerate(load_rows(self.source, split="train", is_task=self.is_task, on_read=on_read), start=1)
+            where = f"{self.name} train"
+            if self.is_task:
+                items = (as_example(row, f"{where}:{number}") for number, row in rows)
+                texts = (item.prompt + item.target for item in items)
+            else:
+                texts = (as_text(row, f"{where}:{number}") for number, row in rows)
+        yield from filter(None, map(str.strip, texts))
+
+
+def named_texts(arguments: Sequence[str]) -> list[NamedText]:
+    """Resolve NAME=SOURCE arguments; nothing is fetched.
+
+    Raises:
+        RecipeError: an argument has another form, a name is given twice, or there are fewer than two.
+        ValueError: a file, folder, split or part is missing.
+    """
+    found: dict[str, NamedText] = {}
+    for argument in arguments:
+        name, separator, value = argument.partition("=")
+        if not separator or not name.strip() or not value.strip():
+            raise RecipeError("compare", expected=_EXPECTED, got=argument or "nothing", fix="Is a variable not set?")
+        require_name("compare.name", name)
+        if name in found:
+            raise RecipeError(f"compare.{name}", expected="each name once", got=argument, fix="Rename one of the two.")
+        found[name] = _named_text(name, value)
+    if len(found) < 2:
+        raise RecipeError("compare", expected="at least two corpora, each as NAME=SOURCE", got=f"{len(found)}")
+    return list(found.values())
+
+
+def _named_text(name: str, value: str) -> NamedText:
+    if value == "wheels":
+        source = resolve_source(value, name=name, folder=name, is_task=name in builtin.TASKS)
+        return NamedText(name, value, source, None, name in builtin.TASKS, source.revision)
+    if value.startswith("hub:"):
+        source = resolve_source(value, name=name, folder=name, is_task=False)
+        return NamedText(name, value, source, None, False, source.revision)
+    path = Path(os.path.expanduser(value))
+    if path.is_file():
+        if not path.name.endswith(ENDINGS):
+            raise RecipeError(f"compare.{name}", expected=f"a file that ends in {' or '.join(ENDINGS)}", got=value)
+        return NamedText(name, value, None, path.absolute(), False, file_digest(path))
+    if not path.exists():
+        raise RecipeError(f"compare.{name}", expected=_EXPECTED, got=f"{value}, which does not exist")
+    if find_split(path, "train"):
+        # `resolve_source` joins folder and name; the folder itself is its part ".".
+        source = resolve_source(value, name=name, folder=".", is_task=False)
+        return NamedText(name, value, source, None, False, source.revision)
+    is_task = not (path / name).is_dir() and (path / "sft" / name).is_dir()
+    source = resolve_source(value, name=name, folder=f"sft/{name}" if is_task else name, is_task=is_task)
+    return NamedText(name, value, source, None, is_task, source.revision)

@@ -1,0 +1,53 @@
+"""The matrices of `midstudy compare`: a panel for each view, similarity as shade and number, own halves on the diagonal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from midstudy.report.figures import style
+
+_CELL_IN = 0.36
+
+
+@style.styled
+def corpora_figure(
+    names: Sequence[str], panels: Mapping[str, Mapping[tuple[str, str], float]], *, darker_is_larger: bool = True
+) -> Figure:
+    """Plot one matrix for each panel.
+
+    Args:
+        names: rows and columns, in order.
+        panels: by title, the value of each row and column; an absent cell stays empty.
+        darker_is_larger: True for similarities, False for distances, so that dark is always close.
+    """
+    num_columns = min(len(panels), 2 if len(names) < 8 else 1)
+    num_rows = math.ceil(len(panels) / num_columns)
+    figure = style.new_figure(height_in=num_rows * (_CELL_IN * len(names) + 1.4))
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (title, values) in zip(grid, panels.items(), strict=False):
+        low, high = min(values.values()), max(values.values())
+        for (row, column), value in values.items():
+            depth = (value - low) / ((high - low) or 1.0)
+            depth = depth if darker_is_larger else 1.0 - depth
+            x, y = names.index(column), names.index(row)
+            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=style.shade(depth), edgecolor="white", linewidth=1.2))
+            axes.text(x + 0.5, y + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=8.2,
+                      style="italic" if row == column else "normal",
+                      color="white" if depth > 0.63 else style.INK)  # fmt: skip
+        axes.set_xlim(0, len(names))
+        axes.set_ylim(len(names), 0)
+        axes.xaxis.tick_top()
+        places = [place + 0.5 for place in range(len(names))]
+        axes.set_xticks(places, names, rotation=35, ha="left", rotation_mode="anchor")
+        axes.set_yticks(places, names)
+        axes.tick_params(length=0)
+        axes.set_title(title)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    return figure

@@ -1,0 +1,431 @@
+"""`midstudy compare`: count several corpora in several views, and compare every pair of them.
+
+A view is a way to count: n-grams of bytes, words or characters, the ids of a tokenizer, or zlib's compression of a sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import math
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from midstudy.data.encoder import Encoder
+from midstudy.data.named_text import NamedText
+from midstudy.data.tokenizer import FILE_NAME
+from midstudy.recipe.errors import RecipeError
+from midstudy.similarity.compression import Compressed, compression_similarity
+from midstudy.similarity.corpora import Compared, Value, compare_corpora
+from midstudy.similarity.counts import MAX_CHARACTERS_PER_DOCUMENT, MAX_DOCUMENTS, MAX_TOKENS_PER_DOCUMENT
+from midstudy.similarity.grouped_counts import NUM_GROUPS, Counting, GroupedCounts, group_of
+from midstudy.similarity.published import PublishedCounts, PublishedSimilarity, published_similarity
+from midstudy.similarity.ranks import Disagreement, disagreements, rank_correlation
+from midstudy.similarity.units import Keys, Units, orders_of
+
+DEFAULT_VIEWS = ("bytes:3", "words:1-2")
+TOKENS, COMPRESSION = "tokens", "compression"
+COMPRESSED_BYTES = 2**20
+"""Text of each corpus that is compressed: whole documents in the order of their hash, the last one cut."""
+
+_BATCH_CHARACTERS = 2**20
+_WORTH_PROCESSES_BYTES = 2**25
+"""Text that takes several seconds to count; a process takes one to start."""
+
+_FEW_GROUPS = 20
+_FEW_UNITS = 2_000
+
+OnProgress = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """What was counted of one corpus: `views` maps a view to the counts of each of its orders.
+
+    `sample` holds the documents that are compressed, `published` the paper's sample of token ids.
+    """
+
+    num_documents: int
+    group_bytes: NDArray[np.int64]
+    views: Mapping[str, Sequence[GroupedCounts]]
+    sample: tuple[str, ...]
+    published: PublishedCounts | None
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self.group_bytes.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class CorporaComparison:
+    """All results of one comparison. `views` excludes compression, whose similarities are in `compression` by pair."""
+
+    texts: Sequence[NamedText]
+    counted: Mapping[str, Counted]
+    equal: str
+    views: Mapping[str, Compared]
+    compression: Mapping[tuple[str, str], float]
+    published: Mapping[tuple[str, str], PublishedSimilarity]
+    tokenizer_digest: str | None
+    disagreements: Sequence[Disagreement] = field(default=())
+    rank_correlations: Mapping[tuple[str, str], float | None] = field(default_factory=dict)
+    notes: Sequence[str] = field(default=())
+
+    @property
+    def names(self) -> list[str]:
+        return [text.name for text in self.texts]
+
+    def as_json(self) -> str:
+        """Return everything as JSON: values with intervals, counts and digests; what is unknown is null."""
+        facts: dict[str, Any] = {
+            "corpora": [
+                {
+                    "name": text.name,
+                    "source": text.argument,
+                    "revision": text.revision,
+                    "documents": self.counted[text.name].num_documents,
+                    "bytes": self.counted[text.name].num_bytes,
+                }
+                for text in self.texts
+            ],
+            "equal": self.equal,
+            "tokenizer_sha256": self.tokenizer_digest,
+            "views": [self._view_facts(view, compared) for view, compared in self.views.items()],
+            "compression": [{"left": a, "right": b, "similarity": value} for (a, b), value in self.compression.items()],
+            "authors": [{"left": a, "right": b, **asdict(value)} for (a, b), value in self.published.items()],
+            "rank_correlations": [{"views": list(two), "kendall_tau": tau} for two, tau in self.rank_correlations.items()],
+            "disagreements": [asdict(one) for one in self.disagreements],
+            "notes": list(self.notes),
+        }
+        return json.dumps(facts, indent=1)
+
+    def _view_facts(self, view: str, compared: Compared) -> dict[str, Any]:
+        return {
+            "view": view,
+            "corpora": [
+                {
+                    "name": name,
+                    "units": compared.num_units[name],
+                    "different_units": compared.num_distinct[name],
+                    "units_per_side": compared.units_per_side[name],
+                    "counts_sha256": [one.digest for one in self.counted[name].views[view]],
+                    "own_halves": compared.ceilings.get(name),
+                }
+                for name in self.names
+            ],
+            "pairs": [
+                {"left": left, "right": right, "measures": {name: asdict(value) for name, value in values.items()}}
+                for (left, right), values in compared.pairs.items()
+            ],
+        }
+
+
+class TokenUnits:
+    """Counts the ids of a tokenizer, without special tokens."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._encoder = Encoder(tokenizer)
+
+    def keys(self, texts: Sequence[str]) -> tuple[Keys, NDArray[np.int64]]:
+        ids = list(self._encoder.ids(texts))
+        return np.concatenate(ids).astype(np.uint64), np.array([len(one) for one in ids], np.int64)
+
+
+def read_tokenizer(argument: str) -> tuple[tokenizers.Tokenizer, bytes]:
+    """Return a tokenizer and the bytes of its `tokenizer.json`, which is `argument` or lies in that folder.
+
+    Raises:
+        RecipeError: there is no such file, it is not a tokenizer, or its ids need more than 16 bits.
+    """
+    path = Path(os.path.expanduser(argument))
+    path = path / FILE_NAME if path.is_dir() else path
+    expected = f"a {FILE_NAME}, or a folder that holds one, as a tokenizer's stage or a release does"
+    if not path.is_file():
+        raise RecipeError("--tokenizer", expected=expected, got=f"{argument}: no file {path}")
+    content = path.read_bytes()
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
+    except Exception as error:  # the library does not raise anything more specific
+        raise RecipeError("--tokenizer", expected=expected, got=f"{path} ({error})") from None
+    if vocab_size_of(tokenizer) > 2**16:
+        raise RecipeError("--tokenizer", expected="ids below 65,536", got=f"{path} with {vocab_size_of(tokenizer):,} ids")
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer, content
+
+
+def vocab_size_of(tokenizer: tokenizers.Tokenizer) -> int:
+    """Return the largest id plus one."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def views_of(arguments: Sequence[str], *, has_tokenizer: bool) -> list[str]:
+    """Return the views that are counted: those named, or by default bytes, words and, with a tokenizer, its tokens.
+
+    Raises:
+        RecipeError: a view is unknown or given twice, or tokens are asked for without a tokenizer.
+    """
+    if not arguments:
+        return [*DEFAULT_VIEWS, *([TOKENS] if has_tokenizer else [])]
+    for view in arguments:
+        if view == TOKENS and not has_tokenizer:
+            raise RecipeError("--over tokens", expected="a tokenizer", got="none", fix="Add --tokenizer FOLDER.")
+        if arguments.count(view) > 1:
+            raise RecipeError("--over", expected="each view once", got=f"{view} twice")
+        if view not in (TOKENS, COMPRESSION):
+            try:
+                orders_of(view)
+            except ValueError as error:
+                raise RecipeError(
+                    "--over", expected="bytes:N, words:N, chars:N, a range as words:1-4, tokens or compression", got=view,
+                    fix=f"({error})",
+                ) from None  # fmt: skip
+    return list(arguments)
+
+
+def compare(
+    texts: Sequence[NamedText],
+    *,
+    over: Sequence[str],
+    tokenizer: str | None,
+    equal: str,
+    authors: bool,
+    on_progress: OnProgress = lambda line: None,
+) -> CorporaComparison:
+    """Count the texts and compare every pair.
+
+    Args:
+        over: views, as for `views_of`.
+        tokenizer: a `tokenizer.json` or its folder.
+        equal: `units`, `bytes` or `none`, as for `compare_corpora`.
+        authors: True for the paper's published procedure alone, which needs a tokenizer.
+        on_progress: called with a line of text.
+
+    Raises:
+        RecipeError: a view or the tokenizer is unknown, or options do not fit together.
+        ValueError: a source cannot be read, or a corpus has no text.
+    """
+    if authors and (over or tokenizer is None):
+        expected = "a tokenizer, and no --over" if tokenizer is None else "no --over: the procedure counts tokens"
+        raise RecipeError(
+            "--authors", expected=expected, got=" ".join(over) or "no tokenizer", fix="The paper used Pythia's tokenizer."
+        )
+    views = [] if authors else views_of(over, has_tokenizer=tokenizer is not None)
+    content = None
+    if tokenizer is not None:
+        _, content = read_tokenizer(tokenizer)
+    counted = _count_all(texts, views, content, authors, on_progress)
+    for text in texts:
+        if not counted[text.name].num_documents:
+            raise RecipeError(
+                f"compare.{text.name}", expected="documents with text", got=f"none in {text.argument}",
+                fix="Check the file, or leave the corpus out.",
+            )  # fmt: skip
+    names = [text.name for text in texts]
+    pairs = list(combinations(names, 2))
+    compared = {}
+    for view in views:
+        if view == COMPRESSION:
+            continue
+        counts = {name: counted[name].views[view] for name in names}
+
+        def on_done(share: float, view: str = view) -> None:
+            on_progress(f"{view}: {100 * share:.0f} % of the pairs' sums")
+
+        _require_units(counts, view)
+        compared[view] = compare_corpora(
+            counts,
+            equal=equal,
+            group_bytes={name: counted[name].group_bytes for name in names},
+            on_done=on_done,
+        )
+    zipped = {name: Compressed(counted[name].sample) for name in names} if COMPRESSION in views else {}
+    by_view = {view: _similarity_in(one) for view, one in compared.items()}
+    return CorporaComparison(
+        texts=texts,
+        counted=counted,
+        equal=equal,
+        views=compared,
+        compression={(a, b): compression_similarity(zipped[a], zipped[b]) for a, b in pairs} if zipped else {},
+        published={(a, b): _published(counted, a, b) for a, b in pairs} if authors else {},
+        tokenizer_digest=hashlib.sha256(content).hexdigest() if content else None,
+        disagreements=disagreements(names, by_view),
+        rank_correlations={
+            (first, second): rank_correlation([by_view[first](*pair).value for pair in pairs],
+                                              [by_view[second](*pair).value for pair in pairs])
+            for first, second in combinations(by_view, 2)
+        },
+        notes=_notes(counted, compared, equal),
+    )  # fmt: skip
+
+
+def _similarity_in(compared: Compared) -> Callable[[str, str], Value]:
+    return lambda left, right: compared.value(left, right, "js")
+
+
+def _published(counted: Mapping[str, Counted], left: str, right: str) -> PublishedSimilarity:
+    first, second = counted[left].published, counted[right].published
+    assert first is not None
+    assert second is not None
+    return published_similarity(first, second)
+
+
+def _require_units(counts: Mapping[str, Sequence[GroupedCounts]], view: str) -> None:
+    for name, orders in counts.items():
+        if any(not one.num_units for one in orders):
+            raise RecipeError(
+                f"compare.{name}", expected=f"at least one unit in {view}", got="documents that are all shorter",
+                fix="Choose a smaller order with --over.",
+            )  # fmt: skip
+
+
+def _notes(counted: Mapping[str, Counted], compared: Mapping[str, Compared], equal: str) -> list[str]:
+    notes = []
+    for name, one in counted.items():
+        num_groups = int((one.group_bytes > 0).sum())
+        if one.num_documents == 1 or num_groups == 1:
+            notes.append(f"{name}: {one.num_documents} document(s) in one group: no interval of its pairs, no ceiling.")
+        elif compared and num_groups < _FEW_GROUPS:
+            notes.append(f"{name}: only {one.num_documents} documents: intervals of its pairs are rough.")
+    for view, result in compared.items():
+        fewest = min(result.num_units, key=lambda name: result.num_units[name][0])
+        num_units = min(result.units_per_side[fewest])
+        if num_units < _FEW_UNITS:
+            notes.append(f"{view}: only {num_units:,} units a side, what {fewest} allows: values are low for any two texts.")
+    if equal == "none" and compared:
+        notes.append("sizes differ (--equal none): values of pairs of different sizes are not comparable.")
+    return notes
+
+
+# -- counting ---------------------------------------------------------------------------------------------------------
+
+
+def _count_all(
+    texts: Sequence[NamedText], views: Sequence[str], tokenizer: bytes | None, authors: bool, on_progress: OnProgress
+) -> dict[str, Counted]:
+    sizes = [text.size_bytes for text in texts]
+    num_processes = min(len(texts), len(os.sched_getaffinity(0)))
+    is_large = sum(math.inf if size is None else size for size in sizes) > _WORTH_PROCESSES_BYTES
+    if num_processes < 2 or not is_large:
+        return {text.name: count_text(text, views, tokenizer, authors, on_progress) for text in texts}
+    done: dict[str, Counted] = {}
+    with ProcessPoolExecutor(num_processes, get_context("spawn"), initializer=_leave_interrupts) as pool:
+        # The largest first, so that the last process to finish does not begin last.
+        order = sorted(range(len(texts)), key=lambda place: -math.inf if sizes[place] is None else -(sizes[place] or 0))
+        jobs = {pool.submit(count_text, texts[place], views, tokenizer, authors): texts[place].name for place in order}
+        try:
+            for job in as_completed(jobs):
+                done[jobs[job]] = job.result()
+                on_progress(f"counted {len(done)} of {len(texts)} corpora")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return {text.name: done[text.name] for text in texts}
+
+
+def _leave_interrupts() -> None:
+    """Ignore Ctrl-C, which also reaches the parent process; it ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def count_text(
+    text: NamedText,
+    views: Sequence[str],
+    tokenizer: bytes | None,
+    authors: bool,
+    on_progress: OnProgress = lambda line: None,
+) -> Counted:
+    """Count one corpus in all views in one pass; memory grows with its vocabulary and its longest document."""
+    encoder = tokenizers.Tokenizer.from_buffer(tokenizer) if tokenizer else None
+    if encoder is not None:
+        encoder.no_truncation()
+        encoder.no_padding()
+    units: dict[str, Sequence[Units]] = {
+        view: [TokenUnits(encoder)] if encoder is not None and view == TOKENS else orders_of(view)
+        for view in views
+        if view != COMPRESSION
+    }
+    counting = {view: [Counting() for _ in orders] for view, orders in units.items()}
+    group_bytes, num_documents = np.zeros(NUM_GROUPS, np.int64), 0
+    zipped, published = _Sample(max_bytes=COMPRESSED_BYTES), _Sample(max_documents=MAX_DOCUMENTS)
+    for batch in _batches(text.documents(lambda share: on_progress(f"{text.name}: {100 * share:.0f} % read"))):
+        groups = [group_of(document) for document in batch]
+        num_documents += len(batch)
+        np.add.at(group_bytes, groups, [len(document.encode("utf-8")) for document in batch])
+        for view, orders in units.items():
+            for one, counter in zip(orders, counting[view], strict=True):
+                counter.add(*one.keys(batch), groups)
+        for document in batch:
+            if COMPRESSION in views:
+                zipped.add(document)
+            if authors:
+                published.add(document)
+    return Counted(
+        num_documents=num_documents,
+        group_bytes=group_bytes,
+        views={view: [one.counts() for one in counters] for view, counters in counting.items()},
+        sample=zipped.documents(),
+        published=_published_counts(published.documents(), encoder) if authors and encoder and num_documents else None,
+    )
+
+
+def _published_counts(documents: Sequence[str], tokenizer: tokenizers.Tokenizer) -> PublishedCounts:
+    ids = Encoder(tokenizer).ids([document[:MAX_CHARACTERS_PER_DOCUMENT] for document in documents])
+    kept = [one[:MAX_TOKENS_PER_DOCUMENT].astype(np.int64) for one in ids]
+    return PublishedCounts.of(np.concatenate(kept), vocab_size_of(tokenizer))
+
+
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    num_characters = 0
+    for document in documents:
+        batch.append(document)
+        num_characters += len(document)
+        if num_characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
+
+
+class _Sample:
+    """The documents of a stream that come first in the order of the hash of their text: a random sample in any order."""
+
+    def __init__(self, *, max_documents: int | None = None, max_bytes: int | None = None) -> None:
+        self._max_documents, self._max_bytes = max_documents, max_bytes
+        self._heap: list[tuple[int, int, str]] = []
+        self._num_bytes = self._number = 0
+
+    def add(self, document: str) -> None:
+        rank = int.from_bytes(hashlib.blake2b(document.encode("utf-8"), digest_size=8, person=b"sample").digest(), "big")
+        self._number += 1
+        heapq.heappush(self._heap, (-rank, -self._number, document))
+        self._num_bytes += len(document.encode("utf-8"))
+        while self._is_full_without_last():
+            self._num_bytes -= len(heapq.heappop(self._heap)[2].encode("utf-8"))
+
+    def _is_full_without_last(self) -> bool:
+        if self._max_documents is not None:
+            return len(self._heap) > self._max_documents
+        assert self._max_bytes is not None
+        return self._num_bytes - len(self._heap[0][2].encode("utf-8")) >= self._max_bytes
+
+    def documents(self) -> tuple[str, ...]:
+        """Return the sample in the order of the hash; the last document is cut at `max_bytes`."""
+        chosen = [document for _, _, document in sorted(self._heap, reverse=True)]
+        if self._max_bytes is not None and self._num_bytes > self._max_bytes:
+            last = chosen[-1].encode("utf-8")
+            chosen[-1] = last[: len(last) - (self._num_bytes - self._max_bytes)].decode("utf-8", "ignore")
+        return tuple(chosen)
