@@ -34,7 +34,7 @@ def power(report: Report) -> Html:
             number(one.num_seeds or 0),
             _amount(one.sd_upper, one.unit),
             _amount(one.detectable_sd_holm * one.sd_upper, one.unit),
-            _needed(one),
+            needed(one),
             "undecided" if verdicts[one.number] == "inconclusive" else "decided",
         ]
         for one in powers
@@ -47,7 +47,8 @@ def power(report: Report) -> Html:
         "need, and cannot be decided. Sd: upper 80 % bound of the standard deviation of the paired effect over seeds. "
         "Detectable: the smallest distance of the effect from the margin of the claim that is found with 80 % power at "
         "0.05/m, as Holm asks; for a claim of no change, the smallest margin. Seeds needed: to decide the claim with 80 % "
-        "power at 0.05/m, if the effect found here is the true one. A dash: not known from these seeds.",
+        "power at 0.05/m, if the effect found here is the true one and its sd is at the bound; a claim can be decided with "
+        "fewer, only less surely. A dash: not known from these seeds.",
     )
 
 
@@ -57,7 +58,8 @@ def _amount(value: float, unit: str) -> str:
     return f"{100 * value:.2g} %" if unit == RELATIVE else f"{value:.2g} {unit}"
 
 
-def _needed(one: ClaimPower) -> str:
+def needed(one: ClaimPower) -> str:
+    """Return the seeds that a claim needs at 0.05/m; a dash if that is not known from the seeds so far."""
     if one.seeds_needed_holm is not None:
         return number(one.seeds_needed_holm)
     return ABSENT if math.isnan(one.sd_upper) else "more than 1,000"
