@@ -1,4 +1,4 @@
-"""The tables of a study, read from the store: arms, curves, items, similarity, representations and cost.
+"""The tables of a study, read from the store: arms, curves, items, similarity, representations, training and cost.
 
 Values of unfinished stages are NaN, so the tables of a study in progress are valid.
 """
@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from midstudy.analysis.data import data_table
 from midstudy.analysis.items import items_table
+from midstudy.analysis.training import training_table
 from midstudy.files.atomic import write_bytes, write_json
 from midstudy.files.errors import StoreError
 from midstudy.plan.dose import dose
@@ -33,7 +34,7 @@ from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 
-OPTIONAL = ("similarity", "proximity", "items", "representation", "data")
+OPTIONAL = ("similarity", "proximity", "items", "representation", "data", "training")
 """Tables that a study may lack."""
 
 
@@ -42,7 +43,8 @@ class Tables:
     """A study's tables.
 
     `similarity` and `proximity` are None until the tokens of every data set are counted, `items` is None if no finished
-    evaluation keeps results per item, `representation` if the study compares no states, `data` in tables that no store made.
+    evaluation keeps results per item, `representation` if the study compares no states, `data` in tables that no store made,
+    `training` if no training is finished.
     `looks` are the reports that judged the study's claims, as far as they are recorded.
     """
 
@@ -54,6 +56,7 @@ class Tables:
     items: pd.DataFrame | None = None
     representation: pd.DataFrame | None = None
     data: pd.DataFrame | None = None
+    training: pd.DataFrame | None = None
     looks: tuple[Look, ...] = ()
 
 
@@ -270,6 +273,7 @@ def write_tables(store: Store, manifest: Manifest, folder: Path) -> Tables:
         "items": items_table(store, manifest),
         "representation": representation_table(store, manifest),
         "data": data_table(store, manifest) if manifest.sources else None,
+        "training": training_table(store, manifest),
     }
     tables = Tables(manifest, arms, curves, similarity, proximity, **more, looks=looks_of(store, manifest.name))
     for name, table in (("arms", tables.arms), ("curves", tables.curves)):

@@ -154,6 +154,7 @@ def _files(report: Report) -> Html:
         "proximity": "one row per mix and task",
         "data": "one row per data set",
         "representation": "one row per arm, compared states and pair of layers: linear CKA",
+        "training": "one row per training stage and logged step, and per loss measured on a corpus",
     }
     known = {name: found for name in held if (found := getattr(report.tables, name)) is not None and len(found)}
     rows: list[Row] = [[code(f"{name}.parquet"), held[name], number(len(found))] for name, found in known.items()]
