@@ -65,7 +65,8 @@ def arms_table(store: Store, manifest: Manifest) -> pd.DataFrame:
 
     Columns: study, the factors, the measured columns except curves, state, num_steps, num_tokens (drawn of corpora),
     flops, wall_s (seconds of all training up to the arm's state); then for each data set NAME tokens:NAME, items:NAME,
-    epochs:NAME (passes over its train split) and dose:NAME; for each task NAME seen:NAME, the share of the target tokens of
+    epochs:NAME (passes over its train split) and dose:NAME (its share of Σ learning rate over all steps, fine-tuning among
+    them; the doses of an arm add up to 1); for each task NAME seen:NAME, the share of the target tokens of
     its train split that training sees at the arm's sequence length (0 to 1), NaN until the task is tokenised and for arms
     that are not trained on it; for each choice NAME chosen:NAME, its outcome for the arm, NaN for arms that do not depend on
     it. Values of unfinished stages are NaN.

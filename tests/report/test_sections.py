@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,24 @@ def test_a_comparison_shows_the_numbers_of_the_analysis(report: Report) -> None:
     assert "pycode" in text
     assert "word problems" in text
     assert (report.figures_folder / "main.png").exists()
+
+
+def test_pooled_intervals_stand_beside_the_plain_ones_with_what_they_assume(report: Report) -> None:
+    shown = plain(comparisons.comparisons(report, "main"))
+    table = report.effects(report.manifest.comparison("main"), "sft_loss").table
+    for _, row in table.iterrows():
+        plain_one, pooled = (numbers.interval(row[f"{kind}ci_low"], row[f"{kind}ci_high"]) for kind in ("", "moderated_"))
+        assert f"{plain_one} {pooled}" in shown
+    assert shown.count(escape(comparisons.POOLED)) == 1, "the second table of a comparison does not repeat it"
+    assert "Columns as in the table above." in shown
+
+
+def test_the_doses_of_a_comparison_leave_out_what_no_arm_reads_and_what_all_arms_share(report: Report) -> None:
+    (doses,) = re.findall(r"<details>.*?</details>", comparisons.comparisons(report, "main").markup, flags=re.DOTALL)
+    read = [name for name in report.tables.arms if name.startswith("dose:") and report.tables.arms[name].any()]
+    assert doses.count("<th ") == 1 + len(read)
+    assert "micro" not in doses, "all arms have this size"
+    assert "fine-tuning among them" in doses
 
 
 def test_a_comparison_along_a_factor_names_its_values(report: Report) -> None:

@@ -147,7 +147,7 @@ def _decisions(report: Report) -> Html:
 def _files(report: Report) -> Html:
     """Show the study's tables as files, and which measured columns have no results per item."""
     held = {
-        "arms": "one row per arm: factors, measured values, tokens, epochs and dose per data set",
+        "arms": "one row per arm: factors, measured values; per data set tokens, epochs, dose (fine-tuning included)",
         "curves": "one row per arm, measured curve and step",
         "items": "one row per arm, measured column and item: nats and target tokens",
         "similarity": "one row per pair of corpora, mixtures and tasks",
