@@ -27,7 +27,17 @@ from midstudy.recipe.study import Claim
 from midstudy.report import numbers
 from midstudy.report.html import Html, section
 from midstudy.report.report import Report
-from midstudy.report.sections import claims, comparisons, curves, left_out, overview, provenance, representation, similarity
+from midstudy.report.sections import (
+    claims,
+    comparisons,
+    curves,
+    left_out,
+    limitations,
+    overview,
+    provenance,
+    representation,
+    similarity,
+)
 from midstudy.report.sections.claims import VERDICTS
 from midstudy.store.looks import looks_of
 from midstudy.store.store import Store
@@ -159,6 +169,8 @@ def test_association_here_and_reach_beyond_are_two_answers_in_the_section_the_cl
     assert f"Two questions. QAP p = {numbers.p_value(row['p_value'])}" in plain(proximity.proximity(report))
     assert answers in plain(proximity.proximity(report))
     assert f"{VERDICTS[row['verdict']]} {scope(row['low'], row['high'])}" in plain(claims.claims(report))
+    is_decided = row["verdict"] != "inconclusive"
+    assert (f"holds {scope(row['low'], row['high'])}." in plain(limitations.limitations(report))) == is_decided
 
 
 def test_the_claims_say_which_tests_decide_them_and_how_they_are_corrected(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from midstudy.analysis.items import columns_without_items
-from midstudy.report.cells import factor_text, readable
+from midstudy.report.cells import differing, label, readable
 from midstudy.report.html import Html, Row, Text, bold, bullets, code, details, element, paragraph, table
 from midstudy.report.numbers import ABSENT, duration, loss, number, tokens
 from midstudy.report.recomputation import NOTEBOOK
@@ -173,13 +173,18 @@ def _files(report: Report) -> Html:
 def _arms_table(report: Report) -> Html:
     manifest, arms = report.manifest, report.tables.arms
     columns = [name for name, column in manifest.columns.items() if not column.is_curve]
+    names = differing(arms, manifest.factor_names)
     rows: list[Row] = [
         [
-            ", ".join(factor_text(name, row[name]) for name in manifest.factor_names),
+            label(row, names),
             *(loss(row[name]) for name in columns),
             code(str(row["state"])),
         ]
         for _, row in arms.iterrows()
     ]
     titles = [manifest.title_of(name) for name in columns]
-    return table(["arm", *titles, "stage"], rows, caption="Measured values, as in arms.csv.")
+    return table(
+        ["arm", *titles, "stage"],
+        rows,
+        caption="Measured values, as in arms.csv. Arms are named by the factors in which they differ.",
+    )
