@@ -159,7 +159,8 @@ def level_at(claim: Claim, num_seeds: int, alpha: float, *, looks: Sequence[int]
             fractions[tested] = max(look.fraction, fractions.get(tested, 0.0))
     last = max(fractions, default=1)
     fractions |= {look: look / looks[-1] for look in looks if last < look < num_seeds}
-    fractions[num_seeds] = min(1.0, num_seeds / looks[-1])
+    so_far = [look.fraction for look in before if look.num_seeds <= num_seeds]  # error once spent stays spent
+    fractions[num_seeds] = min(1.0, max([num_seeds / looks[-1], *so_far]))
     seeds = sorted(fractions)
     rising = list(accumulate((fractions[one] for one in seeds), max))
     return float(levels(alpha, rising, seeds, sides=1 if claim.holds == "within" else 2)[-1])

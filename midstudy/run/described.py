@@ -96,10 +96,11 @@ def power_lines(power: Sequence[ClaimPower], *, seeds: Sequence[str]) -> list[st
 def _line(one: ClaimPower, seed: str) -> str:
     has = f"{one.num_seeds} {seed}s"
     if one.seeds_needed is not None:
-        holm = "more than are searched for" if one.seeds_needed_holm is None else f"{one.seeds_needed_holm}"
+        none = "no planned look" if one.last_look else "more than are searched for"
+        holm = none if one.seeds_needed_holm is None else f"{one.seeds_needed_holm}"
         return f"{has}, needs {one.seeds_needed} ({holm}, m = {one.family_size}) at sd {one.sd_upper:.2g} {one.unit}"
     if not math.isnan(one.sd_upper) and one.last_look:
-        return f"{has}, not decided by the last look at {one.last_look} {seed}s at sd {one.sd_upper:.2g} {one.unit}"
+        return f"{has}, no planned look decides it at sd {one.sd_upper:.2g} {one.unit}"
     if not math.isnan(one.sd_upper):
         return f"{has}, too close to its margin to be decided at sd {one.sd_upper:.2g} {one.unit}"
     if math.isnan(one.detectable_sd):

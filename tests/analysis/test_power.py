@@ -228,6 +228,17 @@ def test_recorded_looks_replace_the_planned_ones_that_they_passed() -> None:
     ), "the first look took place as planned"
 
 
+def test_error_that_a_look_without_a_plan_spent_is_not_there_for_planned_ones() -> None:
+    """A report before looks were planned judged at the whole level, so that later looks have nothing to spend."""
+    whole = [replace(look_at(3, of=3), is_planned=False)]
+    assert level_at(one_claim(), 3, 0.05, looks=(3, 8), before=whole) == pytest.approx(0.05)
+    assert level_at(one_claim(), 8, 0.05, looks=(3, 8), before=whole) == 0
+    measured = Estimate(unit="nats", value=1.0, error=0.01, df=2, num_seeds=3)
+    (found,) = claims_power([one_claim()], [planned_of(8)], [measured], looks=(4, 8), before=whole)
+    assert (found.seeds_needed, found.last_look) == (None, 8)
+    assert math.isnan(found.detectable_sd)
+
+
 def test_the_seeds_needed_are_those_of_the_first_planned_look_that_decides() -> None:
     measured = Estimate(unit="nats", value=1.0, error=0.5 / math.sqrt(3), df=2, num_seeds=3)
     (free,) = claims_power([one_claim()], [planned_of(3)], [measured])

@@ -93,7 +93,7 @@ def test_the_first_screen_says_what_the_answer_is_about(usual: Report, full: Rep
         "Against the placebo, code changes pycode loss by −",
         "72 steps, 144 items, 0.3 epochs of the train split. What longer fine-tuning does to the effects was not measured.",
         "from built-in text (wheels)",
-        "over at most 3 trunk seeds. A trunk seed moves initial weights, data order and batch slots together, together with",
+        "over at most 3 trunk seeds. A trunk seed moves initial weights, data order and batch slots, and the SFT seed with",
         "Text, test items and tokenizer do not move",
     ):
         assert expected in text
