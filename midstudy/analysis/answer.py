@@ -22,7 +22,7 @@ def answer(tables: Tables) -> str:
 
     One sentence per combination of the comparison's `match` factors, then one about unfinished arms, if any. The best arm is
     selected by its result, so its p value is Holm-corrected over the comparison's effects, and arms that it is not
-    significantly better than, or not compared with, are named. A single seed gives no interval, and the sentence says so.
+    significantly better than, or not compared with, are named. A single seed decides nothing, and the sentence says so.
     """
     if not tables.manifest.comparisons:
         return "This study has no comparison."
@@ -63,7 +63,7 @@ def _clause(tables: Tables, comparison: ComparisonEntry, column: str, members: S
         return f"no arm {verb} {title} against {reference}; the nearest is {arm} at {effect}"
     lead = f"{arm} {verb} {title}" + (" most" if len(rows) > 1 else "") + f", by {effect} against {reference}"
     if int(best["num_seeds"]) < 2:
-        return f"{lead}, but a single seed gives no interval"
+        return f"{lead}: a single seed decides nothing"
     if math.isnan(best["ci_low"]):
         return f"{lead}: {best['note']}"
     if best["ci_low"] <= 0:

@@ -35,7 +35,7 @@ class ClaimRow:
     is corrected for the looks and over the tested claims of the same `family`; claims without a family form one. Both are
     NaN for a claim that is not tested, as one whose value is exact. `num_seeds` are the seeds behind the test, 0 if it is
     not tested. `level` is what `p_value` must lie below at this look if the claim is alone in its family. `look` is the
-    number of the look that gave the verdict, counted from 1.
+    number of the look that gave the verdict, counted from 1. `scope` says what the verdict is about (`Estimate.scope`).
     """
 
     text: str
@@ -53,6 +53,7 @@ class ClaimRow:
     num_seeds: int
     level: float
     look: int
+    scope: str
 
 
 def judge(tables: Tables) -> pd.DataFrame:
@@ -102,6 +103,7 @@ def judge(tables: Tables) -> pd.DataFrame:
                 num_seeds=num_seeds[index],
                 level=histories[index].level(claim.holds) if num_seeds[index] else math.nan,
                 look=decided[1],
+                scope=estimate.scope,
             )
         )
     return pd.DataFrame([asdict(row) for row in rows], columns=list(ClaimRow.__dataclass_fields__))

@@ -30,6 +30,7 @@ CORRELATION_COLUMNS = [
     "ci_high",
     "num_degenerate",
     "p_value",
+    "p_directed",
     "num_relabellings",
     "spearman_rho",
     "spearman_p",
@@ -78,9 +79,10 @@ def correlations(pairs: pd.DataFrame, *, measure: str = "combined", by: str | No
 def correlate_pairs(pairs: pd.DataFrame, *, x: str, y: str) -> dict[str, Any]:
     """Correlate two columns; returns the entries of `CORRELATION_COLUMNS` after measure.
 
-    r, `ci_low` and `ci_high` (95 % pigeonhole interval), `p_value` and `spearman_p` (two-sided QAP); the range of r without
-    one mix, task or pair, and the name of what is left out; `rank_*`, `ceiling_rho` and `regret_points` (in points of
-    percent) as in `within_task`; `partial_*`, the correlation given the mix's dose.
+    r, `ci_low` and `ci_high` (95 % pigeonhole interval), `p_value` and `spearman_p` (two-sided QAP); `p_directed`, the p of
+    a verdict on r (`PermutationTest.p_directed`); the range of r without one mix, task or pair, and the name of what is left
+    out; `rank_*`, `ceiling_rho` and `regret_points` (in points of percent) as in `within_task`; `partial_*`, the correlation
+    given the mix's dose.
     """
     table = crossed(pairs, x=x, y=y)
     pearson, spearman, resamples = qap(table), qap(table, by_rank=True), pigeonhole(table)
@@ -106,6 +108,7 @@ def correlate_pairs(pairs: pd.DataFrame, *, x: str, y: str) -> dict[str, Any]:
         "ci_high": high,
         "num_degenerate": resamples.num_degenerate,
         "p_value": pearson.p_two_sided,
+        "p_directed": pearson.p_directed,
         "num_relabellings": pearson.num_relabellings,
         "spearman_rho": spearman.statistic,
         "spearman_p": spearman.p_two_sided,

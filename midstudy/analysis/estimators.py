@@ -34,6 +34,7 @@ from midstudy.analysis.phrases import (
 )
 from midstudy.analysis.pigeonhole import Pigeonhole, pigeonhole
 from midstudy.analysis.qap import PermutationTest, qap
+from midstudy.analysis.reach import scope
 from midstudy.analysis.tables import Tables
 from midstudy.recipe.factors import selects
 from midstudy.recipe.manifest import ComparisonEntry
@@ -50,7 +51,7 @@ class Estimate:
     `p_value`, two-sided, of the hypothesis that the value is 0, which decides directional claims at the margin 0. `error` is
     the standard error of the value with `df` degrees of freedom, `num_seeds` the smallest number of seeds behind a test,
     `None` if the claim is not decided over seeds. Unknown numbers are NaN. `is_exact` marks a value without sampling error;
-    its claim is judged by the value alone.
+    its claim is judged by the value alone. `scope` says what a verdict is about, where that is less than the claim's words.
     """
 
     value: float = math.nan
@@ -66,6 +67,7 @@ class Estimate:
     error: float = math.nan
     df: int = 0
     num_seeds: int | None = None
+    scope: str = ""
 
 
 Estimator = Callable[[Tables, Claim], Estimate]
@@ -194,7 +196,9 @@ def correlation(tables: Tables, claim: Claim) -> Estimate:
         num_fails=2 if claim.holds == "within" else 1,
         unit="r",
         text=f"r = {table.r():.2f} (95 % interval {low:.2f} to {high:.2f} over mixes and tasks, {sizes}; "
-        f"QAP p = {test.p_two_sided:.2g})",
+        f"QAP p = {test.p_directed:.2g})",
+        # The tests of another margin, and of equivalence, are shares of the resamples: they are about other mixes and tasks.
+        scope=scope(low, high) if claim.margin == 0 and claim.holds != "within" else "",
     )
 
 

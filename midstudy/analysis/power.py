@@ -1,8 +1,9 @@
 """What a grid can decide: for each claim, the effect that its seeds detect, and the seeds that it needs.
 
 Power is that of the tests in `decisions.py`, at the level 0.05 and at 0.05/m, which Holm's correction asks of the first of m
-claims of a family. Effects are in standard deviations (sd) of the claim's paired effect over seeds, until finished seeds
-give that sd.
+claims of a family. In a study with planned looks these levels are spent over the looks (`spending.py`), and power is that
+at what a look is given: early looks have nearly none. Effects are in standard deviations (sd) of the claim's paired effect
+over seeds, until finished seeds give that sd.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 from midstudy.analysis.decisions import ALPHA
 from midstudy.analysis.estimators import Estimate
+from midstudy.analysis.spending import levels
 from midstudy.recipe.study import Claim
+from midstudy.store.looks import Look
 
 POWER = 0.80
 MAX_SEEDS = 1_000
@@ -32,8 +36,9 @@ class ClaimPower:
     an effect of 0 is shown to lie within. `sd_upper` is the upper 80 % bound of the effect's standard deviation, in `unit`,
     from finished seeds; `seeds_needed` are the seeds with which it decides the claim, with 80 % power, if `value` is the
     true effect, and `None` if they are unknown or more than `MAX_SEEDS`. The names in `_holm` are at the level
-    0.05/`family_size`. A claim on several cells needs more: its numbers are those of the cell that decides it. Unknown
-    numbers are NaN.
+    0.05/`family_size`. With planned looks, `level` is what 0.05 leaves for a test at `num_seeds`, `last_look` the most
+    seeds of a planned look (`None` without looks), and the seeds needed are those of the first planned look that decides. A
+    claim on several cells needs more: its numbers are those of the cell that decides it. Unknown numbers are NaN.
     """
 
     number: int
@@ -50,16 +55,25 @@ class ClaimPower:
     sd_upper: float
     seeds_needed: int | None
     seeds_needed_holm: int | None
+    level: float
+    last_look: int | None
 
 
 def claims_power(
-    claims: Sequence[Claim], planned: Sequence[Estimate], measured: Sequence[Estimate] | None = None
+    claims: Sequence[Claim],
+    planned: Sequence[Estimate],
+    measured: Sequence[Estimate] | None = None,
+    *,
+    looks: Sequence[int] = (),
+    before: Sequence[Look] = (),
 ) -> tuple[ClaimPower, ...]:
     """Return the power of every claim.
 
     Args:
         planned: the claims' estimates on the planned grid, with values of no meaning (`rehearsal.rehearse`).
         measured: the claims' estimates from finished seeds, if there are any.
+        looks: the seeds of the study's planned looks.
+        before: the looks that are recorded so far.
     """
     measured = measured or [Estimate(unit="")] * len(claims)
     # Claims that are not decided over seeds have a test, too, once they are measured.
@@ -69,25 +83,47 @@ def claims_power(
         for claim in claims
     }
     return tuple(
-        _claim_power(number, claim, one, found, can_be_decided=can, family_size=sizes[claim.family])
+        _claim_power(
+            number, claim, one, found, can_be_decided=can, family_size=sizes[claim.family], looks=looks, before=before
+        )
         for number, (claim, one, found, can) in enumerate(zip(claims, planned, measured, is_open, strict=True), start=1)
     )
 
 
 def _claim_power(
-    number: int, claim: Claim, planned: Estimate, measured: Estimate, *, can_be_decided: bool, family_size: int
+    number: int,
+    claim: Claim,
+    planned: Estimate,
+    measured: Estimate,
+    *,
+    can_be_decided: bool,
+    family_size: int,
+    looks: Sequence[int],
+    before: Sequence[Look],
 ) -> ClaimPower:
     alphas = (ALPHA, ALPHA / max(1, family_size))
+    level = partial(level_at, claim, looks=looks, before=before)
+    here = planned.num_seeds if can_be_decided and planned.num_seeds else 0
     smallest = detectable_margin if claim.holds == "within" else detectable_effect
     detectable = [
-        smallest(num_seeds=planned.num_seeds, alpha=alpha) if can_be_decided and planned.num_seeds else math.nan
-        for alpha in alphas
+        smallest(num_seeds=here, alpha=spent) if here and (spent := level(here, alpha)) > 0 else math.nan for alpha in alphas
     ]
     sd = upper_sd(measured.error * math.sqrt(measured.df + 1), df=measured.df)
-    needed = [
-        None if math.isnan(sd) else seeds_needed(claim.holds, margin=claim.margin, effect=measured.value, sd=sd, alpha=alpha)
-        for alpha in alphas
-    ]
+
+    def needed(alpha: float) -> int | None:
+        known = {"margin": claim.margin, "effect": measured.value, "sd": sd}
+        if math.isnan(sd):
+            return None
+        if not looks:
+            return seeds_needed(claim.holds, **known, alpha=alpha)
+        given = {look: level(look, alpha) for look in looks if look >= 2}
+        decides = (
+            look
+            for look, spent in given.items()
+            if spent > 0 and power_of_seeds(claim.holds, look, **known, alpha=spent) >= POWER
+        )
+        return next(decides, None)
+
     return ClaimPower(
         number=number,
         text=claim.text,
@@ -101,9 +137,33 @@ def _claim_power(
         unit=measured.unit or planned.unit,
         value=measured.value,
         sd_upper=sd,
-        seeds_needed=needed[0],
-        seeds_needed_holm=needed[1],
+        seeds_needed=needed(alphas[0]),
+        seeds_needed_holm=needed(alphas[1]),
+        level=level(here, ALPHA) if here else math.nan,
+        last_look=looks[-1] if looks else None,
     )
+
+
+def level_at(claim: Claim, num_seeds: int, alpha: float, *, looks: Sequence[int], before: Sequence[Look]) -> float:
+    """Return the level of a claim's p value at so many seeds: what the looks before them leave of `alpha`.
+
+    Looks before are the recorded ones that tested the claim with fewer seeds, and the planned ones after these. Without
+    planned looks it is `alpha`; 0 where nothing is left.
+    """
+    if not looks:
+        return alpha
+    fractions: dict[int, float] = {}
+    for look in before:
+        tested = look.seeds_by_claim().get(claim.text, 0)
+        if 0 < tested < num_seeds:
+            fractions[tested] = max(look.fraction, fractions.get(tested, 0.0))
+    last = max(fractions, default=1)
+    fractions |= {look: look / looks[-1] for look in looks if last < look < num_seeds}
+    so_far = [look.fraction for look in before if look.num_seeds <= num_seeds]  # error once spent stays spent
+    fractions[num_seeds] = min(1.0, max([num_seeds / looks[-1], *so_far]))
+    seeds = sorted(fractions)
+    rising = list(accumulate((fractions[one] for one in seeds), max))
+    return float(levels(alpha, rising, seeds, sides=1 if claim.holds == "within" else 2)[-1])
 
 
 def t_power(*, num_seeds: int, effect_sd: float, alpha: float) -> float:

@@ -40,6 +40,15 @@ class PermutationTest:
     num_relabellings: int = 0
     reason: str = ""
 
+    @property
+    def p_directed(self) -> float:
+        """Twice the smaller one-sided p, at most 1: the p of a verdict in either direction (`decisions.decision_p`).
+
+        It differs from `p_two_sided` where relabelling does not spread the statistic evenly around 0.
+        """
+        doubled = 2 * min(self.p_greater, self.p_less)
+        return doubled if math.isnan(doubled) else min(1.0, doubled)
+
 
 def of_relabellings(statistics: Matrix) -> PermutationTest:
     """The test whose statistics over all relabellings are given, that of the identity first."""

@@ -1,4 +1,4 @@
-"""The tables of a study, read from the store: arms, curves, items, similarity, representations and cost.
+"""The tables of a study, read from the store: arms, curves, items, similarity, representations, training and cost.
 
 Values of unfinished stages are NaN, so the tables of a study in progress are valid.
 """
@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from midstudy.analysis.data import data_table
 from midstudy.analysis.items import items_table
+from midstudy.analysis.training import training_table
 from midstudy.files.atomic import write_bytes, write_json
 from midstudy.files.errors import StoreError
 from midstudy.plan.dose import dose
@@ -33,7 +34,7 @@ from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 
-OPTIONAL = ("similarity", "proximity", "items", "representation", "data")
+OPTIONAL = ("similarity", "proximity", "items", "representation", "data", "training")
 """Tables that a study may lack."""
 
 
@@ -42,7 +43,8 @@ class Tables:
     """A study's tables.
 
     `similarity` and `proximity` are None until the tokens of every data set are counted, `items` is None if no finished
-    evaluation keeps results per item, `representation` if the study compares no states, `data` in tables that no store made.
+    evaluation keeps results per item, `representation` if the study compares no states, `data` in tables that no store made,
+    `training` if no training is finished.
     `looks` are the reports that judged the study's claims, as far as they are recorded.
     """
 
@@ -54,6 +56,7 @@ class Tables:
     items: pd.DataFrame | None = None
     representation: pd.DataFrame | None = None
     data: pd.DataFrame | None = None
+    training: pd.DataFrame | None = None
     looks: tuple[Look, ...] = ()
 
 
@@ -62,7 +65,8 @@ def arms_table(store: Store, manifest: Manifest) -> pd.DataFrame:
 
     Columns: study, the factors, the measured columns except curves, state, num_steps, num_tokens (drawn of corpora),
     flops, wall_s (seconds of all training up to the arm's state); then for each data set NAME tokens:NAME, items:NAME,
-    epochs:NAME (passes over its train split) and dose:NAME; for each task NAME seen:NAME, the share of the target tokens of
+    epochs:NAME (passes over its train split) and dose:NAME (its share of Σ learning rate over all steps, fine-tuning among
+    them; the doses of an arm add up to 1); for each task NAME seen:NAME, the share of the target tokens of
     its train split that training sees at the arm's sequence length (0 to 1), NaN until the task is tokenised and for arms
     that are not trained on it; for each choice NAME chosen:NAME, its outcome for the arm, NaN for arms that do not depend on
     it. Values of unfinished stages are NaN.
@@ -271,6 +275,7 @@ def write_tables(store: Store, manifest: Manifest, folder: Path) -> Tables:
         "items": items_table(store, manifest),
         "representation": representation_table(store, manifest),
         "data": data_table(store, manifest) if manifest.sources else None,
+        "training": training_table(store, manifest),
     }
     tables = Tables(manifest, arms, curves, similarity, proximity, **more, looks=looks_of(store, manifest.name))
     for name, table in (("arms", tables.arms), ("curves", tables.curves)):

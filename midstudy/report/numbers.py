@@ -14,6 +14,11 @@ def number(value: float) -> str:
     return ABSENT if math.isnan(value) else _minus(f"{value:,.0f}")
 
 
+def counted(count: int, noun: str) -> str:
+    """Format a whole number of things: (1, 'claim') → '1 claim', (2, 'claim') → '2 claims'."""
+    return f"{number(count)} {noun}" if count == 1 else f"{number(count)} {noun}s"
+
+
 def loss(value: float) -> str:
     """Format a loss in nats per token with three decimals."""
     return ABSENT if math.isnan(value) else f"{value:.3f}"

@@ -35,7 +35,7 @@ figcaption { margin-top: 8px; }
 .caption { margin-top: 18px; }
 figcaption::before { counter-increment: figure; content: "Figure " counter(figure) ". "; font-weight: 600; color: #1a1a1a; }
 .caption::before { counter-increment: table; content: "Table " counter(table) ". "; font-weight: 600; color: #1a1a1a; }
-.table { overflow-x: auto; margin: 4px 0 24px; }
+.table { overflow-x: auto; margin: 4px calc(-1 * clamp(0px, (100vw - 960px) / 2, 150px)) 24px 0; }
 table.report { border-collapse: collapse; font-size: 14px; line-height: 1.35; min-width: 50%;
   font-variant-numeric: tabular-nums; }
 table.report th, table.report td { padding: 4px 6px; vertical-align: top; }
@@ -44,7 +44,8 @@ table.report tbody tr { border-bottom: 1px solid #e6e6e6; }
 table.report th.group { text-align: left; background: #f5f6f7; font-weight: 600; }
 table.report .text { text-align: left; }
 table.report .number { text-align: right; }
-table.report td.number, table.report td.name { white-space: nowrap; }
+table.report td.number { white-space: nowrap; }
+table.report td.name { min-width: 10em; }
 table.report .small { white-space: normal; font-size: 12.5px; color: #444; }
 .verdict-yes, .verdict-no { font-weight: 600; white-space: nowrap; }
 .verdict-yes { color: #00694e; }
@@ -68,6 +69,7 @@ _PRINT_STYLE = """
   .caption { break-after: avoid; }
   .summary ul.answer { font-size: 11pt; }
   .table, pre { overflow: visible; }
+  .table { margin-right: 0; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   table.report td.name, table.report td.number { white-space: normal; }
   table.report td.name { min-width: 22mm; }

@@ -131,6 +131,22 @@ panels[0][-1].legend(fontsize=7)
 figure.tight_layout()
 """
 
+_TRAINING = """
+training = tables["training"]
+runs = training[training["role"].isin(["pretrain", "midtrain"]) & (training["split"] == "batches")]
+varying = [factor for factor in CELL if runs[factor].nunique() > 1]
+figure, axes = plt.subplots(figsize=(8, 4))
+for number, (cell, rows) in enumerate(runs.groupby(varying, sort=False, dropna=False) if varying else [((), runs)]):
+    label = ", ".join(str(part) for part in cell) or "all runs"
+    for _, run in rows.groupby(SEEDS[:1]) if SEEDS else [((), rows)]:
+        mean = run.groupby("step")["loss_nats"].mean()
+        axes.plot(mean.index, mean, color=f"C{number}", linewidth=0.7, label=label)
+        label = None  # one entry for all seeds
+axes.set(xlabel="training step", ylabel="nats per token", title="Loss of training batches, a line for each run and seed")
+axes.legend(fontsize=7)
+figure.tight_layout()
+"""
+
 _ITEMS = """
 # Nats per target token of each arm from the sums of its items, with the standard error of this ratio over items.
 items = tables["items"]
@@ -175,6 +191,8 @@ def recomputation(tables: Tables) -> NotebookNode:
         cells += [("markdown", "## Measured values"), ("code", _VALUES)]
     if len(tables.curves):
         cells += [("markdown", "## Curves over training"), ("code", _CURVES)]
+    if tables.training is not None and len(manifest.arms):
+        cells += [("markdown", "## Training"), ("code", _TRAINING)]
     if tables.items is not None and {"nats", "target_tokens"} <= {*tables.items}:
         cells += [("markdown", "## Results per item"), ("code", _ITEMS)]
     if tables.similarity is not None:

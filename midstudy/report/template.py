@@ -15,6 +15,7 @@ from midstudy.report.sections import (
     provenance,
     representation,
     similarity,
+    training,
 )
 
 report = Report.of(Path(".."))  # the study's folder; the report is in its subfolder report/
@@ -27,7 +28,10 @@ section("What is missing", overview.missing(report))
 section("The design", design.design(report))
 
 # %%
-section("Curves over training", curves.curves(report))
+section("Training curves", training.training(report))
+
+# %%
+section("Measured curves", curves.curves(report))
 
 # %%
 section("Similarity of the data", similarity.similarity(report) + similarity.proximity(report))

@@ -53,13 +53,15 @@ def power_of(plan: Plan, store: Store | None) -> tuple[ClaimPower, ...]:
     from midstudy.analysis.rehearsal import rehearse
     from midstudy.analysis.tables import Tables, arms_table, curves_table
     from midstudy.plan.manifest import manifest_of
+    from midstudy.store.looks import looks_of
 
     manifest = manifest_of(plan, command="")
     measured = None
     if store is not None and any(one in plan.published for arm in plan.arms for ids in arm.measures.values() for one in ids):
         tables = Tables(manifest, arms_table(store, manifest), curves_table(store, manifest), None, None)
         measured = estimates(tables)
-    return claims_power(manifest.claims, rehearse(manifest), measured)
+    before = () if store is None else looks_of(store, manifest.name)
+    return claims_power(manifest.claims, rehearse(manifest), measured, looks=manifest.looks, before=before)
 
 
 def power_lines(power: Sequence[ClaimPower], *, seeds: Sequence[str]) -> list[str]:
@@ -81,6 +83,11 @@ def power_lines(power: Sequence[ClaimPower], *, seeds: Sequence[str]) -> list[st
         lines.append(
             "the others, with 80 % power at 0.05 (and at Holm's 0.05/m over m claims of a family); sd: the standard "
             f"deviation of an effect over {seed}s"
+            + (
+                f"; both levels are spent over looks, the last at {tested[0].last_look} {seed}s"
+                if tested[0].last_look
+                else ""
+            )
         )
     lines += [f"  claim {one.number} ({one.text}): {_line(one, seed)}" for one in tested]
     return [f"{'  power    ' if number == 0 else ' ' * 11}{line}" for number, line in enumerate(lines)]
@@ -89,10 +96,15 @@ def power_lines(power: Sequence[ClaimPower], *, seeds: Sequence[str]) -> list[st
 def _line(one: ClaimPower, seed: str) -> str:
     has = f"{one.num_seeds} {seed}s"
     if one.seeds_needed is not None:
-        holm = "more than are searched for" if one.seeds_needed_holm is None else f"{one.seeds_needed_holm}"
+        none = "no planned look" if one.last_look else "more than are searched for"
+        holm = none if one.seeds_needed_holm is None else f"{one.seeds_needed_holm}"
         return f"{has}, needs {one.seeds_needed} ({holm}, m = {one.family_size}) at sd {one.sd_upper:.2g} {one.unit}"
+    if not math.isnan(one.sd_upper) and one.last_look:
+        return f"{has}, no planned look decides it at sd {one.sd_upper:.2g} {one.unit}"
     if not math.isnan(one.sd_upper):
         return f"{has}, too close to its margin to be decided at sd {one.sd_upper:.2g} {one.unit}"
+    if math.isnan(one.detectable_sd):
+        return f"{has} are too few for the level that their look is given"
     shows = "show no change within" if one.holds == "within" else "detect"
     return f"{has} {shows} {one.detectable_sd:.1f} sd ({one.detectable_sd_holm:.1f} sd, m = {one.family_size})"
 

@@ -17,6 +17,7 @@ from midstudy.analysis.claims import judge, verdict
 from midstudy.analysis.estimators import ESTIMATORS, Estimate, find_estimator
 from midstudy.analysis.pigeonhole import pigeonhole
 from midstudy.analysis.qap import qap
+from midstudy.analysis.reach import scope
 from midstudy.analysis.tables import Tables
 from midstudy.recipe.study import Claim
 
@@ -161,6 +162,15 @@ def test_a_correlation_has_the_interval_and_the_p_values_of_crossed_pairs() -> N
     )
     opposite = ESTIMATORS["correlation"](study_of(table), claim("correlation", holds="below"))
     assert (opposite.p_holds, opposite.p_fails) == (found.p_fails, found.p_holds)
+
+
+def test_the_verdict_on_a_correlation_says_that_it_is_about_these_mixes_and_tasks() -> None:
+    near, far = planted(np.random.default_rng(2), 5, 4, r=0.9), planted(np.random.default_rng(3), 5, 4, r=0.1)
+    for table in (near, far):
+        (row,) = (row for _, row in judge(study_of(table, claims=[claim("correlation")])).iterrows())
+        assert row["scope"] == scope(row["low"], row["high"]) != ""
+    resampled = ESTIMATORS["correlation"](study_of(near), claim("correlation", margin=0.5))
+    assert resampled.scope == "", "its p value is that of the resamples"
 
 
 def test_another_margin_of_a_correlation_is_decided_by_the_resamples() -> None:

@@ -12,18 +12,22 @@ from builders.analysis_tables import KNOWN_EFFECTS, bridging_tables
 from scipy import stats
 
 from midstudy.analysis.claims import estimates
+from midstudy.analysis.estimators import Estimate
 from midstudy.analysis.power import (
     ClaimPower,
     claims_power,
     detectable_effect,
     detectable_margin,
     equivalence_power,
+    level_at,
     seeds_needed,
     t_power,
     upper_sd,
 )
 from midstudy.analysis.rehearsal import rehearse
+from midstudy.analysis.spending import levels
 from midstudy.recipe.study import Claim
+from midstudy.store.looks import JudgedClaim, Look
 
 RNG = np.random.default_rng(11)
 
@@ -174,3 +178,73 @@ def test_a_rehearsal_rejects_a_claim_that_no_estimator_can_judge_and_names_its_c
         rehearse(tables.manifest)
     with pytest.raises(ValueError, match="'nothing': estimator: expected one of paired_effect, best_of"):
         rehearse(bridging_tables(claims=[claim("nothing")]).manifest)
+
+
+def one_claim(holds: str = "above") -> Claim:
+    return Claim(
+        text="code helps", source="a paper", estimator="paired_effect", comparison="main", column="sft_loss", holds=holds,
+        margin=0.01 if holds == "within" else 0.0,
+    )  # fmt: skip
+
+
+def planned_of(num_seeds: int) -> Estimate:
+    return Estimate(unit="nats", num_seeds=num_seeds, p_holds=0.5, p_fails=0.5)
+
+
+def power_at(num_seeds: int, *, looks: tuple[int, ...], sd: float) -> float:
+    done = [look for look in looks if look <= num_seeds]
+    level = float(levels(0.05, [look / looks[-1] for look in done], done)[-1])
+    return t_power(num_seeds=num_seeds, effect_sd=1.0 / sd, alpha=level)
+
+
+def look_at(num_seeds: int, *, of: int) -> Look:
+    judged = JudgedClaim(text="code helps", digest="", num_seeds=num_seeds, verdict="inconclusive")
+    return Look(time="", num_seeds=num_seeds, fraction=num_seeds / of, is_planned=True, claims=(judged,))
+
+
+@pytest.mark.parametrize("holds", ["above", "within"])
+def test_with_planned_looks_power_is_at_the_level_that_a_look_is_given(holds: str) -> None:
+    """The level of an early look is far below 0.05, so that its seeds detect less; the last look has nearly all of it."""
+    claim, looks = one_claim(holds), (4, 8)
+    smallest = detectable_margin if holds == "within" else detectable_effect
+    sides = 1 if holds == "within" else 2
+    for num_seeds, done in ((4, (4,)), (8, (4, 8))):
+        expected = float(levels(0.05, [one / 8 for one in done], done, sides=sides)[-1])
+        (found,) = claims_power([claim], [planned_of(num_seeds)], looks=looks)
+        assert found.level == pytest.approx(expected)
+        assert expected < 0.05
+        assert found.detectable_sd == pytest.approx(smallest(num_seeds=num_seeds, alpha=expected))
+        (plain,) = claims_power([claim], [planned_of(num_seeds)])
+        assert plain.level == 0.05
+        assert found.detectable_sd > plain.detectable_sd
+
+
+def test_recorded_looks_replace_the_planned_ones_that_they_passed() -> None:
+    claim, planned = one_claim(), (3, 5, 8)
+    skipped = level_at(claim, 8, 0.05, looks=planned, before=[look_at(6, of=8)])
+    assert skipped == pytest.approx(float(levels(0.05, [6 / 8, 1.0], [6, 8])[-1])), "looks at 3 and 5 did not take place"
+    assert level_at(claim, 8, 0.05, looks=planned, before=[look_at(3, of=8)]) == pytest.approx(
+        level_at(claim, 8, 0.05, looks=planned, before=())
+    ), "the first look took place as planned"
+
+
+def test_error_that_a_look_without_a_plan_spent_is_not_there_for_planned_ones() -> None:
+    """A report before looks were planned judged at the whole level, so that later looks have nothing to spend."""
+    whole = [replace(look_at(3, of=3), is_planned=False)]
+    assert level_at(one_claim(), 3, 0.05, looks=(3, 8), before=whole) == pytest.approx(0.05)
+    assert level_at(one_claim(), 8, 0.05, looks=(3, 8), before=whole) == 0
+    measured = Estimate(unit="nats", value=1.0, error=0.01, df=2, num_seeds=3)
+    (found,) = claims_power([one_claim()], [planned_of(8)], [measured], looks=(4, 8), before=whole)
+    assert (found.seeds_needed, found.last_look) == (None, 8)
+    assert math.isnan(found.detectable_sd)
+
+
+def test_the_seeds_needed_are_those_of_the_first_planned_look_that_decides() -> None:
+    measured = Estimate(unit="nats", value=1.0, error=0.5 / math.sqrt(3), df=2, num_seeds=3)
+    (free,) = claims_power([one_claim()], [planned_of(3)], [measured])
+    (found,) = claims_power([one_claim()], [planned_of(3)], [measured], looks=(3, 8, 20))
+    assert free.seeds_needed is not None
+    decides = [look for look in (3, 8, 20) if power_at(look, looks=(3, 8, 20), sd=found.sd_upper) >= 0.8]
+    assert found.seeds_needed == decides[0] >= free.seeds_needed
+    (never,) = claims_power([one_claim()], [planned_of(3)], [measured], looks=(3, 4))
+    assert (never.seeds_needed, never.last_look) == (None, 4)

@@ -53,6 +53,7 @@ def test_exact_p_values_equal_a_full_enumeration(missing: list[tuple[int, int]],
     values = enumerated(table, lambda x, y: float(by_scipy(x, y).statistic))
     assert found.statistic == pytest.approx(values[0])
     assert (found.p_greater, found.p_less, found.p_two_sided) == pytest.approx(shares(values))
+    assert found.p_directed == pytest.approx(min(1.0, 2 * found.p_greater, 2 * found.p_less)), "as verdicts double it"
     assert found.num_relabellings == 24 * 6
 
 

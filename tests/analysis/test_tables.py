@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from midstudy.analysis.tables import (
     similarity_tables,
     write_tables,
 )
+from midstudy.analysis.training import BATCHES, training_table
 from midstudy.data.tokenizer import load_tokenizer
 from midstudy.data.tokens import read_split
 from midstudy.execute.stage import execute_stage
@@ -261,3 +263,37 @@ def test_tables_are_read_back_as_they_were_written(made: tuple[Store, Manifest])
     assert (folder / "answer.txt").read_text("utf-8").startswith("For task code task, sft loss has no result yet")
     names = {path.name for path in folder.iterdir()}
     assert names >= {"arms.csv", "claims.csv", "curves.csv", "cost.json", "reproduce.json", "left_out.json"}
+
+
+def test_training_has_every_logged_step_of_every_finished_stage(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    table = training_table(store, manifest)
+    assert table is not None
+    batches = table[table["split"] == BATCHES]
+    finished = {one for one, stage in manifest.stages.items() if stage.kind == "state" and store.has(one)}
+    assert set(batches["stage"]) == finished
+    for stage, rows in batches.groupby("stage"):
+        record = store.record(str(stage))
+        logged = [
+            json.loads(line) for line in (store.published_folder(str(stage)) / "metrics.jsonl").read_text().splitlines()
+        ]
+        assert rows["loss_nats"].tolist() == [line["loss_nats"] for line in logged]
+        assert rows["loss_nats"].iloc[-1] == record.metrics["train_loss_nats"]
+        assert rows["step"].iloc[-1] == manifest.stages[str(stage)].step
+        assert (rows["role"] == manifest.stages[str(stage)].role).all()
+
+
+def test_losses_on_corpora_stand_beside_the_training_of_their_state(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    table = training_table(store, manifest)
+    assert table is not None
+    measured = table[table["split"] != BATCHES]
+    assert set(measured["data"]) == {"general"}, "a task's loss is not one of training"
+    (evaluation,) = manifest.arms[0].measures["general_loss"]
+    row = measured[measured["stage"] == manifest.arms[0].state].iloc[0]
+    assert row["loss_nats"] == store.record(evaluation).metrics["loss_nats"]
+    assert row["step"] == manifest.stages[evaluation].step
+
+
+def test_a_study_without_finished_training_has_no_table_of_it(made: tuple[Store, Manifest], tmp_path: Path) -> None:
+    assert training_table(Store.open(tmp_path / "store", create=True), made[1]) is None

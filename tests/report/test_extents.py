@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from builders.analysis_tables import bridging_tables
 from builders.crossed_tables import planted, study_of
 from builders.planned_bridging import planned_tables
 from builders.report_study import compared_study, loader_study, study_without_arms, write_study
+from builders.training_table import training_of
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,7 +23,7 @@ from matplotlib.transforms import Bbox, BboxBase
 from midstudy.analysis.tables import Tables
 from midstudy.report.figures import style
 from midstudy.report.report import Report
-from midstudy.report.sections import comparisons, curves, design, representation, similarity
+from midstudy.report.sections import comparisons, curves, design, representation, similarity, training
 from midstudy.studies.bridging.sections import dose, forgetting, proximity
 
 SLACK = 2.0
@@ -39,6 +41,7 @@ STUDIES = {
     "loaders without seeds": (loader_study(seeds=()), "general"),
     "representations": (compared_study(), "general"),
     "no arms": (study_without_arms(), "general"),
+    "training": (replace(bridging_tables(), training=training_of(bridging_tables())), "general"),
 }
 
 
@@ -55,6 +58,7 @@ def figures_of(root: Path, tables: Tables, kind: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(style, "save", keep)
     report = Report.of(write_study(root, tables))
     sections = [comparisons.comparisons, curves.curves, design.design, similarity.similarity, representation.representations]
+    sections.append(training.training)
     if kind == "bridging":
         sections += [forgetting.forgetting, forgetting.front, dose.dose]
     if kind != "general" and tables.proximity is not None:

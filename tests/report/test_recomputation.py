@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from builders.analysis_tables import bridging_tables
 from builders.report_study import loader_study, study_without_arms, write_study
+from builders.training_table import training_of
 
 from midstudy.analysis.effects import cell_factors, effects
 from midstudy.analysis.tables import Tables
@@ -109,6 +110,13 @@ def test_the_loss_of_an_arm_is_the_ratio_of_the_sums_of_its_items(tmp_path: Path
     np.testing.assert_allclose(sums["loss_nats"], tables.arms["sft_loss"], rtol=1e-12)
     np.testing.assert_allclose(sums["standard_error"], 0.05, rtol=1e-9)
     assert (sums["num_items"] == 2).all()
+
+
+def test_training_has_a_figure_of_its_own(tmp_path: Path) -> None:
+    tables = bridging_tables()
+    _, without = run(tables, tmp_path / "without")
+    _, figures = run(dataclasses.replace(tables, training=training_of(tables)), tmp_path / "training")
+    assert figures == without + 1
 
 
 def test_a_study_without_arms_shows_its_similarities(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from builders.report_study import NO_STAGES, loader_study, study_without_arms, t
 
 from midstudy.analysis.correlations import correlations
 from midstudy.analysis.crossed import Crossed
+from midstudy.analysis.reach import scope, two_answers
 from midstudy.analysis.recorded_look import record_look
 from midstudy.analysis.spending import levels
 from midstudy.analysis.tables import Tables
@@ -25,7 +27,18 @@ from midstudy.recipe.study import Claim
 from midstudy.report import numbers
 from midstudy.report.html import Html, section
 from midstudy.report.report import Report
-from midstudy.report.sections import claims, comparisons, curves, left_out, overview, provenance, representation, similarity
+from midstudy.report.sections import (
+    claims,
+    comparisons,
+    curves,
+    left_out,
+    limitations,
+    overview,
+    provenance,
+    representation,
+    similarity,
+)
+from midstudy.report.sections.claims import VERDICTS
 from midstudy.store.looks import looks_of
 from midstudy.store.store import Store
 from midstudy.studies.bridging.proximity import proximity_pairs
@@ -96,6 +109,24 @@ def test_a_comparison_shows_the_numbers_of_the_analysis(report: Report) -> None:
     assert (report.figures_folder / "main.png").exists()
 
 
+def test_pooled_intervals_stand_beside_the_plain_ones_with_what_they_assume(report: Report) -> None:
+    shown = plain(comparisons.comparisons(report, "main"))
+    table = report.effects(report.manifest.comparison("main"), "sft_loss").table
+    for _, row in table.iterrows():
+        plain_one, pooled = (numbers.interval(row[f"{kind}ci_low"], row[f"{kind}ci_high"]) for kind in ("", "moderated_"))
+        assert f"{plain_one} {pooled}" in shown
+    assert shown.count(escape(comparisons.POOLED)) == 1, "the second table of a comparison does not repeat it"
+    assert "Columns as in the table above." in shown
+
+
+def test_the_doses_of_a_comparison_leave_out_what_no_arm_reads_and_what_all_arms_share(report: Report) -> None:
+    (doses,) = re.findall(r"<details>.*?</details>", comparisons.comparisons(report, "main").markup, flags=re.DOTALL)
+    read = [name for name in report.tables.arms if name.startswith("dose:") and report.tables.arms[name].any()]
+    assert doses.count("<th ") == 1 + len(read)
+    assert "micro" not in doses, "all arms have this size"
+    assert "fine-tuning among them" in doses
+
+
 def test_a_comparison_along_a_factor_names_its_values(report: Report) -> None:
     text = plain(comparisons.comparisons(report, "timing"))
     for step in (10, 50, 80):
@@ -111,7 +142,35 @@ def test_claims_are_shown_with_the_source_s_numbers_and_verdicts(report: Report)
     text = plain(claims.claims(report))
     assert "code lowers pycode loss" in text
     assert "2.3 → 2.1" in text
-    assert "1 claims of a paper: 1 hold here, 0 do not, 0 are undecided" in text
+    assert "1 claim of a paper: yes 1, no 0, undecided 0" in text
+
+
+def test_a_claim_has_its_margin_its_seeds_and_while_undecided_the_seeds_that_it_needs(tmp_path: Path) -> None:
+    unchanged = replace(CODE_HELPS, text="code changes nothing", holds="within", margin=0.02)
+    text = plain(claims.claims(report_of(tmp_path, bridging_tables(claims=[CODE_HELPS, unchanged]))))
+    assert "code changes nothing holds within ±2 %" in text
+    assert "code lowers pycode loss 2.3" in text, "a direction alone is no margin"
+    few = plain(claims.claims(report_of(tmp_path / "few", bridging_tables(trunk_seeds=(0,), claims=[CODE_HELPS]))))
+    assert "1 more needed" in few
+    assert "needed" not in text, "both are decided"
+
+
+@pytest.mark.parametrize(("r", "seed"), [(0.95, 0), (0.3, 1)])
+def test_association_here_and_reach_beyond_are_two_answers_in_the_section_the_claims_and_the_first_screen(
+    tmp_path: Path, r: float, seed: int
+) -> None:
+    about = Claim(text="closer is better", source="a paper", estimator="correlation", comparison="main", column="sft_loss")
+    tables = study_of(planted(np.random.default_rng(seed), 5, 4, r=r), seed_sd=0.001, claims=[about])
+    report = report_of(tmp_path, tables)
+    (row,) = (row for _, row in report.judged.iterrows())
+    answers = two_answers(row["p_value"], row["low"], row["high"])
+    assert answers
+    assert answers in plain(proximity.closeness(report))
+    assert f"Two questions. QAP p = {numbers.p_value(row['p_value'])}" in plain(proximity.proximity(report))
+    assert answers in plain(proximity.proximity(report))
+    assert f"{VERDICTS[row['verdict']]} {scope(row['low'], row['high'])}" in plain(claims.claims(report))
+    is_decided = row["verdict"] != "inconclusive"
+    assert (f"holds {scope(row['low'], row['high'])}." in plain(limitations.limitations(report))) == is_decided
 
 
 def test_the_claims_say_which_tests_decide_them_and_how_they_are_corrected(tmp_path: Path) -> None:
@@ -153,12 +212,12 @@ def test_a_damaged_registration_is_a_warning_on_the_page(tmp_path: Path, tables:
     (folder / "registration.json").write_text("{")
     text = plain(claims.claims(Report.of(folder)))
     assert "registration unknown: " in text
-    assert "1 hold here" in text
+    assert "1 claim of a paper: yes 1" in text
 
 
 def test_planned_looks_show_the_level_of_this_look(tmp_path: Path) -> None:
     text = plain(claims.claims(Report.of(write_study(tmp_path / "none", bridging_tables(claims=[CODE_HELPS])))))
-    assert "level" not in text.split("claims of a paper")[0]
+    assert "level" not in text.split("claim of a paper")[0]
     text = growing(tmp_path / "planned", looks=(2, 3, 6))
     level = levels(0.05, [2 / 6, 3 / 6], [2, 3])[-1]
     assert "planned at 2, 3, 6 seeds; looked at with 2, 3 seeds so far" in text

@@ -75,15 +75,22 @@ def claim(text: str, **arms: Any) -> Claim:
     )
 
 
-def lines_of(*claims: Claim, is_measured: bool = False, **study: Any) -> str:
+def lines_of(*claims: Claim, is_measured: bool = False, looks: tuple[int, ...] = (), **study: Any) -> str:
     tables = bridging_tables(claims=claims, **study)
-    power = claims_power(claims, rehearse(tables.manifest), estimates(tables) if is_measured else None)
+    power = claims_power(claims, rehearse(tables.manifest), estimates(tables) if is_measured else None, looks=looks)
     return "\n".join(power_lines(power, seeds=tables.manifest.seeds))
 
 
 def test_finished_seeds_turn_effects_in_deviations_into_seeds() -> None:
     shown = lines_of(claim("it helps"), is_measured=True)
     assert "claim 1 (it helps): 3 trunk seeds, needs 3 (3, m = 1) at sd 0.085 nats" in shown
+
+
+def test_planned_looks_are_named_and_the_seeds_needed_are_those_of_a_look() -> None:
+    shown = lines_of(claim("it helps"), is_measured=True, looks=(3, 6, 9))
+    assert "both levels are spent over looks, the last at 9 trunk seeds" in shown
+    assert "3 trunk seeds, needs 6 (6, m = 1)" in shown, "three are too few at what the first look is given"
+    assert "no planned look decides it at sd 0.085 nats" in lines_of(claim("it helps"), is_measured=True, looks=(2,))
 
 
 def test_a_single_claim_is_singular() -> None:

@@ -48,7 +48,7 @@ def runs_figure(curves: pd.DataFrame, *, title: str, unit: str, names: Sequence[
         ends.append((f"{name}, {n}" if names else n, look.colour, float(mean.index[-1]), float(mean.iloc[-1])))
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)  # the labels are placed within these limits
-    heights = _apart([(y - low) / (high - low) for *_, y in ends], gap=_LABEL_IN / (height - _AROUND_IN))
+    heights = apart([(y - low) / (high - low) for *_, y in ends], gap=_LABEL_IN / (height - _AROUND_IN))
     for (text, colour, x, y), at in zip(ends, heights, strict=True):
         leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "relpos": (0, 0.5)}
         axes.annotate(text, xy=(x, y), xytext=(1.03, at), textcoords="axes fraction", va="center", color=colour,
@@ -60,7 +60,7 @@ def runs_figure(curves: pd.DataFrame, *, title: str, unit: str, names: Sequence[
     return figure
 
 
-def _apart(wanted: Sequence[float], *, gap: float) -> list[float]:
+def apart(wanted: Sequence[float], *, gap: float) -> list[float]:
     """Return heights in [0, 1] close to the wanted ones, in the same order and at least `gap` apart."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     heights, floor, ceiling = list(wanted), 0.0, 1.0

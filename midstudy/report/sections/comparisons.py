@@ -11,8 +11,8 @@ from midstudy.recipe.manifest import ComparisonEntry
 from midstudy.report.cells import cell_factors, differing, in_panel, label, names_of_arms, panels_of, readable
 from midstudy.report.figures.along import along_figure
 from midstudy.report.figures.forest import forest_figure
-from midstudy.report.html import Heading, Html, Row, Text, bold, details, element, paragraph, table
-from midstudy.report.numbers import difference, interval, loss, p_value, percent, signed_percent, tokens, unit
+from midstudy.report.html import Heading, Html, Row, Text, bold, details, element, lines, paragraph, small, table
+from midstudy.report.numbers import counted, difference, interval, loss, p_value, percent, signed_percent, tokens, unit
 from midstudy.report.report import Report
 
 NO_RESULTS = paragraph("No results yet: no arm is finished together with its reference.", css="note")
@@ -57,46 +57,54 @@ def comparison(report: Report, entry: ComparisonEntry) -> Html:
             else " No arm is repeated with another seed, so there are no intervals."
         ),
     )
+    shows_before = False
     for column in entry.columns:
-        shown += _table(report, entry, column, names)
+        shown += _table(report, entry, column, names, is_first=not shows_before)
+        shows_before = shows_before or not effects[column].table.empty
     return shown + details("Dose of each data set, by arm and reference", _doses(report, entry, names))
 
 
-def _table(report: Report, entry: ComparisonEntry, column: str, names: Sequence[str]) -> Html:
+def _table(report: Report, entry: ComparisonEntry, column: str, names: Sequence[str], *, is_first: bool) -> Html:
+    """Return the table of one column; the first one of a comparison explains the columns of all."""
     found, manifest = report.effects(entry, column), report.manifest
     effects = found.table
     if effects.empty:
         return Html("")
+    measured, has_pooled = manifest.columns[column], _has_pooled(effects)
     family = int(effects["family_size"].iloc[0])
-    measured = manifest.columns[column]
-    columns = [
-        "arm",
-        "seeds",
-        "tokens",
-        "reference",
-        "arm",
-        "better by",
-        "95 % interval",
-        "%",
-        "95 % interval",
-        "p",
-        "p, Holm",
-    ]
+    columns = ["arm", "seeds", "tokens", "reference", "arm", "better by", "95 % interval"]
+    columns += ["pooled 95 %"] if has_pooled else []
+    columns += ["%", "95 % interval", "p", "p, Holm"]
     first = readable(report.seed)
-    tested = (
-        f"Seeds: values of {first}, or with repeats under other seeds the repeats of each value; differences are paired by "
-        f"all seeds and averaged within {first}; intervals and p values are from the paired t-test over {first}. Tokens: "
-        f"drawn from all corpora. The Holm correction is over the {family} "
-        "effects of this table that can be tested; bold: corrected p below 0.05. A dash: no test is possible."
-        if manifest.seeds
-        else "No arm is repeated with another seed, so no effect can be tested. Tokens: drawn from all corpora."
-    )
-    return table(
-        columns,
-        _rows(report, entry, found, names),
-        caption=f"{manifest.title_of(column)}: {unit(measured.metric)} on "
-        f"{readable(measured.data) or 'the data of its arm'}, {measured.split} split, {measured.better} is better. {tested}",
-    )
+    said = [
+        f"{manifest.title_of(column)}: {unit(measured.metric)} on {readable(measured.data) or 'the data of its arm'}, "
+        f"{measured.split} split, {measured.better} is better."
+    ]
+    if manifest.seeds and is_first:
+        said.append(
+            f"Paired t-tests over {first}; repeats under other seeds are averaged within it (seeds: 2 + 1). Bold: corrected "
+            "p below 0.05. A dash: no test is possible."
+        )
+    if manifest.seeds:
+        said.append(f"Holm's correction is over {counted(family, 'testable effect')}.")
+    elif is_first:
+        said.append("No arm is repeated with another seed, so no effect can be tested.")
+    if has_pooled and is_first:
+        said.append(POOLED)
+    said.append("Tokens: drawn from all corpora." if is_first else "Columns as in the table above.")
+    return table(columns, _rows(report, entry, found, names), caption=" ".join(said))
+
+
+POOLED = (
+    "Pooled: the interval with each variance moderated towards those of the table's other arms (Smyth, 2004), which assumes "
+    "that the arms' true variances scatter around a common one; verdicts rest on the plain interval."
+)
+"""What the moderated intervals assume (`midstudy.analysis.variance`)."""
+
+
+def _has_pooled(effects: pd.DataFrame) -> bool:
+    """Return whether two arms or more have variances, so that pooling says anything."""
+    return int(effects["moderated_ci_low"].notna().sum()) > 1
 
 
 def _rows(report: Report, entry: ComparisonEntry, found: Effects, names: Sequence[str]) -> Iterator[Row]:
@@ -108,7 +116,8 @@ def _rows(report: Report, entry: ComparisonEntry, found: Effects, names: Sequenc
             yield Heading(title)
         for _, row in rows.iterrows():
             by_seed = in_panel(found.by_seed, {factor: row[factor] for factor in cell})
-            yield _cells(row, label(row, shown), _seeds(by_seed["num_inner_seeds"]))
+            has_pooled = _has_pooled(found.table)
+            yield _cells(row, label(row, shown), _seeds(by_seed["num_inner_seeds"]), has_pooled=has_pooled)
 
 
 def _seeds(inner: pd.Series) -> str:
@@ -116,7 +125,7 @@ def _seeds(inner: pd.Series) -> str:
     return str(len(inner)) if (inner <= 1).all() else " + ".join(str(number) for number in inner)
 
 
-def _cells(row: pd.Series, name: str, seeds: str) -> list[Text]:
+def _cells(row: pd.Series, name: str, seeds: str, *, has_pooled: bool) -> list[Text]:
     is_clear = row["p_holm"] < 0.05
     by_percent = signed_percent(row["relative_improvement"])
     return [
@@ -127,6 +136,7 @@ def _cells(row: pd.Series, name: str, seeds: str) -> list[Text]:
         loss(row["value"]),
         difference(row["difference"]),
         interval(row["ci_low"], row["ci_high"]),
+        *([interval(row["moderated_ci_low"], row["moderated_ci_high"])] if has_pooled else []),
         bold(by_percent) if is_clear else by_percent,
         interval(row["relative_ci_low"], row["relative_ci_high"], signed_percent),
         p_value(row["p_value"]),
@@ -140,15 +150,19 @@ def _doses(report: Report, entry: ComparisonEntry, names: Sequence[str]) -> Html
     cell = list(dict.fromkeys([*entry.match, *names, *([entry.along] if entry.along else [])]))
     rows = arms.iloc[[*entry.arms, *entry.references]]
     cell += [name for name in differing(rows, cell_factors(report.manifest)) if name not in cell]
-    datasets = [name.removeprefix("dose:") for name in arms.columns if name.startswith("dose:")]
+    told = differing(rows, cell) or cell
+    doses = [name for name in arms.columns if name.startswith("dose:") and (rows[name] != 0).any()]
+    datasets = [name.removeprefix("dose:") for name in doses]
     listed: list[Row] = []
     for _, row in (rows.drop_duplicates(cell) if cell else rows.head(1)).iterrows():
         amounts = [(row[f"dose:{name}"], row.get(f"tokens:{name}", 0)) for name in datasets]
-        cells = [f"{percent(dose)}, {tokens(drawn)}" if drawn else percent(dose) for dose, drawn in amounts]
-        listed.append([label(row, cell), *cells])
+        cells = [lines([percent(dose), small(tokens(drawn))]) if drawn else percent(dose) for dose, drawn in amounts]
+        listed.append([label(row, told), *cells])
     return table(
         ["arm", *(readable(name) for name in datasets)],
         listed,
-        caption="Dose of a data set: Σ learning rate × share over the steps of a run, divided by Σ learning rate; for a "
-        "corpus also the tokens drawn. Arms with different doses differ in more than the compared factor.",
+        caption="Dose of a data set: Σ learning rate × share over all steps of a run, fine-tuning among them, divided by Σ "
+        "learning rate of the same steps, so that the doses of an arm add up to 100 %; for a corpus, below it, the tokens "
+        "drawn. Before fine-tuning alone, the dose of a corpus is its dose here over 100 % less that of the task. Data sets "
+        "without a dose are left out. Arms with different doses differ in more than the compared factor.",
     )

@@ -13,7 +13,7 @@ from midstudy.report.sections.power import power_of
 
 def limitations(report: Report, more: Iterable[Text] = ()) -> Html:
     """Show a bullet for each limitation that the study's facts state, then those in `more`; nothing if there are none."""
-    found = [*_undecidable(report), *_one_seed(report), *_one_model(report), *_samples(report), *more]
+    found = [*_undecidable(report), *_narrow(report), *_one_seed(report), *_one_model(report), *_samples(report), *more]
     return bullets(found) if found else Html("")
 
 
@@ -31,6 +31,13 @@ def _undecidable(report: Report) -> list[str]:
         if others := [text for text in undecided if text not in few]:
             sentences.append(f"Undecided for other reasons, which the table of claims gives: {'; '.join(others)}.")
     return sentences
+
+
+def _narrow(report: Report) -> list[str]:
+    """Return a sentence for each decided claim whose verdict is about less than its words."""
+    judged = report.judged
+    decided = judged[(judged["verdict"] != "inconclusive") & (judged["scope"] != "")]
+    return [f"The verdict on '{readable(row['text'])}' holds {row['scope']}." for _, row in decided.iterrows()]
 
 
 def _one_seed(report: Report) -> list[str]:

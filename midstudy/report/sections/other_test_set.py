@@ -8,7 +8,7 @@ import pandas as pd
 
 from midstudy.analysis.other_test_set import other_test_set as effects_of
 from midstudy.recipe.manifest import ComparisonEntry
-from midstudy.report.cells import in_panel, label, names_of_arms, panels_of, readable
+from midstudy.report.cells import in_panel, label, names_of_arms, panels_of
 from midstudy.report.html import Heading, Html, Row, details, table
 from midstudy.report.numbers import decimal, difference, interval, number, unit
 from midstudy.report.report import Report
@@ -25,7 +25,7 @@ def other_test_set(report: Report, *names: str) -> Html:
             for column in entry.columns:
                 effects = effects_of(report.tables, entry, column)
                 if len(effects):
-                    summary = f"{entry.title}: {readable(column)}, for another test set"
+                    summary = f"{entry.title}: {report.manifest.title_of(column)}, for another test set"
                     shown += details(summary, _table(report, entry, column, effects))
     return shown
 
@@ -35,12 +35,12 @@ def _table(report: Report, entry: ComparisonEntry, column: str, effects: pd.Data
     return table(
         ["arm", "seeds", "items", "better by", "over seeds", "over seeds and items", "error, seeds", "error, items"],
         _rows(report, entry, effects),
-        caption=f"{readable(column)}, {unit(measured.metric)}, {measured.split} split. Over seeds: the 95 % interval of the "
-        "paired t-test, for these test items. Over seeds and items: the 95 % interval for another test set of this size, by "
-        "the pigeonhole bootstrap of seeds and items; where items vary more than a few seeds, it has more degrees of "
-        "freedom than the first and can be the narrower one. The data name no source or template of an item, so every item "
-        "is a cluster of its own, and where items are alike the interval is too narrow. Errors: standard errors from seeds "
-        "and from items alone.",
+        caption=f"{report.manifest.title_of(column)}, {unit(measured.metric)}, {measured.split} split. Over seeds: the 95 % "
+        "interval of the paired t-test, for these test items. Over seeds and items: the 95 % interval for another test set "
+        "of this size, by the pigeonhole bootstrap of seeds and items; where items vary more than a few seeds, it has more "
+        "degrees of freedom than the first and can be the narrower one. The data name no source or template of an item, so "
+        "every item is a cluster of its own, and where items are alike the interval is too narrow. Errors: standard errors "
+        "from seeds and from items alone.",
     )
 
 

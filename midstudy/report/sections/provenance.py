@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from midstudy.analysis.items import columns_without_items
-from midstudy.report.cells import factor_text, readable
+from midstudy.report.cells import differing, label, readable
 from midstudy.report.html import Html, Row, Text, bold, bullets, code, details, element, paragraph, table
 from midstudy.report.numbers import ABSENT, duration, loss, number, tokens
 from midstudy.report.recomputation import NOTEBOOK
@@ -147,13 +147,14 @@ def _decisions(report: Report) -> Html:
 def _files(report: Report) -> Html:
     """Show the study's tables as files, and which measured columns have no results per item."""
     held = {
-        "arms": "one row per arm: factors, measured values, tokens, epochs and dose per data set",
+        "arms": "one row per arm: factors, measured values; per data set tokens, epochs, dose (fine-tuning included)",
         "curves": "one row per arm, measured curve and step",
         "items": "one row per arm, measured column and item: nats and target tokens",
         "similarity": "one row per pair of corpora, mixtures and tasks",
         "proximity": "one row per mix and task",
         "data": "one row per data set",
         "representation": "one row per arm, compared states and pair of layers: linear CKA",
+        "training": "one row per training stage and logged step, and per loss measured on a corpus",
     }
     known = {name: found for name in held if (found := getattr(report.tables, name)) is not None and len(found)}
     rows: list[Row] = [[code(f"{name}.parquet"), held[name], number(len(found))] for name, found in known.items()]
@@ -172,13 +173,18 @@ def _files(report: Report) -> Html:
 def _arms_table(report: Report) -> Html:
     manifest, arms = report.manifest, report.tables.arms
     columns = [name for name, column in manifest.columns.items() if not column.is_curve]
+    names = differing(arms, manifest.factor_names)
     rows: list[Row] = [
         [
-            ", ".join(factor_text(name, row[name]) for name in manifest.factor_names),
+            label(row, names),
             *(loss(row[name]) for name in columns),
             code(str(row["state"])),
         ]
         for _, row in arms.iterrows()
     ]
     titles = [manifest.title_of(name) for name in columns]
-    return table(["arm", *titles, "stage"], rows, caption="Measured values, as in arms.csv.")
+    return table(
+        ["arm", *titles, "stage"],
+        rows,
+        caption="Measured values, as in arms.csv. Arms are named by the factors in which they differ.",
+    )

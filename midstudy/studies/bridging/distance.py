@@ -9,6 +9,7 @@ from midstudy.analysis.estimators import Estimate
 from midstudy.analysis.mix_task import mix_task_pairs
 from midstudy.analysis.pigeonhole import pigeonhole
 from midstudy.analysis.qap import qap
+from midstudy.analysis.reach import scope
 from midstudy.analysis.tables import Tables
 from midstudy.recipe.factors import selects
 from midstudy.recipe.study import Claim
@@ -52,7 +53,15 @@ def distance_and_gain(tables: Tables, claim: Claim) -> Estimate:
         return Estimate(value=table.r(), low=low, high=high, unit="r", text=text)
     test = qap(table)
     above, below = (test.p_greater, test.p_less) if claim.holds == "above" else (test.p_less, test.p_greater)
-    text += f"; QAP p = {test.p_two_sided:.2g}"
+    text += f"; QAP p = {test.p_directed:.2g}"
     return Estimate(
-        value=table.r(), low=low, high=high, p_value=test.p_two_sided, p_holds=above, p_fails=below, unit="r", text=text
+        value=table.r(),
+        low=low,
+        high=high,
+        p_value=test.p_two_sided,
+        p_holds=above,
+        p_fails=below,
+        unit="r",
+        text=text,
+        scope=scope(low, high),
     )

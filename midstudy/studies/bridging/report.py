@@ -3,7 +3,17 @@ from pathlib import Path
 
 from midstudy.report.html import section
 from midstudy.report.report import Report
-from midstudy.report.sections import curves, design, left_out, other_test_set, overview, power, provenance, similarity
+from midstudy.report.sections import (
+    curves,
+    design,
+    left_out,
+    other_test_set,
+    overview,
+    power,
+    provenance,
+    similarity,
+    training,
+)
 from midstudy.studies.bridging.sections import (
     bridges,
     claims,
@@ -24,6 +34,9 @@ section("What is missing", overview.missing(report))
 
 # %%
 section("The design", design.design(report))
+
+# %%
+section("Training curves", training.training(report))
 
 # %%
 section("Curves over fine-tuning", curves.curves(report))

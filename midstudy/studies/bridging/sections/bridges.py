@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from midstudy.report.cells import readable
 from midstudy.report.html import Heading, Html, Row, Text, details, paragraph, table
 from midstudy.report.numbers import ABSENT, decimal, difference, interval, number, p_value, signed_percent
 from midstudy.report.report import Report
@@ -74,7 +75,7 @@ def _lengths(lengths: pd.DataFrame) -> Html:
          "degradation", "efficiency"],
         [
             [
-                row["pair"] + (f", {row['size']}" if many_sizes else ""),
+                readable(row["pair"]) + (f", {row['size']}" if many_sizes else ""),
                 kinds.get((row["perfect_match"], row["partial_match"]), ABSENT),
                 *(decimal(row[name]) for name in _DISTANCES),
                 signed_percent(row["path_shortening"]),

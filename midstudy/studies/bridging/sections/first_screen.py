@@ -20,7 +20,7 @@ from midstudy.studies.bridging.sections.proximity import closeness
 from midstudy.studies.bridging.text import PLACEBO
 
 _LEADS = {
-    YES: "At equal dose the start leaves the task loss as it is",
+    YES: "At equal dose the start leaves the task loss as it is (within the margin of the claim)",
     NO: "At equal dose the start matters for the task loss",
     INCONCLUSIVE: "Whether the start matters for the task loss at equal dose is undecided",
 }
@@ -122,10 +122,10 @@ def population(report: Report) -> str:
     if not {"trunk_seed", "sft_seed"} <= {*arms.columns} or not len(arms):
         return ""
     is_nested = arms.groupby("trunk_seed")["sft_seed"].nunique().max() == 1
-    sft = "together with the SFT seed, one to each trunk" if is_nested else "and SFT seeds are averaged within a trunk"
+    sft = "and the SFT seed with them, one to each trunk" if is_nested else "and SFT seeds are averaged within a trunk"
     return (
         f"over at most {arms['trunk_seed'].nunique()} trunk seeds. A trunk seed moves initial weights, data order and batch "
-        f"slots together, {sft}. Text, test items and tokenizer do not move: an interval says nothing about other text."
+        f"slots, {sft}. Text, test items and tokenizer do not move: an interval says nothing about other text."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from midstudy.report.cells import cell_factors, readable
-from midstudy.report.html import Heading, Html, Row, Text, bold, table
+from midstudy.report.html import Heading, Html, Row, Text, bold, small, table
 from midstudy.report.numbers import ABSENT, difference, interval, loss, p_value, percent
 from midstudy.report.report import Report
 from midstudy.report.sections.comparisons import NO_RESULTS
@@ -126,7 +126,7 @@ def _front_table(front: pd.DataFrame, where: str) -> Html:
                     loss(row["general_loss_after"]),
                     difference(row["general_gain_nats"]),
                     interval(row["general_ci_low"], row["general_ci_high"]),
-                    row["dominated_by"] or ABSENT,
+                    small(row["dominated_by"]) if row["dominated_by"] else ABSENT,
                 ]
             )
     headings = ["arm", "on the front", "seeds", "task gain, nats", "95 % interval"]

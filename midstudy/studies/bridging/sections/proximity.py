@@ -9,6 +9,7 @@ import pandas as pd
 
 from midstudy.analysis.correlations import correlations
 from midstudy.analysis.mix_task import MEASURES
+from midstudy.analysis.reach import two_answers
 from midstudy.report.cells import readable
 from midstudy.report.html import Html, Text, bold, lines, paragraph, small, table
 from midstudy.report.numbers import ABSENT, correlation, interval, number, p_value
@@ -56,6 +57,13 @@ def proximity(report: Report) -> Html:
                 "where they leave the panel; hollow: one trunk seed, no interval. Proximity is measured once, without bars."
                 f"{where}",
             )
+        if answers := _reach(row):
+            shown += paragraph(
+                bold("Two questions. "),
+                f"QAP p = {p_value(row['p_directed'])}: are the labels of mixes and tasks exchangeable? 95 % interval "
+                f"{interval(row['ci_low'], row['ci_high'], correlation)}: what would r be with other mixes and tasks? "
+                f"{answers} The claim on this correlation is judged by the first.{where}",
+            )
         shown += _statistics(rows_of_size, where)
     return shown
 
@@ -70,7 +78,7 @@ def _sentences(row: pd.Series, has_sizes: bool) -> str:
     else:
         text = (
             f"{where}Pearson r = {correlation(row['r'])} over {pairs} (95 % interval {correlation(row['ci_low'])} to "
-            f"{correlation(row['ci_high'])} over mixes and tasks; QAP p = {p_value(row['p_value'])})."
+            f"{correlation(row['ci_high'])} over mixes and tasks; QAP p = {p_value(row['p_directed'])}). {_reach(row)}"
         )
     ranges = [f"one {kind} left out {_range(row, kind)}" for kind in ("mix", "task") if not math.isnan(_lowest(row, kind))]
     if ranges:
@@ -87,10 +95,14 @@ def _sentences(row: pd.Series, has_sizes: bool) -> str:
     return text
 
 
+def _reach(row: pd.Series) -> str:
+    return two_answers(float(row["p_directed"]), float(row["ci_low"]), float(row["ci_high"]))
+
+
 def _statistics(rows: pd.DataFrame, where: str) -> Html:
     statistics: list[tuple[str, Callable[[pd.Series], Text]]] = [
         ("Pearson r", lambda row: _with(row["r"], interval(row["ci_low"], row["ci_high"], correlation))),
-        ("QAP p", lambda row: p_value(row["p_value"])),
+        ("QAP p", lambda row: p_value(row["p_directed"])),
         ("Spearman ρ", lambda row: _with(row["spearman_rho"], f"p {p_value(row['spearman_p'])}")),
         ("without one mix", lambda row: _ends(row, "mix")),
         ("without one task", lambda row: _ends(row, "task")),
@@ -116,7 +128,7 @@ def _statistics(rows: pd.DataFrame, where: str) -> Html:
         f"{number(first['num_pairs'])} pairs of {number(first['num_mixes'])} mixes and {number(first['num_tasks'])} tasks. "
         "Pairs share mixes and tasks: the 95 % interval below r resamples both (pigeonhole bootstrap"
         + (f", {number(dropped)} resamples without a correlation dropped" if dropped else "")
-        + "), and p values relabel both (QAP, two-sided"
+        + "), and p values relabel both (QAP; for r twice the smaller one-sided p, as for the claim, else two-sided"
         + (f", {number(first['num_relabellings'])} relabellings" if first["num_relabellings"] else "")
         + "). Without one mix, task or pair: the lowest and the highest r, and what is left out. Given dose: partial "
         "correlation given the mix's learning-rate-weighted share of specialist text. ρ within tasks: mean Spearman "
