@@ -34,7 +34,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from midstudy.data.encoder import Encoder
-from midstudy.data.source import ChangedTextError
+from midstudy.data.split_rows import ChangedTextError
 from midstudy.data.tokenizer import END_OF_TEXT_ID, without_end
 
 SHARD_BYTES = 2**28
