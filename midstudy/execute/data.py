@@ -30,7 +30,17 @@ from midstudy.data.train_part import InPart
 from midstudy.execute.progress import TokenisingProgress
 from midstudy.execute.stopped import until_stopped
 from midstudy.execute.work import Work
-from midstudy.recipe.data import SPLITS, Corpus, Dataset, ReleasedTokenizer, Task, TokenizedData, Tokenizer, sources_of
+from midstudy.recipe.data import (
+    SPLITS,
+    Corpus,
+    Dataset,
+    ReleasedTokenizer,
+    Task,
+    TokenizedData,
+    Tokenizer,
+    end_of_text_id,
+    sources_of,
+)
 from midstudy.recipe.measure import TokenCounts
 from midstudy.recipe.stage import stage_id
 from midstudy.similarity.counts import token_counts
@@ -218,6 +228,7 @@ def make_tokens(
             split,
             previous=previous,
             shard_bytes=shard_bytes,
+            end_of_text_id=end_of_text_id(recipe.tokenizer),
             on_reused=progress.on_reused,
             on_tokenised=progress.on_tokenised,
         )
@@ -255,7 +266,7 @@ def make_counts(
     order = permute(np.arange(size), split.num_documents, derive_key("counts", recipe.seed))
     num_sampled = 0
 
-    def sampled() -> Iterator[NDArray[np.uint16]]:
+    def sampled() -> Iterator[NDArray[Any]]:
         nonlocal num_sampled
         for index in order:
             document = split.document(int(index))[:-1]  # without its end-of-text token

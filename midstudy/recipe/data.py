@@ -23,6 +23,9 @@ SPLITS = ("train", "dev", "test")
 TEXT_FIELDS = ("text",)
 PAIR_FIELDS = ("prompt", "completion")
 
+MOST_TOKENS = 2**31
+"""The most entries of a vocabulary: ids are stored in 16 bits if they fit, else in 32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
@@ -217,10 +220,10 @@ class Tokenizer:
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
         require_positive("tokenizer.vocab_size", self.vocab_size, unit="tokens")
-        if not 257 <= self.vocab_size <= 65_536:
+        if not 257 <= self.vocab_size <= MOST_TOKENS:
             raise RecipeError(
                 "tokenizer.vocab_size",
-                expected="a size from 257 (256 bytes and the end of text) to 65,536 (ids are stored in 16 bits)",
+                expected=f"a size from 257 (256 bytes and the end of text) to {MOST_TOKENS:,} (ids are stored in 32 bits)",
                 got=self.vocab_size,
             )
         require_positive("tokenizer.max_bytes", self.max_bytes, unit="bytes")
@@ -297,7 +300,9 @@ class Tokenizer:
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedTokenizer:
-    """The tokenizer of a released model, identified by the SHA-256 of its `tokenizer.json`; id 0 is the end of text.
+    """The tokenizer of a released model, identified by the SHA-256 of its `tokenizer.json`.
+
+    Every document ends with the token `end_of_text_id`: 0 in Pythia, 128,001 in Llama 3, 151,643 in Qwen 2.5.
 
     Releases with the same file (every size and step of Pythia) share its stage and all token files. `source` is where the
     file was found and does not affect any id. `vocab_size` is the largest id plus one.
@@ -308,15 +313,25 @@ class ReleasedTokenizer:
     vocab_size: int
     source: Source = label_field()
     version: int = versions.TOKENIZER
+    end_of_text_id: int = added_field(omit_at=0)
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
         require_name("tokenizer.name", self.name)
         require_positive("tokenizer.vocab_size", self.vocab_size, unit="tokens")
-        if not 1 <= self.vocab_size <= 65_536:
+        if not 1 <= self.vocab_size <= MOST_TOKENS:
             raise RecipeError(
-                "tokenizer.vocab_size", expected="at most 65,536: ids are stored in 16 bits", got=self.vocab_size
+                "tokenizer.vocab_size",
+                expected=f"at most {MOST_TOKENS:,}: ids are stored in 32 bits",
+                got=self.vocab_size,
             )
+        if not (isinstance(self.end_of_text_id, int) and 0 <= self.end_of_text_id < self.vocab_size):
+            raise RecipeError("tokenizer.end_of_text_id", expected="an id of the vocabulary", got=self.end_of_text_id)
+
+
+def end_of_text_id(tokenizer: Tokenizer | ReleasedTokenizer) -> int:
+    """Return the token that ends every document."""
+    return tokenizer.end_of_text_id if isinstance(tokenizer, ReleasedTokenizer) else 0
 
 
 @dataclass(frozen=True, kw_only=True)
