@@ -54,8 +54,8 @@ def export_huggingface(
     start = recipe.curriculum.start
     if end_of_text_id(start.tokenizer) != 0:
         raise ValueError(
-            f"{stage}: expected a tokenizer whose end of text is id 0, got {end_of_text_id(start.tokenizer)}: such models cannot "
-            "be exported yet."
+            f"{stage}: expected a tokenizer whose end of text is id 0, got {end_of_text_id(start.tokenizer)}: such models "
+            "cannot be exported yet."
         )
     tokenizer = stage_id(start.tokenizer)
     if not store.has(tokenizer):
