@@ -17,7 +17,7 @@ from midstudy.files.errors import StoreError
 from midstudy.model.config import huggingface_config
 from midstudy.model.huggingface import to_huggingface
 from midstudy.recipe.curriculum import Curriculum, Start, State
-from midstudy.recipe.data import Task
+from midstudy.recipe.data import Task, end_of_text_id
 from midstudy.recipe.decode import decode
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.stage import stage_id
@@ -43,7 +43,8 @@ def export_huggingface(
         losses: losses of the state's evaluations in nats per token, by name.
 
     Raises:
-        ValueError: `folder` exists or cannot be written, or the checkpoint is damaged.
+        ValueError: `folder` exists or cannot be written, the checkpoint is damaged, or documents end with another token than
+            id 0.
         StoreError: the stage or its tokenizer is not finished, or the tokenizer's files were changed.
     """
     if folder.exists() or folder.is_symlink():
@@ -51,6 +52,11 @@ def export_huggingface(
     record = store.record(stage)
     recipe: State = decode(record.recipe)
     start = recipe.curriculum.start
+    if end_of_text_id(start.tokenizer) != 0:
+        raise ValueError(
+            f"{stage}: expected a tokenizer whose end of text is id 0, got {end_of_text_id(start.tokenizer)}: such models "
+            "cannot be exported yet."
+        )
     tokenizer = stage_id(start.tokenizer)
     if not store.has(tokenizer):
         raise StoreError(f"stage {tokenizer}: the tokenizer of this state is not finished; run the study first.")

@@ -102,7 +102,8 @@ def _parser() -> argparse.ArgumentParser:
             type=_source,
             default=[],
             metavar="SOURCE | NAME=SOURCE",
-            help="a folder, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT, for all corpora and tasks or for one; repeatable",
+            help="a folder, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT, for all corpora and tasks or for one, which may "
+            "also be a file and may declare ,text=FIELD, ,prompt=FIELD,completion=FIELD and ,share=NUMBER; repeatable",
         )
         command.add_argument(
             "--set",

@@ -28,19 +28,26 @@ PAD_MULTIPLE = 8
 """Padded lengths are multiples of this: fewer distinct shapes, aligned rows."""
 
 
-def pack_blocks(blocks: NDArray[np.int64], *, document_mask: bool, weights: NDArray[np.float32] | None = None) -> Batch:
+def pack_blocks(
+    blocks: NDArray[np.int64],
+    *,
+    document_mask: bool,
+    weights: NDArray[np.float32] | None = None,
+    end_of_text_id: int = END_OF_TEXT_ID,
+) -> Batch:
     """Return a batch of blocks of packed documents, given as token ids of shape (num_sequences, length + 1).
 
     Args:
         document_mask: number the documents, each of which ends with its end-of-text token. A block usually starts in the
             middle of a document. The characters `<|endoftext|>` within a text are that token and end a document too.
         weights: shape (num_sequences,), the loss weight of each block's tokens; `None` means 1 for all.
+        end_of_text_id: the token that ends every document.
     """
     input_ids, targets = np.ascontiguousarray(blocks[:, :-1]), np.ascontiguousarray(blocks[:, 1:])
     documents = None
     if document_mask:
         documents = np.zeros(input_ids.shape, np.int32)
-        np.cumsum(input_ids[:, :-1] == END_OF_TEXT_ID, axis=1, dtype=np.int32, out=documents[:, 1:])
+        np.cumsum(input_ids[:, :-1] == end_of_text_id, axis=1, dtype=np.int32, out=documents[:, 1:])
     return Batch(
         input_ids=input_ids,
         targets=targets,
@@ -194,12 +201,19 @@ class Batches:
         size = phase.seq_len + 1
         blocks = np.empty((phase.num_sequences, size), np.int64)
         weights = np.empty(phase.num_sequences, np.float32)
+        end_of_text_id = END_OF_TEXT_ID
         for corpus, split, rows, firsts in self._blocks(placed, step):
             self.drawn[corpus] = self.drawn.get(corpus, 0) + len(rows)
             weights[rows] = self._loss_weight(placed, corpus)
+            end_of_text_id = split.end_of_text_id  # of the curriculum's tokenizer, as in every other corpus
             for row, first in zip(rows, firsts, strict=True):
                 blocks[row] = split.tokens[first : first + size]
-        return pack_blocks(blocks, document_mask=phase.document_mask, weights=None if np.all(weights == 1) else weights)
+        return pack_blocks(
+            blocks,
+            document_mask=phase.document_mask,
+            weights=None if np.all(weights == 1) else weights,
+            end_of_text_id=end_of_text_id,
+        )
 
     def _loss_weight(self, placed: Stretch, corpus: Corpus) -> float:
         """Return the corpus's loss weight in this phase's mixture, or in the last mixture that had the corpus.

@@ -1,16 +1,20 @@
 """The `--data` arguments: which source each corpus and task of an experiment reads.
 
-`DIR` names a folder for all of them; `NAME=DIR`, `NAME=wheels` or `NAME=hub:OWNER/SET[:CONFIG]@COMMIT` sets the source of
-one. The default is `wheels`, the built-in text from pinned packages. A corpus is in DIR/NAME, a task in the folder that the
-experiment gives. A source that cannot be read is an error; there is no fallback.
+`DIR` names a folder for all of them; `NAME=DIR`, `NAME=FILE`, `NAME=wheels` or `NAME=hub:OWNER/SET[:CONFIG]@COMMIT` sets the
+source of one, with the fields that hold its text after it: `,text=FIELD` or `,prompt=FIELD,completion=FIELD`. A name given
+several times, each time with `,share=NUMBER`, is one corpus of several sources; the shares of its bytes add up to 1. The
+default is `wheels`, the built-in text from pinned packages. A corpus is in DIR/NAME, a task in the folder that the
+experiment gives; without such a folder, the DIR of one NAME may be the data set itself. A source that cannot be read is an
+error; there is no fallback.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from midstudy.data.source import resolve_source
-from midstudy.recipe.data import Corpus, Source, Task
+from midstudy.data.source import resolve_source, resolve_sources
+from midstudy.data.source_argument import SourceArgument
+from midstudy.recipe.data import Corpus, Source, SourceMix, Task, sources_of
 from midstudy.recipe.errors import RecipeError
 
 DEFAULT = "wheels"
@@ -20,12 +24,13 @@ class DataChoice:
     """The `--data` arguments of one command, resolved when the experiment requests a corpus or task by name.
 
     Raises:
-        RecipeError: a name or the default is given twice, or a name matches nothing in the experiment.
+        RecipeError: the default is given twice, a name is given twice without shares, or a name matches nothing in the
+            experiment.
     """
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         self._for_all: str | None = None
-        self._for_one: dict[str, str] = {}
+        self._for_one: dict[str, list[str]] = {}
         for argument in arguments:
             name, separator, value = argument.partition("=")
             if not name.strip() or (separator and not value.strip()):  # an unset shell variable expands to this
@@ -39,10 +44,18 @@ class DataChoice:
                 if self._for_all is not None:
                     raise RecipeError("--data", expected="one source for all, and NAME=SOURCE for others", got=argument)
                 self._for_all = argument
-            elif name in self._for_one:
-                raise RecipeError(f"--data {name}", expected="each name once", got=argument)
+            elif "," in name:  # DIR,text=FIELD
+                raise RecipeError(
+                    f"--data {argument}",
+                    expected="fields and shares for one corpus or task, after NAME=SOURCE",
+                    got="a source for all",
+                )
             else:
-                self._for_one[name] = value
+                self._for_one.setdefault(name, []).append(value)
+        for name, values in self._for_one.items():
+            if len(values) > 1 and not any(SourceArgument.parse(value, name=name).share for value in values):
+                expected = "each name once, or a share for each of its sources, such as share=0.7"
+                raise RecipeError(f"--data {name}", expected=expected, got=" and ".join(values))
         self._notes: list[str] = []
         self._requested: list[str] = []
 
@@ -52,7 +65,9 @@ class DataChoice:
 
     def task(self, name: str, *, folder: str, max_items: int | None) -> Task:
         """Return the task `name`, in `folder` of a directory source."""
-        return Task(name=name, source=self._source(name, folder=folder, is_task=True), max_items=max_items)
+        source = self._source(name, folder=folder, is_task=True)
+        assert isinstance(source, Source)  # a task has one source
+        return Task(name=name, source=source, max_items=max_items)
 
     def notes(self) -> tuple[str, ...]:
         """Return notes on the data for the reader of the plan: carved splits, unread files, unusual split names.
@@ -65,10 +80,14 @@ class DataChoice:
                 raise RecipeError(f"--data {name}", expected=f"one of {', '.join(self._requested)}", got=name)
         return tuple(self._notes)
 
-    def _source(self, name: str, *, folder: str, is_task: bool) -> Source:
+    def _source(self, name: str, *, folder: str, is_task: bool) -> Source | SourceMix:
         self._requested.append(name)
-        argument = self._for_one.get(name) or self._for_all or DEFAULT
-        source = resolve_source(argument, name=name, folder=folder, is_task=is_task)
-        if source.note:
-            self._notes.append(f"{name}: {source.note}")
+        if stated := self._for_one.get(name):
+            source = resolve_sources(stated, name=name, folder=folder, is_task=is_task)
+        else:
+            source = resolve_source(self._for_all or DEFAULT, name=name, folder=folder, is_task=is_task)
+        parts = sources_of(source)
+        for part in parts:
+            if part.note:
+                self._notes.append(f"{name}: {f'{part}: ' if len(parts) > 1 else ''}{part.note}")
         return source

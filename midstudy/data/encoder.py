@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from midstudy.data.long_texts import PIECE_CHARACTERS, may_cut, pieces
 from midstudy.data.plain_bpe import PlainBpe, plain_bpe
+from midstudy.data.tokenizer import id_type
 
 _PIECES = 4
 """Number of pieces of a long document that `tokenizers` encodes at once, on its own threads."""
@@ -26,6 +28,7 @@ class Encoder:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self.id_type = id_type(tokenizer)
 
     @cached_property
     def _plain(self) -> PlainBpe | None:
@@ -40,30 +43,30 @@ class Encoder:
         allowed = int(stated) if stated.isdecimal() and int(stated) else len(os.sched_getaffinity(0))
         return min(allowed, _MAX_THREADS)
 
-    def ids(self, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
-        """Yield the ids of each text, uint16."""
+    def ids(self, texts: Sequence[str]) -> Iterator[NDArray[Any]]:
+        """Yield the ids of each text, of type `id_type`."""
         if self._plain is None:
             yield from self._through_tokenizers(texts)
             return
         for text in texts:
             if self._plain.reads(text):
-                yield self._plain.ids(text)
+                yield self._plain.ids(text).astype(self.id_type, copy=False)
             else:
                 yield from self._through_tokenizers([text])
 
-    def _through_tokenizers(self, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
+    def _through_tokenizers(self, texts: Sequence[str]) -> Iterator[NDArray[Any]]:
         """Encode the texts as one batch; encode long texts that can be split safely a few pieces at a time."""
         if max(map(len, texts)) <= 2 * PIECE_CHARACTERS or not may_cut(self._tokenizer):
             yield from self._encode(texts)
             return
         for text in texts:
-            ids: list[NDArray[np.uint16]] = []
+            ids: list[NDArray[Any]] = []
             remaining = pieces(text)
             while group := list(islice(remaining, _PIECES)):
                 ids.extend(self._encode(group))
-            yield np.concatenate(ids) if ids else np.zeros(0, np.uint16)
+            yield np.concatenate(ids) if ids else np.zeros(0, self.id_type)
 
-    def _encode(self, texts: Sequence[str]) -> Iterator[NDArray[np.uint16]]:
+    def _encode(self, texts: Sequence[str]) -> Iterator[NDArray[Any]]:
         # The fast variant returns the same ids without character offsets, in two thirds of the time.
         for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-            yield np.array(encoding.ids, np.uint16)
+            yield np.array(encoding.ids, self.id_type)

@@ -1,4 +1,7 @@
-"""Data sets in a folder: one JSONL file per split, optionally gzipped, identified by the digest of their bytes."""
+"""Rows of JSONL files, plain, gzipped or compressed with zstd; and the digest that identifies a source's files.
+
+Files are read once from the start, in constant memory, and digested on the way.
+"""
 
 from __future__ import annotations
 
@@ -6,91 +9,17 @@ import gzip
 import hashlib
 import io
 import json
-import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from midstudy.data.digests import DigestedFile, file_digest
+from midstudy.data.split_files import file_names, split_files
 from midstudy.data.splits import SPLIT_NAMES
-
-ENDINGS = (".jsonl", ".jsonl.gz")
 
 _LINES_BETWEEN_REPORTS = 16
 _BUFFER_BYTES = 2**16
-
-
-def find_split(folder: Path, split: str) -> Path | None:
-    """Return the file of a split, or `None` if the folder has none.
-
-    Raises:
-        ValueError: the folder has several files for the split.
-    """
-    names = [name + ending for name in SPLIT_NAMES[split] for ending in ENDINGS]
-    paths = [folder / name for name in names if (folder / name).is_file()]
-    if len(paths) > 1:
-        raise ValueError(
-            f"{folder}: expected one file for the {split} split, got {' and '.join(path.name for path in paths)}. "
-            "Move the wrong one elsewhere."
-        )
-    return paths[0] if paths else None
-
-
-# File names that start with a split's name, with any extension; and file names with the extension of a data file.
-_LIKE_A_SPLIT = re.compile(r"(train|training|valid|validation|val|dev|devel|eval|evaluation|test|testing|tests)([^a-z].*)?")
-_LIKE_ROWS = re.compile(r".*\.(jsonl|ndjson|jsonlines|parquet|arrow|csv|tsv)(\.[a-z0-9]+)?")
-_REMEDIES = {
-    ".zst": "zstd -d",
-    ".xz": "xz -d",
-    ".bz2": "bzip2 -d",
-    ".zip": "unzip",
-    ".lz4": "lz4 -d",
-}
-_NOT_DATA = (".py", ".sh", ".md", ".log", ".lock")
-_MOST_NAMED = 5
-
-
-def unread_files(folder: Path) -> str:
-    """Name the files of a folder that look like data but are not read, each with a fix; empty if there are none.
-
-    A file looks like data if its name starts with a split's name or has a data file's extension.
-    """
-    read = {name + ending for names in SPLIT_NAMES.values() for name in names for ending in ENDINGS}
-    names = [
-        path.name
-        for path in sorted(folder.iterdir())
-        if not path.name.startswith(".")
-        and path.suffix not in _NOT_DATA
-        and not (path.name in read and path.is_file())
-        and (_LIKE_A_SPLIT.fullmatch(path.name.lower()) or _LIKE_ROWS.fullmatch(path.name.lower()))
-    ]
-    return _some([_unread(folder / name) for name in names])
-
-
-def other_files(folder: Path) -> str:
-    """Name everything in a folder that is not the file of a split; empty if there is nothing."""
-    read = {name + ending for names in SPLIT_NAMES.values() for name in names for ending in ENDINGS}
-    names = (path.name for path in sorted(folder.iterdir()) if not path.name.startswith(".") and path.name not in read)
-    return _some([_unread(folder / name) for name in names])
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
-
-
-def _unread(path: Path) -> str:
-    for ending, command in _REMEDIES.items():
-        if path.name.lower().endswith(ending):
-            return f"{path.name} (`{command}` it)"
-    if path.is_symlink() and not path.exists():
-        return f"{path.name} (a broken link)"
-    return f"{path.name}/ (a folder)" if path.is_dir() else path.name
-
-
-def file_names(split: str) -> str:
-    """Return the accepted file names of a split, for messages."""
-    return " or ".join(name + ending for name in SPLIT_NAMES[split] for ending in ENDINGS)
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -120,7 +49,7 @@ def open_digested(path: Path) -> DigestedFile:
     try:
         return DigestedFile(path)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file. Expected a JSONL file, optionally gzipped.") from None
+        raise ValueError(f"{path}: no such file. Expected a JSONL file, optionally compressed, or Parquet.") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be opened ({error}).") from error
 
@@ -131,9 +60,8 @@ def numbered_rows_of(
     """Like `numbered_rows`, but for an open file."""
     number = 0
     buffered = io.BufferedReader(file, _BUFFER_BYTES)
-    lines = gzip.GzipFile(fileobj=buffered) if path.suffix == ".gz" else buffered
     try:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(_lines(buffered, path), start=1):
             if number % _LINES_BETWEEN_REPORTS == 0:
                 on_read(min(1.0, file.num_read / max(1, file.num_bytes)))
             if line.strip():
@@ -145,33 +73,76 @@ def numbered_rows_of(
             buffered.detach()  # keep the file open, so that the rest can be read
 
 
+def _lines(buffered: io.BufferedReader[DigestedFile], path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, decompressed as its name says."""
+    if path.suffix == ".gz":
+        yield from gzip.GzipFile(fileobj=buffered)
+    elif path.suffix == ".zst":
+        import pyarrow  # takes 0.1 s, so only if needed
+
+        # pyarrow closes the file that it reads when it is freed: it gets a reader of its own, `buffered` stays open.
+        compressed = pyarrow.PythonFile(_Unclosed(buffered), mode="r")
+        with pyarrow.CompressedInputStream(compressed, "zstd") as stream:
+            yield from io.BufferedReader(stream, _BUFFER_BYTES)
+    else:
+        yield from buffered
+
+
+class _Unclosed(io.RawIOBase):
+    """Reads a file without closing it."""
+
+    def __init__(self, file: io.BufferedReader[DigestedFile]) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        return self._file.readinto(buffer)
+
+
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{where}: expected UTF-8 text, got byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line "
+            "(not UTF-8). Convert the file, for example with `iconv -f latin1 -t utf-8`, or remove the line."
+        ) from None
     except (ValueError, RecursionError) as error:  # RecursionError: deeply nested brackets
-        raise ValueError(f"{where}: expected one JSON object per line, got text that is not JSON ({error}).") from None
+        raise ValueError(
+            f"{where}: expected one JSON object per line, got text that is not JSON ({error}). Correct or remove the line."
+        ) from None
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected one JSON object per line, got {type(row).__name__}.")
     return row
 
 
-def content_digest(folder: Path, *, read: Mapping[Path, str] | None = None) -> str:
-    """Return the SHA-256 over the split files of a folder: name and digest of train, dev and test, in this order.
+def content_digest(place: Path, *, read: Mapping[Path, str] | None = None) -> str:
+    """Return the SHA-256 over the files of a source: split and digest of train, dev and test, in this order.
+
+    The digest of a split of several files is the SHA-256 of the lines of their digests, in the order in which they are read.
 
     Args:
+        place: the folder of a data set, or its only file.
         read: digests of files that were just read.
 
     Raises:
-        ValueError: the folder is missing or has no train split.
+        ValueError: the folder or file is missing, or the folder has no train split.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder. Expected a folder with {file_names('train')}.")
-    if find_split(folder, "train") is None:
-        raise ValueError(f"{folder}: the train split is missing. Expected {file_names('train')}.")
+    if not place.exists():
+        raise ValueError(f"{place}: no such folder. Expected a folder with {file_names('train')}.")
+    if not split_files(place, "train"):
+        raise ValueError(f"{place}: the train split is missing. Expected {file_names('train')}.")
     whole = hashlib.sha256()
     for split in SPLIT_NAMES:
-        path = find_split(folder, split)
-        if path is not None:
-            digest = (read or {}).get(path) or file_digest(path)
-            whole.update(f"{split} {digest}\n".encode("ascii"))
+        digests = [(read or {}).get(path) or file_digest(path) for path in split_files(place, split)]
+        if digests:
+            whole.update(f"{split} {_of_all(digests)}\n".encode("ascii"))
     return whole.hexdigest()
+
+
+def _of_all(digests: list[str]) -> str:
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode("ascii")).hexdigest()

@@ -92,10 +92,27 @@ def _clear_errors(name: str) -> Iterator[None]:
     """Turn the errors of `datasets` into a `ValueError` of one clear sentence."""
     try:
         yield
-    except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"hub:{name}: cannot be read: {error}") from error
-    except OSError as error:
+    except Exception as error:
+        if _is_gated(error):
+            from huggingface_hub import constants
+
+            raise ValueError(
+                f"hub:{name}: its owner asks readers to accept terms. Open {constants.ENDPOINT}/datasets/{name}, accept "
+                "them with your account, and set HF_TOKEN to a token of that account."
+            ) from error
+        if isinstance(error, FileNotFoundError | ValueError):
+            raise ValueError(f"hub:{name}: cannot be read: {error}") from error
+        if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):  # the Hub's HTTP library
+            raise
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"hub:{name}: the Hub cannot be reached ({first}). Connect to the network, or pass a folder with --data."
         ) from error
+
+
+def _is_gated(error: Exception) -> bool:
+    """Return whether the terms of a data set are not accepted; `datasets` raises an error that says so in its text alone."""
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import GatedRepoError
+
+    return isinstance(error, GatedRepoError) or (isinstance(error, DatasetNotFoundError) and "gated" in str(error))

@@ -113,26 +113,31 @@ class PlainBpe:
         self._encoding = _encoding(_WORDS, ranks)
         self._added, self._only_inert = added, only_inert
         self._token_bytes = {number: token for token, number in ranks.items()}
+        largest = max(max(ranks.values()), *(number for _, ids in added for number in ids.values()), 0)
+        self._id_type = np.uint16 if largest <= np.iinfo(np.uint16).max else np.uint32
+
+    def _array(self, ids: list[int]) -> NDArray[Any]:
+        return np.fromiter(ids, self._id_type, len(ids))
 
     def reads(self, text: str) -> bool:
         """Return whether `ids` supports this text."""
         return not self._only_inert or text.isascii() or _NOT_INERT.search(text) is None
 
-    def ids(self, text: str) -> NDArray[np.uint16]:
-        """Return the token ids of a text, uint16."""
+    def ids(self, text: str) -> NDArray[Any]:
+        """Return the token ids of a text: uint16 if every id fits, else uint32."""
         if len(text) <= 2 * PIECE_CHARACTERS and not any(pattern.search(text) for pattern, _ in self._added):
-            return _array(self._encoding.encode_ordinary(text))
+            return self._array(self._encoding.encode_ordinary(text))
         parts = list(self._parts(text))
-        return np.concatenate(parts) if parts else _array([])
+        return np.concatenate(parts) if parts else self._array([])
 
-    def _parts(self, text: str) -> Iterator[NDArray[np.uint16]]:
+    def _parts(self, text: str) -> Iterator[NDArray[Any]]:
         for part in self._between_added(text):
             if isinstance(part, int):
-                yield _array([part])
+                yield self._array([part])
                 continue
             for piece in _pieces(part):
                 if len(piece) <= 2 * PIECE_CHARACTERS:
-                    yield _array(self._encoding.encode_ordinary(piece))
+                    yield self._array(self._encoding.encode_ordinary(piece))
                 else:
                     yield from self._word_by_word(piece)
 
@@ -150,25 +155,25 @@ class PlainBpe:
             begin = match.end()
         yield from self._between_added(text[begin:] if begin else text, stage + 1)
 
-    def _word_by_word(self, text: str) -> Iterator[NDArray[np.uint16]]:
+    def _word_by_word(self, text: str) -> Iterator[NDArray[Any]]:
         pending: list[int] = []
         for word in map(str.encode, _words(text)):
             if len(word) <= WINDOW_BYTES:
                 pending += self._encoding._encode_single_piece(word)
             if len(pending) > PIECE_CHARACTERS or len(word) > WINDOW_BYTES:
-                yield _array(pending)
+                yield self._array(pending)
                 pending = []
             if len(word) > WINDOW_BYTES:
                 yield from self._long_word(word)
-        yield _array(pending)
+        yield self._array(pending)
 
-    def _long_word(self, word: bytes) -> list[NDArray[np.uint16]]:
+    def _long_word(self, word: bytes) -> list[NDArray[Any]]:
         size = WINDOW_BYTES
         while (ids := self._in_windows(word, size)) is None:
             size *= 2
         return ids
 
-    def _in_windows(self, word: bytes, size: int) -> list[NDArray[np.uint16]] | None:
+    def _in_windows(self, word: bytes, size: int) -> list[NDArray[Any]] | None:
         """Return the token ids of a word, encoded `size` bytes at a time; `None` if two windows do not join."""
         encode, token_bytes, start = self._encoding._encode_single_piece, self._token_bytes, 0
         ids, finished = encode(word[:size]), []
@@ -181,9 +186,9 @@ class PlainBpe:
                     break
             else:
                 return None
-            finished.append(_array(ids[:num_kept]))
+            finished.append(self._array(ids[:num_kept]))
             ids, start = more, place
-        return [*finished, _array(ids)]
+        return [*finished, self._array(ids)]
 
 
 def _words(text: str) -> Iterator[str]:
@@ -204,10 +209,6 @@ def _encoding(words: str, ranks: dict[bytes, int]) -> tiktoken.Encoding:
     import tiktoken  # takes 0.2 s, so only if needed
 
     return tiktoken.Encoding("plain", pat_str=words, mergeable_ranks=ranks, special_tokens={})
-
-
-def _array(ids: list[int]) -> NDArray[np.uint16]:
-    return np.fromiter(ids, np.uint16, len(ids))
 
 
 def _pieces(text: str) -> Iterator[str]:

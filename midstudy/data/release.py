@@ -73,10 +73,37 @@ def released_pythia(argument: str, *, step: int | None = None) -> Start:
     with inside(f"release.{name}"):
         return Start(
             model=shape_of_config(_json(_present(folder, _CONFIG))),
-            tokenizer=_tokenizer(_present(folder, FILE_NAME), name, tokenizer),
+            tokenizer=_tokenizer(_present(folder, FILE_NAME), name, tokenizer, must_be_first=True),
             seed=None,
             weights=Release(name=name, source=weights, step=step),
         )
+
+
+def released_tokenizer(argument: str, *, end_of_text: str) -> ReleasedTokenizer:
+    """Return the tokenizer of a released model, for models whose weights are drawn here.
+
+    Args:
+        argument: a folder with `tokenizer.json`, or `hub:OWNER/NAME@COMMIT`.
+        end_of_text: the special token that ends every document: `<|end_of_text|>` in Llama 3, `<|endoftext|>` in Qwen 2.5.
+            A chat model may state another one as its end of a turn.
+
+    Raises:
+        RecipeError: the tokenizer has no such special token, or truncates or pads texts.
+        ValueError: the file is missing or damaged, or the Hub cannot be reached.
+    """
+    if argument.startswith("hub:"):
+        part, at, revision = argument.removeprefix("hub:").rpartition("@")
+        if not at or not part:
+            raise ValueError(f"tokenizer: expected a folder or hub:OWNER/NAME@COMMIT, got {argument}.")
+        require_commit(part, revision)
+        folder, name = _fetched(part, revision, (FILE_NAME,)), part.rpartition("/")[2]
+        source = Source(kind="hub", part=part, revision=revision)
+    else:
+        folder = Path(os.path.expanduser(argument)).absolute()
+        name = folder.name
+        source = Source(kind="files", part="", revision=file_digest(_present(folder, FILE_NAME)), location=str(folder))
+    with inside(f"release.{name}"):
+        return _tokenizer(_present(folder, FILE_NAME), name, source, end_of_text=end_of_text)
 
 
 def release_files(release: Release) -> list[Path]:
@@ -201,17 +228,27 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _tokenizer(path: Path, name: str, source: Source) -> ReleasedTokenizer:
+def _tokenizer(
+    path: Path, name: str, source: Source, *, end_of_text: str = END_OF_TEXT, must_be_first: bool = False
+) -> ReleasedTokenizer:
     content = path.read_bytes()
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library does not raise anything more specific
         raise ValueError(f"{path}: not a tokenizer ({error}). Fetch the file again.") from None
-    if tokenizer.token_to_id(END_OF_TEXT) != END_OF_TEXT_ID:
+    end_id = tokenizer.token_to_id(end_of_text)
+    if must_be_first and end_id != END_OF_TEXT_ID:
         raise RecipeError(
             f"tokenizer.{END_OF_TEXT}",
             expected=f"id {END_OF_TEXT_ID}, as in Pythia (documents end with it)",
-            got=tokenizer.token_to_id(END_OF_TEXT),
+            got=end_id,
+        )
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    if end_id is None or (end_id not in special and end_id != END_OF_TEXT_ID):
+        raise RecipeError(
+            f"tokenizer.{end_of_text}",
+            expected="a special token of the tokenizer, which ends documents",
+            got="no such token" if end_id is None else f"id {end_id}, a token of ordinary text",
         )
     if tokenizer.truncation or tokenizer.padding:
         raise RecipeError(
@@ -220,4 +257,10 @@ def _tokenizer(path: Path, name: str, source: Source) -> ReleasedTokenizer:
             got="a tokenizer that truncates or pads texts",
         )
     vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    return ReleasedTokenizer(name=name, digest=hashlib.sha256(content).hexdigest(), vocab_size=vocab_size, source=source)
+    return ReleasedTokenizer(
+        name=name,
+        digest=hashlib.sha256(content).hexdigest(),
+        vocab_size=vocab_size,
+        source=source,
+        end_of_text_id=end_id,
+    )

@@ -1,14 +1,17 @@
 """Convert a row of a data file to a document (corpora) or to a prompt and its target (tasks).
 
-Five layouts are known, recognised by their fields: `text`; `inputs`/`targets`; `instruction`/`input`/`output`;
-`question`/`answer`[/`support`]; `conversations`. Other fields (`id`, `source`, ...) are ignored.
+Six layouts are known, recognised by their fields: `text`; `inputs`/`targets`; `instruction`/`input`/`output`;
+`question`/`answer`[/`support`]; `conversations`; and, if none of these fits, `prompt`/`completion`. Other fields (`id`,
+`source`, ...) are ignored. A source may also declare which of its fields are `text`, or `prompt` and `completion`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from midstudy.recipe.data import PAIR_FIELDS
 
 LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "text": (("text",), ()),
@@ -18,6 +21,9 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "conversations": (("conversations",), ()),
 }
 """Maps the name of a layout to its required and optional fields."""
+
+_PAIR = "prompt/completion"
+"""Recognised only if no layout fits, so that rows read before this layout was known are read as they were."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ def as_text(row: Mapping[str, Any], where: str) -> str:
     """Return the document of a corpus row.
 
     Inputs and targets, and the turns of a conversation, are joined by a blank line, like FLAN in the paper. Other layouts
-    are joined by a line break, with `support` and `input` after a space, as in tasks.
+    are joined by a line break, with `support` and `input` after a space, as in tasks; a completion follows its prompt
+    directly.
 
     Args:
         row: one row of a data file.
@@ -49,14 +56,14 @@ def as_text(row: Mapping[str, Any], where: str) -> str:
     if layout == "conversations":
         return "\n\n".join(row["conversations"])
     example = _prompt_and_target(row, layout)
-    return f"{example.prompt}\n{example.target}"
+    return f"{example.prompt}{'' if layout == _PAIR else chr(10)}{example.target}"
 
 
 def as_example(row: Mapping[str, Any], where: str) -> Example:
     """Return the prompt and target of a task row (nightingal3/litgpt `data/base.py`).
 
     Question → answer (GSM8K); question, space, support → answer (SciQ); first turn → all later turns, joined without a
-    separator (LIMA); instruction, space, input → output; inputs → targets.
+    separator (LIMA); instruction, space, input → output; inputs → targets; prompt → completion.
 
     Raises:
         ValueError: a field is missing, has the wrong type or is not Unicode text, the target is empty, or the fields fit
@@ -65,13 +72,40 @@ def as_example(row: Mapping[str, Any], where: str) -> Example:
     layout = _layout_of(row, where, tuple(name for name in LAYOUTS if name != "text"))
     example = _prompt_and_target(row, layout)
     if not example.target:
-        raise ValueError(f"{where}: expected a target of at least one character, got an empty one ({layout}).")
+        raise ValueError(
+            f"{where}: expected a target of at least one character, got an empty one ({layout}). Remove the row, or give it "
+            "a target."
+        )
     return example
+
+
+def with_fields(row: Mapping[str, Any], fields: Sequence[tuple[str, str]], where: str) -> dict[str, Any]:
+    """Return the row under the names of a layout, with the declared fields alone.
+
+    Args:
+        fields: pairs of a layout's name (`text`, `prompt`, `completion`) and the field of the source that holds it.
+
+    Raises:
+        ValueError: a declared field is missing or is not text.
+    """
+    for name, field in fields:
+        if field not in row:
+            raise ValueError(
+                f"{where}: expected field '{field}', declared by {name}={field}, got {', '.join(row) or 'no fields'}. "
+                "Declare the right field, or correct or remove the row."
+            )
+        if not isinstance(row[field], str):
+            raise ValueError(
+                f"{where}: field '{field}' ({name}): expected text, got {_kind(row[field])}. Correct or remove the row."
+            )
+    return {name: row[field] for name, field in fields}
 
 
 def _prompt_and_target(row: Mapping[str, Any], layout: str) -> Example:
     if layout == "inputs/targets":
         return Example(row["inputs"], row["targets"])
+    if layout == _PAIR:
+        return Example(row["prompt"], row["completion"])
     if layout == "conversations":
         return Example(row["conversations"][0], "".join(row["conversations"][1:]))
     if layout == "question/answer[/support]":
@@ -85,11 +119,17 @@ def _with_more(prompt: str, more: str | None) -> str:
 
 def _layout_of(row: Mapping[str, Any], where: str, allowed: tuple[str, ...]) -> str:
     fitting = [name for name in allowed if all(field in row for field in LAYOUTS[name][0])]
+    if not fitting and all(field in row for field in PAIR_FIELDS):
+        fitting = [_PAIR]
     if len(fitting) != 1:
         got = f"fields of several ({', '.join(fitting)})" if fitting else ", ".join(row) or "no fields"
-        raise ValueError(f"{where}: expected the fields of exactly one of {'; '.join(allowed)}, got {got}.")
+        declared = "text=FIELD" if "text" in allowed else "prompt=FIELD,completion=FIELD"
+        raise ValueError(
+            f"{where}: expected the fields of exactly one of {'; '.join((*allowed, _PAIR))}, got {got}. Declare the fields: "
+            f"--data NAME=SOURCE,{declared}."
+        )
     layout = fitting[0]
-    required, optional = LAYOUTS[layout]
+    required, optional = LAYOUTS.get(layout, (PAIR_FIELDS, ()))
     if layout == "conversations":
         turns = row["conversations"]
         if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, str) for turn in turns):
@@ -101,9 +141,13 @@ def _layout_of(row: Mapping[str, Any], where: str, allowed: tuple[str, ...]) -> 
         return layout
     for field in (*required, *(name for name in optional if row.get(name) is not None)):
         if not isinstance(row[field], str):
-            raise ValueError(f"{where}: field '{field}': expected text, got {type(row[field]).__name__}.")
+            raise ValueError(f"{where}: field '{field}': expected text, got {_kind(row[field])}. Correct or remove the row.")
         _require_unicode(row[field], field, where)
     return layout
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
 
 
 def _require_unicode(text: str, field: str, where: str) -> None:

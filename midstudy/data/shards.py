@@ -1,7 +1,7 @@
 """Write a split as shards: runs of consecutive documents, tokenised in parallel, finished one by one, reused on resume.
 
 A shard ends with the document that brings it to `shard_bytes` of UTF-8 text; documents are not split. Its files are
-`<split>-00000.tokens` (uint16, little-endian), `<split>-00000.offsets` (int64; document i of the shard is
+`<split>-00000.tokens` (uint16, or uint32 if the vocabulary needs it), `<split>-00000.offsets` (int64; document i is
 tokens[offsets[i]:offsets[i + 1]]) and, for a task, `<split>-00000.prompts` (int64; number of leading tokens of item i that
 are its prompt). `<split>.shards.json` lists the finished shards in order, with the digest of every file, and states when
 the split is complete. Every document and item ends with exactly one end-of-text token, even if its text ends with one.
@@ -24,18 +24,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
 from midstudy.data.encoder import Encoder
-from midstudy.data.source import ChangedTextError
-from midstudy.data.tokenizer import END_OF_TEXT_ID, without_end
+from midstudy.data.split_rows import ChangedTextError
+from midstudy.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, without_end
 
 SHARD_BYTES = 2**28
 """Text bytes of a shard, the most that an interruption loses: about a minute of work of one thread."""
@@ -71,11 +72,17 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """The finished shards of a split, from its first document; `is_complete` if they cover all documents."""
+    """The finished shards of a split, from its first document; `is_complete` if they cover all documents.
+
+    `id_bytes` is the size of a token id in the files, 2 or 4. Every document ends with the token `end_of_text_id`. The file
+    of an index states both only if they are not 2 and 0.
+    """
 
     shard_bytes: int
     shards: tuple[Shard, ...] = ()
     is_complete: bool = False
+    id_bytes: int = 2
+    end_of_text_id: int = END_OF_TEXT_ID
 
     @property
     def num_documents(self) -> int:
@@ -103,9 +110,9 @@ def read_index(folder: Path, split: str) -> ShardIndex | None:
     """
     path = _index_path(folder, split)
     try:
-        fields = json.loads(path.read_text("utf-8"))
-        shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
-        return ShardIndex(shards=shards, **fields)
+        stated = json.loads(path.read_text("utf-8"))
+        shards = tuple(Shard(**shard) for shard in stated.pop("shards"))
+        return ShardIndex(shards=shards, **stated)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -121,7 +128,7 @@ def has_shards(folder: Path) -> bool:
 class Tokenised:
     """A tokenised chunk: the concatenated ids, and the number of tokens of each document and of each prompt."""
 
-    tokens: NDArray[np.uint16]
+    tokens: NDArray[Any]
     lengths: NDArray[np.int64]
     prompt_lengths: NDArray[np.int64] | None
     text_bytes: int
@@ -135,6 +142,7 @@ def write_split(
     *,
     previous: Sequence[Path] = (),
     shard_bytes: int = SHARD_BYTES,
+    end_of_text_id: int = END_OF_TEXT_ID,
     on_reused: Callable[[Shard], None] = lambda shard: None,
     on_tokenised: Callable[[Tokenised], None] = lambda chunk: None,
 ) -> ShardIndex:
@@ -148,14 +156,15 @@ def write_split(
             remain.
         previous: folders of interrupted attempts at the same split. A shard with matching digests is reused, after its
             documents are read and checked against the text that it was made from.
+        end_of_text_id: the token that ends every document.
         on_reused: called with every reused shard.
         on_tokenised: called with every chunk, in order, after it is written.
 
     Raises:
         ChangedTextError: a previous attempt's shard was made from other text, e.g. if a file was replaced and restored.
     """
-    encoder, remaining = Encoder(tokenizer), iter(documents)
-    index = ShardIndex(shard_bytes=shard_bytes)
+    encoder, remaining = _Encoding(tokenizer, end_of_text_id), iter(documents)
+    index = ShardIndex(shard_bytes=shard_bytes, id_bytes=encoder.id_type().itemsize, end_of_text_id=end_of_text_id)
     while not index.is_complete:
         extended = _reuse_next(previous, folder, split, index)
         if extended is not None:
@@ -178,7 +187,7 @@ def _reuse_next(previous: Sequence[Path], folder: Path, split: str, index: Shard
             other = read_index(attempt, split)
         except ValueError:
             continue  # the index of an interrupted attempt may be damaged
-        if other is None or other.shard_bytes != index.shard_bytes:
+        if other is None or replace(other, shards=(), is_complete=False) != replace(index, shards=(), is_complete=False):
             continue
         if len(other.shards) == number or other.shards[:number] != index.shards:
             continue
@@ -228,7 +237,9 @@ def _sync(path: Path) -> None:
 def _write_index(folder: Path, split: str, index: ShardIndex) -> None:
     path = _index_path(folder, split)
     file = _NewFile(path)
-    file.write(json.dumps(asdict(index), indent=1).encode("utf-8"))
+    defaults = {field.name: field.default for field in fields(index) if field.name in ("id_bytes", "end_of_text_id")}
+    stated = {name: value for name, value in asdict(index).items() if name not in defaults or value != defaults[name]}
+    file.write(json.dumps(stated, indent=1).encode("utf-8"))
     file.finish()
 
 
@@ -258,8 +269,18 @@ class _NewFile:
         self._temporary.unlink(missing_ok=True)
 
 
+class _Encoding(Encoder):
+    """An encoder with the token that ends every document and the text of that token."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, end_of_text_id: int) -> None:
+        super().__init__(tokenizer)
+        self.end_of_text = np.array([end_of_text_id], self.id_type)
+        named = tokenizer.id_to_token(end_of_text_id)
+        self.marker = END_OF_TEXT if end_of_text_id == END_OF_TEXT_ID or named is None else named
+
+
 def _write_shard(
-    encoder: Encoder,
+    encoder: _Encoding,
     remaining: Iterator[Document],
     folder: Path,
     name: str,
@@ -274,7 +295,7 @@ def _write_shard(
     with ExitStack() as stack:
         files: dict[str, _NewFile] = {}
 
-        def append(ending: str, values: NDArray[np.int64] | NDArray[np.uint16], dtype: str) -> None:
+        def append(ending: str, values: NDArray[Any], dtype: str) -> None:
             if ending not in files:
                 files[ending] = _NewFile(folder / f"{name}.{ending}")
                 stack.callback(files[ending].discard)
@@ -283,7 +304,7 @@ def _write_shard(
         append("offsets", np.zeros(1, np.int64), "<i8")
         chunks = _chunks(_until_full(chain([first], remaining), shard_bytes, text_sha256))
         for chunk in _in_parallel(partial(_tokenise, encoder), chunks, encoder.num_threads):
-            append("tokens", chunk.tokens, "<u2")
+            append("tokens", chunk.tokens, f"<u{chunk.tokens.itemsize}")
             append("offsets", num_tokens + np.cumsum(chunk.lengths), "<i8")
             if chunk.prompt_lengths is not None:
                 append("prompts", chunk.prompt_lengths, "<i8")
@@ -336,14 +357,16 @@ def _chunks(documents: Iterable[tuple[Document, int]]) -> Iterator[Chunk]:
         yield chunk, total
 
 
-def _tokenise(encoder: Encoder, chunk: Chunk) -> Tokenised:
+def _tokenise(encoder: _Encoding, chunk: Chunk) -> Tokenised:
     documents, text_bytes = chunk
-    encoded = encoder.ids([text for *prompt, last in documents for text in (*prompt, without_end(last))])
-    ids: list[NDArray[np.uint16]] = []
+    encoded = encoder.ids(
+        [text for *prompt, last in documents for text in (*prompt, without_end(last, marker=encoder.marker))]
+    )
+    ids: list[NDArray[Any]] = []
     lengths, prompt_lengths = [], []
     for document in documents:
         parts = list(islice(encoded, len(document)))
-        ids.extend((*parts, np.array([END_OF_TEXT_ID], np.uint16)))
+        ids.extend((*parts, encoder.end_of_text))
         lengths.append(sum(map(len, parts)) + 1)
         prompt_lengths.append(len(parts[0]))
     return Tokenised(

@@ -8,11 +8,12 @@ from typing import Any
 
 from midstudy.data import builtin
 from midstudy.data.cache import cache_dir
-from midstudy.data.files import SPLIT_NAMES, find_split
-from midstudy.recipe.data import Dataset, Source, Task
+from midstudy.data.split_files import split_files
+from midstudy.data.splits import SPLIT_NAMES
+from midstudy.recipe.data import Dataset, Source, SourceMix, Task, sources_of
 
-_GZIP_RATIO = 3.0
-"""Bytes of text per byte of gzip."""
+_TEXT_RATIO = {".gz": 3.0, ".zst": 3.5, ".parquet": 2.5}
+"""Bytes of text per byte of a compressed file, by the end of its name."""
 
 _ITEM_BYTES = 500
 """Bytes per task item if the source does not state them."""
@@ -34,25 +35,38 @@ def text_bytes(data: Dataset) -> float:
     return sum(min(size, data.max_bytes or size) * share.get(split, 1.0) for split, (size, _) in sizes.items())
 
 
-def _split_sizes(source: Source) -> dict[str, tuple[float, float]]:
-    """Return the expected bytes and rows of each split; empty if the folder or part does not exist."""
+def _split_sizes(source: Source | SourceMix) -> dict[str, tuple[float, float]]:
+    """Return the expected bytes and rows of each split; empty if the folder or part does not exist.
+
+    The text of a mix ends when a part does: it has the bytes that its scarcest part allows.
+    """
+    if isinstance(source, SourceMix):
+        parts = [(_split_sizes(part.source), float(part.share)) for part in source.parts]
+        mixed = {}
+        for split in SPLIT_NAMES:
+            if all(split in sizes for sizes, _ in parts):
+                size, rows, share = min(((*sizes[split], share) for sizes, share in parts), key=lambda one: one[0] / one[2])
+                mixed[split] = (size / share, rows / share)
+        return mixed
     if source.kind == "wheels":
         part = _frozen_parts().get(source.part, {"splits": {}})
         return {name: (split["bytes"], max(1, split["docs"])) for name, split in part["splits"].items()}
     if source.kind == "files":
-        paths = {split: find_split(Path(source.location), split) for split in SPLIT_NAMES}
+        files = {split: split_files(Path(source.location), split) for split in SPLIT_NAMES}
         sizes = {
-            split: _GZIP_RATIO ** (path.suffix == ".gz") * path.stat().st_size
-            for split, path in paths.items()
-            if path is not None
+            split: sum(_TEXT_RATIO.get(path.suffix, 1.0) * path.stat().st_size for path in paths)
+            for split, paths in files.items()
+            if paths
         }
     else:
         sizes = {split: _UNKNOWN_BYTES * (1.0 if split == "train" else _EVALUATION_SHARE) for split in SPLIT_NAMES}
     return {split: (size, max(1.0, size / _ITEM_BYTES)) for split, size in sizes.items()}
 
 
-def unprepared_parts(source: Source) -> dict[str, float]:
+def unprepared_parts(source: Source | SourceMix) -> dict[str, float]:
     """Map each built-in (`wheels`) part to prepare before this source can be read to its text size in bytes."""
+    if isinstance(source, SourceMix):
+        return {part: size for one in sources_of(source) for part, size in unprepared_parts(one).items()}
     if source.kind != "wheels":
         return {}
     folder = cache_dir() / "prepared" / builtin.list_digest()[:16]

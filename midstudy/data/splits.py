@@ -6,9 +6,11 @@ always in the same split.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
@@ -71,5 +73,22 @@ def split_of_row(row: Mapping[str, Any], *, carved: tuple[str, ...], is_task: bo
 
 
 def canonical_row(row: Mapping[str, Any]) -> str:
-    """Return the JSON of a row with sorted keys, independent of how the file was written."""
-    return json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """Return the JSON of a row with sorted keys, independent of how the file was written.
+
+    Values of Parquet that JSON does not have are written as text: dates and decimals as they are printed, bytes in hex.
+
+    Raises:
+        ValueError: a value has no fixed form as text, such as an image.
+    """
+    return json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_value_as_text)
+
+
+def _value_as_text(value: Any) -> str:
+    if isinstance(value, datetime.date | datetime.time | datetime.timedelta | Decimal):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    raise ValueError(
+        f"expected rows of text, numbers, dates and bytes, got {type(value).__name__}. Declare the fields that are text: "
+        "--data NAME=SOURCE,text=FIELD."
+    )

@@ -31,6 +31,7 @@ _WHY = {
     "outside_sample": "in documents outside the sample",
     "past_document_limit": "past the first {limit} of their document",
     "overlap": "sharing text with test items",
+    "past_shares": "of other sources after one of the mix ended",
     "empty": "without text",
     "does_not_fit": "too large for max_bytes",
     "after_it": "after that one",
@@ -56,6 +57,7 @@ _ALWAYS_REPORTED = ("does_not_fit", "past_one_document")
 _REMEDY = {
     "no_target": "Raise seq_len, or shorten the prompts.",
     "no_block": "Add text, or lower seq_len.",
+    "past_shares": "Give the source that ends first a smaller share, or more text.",
     "empty": "Check the rows: most have no text.",
     "after_it": "Raise max_bytes, or remove the document that does not fit from the data.",
     "cut": "Raise seq_len, or shorten the targets.",

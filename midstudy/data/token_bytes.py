@@ -9,7 +9,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from midstudy.data.plain_bpe import byte_letters
-from midstudy.data.tokenizer import END_OF_TEXT_ID
+from midstudy.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID
 
 _CHANGES_SPELLING = ("continuing_subword_prefix", "end_of_word_suffix")
 
@@ -42,7 +42,8 @@ def token_bytes(tokenizer: tokenizers.Tokenizer) -> NDArray[np.int64]:
     for number, token in added.items():
         if not token["special"]:
             num_bytes[number] = _added_bytes(tokenizer, token)
-    num_bytes[END_OF_TEXT_ID] = 0
+    if tokenizer.id_to_token(END_OF_TEXT_ID) == END_OF_TEXT:  # in other tokenizers, a special token ends documents
+        num_bytes[END_OF_TEXT_ID] = 0
     return num_bytes
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -13,14 +14,14 @@ END_OF_TEXT_ID = 0
 FILE_NAME = "tokenizer.json"
 
 
-def without_end(text: str) -> str:
+def without_end(text: str, *, marker: str = END_OF_TEXT) -> str:
     """Strip trailing end-of-text markers and the white space after them.
 
     Some data sets end each document or answer with the marker. Every document gets one end-of-text token anyway, so this
     avoids a second one; markers inside a text stay and encode to that token.
     """
-    while (seen := text.rstrip()).endswith(END_OF_TEXT):
-        text = seen.removesuffix(END_OF_TEXT)
+    while (seen := text.rstrip()).endswith(marker):
+        text = seen.removesuffix(marker)
     return text
 
 
@@ -47,6 +48,12 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> tokenizers.Toke
         )
     assert tokenizer.token_to_id(END_OF_TEXT) == END_OF_TEXT_ID
     return tokenizer
+
+
+def id_type(tokenizer: tokenizers.Tokenizer) -> type[np.uint16] | type[np.uint32]:
+    """Return the type in which token ids are held: 16 bits if the largest id fits, else 32."""
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    return np.uint16 if largest <= np.iinfo(np.uint16).max else np.uint32
 
 
 def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:

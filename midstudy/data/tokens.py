@@ -1,4 +1,4 @@
-"""Read the tokenised splits of a data set through memory maps: flat 16-bit ids with document boundaries.
+"""Read the tokenised splits of a data set through memory maps: flat 16-bit or 32-bit ids with document boundaries.
 
 A split is one object, regardless of its number of shards (`shards.py`); blocks may span shard boundaries.
 """
@@ -12,23 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from midstudy.data.shards import read_index, shard_name
+from midstudy.data.shards import ShardIndex, read_index, shard_name
+from midstudy.data.tokenizer import END_OF_TEXT_ID
 
 
 class Tokens:
-    """The concatenated tokens of a split's shards: supports `len`, and slices as arrays of uint16.
+    """The concatenated tokens of a split's shards: supports `len`, and slices as arrays of their type, uint16 or uint32.
 
     A slice within a shard is a view of the file; a slice over a shard boundary is a copy.
     """
 
-    def __init__(self, shards: list[NDArray[np.uint16]]) -> None:
+    def __init__(self, shards: list[NDArray[Any]]) -> None:
         self._shards = shards
+        self._type = shards[0].dtype if shards else np.dtype(np.uint16)
         self.starts = np.concatenate([[0], np.cumsum([len(shard) for shard in shards], dtype=np.int64)])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __getitem__(self, wanted: slice) -> NDArray[np.uint16]:
+    def __getitem__(self, wanted: slice) -> NDArray[Any]:
         start, stop, step = wanted.indices(len(self))
         assert step == 1
         number = int(np.searchsorted(self.starts, start, side="right")) - 1
@@ -39,7 +41,7 @@ class Tokens:
             start, number = int(self.starts[number + 1]), number + 1
         if len(parts) == 1:
             return parts[0]
-        return np.concatenate(parts) if parts else np.empty(0, np.uint16)
+        return np.concatenate(parts) if parts else np.empty(0, self._type)
 
 
 class TokenizedSplit:
@@ -49,14 +51,17 @@ class TokenizedSplit:
         tokens: for each shard, the concatenated ids of its documents.
         offsets: for each shard with n documents, the n + 1 positions in its tokens where documents begin or end.
         prompt_lengths: for each shard of a task, the number of prompt tokens of every item; `None` for a corpus.
+        end_of_text_id: the token that ends every document.
     """
 
     def __init__(
         self,
-        tokens: list[NDArray[np.uint16]],
+        tokens: list[NDArray[Any]],
         offsets: list[NDArray[np.int64]],
         prompt_lengths: list[NDArray[np.int64]] | None,
+        end_of_text_id: int = END_OF_TEXT_ID,
     ) -> None:
+        self.end_of_text_id = end_of_text_id
         self.tokens = Tokens(tokens)
         self._shards, self._offsets, self._prompt_lengths = tokens, offsets, prompt_lengths
         self._first_documents = np.concatenate([[0], np.cumsum([len(ends) - 1 for ends in offsets], dtype=np.int64)])
@@ -65,7 +70,7 @@ class TokenizedSplit:
     def num_documents(self) -> int:
         return int(self._first_documents[-1])
 
-    def document(self, index: int) -> NDArray[np.uint16]:
+    def document(self, index: int) -> NDArray[Any]:
         """Return the token ids of document or item `index`, including its end-of-text token."""
         assert 0 <= index < self.num_documents
         shard = int(np.searchsorted(self._first_documents, index, side="right")) - 1
@@ -102,17 +107,19 @@ def read_split(folder: Path, split: str) -> TokenizedSplit:
         FileNotFoundError: the data set does not have this split.
         ValueError: the shard index is damaged or incomplete, or the split is empty.
     """
-    names = _names(folder, split)
+    index = _index(folder, split)
+    names = [shard_name(split, number) for number in range(len(index.shards))]
     has_prompts = (folder / f"{names[0]}.prompts").exists()
     return TokenizedSplit(
-        tokens=[_map(folder / f"{name}.tokens", "<u2") for name in names],
+        tokens=[_map(folder / f"{name}.tokens", f"<u{index.id_bytes}") for name in names],
         offsets=[_map(folder / f"{name}.offsets", "<i8") for name in names],
         prompt_lengths=[_map(folder / f"{name}.prompts", "<i8") for name in names] if has_prompts else None,
+        end_of_text_id=index.end_of_text_id,
     )
 
 
-def _names(folder: Path, split: str) -> list[str]:
-    """Return the names of the split's files without extension, in order."""
+def _index(folder: Path, split: str) -> ShardIndex:
+    """Return the index of a complete split."""
     index = read_index(folder, split)
     if index is None:
         raise FileNotFoundError(f"no {split} split among the tokens in {folder}")
@@ -123,7 +130,7 @@ def _names(folder: Path, split: str) -> list[str]:
         )
     if not index.is_complete:
         raise ValueError(f"{folder}: the {split} split is incomplete. Remove the folder to make the stage again.")
-    return [shard_name(split, number) for number in range(len(index.shards))]
+    return index
 
 
 def _map(path: Path, dtype: str) -> NDArray[Any]:

@@ -49,6 +49,6 @@ def batches(evaluation: AnyEvaluation, split: TokenizedSplit, sequences: NDArray
         if isinstance(evaluation.data, Corpus):
             tokens = split.tokens[int(chosen[0]) * size : (int(chosen[-1]) + 1) * size]
             blocks = np.asarray(tokens, dtype=np.int64).reshape(len(chosen), size)
-            yield pack_blocks(blocks, document_mask=evaluation.document_mask)
+            yield pack_blocks(blocks, document_mask=evaluation.document_mask, end_of_text_id=split.end_of_text_id)
         else:
             yield pad_items(split, chosen, seq_len=evaluation.seq_len, target_only=evaluation.target_only)

@@ -21,7 +21,8 @@ from midstudy.data.order import derive_key, permute
 from midstudy.data.release import tokenizer_bytes
 from midstudy.data.rows import Example, as_example, as_text
 from midstudy.data.shards import SHARD_BYTES, Document, write_split
-from midstudy.data.source import Rows, load_rows
+from midstudy.data.source import load_rows
+from midstudy.data.split_rows import Rows
 from midstudy.data.tally import Tally
 from midstudy.data.tokenizer import FILE_NAME, load_tokenizer, save_tokenizer, train_tokenizer
 from midstudy.data.tokens import read_split
@@ -29,7 +30,17 @@ from midstudy.data.train_part import InPart
 from midstudy.execute.progress import TokenisingProgress
 from midstudy.execute.stopped import until_stopped
 from midstudy.execute.work import Work
-from midstudy.recipe.data import SPLITS, Corpus, Dataset, ReleasedTokenizer, Task, TokenizedData, Tokenizer
+from midstudy.recipe.data import (
+    SPLITS,
+    Corpus,
+    Dataset,
+    ReleasedTokenizer,
+    Task,
+    TokenizedData,
+    Tokenizer,
+    end_of_text_id,
+    sources_of,
+)
 from midstudy.recipe.measure import TokenCounts
 from midstudy.recipe.stage import stage_id
 from midstudy.similarity.counts import token_counts
@@ -89,7 +100,7 @@ def _documents(
     return examples, ((item.prompt, item.target) for item in examples)
 
 
-def _tally(read: Limited[Any] | InPart, *, data: Dataset, split: str, use: str) -> Tally:
+def _tally(read: Limited[Any] | InPart, rows: Rows, *, data: Dataset, split: str, use: str) -> Tally:
     is_corpus = isinstance(data, Corpus)
     num_blank = read.num_blank if is_corpus else 0  # a task rejects empty targets
     return Tally(
@@ -98,16 +109,17 @@ def _tally(read: Limited[Any] | InPart, *, data: Dataset, split: str, use: str) 
         use=use,
         unit="documents" if is_corpus else "items",
         used=read.num_items - num_blank,
-        left_out={**read.left_out, **({"empty": num_blank} if num_blank else {})},
-        is_whole=read.is_whole,
+        left_out={**read.left_out, **rows.left_out, **({"empty": num_blank} if num_blank else {})},
+        is_whole=read.is_whole and rows.is_whole,
     )
 
 
 def _preparation(data: Dataset) -> dict[str, Any]:
     """Return what the preparation of `wheels` left out, for the record; other sources have no preparation."""
-    if data.source.kind != "wheels":
+    prepared = [removed_for_overlap(source.part) for source in sources_of(data.source) if source.kind == "wheels"]
+    if not prepared:
         return {}
-    num_kept, num_removed = removed_for_overlap(data.source.part)
+    num_kept, num_removed = (sum(numbers) for numbers in zip(*prepared, strict=True))
     unit, left_out = "documents" if isinstance(data, Corpus) else "items", {"overlap": num_removed} if num_removed else {}
     tally = Tally(data=data.name, split="all", use="preparation", unit=unit, used=num_kept, left_out=left_out)
     return {"all": _logged(tally)}
@@ -144,7 +156,9 @@ def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[],
     for unread in rows.values():
         _read_rest(unread, should_stop, then=then)
     save_tokenizer(tokenizer, folder)
-    tallies = {corpus: _tally(text, data=corpus, split="train", use="tokenizer") for corpus, text in texts.items()}
+    tallies = {
+        corpus: _tally(text, rows[corpus], data=corpus, split="train", use="tokenizer") for corpus, text in texts.items()
+    }
     metrics = {"vocab_size": recipe.vocab_size, "train_bytes": sum(text.num_bytes for text in texts.values())}
     if not recipe.others:
         return {**metrics, "left_out": {"train": _logged(tallies[recipe.corpus])}}
@@ -214,6 +228,7 @@ def make_tokens(
             split,
             previous=previous,
             shard_bytes=shard_bytes,
+            end_of_text_id=end_of_text_id(recipe.tokenizer),
             on_reused=progress.on_reused,
             on_tokenised=progress.on_tokenised,
         )
@@ -224,7 +239,7 @@ def make_tokens(
             read.require_any(f"corpora.{recipe.data.name}")
         if not written.shards and not (rows.is_carved and rows.num_rows == 0):  # the plan rejects uses of an empty split
             raise ValueError(f"{recipe.data.name}: the {split} split of {recipe.data.source} is empty.")
-        tally = _tally(read, data=recipe.data, split=split, use="text")
+        tally = _tally(read, rows, data=recipe.data, split=split, use="text")
         tally.require_enough()
         metrics["left_out"][split] = _logged(tally)
         metrics[f"{split}_tokens"] = written.num_tokens
@@ -251,7 +266,7 @@ def make_counts(
     order = permute(np.arange(size), split.num_documents, derive_key("counts", recipe.seed))
     num_sampled = 0
 
-    def sampled() -> Iterator[NDArray[np.uint16]]:
+    def sampled() -> Iterator[NDArray[Any]]:
         nonlocal num_sampled
         for index in order:
             document = split.document(int(index))[:-1]  # without its end-of-text token

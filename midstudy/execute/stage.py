@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable
 
 from midstudy.data.shards import has_shards
-from midstudy.data.source import ChangedTextError
+from midstudy.data.split_rows import ChangedTextError
 from midstudy.execute.stopped import StoppedError
 from midstudy.execute.work import RankWork, Work, require_these_numbers
 from midstudy.files.errors import StoreError, unwritable

@@ -33,7 +33,7 @@ from midstudy.plan.needed_runs import needed_runs, runs_alone
 from midstudy.plan.sharing import distinct_steps
 from midstudy.recipe.choice import Choice
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
-from midstudy.recipe.data import Dataset, ReleasedTokenizer, Source, Task, TokenizedData, Tokenizer
+from midstudy.recipe.data import Dataset, ReleasedTokenizer, Source, SourceMix, Task, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError, inside
 from midstudy.recipe.factors import Value, joined
 from midstudy.recipe.measure import AnyEvaluation, StateEvaluation
@@ -158,7 +158,7 @@ class _Builder:
             self.text_bytes[data] = text_bytes(data)
         return self.text_bytes[data]
 
-    def _preparing_s(self, source: Source) -> float:
+    def _preparing_s(self, source: Source | SourceMix) -> float:
         """Return the seconds to prepare the built-in parts of this source, which the first stage that reads it pays."""
         parts = {part: size for part, size in unprepared_parts(source).items() if part not in self.prepared}
         self.prepared.update(parts)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from midstudy.data.first_row import first_row
 from midstudy.plan.planner import Plan
 from midstudy.recipe.curriculum import State
+from midstudy.recipe.data import Source, Task, sources_of
 from midstudy.recipe.stage import ROLES
 from midstudy.recipe.start_weights import Release
 
@@ -78,6 +80,7 @@ def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]
         "disk_bytes": sum(stage.disk_bytes for stage in plan.stages.values()),
         "disk_bytes_missing": plan.missing_bytes,
         "sources": {data.name: data.origin for data in plan.study.datasets()},
+        "first_rows": _first_rows(plan),
         "releases": _releases(plan),
         "notes": list(plan.study.notes),
         "left_out": plan.left_out.as_json(),
@@ -114,6 +117,21 @@ def _releases(plan: Plan) -> dict[str, str]:
     }
 
 
+def _first_rows(plan: Plan) -> dict[str, list[str]]:
+    """Return the first row of each source of a corpus or task, by its name. Data sets with one source share their rows."""
+    rows: dict[tuple[Source, bool], str] = {}
+    shown = {}
+    for data in plan.study.datasets():
+        is_task = isinstance(data, Task)
+        sources = sources_of(data.source)
+        new = [source for source in sources if (source, is_task) not in rows]
+        for source in new:
+            rows[source, is_task] = first_row(source, is_task=is_task)
+        if found := [rows[source, is_task] for source in new if rows[source, is_task]]:
+            shown[data.name] = found
+    return shown
+
+
 def plan_text(plan: Plan, *, forecast_s: float | None = None) -> str:
     """Return the plan as text; a plan without arms has no lines about training."""
     facts = plan_facts(plan, forecast_s=forecast_s)
@@ -134,6 +152,7 @@ def plan_text(plan: Plan, *, forecast_s: float | None = None) -> str:
         *(_training_lines(plan, facts, cost) if plan.arms else [cost]),
         *([f"  time     about {hours(forecast_s / 3600)} from start to report"] if forecast_s else []),
         *(f"  data     {', '.join(names)}: {kind}" for kind, names in by_source.items()),
+        *(f"  row      {name}: {row}" for name, rows in facts["first_rows"].items() for row in rows),
         *_seen_lines(plan),
         *(f"  release  {name}: {source}" for name, source in facts["releases"].items()),
         *(f"  note     {note}" for note in (*_bfloat16_notes(plan), *facts["notes"], *plan.left_out.sentences)),

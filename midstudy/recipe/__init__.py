@@ -7,7 +7,7 @@ placement, which is defined elsewhere. This package imports nothing from the res
 from midstudy.recipe.changing_mixture import interpolated, piecewise
 from midstudy.recipe.choice import Choice, Chosen
 from midstudy.recipe.curriculum import Curriculum, Start, State
-from midstudy.recipe.data import Corpus, ReleasedTokenizer, Source, Task, Tokenizer
+from midstudy.recipe.data import Corpus, ReleasedTokenizer, Source, SourceMix, Task, Tokenizer
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.factors import factors
 from midstudy.recipe.measure import Evaluation, TokenCounts
@@ -66,6 +66,7 @@ __all__ = [
     "RepresentationSimilarity",
     "Sequential",
     "Source",
+    "SourceMix",
     "Start",
     "State",
     "Study",

@@ -20,15 +20,22 @@ from midstudy.recipe.train_part import TrainPart
 
 SOURCE_KINDS = ("wheels", "files", "hub")
 SPLITS = ("train", "dev", "test")
+TEXT_FIELDS = ("text",)
+PAIR_FIELDS = ("prompt", "completion")
+
+MOST_TOKENS = 2**31
+"""The most entries of a vocabulary: ids are stored in 16 bits if they fit, else in 32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """The origin of text or of a released model.
 
-    `kind` is `wheels` (text of pinned pure-Python packages), `files` (JSONL in a folder) or `hub` (a data set of the
-    Hugging Face Hub). `part` names a part of the wheels or the Hub's data set (with `config`); for `files` it is empty,
-    since the digest identifies the files. `location` (a folder) and `note` (how splits were made) do not affect any id.
+    `kind` is `wheels` (text of pinned pure-Python packages), `files` (JSONL or Parquet) or `hub` (a data set of the Hugging
+    Face Hub). `part` names a part of the wheels or the Hub's data set (with `config`); for `files` it is empty,
+    since the digest identifies the files. `location` (a folder or a file) and `note` (how splits were made) do not affect
+    any id. `fields` declares which fields of the rows hold the text, as pairs such as `("text", "content")`, or the prompt
+    and the completion; if it is empty, the layout is recognised by its fields (`data/rows.py`).
     """
 
     kind: str
@@ -37,10 +44,12 @@ class Source:
     config: str = ""
     location: str = label_field(default="")
     note: str = label_field(default="")
+    fields: tuple[tuple[str, str], ...] = added_field(omit_at=())
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
         require_choice("source.kind", self.kind, SOURCE_KINDS)
+        require_fields("source.fields", self.fields)
         if not self.revision:
             raise RecipeError(
                 "source.revision",
@@ -55,6 +64,78 @@ class Source:
         return f"{self.kind}:{self.part}" + (f":{self.config}" if self.config else "")
 
 
+def require_fields(path: str, fields: tuple[tuple[str, str], ...]) -> None:
+    """Reject declared fields that are neither `text` nor `prompt` and `completion`, in this order.
+
+    Raises:
+        RecipeError: other names, or an empty field.
+    """
+    names = tuple(name for name, _ in fields)
+    if names not in ((), TEXT_FIELDS, PAIR_FIELDS) or not all(field for _, field in fields):
+        raise RecipeError(
+            path,
+            expected="text=FIELD, or prompt=FIELD and completion=FIELD",
+            got=",".join(f"{name}={field}" for name, field in fields),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceShare:
+    """A source with its share of the UTF-8 bytes of a corpus's text."""
+
+    source: Source
+    share: Fraction
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "share", exact_share(f"source {self.source}", self.share))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceMix:
+    """Several sources as the text of one corpus, interleaved by document so that every prefix has the shares of bytes.
+
+    The text ends when the source whose turn it is has no more documents; what the others have left is counted. Dev and test
+    are made in the same way. The parts are in the order of their canonical forms, so that one set of shares has one id;
+    `SourceMix.of` sorts them.
+    """
+
+    parts: tuple[SourceShare, ...]
+
+    def __post_init__(self) -> None:
+        forms = [canonical_text(part.source) for part in self.parts]
+        shown = ", ".join(f"{part.source} {float(part.share):g}" for part in self.parts)
+        if len(self.parts) < 2 or len(set(forms)) < len(forms) or sum(part.share for part in self.parts) != 1:
+            expected = "two sources or more, each once, with shares that add up to exactly 1"
+            raise RecipeError("source.parts", expected=expected, got=shown, fix="A third is written 1/3.")
+        if min(part.share for part in self.parts) <= 0:
+            raise RecipeError("source.parts", expected="shares above 0", got=shown)
+        if forms != sorted(forms):
+            expected = "sources in the order of their canonical forms"
+            raise RecipeError("source.parts", expected=expected, got=shown, fix="Use SourceMix.of, which sorts them.")
+
+    @classmethod
+    def of(cls, shares: Mapping[Source, float | str | Fraction]) -> SourceMix:
+        """Return the mix of sources at their shares, which are exact: 0.12 is 3/25.
+
+        Raises:
+            RecipeError: there are fewer than two sources, a share is not in (0, 1), or the shares do not add up to 1.
+        """
+        ordered = sorted(shares, key=canonical_text)
+        return cls(
+            parts=tuple(
+                SourceShare(source=source, share=exact_share(f"source {source}", shares[source])) for source in ordered
+            )
+        )
+
+    def __str__(self) -> str:
+        return " + ".join(f"{float(100 * part.share):.4g} % {part.source}" for part in self.parts)
+
+
+def sources_of(source: Source | SourceMix) -> tuple[Source, ...]:
+    """Return the sources that are read: the parts of a mix, or the source itself."""
+    return tuple(part.source for part in source.parts) if isinstance(source, SourceMix) else (source,)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     """Text for language modelling: documents, each followed by an end-of-text token, concatenated and cut into blocks.
@@ -65,7 +146,7 @@ class Corpus:
     """
 
     name: str = label_field()
-    source: Source
+    source: Source | SourceMix
     max_bytes: int | None = added_field(omit_at=None)
     train_part: TrainPart | None = added_field(omit_at=None)
 
@@ -139,10 +220,10 @@ class Tokenizer:
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
         require_positive("tokenizer.vocab_size", self.vocab_size, unit="tokens")
-        if not 257 <= self.vocab_size <= 65_536:
+        if not 257 <= self.vocab_size <= MOST_TOKENS:
             raise RecipeError(
                 "tokenizer.vocab_size",
-                expected="a size from 257 (256 bytes and the end of text) to 65,536 (ids are stored in 16 bits)",
+                expected=f"a size from 257 (256 bytes and the end of text) to {MOST_TOKENS:,} (ids are stored in 32 bits)",
                 got=self.vocab_size,
             )
         require_positive("tokenizer.max_bytes", self.max_bytes, unit="bytes")
@@ -219,7 +300,9 @@ class Tokenizer:
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedTokenizer:
-    """The tokenizer of a released model, identified by the SHA-256 of its `tokenizer.json`; id 0 is the end of text.
+    """The tokenizer of a released model, identified by the SHA-256 of its `tokenizer.json`.
+
+    Every document ends with the token `end_of_text_id`: 0 in Pythia, 128,001 in Llama 3, 151,643 in Qwen 2.5.
 
     Releases with the same file (every size and step of Pythia) share its stage and all token files. `source` is where the
     file was found and does not affect any id. `vocab_size` is the largest id plus one.
@@ -230,15 +313,25 @@ class ReleasedTokenizer:
     vocab_size: int
     source: Source = label_field()
     version: int = versions.TOKENIZER
+    end_of_text_id: int = added_field(omit_at=0)
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
         require_name("tokenizer.name", self.name)
         require_positive("tokenizer.vocab_size", self.vocab_size, unit="tokens")
-        if not 1 <= self.vocab_size <= 65_536:
+        if not 1 <= self.vocab_size <= MOST_TOKENS:
             raise RecipeError(
-                "tokenizer.vocab_size", expected="at most 65,536: ids are stored in 16 bits", got=self.vocab_size
+                "tokenizer.vocab_size",
+                expected=f"at most {MOST_TOKENS:,}: ids are stored in 32 bits",
+                got=self.vocab_size,
             )
+        if not (isinstance(self.end_of_text_id, int) and 0 <= self.end_of_text_id < self.vocab_size):
+            raise RecipeError("tokenizer.end_of_text_id", expected="an id of the vocabulary", got=self.end_of_text_id)
+
+
+def end_of_text_id(tokenizer: Tokenizer | ReleasedTokenizer) -> int:
+    """Return the token that ends every document."""
+    return tokenizer.end_of_text_id if isinstance(tokenizer, ReleasedTokenizer) else 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 from midstudy.recipe.choice import Chosen, Option
 from midstudy.recipe.curriculum import Curriculum, Start, Stretch
 from midstudy.recipe.curve import Curve, HalfLife, Hold, PowerLaw, Ramp
-from midstudy.recipe.data import ByteShare, Corpus, Source, Task
+from midstudy.recipe.data import ByteShare, Corpus, Source, SourceMix, SourceShare, Task
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.kinds import STAGE_KINDS
 from midstudy.recipe.measure import EVALUATIONS
@@ -40,7 +40,8 @@ _CLASSES = {
         *EVALUATIONS,
         *(AdamW, Anneal, Average, ByteShare, Chosen, Constant, Continued, Corpus, Cosine, Curriculum, Curve, Exponential),
         *(HalfLife, Hold, HoldThenLinear, Linear, LinearWarmup, Mixture, MixtureRamp, ModelShape, Option, Phase, Power),
-        *(PowerLaw, Ramp, Release, Sequential, Share, Source, Start, Stretch, Task, TrainPart, WarmupStableDecay),
+        *(PowerLaw, Ramp, Release, Sequential, Share, Source, SourceMix, SourceShare, Start, Stretch, Task),
+        *(TrainPart, WarmupStableDecay),
     )
 }
 

@@ -31,6 +31,12 @@ def task(name: str) -> Task:
     return Task(name=name, source=Source(kind="wheels", part=name, revision="r1"))
 
 
+def source_of(data: Corpus | Task) -> Source:
+    """Return the only source of a corpus or task."""
+    assert isinstance(data.source, Source)
+    return data.source
+
+
 GENERAL, CODE, MATH = corpus("general"), corpus("code"), corpus("math")
 PYCODE, WORDS = task("pycode"), task("word_problems")
 TOKENIZER = Tokenizer(corpus=GENERAL, vocab_size=512, max_bytes=100_000)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from midstudy.data.files import content_digest, find_split, read_rows
+from midstudy.data.files import content_digest, read_rows
+from midstudy.data.split_files import split_files
 
 ROWS = [{"text": "one"}, {"text": "zwei – ü"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -40,7 +41,7 @@ def test_blank_lines_are_skipped_but_count_as_lines(tmp_path: Path) -> None:
     [
         (b'["a", "b"]\n', "train.jsonl.gz:1: expected one JSON object per line, got list"),
         (b'{"text": "a"}\n"x"\n', "train.jsonl.gz:2: expected one JSON object per line, got str"),
-        (b'{"text": "\xff"}\n', "train.jsonl.gz:1: expected one JSON object per line, got text that is not JSON"),
+        (b'{"text": "\xff"}\n', "train.jsonl.gz:1: expected UTF-8 text, got byte 0xff at byte 11 of the line"),
         (
             b'{"text": "a", "more": ' + b"[" * 100_000 + b"}\n",
             "train.jsonl.gz:1: expected one JSON object per line, got text that is not JSON",
@@ -50,7 +51,7 @@ def test_blank_lines_are_skipped_but_count_as_lines(tmp_path: Path) -> None:
 def test_a_line_that_is_not_an_object_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "train.jsonl.gz"
     path.write_bytes(gzip.compress(content))
-    with pytest.raises(ValueError, match="expected one JSON object per line") as error:
+    with pytest.raises(ValueError, match=r"expected (one JSON object per line|UTF-8 text)") as error:
         list(read_rows(path))
     assert message in str(error.value)
 
@@ -77,15 +78,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["validation.jsonl", "dev.jsonl.gz"])
 def test_validation_and_dev_are_both_the_dev_split(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
-    assert find_split(tmp_path, "dev") == tmp_path / name
-    assert find_split(tmp_path, "test") is None
+    assert split_files(tmp_path, "dev") == (tmp_path / name,)
+    assert split_files(tmp_path, "test") == ()
 
 
 def test_two_files_for_one_split_are_rejected(tmp_path: Path) -> None:
     for name in ("train.jsonl", "train.jsonl.gz"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match=r"expected one file for the train split, got train\.jsonl and train\.jsonl\.gz"):
-        find_split(tmp_path, "train")
+        split_files(tmp_path, "train")
 
 
 def test_the_digest_covers_the_bytes_of_the_splits_in_order(tmp_path: Path) -> None:
@@ -119,7 +120,7 @@ def test_the_digest_depends_neither_on_the_folders_path_nor_on_the_cache(
 
 
 def test_a_folder_without_a_train_split_has_no_digest(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"train split is missing\. Expected train\.jsonl or train\.jsonl\.gz"):
+    with pytest.raises(ValueError, match=r"train split is missing\. Expected train\.jsonl, with \.jsonl\.gz"):
         content_digest(tmp_path)
     with pytest.raises(ValueError, match="no such folder"):
         content_digest(tmp_path / "nowhere")

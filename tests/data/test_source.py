@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from midstudy.data import builtin, files, hub
-from midstudy.data.source import ChangedTextError, load_rows, require_rows, resolve_source
+from midstudy.data.source import load_rows, require_rows, resolve_source
+from midstudy.data.split_rows import ChangedTextError
 from midstudy.data.splits import split_of_row
 from midstudy.recipe.data import Source
 
@@ -224,9 +225,9 @@ def test_the_dev_split_may_have_four_names_and_an_unusual_one_is_reported(direct
 
 
 UNREAD = [
-    "train.jsonl.zst", "train.jsonl.bz2", "train.jsonl.xz", "train.parquet", "train.json", "train.csv", "train.txt",
-    "Train.jsonl", "TRAIN.JSONL", "train.JSONL.gz", "training.jsonl", "train-00000-of-00002.jsonl", "train_1.jsonl",
-    "valid.parquet", "eval.jsonl", "evaluation.jsonl", "Validation.jsonl", "tests.jsonl", "testing.jsonl", "part-1.jsonl.gz",
+    "train.jsonl.lz4", "train.jsonl.bz2", "train.jsonl.xz", "train.arrow", "train.json", "train.csv", "train.txt",
+    "Train.jsonl", "TRAIN.JSONL", "train.JSONL.gz", "training.jsonl", "train-first.jsonl", "train_1.csv",
+    "valid.arrow", "eval.jsonl", "evaluation.jsonl", "Validation.jsonl", "tests.jsonl", "testing.jsonl", "part-1.jsonl.gz",
     "corpus.parquet",
 ]  # fmt: skip
 
@@ -237,7 +238,7 @@ def test_a_file_that_looks_like_data_but_is_not_read_is_reported(directory: Path
     assert f"not read: {name}" in code(directory).note
     (directory / "code" / "train.jsonl").unlink()
     with pytest.raises(
-        ValueError, match=r"data/code: the train split is missing.*Expected train\.jsonl or train\.jsonl\.gz"
+        ValueError, match=r"data/code: the train split is missing.*Expected train\.jsonl, with \.jsonl\.gz"
     ) as raised:
         code(directory)
     assert f"Not read: {name}" in str(raised.value)
@@ -270,13 +271,14 @@ def test_if_the_folder_is_missing_the_existing_ones_are_named(directory: Path, f
 
 def test_the_message_says_what_to_do_with_an_unread_file(directory: Path) -> None:
     folder = directory / "sft" / "pairs"
-    (folder / "test.jsonl").rename(folder / "test.jsonl.zst")
+    (folder / "test.jsonl").rename(folder / "test.jsonl.xz")
     (folder / "dev.jsonl").symlink_to("nowhere")
     (folder / "train").mkdir()
     with pytest.raises(ValueError, match="the test split is missing") as raised:
         pairs(directory)
-    unread = "Not read: dev.jsonl (a broken link), test.jsonl.zst (`zstd -d` it), train/ (a folder)."
-    assert str(raised.value).endswith(f"Expected test.jsonl or test.jsonl.gz. {unread}")
+    unread = "Not read: dev.jsonl (a broken link), test.jsonl.xz (`xz -d` it), train/ (a folder)."
+    assert "Expected test.jsonl, with .jsonl.gz" in str(raised.value)
+    assert str(raised.value).endswith(f" {unread}")
 
 
 @pytest.mark.parametrize("name", ["README.md", "manifest.json", "LICENSE", "trainer.py", ".train.jsonl.swp", "train.log"])
@@ -287,8 +289,8 @@ def test_other_files_are_not_reported(directory: Path, name: str) -> None:
 
 def test_of_many_unread_files_the_first_are_named(directory: Path) -> None:
     for number in range(8):
-        (directory / "code" / f"train-{number}.jsonl").write_bytes(b"{}")
-    assert code(directory).note.endswith("train-3.jsonl, train-4.jsonl and 3 more")
+        (directory / "code" / f"train-{number}.csv").write_bytes(b"{}")
+    assert code(directory).note.endswith("train-3.csv, train-4.csv and 3 more")
 
 
 @pytest.mark.parametrize(
@@ -317,12 +319,12 @@ def test_wrong_fields_are_an_error_at_plan_time(directory: Path) -> None:
 
 def test_an_empty_split_is_an_error_at_plan_time(directory: Path) -> None:
     write(directory / "code" / "test.jsonl", [])
-    with pytest.raises(ValueError, match=r"test\.jsonl: expected one JSON object per line, got no rows"):
+    with pytest.raises(ValueError, match=r"test\.jsonl: expected one JSON object per line, or rows of Parquet, got no rows"):
         code(directory)
 
 
 def test_a_missing_directory_is_rejected_with_the_three_kinds_of_source(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no such directory\. Expected wheels, a directory, or hub:OWNER/NAME"):
+    with pytest.raises(ValueError, match=r"no such directory\. Expected wheels, a directory, a file, or hub:OWNER/NAME"):
         resolve_source(str(tmp_path / "gone"), name="code", folder="code", is_task=False)
 
 
@@ -368,7 +370,7 @@ def test_an_empty_configuration_is_not_the_default_one(config: str) -> None:
 
 @pytest.mark.parametrize("argument", ["", "  ", "\n"])
 def test_an_empty_argument_is_rejected(argument: str) -> None:
-    with pytest.raises(ValueError, match=r"code: --data: expected wheels, a directory, or hub:.*, got nothing"):
+    with pytest.raises(ValueError, match=r"code: --data: expected wheels, a directory, a file, or hub:.*, got nothing"):
         resolve_source(argument, name="code", folder="code", is_task=False)
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from midstudy.data import shards
 from midstudy.data.shards import Document, Shard, Tokenised, read_index, write_split
-from midstudy.data.source import ChangedTextError
+from midstudy.data.split_rows import ChangedTextError
 from midstudy.data.tokenizer import save_tokenizer, train_tokenizer
 from midstudy.data.tokens import read_split
 

@@ -21,7 +21,8 @@ from midstudy.data import files
 from midstudy.data.files import numbered_rows
 from midstudy.data.rows import as_example, as_text
 from midstudy.data.shards import read_index
-from midstudy.data.source import ChangedTextError, resolve_source
+from midstudy.data.source import resolve_source
+from midstudy.data.split_rows import ChangedTextError
 from midstudy.data.tokenizer import load_tokenizer
 from midstudy.data.tokens import read_split
 from midstudy.execute import data, progress

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+from builders.small_recipes import source_of
 from builders.small_study import write_split
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -40,7 +41,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Corpus]:
 
 
 def texts_of(corpus: Corpus) -> list[str]:
-    return [row["text"] for _, row in numbered_rows(Path(corpus.source.location) / "train.jsonl")]
+    return [row["text"] for _, row in numbered_rows(Path(source_of(corpus).location) / "train.jsonl")]
 
 
 def head(texts: list[str], max_bytes: int) -> list[str]:

@@ -159,13 +159,15 @@ class Outside:
 
 
 class Split:
-    """Tokens of a split: flat little-endian uint16 ids, offsets of its documents, and for a task its prompt lengths."""
+    """Tokens of a split: flat little-endian ids, 16 or 32 bits; offsets of its documents; for a task its prompt lengths."""
 
     def __init__(self, folder: Path, name: str) -> None:
         def read(ending: str, kind: str) -> list[np.ndarray]:
             return [np.fromfile(path, kind) for path in sorted(folder.glob(f"{name}-*.{ending}"))]
 
-        parts, offsets, prompts = read("tokens", "<u2"), read("offsets", "<i8"), read("prompts", "<i8")
+        stated = json.loads((folder / f"{name}.shards.json").read_text("utf-8"))
+        parts = read("tokens", f"<u{stated.get('id_bytes', 2)}")
+        offsets, prompts = read("offsets", "<i8"), read("prompts", "<i8")
         starts = np.cumsum([0, *(len(part) for part in parts)])
         self.tokens = np.concatenate(parts)
         self.offsets = np.concatenate([[0], *(one[1:] + start for one, start in zip(offsets, starts, strict=False))])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders.small_recipes import CODE, GENERAL, PYCODE, TOKENIZER
+from builders.small_recipes import CODE, GENERAL, PYCODE, TOKENIZER, source_of
 
 from midstudy.data import builtin
 from midstudy.data.size import text_bytes, unprepared_parts
@@ -98,7 +98,7 @@ def test_tokens_are_priced_by_bytes_and_preparation_counts_once(tmp_path: Path, 
     again = costs()
     for data in (GENERAL, CODE, PYCODE):
         assert again[f"tokens {data.name}"] == pytest.approx(DATA_STAGE_S + text_bytes(data) / TOKENISING_BYTES_PER_S)
-    needed = [dataclasses.replace(GENERAL.source, part=part) for part in ("general", "code", *builtin.TASKS)]
+    needed = [dataclasses.replace(source_of(GENERAL), part=part) for part in ("general", "code", *builtin.TASKS)]
     text = sum(text_bytes(Corpus(name="part", source=source)) for source in needed)
     assert sum(first.values()) - sum(again.values()) == pytest.approx(text / PREPARING_BYTES_PER_S)
 

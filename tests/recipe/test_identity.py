@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import pytest
-from builders.small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, code_branch, phase, sft, start, trunk
+from builders.small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, code_branch, phase, sft, source_of, start, trunk
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -248,9 +248,9 @@ def test_every_field_of_a_phase_except_its_name_and_length_changes_the_id():
 
 def test_revisions_of_data_change_ids_but_names_and_locations_do_not():
     elsewhere = dataclasses.replace(
-        GENERAL, name="prose", source=dataclasses.replace(GENERAL.source, location="elsewhere", note="carved")
+        GENERAL, name="prose", source=dataclasses.replace(source_of(GENERAL), location="elsewhere", note="carved")
     )
-    revised = dataclasses.replace(GENERAL, source=dataclasses.replace(GENERAL.source, revision="r2"))
+    revised = dataclasses.replace(GENERAL, source=dataclasses.replace(source_of(GENERAL), revision="r2"))
     assert identify(elsewhere) == identify(GENERAL) != identify(revised)
 
 

@@ -10,7 +10,7 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from builders.small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, phase, wrong
+from builders.small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, phase, source_of, wrong
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,7 +69,7 @@ def test_the_order_in_which_corpora_are_given_changes_nothing():
 
 
 def test_names_and_places_of_corpora_change_no_id_but_shares_and_corpora_do():
-    renamed = dataclasses.replace(CODE, name="zebra", source=dataclasses.replace(CODE.source, location="elsewhere"))
+    renamed = dataclasses.replace(CODE, name="zebra", source=dataclasses.replace(source_of(CODE), location="elsewhere"))
     same = tokenizer_of({renamed: 0.25, MATH: 0.25, GENERAL: 0.5})
     others = [tokenizer_of({GENERAL: 0.5, CODE: 0.3, MATH: 0.2}), tokenizer_of({GENERAL: 0.5, CODE: 0.5}), TOKENIZER]
     assert identify(same) == identify(tokenizer_of())
@@ -79,7 +79,7 @@ def test_names_and_places_of_corpora_change_no_id_but_shares_and_corpora_do():
 @given(st.lists(st.integers(1, 10**6), min_size=2, max_size=8), st.integers(10**8, 10**12))
 def test_the_bytes_of_the_corpora_add_up_and_are_their_shares_to_a_byte(weights: list[int], max_bytes: int):
     corpora = [
-        Corpus(name=f"corpus {number}", source=dataclasses.replace(GENERAL.source, part=f"part {number}"))
+        Corpus(name=f"corpus {number}", source=dataclasses.replace(source_of(GENERAL), part=f"part {number}"))
         for number in range(len(weights))
     ]
     shares = {corpus: Fraction(weight, sum(weights)) for corpus, weight in zip(corpora, weights, strict=True)}

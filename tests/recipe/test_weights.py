@@ -143,7 +143,7 @@ def test_explain_names_the_state_that_differs():
         (lambda: dataclasses.replace(Start.averaged(last_three()), model=start(0, "micro").model), "start.model"),
         (lambda: Release(name="x", source=Source(kind="wheels", part="code", revision="r")), "release.source.kind"),
         (lambda: released(tokenizer=dataclasses.replace(TOKENIZER_70M, vocab_size=513)), "model.vocab_size"),
-        (lambda: dataclasses.replace(TOKENIZER_70M, vocab_size=65_537), "tokenizer.vocab_size"),
+        (lambda: dataclasses.replace(TOKENIZER_70M, vocab_size=2**31 + 1), "tokenizer.vocab_size"),
     ],
 )
 def test_invalid_weights_are_rejected_with_the_path_of_their_field(build, path: str):
