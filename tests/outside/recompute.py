@@ -20,7 +20,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +120,32 @@ class Outside:
         return float(seen.sum() / (ends - first).sum())
 
     def _run(self, state: str) -> dict[str, Any]:
-        run = self._recipe(state)["curriculum"]
+        run = self._with_chosen(self._recipe(state)["curriculum"])
         if run["start"]["weights"] is not None:
             raise ValueError(f"{state}: expected weights that are drawn, got {run['start']['weights']['is']}")
         return run
+
+    def _with_chosen(self, value: Any) -> Any:
+        """Return a recipe with what the recorded decisions chose: the option lowest on dev."""
+        if isinstance(value, list):
+            return [self._with_chosen(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        if value.get("is") != "Chosen":
+            return {name: self._with_chosen(one) for name, one in value.items()}
+        states = {option["state_id"] for option in value["choice"]["options"]}
+        measured = {option["state"]: option["measured"] for option in self._decisions[frozenset(states)]["options"]}
+        best = min((one for one in measured if measured[one] is not None), key=measured.__getitem__)
+        return next(option["value"] for option in value["choice"]["options"] if option["state_id"] == best)
+
+    @cached_property
+    def _decisions(self) -> dict[frozenset[str], dict[str, Any]]:
+        """Return what was recorded of every decision of the study, by the states among which it chose."""
+        stages = [one for one, stage in self.manifest["stages"].items() if stage["kind"] == "decision"]
+        found = [
+            json.loads((self._stages / one / "published" / "record.json").read_text("utf-8"))["metrics"] for one in stages
+        ]
+        return {frozenset(option["state"] for option in one["options"]): one for one in found}
 
     def _tokens_of(self, stage: str, data: Mapping[str, Any]) -> str:
         """Return the stage that tokenised a data set, among the parents of a stage that reads it."""
