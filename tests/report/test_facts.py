@@ -120,3 +120,15 @@ def test_numbers_in_sentences_have_a_true_minus() -> None:
     assert with_minus("by -0.3 % (-1 to +2), arXiv 2510.14865, p = 1e-05, 3-4, x-1") == (
         "by −0.3 % (−1 to +2), arXiv 2510.14865, p = 1e-05, 3-4, x-1"
     )
+
+
+def test_a_choice_at_an_end_of_what_was_tried_is_a_limitation(report: Report) -> None:
+    def made(*chosen: float) -> Report:
+        tried = [{"value": value, "measured": 1.0, "margin": 0.0} for value in (0.001, 0.003, 0.01)]
+        decisions = [{"name": "peak_lr", "chosen": value, "tried": tried} for value in chosen]
+        return replace(report, study=replace(report.study, reproduction={**REPRODUCTION, "decisions": decisions}))
+
+    assert "2 of 3 choices of peak lr took the highest value that was tried (0.01)" in plain(
+        general.limitations(made(0.01, 0.003, 0.01))
+    )
+    assert "that was tried" not in plain(general.limitations(made(0.003)))

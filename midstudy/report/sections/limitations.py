@@ -13,7 +13,8 @@ from midstudy.report.sections.power import power_of
 
 def limitations(report: Report, more: Iterable[Text] = ()) -> Html:
     """Show a bullet for each limitation that the study's facts state, then those in `more`; nothing if there are none."""
-    found = [*_undecidable(report), *_narrow(report), *_one_seed(report), *_one_model(report), *_samples(report), *more]
+    found = [*_undecidable(report), *_narrow(report), *_one_seed(report), *_one_model(report), *_edges(report)]
+    found += [*_samples(report), *more]
     return bullets(found) if found else Html("")
 
 
@@ -53,6 +54,23 @@ def _one_model(report: Report) -> list[str]:
     if len(models) != 1:
         return []
     return [f"All runs are of one model, {models.pop()}: nothing here says how an effect changes with size."]
+
+
+def _edges(report: Report) -> list[str]:
+    """Return a sentence for each choice whose candidates were best at an end of what was tried."""
+    decisions = report.study.reproduction["decisions"]
+    sentences = []
+    for name in dict.fromkeys(made["name"] for made in decisions):
+        of_name = [made for made in decisions if made["name"] == name]
+        for end, which in (("lowest", min), ("highest", max)):
+            at_end = [made for made in of_name if made["chosen"] == which(option["value"] for option in made["tried"])]
+            if at_end:
+                values = ", ".join(dict.fromkeys(f"{made['chosen']:g}" for made in at_end))
+                sentences.append(
+                    f"{len(at_end)} of {len(of_name)} choices of {readable(name)} took the {end} value that was tried "
+                    f"({values}): the best one may lie beyond it."
+                )
+    return sentences
 
 
 def _samples(report: Report) -> list[str]:
