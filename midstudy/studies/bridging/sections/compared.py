@@ -30,6 +30,13 @@ DIFFER = {
     "dose at once; at equal dose they are compared below, if the study has those runs.",
     "alone_equal_dose": "A mix against its specialist alone, at equal dose. The sides differ in share, in start or in "
     "the number of specialist tokens, and in how much general text is read beside them.",
+    "block": "A mix against its specialist alone, from the same step and at equal dose: the reference reads the specialist "
+    "alone for a while, then general text to the end. The sides differ in how the specialist is spread, and in how long "
+    "before the end it is last read.",
+    "starts": "Code from the first and from the last start against the middle one, each with the share that gives the same "
+    "dose. The sides differ in when the specialist is read, and in how many of its tokens.",
+    "starts_cosine": "The same with the cosine schedule, on few seeds: what the schedule does. No claim rests on it.",
+    "equal_dose_cosine": "The same with the cosine schedule, on few seeds: what the schedule does. No claim rests on it.",
     "timing": "The same share from several start steps, each against the control. An earlier start also reads more "
     "specialist tokens at higher learning rates: the points differ in dose and in tokens.",
     "weight": "Several shares from the same start step, each against the control. A larger share reads more "
