@@ -1,11 +1,15 @@
-"""Three decisions for a GPU: their plan at full scale, equal doses, blocks of whole seeds, and a rehearsal of every claim."""
+"""Three decisions for a GPU: their plan at full scale, equal doses, seeds as whole grids, and a rehearsal of every claim."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from builders.places import REPOSITORY
 
+from midstudy.analysis.claims import judge
 from midstudy.analysis.rehearsal import rehearse
+from midstudy.cli.main import main
 from midstudy.plan.cost import Throughput
 from midstudy.plan.device import H100
 from midstudy.plan.dose import dose
@@ -14,6 +18,7 @@ from midstudy.plan.manifest import manifest_of
 from midstudy.plan.planner import Plan, make_plan
 from midstudy.recipe import Arm, Comparison, Mixture, RecipeError, where
 from midstudy.recipe.study import Study
+from midstudy.report.report import Report
 
 EXPERIMENT = REPOSITORY / "experiments" / "decision_gpu.py"
 
@@ -144,3 +149,23 @@ def test_the_plan_has_a_price_on_the_assumed_gpu(two: Study) -> None:
 def test_a_wrong_setting_names_its_field(setting: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_study(EXPERIMENT, settings=[setting])
+
+
+@pytest.mark.slow
+def test_the_rehearsal_ends_on_a_report_in_which_every_claim_says_why_it_is_open(tmp_path: Path) -> None:
+    """One seed at 1/100: each claim has a measured effect, and none is decided."""
+    folder = rehearsed(tmp_path / "store")
+    page = (folder / "report" / "report.html").read_text("utf-8")
+    assert "At equal dose" in page or "at equal dose is undecided" in page
+    judged = judge(Report.of(folder).tables)
+    assert len(judged) == 12
+    assert set(judged["verdict"]) == {"inconclusive"}
+    assert judged["value"].notna().all()
+    assert not judged["ours"].str.contains("not measured|cannot be judged").any()
+
+
+def rehearsed(store: Path) -> Path:
+    """Run one seed at 1/100 and return the folder of the study."""
+    settings = [part for one in ("scale=0.01", "trunk_seeds=(0,)") for part in ("--set", one)]
+    assert main(["run", str(EXPERIMENT), *settings, "--store", str(store), "--jobs", "2"]) == 0
+    return store / "studies" / "decision_gpu"
