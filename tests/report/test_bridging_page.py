@@ -45,7 +45,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> Report:
 def test_every_comparison_has_words_on_what_its_sides_differ_in() -> None:
     """Those of the full grid and of the three decisions, and no comparison that neither has."""
     decisions = load_study(REPOSITORY / "experiments" / "decision_gpu.py", data=[], settings=["trunk_seeds=(0, 1)"])
-    names = {entry.name for entry in (*planned(*FULL).comparisons, *decisions.comparisons)}
+    names = {one.name for one in planned(*FULL).comparisons} | {one.name for one in decisions.comparisons}
     assert names == set(compared.DIFFER)
 
 
