@@ -73,6 +73,18 @@ def matched(
     return Branching(start_step=int(np.abs(amounts - wanted).argmin()), share=exact)
 
 
+def matched_stop(trunk: Curriculum, like: Branching) -> int:
+    """Return the step up to which a share of 1 from the start of `like` has the dose of `like`, the nearest one.
+
+    Raises:
+        RecipeError: `like` does not start within the trunk, or its share is not in [0, 1].
+    """
+    rest = np.append(_rest(trunk, "lr_dose"), 0.0)
+    start = _step(trunk, like.start_step)
+    wanted = float(exact_share("matched_stop.like.share", like.share)) * rest[start]
+    return start + int(np.abs(rest[start] - rest[start:] - wanted).argmin())
+
+
 def _step(trunk: Curriculum, step: int) -> int:
     if not 0 <= step < trunk.num_steps:
         raise RecipeError("matched.start_step", expected=f"a step of the trunk, [0, {trunk.num_steps})", got=step)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midstudy.plan.dose import dose, tokens_drawn
-from midstudy.plan.matched import Branching, matched
+from midstudy.plan.matched import Branching, matched, matched_stop
 from midstudy.recipe import Corpus, Cosine, Curriculum, Mixture, RecipeError, Source
 
 CODE = Corpus(name="code", source=Source(kind="hub", part="code", revision="fixed"))
@@ -72,6 +72,17 @@ def test_the_twin_has_the_same_amount_or_there_is_none(trunk: Curriculum, on: st
     ]
     in_whole_sequences = 2 * SEQ_LEN if on == "tokens" else 0
     assert amounts[1] == pytest.approx(amounts[0], rel=6e-4, abs=in_whole_sequences)
+
+
+@given(start=st.integers(0, 199), share=st.sampled_from([0.0, 0.01, 0.2, 0.5, 1.0]))
+def test_a_block_of_the_whole_share_stops_at_the_nearest_step(trunk: Curriculum, start: int, share: float) -> None:
+    stop = matched_stop(trunk, Branching(start_step=start, share=share))
+    wanted = share * math.fsum(rate(step) for step in range(start, NUM_STEPS))
+    distances = [
+        abs(math.fsum(rate(step) for step in range(start, other)) - wanted) for other in range(start, NUM_STEPS + 1)
+    ]
+    assert start <= stop <= NUM_STEPS
+    assert distances[stop - start] == pytest.approx(min(distances), abs=1e-12)
 
 
 def test_the_start_of_a_larger_share_is_the_nearest_step(trunk: Curriculum) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.places import REPOSITORY
 from builders.planned_bridging import planned, planned_tables
 from builders.report_study import write_study
 
 from midstudy.analysis.tables import Tables
+from midstudy.plan.experiment import load_study
 from midstudy.report.html import Html
 from midstudy.report.report import Report
 from midstudy.report.sections import design
@@ -40,8 +42,10 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return report_of(tmp_path_factory.mktemp("usual"), planned_tables())
 
 
-def test_every_comparison_of_the_full_grid_has_words_on_what_its_sides_differ_in() -> None:
-    names = {entry.name for entry in planned(*FULL).comparisons}
+def test_every_comparison_has_words_on_what_its_sides_differ_in() -> None:
+    """Those of the full grid and of the three decisions, and no comparison that neither has."""
+    decisions = load_study(REPOSITORY / "experiments" / "decision_gpu.py", data=[], settings=["trunk_seeds=(0, 1)"])
+    names = {one.name for one in planned(*FULL).comparisons} | {one.name for one in decisions.comparisons}
     assert names == set(compared.DIFFER)
 
 

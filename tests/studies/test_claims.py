@@ -195,6 +195,8 @@ def test_the_note_is_cited_for_its_directions_and_its_slip_is_shown_beside_the_c
     assert "The note is cited for directions, not for levels." in text
     without = claims_section.claims(Report.of(write_study(tmp_path / "none", bridging_tables())))
     assert "public note" not in without.markup
+    own = bridging_tables(claims=[replace(FURTHER, text="further", source="midstudy")])
+    assert "public note" not in claims_section.claims(Report.of(write_study(tmp_path / "own", own))).markup
 
 
 def test_no_level_of_the_note_lies_near_a_level_of_the_paper() -> None:

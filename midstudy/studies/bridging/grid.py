@@ -8,13 +8,13 @@ epochs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from midstudy.plan.dose import tokens_drawn
-from midstudy.plan.matched import Branching, matched
-from midstudy.recipe import Arm, Curriculum, factors
+from midstudy.plan.matched import Branching, matched, matched_stop
+from midstudy.recipe import Arm, Curriculum, Mixture, factors
 from midstudy.recipe.choice import Chosen
 from midstudy.recipe.errors import inside
 from midstudy.studies.bridging.scale import CONTROL, PAPER_STEPS, Scale
@@ -28,6 +28,10 @@ CUT = "cut"
 RAMP = "ramp"
 """The mix of a branch whose share of code rises in thirds: 10, 20, 30 %."""
 RAMP_WEIGHTS = (0.1, 0.2, 0.3)
+BLOCK = "block"
+"""Ends the name of a mix whose specialist is read alone from the start step, and general text alone after that."""
+BLOCK_SHARE = 0.2
+"""The share at which the mix from the same start has the dose of a block."""
 AFTER = "after"
 """Ends the name of a mix whose specialist is read after pretraining, in a phase trained like fine-tuning."""
 
@@ -73,10 +77,11 @@ Cell = tuple[Run, str, int]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Grid:
-    """All arms of one model size."""
+    """All arms of one model size; `labels` are further factors of the arms, the same for all."""
 
     scale: Scale
     text: Text
+    labels: Mapping[str, str] = field(default_factory=dict)
     _trained: dict[tuple[Run, int], Curriculum] = field(default_factory=dict)
     _chosen: dict[Cell, Chosen] = field(default_factory=dict)
 
@@ -183,6 +188,14 @@ class Grid:
         found = matched(self._trunk(0), Branching(start_step=like.start_step, share=like.weight), on="lr_dose", share=1.0)
         return Run("math", 1.0, found.start_step)
 
+    def block(self, mix: str, start_step: int) -> Run:
+        """Return the run that reads a specialist alone from a step until it has the dose of `BLOCK_SHARE` from there."""
+        return Run(f"{mix} {BLOCK}", 1.0, start_step)
+
+    def from_step(self, like: Run, start_step: int) -> Run:
+        """Return the run of a mix from another step at equal dose."""
+        return self._twin(like, on="lr_dose", start_step=start_step)
+
     @property
     def ramp(self) -> Run:
         """Code at 10, 20, 30 %, from the start of the math mix."""
@@ -214,11 +227,16 @@ class Grid:
                 start_step = run.start_step + index * third
                 ramp = self.scale.midtrain(ramp, {corpus: weight}, start_step=start_step, mix=run.mix)
             return ramp
-        return self.scale.midtrain(trunk, {corpus: run.weight}, start_step=run.start_step)
+        branch = self.scale.midtrain(trunk, {corpus: run.weight}, start_step=run.start_step, mix=run.mix)
+        if kind == BLOCK:
+            stop_step = matched_stop(trunk, Branching(start_step=run.start_step, share=BLOCK_SHARE))
+            data, name = Mixture.only(self.text.general), f"general after {run.mix} {self.scale.size} seed {seed}"
+            return branch.branch(start_step=stop_step, data=data, name=name)
+        return branch
 
     def _trunk(self, seed: int) -> Curriculum:
         tokenizer = self.scale.tokenizer(self.text.corpora)
-        return self.scale.pretrain(self.text.general, tokenizer=tokenizer, seed=seed)
+        return self.scale.pretrain(self.text.general, tokenizer=tokenizer, seed=seed, **self.labels)
 
     def _twin(self, like: Run, *, on: str, start_step: int) -> Run:
         branching = Branching(start_step=like.start_step, share=like.weight)

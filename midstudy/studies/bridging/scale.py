@@ -24,6 +24,7 @@ from midstudy.recipe import (
     Task,
     TokenCounts,
     Tokenizer,
+    WarmupStableDecay,
     factors,
     pythia,
 )
@@ -57,6 +58,8 @@ class Scale:
     num_sequences: int = 2
     seq_len: int = 384
     peak_lr: float = 6e-3
+    decay_steps: int | None = None
+    """Steps of a linear decay at the end, after a constant rate. Default: cosine decay from the end of the warmup."""
     sft_steps: int = 72
     sft_num_sequences: int = 2
     sft_peak_lr: float = 3e-3
@@ -76,21 +79,20 @@ class Scale:
         share = Fraction(1, len(corpora))
         return Tokenizer.of(dict.fromkeys(corpora, share), vocab_size=self.vocab_size, max_bytes=self.tokenizer_bytes)
 
-    def pretrain(self, general: Corpus, *, tokenizer: Tokenizer, seed: int) -> Curriculum:
-        """Return a pretraining run on general text: AdamW, 10 % warmup, cosine decay to 1/300 of the peak."""
+    def pretrain(self, general: Corpus, *, tokenizer: Tokenizer, seed: int, **more: str | int | float) -> Curriculum:
+        """Return a pretraining run on general text: AdamW, 10 % warmup, decay to 1/300 of the peak.
+
+        `more` are additional factors of the study, which the run's name holds.
+        """
         model = pythia(self.size, vocab_size=self.vocab_size, max_seq_len=self.seq_len)
         start = Start(model=model, tokenizer=tokenizer, seed=seed)
-        return self.continue_from(start, general, seed=seed, name=f"pretrain {self.size} seed {seed}")
+        name = " ".join(["pretrain", self.size, *map(str, more.values()), "seed", str(seed)])
+        return self.continue_from(start, general, seed=seed, name=name, **more)
 
     def continue_from(self, start: Start, general: Corpus, *, seed: int, name: str, **more: str | int | float) -> Curriculum:
         """Return a run on general text from a given start. `more` are additional factors of the study."""
         labels = factors(size=start.model.name, trunk_seed=seed, mix=CONTROL, weight=0.0, start_step=0, **more)
-        schedule = Cosine(
-            peak_lr=self.peak_lr,
-            floor_lr=self.peak_lr / 300,
-            warmup_steps=max(1, round(self.total_steps / 10)),
-            total_steps=self.total_steps,
-        )
+        schedule = self._schedule()
         optimizer = AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0)
         data = Mixture.only(general)
         return Curriculum.of(start, self._phase(name, labels, data, self.num_sequences, schedule, optimizer, seed))
@@ -235,6 +237,23 @@ class Scale:
             for dataset in datasets
         ]
 
+    def _schedule(self) -> Cosine | WarmupStableDecay:
+        cosine = Cosine(
+            peak_lr=self.peak_lr,
+            floor_lr=self.peak_lr / 300,
+            warmup_steps=max(1, round(self.total_steps / 10)),
+            total_steps=self.total_steps,
+        )
+        if self.decay_steps is None:
+            return cosine
+        return WarmupStableDecay(
+            peak_lr=cosine.peak_lr,
+            floor_lr=cosine.floor_lr,
+            warmup_steps=cosine.warmup_steps,
+            decay_steps=self.decay_steps,
+            total_steps=cosine.total_steps,
+        )
+
     def _sft_schedule(self, steps: int, peak_lr: float | Chosen) -> Cosine:
         warmup_steps = self.sft_warmup_steps or max(1, round(steps / 10))
         return Cosine(peak_lr=peak_lr, floor_lr=0.0, warmup_steps=warmup_steps, total_steps=steps)
@@ -248,7 +267,7 @@ class Scale:
         labels: Factors,
         data: Mixture | Task,
         num_sequences: int,
-        schedule: Cosine,
+        schedule: Cosine | WarmupStableDecay,
         optimizer: AdamW,
         seed: int,
     ) -> Phase:

@@ -17,11 +17,11 @@ from midstudy.studies.bridging.scale import CONTROL
 DIFFER = {
     "main": "Each mix against general text alone. Both leave the same trunk, read the same general text in the batch "
     "slots that the mix leaves free, end at the same step and are fine-tuned alike. The sides differ in the text of the "
-    "mix's slots, so a mix also reads less general text. Mixes differ from each other in start and share.",
+    "mix's slots, so a mix also reads less general text. Mixes may differ from each other in start and share.",
     "placebo": "General text that the control never reads, mixed in at the start and share of code. The sides differ "
     "only in which general documents fill these slots: the effect of mixing as such.",
-    "against_placebo": "Each matched mix against the placebo. For code, the sides differ in the kind of text alone; "
-    "math has another start and share than the placebo.",
+    "against_placebo": "Each matched mix against the placebo. A mix with the placebo's start and share differs from it "
+    "in the kind of text alone, as code does; math may have another start and share.",
     "equal_dose": "The same mix from an early and from a late start, with a larger share later, so that the dose (Σ "
     "learning rate × share) is equal. The sides differ in when the specialist is read, and in how many of its tokens.",
     "equal_tokens": "The same mix from an early and from a late start, with a larger share later, so that the "
@@ -30,6 +30,13 @@ DIFFER = {
     "dose at once; at equal dose they are compared below, if the study has those runs.",
     "alone_equal_dose": "A mix against its specialist alone, at equal dose. The sides differ in share, in start or in "
     "the number of specialist tokens, and in how much general text is read beside them.",
+    "block": "A mix against its specialist alone, from the same step and at equal dose: the reference reads the specialist "
+    "alone for a while, then general text to the end. The sides differ in how the specialist is spread, and in how long "
+    "before the end it is last read.",
+    "starts": "Code from the first and from the last start against the middle one, each with the share that gives the same "
+    "dose. The sides differ in when the specialist is read, and in how many of its tokens.",
+    "starts_cosine": "The same with the cosine schedule, on few seeds: what the schedule does. No claim rests on it.",
+    "equal_dose_cosine": "The same with the cosine schedule, on few seeds: what the schedule does. No claim rests on it.",
     "timing": "The same share from several start steps, each against the control. An earlier start also reads more "
     "specialist tokens at higher learning rates: the points differ in dose and in tokens.",
     "weight": "Several shares from the same start step, each against the control. A larger share reads more "

@@ -30,7 +30,10 @@ def _one_length(report: Report) -> list[str]:
     arms = report.tables.arms
     if "sft_steps" not in arms or arms["sft_steps"].nunique() != 1:
         return []
+    rate = "one learning rate for all arms"
+    if any(arm.choices for arm in report.manifest.arms):
+        rate = "for each arm the learning rate that was best on dev with the first seeds"
     return [
-        f"Fine-tuning has one length, {arms['sft_steps'].iloc[0]} steps, and one learning rate for all arms: whether a gain "
-        "lasts through longer fine-tuning is not known."
+        f"Fine-tuning has one length, {arms['sft_steps'].iloc[0]} steps, and {rate}: whether a gain lasts through longer "
+        "fine-tuning is not known."
     ]

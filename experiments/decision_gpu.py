@@ -1,0 +1,118 @@
+"""Which mix, mixed in or alone, and from which start? Three decisions for one GPU in 45 minutes. Has not met a GPU.
+
+Hypothesis. A: code lowers pycode loss most and math word-problem loss most, each by more than 1 %. B: at equal start and
+equal dose (Σ learning rate × share), a specialist mixed in at 20 % beats the specialist alone, on its task and on general
+text. C: at equal dose, starts of code at 10, 33 or 65 % of the training differ by less than 0.5 %. Margins and one Holm
+family of twelve claims are registered before the first result (`midstudy/studies/bridging/decisions.py`).
+
+Design. Six layers of width 256, vocabulary 8,192, context 512, bf16; trunks of 60M tokens at a constant rate with a decay
+over the last tenth, so that Σ learning rate is nearly linear in steps. Per trunk seed: control, placebo and five mixes at
+20 % from 50 %, on both tasks; code and math alone from 50 % until they have the dose of the mix, then general text; code
+from 10, 33 and 65 % at that dose. Two seeds repeat C with the paper's cosine. Fine-tuning: three epochs of 2,496 items.
+
+Text. The built-in corpora are small for 60M tokens: the trunk reads 1.4M tokens of general text 43 times, the high-quality
+web mix its 0.35M tokens 17 times, so models of this size memorise them. For a decision on your text use `--data DIR`, with
+15M tokens of general text for four epochs. One model size, two tasks: nothing here is about sizes.
+
+Order of calls on the GPU machine, each with `--device cuda --jobs-per-gpu 4`; whole seeds are complete grids:
+
+    python benchmarks/on_gpu.py --wheels wheels                                 # rates, which `--record FILE` keeps
+    midstudy run experiments/decision_gpu.py --set "trunk_seeds=(0,)"           # one seed of everything
+    midstudy run experiments/decision_gpu.py --set "trunk_seeds=(0, 1)"         # the first look: power table; stop or go
+    midstudy run experiments/decision_gpu.py --set "trunk_seeds=(0, 1, 2, 3)"   # and so on, by twos
+
+The first seed trains 0.94B tokens (a third of them trials of fine-tuning rates), the second 0.67B, every other one 0.49B.
+So 35 minutes of training hold 2 seeds at 0.8M tokens/s, 4 at 1.5M and 8 at 2.5M. Before the second call, set `looks` to end
+there, and keep it: `looks=(2,)`, `(2, 4)` or `(2, 4, 6, 8)`.
+
+`--set scale=0.01` is a rehearsal on a CPU in minutes: 1/100 of the tokens of every phase, as a tenth of the steps and a
+tenth of the batch, and 1/100 of the items; shape nano, vocabulary 1,024, fp32, limited text. Its effects mean nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from midstudy.data.data_args import DataChoice
+from midstudy.recipe import Study, where
+from midstudy.recipe.errors import RecipeError
+from midstudy.studies.bridging.decisions import (
+    COSINE,
+    STABLE,
+    cells_of_decisions,
+    cells_of_starts,
+    claims_of_decisions,
+    comparisons_of_decisions,
+)
+from midstudy.studies.bridging.grid import MATCHED, Grid
+from midstudy.studies.bridging.scale import Scale, mixes_of
+from midstudy.studies.bridging.text import PLACEBO, SPECIALISTS, Text
+
+
+def study(
+    *,
+    data: DataChoice | None = None,
+    name: str = "decision_gpu",
+    trunk_seeds: tuple[int, ...] = tuple(range(8)),
+    looks: tuple[int, ...] = (2, 4, 6, 8),
+    scale: float = 1.0,
+) -> Study:
+    """Return the study; `--set` overrides its keyword arguments.
+
+    Args:
+        trunk_seeds: the first one alone tries the peak learning rates of fine-tuning; the first two repeat decision C with
+            the cosine schedule.
+        looks: numbers of trunk seeds at which the claims are judged, the last one the number planned.
+        scale: tokens of every phase, as a share of those of the study; below 1 with the smallest model.
+
+    Raises:
+        RecipeError: a field cannot be trained; the message names it.
+    """
+    if not trunk_seeds or len(set(trunk_seeds)) < len(trunk_seeds):
+        raise RecipeError("trunk_seeds", expected="at least one seed, each once", got=trunk_seeds)
+    if not 0.01 <= scale <= 1:
+        raise RecipeError("scale", expected="a number in [0.01, 1]", got=scale)
+    is_small, root, task_items = scale < 1, math.sqrt(scale), round(2_496 * scale)
+    data = data or DataChoice()
+    limits = {"general_bytes": 3_000_000, "specialist_bytes": 1_500_000} if is_small else dict.fromkeys(LIMITS)
+    text = Text.of(data, **limits, task_items=task_items)
+    total_steps, sft_num_sequences = round(1_831 * root), max(1, round(32 * root))
+    stable = Scale(
+        size="nano" if is_small else "31m",
+        vocab_size=1_024 if is_small else 8_192,
+        precision="fp32" if is_small else "bf16_mixed",
+        peak_lr=6e-3 if is_small else 2e-3,
+        total_steps=total_steps,
+        decay_steps=round(total_steps / 10),
+        num_sequences=max(1, round(64 * root)),
+        seq_len=512,
+        sft_steps=round(3 * task_items / sft_num_sequences),
+        sft_num_sequences=sft_num_sequences,
+        tokenizer_bytes=round(9_000_000 * root),
+        test_items=round(512 * root),
+    )
+    grid = Grid(scale=stable, text=text, labels={"schedule": STABLE})
+    cosine = Grid(scale=replace(stable, decay_steps=None), text=text, labels={"schedule": COSINE})
+    arms = []
+    for number, seed in enumerate(trunk_seeds):
+        arms += grid.arms(cells_of_decisions(grid), seed=seed, sft_peak_lrs=SFT_PEAK_LRS)
+        if number < 2:
+            arms += cosine.arms(cells_of_starts(cosine), seed=seed, sft_peak_lrs=SFT_PEAK_LRS)
+    tokenizer = stable.tokenizer(text.corpora)
+    return Study(
+        name=name,
+        question="Which mix helps which task, mixed in or alone, and does its start matter at equal dose?",
+        arms=arms,
+        comparisons=comparisons_of_decisions(arms, grid, cosine),
+        claims=claims_of_decisions(),
+        counts=stable.counts([*text.corpora, text.placebo, *(text.tasks[task] for task in MATCHED.values())], tokenizer),
+        mixes=mixes_of(where(arms, mix=(*SPECIALISTS, PLACEBO))),
+        report="bridging",
+        looks=looks,
+        notes=data.notes(),
+    )
+
+
+LIMITS = ("general_bytes", "specialist_bytes")
+SFT_PEAK_LRS = (3e-4, 1e-3, 3e-3)
