@@ -14,7 +14,7 @@ Text. The built-in corpora are small for 60M tokens: the trunk reads 1.4M tokens
 web mix its 0.35M tokens 17 times, so models of this size memorise them. For a decision on your text use `--data DIR`, with
 15M tokens of general text for four epochs. One model size, two tasks: nothing here is about sizes.
 
-Order of calls on the GPU machine, each with `--device cuda --jobs-per-gpu 4`; whole seeds are complete grids:
+Order of calls on the GPU machine, each with `--device cuda`; whole seeds are complete grids:
 
     python benchmarks/on_gpu.py --wheels wheels                                 # rates, which `--record FILE` keeps
     midstudy run experiments/decision_gpu.py --set "trunk_seeds=(0,)"           # one seed of everything
