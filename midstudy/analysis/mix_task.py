@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from midstudy.analysis.corpus_dose import corpus_dose
 from midstudy.analysis.effects import Cell, cell_factors, cells, effects
 from midstudy.analysis.phrases import name_of, telling_factors
 from midstudy.recipe.manifest import ComparisonEntry, MixEntry
@@ -84,10 +85,7 @@ def _advantages(proximity: pd.DataFrame, key: Sequence[str]) -> dict[tuple[Any, 
 
 
 def _dose(cell: Cell, mix: MixEntry) -> float:
-    columns = [f"dose:{name}" for name in mix.shares if name != mix.reference]
-    if not columns or not set(columns) <= set(cell.arms.columns):
+    corpora = [name for name in mix.shares if name != mix.reference]
+    if not corpora or not {f"dose:{name}" for name in corpora} <= set(cell.arms.columns):
         return math.nan
-    # The learning rates on tasks are part of the table's denominator, and may be chosen for each arm.
-    tasks = [name.replace("items:", "dose:") for name in cell.arms.columns if name.startswith("items:")]
-    on_corpora = 1 - cell.arms[[name for name in tasks if name in cell.arms.columns]].sum(axis=1)
-    return float((cell.arms[columns].sum(axis=1) / on_corpora).mean())
+    return float(corpus_dose(cell.arms, corpora).mean())

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from builders.analysis_tables import bridging_tables
 from builders.report_study import write_study
@@ -71,3 +72,13 @@ def test_seeds_at_different_steps_still_have_lines(tables: Tables) -> None:
     apart = control[(control["trunk_seed"] == 0) == (control["step"] <= 50)]
     axes = training_figure(apart, names=[], seed="trunk_seed").axes[0]
     assert len(axes.texts) == 1
+
+
+def test_of_many_runs_those_with_the_most_seeds_are_drawn_and_the_others_counted(tmp_path: Path, tables: Tables) -> None:
+    assert tables.training is not None
+    once = tables.training[(tables.training["mix"] == "code") & (tables.training["trunk_seed"] == 0)]
+    more = pd.concat([*(once.assign(mix=f"mix{number}") for number in range(9)), tables.training])
+    folder = write_study(tmp_path, replace(tables, training=more))
+    shown = training(Report.of(folder)).markup
+    assert "Drawn are 8 of 11 runs, those with the most seeds; all are in training.parquet." in shown
+    assert "Drawn are" not in training(Report.of(write_study(tmp_path / "few", tables))).markup

@@ -13,8 +13,8 @@ from midstudy.report.sections.power import power_of
 
 def limitations(report: Report, more: Iterable[Text] = ()) -> Html:
     """Show a bullet for each limitation that the study's facts state, then those in `more`; nothing if there are none."""
-    found = [*_undecidable(report), *_narrow(report), *_one_seed(report), *_one_model(report), *_edges(report)]
-    found += [*_samples(report), *more]
+    decided = [*_undecidable(report), *_narrow(report), *_one_seed(report)]
+    found = [*decided, *_one_model(report), *_edges(report), *_samples(report), *more]
     return bullets(found) if found else Html("")
 
 

@@ -13,6 +13,9 @@ from midstudy.report.report import Report
 _TRUNKS = ("pretrain", "midtrain")
 """Roles of the stages that are drawn; a loss on a task's targets has another level."""
 
+_MOST_RUNS = 8
+"""A figure of more lines cannot be read."""
+
 
 def training(report: Report) -> Html:
     """Show the losses of pretraining and midtraining over steps; nothing if no such stage has a log."""
@@ -24,8 +27,10 @@ def training(report: Report) -> Html:
         return Html("")
     cell = cell_factors(report.manifest)
     names = distinguishing(trunks.fillna(dict.fromkeys(cell, "")), differing(trunks, cell))
+    drawn, num_runs = _most_replicated(trunks, names, report.seed)
+    left_out = f"Drawn are {_MOST_RUNS} of {num_runs} runs, those with the most seeds; all are in training.parquet. "
     return report.figure(
-        training_figure(trunks, names=names, seed=report.seed),
+        training_figure(drawn, names=names, seed=report.seed),
         "training",
         caption="Loss of training batches before their update, as logged. "
         + (
@@ -34,10 +39,21 @@ def training(report: Report) -> Html:
             else ""
         )
         + "A run that leaves a trunk is drawn from its own first logged step on; n counts its seeds. "
-        + _measured(trunks)
+        + (left_out if num_runs > _MOST_RUNS else "")
+        + _measured(drawn)
         + "Levels of the lines are those of the text that a run reads: a mix with easier text has a lower line without "
         "being a better model of general text.",
     )
+
+
+def _most_replicated(trunks: pd.DataFrame, names: list[str], seed: str | None) -> tuple[pd.DataFrame, int]:
+    """Return the rows of the runs with the most seeds, in the study's order, and the number of all runs."""
+    if not names:
+        return trunks, 1
+    run = trunks.groupby(names, sort=False, dropna=False).ngroup()
+    num_seeds = trunks[seed].groupby(run).nunique() if seed else pd.Series(1, index=range(run.max() + 1))
+    kept = num_seeds.sort_values(ascending=False, kind="stable").index[:_MOST_RUNS]
+    return trunks[run.isin(kept)], len(num_seeds)
 
 
 def _measured(trunks: pd.DataFrame) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from midstudy.analysis.corpus_dose import corpus_dose
 from midstudy.analysis.effects import cell_factors
 from midstudy.analysis.intervals import mean_interval
 from midstudy.analysis.pairs import pair_by_seed
@@ -33,7 +34,6 @@ def gains(tables: Tables) -> pd.DataFrame:
     columns = [*names, seed, "corpus", "dose", "tokens", "relative_improvement"]
     if "sft_steps" in arms:
         arms = arms[arms["sft_steps"] == arms["sft_steps"].min()]
-    tasks = [f"dose:{task}" for task in dict.fromkeys(arms["task"]) if f"dose:{task}" in arms]
     alike = [name for name in names if name not in ("mix", "weight", "start_step")]
     rows = []
     for _, cell in arms.groupby(names, sort=False):
@@ -44,7 +44,7 @@ def gains(tables: Tables) -> pd.DataFrame:
         controls = arms[arms["mix"] == CONTROL]
         for name in alike:
             controls = controls[controls[name] == first[name]]
-        dose = float(first[f"dose:{mix}"]) / (1 - float(first[tasks].sum()))
+        dose = float(corpus_dose(cell, [mix]).iloc[0])
         paired = pair_by_seed(cell, controls, column=COLUMNS[0], seeds=tables.manifest.seeds, better="lower")
         of_cell = {**{name: first[name] for name in names}, "corpus": mix, "dose": dose, "tokens": first[f"tokens:{mix}"]}
         rows += [

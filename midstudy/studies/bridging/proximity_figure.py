@@ -97,7 +97,7 @@ def _headline(statistics: pd.Series) -> str:
     ]
     return (
         f"Pearson r = {correlation(statistics['r'])} over {pairs} (95 % interval {correlation(statistics['ci_low'])} to "
-        f"{correlation(statistics['ci_high'])} over both; QAP p = {p_value(statistics['p_value'])}).\n"
+        f"{correlation(statistics['ci_high'])} over both; QAP p = {p_value(statistics['p_directed'])}).\n"
         + capitalised(", ".join([*ranges, f"mean Spearman within tasks {correlation(statistics['rank_rho'])}"]))
         + "."
     )

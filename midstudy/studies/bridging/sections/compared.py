@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from midstudy.analysis.corpus_dose import corpus_dose
 from midstudy.analysis.effects import Cell, cells
 from midstudy.analysis.phrases import capitalised
 from midstudy.recipe.manifest import ComparisonEntry
@@ -66,9 +67,9 @@ def compared(report: Report) -> Html:
 
 
 def amounts(report: Report, entry: ComparisonEntry) -> list[str]:
-    """Return a sentence for each cell of a comparison of two mixes: the specialist tokens and the dose of both sides.
+    """Return a sentence for each cell of a comparison of two mixes: specialist tokens and dose of both sides.
 
-    Empty if the references are controls, which read no specialist.
+    The dose is that of the training on corpora. Empty if the references are controls, which read no specialist.
     """
     sentences = [_amounts(cell) for cell in cells(report.tables, entry) if specialist(cell.references) is not None]
     return list(dict.fromkeys(sentences))
@@ -92,7 +93,7 @@ def described(arms: pd.DataFrame) -> str:
 def _amounts(cell: Cell) -> str:
     sides = []
     for arms in (cell.arms, cell.references):
-        corpus = specialist(arms)
-        drawn, dose = (float(arms[f"{what}:{corpus}"].mean()) for what in ("tokens", "dose"))
+        corpus = str(specialist(arms))
+        drawn, dose = float(arms[f"tokens:{corpus}"].mean()), float(corpus_dose(arms, [corpus]).mean())
         sides.append(f"{described(arms)} ({tokens(drawn)} tokens of {corpus}, dose {percent(dose)})")
     return capitalised(" against ".join(sides)) + "."
