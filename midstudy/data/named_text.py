@@ -1,7 +1,7 @@
 """NAME=SOURCE arguments of `midstudy compare`: the train text of one corpus or task, read document by document.
 
-A source is what `--data` takes, or one JSONL file. `wheels` and a folder are read by the name: NAME is a corpus or task of
-the wheels, or the folder NAME or sft/NAME. A folder that holds the train file itself is read as it is.
+A source is what `--data` takes, or one file, all of whose rows are read. `wheels` and a folder are read by the name: NAME is
+a corpus or task of the wheels, or the folder NAME or sft/NAME. A folder that holds the train split itself is read as it is.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pathlib import Path
 from midstudy.data import builtin
 from midstudy.data.builtin.prepare import frozen_manifest
 from midstudy.data.digests import file_digest
-from midstudy.data.files import ENDINGS, find_split, numbered_rows
+from midstudy.data.files import numbered_rows
 from midstudy.data.rows import as_example, as_text
 from midstudy.data.source import load_rows, resolve_source
+from midstudy.data.split_files import ENDINGS, ending_of, split_files
 from midstudy.recipe.data import Source
 from midstudy.recipe.errors import RecipeError, require_name
 
-_EXPECTED = "NAME=SOURCE with a folder, a JSONL file, wheels or hub:OWNER/SET[:CONFIG]@COMMIT"
+_EXPECTED = "NAME=SOURCE with a folder, a file, wheels or hub:OWNER/SET[:CONFIG]@COMMIT"
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class NamedText:
 
     @property
     def size_bytes(self) -> int | None:
-        """Bytes of the file that is read, compressed if it is; `None` if unknown before it is fetched."""
+        """Bytes of the files that are read, compressed if it is; `None` if unknown before it is fetched."""
         if self.source is None or self.source.kind == "files":
-            path = self.path or find_split(Path(self.source.location if self.source else ""), "train")
-            return path.stat().st_size if path else None
+            place = self.path or Path(self.source.location if self.source else "")
+            return sum(path.stat().st_size for path in split_files(place, "train")) or None
         if self.source.kind == "wheels":
             return int(frozen_manifest()["parts"][self.source.part]["splits"]["train"]["bytes"])
         return None
@@ -97,15 +98,11 @@ def _named_text(name: str, value: str) -> NamedText:
         return NamedText(name, value, source, None, False, source.revision)
     path = Path(os.path.expanduser(value))
     if path.is_file():
-        if not path.name.endswith(ENDINGS):
+        if ending_of(path) is None:
             raise RecipeError(f"compare.{name}", expected=f"a file that ends in {' or '.join(ENDINGS)}", got=value)
         return NamedText(name, value, None, path.absolute(), False, file_digest(path))
     if not path.exists():
         raise RecipeError(f"compare.{name}", expected=_EXPECTED, got=f"{value}, which does not exist")
-    if find_split(path, "train"):
-        # `resolve_source` joins folder and name; the folder itself is its part ".".
-        source = resolve_source(value, name=name, folder=".", is_task=False)
-        return NamedText(name, value, source, None, False, source.revision)
     is_task = not (path / name).is_dir() and (path / "sft" / name).is_dir()
-    source = resolve_source(value, name=name, folder=f"sft/{name}" if is_task else name, is_task=is_task)
+    source = resolve_source(value, name=name, folder=f"sft/{name}" if is_task else name, is_task=is_task, may_be_itself=True)
     return NamedText(name, value, source, None, is_task, source.revision)

@@ -66,7 +66,7 @@ def test_other_arguments_are_rejected(arguments: list[str], message: str) -> Non
 
 def test_a_file_that_is_not_jsonl_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n")
-    with pytest.raises(RecipeError, match=r"compare.a: expected a file that ends in .jsonl or .jsonl.gz, got .*a.csv"):
+    with pytest.raises(RecipeError, match=r"compare.a: expected a file that ends in .jsonl or .* or .parquet, got .*a.csv"):
         named_texts([f"a={tmp_path}/a.csv", "code=wheels"])
 
 
