@@ -10,6 +10,9 @@ from midstudy.report.numbers import tokens
 from midstudy.report.report import Report
 from midstudy.report.sections.power import power_of
 
+_MOST_NAMED = 8
+"""Claims in one sentence; of more, the table of claims is easier to read."""
+
 
 def limitations(report: Report, more: Iterable[Text] = ()) -> Html:
     """Show a bullet for each limitation that the study's facts state, then those in `more`; nothing if there are none."""
@@ -30,7 +33,11 @@ def _undecidable(report: Report) -> list[str]:
     if powers:
         undecided = report.judged.loc[report.judged["verdict"] == "inconclusive", "text"].map(readable)
         if others := [text for text in undecided if text not in few]:
-            sentences.append(f"Undecided for other reasons, which the table of claims gives: {'; '.join(others)}.")
+            named = f": {'; '.join(others)}" if len(others) <= _MOST_NAMED else ""
+            sentences.append(
+                f"{len(others)} of {len(powers)} claims are undecided for other reasons, which the table of claims gives"
+                f"{named}."
+            )
     return sentences
 
 
