@@ -62,12 +62,14 @@ _PRINT_STYLE = """
   main { max-width: none; padding: 0; }
   h1 { font-size: 17pt; margin: 0 0 10pt; }
   h2 { font-size: 13pt; margin: 20pt 0 6pt; break-after: avoid; }
+  h3 { break-after: avoid; }
   p, li { orphans: 3; widows: 3; }
-  .summary, .warning, .caption, figure, tr, pre { break-inside: avoid; }
+  .warning, .caption, figure, tr, pre, .summary li { break-inside: avoid; }
+  .summary { box-decoration-break: clone; -webkit-box-decoration-break: clone; }
   figure img { max-height: 215mm; object-fit: contain; object-position: left; }
   figcaption, .caption { font-size: 8.5pt; }
   .caption { break-after: avoid; }
-  .summary ul.answer { font-size: 11pt; }
+  .summary ul.answer, .summary { font-size: 9.5pt; padding: 6pt 10pt; }
   .table, pre { overflow: visible; }
   .table { margin-right: 0; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
