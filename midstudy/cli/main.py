@@ -254,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_named,
         nargs="+",
         metavar="NAME=SOURCE",
-        help="a folder, a JSONL file, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT; of wheels and a folder, the part NAME",
+        help="a folder, a file, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT; of wheels and a folder, the part NAME",
     )
     corpora.add_argument(
         "--over",

@@ -58,7 +58,7 @@ def test_a_plot_elsewhere_is_rejected_before_anything_is_read(
 def test_a_missing_file_is_one_message(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", f"general={text}", f"code={text}/none.jsonl"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("midstudy compare: compare.code: expected NAME=SOURCE with a folder, a JSONL file, ")
+    assert error.startswith("midstudy compare: compare.code: expected NAME=SOURCE with a folder, a file, ")
     assert error.count("\n") == 1
 
 
