@@ -79,11 +79,10 @@ def study(
         raise RecipeError("trunk_seeds", expected="at least one seed, each once", got=trunk_seeds)
     data = data or DataChoice()
     text = Text.of(data, general_bytes=general_bytes, specialist_bytes=specialist_bytes, task_items=task_items)
-    common: dict[str, Any] = {"total_steps": total_steps, "num_sequences": num_sequences, "seq_len": seq_len}
-    common |= {"sft_steps": sft_steps, "sft_num_sequences": sft_num_sequences, "sft_peak_lr": sft_peak_lr}
-    common |= {"peak_lr": peak_lr, "precision": precision, "test_items": test_items}
-    common |= {"vocab_size": vocab_size, "tokenizer_bytes": tokenizer_bytes}
-    grids = [Grid(scale=Scale(size=size, **common), text=text) for size in sizes]
+    same: dict[str, Any] = {"total_steps": total_steps, "num_sequences": num_sequences, "seq_len": seq_len}
+    same |= {"sft_steps": sft_steps, "sft_num_sequences": sft_num_sequences, "sft_peak_lr": sft_peak_lr}
+    same |= {"precision": precision, "test_items": test_items, "vocab_size": vocab_size, "tokenizer_bytes": tokenizer_bytes}
+    grids = [Grid(scale=Scale(size=size, peak_lr=peak_lr, **same), text=text) for size in sizes]
     rates = ((1e-3, 3e-3, 1e-2) if full else ()) if sft_peak_lrs is None else sft_peak_lrs
     arms = []
     for seed in trunk_seeds:
@@ -96,17 +95,14 @@ def study(
     for grid in grids[1:]:
         arms += [arm for seed in trunk_seeds[:3] for arm in grid.arms(grid.main(), seed=seed, sft_peak_lrs=rates)]
     comparisons = comparisons_of(arms, grids[0])
-    main = where(arms, mix=(*SPECIALISTS, PLACEBO), sft_steps=sft_steps)
     return Study(
         name=name,
         question="Which midtraining mix, from which step and at which weight, helps which fine-tuning target?",
         arms=arms,
         comparisons=comparisons,
         claims=claims_for(comparisons),
-        counts=grids[0].scale.counts(
-            [*text.corpora, text.placebo, *text.tasks.values()], grids[0].scale.tokenizer(text.corpora)
-        ),
-        mixes=mixes_of(main),
+        counts=grids[0].counts(),
+        mixes=mixes_of(where(arms, mix=(*SPECIALISTS, PLACEBO), sft_steps=sft_steps)),
         report="bridging",
         looks=looks,
         notes=data.notes(),

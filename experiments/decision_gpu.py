@@ -49,6 +49,8 @@ from midstudy.studies.bridging.grid import MATCHED, Grid
 from midstudy.studies.bridging.scale import Scale, mixes_of
 from midstudy.studies.bridging.text import PLACEBO, SPECIALISTS, Text
 
+SFT_PEAK_LRS = (3e-4, 1e-3, 3e-3)
+
 
 def study(
     *,
@@ -75,8 +77,8 @@ def study(
         raise RecipeError("scale", expected="a number in [0.01, 1]", got=scale)
     is_small, root, task_items = scale < 1, math.sqrt(scale), round(2_496 * scale)
     data = data or DataChoice()
-    limits = {"general_bytes": 3_000_000, "specialist_bytes": 1_500_000} if is_small else dict.fromkeys(LIMITS)
-    text = Text.of(data, **limits, task_items=task_items)
+    general_bytes, specialist_bytes = (3_000_000, 1_500_000) if is_small else (None, None)
+    text = Text.of(data, general_bytes=general_bytes, specialist_bytes=specialist_bytes, task_items=task_items)
     total_steps, sft_num_sequences = round(1_831 * root), max(1, round(32 * root))
     stable = Scale(
         size="nano" if is_small else "31m",
@@ -99,20 +101,15 @@ def study(
         arms += grid.arms(cells_of_decisions(grid), seed=seed, sft_peak_lrs=SFT_PEAK_LRS)
         if number < 2:
             arms += cosine.arms(cells_of_starts(cosine), seed=seed, sft_peak_lrs=SFT_PEAK_LRS)
-    tokenizer = stable.tokenizer(text.corpora)
     return Study(
         name=name,
         question="Which mix helps which task, mixed in or alone, and does its start matter at equal dose?",
         arms=arms,
         comparisons=comparisons_of_decisions(arms, grid, cosine),
         claims=claims_of_decisions(),
-        counts=stable.counts([*text.corpora, text.placebo, *(text.tasks[task] for task in MATCHED.values())], tokenizer),
+        counts=grid.counts(MATCHED.values()),
         mixes=mixes_of(where(arms, mix=(*SPECIALISTS, PLACEBO))),
         report="bridging",
         looks=looks,
         notes=data.notes(),
     )
-
-
-LIMITS = ("general_bytes", "specialist_bytes")
-SFT_PEAK_LRS = (3e-4, 1e-3, 3e-3)

@@ -71,12 +71,11 @@ def study(
 
     arms = []
     for seed in trunk_seeds:
-        trunk = scale.pretrain(text.general, tokenizer=tokenizer, seed=seed)
-        arms.append(scale.finetune(trunk, task, seed=sft_seed(seed)))
+        runs = [scale.pretrain(text.general, tokenizer=tokenizer, seed=seed)]
         for start_step, weight in product(start_steps, weights):
             with inside(f"weights.{weight:g}"):
-                run = scale.midtrain(trunk, {specialist: weight}, start_step=start_step)
-            arms.append(scale.finetune(run, task, seed=sft_seed(seed)))
+                runs.append(scale.midtrain(runs[0], {specialist: weight}, start_step=start_step))
+        arms += [scale.finetune(run, task, seed=sft_seed(seed)) for run in runs]
 
     control, timing = where(arms, mix="control"), where(arms, mix=mix, weight=main_weight)
     comparisons = [

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from midstudy.plan.dose import tokens_drawn
 from midstudy.plan.matched import Branching, matched, matched_stop
-from midstudy.recipe import Arm, Curriculum, Mixture, factors
+from midstudy.recipe import Arm, Curriculum, Mixture, TokenCounts, factors
 from midstudy.recipe.choice import Chosen
 from midstudy.recipe.errors import inside
 from midstudy.studies.bridging.scale import CONTROL, PAPER_STEPS, Scale
@@ -84,6 +84,11 @@ class Grid:
     labels: Mapping[str, str] = field(default_factory=dict)
     _trained: dict[tuple[Run, int], Curriculum] = field(default_factory=dict)
     _chosen: dict[Cell, Chosen] = field(default_factory=dict)
+
+    def counts(self, tasks: Iterable[str] = tuple(TASKS)) -> list[TokenCounts]:
+        """Return the token counts behind the similarities of all corpora, the placebo and some tasks."""
+        corpora, chosen = [*self.text.corpora, self.text.placebo], [self.text.tasks[task] for task in tasks]
+        return self.scale.counts([*corpora, *chosen], self.scale.tokenizer(self.text.corpora))
 
     def main(self) -> list[Cell]:
         """Return the cells on which conclusions rest: control, placebo and matched mixes on the matched tasks, and the
