@@ -7,8 +7,7 @@ import urllib.request
 from urllib.parse import quote
 
 from midstudy.recipe.manifest import Manifest
-from midstudy.track.links import arms_page
-from midstudy.track.shared_view import VIEW_TAG
+from midstudy.track.shared_view import VIEW_TAG, arms_page
 
 _TIMEOUT_S = 5.0
 

@@ -13,9 +13,8 @@ from types import FrameType
 from midstudy.flows.server import PrefectServer
 from midstudy.store.store import Store
 from midstudy.track.client import as_tracking_errors, connect, tracking_uri_of
-from midstudy.track.links import arms_page
 from midstudy.track.server import MlflowServer
-from midstudy.track.shared_view import VIEW_TAG
+from midstudy.track.shared_view import VIEW_TAG, arms_page
 
 _POLL_S = 0.5
 

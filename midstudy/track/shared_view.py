@@ -67,3 +67,12 @@ def _filter(manifest: Manifest) -> str:
 
 def _column(kind: str, name: str) -> str:
     return f"{kind}.`{name}`"
+
+
+def arms_page(server_url: str, experiment_id: str) -> str:
+    """Return the address of the list of the arms' last states, in the view that a sync keeps in the experiment's tag
+    `VIEW_TAG`.
+
+    MLflow ignores the view if the address also has a filter or an order.
+    """
+    return f"{server_url.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW_KEY}"

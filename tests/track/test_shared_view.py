@@ -19,9 +19,8 @@ from builders.synthetic_study import SyntheticStudy, frozen, synthetic_study
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
 from midstudy.track.client import connect, default_tracking_uri
-from midstudy.track.links import arms_page
 from midstudy.track.server import MlflowServer
-from midstudy.track.shared_view import VIEW_TAG, arms_view, view_tag
+from midstudy.track.shared_view import VIEW_TAG, arms_page, arms_view, view_tag
 from midstudy.track.sync import sync
 
 COLUMNS = [

@@ -25,13 +25,6 @@ NOTE_SLIP = (
 )
 """What a reader of the claims should know about the note's numbers, `NOTE_LOSSES`."""
 
-#: The paper's names by this project's names.
-PAPER_MIX = {"control": "C4", "code": "Starcoder", "math": "Math", "instruction": "FLAN"} | {
-    "qa": "KnowledgeQA",
-    "hqweb": "DCLM",
-}
-PAPER_TASK = {"pycode": "PyCode", "word_problems": "GSM8K", "long_form": "LIMA", "science_qa": "SciQ"}
-
 
 @dataclass(frozen=True)
 class PaperLoss:
