@@ -36,7 +36,7 @@ from midstudy.run.pool import leave_interrupts
 from midstudy.similarity.byte_expert import NUM_GROUPS, ByteCounts
 from midstudy.similarity.distribution import TokenDistribution, mix, similarity
 from midstudy.similarity.expert_gain import Scored, bits_per_byte, gain_of
-from midstudy.similarity.hashed_words import bin_counts, log_importance, mean_importance
+from midstudy.similarity.hashed_words import NUM_BINS, bin_counts, log_importance, mean_importance
 from midstudy.similarity.proximity import ProximityAdvantage, proximity_advantage
 from midstudy.similarity.ranking import Ranked, rank
 from midstudy.similarity.word_order import RANDOM_BELOW, order_score
@@ -171,6 +171,11 @@ def recommend(
     """
     require_number("--share", share, 1e-6, 1.0, what="a share of the tokens")
     _require_names([target, general, *candidates])
+    if target.path is not None:
+        raise RecipeError(
+            "--target", expected="a source with a dev and a test split", got=f"the single file {target.path}",
+            fix="Put it into a folder as train.jsonl, beside test.jsonl.",
+        )  # fmt: skip
     size = sum(text.size_bytes or _WORTH_PROCESSES_BYTES for text in (general, *candidates))
     num_processes = min(len(candidates), len(os.sched_getaffinity(0))) if size > _WORTH_PROCESSES_BYTES else 1
     on_progress(f"{general.name}: counting")
@@ -434,7 +439,7 @@ def _arrays(documents: Sequence[str]) -> Arrays:
         "counts": counts.counts,
         "num_documents": np.array(counts.num_documents),
         "num_bytes": np.array(counts.num_bytes),
-        "bins": bin_counts(documents),
+        "bins": sum((bin_counts(batch) for batch in batches_of(documents)), np.zeros(NUM_BINS, np.int64)),
         "order_score": np.array(order_score(documents)),
     }
 

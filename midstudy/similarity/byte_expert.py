@@ -23,6 +23,7 @@ NUM_GROUPS = 8
 
 _PAD = bytes(ORDER - 1)
 _GROUP_BITS = 3
+_BLOCK_BYTES = 2**19
 _UNIFORM = 1 / 256
 
 Windows = NDArray[np.uint32]
@@ -71,9 +72,17 @@ class ByteCounts:
             raise ValueError("expected documents with text, got none")
         if not 0 <= min(groups) <= max(groups) < NUM_GROUPS:
             raise ValueError(f"expected groups from 0 to {NUM_GROUPS - 1}, got {min(groups)} to {max(groups)}")
-        keys, lengths = windows_of(documents, with_end=True)
-        codes = keys.astype(np.uint64) << np.uint64(_GROUP_BITS)
-        codes |= np.repeat(np.array(groups, np.uint64), lengths)
+        codes = np.empty(num_bytes + (ORDER - 1) * len(documents), np.uint64)
+        block, size, filled = 0, 0, 0
+        for place, document in enumerate(documents, start=1):
+            size += len(document)
+            if size >= _BLOCK_BYTES or place == len(documents):
+                keys, lengths = windows_of(documents[block:place], with_end=True)
+                part = codes[filled : filled + keys.size]
+                part[:] = keys
+                part <<= np.uint64(_GROUP_BITS)
+                part |= np.repeat(np.array(groups[block:place], np.uint64), lengths)
+                block, size, filled = place, 0, filled + keys.size
         codes.sort()
         firsts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
         numbers = np.diff(np.append(firsts, codes.size))

@@ -54,7 +54,7 @@ class Scored:
 
     def per_byte(self, values: Probabilities) -> float:
         """Return the mean of the values of all windows."""
-        return float(self._frequency @ values)
+        return float(np.sum(self._frequency * values))  # a BLAS product waits for its threads on a busy machine
 
     def expert(self, counts: ByteCounts) -> ByteExpert:
         """Return the expert of a corpus for this text."""
