@@ -394,7 +394,10 @@ def _counted(text: NamedText, max_bytes: int) -> Arrays:
             whole = [whole[0] + 1, whole[1] + len(document.encode("utf-8"))]
         if not whole[0]:
             raise RecipeError(f"recommend.{text.name}", expected="documents with text", got=f"none in {text.argument}")
-        return _arrays(sample.documents()) | {
+        documents = sample.documents()
+        return _arrays(documents) | {
+            "bins": _bins(documents),
+            "order_score": np.array(order_score(documents)),
             "whole_documents": np.array(whole[0]),
             "whole_bytes": np.array(whole[1]),
         }
@@ -424,7 +427,8 @@ def _halves(general: NamedText) -> Arrays:
             for text in texts:
                 kept.add(text)
             arrays |= {f"{name}.{key}": value for key, value in _arrays(kept.documents()).items()}
-        arrays["bins"] = arrays["general.bins"]
+            if name == "general":
+                arrays["bins"] = _bins(kept.documents())
         return arrays
 
     return _cached(["halves", _identity(general), SAMPLE_BYTES], count)
@@ -439,9 +443,14 @@ def _arrays(documents: Sequence[str]) -> Arrays:
         "counts": counts.counts,
         "num_documents": np.array(counts.num_documents),
         "num_bytes": np.array(counts.num_bytes),
-        "bins": sum((bin_counts(batch) for batch in batches_of(documents)), np.zeros(NUM_BINS, np.int64)),
-        "order_score": np.array(order_score(documents)),
     }
+
+
+def _bins(documents: Sequence[str]) -> np.ndarray:
+    counts = np.zeros(NUM_BINS, np.int64)
+    for batch in batches_of(documents):
+        counts += bin_counts(batch)
+    return counts
 
 
 def _byte_counts(arrays: Arrays, part: str = "") -> ByteCounts:

@@ -13,9 +13,9 @@ import numpy as np
 
 from midstudy.similarity.units import Grams
 
-MAX_WORDS = 200_000
+MAX_WORDS = 50_000
 NUM_SHUFFLES = 12
-_MOST_CHARACTERS = 2**20
+_MOST_CHARACTERS = 2**19
 RANDOM_BELOW = 6.0
 """Standard deviations below which words count as shuffled."""
 
@@ -23,7 +23,8 @@ RANDOM_BELOW = 6.0
 def order_score(texts: Sequence[str], *, seed: int = 0) -> float:
     """Return by how many standard deviations the number of different word pairs is below that of shuffles.
 
-    Reads about a million characters, and up to 200,000 of their words. Infinite if no shuffle changes the number, as of texts of one word.
+    Reads about half a million characters, and up to 50,000 of their words. Infinite if no shuffle changes the number, as of
+    texts of one word.
     """
     num_characters = np.cumsum([len(text) for text in texts])
     texts = texts[: int(np.searchsorted(num_characters, _MOST_CHARACTERS)) + 1]
