@@ -148,6 +148,23 @@ def test_experts_are_counted_on_equally_many_bytes(tmp_path: Path) -> None:
     assert sizes.pop() < found.candidates[0].num_bytes
 
 
+def test_dev_documents_of_a_single_general_file_are_in_neither_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_documents(tmp_path / "web.jsonl", GENERAL_TEXT)
+    general = named_text(f"web={file}", where="--general")
+    dev = set(general.documents(split="dev"))
+    seen: list[str] = []
+
+    def record(documents: Sequence[str]) -> dict[str, object]:
+        seen.extend(documents)
+        return {}
+
+    monkeypatch.setattr(rules, "_arrays", record)
+    rules._halves(general)
+    assert dev
+    assert len(seen) > 0.8 * len(GENERAL_TEXT)
+    assert not dev & set(seen)
+
+
 def test_nearest_documents_are_those_of_the_targets_language(tmp_path: Path) -> None:
     strange = language_documents(OTHER, number=300, seed=3)
     found = recommended(tmp_path, mixed=[*strange, CORPUS[5], *strange[:10]])
