@@ -30,7 +30,7 @@ def as_text(found: Recommendation) -> str:
         lines.append("  ".join(cells))
     lines += [
         "",
-        "group: candidates of one group cannot be told from its first. best: probability of the largest gain.",
+        "group: candidates of one group cannot be distinguished from its first. best: probability of the largest gain.",
         "PA, JS: advantage over general text in the paper's combined similarity and in 1 / (1 + JSD), over hashed words.",
         *_answer(found),
         f"expected improvement: {found.expected_improvement}",

@@ -24,8 +24,8 @@ NUM_DRAWS = 4_000
 class Ranked:
     """A candidate's gain in bits per byte with a 95 % interval.
 
-    `over_placebo`: its gain less the placebo's, with an interval. `group`: from 1; equal for candidates that cannot be told
-    from their group's leader.
+    `over_placebo`: its gain less the placebo's, with an interval. `group`: from 1; equal for candidates that cannot be
+    distinguished from their group's leader.
     """
 
     name: str

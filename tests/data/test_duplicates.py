@@ -9,7 +9,7 @@ from midstudy.data.duplicates import KnownDocuments
 DOCUMENTS = language_documents(1, number=60, seed=1, num_words=200)
 
 
-def test_exact_copies_near_copies_and_other_text_are_told_apart() -> None:
+def test_exact_copies_near_copies_and_other_text_are_distinguished() -> None:
     known = KnownDocuments([DOCUMENTS[:30], DOCUMENTS[30:]])
     edited = [document.replace(" ", " new ", 1) + " and an end" for document in DOCUMENTS[:20]]
     other = language_documents(1, number=25, seed=2, num_words=200)

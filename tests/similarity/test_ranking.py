@@ -43,7 +43,7 @@ def test_a_difference_is_paired_by_dev_documents() -> None:
     assert [one.group for one in found] == [1, 2]
 
 
-def test_a_candidate_with_a_large_error_of_its_own_is_not_told_from_the_leader() -> None:
+def test_a_candidate_with_a_large_error_of_its_own_is_in_the_group_of_the_leader() -> None:
     found = rank({"leader": gain(0.05), "rough": gain(0.03, error=0.02)}, placebo=PLACEBO, bytes_by_document=BYTES)
     assert [one.group for one in found] == [1, 1]
     assert found[1].high - found[1].low > 10 * (found[0].high - found[0].low)

@@ -1,4 +1,4 @@
-"""Words in order are told from the same words shuffled, in one text and in many short ones."""
+"""Words in order are distinguished from the same words shuffled, in one text and in many short ones."""
 
 from __future__ import annotations
 
