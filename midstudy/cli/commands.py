@@ -514,6 +514,32 @@ def compare(options: Namespace) -> int:
     return 0
 
 
+def recommend(options: Namespace) -> int:
+    """Print a ranking of candidate corpora for a target; plot it on request."""
+    from midstudy.cli.compared import Progress, require_plot
+    from midstudy.cli.recommended import as_text, write_plot
+    from midstudy.data.named_text import named_text
+    from midstudy.run.recommend import recommend as rank_candidates
+
+    plot = require_plot(options.plot) if options.plot else None
+    progress = Progress()
+    try:
+        found = rank_candidates(
+            target=named_text(options.target, where="--target"),
+            general=named_text(options.general, where="--general"),
+            candidates=[named_text(one, where="--candidates") for one in options.candidates],
+            share=options.share,
+            store=Path(options.store),
+            on_progress=progress,
+        )
+    finally:
+        progress.close()
+    if plot is not None:
+        write_plot(found, plot)
+    print(found.as_json() if options.json else as_text(found))
+    return 0
+
+
 # -- export -----------------------------------------------------------------------------------------------------------
 
 

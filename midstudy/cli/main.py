@@ -41,6 +41,16 @@ def _hours(text: str) -> float:
     return hours
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"expected a share of the tokens between 0 and 1, got {_shown(text)}")
+    return share
+
+
 def _shown(text: str) -> str:
     return text.strip() or "nothing (is a variable not set?)"
 
@@ -285,6 +295,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     corpora.add_argument("--plot", type=_named, metavar="FILE", help="also draw the matrices: a .png, .svg or .pdf file")
     corpora.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+    recommended = verb(
+        "recommend", "Rank candidate corpora for a target before any training, by byte n-gram experts.", reads=True
+    )
+    recommended.description = (
+        "Rank candidate corpora for a fine-tuning target before any training: expected gain in bits per byte on the "
+        "target's dev split, what it costs on general text, which candidates cannot be told apart, copies, and "
+        "contamination with the target's test split, which is rejected."
+    )
+    text_form = "a folder, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT; of wheels and a folder, the part NAME"
+    recommended.add_argument(
+        "--target", type=_named, required=True, metavar="NAME=SOURCE", help=f"the task, with its splits: {text_form}"
+    )
+    recommended.add_argument(
+        "--general", type=_named, required=True, metavar="NAME=SOURCE", help=f"general text: {text_form}, or a JSONL file"
+    )
+    recommended.add_argument(
+        "--candidates",
+        type=_named,
+        required=True,
+        nargs="+",
+        metavar="NAME=SOURCE",
+        help=f"corpora to choose from: {text_form}, or a JSONL file",
+    )
+    recommended.add_argument(
+        "--share", type=_share, required=True, metavar="SHARE", help="a candidate's share of the tokens, as 0.2"
+    )
+    recommended.add_argument("--plot", type=_named, metavar="FILE", help="also draw the ranking: a .png, .svg or .pdf file")
 
     export = verb("export", "Write a trained state as a folder that other software loads.", reads=True)
     export.add_argument(

@@ -1,4 +1,4 @@
-"""NAME=SOURCE arguments of `midstudy compare`: the train text of one corpus or task, read document by document.
+"""NAME=SOURCE arguments of `midstudy compare` and `recommend`: the text of a corpus or task, read document by document.
 
 A source is what `--data` takes, or one file, all of whose rows are read. `wheels` and a folder are read by the name: NAME is
 a corpus or task of the wheels, or the folder NAME or sft/NAME. A folder that holds the train split itself is read as it is.
@@ -7,9 +7,10 @@ a corpus or task of the wheels, or the folder NAME or sft/NAME. A folder that ho
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from midstudy.data import builtin
 from midstudy.data.builtin.prepare import frozen_manifest
@@ -18,6 +19,7 @@ from midstudy.data.files import numbered_rows
 from midstudy.data.rows import as_example, as_text
 from midstudy.data.source import load_rows, resolve_source
 from midstudy.data.split_files import ENDINGS, ending_of, split_files
+from midstudy.data.splits import split_of_row
 from midstudy.recipe.data import Source
 from midstudy.recipe.errors import RecipeError, require_name
 
@@ -48,24 +50,59 @@ class NamedText:
             return int(frozen_manifest()["parts"][self.source.part]["splits"]["train"]["bytes"])
         return None
 
-    def documents(self, on_read: Callable[[float], None] = lambda share: None) -> Iterator[str]:
+    def documents(self, on_read: Callable[[float], None] = lambda share: None, *, split: str = "train") -> Iterator[str]:
         """Yield the documents, stripped, without blank ones. The text of a task item is its prompt and target.
 
+        All rows of a single file are its train split; its dev split is those of them that a folder without a dev file would
+        give to dev.
+
         Raises:
-            ValueError: a row is damaged or has other fields, or the text has changed since the argument was resolved.
+            ValueError: a row is damaged or has other fields, a single file is asked for its test split, or the text has
+                changed since the argument was resolved.
         """
         if self.path is not None:
-            texts = (as_text(row, f"{self.path}:{line}") for line, row in numbered_rows(self.path, on_read=on_read))
+            rows = numbered_rows(self.path, on_read=on_read)
+            if split == "test":
+                raise ValueError(f"{self.name}: expected a source with a test split, got the single file {self.path}.")
+            if split == "dev":
+                rows = ((line, row) for line, row in rows if split_of_row(row, carved=("dev",), is_task=False) == "dev")
+            texts = (as_text(row, f"{self.path}:{line}") for line, row in rows)
         else:
-            assert self.source is not None
-            rows = enumerate(load_rows(self.source, split="train", is_task=self.is_task, on_read=on_read), start=1)
-            where = f"{self.name} train"
-            if self.is_task:
-                items = (as_example(row, f"{where}:{number}") for number, row in rows)
-                texts = (item.prompt + item.target for item in items)
-            else:
-                texts = (as_text(row, f"{where}:{number}") for number, row in rows)
+            texts = (text for _, text in self._rows_of_source(split, on_read))
         yield from filter(None, map(str.strip, texts))
+
+    def located_documents(self, on_read: Callable[[float], None] = lambda share: None) -> Iterator[tuple[str, str]]:
+        """Yield FILE:LINE, or NAME train:ROW of wheels and the Hub, and the document of every row, blank ones too.
+
+        Of a folder, all rows of its train files, also those that are carved from it for other splits.
+
+        Raises:
+            ValueError: as for `documents`.
+        """
+        if self.path is None and (self.source is None or self.source.kind != "files"):
+            yield from self._rows_of_source("train", on_read)
+            return
+        paths = split_files(self.path or Path(self.source.location if self.source else ""), "train")
+        for number, path in enumerate(paths):
+
+            def on_read_file(share: float, num_done: int = number) -> None:
+                on_read((num_done + share) / len(paths))
+
+            for line, row in numbered_rows(path, on_read=on_read_file):
+                where = f"{path}:{line}"
+                yield where, (_item_text(row, where) if self.is_task else as_text(row, where))
+
+    def _rows_of_source(self, split: str, on_read: Callable[[float], None]) -> Iterator[tuple[str, str]]:
+        assert self.source is not None
+        rows = load_rows(self.source, split=split, is_task=self.is_task, on_read=on_read)
+        for number, row in enumerate(rows, start=1):
+            where = f"{self.name} {split}:{number}"
+            yield where, (_item_text(row, where) if self.is_task else as_text(row, where))
+
+
+def _item_text(row: Mapping[str, Any], where: str) -> str:
+    item = as_example(row, where)
+    return item.prompt + item.target
 
 
 def named_texts(arguments: Sequence[str]) -> list[NamedText]:
@@ -77,19 +114,29 @@ def named_texts(arguments: Sequence[str]) -> list[NamedText]:
     """
     found: dict[str, NamedText] = {}
     for argument in arguments:
-        name, separator, value = argument.partition("=")
-        if not separator or not name.strip() or not value.strip():
-            raise RecipeError("compare", expected=_EXPECTED, got=argument or "nothing", fix="Is a variable not set?")
-        require_name("compare.name", name)
-        if name in found:
-            raise RecipeError(f"compare.{name}", expected="each name once", got=argument, fix="Rename one of the two.")
-        found[name] = _named_text(name, value)
+        text = named_text(argument, where="compare")
+        if text.name in found:
+            raise RecipeError(f"compare.{text.name}", expected="each name once", got=argument, fix="Rename one of the two.")
+        found[text.name] = text
     if len(found) < 2:
         raise RecipeError("compare", expected="at least two corpora, each as NAME=SOURCE", got=f"{len(found)}")
     return list(found.values())
 
 
-def _named_text(name: str, value: str) -> NamedText:
+def named_text(argument: str, *, where: str) -> NamedText:
+    """Resolve one NAME=SOURCE argument; nothing is fetched.
+
+    Args:
+        where: how messages name the option.
+
+    Raises:
+        RecipeError: the argument has another form.
+        ValueError: a file, folder, split or part is missing.
+    """
+    name, separator, value = argument.partition("=")
+    if not separator or not name.strip() or not value.strip():
+        raise RecipeError(where, expected=_EXPECTED, got=argument or "nothing", fix="Is a variable not set?")
+    require_name(f"{where}.name", name)
     if value == "wheels":
         source = resolve_source(value, name=name, folder=name, is_task=name in builtin.TASKS)
         return NamedText(name, value, source, None, name in builtin.TASKS, source.revision)
@@ -99,10 +146,10 @@ def _named_text(name: str, value: str) -> NamedText:
     path = Path(os.path.expanduser(value))
     if path.is_file():
         if ending_of(path) is None:
-            raise RecipeError(f"compare.{name}", expected=f"a file that ends in {' or '.join(ENDINGS)}", got=value)
+            raise RecipeError(f"{where}.{name}", expected=f"a file that ends in {' or '.join(ENDINGS)}", got=value)
         return NamedText(name, value, None, path.absolute(), False, file_digest(path))
     if not path.exists():
-        raise RecipeError(f"compare.{name}", expected=_EXPECTED, got=f"{value}, which does not exist")
+        raise RecipeError(f"{where}.{name}", expected=_EXPECTED, got=f"{value}, which does not exist")
     is_task = not (path / name).is_dir() and (path / "sft" / name).is_dir()
     source = resolve_source(value, name=name, folder=f"sft/{name}" if is_task else name, is_task=is_task, may_be_itself=True)
     return NamedText(name, value, source, None, is_task, source.revision)

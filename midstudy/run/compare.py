@@ -6,12 +6,10 @@ A view is a way to count: n-grams of bytes, words or characters, the ids of a to
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
 import math
 import os
-import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
@@ -24,9 +22,11 @@ import tokenizers
 from numpy.typing import NDArray
 
 from midstudy.data.encoder import Encoder
+from midstudy.data.hash_sample import HashSample, batches_of
 from midstudy.data.named_text import NamedText
 from midstudy.data.tokenizer import FILE_NAME
 from midstudy.recipe.errors import RecipeError
+from midstudy.run.pool import leave_interrupts
 from midstudy.similarity.compression import Compressed, compression_similarity
 from midstudy.similarity.corpora import Compared, Value, compare_corpora
 from midstudy.similarity.counts import MAX_CHARACTERS_PER_DOCUMENT, MAX_DOCUMENTS, MAX_TOKENS_PER_DOCUMENT
@@ -40,7 +40,6 @@ TOKENS, COMPRESSION = "tokens", "compression"
 COMPRESSED_BYTES = 2**20
 """Text of each corpus that is compressed: whole documents in the order of their hash, the last one cut."""
 
-_BATCH_CHARACTERS = 2**20
 _WORTH_PROCESSES_BYTES = 2**25
 """Text that takes several seconds to count; a process takes one to start."""
 
@@ -321,7 +320,7 @@ def _count_all(
     if num_processes < 2 or not is_large:
         return {text.name: count_text(text, views, tokenizer, authors, on_progress) for text in texts}
     done: dict[str, Counted] = {}
-    with ProcessPoolExecutor(num_processes, get_context("spawn"), initializer=_leave_interrupts) as pool:
+    with ProcessPoolExecutor(num_processes, get_context("spawn"), initializer=leave_interrupts) as pool:
         # The largest first, so that the last process to finish does not begin last.
         order = sorted(range(len(texts)), key=lambda place: -math.inf if sizes[place] is None else -(sizes[place] or 0))
         jobs = {pool.submit(count_text, texts[place], views, tokenizer, authors): texts[place].name for place in order}
@@ -333,11 +332,6 @@ def _count_all(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return {text.name: done[text.name] for text in texts}
-
-
-def _leave_interrupts() -> None:
-    """Ignore Ctrl-C, which also reaches the parent process; it ends this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def count_text(
@@ -359,8 +353,8 @@ def count_text(
     }
     counting = {view: [Counting() for _ in orders] for view, orders in units.items()}
     group_bytes, num_documents = np.zeros(NUM_GROUPS, np.int64), 0
-    zipped, published = _Sample(max_bytes=COMPRESSED_BYTES), _Sample(max_documents=MAX_DOCUMENTS)
-    for batch in _batches(text.documents(lambda share: on_progress(f"{text.name}: {100 * share:.0f} % read"))):
+    zipped, published = HashSample(max_bytes=COMPRESSED_BYTES), HashSample(max_documents=MAX_DOCUMENTS)
+    for batch in batches_of(text.documents(lambda share: on_progress(f"{text.name}: {100 * share:.0f} % read"))):
         groups = [group_of(document) for document in batch]
         num_documents += len(batch)
         np.add.at(group_bytes, groups, [len(document.encode("utf-8")) for document in batch])
@@ -385,47 +379,3 @@ def _published_counts(documents: Sequence[str], tokenizer: tokenizers.Tokenizer)
     ids = Encoder(tokenizer).ids([document[:MAX_CHARACTERS_PER_DOCUMENT] for document in documents])
     kept = [one[:MAX_TOKENS_PER_DOCUMENT].astype(np.int64) for one in ids]
     return PublishedCounts.of(np.concatenate(kept), vocab_size_of(tokenizer))
-
-
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    num_characters = 0
-    for document in documents:
-        batch.append(document)
-        num_characters += len(document)
-        if num_characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, num_characters = [], 0
-    if batch:
-        yield batch
-
-
-class _Sample:
-    """The documents of a stream that come first in the order of the hash of their text: a random sample in any order."""
-
-    def __init__(self, *, max_documents: int | None = None, max_bytes: int | None = None) -> None:
-        self._max_documents, self._max_bytes = max_documents, max_bytes
-        self._heap: list[tuple[int, int, str]] = []
-        self._num_bytes = self._number = 0
-
-    def add(self, document: str) -> None:
-        rank = int.from_bytes(hashlib.blake2b(document.encode("utf-8"), digest_size=8, person=b"sample").digest(), "big")
-        self._number += 1
-        heapq.heappush(self._heap, (-rank, -self._number, document))
-        self._num_bytes += len(document.encode("utf-8"))
-        while self._is_full_without_last():
-            self._num_bytes -= len(heapq.heappop(self._heap)[2].encode("utf-8"))
-
-    def _is_full_without_last(self) -> bool:
-        if self._max_documents is not None:
-            return len(self._heap) > self._max_documents
-        assert self._max_bytes is not None
-        return self._num_bytes - len(self._heap[0][2].encode("utf-8")) >= self._max_bytes
-
-    def documents(self) -> tuple[str, ...]:
-        """Return the sample in the order of the hash; the last document is cut at `max_bytes`."""
-        chosen = [document for _, _, document in sorted(self._heap, reverse=True)]
-        if self._max_bytes is not None and self._num_bytes > self._max_bytes:
-            last = chosen[-1].encode("utf-8")
-            chosen[-1] = last[: len(last) - (self._num_bytes - self._max_bytes)].decode("utf-8", "ignore")
-        return tuple(chosen)

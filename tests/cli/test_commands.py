@@ -59,7 +59,7 @@ def test_the_command_has_exactly_these_verbs():
     verbs = [line.split()[0] for line in help_text.splitlines() if line.startswith("    ") and line[4] != " "]
     assert verbs == [
         "new", "plan", "allocate", "run", "status", "logs", "retry", "cancel", "report", "track", "ui", "clean", "explain",
-        "compare-studies", "compare", "export",
+        "compare-studies", "compare", "recommend", "export",
     ]  # fmt: skip
 
 
@@ -238,6 +238,10 @@ EMPTY = [
     (["compare", "a=wheels", "--over", ""], "--over"),
     (["compare", "a=wheels", "--plot", ""], "--plot"),
     (["compare", "a=wheels", "--tokenizer", ""], "--tokenizer"),
+    (["recommend", "--target", ""], "--target"),
+    (["recommend", "--target", "a=wheels", "--general", ""], "--general"),
+    (["recommend", "--target", "a=wheels", "--general", "b=wheels", "--candidates", ""], "--candidates"),
+    (["recommend", "--target", "a=wheels", "--general", "b=wheels", "--candidates", "c=wheels", "--share", ""], "--share"),
     (["export", "", "--to", "hf"], "STAGE"),
     (["export", "a", "--to", "hf", "--output", ""], "--output"),
     (["export", "a", "--to", "hf", "--study", ""], "--study"),

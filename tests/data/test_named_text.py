@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from midstudy.data.named_text import named_texts
+from midstudy.data.named_text import named_text, named_texts
 from midstudy.recipe.errors import RecipeError
 
 
@@ -73,3 +73,26 @@ def test_a_file_that_is_not_jsonl_is_rejected(tmp_path: Path) -> None:
 def test_a_folder_without_the_name_says_what_it_holds(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"math: .*no such folder.*general/ \(a folder\)"):
         named_texts([f"math={folder}", f"general={folder}"])
+
+
+def test_splits_of_a_folder_are_read_by_name_and_documents_have_places(folder: Path) -> None:
+    general, sums = named_texts([f"general={folder}", f"sums={folder}"])
+    assert list(general.documents(split="dev")) == ["general validation"]
+    assert list(sums.documents(split="test")) == ["1 + 1 = 2"]
+    path = folder / "general" / "train.jsonl"
+    assert list(general.located_documents()) == [(f"{path}:1", " general train "), (f"{path}:2", " ")]
+
+
+def test_the_dev_split_of_a_single_file_is_a_small_part_of_it_and_it_has_no_test_split(tmp_path: Path) -> None:
+    rows = [{"text": f"document {number}"} for number in range(2_000)]
+    text = named_text(f"a={write(tmp_path / 'a.jsonl', rows)}", where="--general")
+    dev = list(text.documents(split="dev"))
+    assert 20 < len(dev) < 60
+    assert set(dev) < set(text.documents())
+    with pytest.raises(ValueError, match="a: expected a source with a test split, got the single file"):
+        list(text.documents(split="test"))
+
+
+def test_messages_name_the_option() -> None:
+    with pytest.raises(RecipeError, match=r"--target: expected NAME=SOURCE with .*, got general"):
+        named_text("general", where="--target")

@@ -1,0 +1,86 @@
+"""`midstudy recommend`: what it prints, draws and rejects, and the study that it proposes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from builders.languages import language_documents, write_documents
+from builders.places import REPOSITORY
+
+from midstudy.cli.main import main
+
+CORPUS = language_documents(2, number=500, seed=2)
+ITEM = language_documents(2, number=1, seed=12)[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MIDSTUDY_CACHE", str(tmp_path / "cache"))
+    rows = {"train": (200, 10), "dev": (100, 11), "test": (1, 12)}
+    for split, (number, seed) in rows.items():
+        documents = language_documents(2, number=number, seed=seed)
+        path = tmp_path / "sft" / "task" / f"{split}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        items = [{"inputs": one[:100], "targets": one[100:]} for one in documents]
+        path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    write_documents(tmp_path / "general" / "train.jsonl", language_documents(1, number=600, seed=1))
+    write_documents(tmp_path / "left" / "train.jsonl", CORPUS[::2])
+    write_documents(tmp_path / "right" / "train.jsonl", CORPUS[1::2])
+    write_documents(tmp_path / "dirty.jsonl", [*CORPUS[:7], ITEM])
+    return tmp_path
+
+
+def command(folder: Path, *candidates: str, share: str = "0.2") -> list[str]:
+    place = ["recommend", "--target", f"task={folder}", "--general", f"general={folder}", "--store", str(folder / "store")]
+    return [*place, "--share", share, "--candidates", *candidates]
+
+
+def test_prints_a_ranking_with_groups_and_what_is_not_known(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(folder, f"left={folder}", f"right={folder}")) == 0
+    output = capsys.readouterr()
+    assert "target task: 100 dev documents" in output.out
+    assert "no recommendation between " in output.out
+    assert "expected improvement: none: no study" in output.out
+    rows = [line.split() for line in output.out.splitlines() if line.split()[1:2] in (["left"], ["right"])]
+    assert [row[0] for row in rows] == ["1", "1"]
+    assert f"{folder}/left/train.jsonl:" in output.out
+    assert output.err == ""
+
+
+def test_the_proposed_study_can_be_planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command(folder, f"left={folder}", f"right={folder}"), "--json"]) == 0
+    proposed = shlex.split(json.loads(capsys.readouterr().out)["deciding_command"])
+    arguments = ["plan", str(REPOSITORY / proposed[2]), *proposed[3:], "--store", str(folder / "store"), "--json"]
+    assert main([*arguments, "--set", "trunk_seeds=(0, 1)"]) == 0
+    assert json.loads(capsys.readouterr().out)["study"] == "deciding"
+
+
+def test_test_items_in_a_candidate_end_with_status_2_and_the_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(folder, f"dirty={folder}/dirty.jsonl")) == 2
+    output = capsys.readouterr()
+    assert f"{folder}/dirty.jsonl:8" in output.err
+    assert output.out == ""
+
+
+def test_a_plot_is_drawn(folder: Path) -> None:
+    plot = folder / "ranking.png"
+    assert main([*command(folder, f"left={folder}", f"right={folder}"), "--plot", str(plot)]) == 0
+    assert plot.stat().st_size > 3_000
+
+
+@pytest.mark.parametrize("share", ["0", "1", "20", "nan", "x", ""])
+def test_a_share_is_a_number_between_0_and_1(folder: Path, share: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(command(folder, f"left={folder}", share=share))
+    assert stopped.value.code == 2
+    assert "expected a share of the tokens between 0 and 1" in capsys.readouterr().err
+
+
+def test_a_single_file_is_no_target(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = command(folder, f"left={folder}")
+    arguments[2] = f"task={folder}/dirty.jsonl"
+    assert main(arguments) == 2
+    assert "--target: expected a source with a dev and a test split, got the single file" in capsys.readouterr().err
