@@ -309,7 +309,7 @@ def _parser() -> argparse.ArgumentParser:
         "--target", type=_named, required=True, metavar="NAME=SOURCE", help=f"the task, with its splits: {text_form}"
     )
     recommended.add_argument(
-        "--general", type=_named, required=True, metavar="NAME=SOURCE", help=f"general text: {text_form}, or a JSONL file"
+        "--general", type=_named, required=True, metavar="NAME=SOURCE", help=f"general text: {text_form}, or a file"
     )
     recommended.add_argument(
         "--candidates",
@@ -317,7 +317,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         nargs="+",
         metavar="NAME=SOURCE",
-        help=f"corpora to choose from: {text_form}, or a JSONL file",
+        help=f"corpora to choose from: {text_form}, or a file",
     )
     recommended.add_argument(
         "--share", type=_share, required=True, metavar="SHARE", help="a candidate's share of the tokens, as 0.2"
