@@ -116,11 +116,11 @@ def _title(view: str, compared: Compared, measure: str) -> str:
 def _cells(compared: Compared, measure: str) -> Callable[[str, str], str]:
     def cell(row: str, column: str) -> str:
         if row == column:
-            return f"[{compared.ceilings[row][measure]:.3f}]" if row in compared.ceilings else "–"
+            return f"[{compared.ceilings[row][measure]:.4f}]" if row in compared.ceilings else "–"
         value = compared.value(row, column, measure)
         if value.low is None or value.high is None:
-            return f"{value.value:.3f}"
-        return f"{value.value:.3f} ±{max(value.high - value.value, value.value - value.low):.3f}"
+            return f"{value.value:.4f}"
+        return f"{value.value:.4f} ±{max(value.high - value.value, value.value - value.low):.4f}"
 
     return cell
 

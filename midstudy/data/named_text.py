@@ -15,7 +15,7 @@ from typing import Any
 from midstudy.data import builtin
 from midstudy.data.builtin.prepare import frozen_manifest
 from midstudy.data.digests import file_digest
-from midstudy.data.files import numbered_rows
+from midstudy.data.file_sequence import FileSequence
 from midstudy.data.rows import as_example, as_text
 from midstudy.data.source import load_rows, resolve_source
 from midstudy.data.split_files import ENDINGS, ending_of, split_files
@@ -61,12 +61,12 @@ class NamedText:
                 changed since the argument was resolved.
         """
         if self.path is not None:
-            rows = numbered_rows(self.path, on_read=on_read)
+            rows = FileSequence([self.path], on_read=on_read).rows()
             if split == "test":
                 raise ValueError(f"{self.name}: expected a source with a test split, got the single file {self.path}.")
             if split == "dev":
-                rows = ((line, row) for line, row in rows if split_of_row(row, carved=("dev",), is_task=False) == "dev")
-            texts = (as_text(row, f"{self.path}:{line}") for line, row in rows)
+                rows = ((where, row) for where, row in rows if split_of_row(row, carved=("dev",), is_task=False) == "dev")
+            texts = (as_text(row, where) for where, row in rows)
         else:
             texts = (text for _, text in self._rows_of_source(split, on_read))
         yield from filter(None, map(str.strip, texts))
@@ -82,15 +82,9 @@ class NamedText:
         if self.path is None and (self.source is None or self.source.kind != "files"):
             yield from self._rows_of_source("train", on_read)
             return
-        paths = split_files(self.path or Path(self.source.location if self.source else ""), "train")
-        for number, path in enumerate(paths):
-
-            def on_read_file(share: float, num_done: int = number) -> None:
-                on_read((num_done + share) / len(paths))
-
-            for line, row in numbered_rows(path, on_read=on_read_file):
-                where = f"{path}:{line}"
-                yield where, (_item_text(row, where) if self.is_task else as_text(row, where))
+        place = self.path or Path(self.source.location if self.source else "")
+        for where, row in FileSequence(split_files(place, "train"), on_read=on_read).rows():
+            yield where, (_item_text(row, where) if self.is_task else as_text(row, where))
 
     def _rows_of_source(self, split: str, on_read: Callable[[float], None]) -> Iterator[tuple[str, str]]:
         assert self.source is not None

@@ -8,11 +8,9 @@ Counts and scans are cached under the digests of the text; no result depends on 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shlex
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from midstudy.data.cache import cache_dir
 from midstudy.data.duplicates import KnownDocuments
@@ -576,7 +576,7 @@ def _cached(key: list[Any], make: Callable[[], Arrays]) -> Arrays:
 def _cache_path(key: list[Any]) -> Path | None:
     digest = hashlib.sha256(json.dumps([_CACHE_VERSION, *key]).encode("utf-8")).hexdigest()
     try:
-        return cache_dir() / "recommend" / f"{digest}.npz"
+        return cache_dir() / "recommend" / f"{digest}.safetensors"
     except ValueError:  # no cache folder
         return None
 
@@ -586,9 +586,8 @@ def _cache_read(key: list[Any]) -> Arrays | None:
     if path is None:
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+        return load_file(path)
+    except (OSError, SafetensorError):
         return None
 
 
@@ -596,9 +595,8 @@ def _cache_write(key: list[Any], arrays: Arrays) -> None:
     path = _cache_path(key)
     if path is None:
         return
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **arrays)
+    content = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
     try:
-        write_bytes(path, content.getvalue(), durable=False)
+        write_bytes(path, content, durable=False)
     except UnwritableError:
         return  # the cache only saves time

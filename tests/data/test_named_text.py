@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from midstudy.data.named_text import named_text, named_texts
@@ -96,3 +97,18 @@ def test_the_dev_split_of_a_single_file_is_a_small_part_of_it_and_it_has_no_test
 def test_messages_name_the_option() -> None:
     with pytest.raises(RecipeError, match=r"--target: expected NAME=SOURCE with .*, got general"):
         named_text("general", where="--target")
+
+
+def test_shards_and_parquet_are_read_with_the_places_of_their_rows(tmp_path: Path) -> None:
+    for number in range(2):
+        write(tmp_path / f"web/train-{number}.jsonl", [{"text": f"{number} a"}, {"text": f"{number} b"}])
+    for split in ("validation", "test"):
+        write(tmp_path / f"web/{split}.jsonl", [{"text": "c"}])
+    located = list(named_text(f"web={tmp_path}", where="x").located_documents())
+    assert [(Path(where).name, text) for where, text in located] == [
+        ("train-0.jsonl:1", "0 a"), ("train-0.jsonl:2", "0 b"), ("train-1.jsonl:1", "1 a"), ("train-1.jsonl:2", "1 b"),
+    ]  # fmt: skip
+    pd.DataFrame({"text": ["x", "y"]}).to_parquet(tmp_path / "mine.parquet")
+    single = named_text(f"mine={tmp_path}/mine.parquet", where="x")
+    assert list(single.documents()) == ["x", "y"]
+    assert [text for _, text in single.located_documents()] == ["x", "y"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -358,3 +360,12 @@ def test_an_unknown_corpus_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_study(edited(tmp_path, "    arms = []\n", '    data.corpus("generel", max_bytes=None)\n    arms = []\n'))
     with pytest.raises(RecipeError, match=r"--data coed: expected (one of )?general, code.*, got"):
         load_study(EXPERIMENT, data=["coed=wheels"])
+
+
+def test_the_claims_are_those_that_were_registered_before_the_study_on_record() -> None:
+    """Texts, estimators, directions, margins and families: changed after the runs, verdicts on record would be of others."""
+    record = json.loads((REPOSITORY / "reports" / "bridging_full" / "registration.json").read_text("utf-8"))
+    (registered,) = record["entries"]
+    assert registered["num_results"] == 0
+    claims = [asdict(claim) for claim in load_study(EXPERIMENT, settings=["full=True"]).claims]
+    assert json.loads(json.dumps(claims)) == registered["definitions"]["claims"]

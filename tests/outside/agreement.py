@@ -14,7 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 LIMIT_NATS = 0.006
-"""An arm's loss may differ by this much between processors: a tenth of the smallest effect that the flagship decides."""
+"""An arm's loss may differ by this much between processors; the smallest difference that the flagship decides is 20 times
+that."""
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 

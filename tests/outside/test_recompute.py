@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pandas as pd
 import pytest
+from builders.decided_study import decided_study
 from builders.places import TESTS
 from builders.small_study import make_study, small_study
 
@@ -107,3 +108,13 @@ def test_a_forged_item_deviates(store: Path, tmp_path: Path) -> None:
     items.to_parquet(forged / "published" / "items.parquet")
     (tmp_path / "studies").symlink_to(store / "studies")
     assert script().Outside(tmp_path, "small").deviations()["bytes"] == 3
+
+
+def test_doses_follow_the_rates_that_recorded_decisions_chose(text: Path, tmp_path: Path) -> None:
+    opened = Store.open(tmp_path / "store", create=True)
+    manifest = manifest_of(make_study(opened, decided_study(text)), command="midstudy run decided.py")
+    assert any(stage.kind == "decision" for stage in manifest.stages.values())
+    write_tables(opened, manifest, opened.paths.study(manifest.name))
+    found = script().Outside(tmp_path / "store", manifest.name).deviations()
+    assert found["num_arms"] == len(manifest.arms)
+    assert found["dose"] < 1e-9

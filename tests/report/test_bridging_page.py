@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,17 @@ def test_the_dose_of_a_run_is_that_before_fine_tuning(usual: Report) -> None:
     assert len(at_start) == 1
     assert at_start[0] == pytest.approx(0.2 * 0.9, rel=0.03), "a fifth, of the rates after a tenth of warmup"
     assert "r² of dose and of tokens is not computed" in plain(dose.dose(usual))
+
+
+def test_the_dose_in_a_sentence_does_not_depend_on_the_rates_of_fine_tuning(full: Report) -> None:
+    """Twice the learning rates on all steps of fine-tuning move every dose of the table, and none of the sentence."""
+    arms = full.tables.arms.copy()
+    tasks = [f"dose:{name.removeprefix('items:')}" for name in arms if str(name).startswith("items:")]
+    doses = [str(name) for name in arms if str(name).startswith("dose:")]
+    grown = 1 + arms[tasks].sum(axis=1)
+    for name in doses:
+        arms[name] *= (2 if name in tasks else 1) / grown
+    assert not arms[doses].equals(full.tables.arms[doses])
+    entry = full.manifest.comparison("equal_dose")
+    other = replace(full, study=replace(full.study, tables=replace(full.tables, arms=arms)))
+    assert compared.amounts(other, entry) == compared.amounts(full, entry)

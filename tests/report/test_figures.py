@@ -181,6 +181,14 @@ def test_the_proximity_figure_names_every_pair_beside_the_robustness_of_r() -> N
     assert {text for text in texts(figure) if "→" in text} == set(pairs["pair"])
 
 
+def test_the_proximity_figure_states_the_p_of_the_verdict() -> None:
+    pairs = proximity_pairs(study_of(planted(np.random.default_rng(0), 5, 4, r=0.8), seed_sd=0.01))
+    assert pairs is not None
+    statistics = correlations(pairs, measure="combined", by="size").iloc[0]
+    figure = proximity_figure(pairs, statistics.where(statistics.index != "p_directed", 0.0123))
+    assert "QAP p = 0.012)" in figure.get_suptitle()
+
+
 def test_both_panels_of_the_proximity_figure_have_intervals_where_there_are_replicates() -> None:
     table = planted(np.random.default_rng(0), 5, 4, r=0.8)
     table.x[0, 0] = table.y[0, 0] = 100.0  # one pair far out, so that the others need their own panel

@@ -11,6 +11,7 @@ import pytest
 from builders.analysis_tables import bridging_tables
 from builders.report_study import write_study
 from builders.training_table import training_of
+from matplotlib.figure import Figure
 
 from midstudy.analysis.tables import Tables
 from midstudy.analysis.training import BATCHES
@@ -82,3 +83,20 @@ def test_of_many_runs_those_with_the_most_seeds_are_drawn_and_the_others_counted
     shown = training(Report.of(folder)).markup
     assert "Drawn are 8 of 11 runs, those with the most seeds; all are in training.parquet." in shown
     assert "Drawn are" not in training(Report.of(write_study(tmp_path / "few", tables))).markup
+
+
+def test_the_runs_with_the_most_seeds_are_those_drawn(
+    tmp_path: Path, tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tables.training is not None
+    once = tables.training[(tables.training["mix"] == "code") & (tables.training["trunk_seed"] == 0)]
+    more = pd.concat([*(once.assign(mix=f"mix{number}") for number in range(9)), tables.training])
+    drawn: list[pd.DataFrame] = []
+
+    def kept(rows: pd.DataFrame, **more: object) -> Figure:
+        drawn.append(rows)
+        return Figure()
+
+    monkeypatch.setattr("midstudy.report.sections.training.training_figure", kept)
+    training(Report.of(write_study(tmp_path, replace(tables, training=more))))
+    assert set(drawn[0]["mix"]) == {"control", "code", *(f"mix{number}" for number in range(6))}
