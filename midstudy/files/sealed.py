@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 _SEAL = b',\n "sha256": "'
 """Bytes between an object's other fields and its last field, the digest of all bytes before this separator."""
@@ -20,12 +20,10 @@ def sealed(fields: Mapping[str, Any]) -> bytes:
     return body + _SEAL + _end(body)
 
 
-def seal_of(text: bytes) -> Literal["whole", "broken", "none"]:
-    """Return `whole` if the text is unchanged since it was sealed, `broken` if it changed, `none` if it has no seal."""
+def is_whole(text: bytes) -> bool:
+    """Return whether the text is unchanged since it was sealed."""
     body, separator, end = text.rpartition(_SEAL)
-    if not separator:
-        return "none"
-    return "whole" if end == _end(body) else "broken"
+    return bool(separator) and end == _end(body)
 
 
 def _end(body: bytes) -> bytes:

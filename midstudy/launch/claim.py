@@ -61,7 +61,7 @@ def claimed_by(store: Store, stage_id: str) -> str | None:
     """
     path = store.paths.claim(stage_id)
     try:
-        return read_object(path, fields={"job": str}, remedy="Remove it if no job is running the stage.")["job"]
+        return str(read_object(path, needs=("job",), remedy="Remove it if no job is running the stage.")["job"])
     except FileNotFoundError:
         return None
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import shlex
 import signal
@@ -15,13 +14,13 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import submitit
 
 from midstudy.environment import of_child
 from midstudy.files.atomic import write_json
-from midstudy.files.errors import StoreError
+from midstudy.files.reading import read_as
 from midstudy.launch import clock
 from midstudy.launch.process import Process
 from midstudy.launch.slurm.commands import SlurmCommands, SlurmRefusedError
@@ -35,6 +34,14 @@ SIGNAL_S = 60
 
 _GONE_WITHIN_S = 60.0
 _POLL_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Detached:
+    """A detached driver: its process, or the name of its Slurm job."""
+
+    process: Process | None = None
+    slurm_job: str | None = None
 
 
 class _DriverExecutor(submitit.SlurmExecutor):
@@ -62,7 +69,7 @@ def detach_here(store: Store, study: str, arguments: Sequence[str]) -> str:
         )
     process = Process.of(child.pid)
     assert process is not None  # cannot be None: the child has not been waited for
-    write_json(store.paths.detached(study), {"process": dataclasses.asdict(process)})
+    _write(store, study, _Detached(process=process))
     return f"process {process.pid} on {process.host}"
 
 
@@ -87,9 +94,8 @@ def detach_to_slurm(
     command = "exec " + shlex.join([sys.executable, "-u", "-m", "midstudy.launch.driver_job", *arguments])
     script = folder / "driver.sh"
     script.write_text(executor._make_submission_file_text(command, ""), "utf-8")
-    write_json(store.paths.detached(study), {"slurm": None, "name": name})
+    _write(store, study, _Detached(slurm_job=name))
     number = job_number(commands.run(("sbatch", "--parsable", str(script))))
-    write_json(store.paths.detached(study), {"slurm": number, "name": name})
     return f"Slurm job {number}"
 
 
@@ -102,12 +108,13 @@ def end_detached(store: Store, study: str, commands: SlurmCommands | None = None
         StoreError: driver.json is damaged.
         SlurmAwayError: Slurm does not respond.
     """
-    known = _detached(store, study)
-    if known is None:
+    path = store.paths.detached(study)
+    try:
+        known = read_as(path, _Detached, remedy="Remove it; the driver it named is not ended.")
+    except FileNotFoundError:
         return None
     deadline = clock.monotonic() + _GONE_WITHIN_S
-    if "process" in known:
-        process = Process(**known["process"])
+    if (process := known.process) is not None:
         if not process.is_here or not process.is_alive():
             return None
         with contextlib.suppress(ProcessLookupError):
@@ -117,7 +124,7 @@ def end_detached(store: Store, study: str, commands: SlurmCommands | None = None
         return f"process {process.pid}"
     commands = commands or SlurmCommands()
     ended = None
-    while listed := [job for job in squeue(commands) if job.name == known["name"] and not job.has_ended]:
+    while listed := [job for job in squeue(commands) if job.name == known.slurm_job and not job.has_ended]:
         if ended is None:
             ended = f"Slurm job {listed[0].id}"
             with contextlib.suppress(SlurmRefusedError):
@@ -128,12 +135,5 @@ def end_detached(store: Store, study: str, commands: SlurmCommands | None = None
     return ended
 
 
-def _detached(store: Store, study: str) -> dict[str, Any] | None:
-    path = store.paths.detached(study)
-    try:
-        known = json.loads(path.read_text("utf-8"))
-        return known if "process" in known or known["name"] else None
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: damaged ({error!r}). Remove it; the driver it named is not ended.") from error
+def _write(store: Store, study: str, detached: _Detached) -> None:
+    write_json(store.paths.detached(study), dataclasses.asdict(detached))

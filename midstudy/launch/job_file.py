@@ -18,7 +18,7 @@ from typing import Literal
 
 from midstudy.files.atomic import write_json
 from midstudy.files.errors import StoreError
-from midstudy.files.reading import read_object, require_fields
+from midstudy.files.reading import read_as, read_object
 from midstudy.launch import clock
 from midstudy.launch.process import Process, find_by_argument
 from midstudy.store.leftovers import entries
@@ -82,24 +82,10 @@ def read_job(store: Store, name: str) -> Job:
         StoreError: there is no such job, or its file is damaged.
     """
     path = store.paths.job_spec(name)
-    remedy = _remedy(path)
     try:
-        fields = read_object(path, fields=_JOB, remedy=remedy)
-        for number, stage in enumerate(fields["stages"]):
-            require_fields(path, stage, {"id": str}, where=f"stages[{number}]", remedy=remedy)
-        fields["stages"] = tuple(JobStage(**stage) for stage in fields["stages"])
-        fields["driver"] = Process(**fields["driver"])
-        fields["former_drivers"] = tuple(Process(**driver) for driver in fields.get("former_drivers", ()))
-        fields["placement"] = Placement(**fields["placement"])
-        return Job(**fields)
+        return read_as(path, Job, remedy=_remedy(path))
     except FileNotFoundError:
         raise StoreError(f"{path}: no such job.") from None
-    except TypeError as error:  # missing or unknown fields
-        raise StoreError(f"{path}: damaged ({error}). {remedy}") from error
-
-
-_JOB = {**dict.fromkeys(("name", "study", "backend", "entry"), str), "stages": list, "placement": dict, "driver": dict}
-_PROCESS = {"pid": int, "start_ticks": int, "host": str, "boot_id": str}
 
 
 def _remedy(path: Path) -> str:
@@ -122,10 +108,9 @@ def job_process(store: Store, name: str) -> Process | None:
     """
     path = store.paths.job_process(name)
     try:
-        fields = read_object(path, fields=_PROCESS, remedy=_remedy(path))
+        return read_as(path, Process, remedy=_remedy(path))
     except FileNotFoundError:
         return find_by_argument(str(store.paths.job_submitit(name)))
-    return Process(**{name: fields[name] for name in _PROCESS})
 
 
 End = Literal["done", "stopped", "cut short", "gone"]
@@ -155,7 +140,8 @@ def job_end(store: Store, name: str) -> End | None:
     """
     path = store.paths.job_end(name)
     try:
-        return read_object(path, fields={"end": str}, remedy=_remedy(path))["end"]
+        end: End = read_object(path, needs=("end",), remedy=_remedy(path))["end"]
+        return end
     except FileNotFoundError:
         return None
 

@@ -9,16 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from midstudy.files.atomic import write_bytes
-from midstudy.files.errors import StoreError
-from midstudy.files.reading import Kind, parse_object, read_bytes, require_fields
-from midstudy.files.sealed import seal_of, sealed
+from midstudy.files.reading import read_as
+from midstudy.files.sealed import sealed
 from midstudy.store.store import Store
 
 _REMEDY = (
     "Restore it from a backup. If it is removed, later verdicts do not count the looks so far, and err more often than 5 %."
 )
-_FIELDS: dict[str, Kind] = {"time": str, "num_seeds": int, "fraction": (int, float), "is_planned": bool, "claims": list}
-_CLAIM: dict[str, Kind] = {"text": str, "digest": str, "num_seeds": int, "verdict": str}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,28 +49,21 @@ class Look:
         return {one.text: one.num_seeds for one in self.claims}
 
 
+@dataclass(frozen=True)
+class _Looks:
+    looks: tuple[Look, ...]
+
+
 def looks_of(store: Store, name: str) -> tuple[Look, ...]:
     """Return the recorded looks of the study `name`, the first one first.
 
     Raises:
         StoreError: the file is damaged.
     """
-    path = store.paths.looks(name)
     try:
-        text = read_bytes(path, remedy=_REMEDY)
+        return read_as(store.paths.looks(name), _Looks, remedy=_REMEDY, is_sealed=True).looks
     except FileNotFoundError:
         return ()
-    fields = parse_object(path, text, fields={"looks": list}, remedy=_REMEDY)
-    if seal_of(text) != "whole":
-        raise StoreError(f"{path}: damaged (it was changed after it was written). {_REMEDY}")
-    found = []
-    for number, look in enumerate(fields["looks"]):
-        require_fields(path, look, _FIELDS, remedy=_REMEDY, where=f"looks.{number}")
-        for index, claim in enumerate(look["claims"]):
-            require_fields(path, claim, _CLAIM, remedy=_REMEDY, where=f"looks.{number}.claims.{index}")
-        judged = tuple(JudgedClaim(**{name: claim[name] for name in _CLAIM}) for claim in look["claims"])
-        found.append(Look(**{name: look[name] for name in _FIELDS} | {"claims": judged}))
-    return tuple(found)
 
 
 def write_looks(store: Store, name: str, looks: Sequence[Look]) -> None:
@@ -82,4 +72,4 @@ def write_looks(store: Store, name: str, looks: Sequence[Look]) -> None:
     Raises:
         StoreError: the store cannot be written.
     """
-    write_bytes(store.paths.looks(name), sealed({"looks": [asdict(look) for look in looks]}))
+    write_bytes(store.paths.looks(name), sealed(asdict(_Looks(tuple(looks)))))

@@ -14,15 +14,18 @@ from typing import Any
 
 from midstudy.files.atomic import write_bytes
 from midstudy.files.errors import StoreError
-from midstudy.files.reading import parse_object, read_bytes, require_fields
-from midstudy.files.sealed import seal_of, sealed
+from midstudy.files.reading import read_as
+from midstudy.files.sealed import sealed
 from midstudy.recipe.manifest import Manifest
 from midstudy.recipe.registration import Registered, changes, definitions_of, digest_of
 from midstudy.store.store import Store
 
 _REMEDY = "Restore it from a backup. Without it, it is unknown whether the claims were fixed before the first result."
-_FIELDS = {"time": str, "digest": str, "num_results": int, "num_evaluations": int, "definitions": dict, "changes": list}
-_DEFINITIONS = {"claims": list, "comparisons": dict, "seeds": list, "looks": list}
+
+
+@dataclass(frozen=True)
+class _Entries:
+    entries: tuple[Registered, ...]
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Registration:
 def registration(store: Store, name: str) -> Registration:
     """Return the registrations of the study `name`."""
     try:
-        return Registration(_read(store, name))
+        return Registration(read_as(store.paths.registration(name), _Entries, remedy=_REMEDY, is_sealed=True).entries)
     except FileNotFoundError:
         return Registration()
     except StoreError as error:
@@ -89,20 +92,6 @@ def register(store: Store, manifest: Manifest, *, evaluations: Collection[str]) 
         definitions=definitions,
         changes=changes(known.entries[-1].definitions, definitions) if known.entries else (),
     )
-    entries = [asdict(one) for one in (*known.entries, entry)]
+    written = {"study": manifest.name, **asdict(_Entries((*known.entries, entry)))}
     with contextlib.suppress(StoreError):  # the manifest, written next to it, reports a disk that cannot be written
-        write_bytes(store.paths.registration(manifest.name), sealed({"study": manifest.name, "entries": entries}))
-
-
-def _read(store: Store, name: str) -> tuple[Registered, ...]:
-    path = store.paths.registration(name)
-    text = read_bytes(path, remedy=_REMEDY)
-    fields = parse_object(path, text, fields={"study": str, "entries": list}, remedy=_REMEDY)
-    if seal_of(text) != "whole":
-        raise StoreError(f"{path}: damaged (it was changed after it was written). {_REMEDY}")
-    found = []
-    for number, entry in enumerate(fields["entries"]):
-        require_fields(path, entry, _FIELDS, remedy=_REMEDY, where=f"entries.{number}")
-        require_fields(path, entry["definitions"], _DEFINITIONS, remedy=_REMEDY, where=f"entries.{number}.definitions")
-        found.append(Registered(**{name: entry[name] for name in _FIELDS} | {"changes": tuple(entry["changes"])}))
-    return tuple(found)
+        write_bytes(store.paths.registration(manifest.name), sealed(written))

@@ -19,7 +19,7 @@ from midstudy.store.leftovers import clear_interrupted, entries
 from midstudy.store.paths import StorePaths, checked_root, is_name
 from midstudy.store.record import SCHEMA, Record, digest_file, read_record
 
-_REQUEST = {"id": str, "kind": str, "label": str, "parents": list, "canonical": dict, "recipe": dict}
+_REQUEST = ("id", "kind", "label", "parents", "canonical", "recipe")
 
 
 class Store:
@@ -45,7 +45,7 @@ class Store:
         if not store._exists():
             write_json(path, {"schema": SCHEMA})
         remedy = f"Restore the file: its content is {json.dumps({'schema': SCHEMA})}."
-        schema = read_object(path, fields={"schema": int}, remedy=remedy)["schema"]
+        schema = read_object(path, needs=("schema",), remedy=remedy)["schema"]
         if schema != SCHEMA:
             raise StoreError(f"{path}: expected schema {SCHEMA}, got {schema}. Use the midstudy that made the store.")
         if create:
@@ -139,7 +139,7 @@ class Store:
         path = self.paths.recipe(stage_id)
         remedy = "Remove the file and run the study again, which rewrites it."
         try:
-            wanted = read_object(path, fields=_REQUEST, remedy=remedy)
+            wanted = read_object(path, needs=_REQUEST, remedy=remedy)
         except FileNotFoundError:
             raise StoreError(f"stage {stage_id}: never requested in {self.root}. Run its study again.") from None
         if wanted["id"] != stage_id:
@@ -229,7 +229,7 @@ class Store:
         """
         path = self.paths.failure(stage_id)
         try:
-            return read_object(path, fields={"cause": str}, remedy="Remove the file to run the stage again.")
+            return read_object(path, needs=("cause",), remedy="Remove the file to run the stage again.")
         except FileNotFoundError:
             return None
 

@@ -5,20 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
-from functools import cache
-from typing import TYPE_CHECKING
 
 from midstudy.files.atomic import write_json
 from midstudy.files.errors import StoreError
-from midstudy.files.reading import read_object
-from midstudy.recipe.errors import RecipeError
+from midstudy.files.reading import read_as, read_object
 from midstudy.recipe.manifest import SCHEMA, Manifest
-from midstudy.store.paths import is_name
 from midstudy.store.registration import register
 from midstudy.store.store import Store
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 
 def freeze(store: Store, manifest: Manifest) -> None:
@@ -57,7 +50,7 @@ def load(store: Store, name: str | None) -> Manifest:
         raise StoreError(f"{store.root}: no study called {name!r}; there are: {', '.join(studies) or '(none yet)'}.")
     path = store.paths.manifest(name)
     remedy = f"Restore it from {path.parent / 'history'}, whose newest file is a copy."
-    fields = read_object(path, fields={"name": str}, remedy=remedy)
+    fields = read_object(path, remedy=remedy)
     if fields.get("schema") != SCHEMA:
         command = fields.get("command")
         again = f": {command}" if isinstance(command, str) else ""
@@ -65,51 +58,7 @@ def load(store: Store, name: str | None) -> Manifest:
             f"{path}: expected schema {SCHEMA}, got {fields.get('schema', 'an older one')}. Run the study again{again}. Its "
             "finished stages are reused."
         )
-    from pydantic import ValidationError
-
-    try:
-        manifest = _decoder().validate_json(path.read_bytes(), strict=True)
-    except (ValidationError, RecipeError) as error:
-        raise StoreError(f"{path}: damaged ({_first_line(error)}). {remedy}") from None
+    manifest = read_as(path, Manifest, remedy=remedy)
     if manifest.name != name:
         raise StoreError(f"{path}: expected the manifest of study {name!r}, got that of {manifest.name!r}. {remedy}")
-    if problem := _broken_link(manifest):
-        raise StoreError(f"{path}: damaged ({problem}). {remedy}")
     return manifest
-
-
-@cache
-def _decoder() -> TypeAdapter[Manifest]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Manifest)
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first problem that a decoder reports, with its dotted path."""
-    from pydantic import ValidationError
-
-    if not isinstance(error, ValidationError):
-        return str(error)
-    problem = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(str(part) for part in problem['loc']) or 'the file'}: {problem['msg']}"
-
-
-def _broken_link(manifest: Manifest) -> str | None:
-    """Return the first invalid name or reference in a manifest; `None` if all are valid."""
-    for stage_id, stage in manifest.stages.items():
-        if not is_name(stage_id) or not stage.label.isprintable():
-            return f"stages.{stage_id}: invalid characters in its id or label"
-        for parent in stage.parents:  # may be a state of another study, which this manifest does not list
-            if not is_name(parent):
-                return f"stages.{stage_id}.parents: expected ids, got {parent!r}"
-    for row, arm in enumerate(manifest.arms):
-        for stage_id in (arm.state, *(evaluation for ids in arm.measures.values() for evaluation in ids)):
-            if stage_id not in manifest.stages:
-                return f"arms[{row}]: no stage {stage_id!r}"
-        if any(not 0 <= use < len(manifest.uses) for use in arm.reads.values()):
-            return f"arms[{row}].reads: a use that does not exist"
-    for comparison in manifest.comparisons:
-        if any(not 0 <= row < len(manifest.arms) for row in (*comparison.arms, *comparison.references)):
-            return f"comparisons.{comparison.name}: a row that does not exist"
-    return None

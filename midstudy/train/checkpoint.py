@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from midstudy.files.atomic import sync
-from midstudy.files.sealed import seal_of, sealed
+from midstudy.files.sealed import is_whole, sealed
 from midstudy.recipe.canonical import expanded
 from midstudy.recipe.decode import decode
 from midstudy.recipe.errors import RecipeError
@@ -130,21 +130,15 @@ def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         text = path.read_bytes()
-        manifest = json.loads(text)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; {folder} is not a complete checkpoint.") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error}).") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON ({error}); the file is damaged.") from None
-    schema = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
-    seal = seal_of(text)
-    if seal == "broken":
+    if not is_whole(text):
         raise CheckpointError(f"{path}: its SHA-256 differs from the one in its last line; the file is damaged.")
-    if schema != SCHEMA_VERSION:
+    manifest: dict[str, Any] = json.loads(text)
+    if (schema := manifest.get("schema")) != SCHEMA_VERSION:
         raise CheckpointError(f"{path}: expected schema {SCHEMA_VERSION}, got {schema!r}. Use the midstudy that wrote it.")
-    if seal == "none":
-        raise CheckpointError(f"{path}: its last line is not a SHA-256; the file is damaged.")
     if manifest.get("random", RANDOM) != RANDOM:
         raise CheckpointError(f"{path}: random: expected {RANDOM!r}, got {manifest['random']!r}.")
     return manifest

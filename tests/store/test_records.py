@@ -13,7 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from builders.fake_execute import fake_stage
@@ -150,6 +150,12 @@ def without_seal(text: str) -> str:
     return json.dumps(fields, indent=1)
 
 
+def edited(text: str, old: str, new: str) -> str:
+    """Return the record with another text in it, and a valid digest."""
+    assert old in text
+    return resealed(text.replace(old, new)).decode()
+
+
 def resealed(text: str) -> bytes:
     """Return an edited record with a valid digest."""
     fields = json.loads(text)
@@ -242,16 +248,16 @@ def test_a_full_disk_publishes_nothing_and_does_not_change_finished_stages(store
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda text: text[:-20], "damaged"),
-        (lambda text: text.replace(STAGE.id, "0" * 16), "expected the record of stage .*, got that of 0000000000000000"),
-        (without_seal, "differs from what was published"),
-        (lambda text: text.replace('"metrics":', '"numbers":'), "missing or unknown fields: metrics, numbers"),
-        (lambda text: text.replace('"schema": 1', '"schema": 2'), "expected schema 1, got 2"),
-        (lambda text: text.replace('"loss_nats": 5.0', '"loss_nats": 4.0'), "differs from what was published"),
-        (lambda text: text.replace('"metrics": {', '"metrics": [{').replace("},", "}],", 1), "damaged"),
-        (lambda text: text.replace('"loss_nats": 5.0', '"loss_nats": NaN'), "NaN is not valid JSON"),
-        (lambda text: "\x00\xff", "damaged"),
-        (lambda text: "[" * 1_000_000, "nested too deeply"),
+        (lambda text: text[:-20], "was changed after it was written"),
+        (lambda text: text.replace('"loss_nats": 5.0', '"loss_nats": 4.0'), "was changed after it was written"),
+        (without_seal, "was changed after it was written"),
+        (lambda text: "\x00\xff", "was changed after it was written"),
+        (lambda text: edited(text, STAGE.id, "0" * 16), "expected the record of stage .*, got that of 0000000000000000"),
+        (lambda text: edited(text, '"metrics":', '"numbers":'), "damaged .metrics: Field required"),
+        (
+            lambda text: edited(text, '"attempt": "', '"attempt": 7, "more": "'),
+            "damaged .attempt: Input should be a valid string",
+        ),
     ],
 )
 def test_a_record_edited_by_hand_is_rejected_by_path(store: Store, edit: object, message: str) -> None:
@@ -261,26 +267,6 @@ def test_a_record_edited_by_hand_is_rejected_by_path(store: Store, edit: object,
     with pytest.raises(StoreError, match=message) as caught:
         store.record(STAGE.id)
     assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["../recipe.json", "/etc/passwd", "checkpoint/../../recipe.json", "a//b", ""])
-def test_a_record_that_lists_files_outside_its_folder_is_rejected(store: Store, name: str) -> None:
-    publish(store, STAGE)
-    path = store.paths.record(STAGE.id)
-    path.write_bytes(resealed(path.read_text().replace("checkpoint/weights", name)))
-    with pytest.raises(StoreError, match=f"files: expected paths inside .*published, got {re.escape(repr(name))}"):
-        store.record(STAGE.id)
-
-
-@pytest.mark.parametrize("place", ["published/checkpoint/weights", "published/checkpoint", "published", ""])
-def test_a_link_out_of_the_store_is_rejected(store: Store, tmp_path: Path, place: str) -> None:
-    publish(store, STAGE)
-    inside = store.paths.stage(STAGE.id) / place
-    outside = tmp_path / "outside"
-    inside.rename(outside)
-    inside.symlink_to(outside)
-    with pytest.raises(StoreError, match=r"a symbolic link to .*outside, which is outside .*stages"):
-        store.record(STAGE.id)
 
 
 def test_all_stages_may_lie_on_another_disk(store: Store, tmp_path: Path) -> None:
@@ -364,13 +350,13 @@ def test_reading_a_record_opens_one_file_and_costs_the_same_for_any_number_of_re
         for name in ("checkpoint/weights", "metrics.jsonl"):
             os.link(folder / name, store.paths.published(copy_id) / name)
     opened: list[str] = []
-    real = os.open
+    real = Path.open
 
-    def noted(path: str, *arguments: Any, **options: Any) -> int:
+    def noted(path: Path, *arguments: Any, **options: Any) -> IO[Any]:
         opened.append(str(path))
         return real(path, *arguments, **options)
 
-    monkeypatch.setattr(os, "open", noted)
+    monkeypatch.setattr(Path, "open", noted)
     assert len(store.published(ids)) == len(ids)
     assert opened == []
     assert len(store.records(ids)) == len(ids)

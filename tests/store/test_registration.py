@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from builders.analysis_tables import bridging_tables
 
-from midstudy.files.sealed import seal_of
+from midstudy.files.sealed import is_whole
 from midstudy.recipe.manifest import Manifest
 from midstudy.recipe.registration import definitions_of, digest_of
 from midstudy.recipe.study import Claim
@@ -59,7 +59,7 @@ def test_a_run_registers_its_claims_before_the_first_result(store: Store) -> Non
     assert [*only.definitions["comparisons"]] == ["main"], "a comparison without claims is not registered"
     assert only.digest == digest_of(only.definitions)
     assert registered(store).sentence.startswith("registered before the first result (2")
-    assert seal_of(store.paths.registration("synthetic").read_bytes()) == "whole"
+    assert is_whole(store.paths.registration("synthetic").read_bytes())
 
 
 def test_running_an_unchanged_study_again_adds_nothing(store: Store) -> None:
