@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -388,9 +388,7 @@ def _numbers(row: pd.Series, test: Decision, *, scale: str, unit: str, text: str
         high=high,
         unit=unit,
         text=text,
-        p_holds=test.p_holds,
-        p_fails=test.p_fails,
-        num_fails=test.num_fails,
+        **asdict(test),
         error=error,
         df=found - 1,
         num_seeds=found if num_seeds is None else num_seeds,
@@ -414,9 +412,7 @@ def of_mean(mean: MeanInterval, claim: Claim, unit: str, *, digits: str = "") ->
         high=mean.high,
         unit=unit,
         text=text,
-        p_holds=test.p_holds,
-        p_fails=test.p_fails,
-        num_fails=test.num_fails,
+        **asdict(test),
         error=mean.error,
         df=mean.n - 1,
         num_seeds=mean.n,

@@ -53,25 +53,20 @@ class Launcher(Protocol):
     @property
     def backend(self) -> str:
         """The backend's name, as in `run --backend NAME`."""
-        ...
 
     @property
     def entry(self) -> str:
         """The function that executes one stage, as MODULE:FUNCTION."""
-        ...
 
     @property
     def calls_block(self) -> bool:
         """True if calls may be slow, such as a scheduler's commands; the driver then makes them in a thread."""
-        ...
 
     def placement_for(self, stages: Sequence[Stage]) -> Placement:
         """Return the compute placement of a job with these stages."""
-        ...
 
     def pack_key(self, stage: Stage) -> Hashable:
         """Return a key; only stages with equal keys may share a job."""
-        ...
 
     def submit(self, jobs: Sequence[Job]) -> Mapping[str, Refusal]:
         """Start jobs whose job.json is written; return the refusals by job name.
@@ -80,19 +75,15 @@ class Launcher(Protocol):
         lost, the launcher first checks whether that job exists, so that no job starts twice. Raises nothing: every error
         becomes a refusal.
         """
-        ...
 
     def poll(self, jobs: Sequence[Job]) -> Mapping[str, Exit]:
         """Return how the ended ones among these jobs ended, by name. Empty if the backend cannot be reached."""
-        ...
 
     def live(self, jobs: Sequence[Job]) -> set[str]:
         """Return the names of those of these jobs that run or wait in the queue, or may do so; also jobs of other drivers.
 
         All of them if the backend cannot be reached: no job is declared dead without evidence.
         """
-        ...
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """End these jobs and wait until they are gone, at most until a deadline."""
-        ...

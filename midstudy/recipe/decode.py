@@ -6,43 +6,29 @@ import dataclasses
 from fractions import Fraction
 from typing import Any
 
-from midstudy.recipe.choice import Chosen, Option
-from midstudy.recipe.curriculum import Curriculum, Start, Stretch
-from midstudy.recipe.curve import Curve, HalfLife, Hold, PowerLaw, Ramp
-from midstudy.recipe.data import ByteShare, Corpus, Source, SourceMix, SourceShare, Task
-from midstudy.recipe.errors import RecipeError
-from midstudy.recipe.kinds import STAGE_KINDS
-from midstudy.recipe.measure import EVALUATIONS
-from midstudy.recipe.mixture import Mixture, MixtureRamp, Share
-from midstudy.recipe.model import ModelShape
-from midstudy.recipe.optimizer import AdamW
-from midstudy.recipe.phase import Phase
-from midstudy.recipe.schedule import (
-    Anneal,
-    Constant,
-    Continued,
-    Cosine,
-    Exponential,
-    HoldThenLinear,
-    Linear,
-    LinearWarmup,
-    Power,
-    Sequential,
-    WarmupStableDecay,
+from midstudy.recipe import (
+    choice,
+    curriculum,
+    curve,
+    data,
+    measure,
+    mixture,
+    model,
+    optimizer,
+    phase,
+    representation,
+    schedule,
+    start_weights,
+    train_part,
 )
-from midstudy.recipe.start_weights import Average, Release
-from midstudy.recipe.train_part import TrainPart
+from midstudy.recipe.errors import RecipeError
 
-_CLASSES = {
-    cls.__name__: cls
-    for cls in (
-        *STAGE_KINDS,
-        *EVALUATIONS,
-        *(AdamW, Anneal, Average, ByteShare, Chosen, Constant, Continued, Corpus, Cosine, Curriculum, Curve, Exponential),
-        *(HalfLife, Hold, HoldThenLinear, Linear, LinearWarmup, Mixture, MixtureRamp, ModelShape, Option, Phase, Power),
-        *(PowerLaw, Ramp, Release, Sequential, Share, Source, SourceMix, SourceShare, Start, Stretch, Task),
-        *(TrainPart, WarmupStableDecay),
-    )
+_MODULES = (choice, curriculum, curve, data, measure, mixture, model, optimizer, phase, representation, schedule)
+_CLASSES: dict[str, Any] = {
+    name: cls
+    for module in (*_MODULES, start_weights, train_part)
+    for name, cls in vars(module).items()
+    if dataclasses.is_dataclass(cls) and not name.startswith("_")
 }
 
 

@@ -21,29 +21,15 @@ MISSING = "(absent)"
 
 def differences(left: Any, right: Any, path: str = "") -> list[Difference]:
     """Return the leaves in which two canonical forms (plain JSON) differ, in order of their paths."""
-    if isinstance(left, dict) and isinstance(right, dict):
+    if type(left) is type(right) and isinstance(left, dict | list):
+        left_items, right_items = (one if isinstance(one, dict) else dict(enumerate(one)) for one in (left, right))
         differing: list[Difference] = []
-        for key in sorted(left.keys() | right.keys()):
-            where = f"{path}.{key}" if path else key
-            if key not in left or key not in right:
-                differing.append(Difference(where, left.get(key, MISSING), right.get(key, MISSING)))
+        for key in sorted(left_items.keys() | right_items.keys()):
+            where = f"{path}[{key}]" if isinstance(left, list) else f"{path}.{key}".lstrip(".")
+            if key in left_items and key in right_items:
+                differing += differences(left_items[key], right_items[key], where)
             else:
-                differing += differences(left[key], right[key], where)
-        return differing
-    if isinstance(left, list) and isinstance(right, list):
-        differing = []
-        for index in range(max(len(left), len(right))):
-            where = f"{path}[{index}]"
-            if index >= len(left) or index >= len(right):
-                differing.append(
-                    Difference(
-                        where,
-                        left[index] if index < len(left) else MISSING,
-                        right[index] if index < len(right) else MISSING,
-                    )
-                )
-            else:
-                differing += differences(left[index], right[index], where)
+                differing.append(Difference(where, left_items.get(key, MISSING), right_items.get(key, MISSING)))
         return differing
     if left != right or isinstance(left, bool) != isinstance(right, bool):
         return [Difference(path, left, right)]

@@ -74,15 +74,10 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, .
     old, new = _by_text(before["claims"]), _by_text(after["claims"])
     found += [f"claim added: {name}" for name in new if name not in old]
     found += [f"claim removed: {name}" for name in old if name not in new]
-    for name in new:
-        if name in old:
-            fields = [f"{field} {change}" for field, change in _differing(old[name], new[name])]
-            found += [f"claim changed: {name}: {'; '.join(fields)}"] if fields else []
-    old, new = before["comparisons"], after["comparisons"]
-    for name in new:
-        if name in old:
-            fields = [f"{field} {change}" for field, change in _differing(old[name], new[name])]
-            found += [f"comparison changed: {name}: {'; '.join(fields)}"] if fields else []
+    for kind, one, other in (("claim", old, new), ("comparison", before["comparisons"], after["comparisons"])):
+        for name in (name for name in other if name in one):
+            fields = [f"{field} {change}" for field, change in _differing(one[name], other[name])]
+            found += [f"{kind} changed: {name}: {'; '.join(fields)}"] if fields else []
     rest_before, rest_after = ({name: one[name] for name in ("seeds", "looks")} for one in (before, after))
     found += [f"{field} changed: {change}" for field, change in _differing(rest_before, rest_after)]
     return tuple(found)

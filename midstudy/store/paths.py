@@ -16,7 +16,6 @@ LONGEST_DATABASE = 504
 """Longest path in bytes that SQLite opens on Unix: 512 with the journal's suffix."""
 
 LONGEST_ROOT = LONGEST_DATABASE - len("/prefect/prefect.db")
-_LONGEST_PART = 255
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -54,12 +53,6 @@ def checked_root(root: str) -> str:
         raise StoreError(
             f"{root!r}: expected a store path without {', '.join(map(repr, forbidden))}, which submitit, MLflow or Prefect "
             "would interpret. Name another folder with --store; spaces, quotes and letters of any language are allowed."
-        )
-    longest = max((len(os.fsencode(part)) for part in root.split("/")), default=0)
-    if longest > _LONGEST_PART:
-        raise StoreError(
-            f"{_shown(root)}: expected names of at most {_LONGEST_PART} bytes in a store path, got one of {longest} bytes. "
-            "Name another folder with --store."
         )
     num_bytes = len(os.fsencode(os.path.realpath(root)))
     if num_bytes > LONGEST_ROOT:

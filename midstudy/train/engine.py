@@ -41,14 +41,6 @@ from midstudy.train.rolling import Rolling, latest_valid
 Metrics = dict[str, float]
 
 
-def _ignore(step: int) -> None:
-    pass
-
-
-def _never() -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class _Update:
     """Measurements of one update, still on the device: the batch's mean loss, gradient norm and noise estimates."""
@@ -168,8 +160,8 @@ class TrainingRun:
         batch_at: Callable[[int], Batch],
         on_metrics: Callable[[Metrics], None],
         log_every: int = 10,
-        on_step: Callable[[int], None] = _ignore,
-        should_stop: Callable[[], bool] = _never,
+        on_step: Callable[[int], None] = lambda step: None,
+        should_stop: Callable[[], bool] = lambda: False,
         rolling: Rolling | None = None,
         text_at: Callable[[int], str] | None = None,
     ) -> bool:

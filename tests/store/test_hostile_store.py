@@ -334,12 +334,6 @@ def test_sqlite_opens_the_longest_allowed_path_and_no_longer_one(tmp_path):
             checked_root(str(folder))
 
 
-@pytest.mark.parametrize("name", ["d" * 256, "ü" * 128])
-def test_a_name_that_is_too_long_for_file_systems_is_rejected(name, tmp_path):
-    with pytest.raises(StoreError, match="expected names of at most 255 bytes in a store path, got one of 256 bytes"):
-        checked_root(str(tmp_path / name))
-
-
 def test_a_link_to_a_long_path_counts_as_a_long_path(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path.joinpath(*(["d" * 99] * 6)))
     with pytest.raises(StoreError, match="at most 485 bytes after following symbolic links"):
