@@ -1,7 +1,7 @@
 """The environment variables of this process and of every process it starts.
 
-Only this module sets them. Unusable values (empty, malformed or unreachable) count as not set, loopback bypasses proxies, a
-user without a home directory gets one, and children use UTF-8 and import the same code as their parent.
+Only this module sets them. Empty values count as not set, loopback bypasses proxies, a user without a home directory gets
+one, and children use UTF-8 and import the same code as their parent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,24 +29,9 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 _EMPTY_IS_NOT_SET = ("HF_", "HUGGING_FACE_", "MIDSTUDY_", "MLFLOW_", "PREFECT_", "PYTHON", "XDG_")
-_WHOLE, _DECIMAL = re.compile(r"\d+"), re.compile(r"\d+(\.\d*)?")
-_COUNT = re.compile(r"[1-9]\d*(,[1-9]\d*)*")
-_NUMBERS = {
-    **dict.fromkeys((*THREADS, "OMP_THREAD_LIMIT", "BLIS_NUM_THREADS"), _COUNT),
-    **dict.fromkeys(("NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS"), _COUNT),
-    **dict.fromkeys(("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"), _WHOLE),
-    **dict.fromkeys(("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"), _WHOLE),
-    **dict.fromkeys(("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"), _DECIMAL),
-    "PYTHONHASHSEED": re.compile(r"random|\d{1,10}"),
-}
-"""Libraries fail with a traceback if these are not numbers."""
-
-_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_TEMPORARY = ("TMPDIR", "TEMP", "TMP")
-_USERS_FOLDERS = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR")
 _FOLDERS = (
     *("MIDSTUDY_CACHE", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TORCH_HOME"),
-    *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", *_TEMPORARY),
+    *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TMPDIR", "TEMP", "TMP"),
 )
 """Values may be relative to the current folder, which can differ in a child."""
 
@@ -77,22 +62,8 @@ def tidied(given: Mapping[str, str], *, spare_home: Path | None = None) -> dict[
         spare_home: HOME for a user without a writable one.
     """
     kept = {name: value for name, value in given.items() if value or not name.startswith(_EMPTY_IS_NOT_SET)}
-    for name, pattern in _NUMBERS.items():
-        if name in kept and not pattern.fullmatch(kept[name].strip()):
-            del kept[name]
-    for name in _CERTIFICATES:
-        if name in kept and not os.path.exists(kept[name]):
-            del kept[name]
-    if not _can_be_made(os.path.dirname(kept.get("SSLKEYLOGFILE", "/"))):
-        kept.pop("SSLKEYLOGFILE", None)
     for name in (*_MPL, "JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):  # user settings must not change how a report looks
         kept.pop(name, None)
-    for name in _TEMPORARY:
-        if name in kept and not _is_writable(kept[name]):
-            del kept[name]
-    for name in _USERS_FOLDERS:
-        if name in kept and not (os.path.isabs(kept[name]) and _can_be_made(kept[name])):
-            del kept[name]
     for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH"):
         if name in kept:
             kept[name] = os.pathsep.join(_absolute(path) for path in kept[name].split(os.pathsep) if path)
@@ -137,20 +108,6 @@ def take_over() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536) if hard > 0 else 65_536, hard))
-
-
-def require_readable(arguments: Sequence[str]) -> None:
-    """Check that all arguments are valid text.
-
-    Raises:
-        ValueError: an argument contains bytes that are not UTF-8.
-    """
-    for argument in arguments:
-        try:
-            argument.encode("utf-8")
-        except UnicodeEncodeError:
-            shown = argument.encode("utf-8", "backslashreplace").decode("utf-8")
-            raise ValueError(f"argument: expected UTF-8, got {shown!r}. Rename the file.") from None
 
 
 def require_current_folder(store: str) -> None:

@@ -20,45 +20,12 @@ from midstudy.analysis.pigeonhole import pigeonhole
 from midstudy.analysis.qap import partial_qap, qap
 from midstudy.analysis.within_task import rank_within_tasks, regret_at_1, replicate_agreement
 
-CORRELATION_COLUMNS = [
-    "measure",
-    "num_pairs",
-    "num_mixes",
-    "num_tasks",
-    "r",
-    "ci_low",
-    "ci_high",
-    "num_degenerate",
-    "p_value",
-    "p_directed",
-    "num_relabellings",
-    "spearman_rho",
-    "spearman_p",
-    *(
-        f"without_{kind}_{end}{what}"
-        for kind in ("mix", "task", "pair")
-        for end in ("low", "high")
-        for what in ("", "_name")
-    ),
-    "rank_rho",
-    "rank_p",
-    "rank_p_labels",
-    "num_ranked_tasks",
-    "ceiling_rho",
-    "num_ceiling_tasks",
-    "regret_points",
-    "num_named",
-    "num_regret_tasks",
-    "partial_r",
-    "partial_p",
-    "reason",
-]
-
 
 def correlations(pairs: pd.DataFrame, *, measure: str = "combined", by: str | None = None) -> pd.DataFrame:
     """Correlate proximity advantage with relative improvement: one row per value of column `by`, or one for all pairs.
 
-    A value that cannot be computed is NaN and `reason` says why, so that a study in progress has a report.
+    Columns: `by`, measure, those of `correlate_pairs`. A value that cannot be computed is NaN and `reason` says why, so that
+    a study in progress has a report.
 
     Args:
         pairs: as `mix_task.mix_task_pairs` returns it; pairs without an improvement are left out.
@@ -69,20 +36,19 @@ def correlations(pairs: pd.DataFrame, *, measure: str = "combined", by: str | No
     if measure not in MEASURES:
         raise ValueError(f"measure: expected one of {', '.join(MEASURES)}, got '{measure}'")
     groups = [({}, pairs)] if by is None else [({by: value}, rows) for value, rows in pairs.groupby(by, sort=False)]
-    records = [
+    return pd.DataFrame(
         {**group, "measure": measure, **correlate_pairs(rows, x=f"pa_{measure}", y="relative_improvement")}
         for group, rows in groups
-    ]
-    return pd.DataFrame(records, columns=[*([] if by is None else [by]), *CORRELATION_COLUMNS])
+    )
 
 
 def correlate_pairs(pairs: pd.DataFrame, *, x: str, y: str) -> dict[str, Any]:
-    """Correlate two columns; returns the entries of `CORRELATION_COLUMNS` after measure.
+    """Correlate two columns.
 
-    r, `ci_low` and `ci_high` (95 % pigeonhole interval), `p_value` and `spearman_p` (two-sided QAP); `p_directed`, the p of
-    a verdict on r (`PermutationTest.p_directed`); the range of r without one mix, task or pair, and the name of what is left
-    out; `rank_*`, `ceiling_rho` and `regret_points` (in points of percent) as in `within_task`; `partial_*`, the correlation
-    given the mix's dose.
+    Returns num_pairs, num_mixes, num_tasks, r, `ci_low` and `ci_high` (95 % pigeonhole interval), `p_value` and `spearman_p`
+    (two-sided QAP); `p_directed`, the p of a verdict on r (`PermutationTest.p_directed`); the range of r without one mix,
+    task or pair, and the name of what is left out; `rank_*`, `ceiling_rho` and `regret_points` (in points of percent) as in
+    `within_task`; `partial_*`, the correlation given the mix's dose.
     """
     table = crossed(pairs, x=x, y=y)
     pearson, spearman, resamples = qap(table), qap(table, by_rank=True), pigeonhole(table)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from midstudy.analysis.crossed import crossed
+from midstudy.analysis.crossed import Crossed, crossed
 from midstudy.analysis.decisions import ALPHA, Decision, for_all, t_decision
 from midstudy.analysis.effects import Cell, cell_factors, cells, paired
 from midstudy.analysis.intervals import MeanInterval, mean_interval
@@ -175,13 +175,18 @@ def correlation(tables: Tables, claim: Claim) -> Estimate:
     if measure not in MEASURES:
         raise ValueError(f"measure: expected one of {', '.join(MEASURES)}, got {measure!r}")
     table = crossed(pairs, x=f"pa_{measure}", y="relative_improvement")
-    undefined = table.undefined()
-    if undefined:
+    is_replicated = bool((pairs["num_seeds"] > 1).any())
+    return of_correlation(
+        table, claim, untested="" if is_replicated else "expected a pair with at least two seeds, got one seed"
+    )
+
+
+def of_correlation(table: Crossed, claim: Claim, *, untested: str = "") -> Estimate:
+    """Return the estimate of a correlation, without tests and interval if `untested` says why there are none."""
+    if undefined := table.undefined():
         return Estimate(unit="r", text=f"no correlation: {undefined}")
     sizes = f"{table.num_pairs} pairs, {len(table.mixes)} mixes, {len(table.tasks)} tasks"
-    is_replicated = bool((pairs["num_seeds"] > 1).any())
-    untested = table.uncrossed() or ("" if is_replicated else "expected a pair with at least two seeds, got one seed")
-    if untested:
+    if untested := table.uncrossed() or untested:
         return Estimate(value=table.r(), unit="r", text=f"r = {table.r():.2f} (no interval: {untested}; {sizes})")
     test, resamples = qap(table), pigeonhole(table)
     low, high = resamples.interval()

@@ -14,24 +14,6 @@ import pandas as pd
 
 from midstudy.analysis.intervals import holm, mean_interval
 
-#: Columns of `summarise`. A positive difference means that the arm is better than its reference.
-SUMMARY_COLUMNS = (
-    "num_seeds",
-    "num_inner_seeds",
-    "reference",
-    "value",
-    "difference",
-    "standard_error",
-    "ci_low",
-    "ci_high",
-    "relative_improvement",
-    "relative_standard_error",
-    "relative_ci_low",
-    "relative_ci_high",
-    "p_value",
-    "note",
-)
-
 #: Columns of `pair_by_seed` after the replicating seed.
 SEED_COLUMNS = ("num_inner_seeds", "reference", "value", "difference", "relative_improvement")
 
@@ -92,6 +74,10 @@ def summarise(by_seed: pd.DataFrame) -> dict[str, object]:
         "p_value": difference.p_value,
         "note": difference.note,
     }
+
+
+SUMMARY_COLUMNS = tuple(summarise(pd.DataFrame(columns=SEED_COLUMNS)))
+"""Columns of `summarise`. A positive difference means that the arm is better than its reference."""
 
 
 def comparison_table(records: Iterable[dict[str, object]], *, columns: Sequence[str]) -> pd.DataFrame:

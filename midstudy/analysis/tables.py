@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from midstudy.plan.dose import dose
 from midstudy.plan.left_out import left_out_in, tally_of
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.decode import decode
-from midstudy.recipe.manifest import ArmEntry, Manifest, MixEntry
+from midstudy.recipe.manifest import ArmEntry, Manifest
 from midstudy.recipe.representation import CKA_FILE, RepresentationSimilarity
 from midstudy.similarity.halves import SplitSample, similarity_matrix
 from midstudy.similarity.proximity import Mix, proximity_rows
@@ -153,21 +153,12 @@ def similarity_tables(store: Store, manifest: Manifest) -> tuple[pd.DataFrame | 
     for one in manifest.counts:
         counts = load_file(store.published_folder(one.stage) / "counts.safetensors")["counts"]
         (tasks if one.is_task else corpora)[one.data] = SplitSample.from_counts(counts)
-    mixes = [_mix(one) for one in manifest.mixes]
+    mixes = [Mix(one.name, one.shares, one.reference, one.factors) for one in manifest.mixes]
     mixtures = {one.name: one.of(corpora) for one in mixes if len(one.shares) > 1}
     kinds = {**dict.fromkeys(corpora, "corpus"), **dict.fromkeys(mixtures, "mixture"), **dict.fromkeys(tasks, "task")}
     matrix = similarity_matrix({**corpora, **mixtures, **tasks})
     long = pd.DataFrame(
-        {
-            "left": left,
-            "left_kind": kinds[left],
-            "right": right,
-            "right_kind": kinds[right],
-            "cosine": value.cosine,
-            "jaccard": value.jaccard,
-            "jsd_nats": value.jsd_nats,
-            "combined": value.combined,
-        }
+        {"left": left, "left_kind": kinds[left], "right": right, "right_kind": kinds[right], **asdict(value)}
         for (left, right), value in matrix.items()
     )
     proximity = proximity_rows(corpora=corpora, tasks=tasks, mixes=mixes)
@@ -394,10 +385,6 @@ class _Seen:
                     share = tally_of(self._store, use).share_seen
             self._shares[row] = math.nan if share is None else share
         return self._shares[row]
-
-
-def _mix(entry: MixEntry) -> Mix:
-    return Mix(entry.name, entry.shares, entry.reference, entry.factors)
 
 
 def _names(counted: Iterable[Mapping[str, Any]]) -> list[str]:

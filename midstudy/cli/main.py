@@ -342,7 +342,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        environment.require_readable([argument for argument in options.arguments if options.store not in argument])
         environment.require_current_folder(options.store)
         from midstudy.cli import commands
 

@@ -40,8 +40,8 @@ class Loss:
 def mean_loss(model: Pythia, batches: Iterable[Batch], *, on_losses: Callable[[Batch, Tensor], None] | None = None) -> Loss:
     """Return the mean of the model's loss over all target tokens of the batches, accumulated in fp64.
 
-    The model computes in the precision of its weights. A model from `load_model` or from a `TrainingRun` computes as it was
-    trained.
+    The model computes in the precision of its weights. A model from `borrow_weights` or from a `TrainingRun` computes as it
+    was trained.
 
     Args:
         on_losses: called with each batch and its losses in nats, fp32 of shape (num_sequences, length) on the model's

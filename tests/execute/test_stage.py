@@ -26,7 +26,6 @@ from midstudy.plan.planner import Plan
 from midstudy.recipe import Constant, Mixture, MixtureRamp, Study, WarmupStableDecay, factors, versions
 from midstudy.store.attempt import Attempt
 from midstudy.store.store import Store
-from midstudy.train.checkpoint import Checkpoint
 from midstudy.train.divergence import DivergedError
 from midstudy.train.placement import Placement
 from midstudy.train.precision import Weights
@@ -425,27 +424,27 @@ def test_a_process_evaluates_many_states_on_one_model_and_frees_it_before_traini
     tuned = plan.stages[plan.arms[1].state]
     for stage in (*evaluations, tuned):
         shutil.rmtree(store.published_folder(stage.id))
-    built: list[tuple[Any, ...]] = []
-    build = model_cache._build
+    built: list[Weights] = []
 
-    def recorded(state: Checkpoint, kind: tuple[Any, ...]) -> Weights:
-        built.append(kind)
-        return build(state, kind)
+    def recorded(*arguments: Any, **options: Any) -> Weights:
+        built.append(Weights(*arguments, **options))
+        return built[-1]
 
-    monkeypatch.setattr(model_cache, "_build", recorded)
+    monkeypatch.setattr(model_cache, "Weights", recorded)
     model_cache.forget_models()
     for stage in evaluations:
         if tuned.id not in stage.parents:
             execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
             assert store.record(stage.id).metrics == reference.record(stage.id).metrics
     assert len(evaluations) > 4
-    assert [kind[-1] for kind in built] == [False]
+    assert len(built) == 1
     first = next(stage for stage in evaluations if tuned.id not in stage.parents)
     shutil.rmtree(store.published_folder(first.id))
-    monkeypatch.setattr(model_cache, "compile_model", lambda model: None)
+    compiled_models: list[object] = []
+    monkeypatch.setattr(model_cache, "compile_model", compiled_models.append)
     compiled = Placement(compiled=True)
     execute_stage(store, first.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False, placement=compiled)
-    assert [kind[-1] for kind in built] == [False, True]
+    assert (len(built), len(compiled_models)) == (2, 1)
     execute_stage(store, tuned.id, start_from=tuned.start_from, keeps_optimizer=False, should_stop=lambda: False)
     assert model_cache._idle == []
 

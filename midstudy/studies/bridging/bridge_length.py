@@ -23,16 +23,14 @@ from midstudy.studies.bridging.grid import MATCHED
 PARTLY_MATCHED = frozenset({("math", "science_qa"), ("instruction", "long_form"), ("instruction", "science_qa")})
 """The authors' partial matches among the tasks here: Math → SciQ, FLAN → LIMA, FLAN → SciQ."""
 
-VARIANTS = ("bridge_total", "bridge_max", "bridge_min", "path_shortening")
-
 
 def bridge_lengths(tables: Tables) -> pd.DataFrame | None:
     """Return one row per planned cell of the comparison "main", with its bridge and its effects.
 
     Columns: the factors except seeds, mix_label, task_label, pair; to_mix = d(C, M), to_task = d(M, T), direct = d(C, T),
-    the `VARIANTS`; perfect_match and partial_match (1 or 0, the authors' classes); relative_improvement of sft_loss,
-    degradation_nats of general_loss after SFT (positive is worse) and efficiency, NaN where unfinished. None until all
-    tokens are counted.
+    bridge_total, bridge_max, bridge_min, path_shortening; perfect_match and partial_match (1 or 0, the authors' classes);
+    relative_improvement of sft_loss, degradation_nats of general_loss after SFT (positive is worse) and efficiency, NaN
+    where unfinished. None until all tokens are counted.
 
     Raises:
         ValueError: a mix has no proximity; the message names it.

@@ -100,17 +100,8 @@ def _of_controls() -> list[Claim]:
 
 
 def _own(text: str, comparison: str, column: str, mix: str, task: str, *, equal: bool = False) -> Claim:
-    return Claim(
-        text=text,
-        source=OWN,
-        estimator="paired_effect",
-        comparison=comparison,
-        column=column,
-        arms={"mix": mix, "task": task},
-        holds="within" if equal else "above",
-        margin=EQUAL if equal else 0.0,
-        family="controls",
-    )
+    claim = replace(_paper(text, comparison, column, {"mix": mix, "task": task}, ""), source=OWN, family="controls")
+    return replace(claim, holds="within", margin=EQUAL) if equal else claim
 
 
 def _paper(text: str, comparison: str, column: str, arms: dict[str, str | tuple[str, ...]], cited: str) -> Claim:

@@ -8,6 +8,7 @@ at one share, so that only their text differs. Margins are fixed here, before an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from midstudy.recipe import Arm, Claim, Comparison, where
 from midstudy.studies.bridging.claims import OWN
@@ -89,53 +90,24 @@ def comparisons_of_decisions(arms: Sequence[Arm], grid: Grid, cosine: Grid) -> l
 
 def claims_of_decisions() -> list[Claim]:
     """Return the claims: four of A, four of B, four of C."""
+    claim = partial(Claim, source=OWN, family=FAMILY)
     claims = []
     for mix, task in MATCHED.items():
+        of_mix = partial(claim, comparison="main", column="sft_loss", arms={"mix": mix, "task": task})
         most = f"A: {mix} lowers {task} loss more than every other mix"
-        claims += [
-            _claim(most, "best_of", "main", "sft_loss", {"mix": mix, "task": task}),
-            _claim(
-                f"A: {mix} lowers {task} loss by more than {100 * MORE_THAN:g} %",
-                "paired_effect",
-                "main",
-                "sft_loss",
-                {"mix": mix, "task": task},
-                margin=MORE_THAN,
-            ),
-        ]
+        by = f"A: {mix} lowers {task} loss by more than {100 * MORE_THAN:g} %"
+        claims += [of_mix(text=most, estimator="best_of"), of_mix(text=by, estimator="paired_effect", margin=MORE_THAN)]
     for mix, task in MATCHED.items():
         for words, column in ((task, "sft_loss"), ("general", "general_loss")):
             text = f"B: {mix} mixed in lowers {words} loss more than {mix} alone, at equal start and dose"
-            claims.append(_claim(text, "paired_effect", "block", column, {"mix": mix, "task": task}))
+            arms = {"mix": mix, "task": task}
+            claims.append(claim(text=text, estimator="paired_effect", comparison="block", column=column, arms=arms))
     for words, column in ((MATCHED["code"], "sft_loss"), ("general", "general_loss")):
-        band = f"by less than {100 * SAME:g} % in {words} loss, at equal dose"
+        of_code = partial(claim, column=column, arms={"mix": "code"}, holds="within", margin=SAME)
         for pair, estimator, comparison in (
             ("10 or 65 % instead of 33 %", "all_within", "starts"),
             ("10 % instead of 65 %", "paired_effect", "equal_dose"),
         ):
-            text = f"C: a start of code at {pair} matters {band}"
-            claims.append(_claim(text, estimator, comparison, column, {"mix": "code"}, holds="within", margin=SAME))
+            text = f"C: a start of code at {pair} matters by less than {100 * SAME:g} % in {words} loss, at equal dose"
+            claims.append(of_code(text=text, estimator=estimator, comparison=comparison))
     return claims
-
-
-def _claim(
-    text: str,
-    estimator: str,
-    comparison: str,
-    column: str,
-    arms: dict[str, str],
-    *,
-    holds: str = "above",
-    margin: float = 0.0,
-) -> Claim:
-    return Claim(
-        text=text,
-        source=OWN,
-        estimator=estimator,
-        comparison=comparison,
-        column=column,
-        arms=arms,
-        holds=holds,
-        margin=margin,
-        family=FAMILY,
-    )

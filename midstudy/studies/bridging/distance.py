@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 from midstudy.analysis.crossed import crossed
-from midstudy.analysis.estimators import Estimate
+from midstudy.analysis.estimators import Estimate, of_correlation
 from midstudy.analysis.mix_task import mix_task_pairs
-from midstudy.analysis.pigeonhole import pigeonhole
-from midstudy.analysis.qap import qap
-from midstudy.analysis.reach import scope
 from midstudy.analysis.tables import Tables
 from midstudy.recipe.factors import selects
 from midstudy.recipe.study import Claim
@@ -40,28 +37,9 @@ def distance_and_gain(tables: Tables, claim: Claim) -> Estimate:
         raise ValueError(f"mixes: expected one reference corpus, got {', '.join(references)}")
     similarity = tables.proximity.groupby("task")["control_combined"].first()
     table = crossed(pairs.assign(distance=1 - pairs["task"].map(similarity)), x="distance", y="relative_improvement")
-    num_mixes, num_tasks = len(table.mixes), len(table.tasks)
-    sizes = f"{table.num_pairs} pairs, {num_mixes} mixes, {num_tasks} tasks"
-    undefined = table.undefined().replace("proximity advantage", "the control's distance to the task")
-    if undefined:
-        return Estimate(unit="r", text=f"no correlation: {undefined}")
-    low, high = pigeonhole(table).interval()
-    interval = "no interval" if math.isnan(low) else f"95 % interval {low:.2f} to {high:.2f} over mixes and tasks"
-    text = f"r = {table.r():.2f} ({interval}, {sizes})"
-    if num_tasks < MIN_TASKS:
-        text += f"; {MIN_TASKS} tasks are needed for a test: a distance is one number per task"
-        return Estimate(value=table.r(), low=low, high=high, unit="r", text=text)
-    test = qap(table)
-    above, below = (test.p_greater, test.p_less) if claim.holds == "above" else (test.p_less, test.p_greater)
-    text += f"; QAP p = {test.p_directed:.2g}"
-    return Estimate(
-        value=table.r(),
-        low=low,
-        high=high,
-        p_value=test.p_two_sided,
-        p_holds=above,
-        p_fails=below,
-        unit="r",
-        text=text,
-        scope=scope(low, high),
-    )
+    found = of_correlation(table, claim)
+    found = replace(found, text=found.text.replace("proximity advantage", "the control's distance to the task"))
+    if len(table.tasks) >= MIN_TASKS:
+        return found
+    text = f"{found.text}; {MIN_TASKS} tasks are needed for a test: a distance is one number per task"
+    return Estimate(value=found.value, low=found.low, high=found.high, unit="r", text=text)

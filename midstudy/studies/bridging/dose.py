@@ -73,20 +73,8 @@ def explained(points: pd.DataFrame, *, seed: str) -> pd.DataFrame:
             continue
         r2 = np.array(by_seed)
         difference = mean_interval(r2[:, 0] - r2[:, 1])
-        records.append(
-            {
-                "size": size,
-                "task": task,
-                "corpus": corpus,
-                "num_arms": int(arms.groupby(seed).size().max()),
-                "num_seeds": len(r2),
-                "r2_dose": float(r2[:, 0].mean()),
-                "r2_tokens": float(r2[:, 1].mean()),
-                "difference": difference.mean,
-                "ci_low": difference.low,
-                "ci_high": difference.high,
-            }
-        )
+        num_arms, interval = int(arms.groupby(seed).size().max()), (difference.low, difference.high)
+        records.append((size, task, corpus, num_arms, len(r2), *r2.mean(axis=0), difference.mean, *interval))
     names = ["size", "task", "corpus", "num_arms", "num_seeds", "r2_dose", "r2_tokens", "difference", "ci_low", "ci_high"]
     return pd.DataFrame(records, columns=names)
 

@@ -34,24 +34,8 @@ INTERCEPT = "Intercept"
 _AT_BOUNDARY = 1e-4
 """Share of the residual variance below which the variance of the intercept counts as 0."""
 
-COLUMNS = (
-    "model",
-    "term",
-    "coefficient",
-    "standard_error",
-    "ci_low",
-    "ci_high",
-    "wald_p",
-    "permutation_p",
-    "num_relabellings",
-    "num_pairs",
-    "num_tasks",
-    "task_variance",
-    "residual_variance",
-    "is_singular",
-    "has_converged",
-    "notes",
-)
+_ESTIMATES = ("coefficient", "standard_error", "ci_low", "ci_high", "wald_p")
+_NUMBERS = (*_ESTIMATES, "permutation_p", "task_variance", "residual_variance")
 
 
 @dataclass(frozen=True)
@@ -70,21 +54,22 @@ class _Fit:
 
 
 def mixed_models(bridges: pd.DataFrame) -> pd.DataFrame:
-    """Fit the four models to the finished pairs; returns `COLUMNS`, one row per model and term.
+    """Fit the four models to the finished pairs; returns one row per model and term.
 
-    `wald_p` and the 95 % interval are those of statsmodels, by the normal distribution. `permutation_p` is two-sided: the
-    residuals of a predictor on the model's others are relabelled over mixes and tasks as wholes (double semi-partialling:
-    Dekker, Krackhardt and Snijders, Psychometrika 72, 2007), and the statistic is the coefficient's t by generalized least
-    squares with the variances of the fit held. It is NaN for the intercept and with too few mixes or tasks. `notes` holds
-    the fit's warnings, or why there is no fit, in which case numbers are NaN; `is_singular` says that the variance of the
-    intercept is at its boundary, 0.
+    Columns: model, term, num_pairs, num_tasks, `_NUMBERS`, num_relabellings, is_singular, has_converged, notes. `wald_p` and
+    the 95 % interval are those of statsmodels, by the normal distribution. `permutation_p` is two-sided: the residuals of a
+    predictor on the model's others are relabelled over mixes and tasks as wholes (double semi-partialling: Dekker,
+    Krackhardt and Snijders, Psychometrika 72, 2007), and the statistic is the coefficient's t by generalized least squares
+    with the variances of the fit held. It is NaN for the intercept and with too few mixes or tasks. `notes` holds the fit's
+    warnings, or why there is no fit, in which case numbers are NaN; `is_singular` says that the variance of the intercept is
+    at its boundary, 0.
 
     Args:
         bridges: as `bridge_length.bridge_lengths` returns it. Several sizes are pooled, as the authors did.
     """
     pairs = bridges[bridges[OUTCOME].notna()].reset_index(drop=True)
     rows = [row for name, terms in MODELS.items() for row in _model(name, terms, pairs)]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows)
 
 
 def _model(name: str, terms: tuple[str, ...], pairs: pd.DataFrame) -> Iterable[dict[str, Any]]:
@@ -93,7 +78,7 @@ def _model(name: str, terms: tuple[str, ...], pairs: pd.DataFrame) -> Iterable[d
     if not reason:
         fit, reason = _fit(terms, pairs)
     for term in (INTERCEPT, *terms):
-        row: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan) | facts
+        row: dict[str, Any] = facts | dict.fromkeys(_NUMBERS, math.nan)
         row |= {"term": term, "num_relabellings": 0, "is_singular": False, "has_converged": False, "notes": reason}
         if fit is not None:
             p_value, number = _permutation(term, terms, pairs, fit) if term != INTERCEPT else (math.nan, 0)
@@ -130,16 +115,8 @@ def _fit(terms: tuple[str, ...], pairs: pd.DataFrame) -> tuple[_Fit | None, str]
             intervals = found.conf_int()
         except (np.linalg.LinAlgError, ValueError) as error:
             return None, f"no fit: {error}"
-    names = [INTERCEPT, *terms]
-    table = pd.DataFrame(
-        {
-            "coefficient": found.params[names],
-            "standard_error": found.bse[names],
-            "ci_low": intervals.loc[names, 0],
-            "ci_high": intervals.loc[names, 1],
-            "wald_p": found.pvalues[names],
-        }
-    )
+    columns = (found.params, found.bse, intervals[0], intervals[1], found.pvalues)
+    table = pd.DataFrame(dict(zip(_ESTIMATES, columns, strict=True))).loc[[INTERCEPT, *terms]]
     notes = tuple(dict.fromkeys(str(one.message).strip().rstrip(".") for one in caught))
     return _Fit(table, task_variance, float(found.scale), bool(found.converged), notes), ""
 

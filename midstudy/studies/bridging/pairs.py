@@ -1,7 +1,8 @@
 """The paper's four pairs of states, whose representations are compared: control and mix, before and after SFT.
 
 The pair base and base-SFT is the pair `sft` of a control arm, mid and mid-SFT that of a mix's arm. Base and mid are the pair
-`mix` of a mix's arm, base-SFT and mid-SFT its pair `mix_sft`. Source: arXiv 2510.14865 and nightingal3/midtraining.
+`mix` of a mix's arm, base-SFT and mid-SFT its pair `mix_sft`. Each pair names three columns, such as `sft_last_layer_cka`,
+`sft_mean_diagonal_cka` and `sft_layer_distortion`. Source: arXiv 2510.14865 and nightingal3/midtraining.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ from midstudy.recipe import Arm, Measure, RepresentationSimilarity, State
 from midstudy.recipe.data import Dataset
 from midstudy.recipe.errors import RecipeError
 from midstudy.studies.bridging.scale import CONTROL, Scale
-
-PAIRS = ("sft", "mix", "mix_sft")
-"""Each names three columns, such as `sft_last_layer_cka`, `sft_mean_diagonal_cka` and `sft_layer_distortion`."""
 
 _SHARED = ("size", "task", "sft_steps", "trunk_seed", "sft_seed")
 
