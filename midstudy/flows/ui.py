@@ -39,6 +39,7 @@ def serve(store: Store, *, tracking_uri: str | None) -> int:
         if not uri.startswith(("http://", "https://")):
             mlflow = MlflowServer(uri, store.paths.mlflow)
             servers.callback(mlflow.stop)
+            mlflow.start()
         if prefect_url is None:
             prefect = PrefectServer(store.paths.prefect)
             servers.callback(prefect.stop)

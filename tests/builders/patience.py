@@ -17,12 +17,12 @@ _LONG_S = 1000.0
 
 
 def lift_limits(patch: pytest.MonkeyPatch) -> None:
-    from midstudy.flows.server import PrefectServer
+    from midstudy.track.local_server import LocalServer
 
     for module, names in _LIMITS.items():
         for name in names:
             patch.setattr(importlib.import_module(module), name, _LONG_S)
-    patch.setattr(PrefectServer.wait_until_healthy, "__defaults__", (_LONG_S,))
+    patch.setattr(LocalServer.wait_until_healthy, "__defaults__", (_LONG_S,))
     wait_for_followers(patch)
 
 

@@ -346,10 +346,10 @@ def test_the_cancel_button_cancels_and_a_signal_alone_detaches(
         driver._stage_s = 10_000.0
         servers[0].wait_until_healthy()
         running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
-        runs = wait_until(lambda: servers[0]._request("/flow_runs/filter", running, timeout_s=60))
+        runs = wait_until(lambda: json.loads(servers[0].request("/api/flow_runs/filter", running, timeout_s=60)))
         if pressed:
             cancelling = {"state": {"type": "CANCELLING"}}
-            servers[0]._request(f"/flow_runs/{runs[0]['id']}/set_state", cancelling, timeout_s=60)
+            servers[0].request(f"/api/flow_runs/{runs[0]['id']}/set_state", cancelling, timeout_s=60)
         if signalled:
             os.kill(os.getpid(), signal.SIGTERM)
 

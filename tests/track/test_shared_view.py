@@ -127,6 +127,7 @@ def test_the_link_opens_the_columns_groups_and_order_in_a_browser(synced: Store,
     """The page itself, in Chromium: the version of MLflow that is installed reads the view that was written."""
     server = MlflowServer(default_tracking_uri(synced), tmp_path)
     try:
+        server.start()
         server.wait_until_healthy()
         experiment = connect(default_tracking_uri(synced)).get_experiment_by_name("synthetic")
         assert experiment is not None
