@@ -32,23 +32,22 @@ def _at_least_one(text: str) -> int:
 
 def _hours(text: str) -> float:
     """Parse a finite, non-negative number of hours; NaN or infinity would limit nothing."""
-    try:
-        hours = float(text)
-    except ValueError:
-        hours = math.nan
-    if not 0 <= hours < math.inf:
+    if not 0 <= (hours := _number(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number of hours of at least 0, got {_shown(text)}")
     return hours
 
 
 def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = math.nan
-    if not 0 < share < 1:
+    if not 0 < (share := _number(text)) < 1:
         raise argparse.ArgumentTypeError(f"expected a share of the tokens between 0 and 1, got {_shown(text)}")
     return share
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _shown(text: str) -> str:
@@ -64,23 +63,20 @@ def _named(text: str) -> str:
 
 def _source(text: str) -> str:
     """Check a `--data` value: SOURCE or NAME=SOURCE."""
-    name, separator, source = text.partition("=")
-    if not name.strip() or (separator and not source.strip()):
-        raise argparse.ArgumentTypeError(
-            "expected a folder, wheels or hub:OWNER/SET[:CONFIG]@COMMIT, or NAME= and one of these, got "
-            f"{text.strip() or 'nothing'}. Is a variable not set?"
-        )
-    return text
+    expected = "a folder, wheels or hub:OWNER/SET[:CONFIG]@COMMIT, or NAME= and one of these"
+    return _with_value(text, expected=expected)
 
 
 def _setting(text: str) -> str:
     """Check a `--set` value: KEYWORD=VALUE."""
+    return _with_value(text, expected="KEYWORD=VALUE, and KEYWORD=\"''\" for an empty string")
+
+
+def _with_value(text: str, *, expected: str) -> str:
+    """Accept a text, with something after its first `=`; reject what an unset shell variable leaves."""
     name, separator, value = text.partition("=")
     if not name.strip() or (separator and not value.strip()):
-        raise argparse.ArgumentTypeError(
-            f"expected KEYWORD=VALUE, and KEYWORD=\"''\" for an empty string, got {text.strip() or 'nothing'}. Is a "
-            "variable not set?"
-        )
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text.strip() or 'nothing'}. Is a variable not set?")
     return text
 
 

@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from midstudy.recipe.manifest import Manifest
+from midstudy.report.numbers import duration
 from midstudy.run.watch import FAILED, Progress, Watch
 from midstudy.store.store import Store
 from midstudy.track.facts import measured_values
@@ -37,13 +38,6 @@ def progress_text(progress: Progress) -> str:
     if progress.ended < progress.num_stages:
         parts.append(f"about {duration(progress.left_s)} left")
     return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min`, `2.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def study_text(store: Store, manifest: Manifest, watch: Watch, *, mlflow_page: str | None) -> str:

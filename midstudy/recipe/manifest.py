@@ -77,8 +77,7 @@ class ArmEntry:
     tokens drawn from each corpus, `items` the items of each task. `dose` is each data set's share of the sum of learning
     rates, `None` if it depends on a choice. `flops` is the cost of training this arm alone. `choices` holds the decision
     stages that the arm's learning rates depend on, by the name of the choice. `reads` holds, for each task, the row of
-    `Manifest.uses` with what the last phase that reads it takes from it. `reads` and `phases` are empty in a manifest of an
-    earlier version.
+    `Manifest.uses` with what the last phase that reads it takes from it.
     """
 
     factors: Mapping[str, Value]

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pandas as pd
+from typing import Any
 
 from midstudy.analysis.tables import OPTIONAL, Tables, read_tables
 from midstudy.data.tally import Tally
+from midstudy.files.errors import StoreError
 from midstudy.plan.left_out import LeftOut
 from midstudy.store.registration import Registration, registration
 from midstudy.store.store import Store
 
+_FACTS = ("cost", "reproduce", "left_out")
 FILES = ("manifest.json", "arms.parquet", "curves.parquet", "cost.json", "reproduce.json", "left_out.json", "answer.txt")
 
 _OPTIONAL_FILES = tuple(f"{name}.parquet" for name in OPTIONAL)
 
-_T = TypeVar("_T")
-
 
 class ReportInputError(ValueError):
-    """A file of the study's folder is missing or damaged; the message names the file and the command that writes it."""
+    """A table of the study's folder is missing or damaged; the message names the command that writes it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,43 +47,24 @@ def read_study(folder: Path) -> StudyFacts:
         ReportInputError: a file is missing or damaged.
         StoreError: the study's manifest is damaged or of another version.
     """
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise ReportInputError(f"{folder / name}: missing. Run `midstudy report`, which writes it from the store.")
-    for name in (*FILES, *_OPTIONAL_FILES):
-        if name.endswith(".parquet") and (folder / name).is_file():
-            _read(folder / name, pd.read_parquet)  # the errors of Parquet do not name the file
-    tables = read_tables(folder)
-    cost, reproduction = (_read(folder / name, _facts) for name in ("cost.json", "reproduce.json"))
-    left = _read(folder / "left_out.json", _left_out)
-    answer = _read(folder / "answer.txt", lambda path: path.read_text("utf-8").strip())
+    try:
+        tables = read_tables(folder)
+        cost, reproduction, left = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in _FACTS)
+        left_out = LeftOut(tallies=tuple(map(Tally.from_json, left["tallies"])), not_counted=tuple(left["not_counted"]))
+        answer = (folder / "answer.txt").read_text("utf-8").strip()
+    except StoreError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError) as error:  # the errors of Parquet do not name the file
+        raise ReportInputError(
+            f"{folder}: a table is missing or damaged ({error}). Run `midstudy report`, which writes them from the store."
+        ) from error
     if len(tables.arms) != len(tables.manifest.arms):
         raise ReportInputError(
             f"{folder / 'arms.parquet'}: expected the manifest's {len(tables.manifest.arms)} arms, got {len(tables.arms)}. "
             "Run `midstudy report` to write the tables of this manifest."
         )
     registered = registration(Store.open(folder.resolve().parent.parent), tables.manifest.name)
-    return StudyFacts(tables, cost, reproduction, left, answer, registered, _digest(folder, tables))
-
-
-def _read(path: Path, reader: Callable[[Path], _T]) -> _T:
-    try:
-        return reader(path)
-    except (OSError, KeyError, TypeError, ValueError) as error:  # raised by JSON or Parquet readers
-        raise ReportInputError(f"{path}: damaged ({error!r}). Run `midstudy report` to write it again.") from error
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    facts = json.loads(path.read_text("utf-8"))
-    if not isinstance(facts, dict):
-        raise TypeError(f"expected a JSON object, got {type(facts).__name__}")
-    return facts
-
-
-def _left_out(path: Path) -> LeftOut:
-    facts = _facts(path)
-    tallies = tuple(Tally.from_json(entry) for entry in facts["tallies"])
-    return LeftOut(tallies=tallies, not_counted=tuple(facts["not_counted"]))
+    return StudyFacts(tables, cost, reproduction, left_out, answer, registered, _digest(folder, tables))
 
 
 def _digest(folder: Path, tables: Tables) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tempfile
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import midstudy
 from midstudy.environment import of_kernel
+from midstudy.files.atomic import write_bytes
 from midstudy.recipe.manifest import Manifest
 from midstudy.report.inputs import ReportInputError, read_study
 from midstudy.report.page import page
@@ -153,10 +153,4 @@ def _rendered_from(marker: Path) -> str | None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file atomically, so that a reader never sees half a report."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, "utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, text.encode("utf-8"), durable=False)

@@ -19,13 +19,8 @@ def counted(count: int, noun: str) -> str:
     return f"{number(count)} {noun}" if count == 1 else f"{number(count)} {noun}s"
 
 
-def loss(value: float) -> str:
-    """Format a loss in nats per token with three decimals."""
-    return ABSENT if math.isnan(value) else f"{value:.3f}"
-
-
 def decimal(value: float) -> str:
-    """Format an unsigned number with three decimals."""
+    """Format an unsigned number, such as a loss in nats per token, with three decimals."""
     return ABSENT if math.isnan(value) else f"{value:.3f}"
 
 

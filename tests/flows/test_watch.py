@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from builders.synthetic_study import SyntheticStudy, frozen, stage_entry, synthetic_study
 
-from midstudy.flows.artifacts import duration, progress_text, results_table, study_text
+from midstudy.flows.artifacts import progress_text, results_table, study_text
 from midstudy.run.watch import FAILED, FINISHED, INTERRUPTED, REUSED, SKIPPED, End, Watch
 from midstudy.store.store import Store
 
@@ -75,11 +75,6 @@ def test_what_ended_first_stands_and_an_interruption_ends_the_rest() -> None:
     watch.end("a", End(FAILED))
     watch.interrupt()
     assert [watch.ends[name].how for name in "abc"] == [FINISHED, INTERRUPTED, INTERRUPTED]
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (89, "89 s"), (91, "2 min"), (3600, "60 min"), (9000, "2.5 h")])
-def test_durations_are_told_in_a_unit_that_fits(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 @pytest.fixture

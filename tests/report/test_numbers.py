@@ -14,7 +14,7 @@ from midstudy.report import numbers
     ("text", "expected"),
     [
         (numbers.number(17112), "17,112"),
-        (numbers.loss(4.5879), "4.588"),
+        (numbers.decimal(4.5879), "4.588"),
         (numbers.difference(-0.0125), "−0.013"),
         (numbers.difference(0.571), "+0.571"),
         (numbers.signed_percent(0.1269), "+12.7"),
@@ -33,6 +33,10 @@ from midstudy.report import numbers
         (numbers.tokens(12), "12"),
         (numbers.percent(0.05), "5 %"),
         (numbers.percent(0.125), "12.5 %"),
+        (numbers.duration(0), "0 s"),
+        (numbers.duration(89), "89 s"),
+        (numbers.duration(91), "1.5 min"),
+        (numbers.duration(9_000), "2.5 h"),
     ],
 )
 def test_number_formats(text: str, expected: str) -> None:
@@ -40,7 +44,8 @@ def test_number_formats(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "write", [numbers.number, numbers.loss, numbers.difference, numbers.signed_percent, numbers.correlation, numbers.p_value]
+    "write",
+    [numbers.number, numbers.decimal, numbers.difference, numbers.signed_percent, numbers.correlation, numbers.p_value],
 )
 def test_a_missing_value_is_a_dash(write: Callable[[float], str]) -> None:
     assert write(math.nan) == numbers.ABSENT

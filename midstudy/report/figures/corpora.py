@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from midstudy.report.figures import style
 
@@ -35,19 +34,14 @@ def corpora_figure(
         for (row, column), value in values.items():
             depth = (value - low) / ((high - low) or 1.0)
             depth = depth if darker_is_larger else 1.0 - depth
-            x, y = names.index(column), names.index(row)
-            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=style.shade(depth), edgecolor="white", linewidth=1.2))
-            axes.text(x + 0.5, y + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=8.2,
-                      style="italic" if row == column else "normal",
-                      color="white" if depth > 0.63 else style.INK)  # fmt: skip
+            style.matrix_cell(axes, names.index(column), names.index(row), depth, f"{value:.2f}", fontsize=8.2,
+                              italic=row == column)  # fmt: skip
         axes.set_xlim(0, len(names))
         axes.set_ylim(len(names), 0)
         axes.xaxis.tick_top()
         places = [place + 0.5 for place in range(len(names))]
         axes.set_xticks(places, names, rotation=35, ha="left", rotation_mode="anchor")
         axes.set_yticks(places, names)
-        axes.tick_params(length=0)
         axes.set_title(title)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        style.frameless(axes)
     return figure

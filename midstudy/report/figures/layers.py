@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from midstudy.report.figures import style
 
@@ -44,19 +43,14 @@ def _panel(axes: Axes, matrix: pd.DataFrame, low: float) -> None:
     for y in range(num_rows):
         for x in range(num_columns):
             value = float(matrix.iloc[y, x])
-            depth = (value - low) / ((1 - low) or 1.0)
-            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=style.shade(min(1.0, depth)), edgecolor="white", linewidth=0.8))
-            if is_numbered:
-                axes.text(x + 0.5, y + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=8,
-                          color="white" if depth > 0.63 else style.INK)  # fmt: skip
+            depth = min(1.0, (value - low) / ((1 - low) or 1.0))
+            style.matrix_cell(axes, x, y, depth, f"{value:.2f}" if is_numbered else "", fontsize=8)
     axes.set_xlim(0, num_columns)
     axes.set_ylim(0, num_rows)  # the embedding at the bottom
     axes.set_aspect("equal")
     for ticks, names in ((axes.set_xticks, matrix.columns), (axes.set_yticks, matrix.index)):
         step = 1 if is_numbered else 4
         ticks([place + 0.5 for place in range(0, len(names), step)], [str(name) for name in names[::step]])
-    axes.tick_params(length=0)
     axes.set_xlabel("layer of the other state")
     axes.set_ylabel("layer of the state")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    style.frameless(axes)

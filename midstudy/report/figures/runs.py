@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from midstudy.analysis.intervals import mean_interval
 from midstudy.report.cells import label
 from midstudy.report.figures import style
+from midstudy.report.figures.ends import End, name_ends
 
 _LABEL_IN, _AROUND_IN, _LEAST_IN = 0.17, 0.9, 3.6
 
@@ -31,7 +32,7 @@ def runs_figure(curves: pd.DataFrame, *, title: str, unit: str, names: Sequence[
     figure = style.new_figure(height_in=height)
     axes = figure.subplots()
     looks = style.looks([label(rows.iloc[0], names) for _, rows in cells])
-    ends: list[tuple[str, str, float, float]] = []
+    ends: list[End] = []
     for _, rows in cells:
         name = label(rows.iloc[0], names)
         look = looks[name]
@@ -46,28 +47,9 @@ def runs_figure(curves: pd.DataFrame, *, title: str, unit: str, names: Sequence[
         axes.plot(mean.index, mean, color=look.colour, linewidth=1.8, marker=look.marker, markersize=3.5, zorder=3)
         n = f"n = {by_seed[seed].nunique() if seed else 1}"
         ends.append((f"{name}, {n}" if names else n, look.colour, float(mean.index[-1]), float(mean.iloc[-1])))
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high)  # the labels are placed within these limits
-    heights = apart([(y - low) / (high - low) for *_, y in ends], gap=_LABEL_IN / (height - _AROUND_IN))
-    for (text, colour, x, y), at in zip(ends, heights, strict=True):
-        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "relpos": (0, 0.5)}
-        axes.annotate(text, xy=(x, y), xytext=(1.03, at), textcoords="axes fraction", va="center", color=colour,
-                      fontsize=8.5, arrowprops=leader)  # fmt: skip
+    name_ends(axes, ends, gap=_LABEL_IN / (height - _AROUND_IN))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step of the curriculum")
     axes.set_ylabel(unit)
     axes.set_title(title)
     return figure
-
-
-def apart(wanted: Sequence[float], *, gap: float) -> list[float]:
-    """Return heights in [0, 1] close to the wanted ones, in the same order and at least `gap` apart."""
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    heights, floor, ceiling = list(wanted), 0.0, 1.0
-    for index in order:
-        heights[index] = floor = max(heights[index], floor)
-        floor += gap
-    for index in reversed(order):
-        heights[index] = ceiling = min(heights[index], ceiling)
-        ceiling -= gap
-    return heights

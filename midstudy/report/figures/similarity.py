@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from midstudy.report.cells import readable
 from midstudy.report.figures import style
@@ -21,8 +20,7 @@ def similarity_figure(similarity: pd.DataFrame) -> Figure:
     names = {kind: _names(similarity, kind) for kind in ("corpus", "mixture", "task")}
     table = similarity.set_index(["left", "right"])["combined"]
     columns = [(kind, names[kind]) for kind in ("corpus", "task") if names[kind]]
-    titles = {"corpus": "corpus", "mixture": "mixture", "task": "task"}
-    rows = [(title, names[kind]) for kind, title in titles.items() if names[kind]]
+    rows = [(kind, kind_names) for kind, kind_names in names.items() if kind_names]
     num_rows = sum(len(group) for _, group in rows) + _GAP * (len(rows) - 1)
     figure = style.new_figure(height_in=_CELL_IN * num_rows + 1.5)
     axes = figure.subplots()
@@ -36,15 +34,13 @@ def similarity_figure(similarity: pd.DataFrame) -> Figure:
                 for column_name in column_names:
                     value = float(table.loc[(row_name, column_name)])
                     depth = (value - low) / ((high - low) or 1.0)
-                    axes.add_patch(Rectangle((x, y), 1, 1, facecolor=style.shade(depth), edgecolor="white", linewidth=1.2))
-                    axes.text(x + 0.5, y + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=8.8,
-                              color="white" if depth > 0.63 else style.INK)  # fmt: skip
+                    style.matrix_cell(axes, x, y, depth, f"{value:.2f}", fontsize=8.8)
                     x_ticks.append(x + 0.5)
                     x += 1
                 x += _GAP
             y_ticks.append(y + 0.5)
             y += 1
-        axes.text(x + 0.05, (start + y) / 2, row_kind.replace(" ", "\n", 1), va="center", color=style.MUTED, fontsize=9)
+        axes.text(x + 0.05, (start + y) / 2, row_kind, va="center", color=style.MUTED, fontsize=9)
         y += _GAP
     axes.set_xlim(0, x - _GAP)
     axes.set_ylim(y - _GAP, 0)
@@ -53,9 +49,7 @@ def similarity_figure(similarity: pd.DataFrame) -> Figure:
         x_ticks, [readable(name) for _, group in columns for name in group], rotation=35, ha="left", rotation_mode="anchor"
     )
     axes.set_yticks(y_ticks, [readable(name) for _, group in rows for name in group])
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    style.frameless(axes)
     return figure
 
 

@@ -18,8 +18,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.scale import SymmetricalLogTransform
 from matplotlib.ticker import NullLocator
+
+from midstudy.analysis.phrases import readable
 
 WIDTH_IN = 8.6
 """Every figure is as wide as the text of the page, so that font sizes are uniform."""
@@ -102,6 +106,25 @@ def shade(depth: float) -> tuple[float, float, float]:
     light, dark = np.array([0.965, 0.975, 0.985]), np.array([0.03, 0.27, 0.46])
     red, green, blue = light + depth * (dark - light)
     return float(red), float(green), float(blue)
+
+
+def matrix_cell(axes: Axes, x: float, y: float, depth: float, text: str, *, fontsize: float, italic: bool = False) -> None:
+    """Draw a cell of a matrix, of side 1 from (x, y): its depth (0 to 1) as shade, and a text."""
+    axes.add_patch(Rectangle((x, y), 1, 1, facecolor=shade(depth), edgecolor="white", linewidth=1.2))
+    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=fontsize, style="italic" if italic else "normal",
+              color="white" if depth > 0.63 else INK)  # fmt: skip
+
+
+def frameless(axes: Axes) -> None:
+    """Remove ticks and spines, as around a matrix."""
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def handle(name: str, *, colour: str, marker: str) -> Line2D:
+    """Return the entry of a legend for a marker."""
+    return Line2D([], [], linestyle="", marker=marker, color=colour, markersize=6, label=readable(name))
 
 
 def zero_line(axes: Axes, *, vertical: bool) -> None:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from midstudy.analysis.training import BATCHES
 from midstudy.report.cells import label
 from midstudy.report.figures import style
-from midstudy.report.figures.runs import apart
+from midstudy.report.figures.ends import End, name_ends
 from midstudy.report.numbers import tokens
 
 _LABEL_IN, _AROUND_IN, _LEAST_IN = 0.17, 1.2, 3.8
@@ -36,7 +36,7 @@ def training_figure(training: pd.DataFrame, *, names: Sequence[str], seed: str |
     figure = style.new_figure(height_in=height)
     axes = figure.subplots()
     looks = style.looks([label(rows.iloc[0], names) for _, rows in runs])
-    ends: list[tuple[str, str, float, float]] = []
+    ends: list[End] = []
     for _, rows in runs:
         name = label(rows.iloc[0], names)
         colour = looks[name].colour
@@ -53,21 +53,9 @@ def training_figure(training: pd.DataFrame, *, names: Sequence[str], seed: str |
         axes.plot(measured["step"], measured["loss_nats"], "o", color=colour, markersize=4.5, markerfacecolor="white",
                   markeredgewidth=1.2, zorder=4, clip_on=False)  # fmt: skip
         n = f"n = {num_seeds}" if seed else ""
-        ends.append(
-            (
-                ", ".join(part for part in (name if names else "", n) if part),
-                colour,
-                float(last.index[0]),
-                float(last.iloc[0]),
-            )
-        )
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high)  # the labels are placed within these limits
-    heights = apart([(y - low) / (high - low) for *_, y in ends], gap=_LABEL_IN / (height - _AROUND_IN))
-    for (text, colour, x, y), at in zip(ends, heights, strict=True):
-        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "relpos": (0, 0.5)}
-        axes.annotate(text, xy=(x, y), xytext=(1.03, at), textcoords="axes fraction", va="center", color=colour,
-                      fontsize=8.5, arrowprops=leader)  # fmt: skip
+        text = ", ".join(part for part in (name if names else "", n) if part)
+        ends.append((text, colour, float(last.index[0]), float(last.iloc[0])))
+    name_ends(axes, ends, gap=_LABEL_IN / (height - _AROUND_IN))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("training step")
     axes.set_ylabel("nats per token")

@@ -12,7 +12,7 @@ from midstudy.report.cells import cell_factors, differing, in_panel, label, name
 from midstudy.report.figures.along import along_figure
 from midstudy.report.figures.forest import forest_figure
 from midstudy.report.html import Heading, Html, Row, Text, bold, details, element, lines, paragraph, small, table
-from midstudy.report.numbers import counted, difference, interval, loss, p_value, percent, signed_percent, tokens, unit
+from midstudy.report.numbers import counted, decimal, difference, interval, p_value, percent, signed_percent, tokens, unit
 from midstudy.report.report import Report
 
 NO_RESULTS = paragraph("No results yet: no arm is finished together with its reference.", css="note")
@@ -132,8 +132,8 @@ def _cells(row: pd.Series, name: str, seeds: str, *, has_pooled: bool) -> list[T
         bold(name) if is_clear else name,
         seeds,
         tokens(row["num_tokens"]),
-        loss(row["reference"]),
-        loss(row["value"]),
+        decimal(row["reference"]),
+        decimal(row["value"]),
         difference(row["difference"]),
         interval(row["ci_low"], row["ci_high"]),
         *([interval(row["moderated_ci_low"], row["moderated_ci_high"])] if has_pooled else []),

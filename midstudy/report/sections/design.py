@@ -18,15 +18,13 @@ def design(report: Report) -> Html:
     if not lines:
         return Html("")
     seed = readable(report.seed) if report.seed else "seed"
-    num_left = sum(not arm.phases for arm in report.manifest.arms)
     return report.figure(
         design_figure(lines),
         "design",
         caption="The runs of the study, as planned, before fine-tuning on tasks. Thin: steps whose states the run shares "
         "with one above it, which are trained once; from the numbered step on, the bar is the run's own. Colours: shares of "
         "the data that it reads. Below: the learning rate, one curve for every distinct schedule. Right: values "
-        f"of {seed} (n); where some fine-tunings of a run have fewer, the number of fine-tunings in parentheses."
-        + (f" {num_left} arms are not drawn: they were planned by a version without phases." if num_left else ""),
+        f"of {seed} (n); where some fine-tunings of a run have fewer, the number of fine-tunings in parentheses.",
     )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from midstudy.analysis.items import columns_without_items
 from midstudy.report.cells import differing, label, readable
 from midstudy.report.html import Html, Row, Text, bold, bullets, code, details, element, paragraph, table
-from midstudy.report.numbers import ABSENT, duration, loss, number, tokens
+from midstudy.report.numbers import ABSENT, decimal, duration, number, tokens
 from midstudy.report.recomputation import NOTEBOOK
 from midstudy.report.report import Report
 
@@ -128,8 +128,8 @@ def _decisions(report: Report) -> Html:
         [
             made["label"],
             bold(f"{option['value']:g}") if option["value"] == made["chosen"] else f"{option['value']:g}",
-            loss(option["measured"]) if option["measured"] is not None else "not finite",
-            loss(option["margin"]) if option["margin"] is not None else "",
+            decimal(option["measured"]) if option["measured"] is not None else "not finite",
+            decimal(option["margin"]) if option["margin"] is not None else "",
             code(made["id"]),
         ]
         for made in decisions
@@ -177,7 +177,7 @@ def _arms_table(report: Report) -> Html:
     rows: list[Row] = [
         [
             label(row, names),
-            *(loss(row[name]) for name in columns),
+            *(decimal(row[name]) for name in columns),
             code(str(row["state"])),
         ]
         for _, row in arms.iterrows()

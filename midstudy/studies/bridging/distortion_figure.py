@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from midstudy.report.cells import readable
 from midstudy.report.figures import style
 from midstudy.studies.bridging.distortion import COLUMNS
 from midstudy.studies.bridging.scale import CONTROL
@@ -34,7 +32,7 @@ def distortion_figure(points: pd.DataFrame) -> Figure:
             axes.plot(rows[column], rows["forgetting_nats"], markers[mix], color=colours[task], markersize=6, alpha=0.8)
         axes.set_xlabel(COLUMNS[column])
     panels[0].set_ylabel("increase of general loss in SFT, nats/token")
-    handles = [Line2D([], [], linestyle="", marker=markers[mix], color=style.MUTED, label=readable(mix)) for mix in mixes]
-    handles += [Line2D([], [], linestyle="", marker="o", color=colours[task], label=readable(task)) for task in tasks]
+    handles = [style.handle(mix, colour=style.MUTED, marker=markers[mix]) for mix in mixes]
+    handles += [style.handle(task, colour=colours[task], marker="o") for task in tasks]
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=8.5)
     return figure

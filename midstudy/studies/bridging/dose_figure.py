@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 
@@ -70,10 +69,7 @@ def dose_figure(points: pd.DataFrame, *, joined: Sequence[tuple[str, Run, Run]],
     grid[-1][0].set_xlabel("dose of the mix before fine-tuning, % of Σ learning rate")
     grid[-1][1].set_xlabel("specialist tokens")
     grid[-1][1].xaxis.set_major_formatter(EngFormatter(sep=""))
-    handles = [
-        Line2D([], [], linestyle="", marker=look.marker, color=look.colour, label=readable(mix))
-        for mix, look in looks.items()
-    ]
+    handles = [style.handle(mix, colour=look.colour, marker=look.marker) for mix, look in looks.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=min(7, len(handles)), frameon=False, fontsize=8.5)
     figure.draw_without_rendering()  # fixes the layout, which decides where names have room
     for axes, at, pairs in named:

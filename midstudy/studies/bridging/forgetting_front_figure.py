@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from midstudy.report.cells import readable
@@ -35,10 +34,8 @@ def front_figure(front: pd.DataFrame) -> Figure:
         axes.set_ylabel("lower general loss, nats/token")
     for axes in panels[len(tasks) :]:
         axes.set_visible(False)
-    shown = [
-        Line2D([], [], linestyle="", color=looks[mix].colour, marker=looks[mix].marker, label=readable(mix))
-        for mix in dict.fromkeys(front["mix"])
-    ]
+    mixes = dict.fromkeys(front["mix"])
+    shown = [style.handle(mix, colour=looks[mix].colour, marker=looks[mix].marker) for mix in mixes]
     if shown:
         figure.legend(handles=shown, loc="outside lower center", ncols=6, frameon=False)
     return figure

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
@@ -115,10 +114,7 @@ def _marks(axes: Axes, rows: pd.DataFrame, *, measure: str) -> list[Bbox]:
 
 
 def _key(axes: Axes, looks: dict[str, style.Look], mixes: list[str]) -> None:
-    handles = [
-        Line2D([], [], linestyle="", marker=looks[mix].marker, color=looks[mix].colour, markersize=6, label=readable(mix))
-        for mix in mixes
-    ]
+    handles = [style.handle(mix, colour=looks[mix].colour, marker=looks[mix].marker) for mix in mixes]
     axes.legend(
         handles=handles,
         loc="lower left",

@@ -6,7 +6,7 @@ import pandas as pd
 
 from midstudy.report.cells import cell_factors, readable
 from midstudy.report.html import Heading, Html, Row, Text, bold, small, table
-from midstudy.report.numbers import ABSENT, difference, interval, loss, p_value, percent
+from midstudy.report.numbers import ABSENT, decimal, difference, interval, p_value, percent
 from midstudy.report.report import Report
 from midstudy.report.sections.comparisons import NO_RESULTS
 from midstudy.studies.bridging.forgetting import forgetting as forgetting_table
@@ -78,8 +78,8 @@ def _cells(row: pd.Series) -> list[Text]:
     return [
         name,
         str(row["num_seeds"]),
-        loss(row["general_loss_before"]),
-        loss(row["general_loss_after"]),
+        decimal(row["general_loss_before"]),
+        decimal(row["general_loss_after"]),
         difference(row["forgetting_nats"]),
         interval(row["ci_low"], row["ci_high"]),
         difference(row["beyond_control_nats"]),
@@ -123,7 +123,7 @@ def _front_table(front: pd.DataFrame, where: str) -> Html:
                     str(row["num_seeds"]),
                     difference(row["task_gain_nats"]),
                     interval(row["task_ci_low"], row["task_ci_high"]),
-                    loss(row["general_loss_after"]),
+                    decimal(row["general_loss_after"]),
                     difference(row["general_gain_nats"]),
                     interval(row["general_ci_low"], row["general_ci_high"]),
                     small(row["dominated_by"]) if row["dominated_by"] else ABSENT,
