@@ -79,14 +79,20 @@ def history(claim: Claim, num_seeds: int, fraction: float, *, planned: Sequence[
     """
     if not planned or num_seeds < 1:
         return History()
+    by_seeds = fractions_before(claim, num_seeds, before)
+    fractions = [*(by_seeds[one] for one in sorted(by_seeds)), fraction]
+    seeds = (*map(float, sorted(by_seeds)), float(num_seeds))
+    return History(tuple(np.maximum.accumulate(fractions).tolist()), seeds)
+
+
+def fractions_before(claim: Claim, num_seeds: int, before: Sequence[Look]) -> dict[int, float]:
+    """Return the looks that tested a claim with fewer seeds: the fraction of each number of seeds."""
     by_seeds: dict[int, float] = {}
     for look in before:
         then = look.seeds_by_claim().get(claim.text, 0)
         if 0 < then < num_seeds:
             by_seeds[then] = max(look.fraction, by_seeds.get(then, 0.0))
-    fractions = [*(by_seeds[one] for one in sorted(by_seeds)), fraction]
-    seeds = (*map(float, sorted(by_seeds)), float(num_seeds))
-    return History(tuple(np.maximum.accumulate(fractions).tolist()), seeds)
+    return by_seeds
 
 
 def is_new(num_seeds: Sequence[int], claims: Sequence[Claim], before: Sequence[Look]) -> bool:

@@ -17,6 +17,7 @@ from itertools import accumulate
 
 from midstudy.analysis.decisions import ALPHA
 from midstudy.analysis.estimators import Estimate
+from midstudy.analysis.looks import fractions_before
 from midstudy.analysis.spending import levels
 from midstudy.recipe.study import Claim
 from midstudy.store.looks import Look
@@ -152,11 +153,7 @@ def level_at(claim: Claim, num_seeds: int, alpha: float, *, looks: Sequence[int]
     """
     if not looks:
         return alpha
-    fractions: dict[int, float] = {}
-    for look in before:
-        tested = look.seeds_by_claim().get(claim.text, 0)
-        if 0 < tested < num_seeds:
-            fractions[tested] = max(look.fraction, fractions.get(tested, 0.0))
+    fractions = fractions_before(claim, num_seeds, before)
     last = max(fractions, default=1)
     fractions |= {look: look / looks[-1] for look in looks if last < look < num_seeds}
     so_far = [look.fraction for look in before if look.num_seeds <= num_seeds]  # error once spent stays spent

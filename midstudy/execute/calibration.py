@@ -32,6 +32,7 @@ from midstudy.data.cache import cache_dir
 from midstudy.environment import existing_folder, of_job
 from midstudy.files.atomic import write_json
 from midstudy.files.errors import StoreError
+from midstudy.files.reading import read_as
 from midstudy.plan.cost import Calibrated, Workload
 from midstudy.recipe import versions
 from midstudy.recipe.model import ModelShape
@@ -65,12 +66,10 @@ def calibrated(workloads: Iterable[Workload], machine: Machine) -> dict[tuple[st
     rates: dict[tuple[str, str], Calibrated] = {}
     for workload in workloads:
         try:
-            facts = json.loads(_file(workload, machine).read_text("utf-8"))
-            rate = Calibrated(float(facts["flops_per_s"]), float(facts["forward_share"]))
-        except (OSError, ValueError, TypeError, KeyError):
+            rate = read_as(_file(workload, machine), Calibrated, remedy="")
+        except (OSError, ValueError):
             continue
-        if rate.flops_per_s > 0 and 0 < rate.forward_share < 1:
-            rates.setdefault((workload.model.name, workload.precision), rate)
+        rates.setdefault((workload.model.name, workload.precision), rate)
     return rates
 
 
@@ -101,7 +100,7 @@ def _in_processes(workloads: Sequence[Workload], machine: Machine) -> list[Calib
     """Return medians over as many concurrent processes as there will be jobs.
 
     Raises:
-        ValueError: a process fails or prints invalid output.
+        ValueError: a process fails.
         OSError, subprocess.SubprocessError: a process cannot start or exceeds two minutes.
     """
     environment = of_job(Path(tempfile.gettempdir()), num_threads=machine.num_threads, **ALLOCATOR)
@@ -134,7 +133,7 @@ def _in_processes(workloads: Sequence[Workload], machine: Machine) -> list[Calib
             output, errors = process.communicate(timeout=max(1.0, deadline_s - time.monotonic()))
             if process.returncode:
                 raise ValueError((errors.strip().splitlines() or [f"exit status {process.returncode}"])[-1])
-            answers.append(_parsed(output, len(workloads)))
+            answers.append([Calibrated(**rate) for rate in json.loads(output)])
     finally:
         for process in processes:
             if process.poll() is None:
@@ -144,22 +143,6 @@ def _in_processes(workloads: Sequence[Workload], machine: Machine) -> list[Calib
         Calibrated(median(rate.flops_per_s for rate in rates), median(rate.forward_share for rate in rates))
         for rates in zip(*answers, strict=True)
     ]
-
-
-def _parsed(output: str, number: int) -> list[Calibrated]:
-    """Parse a process's output: one rate for each of `number` workloads.
-
-    Raises:
-        ValueError: the output is invalid.
-    """
-    results = json.loads(output)
-    try:
-        rates = [Calibrated(float(result["flops_per_s"]), float(result["forward_share"])) for result in results]
-    except (TypeError, KeyError):
-        rates = []
-    if len(rates) != number or any(rate.flops_per_s <= 0 for rate in rates):
-        raise ValueError(f"expected rates of {number} workloads, got the output {output.strip()[:200]!r}")
-    return rates
 
 
 # -- cache ------------------------------------------------------------------------------------------------------------

@@ -12,10 +12,8 @@ from midstudy.files.errors import StoreError
 _LONGEST_NAME = 120
 """File names have at most 255 bytes, and the name of a temporary file is longer than the file's own name."""
 
-LONGEST_DATABASE = 504
-"""Longest path in bytes that SQLite opens on Unix: 512 with the journal's suffix."""
-
-LONGEST_ROOT = LONGEST_DATABASE - len("/prefect/prefect.db")
+LONGEST_ROOT = 504 - len("/prefect/prefect.db")
+"""SQLite on Unix opens paths of up to 504 bytes: 512 with the journal's suffix."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 

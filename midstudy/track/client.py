@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midstudy.files.errors import StoreError
-from midstudy.store.paths import LONGEST_DATABASE
 from midstudy.store.store import Store
 
 if TYPE_CHECKING:
@@ -73,10 +72,6 @@ def _require_database(path: str) -> None:
     if path.startswith(":memory:") or "?" in path:
         return
     where = Path(os.path.realpath(path))
-    if (num_bytes := len(os.fsencode(where))) > LONGEST_DATABASE:
-        raise OSError(
-            f"expected a path of at most {LONGEST_DATABASE} bytes, SQLite's limit, got {num_bytes}; choose a shorter one"
-        )
     where.parent.mkdir(parents=True, exist_ok=True)
     try:
         with contextlib.closing(sqlite3.connect(where)) as database:
