@@ -109,10 +109,11 @@ def shade(depth: float) -> tuple[float, float, float]:
 
 
 def matrix_cell(axes: Axes, x: float, y: float, depth: float, text: str, *, fontsize: float, italic: bool = False) -> None:
-    """Draw a cell of a matrix, of side 1 from (x, y): its depth (0 to 1) as shade, and a text."""
+    """Draw a cell of a matrix, of side 1 from (x, y): its depth (0 to 1) as shade, and a text if there is one."""
     axes.add_patch(Rectangle((x, y), 1, 1, facecolor=shade(depth), edgecolor="white", linewidth=1.2))
-    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=fontsize, style="italic" if italic else "normal",
-              color="white" if depth > 0.63 else INK)  # fmt: skip
+    if text:
+        axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=fontsize, color="white" if depth > 0.63 else INK,
+                  style="italic" if italic else "normal")  # fmt: skip
 
 
 def frameless(axes: Axes) -> None:
