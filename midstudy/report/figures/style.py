@@ -112,7 +112,8 @@ def matrix_cell(axes: Axes, x: float, y: float, depth: float, text: str, *, font
     """Draw a cell of a matrix, of side 1 from (x, y): its depth (0 to 1) as shade, and a text if there is one."""
     axes.add_patch(Rectangle((x, y), 1, 1, facecolor=shade(depth), edgecolor="white", linewidth=1.2))
     if text:
-        axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=fontsize, color="white" if depth > 0.63 else INK,
+        colour = "white" if depth > 0.63 else INK
+        axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=fontsize, color=colour,
                   style="italic" if italic else "normal")  # fmt: skip
 
 
