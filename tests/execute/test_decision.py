@@ -234,7 +234,7 @@ def test_a_decision_without_an_intact_candidate_is_refused_by_name(copy: tuple[S
         path = store.paths.record(evaluation_id)
         text = path.read_text("utf-8")
         path.write_text(text.replace('"loss_nats": ', '"loss_nats": 1'), "utf-8")
-        problem = "differs from what was published"
+        problem = "was changed after it was written"
     expected = rf"choice sft_peak_lr: the candidate {RATES[1]:g} \(state {choice.options[1].state_id}\): .*{problem}"
     with pytest.raises(StoreError, match=expected):
         run(store, plan.stages[choice.id])
