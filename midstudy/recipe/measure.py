@@ -51,8 +51,8 @@ class Evaluation:
         require_choice(f"{path}.loss", self.loss, LOSSES)
         require_positive(f"{path}.seq_len", self.seq_len, unit="tokens")
         require_positive(f"{path}.max_sequences", self.max_sequences, unit="sequences")
-        if isinstance(self.data, Corpus) and self.loss != "all_tokens":
-            raise RecipeError(f"{path}.loss", expected="all_tokens, the only loss for a corpus", got=self.loss)
+        if isinstance(self.data, Corpus) and self.loss != "all_tokens" and not self.data.source.is_conversations:
+            raise RecipeError(f"{path}.loss", expected="all_tokens, the only loss for a corpus of documents", got=self.loss)
         require_flag(f"{path}.document_mask", self.document_mask)
         if not isinstance(self.data, Corpus) and self.document_mask:
             raise RecipeError(

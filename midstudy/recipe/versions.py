@@ -16,6 +16,9 @@ TRAINING = 3
 TOKENIZER = 2
 """How a tokenizer is trained and how documents become token ids (`midstudy/data/tokenizer.py`, `shards.py`)."""
 
+RENDERING = 1
+"""How conversations become special tokens and text (`midstudy/data/conversation.py`)."""
+
 EVALUATION = 1
 """How losses are measured (`midstudy/evaluate/loss.py`)."""
 
