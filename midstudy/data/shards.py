@@ -400,6 +400,11 @@ def _tokenise(encoder: _Encoding, chunk: Chunk) -> Tokenised:
     )
 
 
+def piece_ids(tokenizer: tokenizers.Tokenizer, pieces: Sequence[Piece], *, end_of_text_id: int) -> list[int]:
+    """Return the token ids of the pieces of one conversation, as they stand in shards."""
+    return [int(token) for token in _tokenise(_Encoding(tokenizer, end_of_text_id), ([tuple(pieces)], 0)).tokens]
+
+
 def _tokenise_conversations(encoder: _Encoding, conversations: list[tuple[Piece, ...]], text_bytes: int) -> Tokenised:
     assert encoder.of_conversations is not None  # the recipe requires a tokenizer with the marks
     encoded = encoder.of_conversations.ids([p.text for pieces in conversations for p in pieces if not p.is_special])
