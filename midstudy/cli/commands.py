@@ -577,6 +577,22 @@ def chat(options: Namespace) -> int:
     return sampled.chat(store, _state_named(store, options)[1], options)
 
 
+def verify(options: Namespace) -> int:
+    """Make a finished evaluation again and compare it with the published one, byte for byte."""
+    from midstudy.run.verify import verify_evaluation
+
+    store = Store.open(Path(options.store))
+    manifest = _manifest_with(store, options.study, options.stage)
+    stage = _find_stage(store, _labels(manifest.stages), options.stage)
+    differences = verify_evaluation(store, stage)
+    label = manifest.stages[stage].label
+    if options.json:
+        print(json.dumps({"stage": stage, "label": label, "is_equal": not differences, "differences": list(differences)}))
+    else:
+        print("\n".join((f"{label}: {'differs' if differences else 'made again, byte for byte'}", *differences)))
+    return 1 if differences else 0
+
+
 def export(options: Namespace) -> int:
     """Write a state as a folder that Hugging Face transformers loads."""
     from midstudy.export import export_huggingface

@@ -378,6 +378,10 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--samples", type=_at_least_one, default=1, metavar="N", help="texts per prompt (default: 1)")
     add_decoding(sample)
 
+    verify = verb("verify", "Make a finished evaluation again and compare it with the published one.", reads=True)
+    verify.add_argument("stage", type=_named, metavar="STAGE", help="id of an evaluation, or part of its name")
+    verify.add_argument("--study", type=_named, metavar="STUDY", help="name of a study in the store (default: the only one)")
+
     chat = verb("chat", "Talk with a state that was trained on conversations, until an empty line.", reads=False)
     add_state(chat)
     add_decoding(chat)

@@ -83,13 +83,17 @@ def calculator_tool(tokenizer: tokenizers.Tokenizer) -> Tool:
 
 @dataclass
 class Generated:
-    """The new tokens of one sample, which of them the tool gave, and whether the text came to its end."""
+    """The new tokens of one sample, which of them the tool gave, and whether the text came to its end.
+
+    `num_answered` counts the calls that the tool answered.
+    """
 
     item: int
     sample: int
     tokens: list[int] = field(default_factory=list)
     is_forced: list[bool] = field(default_factory=list)
     is_finished: bool = False
+    num_answered: int = 0
     _forced: list[int] = field(default_factory=list)
     _call: list[int] | None = None
 
@@ -108,6 +112,7 @@ class Generated:
             elif token == tool.end and self._call is not None:
                 answer = tool.answer(self._call)
                 self._forced = [] if answer is None else [tool.output_start, *answer, tool.output_end]
+                self.num_answered += answer is not None
                 self._call = None
             elif self._call is not None:
                 self._call.append(token)
@@ -122,6 +127,7 @@ def generate(
     ends: frozenset[int],
     num_samples: int = 1,
     tool: Tool | None = None,
+    items: Sequence[int] | None = None,
     on_tokens: Callable[[Sequence[Generated]], None] = lambda rows: None,
 ) -> list[Generated]:
     """Return `num_samples` continuations of every prompt, one batch, in the order of prompts and samples.
@@ -131,6 +137,7 @@ def generate(
     Args:
         prompts: token ids, at least one in each, fewer than the context.
         ends: tokens after which a text is finished.
+        items: numbers of the prompts, which key their noise; `None` counts from 0.
         on_tokens: called after every step with the rows that are still growing.
 
     Raises:
@@ -141,12 +148,14 @@ def generate(
         if not 0 < len(prompt) < context:
             raise ValueError(f"prompt {number}: expected 1 to {context - 1} tokens, got {len(prompt)}.")
     device = model.head.weight.device
-    every = [Generated(item, sample) for item in range(len(prompts)) for sample in range(num_samples)]
-    lengths = np.array([len(prompts[row.item]) for row in every])
+    numbers = range(len(prompts)) if items is None else items
+    every = [Generated(item, sample) for item in numbers for sample in range(num_samples)]
+    repeated = [prompt for prompt in prompts for _ in range(num_samples)]
+    lengths = np.array([len(prompt) for prompt in repeated])
     longest = int(lengths.max())
     ids = np.zeros((len(every), longest), np.int64)
-    for index, row in enumerate(every):
-        ids[index, : lengths[index]] = prompts[row.item]
+    for index, prompt in enumerate(repeated):
+        ids[index, : lengths[index]] = prompt
     cache = KeyValueCache(model, num_rows=len(every), length=min(context, longest + decoding.max_new_tokens))
     positions = torch.arange(longest, device=device).expand(len(every), -1)
     ends_of_prompts = torch.from_numpy(lengths - 1).to(device)

@@ -22,6 +22,9 @@ RENDERING = 1
 EVALUATION = 1
 """How losses are measured (`midstudy/evaluate/loss.py`)."""
 
+GENERATION = 1
+"""How answers are generated and scored (`midstudy/evaluate/generate.py`, `answers.py`, `calculator.py`)."""
+
 REPRESENTATION = 1
 """How hidden states and weights of two states are compared (`midstudy/evaluate/representation.py`, `cka.py`)."""
 

@@ -26,6 +26,7 @@ from midstudy.recipe import (
     pythia,
 )
 from midstudy.recipe.data import CONVERSATION_TOKENS
+from midstudy.recipe.generation import Generation
 
 
 def write_chat(folder: Path) -> None:
@@ -72,13 +73,21 @@ def chat_study(folder: Path) -> Study:
         Phase(name="pretrain", data=Mixture.only(general), num_steps=6, **shared | {"loss": "all_tokens"}),
         Phase(name="anneal", data=Mixture.blend(general, {annealed: 0.5}), num_steps=6, **shared),
     )
-    tuned = trunk.then(Phase(name="sft", data=task, num_steps=12, **shared))
+    tuned = trunk.then(Phase(name="sft", data=task, num_steps=40, **shared))
     evaluation = Evaluation(data=task, split="test", loss="target_tokens", seq_len=64, max_sequences=20)
     packed = replace(evaluation, data=annealed, max_sequences=8)
     measures = {
         "before": Measure(state=trunk.state(), evaluation=evaluation),
         "after": Measure(state=tuned.state(), evaluation=evaluation),
         "packed": Measure(state=tuned.state(), evaluation=packed),
+    }
+    asked = Generation(
+        data=task, split="test", score="exact_text", seq_len=64, max_sequences=20, max_new_tokens=12, tool=True, batch_size=8
+    )
+    drawn = replace(asked, temperature=1, top_k=20, num_samples=3, seed=5, max_sequences=6)
+    measures |= {
+        "answers": Measure(state=tuned.state(), evaluation=asked, metric="exact_match", better="higher"),
+        "drawn": Measure(state=tuned.state(), evaluation=drawn, metric="exact_match", better="higher"),
     }
     arm = Arm(curriculum=tuned, measures=measures)
     return Study(name="chat", question="Does it answer?", arms=[arm], seeds=())
