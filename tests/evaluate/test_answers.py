@@ -6,6 +6,7 @@ import pytest
 
 from midstudy.data.tokenizer import train_tokenizer
 from midstudy.evaluate.answers import Marks, final_number, is_exact_number, is_exact_text
+from midstudy.evaluate.generate import special_ids
 from midstudy.recipe.data import CONVERSATION_TOKENS
 
 TOKENIZER = train_tokenizer(["12+30=42 The answer is 7. #### 1,234 "], vocab_size=280, special_tokens=CONVERSATION_TOKENS)
@@ -62,8 +63,8 @@ def test_a_well_formed_answer_closes_its_calls_and_ends_its_turn(said: str, text
     tokens = reply(said)
     forced = [False] * len(tokens)
     if OUTPUT in said:
-        begin = tokens.index(TOKENIZER.token_to_id("<|output_start|>"))
-        stop = tokens.index(TOKENIZER.token_to_id("<|output_end|>")) + 1
+        begin = tokens.index(special_ids(TOKENIZER)[6])
+        stop = tokens.index(special_ids(TOKENIZER)[7]) + 1
         forced[begin:stop] = [True] * (stop - begin)
     assert MARKS.text(tokens) == text
     assert MARKS.is_well_formed(tokens, forced) == well_formed

@@ -101,6 +101,7 @@ def test_only_evaluations_are_verified(made: tuple[Store, Study], capsys: pytest
 def test_greedy_answers_do_not_depend_on_the_batch(made: tuple[Store, Study]) -> None:
     store, study = made
     stage = stage_of(study, "answers")
+    assert isinstance(stage.evaluation, Generation)
     other = replace(stage, evaluation=replace(stage.evaluation, batch_size=3))
     assert other.id != stage.id
     again = chat_study(Path(store.root).parent)
@@ -112,6 +113,7 @@ def test_greedy_answers_do_not_depend_on_the_batch(made: tuple[Store, Study]) ->
 def test_a_prompt_that_leaves_no_room_is_an_error_of_the_evaluation(made: tuple[Store, Study]) -> None:
     store, study = made
     stage = stage_of(study, "answers")
+    assert isinstance(stage.evaluation, Generation)
     tight = replace(stage.evaluation, max_new_tokens=63)
     again = chat_study(Path(store.root).parent)
     measures = {"answers": replace(again.arms[0].measures["answers"], evaluation=tight)}

@@ -59,4 +59,4 @@ def main(folder: Path, tokens: Path, tokenizer: Path, split: str, score: str) ->
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(*(Path(one) for one in sys.argv[1:4]), *sys.argv[4:6])))  # type: ignore[call-arg, arg-type]
+    print(json.dumps(main(*(Path(one) for one in sys.argv[1:4]), *sys.argv[4:6])))  # type: ignore[arg-type]
