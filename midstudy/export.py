@@ -11,13 +11,14 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from midstudy.data.tokenizer import END_OF_TEXT, FILE_NAME
+from midstudy.data.chat_template import CHAT_TEMPLATE
+from midstudy.data.tokenizer import FILE_NAME
 from midstudy.execute.state import CHECKPOINT_FOLDER
 from midstudy.files.errors import StoreError
 from midstudy.model.config import huggingface_config
 from midstudy.model.huggingface import to_huggingface
 from midstudy.recipe.curriculum import Curriculum, Start, State
-from midstudy.recipe.data import Task, end_of_text_id
+from midstudy.recipe.data import CONVERSATION_TOKENS, END_OF_TEXT, Task, end_of_text_id
 from midstudy.recipe.decode import decode
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.stage import stage_id
@@ -88,6 +89,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _tokenizer_config(start: Start) -> dict[str, Any]:
+    is_for_chat = {*CONVERSATION_TOKENS} <= {*start.tokenizer.special_tokens}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,
@@ -95,6 +97,7 @@ def _tokenizer_config(start: Start) -> dict[str, Any]:
         "unk_token": END_OF_TEXT,
         "model_max_length": start.model.max_seq_len,
         "clean_up_tokenization_spaces": False,
+        **({"chat_template": CHAT_TEMPLATE} if is_for_chat else {}),
     }
 
 

@@ -543,11 +543,12 @@ def recommend(options: Namespace) -> int:
 # -- export -----------------------------------------------------------------------------------------------------------
 
 
-def export(options: Namespace) -> int:
-    """Write a state as a folder that Hugging Face transformers loads."""
-    from midstudy.export import export_huggingface
+def _state_named(store: Store, options: Namespace) -> tuple[Manifest, str]:
+    """Return the manifest and the id of the finished state that the command names.
 
-    store = Store.open(Path(options.store))
+    Raises:
+        ValueError: none or several match, or it is something else or not finished.
+    """
     manifest = _manifest_with(store, options.study, options.stage)
     stages = manifest.stages
     states = {stage_id: stage for stage_id, stage in stages.items() if stage.kind == "state"}
@@ -557,7 +558,49 @@ def export(options: Namespace) -> int:
     state = _find_stage(store, _labels(states), options.stage)
     if not store.has(state):
         raise ValueError(f"{state}: {states[state].label} is not finished; run the study first.")
-    name = re.sub(r"[^A-Za-z0-9.@]+", "-", states[state].label)[:100].strip("-.")
+    return manifest, state
+
+
+def sample(options: Namespace) -> int:
+    """Let a state continue prompts."""
+    from midstudy.cli import sampled
+
+    store = Store.open(Path(options.store))
+    return sampled.sample(store, _state_named(store, options)[1], options)
+
+
+def chat(options: Namespace) -> int:
+    """Talk with a state that was trained on conversations."""
+    from midstudy.cli import sampled
+
+    store = Store.open(Path(options.store))
+    return sampled.chat(store, _state_named(store, options)[1], options)
+
+
+def verify(options: Namespace) -> int:
+    """Make a finished evaluation again and compare it with the published one, byte for byte."""
+    from midstudy.run.verify import verify_evaluation
+
+    store = Store.open(Path(options.store))
+    manifest = _manifest_with(store, options.study, options.stage)
+    stage = _find_stage(store, _labels(manifest.stages), options.stage)
+    differences = verify_evaluation(store, stage)
+    label = manifest.stages[stage].label
+    if options.json:
+        print(json.dumps({"stage": stage, "label": label, "is_equal": not differences, "differences": list(differences)}))
+    else:
+        print("\n".join((f"{label}: {'differs' if differences else 'made again, byte for byte'}", *differences)))
+    return 1 if differences else 0
+
+
+def export(options: Namespace) -> int:
+    """Write a state as a folder that Hugging Face transformers loads."""
+    from midstudy.export import export_huggingface
+
+    store = Store.open(Path(options.store))
+    manifest, state = _state_named(store, options)
+    stages = manifest.stages
+    name = re.sub(r"[^A-Za-z0-9.@]+", "-", stages[state].label)[:100].strip("-.")
     folder = Path(options.output) if options.output else Path(f"{name}-{state[:8]}")
     command = shlex.join(["midstudy", "export", state, "--to", "hf", "--study", manifest.name])
     losses: dict[str, float] = {}
@@ -570,9 +613,9 @@ def export(options: Namespace) -> int:
             losses[f"{split} ({stage_id[:8]})" if split in losses else split] = loss_nats
     export_huggingface(store, state, folder, commands=(manifest.command, command), losses=losses)
     if options.json:
-        print(json.dumps({"stage": state, "label": states[state].label, "folder": str(folder)}))
+        print(json.dumps({"stage": state, "label": stages[state].label, "folder": str(folder)}))
     else:
-        print(f"{folder}: {states[state].label}; AutoModelForCausalLM and AutoTokenizer load it")
+        print(f"{folder}: {stages[state].label}; AutoModelForCausalLM and AutoTokenizer load it")
     return 0
 
 

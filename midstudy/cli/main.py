@@ -30,6 +30,12 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {_shown(text)}")
+    return int(text)
+
+
 def _hours(text: str) -> float:
     """Parse a finite, non-negative number of hours; NaN or infinity would limit nothing."""
     if not 0 <= (hours := _number(text)) < math.inf:
@@ -52,6 +58,16 @@ def _number(text: str) -> float:
 
 def _shown(text: str) -> str:
     return text.strip() or "nothing (is a variable not set?)"
+
+
+def _temperature(text: str) -> float:
+    try:
+        temperature = float(text)
+    except ValueError:
+        temperature = math.nan
+    if not 0 <= temperature < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a temperature of at least 0, got {_shown(text)}")
+    return temperature
 
 
 def _named(text: str) -> str:
@@ -320,13 +336,56 @@ def _parser() -> argparse.ArgumentParser:
     )
     recommended.add_argument("--plot", type=_named, metavar="FILE", help="also draw the ranking: a .png, .svg or .pdf file")
 
-    export = verb("export", "Write a trained state as a folder that other software loads.", reads=True)
-    export.add_argument(
-        "stage", type=_named, metavar="STAGE", help="id of a state, or part of its name; an ambiguous part lists the matches"
+    def add_state(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "stage",
+            type=_named,
+            metavar="STAGE",
+            help="id of a state, or part of its name; an ambiguous part lists the matches",
+        )
+        command.add_argument(
+            "--study", type=_named, metavar="STUDY", help="name of a study in the store (default: the only one)"
+        )
+
+    def add_decoding(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--tokens", type=_at_least_one, default=128, metavar="N", help="most new tokens of a text (default: 128)"
+        )
+        command.add_argument(
+            "--temperature",
+            type=_temperature,
+            default=0.0,
+            metavar="T",
+            help="0: the most likely token each time (default); above: sampled, more evenly the higher",
+        )
+        command.add_argument(
+            "--top-k", type=_at_least_one, metavar="K", help="sample among the K most likely tokens (default: all)"
+        )
+        command.add_argument("--seed", type=_whole, default=0, metavar="N", help="seed of the samples (default: 0)")
+
+    sample = verb("sample", "Let a trained state continue a text.", reads=True)
+    add_state(sample)
+    sample.add_argument(
+        "--prompt", action="append", required=True, type=_named, metavar="TEXT", help="text to continue; repeatable"
     )
+    sample.add_argument(
+        "--as-user", action="store_true", help="the prompt is a user's message, and the state answers as the assistant"
+    )
+    sample.add_argument("--samples", type=_at_least_one, default=1, metavar="N", help="texts per prompt (default: 1)")
+    add_decoding(sample)
+
+    verify = verb("verify", "Make a finished evaluation again and compare it with the published one.", reads=True)
+    verify.add_argument("stage", type=_named, metavar="STAGE", help="id of an evaluation, or part of its name")
+    verify.add_argument("--study", type=_named, metavar="STUDY", help="name of a study in the store (default: the only one)")
+
+    chat = verb("chat", "Talk with a state that was trained on conversations, until an empty line.", reads=False)
+    add_state(chat)
+    add_decoding(chat)
+
+    export = verb("export", "Write a trained state as a folder that other software loads.", reads=True)
+    add_state(export)
     export.add_argument("--to", choices=("hf",), required=True, help="hf: Hugging Face transformers, model and tokenizer")
     export.add_argument("--output", type=_named, metavar="DIR", help="folder to create (default: ./NAME-ID)")
-    export.add_argument("--study", type=_named, metavar="STUDY", help="name of a study in the store (default: the only one)")
     return parser
 
 

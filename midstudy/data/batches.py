@@ -33,6 +33,7 @@ def pack_blocks(
     *,
     document_mask: bool,
     weights: NDArray[np.float32] | None = None,
+    has_loss: NDArray[np.bool_] | None = None,
     end_of_text_id: int = END_OF_TEXT_ID,
 ) -> Batch:
     """Return a batch of blocks of packed documents, given as token ids of shape (num_sequences, length + 1).
@@ -41,9 +42,12 @@ def pack_blocks(
         document_mask: number the documents, each of which ends with its end-of-text token. A block usually starts in the
             middle of a document. The characters `<|endoftext|>` within a text are that token and end a document too.
         weights: shape (num_sequences,), the loss weight of each block's tokens; `None` means 1 for all.
+        has_loss: of the shape of `blocks`, which tokens are targets; `None` means all.
         end_of_text_id: the token that ends every document.
     """
     input_ids, targets = np.ascontiguousarray(blocks[:, :-1]), np.ascontiguousarray(blocks[:, 1:])
+    if has_loss is not None:
+        targets[~has_loss[:, 1:]] = IGNORED
     documents = None
     if document_mask:
         documents = np.zeros(input_ids.shape, np.int32)
@@ -73,13 +77,11 @@ def pad_items(
         input_ids[index, : len(row) - 1] = row[:-1]
         targets[index, : len(row) - 1] = row[1:]
         if target_only:
-            assert split.prompt_lengths is not None
-            prompt = slice(0, max(0, int(split.prompt_lengths[item]) - 1))
+            is_prompt = ~split.targets_of(int(item))[1 : len(row)]
             if weights is None:
-                targets[index, prompt] = IGNORED
+                targets[index, : len(row) - 1][is_prompt] = IGNORED
             else:
-                weights[index, : len(row) - 1] = 1.0
-                weights[index, prompt] = prompt_weight
+                weights[index, : len(row) - 1] = np.where(is_prompt, prompt_weight, 1.0)
     return Batch(input_ids=input_ids, targets=targets, weights=weights)
 
 
@@ -201,6 +203,7 @@ class Batches:
         size = phase.seq_len + 1
         blocks = np.empty((phase.num_sequences, size), np.int64)
         weights = np.empty(phase.num_sequences, np.float32)
+        has_loss = np.ones(blocks.shape, bool) if phase.loss == "target_tokens" else None
         end_of_text_id = END_OF_TEXT_ID
         for corpus, split, rows, firsts in self._blocks(placed, step):
             self.drawn[corpus] = self.drawn.get(corpus, 0) + len(rows)
@@ -208,10 +211,13 @@ class Batches:
             end_of_text_id = split.end_of_text_id  # of the curriculum's tokenizer, as in every other corpus
             for row, first in zip(rows, firsts, strict=True):
                 blocks[row] = split.tokens[first : first + size]
+                if has_loss is not None and split.has_loss is not None:
+                    has_loss[row] = split.has_loss[first : first + size]
         return pack_blocks(
             blocks,
             document_mask=phase.document_mask,
             weights=None if np.all(weights == 1) else weights,
+            has_loss=has_loss,
             end_of_text_id=end_of_text_id,
         )
 

@@ -18,10 +18,10 @@ import tokenizers
 
 from midstudy.data.digests import file_digest
 from midstudy.data.hub import require_commit
-from midstudy.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, FILE_NAME
+from midstudy.data.tokenizer import END_OF_TEXT_ID, FILE_NAME
 from midstudy.model.config import shape_of_config
 from midstudy.recipe.curriculum import Start
-from midstudy.recipe.data import ReleasedTokenizer, Source
+from midstudy.recipe.data import END_OF_TEXT, ReleasedTokenizer, Source
 from midstudy.recipe.errors import RecipeError, inside
 from midstudy.recipe.plain import plain
 from midstudy.recipe.start_weights import Release

@@ -2,7 +2,8 @@
 
 Six layouts are known, recognised by their fields: `text`; `inputs`/`targets`; `instruction`/`input`/`output`;
 `question`/`answer`[/`support`]; `conversations`; and, if none of these fits, `prompt`/`completion`. Other fields (`id`,
-`source`, ...) are ignored. A source may also declare which of its fields are `text`, or `prompt` and `completion`.
+`source`, ...) are ignored. A source may also declare which of its fields are `text`, or `prompt` and `completion`, or that
+its rows are conversations, whose field of messages then holds their turns (`conversation.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from midstudy.recipe.data import PAIR_FIELDS
+from midstudy.data.conversation import as_turns, plain_text
+from midstudy.recipe.data import MESSAGES_FIELDS, PAIR_FIELDS
 
 LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "text": (("text",), ()),
@@ -48,6 +50,8 @@ def as_text(row: Mapping[str, Any], where: str) -> str:
     Raises:
         ValueError: a field is missing, has the wrong type or is not Unicode text, or the fields fit several layouts.
     """
+    if has_turns(row):
+        return plain_text(row["messages"])
     layout = _layout_of(row, where, tuple(LAYOUTS))
     if layout == "text":
         return row["text"]
@@ -63,12 +67,16 @@ def as_example(row: Mapping[str, Any], where: str) -> Example:
     """Return the prompt and target of a task row (nightingal3/litgpt `data/base.py`).
 
     Question → answer (GSM8K); question, space, support → answer (SciQ); first turn → all later turns, joined without a
-    separator (LIMA); instruction, space, input → output; inputs → targets; prompt → completion.
+    separator (LIMA); instruction, space, input → output; inputs → targets; prompt → completion. Of a conversation, the first
+    message and the text after it, for readers and similarities; training reads its turns.
 
     Raises:
         ValueError: a field is missing, has the wrong type or is not Unicode text, the target is empty, or the fields fit
             several layouts.
     """
+    if has_turns(row):
+        first, *later = row["messages"]
+        return Example(plain_text([first]), plain_text(later))
     layout = _layout_of(row, where, tuple(name for name in LAYOUTS if name != "text"))
     example = _prompt_and_target(row, layout)
     if not example.target:
@@ -79,14 +87,25 @@ def as_example(row: Mapping[str, Any], where: str) -> Example:
     return example
 
 
+def has_turns(row: Mapping[str, Any]) -> bool:
+    """Return whether the row is a conversation of a source that declares its messages (`with_fields`)."""
+    return row.keys() == {*MESSAGES_FIELDS} and isinstance(row["messages"], tuple)
+
+
+def is_undeclared_conversation(row: Mapping[str, Any]) -> bool:
+    """Return whether a row has messages, and the fields of no layout."""
+    has_layout = any(all(field in row for field in required) for required, _ in LAYOUTS.values())
+    return "messages" in row and not has_layout and not all(field in row for field in PAIR_FIELDS)
+
+
 def with_fields(row: Mapping[str, Any], fields: Sequence[tuple[str, str]], where: str) -> dict[str, Any]:
-    """Return the row under the names of a layout, with the declared fields alone.
+    """Return the row under the names of a layout, with the declared fields alone; messages as the turns that they are.
 
     Args:
-        fields: pairs of a layout's name (`text`, `prompt`, `completion`) and the field of the source that holds it.
+        fields: pairs of a layout's name (`text`, `prompt`, `completion`, `messages`) and the source's field that holds it.
 
     Raises:
-        ValueError: a declared field is missing or is not text.
+        ValueError: a declared field is missing, is not text or is no conversation.
     """
     for name, field in fields:
         if field not in row:
@@ -94,6 +113,8 @@ def with_fields(row: Mapping[str, Any], fields: Sequence[tuple[str, str]], where
                 f"{where}: expected field '{field}', declared by {name}={field}, got {', '.join(row) or 'no fields'}. "
                 "Declare the right field, or correct or remove the row."
             )
+        if name in MESSAGES_FIELDS:
+            return {name: as_turns(row[field], where)}
         if not isinstance(row[field], str):
             raise ValueError(
                 f"{where}: field '{field}' ({name}): expected text, got {_kind(row[field])}. Correct or remove the row."
@@ -124,6 +145,8 @@ def _layout_of(row: Mapping[str, Any], where: str, allowed: tuple[str, ...]) -> 
     if len(fitting) != 1:
         got = f"fields of several ({', '.join(fitting)})" if fitting else ", ".join(row) or "no fields"
         declared = "text=FIELD" if "text" in allowed else "prompt=FIELD,completion=FIELD"
+        if "messages" in row:
+            declared = "messages=FIELD"
         raise ValueError(
             f"{where}: expected the fields of exactly one of {'; '.join((*allowed, _PAIR))}, got {got}. Declare the fields: "
             f"--data NAME=SOURCE,{declared}."

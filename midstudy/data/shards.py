@@ -3,8 +3,10 @@
 A shard ends with the document that brings it to `shard_bytes` of UTF-8 text; documents are not split. Its files are
 `<split>-00000.tokens` (uint16, or uint32 if the vocabulary needs it), `<split>-00000.offsets` (int64; document i is
 tokens[offsets[i]:offsets[i + 1]]) and, for a task, `<split>-00000.prompts` (int64; number of leading tokens of item i that
-are its prompt). `<split>.shards.json` lists the finished shards in order, with the digest of every file, and states when
-the split is complete. Every document and item ends with exactly one end-of-text token, even if its text ends with one.
+are its prompt). Conversations also have `<split>-00000.loss` (uint8; 1 for each token with loss); their prompt is all before
+the first of these. `<split>.shards.json` lists the finished shards in order, with the digest of every file, and states when
+the split is complete. Every document and item ends with exactly one end-of-text token, even if its text ends with one; a
+conversation begins with it and ends with the end of a reply.
 
 Shard boundaries depend on the text alone, so neither the number of threads nor an interruption changes a byte. Encoding
 runs in threads (tiktoken's or the tokenizer's own): `RAYON_NUM_THREADS`, else one per usable core. Worker processes were at
@@ -28,15 +30,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from midstudy.data.conversation import Piece
 from midstudy.data.encoder import Encoder
 from midstudy.data.split_rows import ChangedTextError
-from midstudy.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, without_end
+from midstudy.data.tokenizer import END_OF_TEXT_ID, without_end
+from midstudy.recipe.data import CONVERSATION_TOKENS, END_OF_TEXT
 
 SHARD_BYTES = 2**28
 """Text bytes of a shard, the most that an interruption loses: about a minute of work of one thread."""
@@ -49,8 +53,9 @@ reaches the limit is included whole."""
 _PENDING_BYTES = 2**24
 """Reading pauses while this much text is pending, so that a huge document is alone in memory."""
 
-Document = tuple[str, ...]
-"""The separately encoded texts of a document: one for a corpus document, prompt and target for an item."""
+Document = tuple[str, ...] | tuple[Piece, ...]
+"""The separately encoded texts of a document: one for a corpus document, prompt and target for an item, the pieces of a
+conversation."""
 
 Chunk = tuple[list[Document], int]
 """Documents that are encoded together, and their number of UTF-8 bytes."""
@@ -126,12 +131,16 @@ def has_shards(folder: Path) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenised:
-    """A tokenised chunk: the concatenated ids, and the number of tokens of each document and of each prompt."""
+    """A tokenised chunk: the concatenated ids, and the number of tokens of each document and of each prompt.
+
+    `has_loss` (uint8) is 1 for each token with loss; `None` unless the documents are conversations.
+    """
 
     tokens: NDArray[Any]
     lengths: NDArray[np.int64]
     prompt_lengths: NDArray[np.int64] | None
     text_bytes: int
+    has_loss: NDArray[np.uint8] | None = None
 
 
 def write_split(
@@ -273,10 +282,16 @@ class _Encoding(Encoder):
     """An encoder with the token that ends every document and the text of that token."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, end_of_text_id: int) -> None:
-        super().__init__(tokenizer)
+        # The marks of conversations stay text wherever a text spells them; the end of text does so in conversations alone.
+        special = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        unread = [name for name in special.values() if name in CONVERSATION_TOKENS]
+        super().__init__(tokenizer, unread=unread)
         self.end_of_text = np.array([end_of_text_id], self.id_type)
         named = tokenizer.id_to_token(end_of_text_id)
         self.marker = END_OF_TEXT if end_of_text_id == END_OF_TEXT_ID or named is None else named
+        self.special = {name: np.array([number], self.id_type) for number, name in special.items()}
+        self.special[END_OF_TEXT] = self.end_of_text
+        self.of_conversations = Encoder(tokenizer, unread=special.values()) if unread else None
 
 
 def _write_shard(
@@ -308,6 +323,8 @@ def _write_shard(
             append("offsets", num_tokens + np.cumsum(chunk.lengths), "<i8")
             if chunk.prompt_lengths is not None:
                 append("prompts", chunk.prompt_lengths, "<i8")
+            if chunk.has_loss is not None:
+                append("loss", chunk.has_loss, "u1")
             num_documents += len(chunk.lengths)
             num_tokens += len(chunk.tokens)
             text_bytes += chunk.text_bytes
@@ -324,7 +341,7 @@ def _write_shard(
 
 def _add_text(sha256: hashlib._Hash, document: Document) -> int:
     """Add a document's texts and their lengths to the digest; return its number of UTF-8 bytes."""
-    encoded = [text.encode("utf-8") for text in document]
+    encoded = [(text if isinstance(text, str) else "\0"[: text.is_special] + text.text).encode("utf-8") for text in document]
     for text_bytes in encoded:
         sha256.update(len(text_bytes).to_bytes(8, "little"))
         sha256.update(text_bytes)
@@ -359,8 +376,14 @@ def _chunks(documents: Iterable[tuple[Document, int]]) -> Iterator[Chunk]:
 
 def _tokenise(encoder: _Encoding, chunk: Chunk) -> Tokenised:
     documents, text_bytes = chunk
+    if isinstance(documents[0][0], Piece):
+        return _tokenise_conversations(encoder, cast(list[tuple[Piece, ...]], documents), text_bytes)
     encoded = encoder.ids(
-        [text for *prompt, last in documents for text in (*prompt, without_end(last, marker=encoder.marker))]
+        [
+            text
+            for *prompt, last in cast(list[tuple[str, ...]], documents)
+            for text in (*prompt, without_end(last, marker=encoder.marker))
+        ]
     )
     ids: list[NDArray[Any]] = []
     lengths, prompt_lengths = [], []
@@ -374,6 +397,30 @@ def _tokenise(encoder: _Encoding, chunk: Chunk) -> Tokenised:
         lengths=np.array(lengths, np.int64),
         prompt_lengths=np.array(prompt_lengths, np.int64) if len(documents[0]) > 1 else None,
         text_bytes=text_bytes,
+    )
+
+
+def piece_ids(tokenizer: tokenizers.Tokenizer, pieces: Sequence[Piece], *, end_of_text_id: int) -> list[int]:
+    """Return the token ids of the pieces of one conversation, as they stand in shards."""
+    return [int(token) for token in _tokenise(_Encoding(tokenizer, end_of_text_id), ([tuple(pieces)], 0)).tokens]
+
+
+def _tokenise_conversations(encoder: _Encoding, conversations: list[tuple[Piece, ...]], text_bytes: int) -> Tokenised:
+    assert encoder.of_conversations is not None  # the recipe requires a tokenizer with the marks
+    encoded = encoder.of_conversations.ids([p.text for pieces in conversations for p in pieces if not p.is_special])
+    ids: list[NDArray[Any]] = []
+    has_loss: list[NDArray[np.uint8]] = []
+    for pieces in conversations:
+        parts = [encoder.special[piece.text] if piece.is_special else next(encoded) for piece in pieces]
+        marks = [np.full(len(part), piece.has_loss, np.uint8) for part, piece in zip(parts, pieces, strict=True)]
+        ids.append(np.concatenate(parts))
+        has_loss.append(np.concatenate(marks))
+    return Tokenised(
+        tokens=np.concatenate(ids),
+        lengths=np.array([len(marks) for marks in has_loss], np.int64),
+        prompt_lengths=np.array([marks.argmax() for marks in has_loss], np.int64),
+        text_bytes=text_bytes,
+        has_loss=np.concatenate(has_loss),
     )
 
 

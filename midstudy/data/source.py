@@ -16,7 +16,7 @@ from midstudy.data import builtin, hub
 from midstudy.data.file_sequence import FileSequence
 from midstudy.data.files import content_digest
 from midstudy.data.mixed_rows import MixedRows
-from midstudy.data.rows import as_example, as_text, with_fields
+from midstudy.data.rows import as_example, as_text, is_undeclared_conversation, with_fields
 from midstudy.data.source_argument import PLACES, SourceArgument
 from midstudy.data.split_files import ENDINGS, ending_of, file_names, other_files, split_files, unread_files
 from midstudy.data.split_rows import ChangedTextError, Rows
@@ -79,7 +79,9 @@ def resolve_source(argument: str, *, name: str, folder: str, is_task: bool, may_
     """
     stated = SourceArgument.parse(argument, name=name)
     if is_task and stated.fields and stated.fields[0][0] in TEXT_FIELDS:
-        raise ValueError(f"{name}: --data {argument}: a task needs prompt=FIELD,completion=FIELD, got text=.")
+        raise ValueError(
+            f"{name}: --data {argument}: a task needs prompt=FIELD,completion=FIELD or messages=FIELD, got text=."
+        )
     if stated.place == "wheels":
         parts = builtin.TASKS if is_task else builtin.CORPORA
         if name not in parts:
@@ -93,12 +95,19 @@ def resolve_source(argument: str, *, name: str, folder: str, is_task: bool, may_
         return Source(kind="hub", part=part, config=config, revision=revision, fields=stated.fields)
     place = _place(stated.place, name=name, folder=folder, is_task=is_task, may_be_itself=may_be_itself)
     carved = _carved(place, is_task)
-    unnoted = Source(kind="files", part="", revision=content_digest(place), location=str(place), fields=stated.fields)
+    fields = stated.fields or _fields_of_conversations(place)
+    unnoted = Source(kind="files", part="", revision=content_digest(place), location=str(place), fields=fields)
     for split in SPLIT_NAMES:
         if split_files(place, split):
             _require_first_row(unnoted, split, is_task)
     note = "; ".join(filter(None, (_unusual_name(place), _carved_note(unnoted, carved, is_task), _unread(place))))
     return replace(unnoted, note=note)
+
+
+def _fields_of_conversations(place: Path) -> tuple[tuple[str, str], ...]:
+    """Return the declaration of messages if the first row of train has them and the fields of no layout; else nothing."""
+    _, row = next(FileSequence(split_files(place, "train")).rows(), ("", {}))
+    return (("messages", "messages"),) if is_undeclared_conversation(row) else ()
 
 
 def _place(stated: str, *, name: str, folder: str, is_task: bool, may_be_itself: bool) -> Path:

@@ -1,8 +1,8 @@
 """A `--data` value: a place, and what is declared of it.
 
-`PLACE[,text=FIELD][,share=NUMBER]` for a corpus, `PLACE,prompt=FIELD,completion=FIELD` for a task or a corpus; PLACE is
-`wheels`, a folder, a file or `hub:OWNER/NAME[:CONFIG]@COMMIT`. Only these four names are declarations, so a path may hold
-commas.
+`PLACE[,text=FIELD][,share=NUMBER]` for a corpus, `PLACE,prompt=FIELD,completion=FIELD` or, for conversations,
+`PLACE,messages=FIELD` for a task or a corpus; PLACE is `wheels`, a folder, a file or `hub:OWNER/NAME[:CONFIG]@COMMIT`. Only
+these five names are declarations, so a path may hold commas.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from midstudy.recipe.data import PAIR_FIELDS, TEXT_FIELDS
+from midstudy.recipe.data import MESSAGES_FIELDS, PAIR_FIELDS, TEXT_FIELDS
 
 PLACES = "wheels, a directory, a file, or hub:OWNER/NAME[:CONFIG]@COMMIT"
 
-_DECLARED = re.compile(r",(text|prompt|completion|share)=")
+_DECLARED = re.compile(r",(text|prompt|completion|messages|share)=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,10 @@ class SourceArgument:
                 raise ValueError(f"{name}: --data {argument}: expected {key}= once, got {values[key]} and {value}.")
             values[key] = value
         share = values.pop("share", None)
-        if values and set(values) not in ({*TEXT_FIELDS}, {*PAIR_FIELDS}):
+        if values and set(values) not in ({*TEXT_FIELDS}, {*PAIR_FIELDS}, {*MESSAGES_FIELDS}):
             raise ValueError(
-                f"{name}: --data {argument}: expected text=FIELD, or prompt=FIELD and completion=FIELD, got "
+                f"{name}: --data {argument}: expected text=FIELD, prompt=FIELD and completion=FIELD, or messages=FIELD, got "
                 f"{' and '.join(f'{key}=' for key in values)}."
             )
-        fields = tuple((key, values[key]) for key in (*TEXT_FIELDS, *PAIR_FIELDS) if key in values)
+        fields = tuple((key, values[key]) for key in (*TEXT_FIELDS, *PAIR_FIELDS, *MESSAGES_FIELDS) if key in values)
         return cls(place=place, fields=fields, share=share)

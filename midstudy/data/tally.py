@@ -204,13 +204,10 @@ def items_tally(
         max_sequences: the maximum number of usable items that an evaluation uses, from the first.
     """
     lengths = np.diff(split.offsets)
-    assert split.prompt_lengths is not None
-    first_targets = np.maximum(split.prompt_lengths, 1)
-    seen = np.maximum(np.minimum(lengths, seq_len + 1) - first_targets, 0)
+    targets, seen = split.num_targets(), split.num_targets(seq_len + 1)
     usable = usable_items(split, seq_len=seq_len, target_only=target_only)
     chosen = usable[:max_sequences]
     num_read = len(lengths) if len(chosen) == len(usable) else int(chosen[-1]) + 1
-    targets = lengths - first_targets
     return Tally(
         data=data,
         split=split_name,

@@ -9,7 +9,8 @@ import tokenizers
 from numpy.typing import NDArray
 
 from midstudy.data.plain_bpe import byte_letters
-from midstudy.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID
+from midstudy.data.tokenizer import END_OF_TEXT_ID
+from midstudy.recipe.data import END_OF_TEXT
 
 _CHANGES_SPELLING = ("continuing_subword_prefix", "end_of_word_suffix")
 

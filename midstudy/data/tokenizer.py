@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-END_OF_TEXT = "<|endoftext|>"
+from midstudy.recipe.data import END_OF_TEXT
+from midstudy.recipe.errors import RecipeError
+
 END_OF_TEXT_ID = 0
 FILE_NAME = "tokenizer.json"
 
@@ -25,8 +27,11 @@ def without_end(text: str, *, marker: str = END_OF_TEXT) -> str:
     return text
 
 
-def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> tokenizers.Tokenizer:
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int, special_tokens: Sequence[str] = ()) -> tokenizers.Tokenizer:
     """Train a byte-level BPE (GPT-2's pre-tokenisation, no normalisation, all 256 bytes in the vocabulary).
+
+    Args:
+        special_tokens: have the ids from 1.
 
     Raises:
         ValueError: there is too little text to fill the vocabulary.
@@ -36,7 +41,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> tokenizers.Toke
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, *special_tokens],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -47,6 +52,25 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> tokenizers.Toke
             "Train on more bytes, or lower vocab_size."
         )
     assert tokenizer.token_to_id(END_OF_TEXT) == END_OF_TEXT_ID
+    return tokenizer
+
+
+def with_special_tokens(content: bytes, names: Sequence[str]) -> tokenizers.Tokenizer:
+    """Return the tokenizer of a `tokenizer.json` with special tokens added to it; they have the ids after its largest.
+
+    Raises:
+        RecipeError: it has a token of such a name.
+    """
+    tokenizer = tokenizers.Tokenizer.from_buffer(content)
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    first = max(vocabulary.values()) + 1
+    if known := vocabulary.keys() & {*names}:
+        expected = f"names that the release's tokens do not have: {', '.join(sorted(known))} are among them"
+        raise RecipeError("tokenizer.special_tokens", expected=expected, got=", ".join(names))
+    tokenizer.add_special_tokens(list(names))
+    ids = [tokenizer.token_to_id(name) for name in names]
+    if ids != [*range(first, first + len(names))]:
+        raise RecipeError("tokenizer.special_tokens", expected=f"the ids from {first}", got=", ".join(map(str, ids)))
     return tokenizer
 
 

@@ -17,7 +17,7 @@ from midstudy.data.tokenizer import END_OF_TEXT_ID
 
 
 class Tokens:
-    """The concatenated tokens of a split's shards: supports `len`, and slices as arrays of their type, uint16 or uint32.
+    """The concatenated tokens of a split's shards: supports `len`, and slices as arrays of their type.
 
     A slice within a shard is a view of the file; a slice over a shard boundary is a copy.
     """
@@ -51,7 +51,8 @@ class TokenizedSplit:
         tokens: for each shard, the concatenated ids of its documents.
         offsets: for each shard with n documents, the n + 1 positions in its tokens where documents begin or end.
         prompt_lengths: for each shard of a task, the number of prompt tokens of every item; `None` for a corpus.
-        end_of_text_id: the token that ends every document.
+        end_of_text_id: the token that ends every document, and begins every conversation.
+        has_loss: for each shard of conversations, 1 for each token with loss, else 0; `None` for other data.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class TokenizedSplit:
         offsets: list[NDArray[np.int64]],
         prompt_lengths: list[NDArray[np.int64]] | None,
         end_of_text_id: int = END_OF_TEXT_ID,
+        has_loss: list[NDArray[np.uint8]] | None = None,
     ) -> None:
         self.end_of_text_id = end_of_text_id
+        self.has_loss = None if has_loss is None else Tokens(has_loss)
         self.tokens = Tokens(tokens)
         self._shards, self._offsets, self._prompt_lengths = tokens, offsets, prompt_lengths
         self._first_documents = np.concatenate([[0], np.cumsum([len(ends) - 1 for ends in offsets], dtype=np.int64)])
@@ -89,6 +92,28 @@ class TokenizedSplit:
         """Number of prompt tokens of every item, held in memory; `None` for a corpus."""
         return np.concatenate(self._prompt_lengths) if self._prompt_lengths is not None else None
 
+    def targets_of(self, index: int) -> NDArray[np.bool_]:
+        """Return which tokens of item `index` are its target: a reply in a conversation, else all after the prompt."""
+        start, stop = (int(place) for place in self.offsets[index : index + 2])
+        if self.has_loss is not None:
+            return self.has_loss[start:stop].astype(bool)
+        assert self.prompt_lengths is not None
+        return np.arange(stop - start) >= self.prompt_lengths[index]
+
+    def num_targets(self, num_tokens: int | None = None) -> NDArray[np.int64]:
+        """Return the number of target tokens of every item that something can predict, int64 of shape (num_documents,).
+
+        Args:
+            num_tokens: count within the first tokens of each item; `None` for all.
+        """
+        lengths = np.diff(self.offsets)
+        ends = lengths if num_tokens is None else np.minimum(lengths, num_tokens)
+        if self.has_loss is not None:
+            sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.has_loss[:], dtype=np.int64)])
+            return sums[self.offsets[:-1] + ends] - sums[self.offsets[:-1]]
+        assert self.prompt_lengths is not None
+        return np.maximum(ends - np.maximum(self.prompt_lengths, 1), 0)
+
     def document_at(self, token: int) -> int:
         """Return the index of the document or item that contains token number `token` of the split."""
         shard = int(np.searchsorted(self.tokens.starts, token, side="right")) - 1
@@ -110,11 +135,13 @@ def read_split(folder: Path, split: str) -> TokenizedSplit:
     index = _index(folder, split)
     names = [shard_name(split, number) for number in range(len(index.shards))]
     has_prompts = (folder / f"{names[0]}.prompts").exists()
+    are_conversations = (folder / f"{names[0]}.loss").exists()
     return TokenizedSplit(
         tokens=[_map(folder / f"{name}.tokens", f"<u{index.id_bytes}") for name in names],
         offsets=[_map(folder / f"{name}.offsets", "<i8") for name in names],
         prompt_lengths=[_map(folder / f"{name}.prompts", "<i8") for name in names] if has_prompts else None,
         end_of_text_id=index.end_of_text_id,
+        has_loss=[_map(folder / f"{name}.loss", "u1") for name in names] if are_conversations else None,
     )
 
 

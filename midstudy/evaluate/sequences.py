@@ -47,8 +47,16 @@ def batches(evaluation: AnyEvaluation, split: TokenizedSplit, sequences: NDArray
     for first in range(0, len(sequences), SEQUENCES_PER_BATCH):
         chosen = sequences[first : first + SEQUENCES_PER_BATCH]
         if isinstance(evaluation.data, Corpus):
-            tokens = split.tokens[int(chosen[0]) * size : (int(chosen[-1]) + 1) * size]
-            blocks = np.asarray(tokens, dtype=np.int64).reshape(len(chosen), size)
-            yield pack_blocks(blocks, document_mask=evaluation.document_mask, end_of_text_id=split.end_of_text_id)
+            read = slice(int(chosen[0]) * size, (int(chosen[-1]) + 1) * size)
+            blocks = np.asarray(split.tokens[read], dtype=np.int64).reshape(len(chosen), size)
+            has_loss = None
+            if evaluation.target_only and split.has_loss is not None:
+                has_loss = split.has_loss[read].astype(bool).reshape(blocks.shape)
+            yield pack_blocks(
+                blocks,
+                document_mask=evaluation.document_mask,
+                has_loss=has_loss,
+                end_of_text_id=split.end_of_text_id,
+            )
         else:
             yield pad_items(split, chosen, seq_len=evaluation.seq_len, target_only=evaluation.target_only)

@@ -7,10 +7,12 @@ since plans need both. Functions of (recipe, `evaluate.subject.Subject`) that re
 
 from __future__ import annotations
 
+from midstudy.recipe.generation import Generation
 from midstudy.recipe.measure import Evaluation
 from midstudy.recipe.representation import RepresentationSimilarity
 
 EVALUATORS: dict[type, str] = {
     Evaluation: "midstudy.evaluate.loss:evaluate_loss",
+    Generation: "midstudy.evaluate.answers:evaluate_answers",
     RepresentationSimilarity: "midstudy.evaluate.representation:compare_representations",
 }

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from midstudy.data.builtin import removed_for_overlap
 from midstudy.data.byte_shares import interleaved
+from midstudy.data.conversation import Turn, plain_text, rendered
 from midstudy.data.limit import Limited
 from midstudy.data.order import derive_key, permute
 from midstudy.data.release import tokenizer_bytes
@@ -24,7 +25,7 @@ from midstudy.data.shards import SHARD_BYTES, Document, write_split
 from midstudy.data.source import load_rows
 from midstudy.data.split_rows import Rows
 from midstudy.data.tally import Tally
-from midstudy.data.tokenizer import FILE_NAME, load_tokenizer, save_tokenizer, train_tokenizer
+from midstudy.data.tokenizer import FILE_NAME, load_tokenizer, save_tokenizer, train_tokenizer, with_special_tokens
 from midstudy.data.tokens import read_split
 from midstudy.data.train_part import InPart
 from midstudy.execute.progress import TokenisingProgress
@@ -88,11 +89,28 @@ def _examples(task: Task, split: str, rows: Rows, should_stop: Callable[[], bool
     )
 
 
+def _conversations(data: Dataset, split: str, rows: Rows, should_stop: Callable[[], bool]) -> Limited[tuple[Turn, ...]]:
+    """Return the conversations of a split up to the limit: in bytes of their text, or in items of a task."""
+    is_corpus = isinstance(data, Corpus)
+    return Limited(
+        (row["messages"] for row in rows),
+        text_of=plain_text,
+        path=f"{'corpora' if is_corpus else 'tasks'}.{data.name}",
+        split=split,
+        max_bytes=data.max_bytes if isinstance(data, Corpus) else None,
+        max_items=None if isinstance(data, Corpus) else data.max_items,
+        should_stop=should_stop,
+    )
+
+
 def _documents(
     data: Dataset, split: str, rows: Rows, should_stop: Callable[[], bool]
 ) -> tuple[Limited[Any] | InPart, Iterator[Document]]:
-    """Return the limited rows of a split, and the texts to encode: documents, stripped as in the paper, or prompt and target
-    of items."""
+    """Return the limited rows of a split, and the texts to encode: documents, stripped as in the paper, prompt and target of
+    items, or the pieces of conversations."""
+    if data.source.is_conversations:
+        conversations = _conversations(data, split, rows, should_stop)
+        return conversations, map(rendered, conversations)
     if isinstance(data, Corpus):
         texts = _texts(data, split, rows, should_stop)
         return texts, ((text.strip(),) for text in texts)
@@ -151,7 +169,9 @@ def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[],
     documents = interleaved(texts, max_bytes=recipe.byte_limits) if recipe.others else texts[recipe.corpus]
     then = "trains it from the beginning"
     tokenizer = train_tokenizer(
-        until_stopped(documents, should_stop, doing="a tokenizer was trained", then=then), vocab_size=recipe.vocab_size
+        until_stopped(documents, should_stop, doing="a tokenizer was trained", then=then),
+        vocab_size=recipe.vocab_size,
+        special_tokens=recipe.special_tokens,
     )
     for unread in rows.values():
         _read_rest(unread, should_stop, then=then)
@@ -180,8 +200,12 @@ def _share_of(recipe: Tokenizer, corpus: Corpus, rows: Rows, should_stop: Callab
 
 
 def copy_tokenizer(recipe: ReleasedTokenizer, folder: Path) -> dict[str, Any]:
-    """Copy the release's tokenizer into `folder`; return its metrics."""
-    (folder / FILE_NAME).write_bytes(tokenizer_bytes(recipe))
+    """Copy the release's tokenizer into `folder`, with the special tokens that are added to it; return its metrics."""
+    content = tokenizer_bytes(recipe)
+    if recipe.special_tokens:
+        save_tokenizer(with_special_tokens(content, recipe.special_tokens), folder)
+    else:
+        (folder / FILE_NAME).write_bytes(content)
     return {"vocab_size": recipe.vocab_size}
 
 

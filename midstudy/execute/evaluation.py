@@ -18,7 +18,7 @@ from midstudy.evaluate.subject import Subject
 from midstudy.evaluate.table import EVALUATORS
 from midstudy.execute.state import CHECKPOINT_FOLDER
 from midstudy.execute.stopped import StoppedError, until_stopped
-from midstudy.execute.work import Work, damage_remedied, require_these_numbers
+from midstudy.execute.work import RankWork, Work, damage_remedied, require_these_numbers
 from midstudy.model.compiled import StopRequestedError, stopping_between_parts
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.decode import decode
@@ -34,6 +34,11 @@ def evaluation_stage(recipe: StateEvaluation, work: Work) -> dict[str, Any]:
         StoppedError: `work.should_stop` returned true.
         StoreError: a state that it reads, the tokens or the tokenizer are unfinished or damaged.
     """
+    return evaluate_published(recipe, work, work.folder)
+
+
+def evaluate_published(recipe: StateEvaluation, work: RankWork, folder: Path) -> dict[str, Any]:
+    """Evaluate a published state, as `evaluation_stage`, with the evaluator's files in `folder`."""
     states: list[State] = [decode(work.store.record(state_id).recipe) for state_id in recipe.state_ids]
     for state, state_id in zip(states, recipe.state_ids, strict=True):
         require_these_numbers(state.curriculum.start.model, work.store.paths.record(state_id))
@@ -45,7 +50,7 @@ def evaluation_stage(recipe: StateEvaluation, work: Work) -> dict[str, Any]:
             other_checkpoint=folders[1] / CHECKPOINT_FOLDER if len(folders) > 1 else None,
             split=work.split(recipe.evaluation.data, tokenizer, recipe.evaluation.split),
             tokenizer=lambda: load_tokenizer(work.unchanged(stage_id(tokenizer))),
-            folder=work.folder,
+            folder=folder,
             should_stop=work.should_stop,
             placement=work.placement,
         )

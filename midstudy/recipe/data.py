@@ -8,7 +8,7 @@ placement.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from midstudy.recipe import versions
@@ -22,6 +22,16 @@ SOURCE_KINDS = ("wheels", "files", "hub")
 SPLITS = ("train", "dev", "test")
 TEXT_FIELDS = ("text",)
 PAIR_FIELDS = ("prompt", "completion")
+MESSAGES_FIELDS = ("messages",)
+
+END_OF_TEXT = "<|endoftext|>"
+
+CONVERSATION_TOKENS = (
+    *("<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>"),
+    *("<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>"),
+)
+"""The special tokens that mark the turns of a conversation, and the tool calls in a reply with their output
+(karpathy/nanochat `tokenizer.py`). Its ninth, which begins a conversation, is the end of text here."""
 
 MOST_TOKENS = 2**31
 """The most entries of a vocabulary: ids are stored in 16 bits if they fit, else in 32."""
@@ -36,6 +46,9 @@ class Source:
     since the digest identifies the files. `location` (a folder or a file) and `note` (how splits were made) do not affect
     any id. `fields` declares which fields of the rows hold the text, as pairs such as `("text", "content")`, or the prompt
     and the completion; if it is empty, the layout is recognised by its fields (`data/rows.py`).
+
+    The rows of a corpus or a task may be conversations: `fields` then names the field of their messages, and
+    `rendering_version` how they are rendered (`data/conversation.py`).
     """
 
     kind: str
@@ -45,11 +58,14 @@ class Source:
     location: str = label_field(default="")
     note: str = label_field(default="")
     fields: tuple[tuple[str, str], ...] = added_field(omit_at=())
+    rendering_version: int | None = added_field(omit_at=None)
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
         require_choice("source.kind", self.kind, SOURCE_KINDS)
         require_fields("source.fields", self.fields)
+        if self.is_conversations and self.rendering_version is None:
+            object.__setattr__(self, "rendering_version", versions.RENDERING)
         if not self.revision:
             raise RecipeError(
                 "source.revision",
@@ -58,6 +74,11 @@ class Source:
                 fix="Without a revision, the same recipe could read different text later.",
             )
 
+    @property
+    def is_conversations(self) -> bool:
+        """Whether the rows are conversations, so that every token has or has no loss of its own."""
+        return tuple(name for name, _ in self.fields) == MESSAGES_FIELDS
+
     def __str__(self) -> str:
         if self.kind == "files":
             return self.location or f"files {self.revision[:12]}"
@@ -65,16 +86,16 @@ class Source:
 
 
 def require_fields(path: str, fields: tuple[tuple[str, str], ...]) -> None:
-    """Reject declared fields that are neither `text` nor `prompt` and `completion`, in this order.
+    """Reject declared fields that are neither `text`, nor `prompt` and `completion` in this order, nor `messages`.
 
     Raises:
         RecipeError: other names, or an empty field.
     """
     names = tuple(name for name, _ in fields)
-    if names not in ((), TEXT_FIELDS, PAIR_FIELDS) or not all(field for _, field in fields):
+    if names not in ((), TEXT_FIELDS, PAIR_FIELDS, MESSAGES_FIELDS) or not all(field for _, field in fields):
         raise RecipeError(
             path,
-            expected="text=FIELD, or prompt=FIELD and completion=FIELD",
+            expected="text=FIELD, prompt=FIELD and completion=FIELD, or messages=FIELD",
             got=",".join(f"{name}={field}" for name, field in fields),
         )
 
@@ -112,6 +133,9 @@ class SourceMix:
         if forms != sorted(forms):
             expected = "sources in the order of their canonical forms"
             raise RecipeError("source.parts", expected=expected, got=shown, fix="Use SourceMix.of, which sorts them.")
+        if len({part.source.is_conversations for part in self.parts}) > 1:
+            expected = "conversations in every source or in none"
+            raise RecipeError("source.parts", expected=expected, got=shown, fix="Give conversations a corpus of their own.")
 
     @classmethod
     def of(cls, shares: Mapping[Source, float | str | Fraction]) -> SourceMix:
@@ -127,6 +151,11 @@ class SourceMix:
             )
         )
 
+    @property
+    def is_conversations(self) -> bool:
+        """Whether the rows of the parts are conversations."""
+        return self.parts[0].source.is_conversations
+
     def __str__(self) -> str:
         return " + ".join(f"{float(100 * part.share):.4g} % {part.source}" for part in self.parts)
 
@@ -139,6 +168,8 @@ def sources_of(source: Source | SourceMix) -> tuple[Source, ...]:
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     """Text for language modelling: documents, each followed by an end-of-text token, concatenated and cut into blocks.
+
+    Conversations begin with that token instead.
 
     `max_bytes` keeps the first documents of each split, up to this many UTF-8 bytes; `None` keeps all. `train_part` then
     keeps those documents of the train split that are in the part. Dev and test stay whole, so that every part of a corpus
@@ -157,6 +188,8 @@ class Corpus:
             require_positive(f"corpora.{self.name}.max_bytes", self.max_bytes, unit="bytes")
         path = f"corpora.{self.name}.train_part"
         require_kind(path, self.train_part, TrainPart | None, expected="a TrainPart or None")
+        if self.train_part is not None and self.source.is_conversations:
+            raise RecipeError(path, expected="None for conversations: parts are of documents", got=f"{self.train_part}")
 
     @property
     def origin(self) -> str:
@@ -168,6 +201,8 @@ class Corpus:
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """Prompt-target pairs for supervised fine-tuning. The target follows the prompt without a separator, as in the paper.
+
+    Of conversations, the tokens that the assistant has to produce are the target: its text and tool calls, with their ends.
 
     `max_items` keeps the first items of each split (the paper keeps 10,000 of PyCode); `None` keeps all.
     """
@@ -209,6 +244,8 @@ class Tokenizer:
     The text is the first documents of `corpus` or, with `others`, of several corpora: each of `others` has its share of the
     bytes, and `corpus` the rest. `Tokenizer.of` builds this from shares. The corpora are in the order of their canonical
     forms, so that one set of shares has one id.
+
+    `special_tokens` have the ids from 1, within `vocab_size`. Text that spells one of them stays text.
     """
 
     corpus: Corpus
@@ -216,16 +253,20 @@ class Tokenizer:
     max_bytes: int
     version: int = versions.TOKENIZER
     others: tuple[ByteShare, ...] = added_field(omit_at=())
+    special_tokens: tuple[str, ...] = added_field(omit_at=())
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
         require_positive("tokenizer.vocab_size", self.vocab_size, unit="tokens")
-        if not 257 <= self.vocab_size <= MOST_TOKENS:
+        least = 257 + len(self.special_tokens)
+        if not least <= self.vocab_size <= MOST_TOKENS:
             raise RecipeError(
                 "tokenizer.vocab_size",
-                expected=f"a size from 257 (256 bytes and the end of text) to {MOST_TOKENS:,} (ids are stored in 32 bits)",
+                expected=f"a size from {least} (256 bytes and {least - 256} special tokens, the end of text among them) to "
+                f"{MOST_TOKENS:,} (ids are stored in 32 bits)",
                 got=self.vocab_size,
             )
+        require_special_tokens("tokenizer.special_tokens", self.special_tokens)
         require_positive("tokenizer.max_bytes", self.max_bytes, unit="bytes")
         if self.others:
             self._check_shares()
@@ -253,7 +294,14 @@ class Tokenizer:
                 )
 
     @classmethod
-    def of(cls, shares: Mapping[Corpus, float | str | Fraction], *, vocab_size: int, max_bytes: int) -> Tokenizer:
+    def of(
+        cls,
+        shares: Mapping[Corpus, float | str | Fraction],
+        *,
+        vocab_size: int,
+        max_bytes: int,
+        special_tokens: tuple[str, ...] = (),
+    ) -> Tokenizer:
         """Return the tokenizer trained on `max_bytes` bytes, of which each corpus gives its share.
 
         Shares are exact (0.12 is 3/25) and add up to 1; a third is "1/3". A corpus with share 0 is left out.
@@ -274,6 +322,7 @@ class Tokenizer:
             vocab_size=vocab_size,
             max_bytes=max_bytes,
             others=tuple(ByteShare(corpus=corpus, share=exact[corpus]) for corpus in others),
+            special_tokens=special_tokens,
         )
 
     @property
@@ -305,7 +354,8 @@ class ReleasedTokenizer:
     Every document ends with the token `end_of_text_id`: 0 in Pythia, 128,001 in Llama 3, 151,643 in Qwen 2.5.
 
     Releases with the same file (every size and step of Pythia) share its stage and all token files. `source` is where the
-    file was found and does not affect any id. `vocab_size` is the largest id plus one.
+    file was found and does not affect any id. `vocab_size` is the largest id plus one. `special_tokens` are added to the
+    release's and have the next ids: the first eight of 27 unused rows of Pythia's embedding.
     """
 
     name: str = label_field()
@@ -314,10 +364,12 @@ class ReleasedTokenizer:
     source: Source = label_field()
     version: int = versions.TOKENIZER
     end_of_text_id: int = added_field(omit_at=0)
+    special_tokens: tuple[str, ...] = added_field(omit_at=())
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
         require_name("tokenizer.name", self.name)
+        require_special_tokens("tokenizer.special_tokens", self.special_tokens)
         require_positive("tokenizer.vocab_size", self.vocab_size, unit="tokens")
         if not 1 <= self.vocab_size <= MOST_TOKENS:
             raise RecipeError(
@@ -327,6 +379,30 @@ class ReleasedTokenizer:
             )
         if not (isinstance(self.end_of_text_id, int) and 0 <= self.end_of_text_id < self.vocab_size):
             raise RecipeError("tokenizer.end_of_text_id", expected="an id of the vocabulary", got=self.end_of_text_id)
+
+    def with_special_tokens(self, names: tuple[str, ...]) -> ReleasedTokenizer:
+        """Return the tokenizer with special tokens added, which enlarge its vocabulary.
+
+        Raises:
+            RecipeError: it has some already, or a name is given twice.
+        """
+        if self.special_tokens:
+            raise RecipeError(
+                "tokenizer.special_tokens", expected="a tokenizer without any", got=", ".join(self.special_tokens)
+            )
+        return replace(self, special_tokens=names, vocab_size=self.vocab_size + len(names))
+
+
+def require_special_tokens(path: str, names: tuple[str, ...]) -> None:
+    """Reject names of special tokens that are empty, equal, or the end of text.
+
+    Raises:
+        RecipeError: such a name, or something that is not a tuple of text.
+    """
+    is_named = isinstance(names, tuple) and all(isinstance(name, str) and name.strip() == name != "" for name in names)
+    if not is_named or len(set(names)) < len(names) or END_OF_TEXT in names:
+        expected = f"distinct names beside {END_OF_TEXT}, such as midstudy.recipe.data.CONVERSATION_TOKENS"
+        raise RecipeError(path, expected=expected, got=repr(names))
 
 
 def end_of_text_id(tokenizer: Tokenizer | ReleasedTokenizer) -> int:
@@ -340,3 +416,13 @@ class TokenizedData:
 
     data: Dataset
     tokenizer: Tokenizer | ReleasedTokenizer
+
+    def __post_init__(self) -> None:
+        missing = [name for name in CONVERSATION_TOKENS if name not in self.tokenizer.special_tokens]
+        if self.data.source.is_conversations and missing:
+            raise RecipeError(
+                f"{self.data.name}.tokenizer.special_tokens",
+                expected="the tokens that mark the parts of conversations",
+                got=f"a tokenizer without {', '.join(missing)}",
+                fix="Give the tokenizer special_tokens=midstudy.recipe.data.CONVERSATION_TOKENS.",
+            )

@@ -10,6 +10,7 @@ from midstudy.recipe import versions
 from midstudy.recipe.canonical import added_field, identify
 from midstudy.recipe.data import SPLITS, Corpus, Dataset, ReleasedTokenizer, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_positive, require_whole
+from midstudy.recipe.generation import Generation
 from midstudy.recipe.metric import Metric
 from midstudy.recipe.phase import LOSSES
 from midstudy.recipe.plain import hold_plain_numbers
@@ -51,8 +52,8 @@ class Evaluation:
         require_choice(f"{path}.loss", self.loss, LOSSES)
         require_positive(f"{path}.seq_len", self.seq_len, unit="tokens")
         require_positive(f"{path}.max_sequences", self.max_sequences, unit="sequences")
-        if isinstance(self.data, Corpus) and self.loss != "all_tokens":
-            raise RecipeError(f"{path}.loss", expected="all_tokens, the only loss for a corpus", got=self.loss)
+        if isinstance(self.data, Corpus) and self.loss != "all_tokens" and not self.data.source.is_conversations:
+            raise RecipeError(f"{path}.loss", expected="all_tokens, the only loss for a corpus of documents", got=self.loss)
         require_flag(f"{path}.document_mask", self.document_mask)
         if not isinstance(self.data, Corpus) and self.document_mask:
             raise RecipeError(
@@ -84,9 +85,9 @@ class Evaluation:
         return self.max_sequences * self.seq_len
 
 
-AnyEvaluation = Evaluation | RepresentationSimilarity
+AnyEvaluation = Evaluation | Generation | RepresentationSimilarity
 
-EVALUATIONS = (Evaluation, RepresentationSimilarity)
+EVALUATIONS = (Evaluation, Generation, RepresentationSimilarity)
 """Types of evaluation recipes. `midstudy/evaluate/table.py` names the function that runs each. An evaluation that reads a
 second state holds it as `other`, which is `None` for all others."""
 

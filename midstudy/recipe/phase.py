@@ -47,6 +47,9 @@ class Phase:
     the mask changes what a token attends to, not which tokens have a loss, so token counts are equal between arms. The
     characters `<|endoftext|>` inside a corpus's text are read as that token too, and end a document there.
 
+    Of conversations, in a task or in a mixture, `target_tokens` counts the assistant's tokens alone. All tokens of the other
+    corpora of the mixture count.
+
     `factors` state what the phase fixes in a study. `name` labels its states.
     """
 
@@ -86,9 +89,15 @@ class Phase:
         require_choice(f"{path}.precision", self.precision, PRECISIONS)
         require_choice(f"{path}.optimizer_state", self.optimizer_state, TAKE_OVER)
         require_choice(f"{path}.data_positions", self.data_positions, TAKE_OVER)
-        if not isinstance(self.data, Task) and self.loss != "all_tokens":
-            raise RecipeError(f"{path}.loss", expected="all_tokens, the only loss for a mixture of corpora", got=self.loss)
+        conversations = [data.name for data in self.datasets if data.source.is_conversations]
+        if not isinstance(self.data, Task) and self.loss != "all_tokens" and not conversations:
+            raise RecipeError(
+                f"{path}.loss", expected="all_tokens, the only loss for a mixture without conversations", got=self.loss
+            )
         require_flag(f"{path}.document_mask", self.document_mask)
+        if self.document_mask and conversations:
+            expected = f"False with {conversations[0]}: a conversation begins with the token that ends a document"
+            raise RecipeError(f"{path}.document_mask", expected=expected, got=True)
         if isinstance(self.data, Task) and self.document_mask:
             raise RecipeError(
                 f"{path}.document_mask", expected="False for a task, since each sequence is a single item", got=True

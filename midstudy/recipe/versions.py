@@ -16,8 +16,14 @@ TRAINING = 3
 TOKENIZER = 2
 """How a tokenizer is trained and how documents become token ids (`midstudy/data/tokenizer.py`, `shards.py`)."""
 
+RENDERING = 1
+"""How conversations become special tokens and text (`midstudy/data/conversation.py`)."""
+
 EVALUATION = 1
 """How losses are measured (`midstudy/evaluate/loss.py`)."""
+
+GENERATION = 1
+"""How answers are generated and scored (`midstudy/evaluate/generate.py`, `answers.py`, `calculator.py`)."""
 
 REPRESENTATION = 1
 """How hidden states and weights of two states are compared (`midstudy/evaluate/representation.py`, `cka.py`)."""

@@ -152,7 +152,7 @@ def test_a_task_has_prompts_and_completions(tmp_path, fields):
     row = next(load_rows(source, split="test", is_task=True))
     assert (row["prompt"], row["completion"]) == (("yes", "test?") if "prompt=completion" in fields else ("test?", "yes"))
     assert ("id" in row) == (not fields)
-    with pytest.raises(ValueError, match=r"a task needs prompt=FIELD,completion=FIELD, got text="):
+    with pytest.raises(ValueError, match=r"a task needs prompt=FIELD,completion=FIELD or messages=FIELD, got text="):
         resolve_source(f"{tmp_path},text=prompt", name="x", folder="x", is_task=True)
 
 

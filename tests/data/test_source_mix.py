@@ -106,7 +106,10 @@ def test_a_mix_has_one_id_in_any_order_and_adds_nothing_to_the_ids_of_plain_sour
         (("code={}/short,share=x", "code={}/long,text=body,share=0.4"), "a share in"),
         (("code={}/short,share=0.5,share=0.5", "code={}/long,text=body,share=0.5"), "expected share= once"),
         (("{}/short,text=body",), "fields and shares for one corpus or task"),
-        (("code={}/long,prompt=body",), "expected text=FIELD, or prompt=FIELD and completion=FIELD, got prompt="),
+        (
+            ("code={}/long,prompt=body",),
+            "expected text=FIELD, prompt=FIELD and completion=FIELD, or messages=FIELD, got prompt=",
+        ),
     ],
 )
 def test_a_mix_that_is_not_whole_is_refused(web: Path, arguments: tuple[str, ...], message: str):

@@ -70,14 +70,19 @@ class Scale:
     tokenizer_bytes: int = 2_000_000
     test_items: int = 128
 
-    def tokenizer(self, corpora: Collection[Corpus]) -> Tokenizer:
-        """Return a tokenizer trained on equally many bytes of each corpus.
+    def tokenizer(self, corpora: Collection[Corpus], *, special_tokens: tuple[str, ...] = ()) -> Tokenizer:
+        """Return a tokenizer trained on equally many bytes of each corpus; conversations need `CONVERSATION_TOKENS`.
 
         A tokenizer trained on general text alone cuts code and mathematics into two to three times as many tokens a byte,
         and both the similarities and the losses would depend on that.
         """
         share = Fraction(1, len(corpora))
-        return Tokenizer.of(dict.fromkeys(corpora, share), vocab_size=self.vocab_size, max_bytes=self.tokenizer_bytes)
+        return Tokenizer.of(
+            dict.fromkeys(corpora, share),
+            vocab_size=self.vocab_size,
+            max_bytes=self.tokenizer_bytes,
+            special_tokens=special_tokens,
+        )
 
     def pretrain(self, general: Corpus, *, tokenizer: Tokenizer, seed: int, **more: str | int | float) -> Curriculum:
         """Return a pretraining run on general text: AdamW, 10 % warmup, decay to 1/300 of the peak.
@@ -290,7 +295,8 @@ class Scale:
 
 def loss_of(data: Mixture | Dataset) -> str:
     """Return which tokens of a data set carry loss."""
-    return "target_tokens" if isinstance(data, Task) and data.name in TARGETS_ONLY else "all_tokens"
+    is_masked = isinstance(data, Task) and (data.source.is_conversations or data.name in TARGETS_ONLY)
+    return "target_tokens" if is_masked else "all_tokens"
 
 
 def general_of(run: Curriculum) -> Corpus:
