@@ -7,9 +7,10 @@ placement, which is defined elsewhere. This package imports nothing from the res
 from midstudy.recipe.changing_mixture import interpolated, piecewise
 from midstudy.recipe.choice import Choice, Chosen
 from midstudy.recipe.curriculum import Curriculum, Start, State
-from midstudy.recipe.data import Corpus, ReleasedTokenizer, Source, SourceMix, Task, Tokenizer
+from midstudy.recipe.data import CONVERSATION_TOKENS, Corpus, ReleasedTokenizer, Source, SourceMix, Task, Tokenizer
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.factors import factors
+from midstudy.recipe.generation import Generation
 from midstudy.recipe.measure import Evaluation, TokenCounts
 from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape, pythia
@@ -35,6 +36,7 @@ from midstudy.recipe.study import Arm, Claim, Comparison, Measure, Mix, Study, w
 from midstudy.recipe.train_part import TrainPart
 
 __all__ = [
+    "CONVERSATION_TOKENS",
     "AdamW",
     "Anneal",
     "Arm",
@@ -50,6 +52,7 @@ __all__ = [
     "Curriculum",
     "Evaluation",
     "Exponential",
+    "Generation",
     "HoldThenLinear",
     "Linear",
     "LinearWarmup",

@@ -401,7 +401,7 @@ def require_special_tokens(path: str, names: tuple[str, ...]) -> None:
     """
     is_named = isinstance(names, tuple) and all(isinstance(name, str) and name.strip() == name != "" for name in names)
     if not is_named or len(set(names)) < len(names) or END_OF_TEXT in names:
-        expected = f"distinct names beside {END_OF_TEXT}, such as midstudy.recipe.data.CONVERSATION_TOKENS"
+        expected = f"distinct names beside {END_OF_TEXT}, such as midstudy.recipe.CONVERSATION_TOKENS"
         raise RecipeError(path, expected=expected, got=repr(names))
 
 
@@ -424,5 +424,5 @@ class TokenizedData:
                 f"{self.data.name}.tokenizer.special_tokens",
                 expected="the tokens that mark the parts of conversations",
                 got=f"a tokenizer without {', '.join(missing)}",
-                fix="Give the tokenizer special_tokens=midstudy.recipe.data.CONVERSATION_TOKENS.",
+                fix="Give the tokenizer special_tokens=midstudy.recipe.CONVERSATION_TOKENS.",
             )

@@ -302,7 +302,7 @@ def test_what_conversations_cannot_do_is_an_error_that_names_it() -> None:
         phase(Mixture.only(chat), 4, document_mask=True)
     with pytest.raises(RecipeError, match="expected conversations in every source or in none"):
         SourceMix.of({plain: 0.5, chat.source: 0.5})  # type: ignore[dict-item]
-    with pytest.raises(RecipeError, match=r"special_tokens=midstudy.recipe.data.CONVERSATION_TOKENS"):
+    with pytest.raises(RecipeError, match=r"special_tokens=midstudy.recipe.CONVERSATION_TOKENS"):
         TokenizedData(data=chat, tokenizer=TOKENIZER)
     marked = Tokenizer(corpus=GENERAL, vocab_size=512, max_bytes=100_000, special_tokens=CONVERSATION_TOKENS)
     TokenizedData(data=chat, tokenizer=marked)
