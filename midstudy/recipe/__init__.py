@@ -13,7 +13,7 @@ from midstudy.recipe.factors import factors
 from midstudy.recipe.measure import Evaluation, TokenCounts
 from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape, pythia
-from midstudy.recipe.optimizer import AdamW
+from midstudy.recipe.optimizer import AdamW, Group, Muon
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.placebo import placebo
 from midstudy.recipe.representation import RepresentationSimilarity
@@ -50,6 +50,7 @@ __all__ = [
     "Curriculum",
     "Evaluation",
     "Exponential",
+    "Group",
     "HoldThenLinear",
     "Linear",
     "LinearWarmup",
@@ -58,6 +59,7 @@ __all__ = [
     "Mixture",
     "MixtureRamp",
     "ModelShape",
+    "Muon",
     "Phase",
     "Power",
     "RecipeError",

@@ -15,7 +15,7 @@ from midstudy.recipe.kinds import STAGE_KINDS
 from midstudy.recipe.measure import EVALUATIONS
 from midstudy.recipe.mixture import Mixture, MixtureRamp, Share
 from midstudy.recipe.model import ModelShape
-from midstudy.recipe.optimizer import AdamW
+from midstudy.recipe.optimizer import AdamW, Group, Muon
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.schedule import (
     Anneal,
@@ -39,8 +39,8 @@ _CLASSES = {
         *STAGE_KINDS,
         *EVALUATIONS,
         *(AdamW, Anneal, Average, ByteShare, Chosen, Constant, Continued, Corpus, Cosine, Curriculum, Curve, Exponential),
-        *(HalfLife, Hold, HoldThenLinear, Linear, LinearWarmup, Mixture, MixtureRamp, ModelShape, Option, Phase, Power),
-        *(PowerLaw, Ramp, Release, Sequential, Share, Source, SourceMix, SourceShare, Start, Stretch, Task),
+        *(Group, HalfLife, Hold, HoldThenLinear, Linear, LinearWarmup, Mixture, MixtureRamp, ModelShape, Muon, Option),
+        *(Phase, Power, PowerLaw, Ramp, Release, Sequential, Share, Source, SourceMix, SourceShare, Start, Stretch, Task),
         *(TrainPart, WarmupStableDecay),
     )
 }
