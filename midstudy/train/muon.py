@@ -84,8 +84,9 @@ class MuonGroup:
         for name, parameter in self._parameters.items():
             gradient = parameter.grad
             assert gradient is not None
-            buffer = self._buffers.setdefault(name, torch.zeros_like(parameter))
-            buffer.lerp_(gradient, 1.0 - momentum)
+            if name not in self._buffers:
+                self._buffers[name] = torch.zeros_like(parameter)
+            buffer = self._buffers[name].lerp_(gradient, 1.0 - momentum)
             direction = matrices_of(gradient.lerp(buffer, momentum), name, self._shape).to(self._dtype)
             rows, columns = direction.shape[1:]
             step = weight_of(orthogonalised(direction), name, self._shape).to(parameter.dtype)
@@ -97,8 +98,9 @@ class MuonGroup:
         return {f"{MOMENT}.{name}": buffer for name, buffer in self._buffers.items()}
 
     def restore(self, moments: Mapping[str, Tensor]) -> None:
-        """Resume with these buffers, converted to the parameters' dtype if necessary."""
+        """Resume with these buffers, converted to the parameters' dtype if necessary; with none, begin."""
         self._buffers = {
             name: moments[f"{MOMENT}.{name}"].detach().to(parameter.device, parameter.dtype, copy=True)
             for name, parameter in self._parameters.items()
+            if moments
         }

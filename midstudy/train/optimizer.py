@@ -143,10 +143,10 @@ class Optimizer:
         """Resume after `num_updates` updates with these moments, converted to the parameters' dtype if necessary."""
         self.num_updates = num_updates
         self._adamw.state.clear()
+        if self._muon is not None:
+            self._muon.restore(moments if num_updates else {})
         if num_updates == 0:
             return
-        if self._muon is not None:
-            self._muon.restore(moments)
         by_adamw = {parameter for group in self._adamw.param_groups for parameter in group["params"]}
         for name, parameter in self._parameters.items():
             if parameter not in by_adamw:
