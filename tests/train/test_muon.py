@@ -237,6 +237,21 @@ def test_in_bfloat16_matrices_follow_torchs_muon() -> None:
             torch.testing.assert_close(trained, part.detach(), rtol=0, atol=2e-4, msg=name)  # steps are about 6e-4
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_iterations_run_in_the_dtype_of_the_forward_pass(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+
+    def recorded(matrices: Tensor) -> Tensor:
+        seen.append(matrices.dtype)
+        return orthogonalised(matrices)
+
+    monkeypatch.setattr("midstudy.train.muon.orthogonalised", recorded)
+    run = begin(precision)
+    train(run, curriculum(precision, optimizer=with_muon()), 1)
+    assert seen == 8 * [torch.float32 if precision == "fp32" else torch.bfloat16]
+    assert run.model.get_parameter("blocks.0.qkv.weight").dtype == seen[0]
+
+
 def test_a_group_with_the_rate_zero_stays_as_it_is() -> None:
     frozen = tuple(Group(select=name, lr_factor=0.0 if name == "matrices" else 0.01) for name in SELECTIONS)
     course = Curriculum.of(
