@@ -54,7 +54,10 @@ TRIAL = {"trial": _workload("trial", "nano", 2, 64, vocab_size=512)}
 CUDA = {name: _workload(name, name, rows, 2_048) for name, rows in {"70m": 32, "160m": 16, "410m": 8}.items()}
 
 
-def curriculum(workload: Workload, precision: str) -> Curriculum:
+_ADAMW = AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0)
+
+
+def curriculum(workload: Workload, precision: str, optimizer: AdamW = _ADAMW) -> Curriculum:
     """Return a curriculum of one phase on general text with a fifth of code, a typical mixture."""
     general, code = (
         Corpus(name=name, source=Source(kind="wheels", part=name, revision="1")) for name in ("general", "code")
@@ -71,7 +74,7 @@ def curriculum(workload: Workload, precision: str) -> Curriculum:
         num_steps=NUM_STEPS,
         num_sequences=workload.num_sequences,
         seq_len=workload.seq_len,
-        optimizer=AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0),
+        optimizer=optimizer,
         schedule=Cosine(peak_lr=1e-3, floor_lr=1e-4, warmup_steps=100, total_steps=NUM_STEPS),
         precision=precision,
         seed=0,

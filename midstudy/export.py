@@ -150,10 +150,19 @@ def _phases(curriculum: Curriculum) -> str:
         rates = [curriculum.curve.lr(step) for step in range(placed.start_step, placed.stop_step)]
         rows.append(
             f"| {phase.name} | {placed.start_step} to {placed.stop_step} | {data} "
-            f"| {phase.num_sequences} × {phase.seq_len} tokens | {min(rates):.3g} to {max(rates):.3g} | {phase.precision} "
+            f"| {phase.num_sequences} × {phase.seq_len} tokens | {min(rates):.3g} to {max(rates):.3g}{_groups(phase)} "
+            f"| {phase.precision} "
             f"| {phase.seed} |"
         )
     return "\n".join(rows)
+
+
+def _groups(phase: Phase) -> str:
+    """Describe what the curve multiplies: the rate of each parameter group, and which one Muon trains."""
+    rates = (
+        f"{group.lr_factor:.3g} for {group.select}{' (Muon)' if group.rule else ''}" for group in phase.optimizer.groups
+    )
+    return f" × {', '.join(rates)}" if phase.optimizer.groups else ""
 
 
 def _data(phase: Phase, num_steps: int) -> str:

@@ -17,6 +17,7 @@ from builders.places import PYTHONPATH, REPOSITORY
     ("script", "arguments"),
     [
         ("train_step.py", ["--workload", "trial", "--precision", "fp32", "--peer", "none", "--threads", "1"]),
+        ("optimizers.py", ["--workload", "trial", "--threads", "1"]),
         ("shared_device.py", ["--runs", "2", "--precision", "fp32"]),
     ],
 )

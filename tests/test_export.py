@@ -14,7 +14,7 @@ import torch
 from builders.changed_studies import state_before_sft
 from builders.loaded import load_model
 from builders.releases import write_release
-from builders.small_recipes import CODE, GENERAL, PYCODE, sft, trunk
+from builders.small_recipes import CODE, GENERAL, PYCODE, sft, trunk, with_muon
 from builders.small_study import SYMBOLS, WORDS, exchange_two_ids, make_study, small_study
 from safetensors.torch import load_file
 
@@ -119,6 +119,13 @@ def test_the_model_card_describes_ramps_loss_weights_and_masks():
     assert rows[2:] == ["50 % general, 50 % code (loss weight 0.5), attention within documents", "task pycode"]
     tuned = trunk().then(sft(PYCODE, loss="target_tokens", prompt_weight=0.1))
     assert "| task pycode (prompt weight 0.1) |" in _phases(tuned)
+
+
+def test_the_model_card_says_what_the_learning_rate_multiplies():
+    rows = _phases(trunk(optimizer=with_muon(768))).splitlines()
+    assert (
+        "| 0.001 to 0.001 × 0.2 for embedding, 0.004 for head, 0.02 for matrices (Muon), 0.004 for vectors | fp32" in rows[2]
+    )
 
 
 def test_an_exported_state_can_be_imported_with_the_same_weights_and_trained_further(exported, text, tmp_path):

@@ -146,7 +146,7 @@ def train_state(
         "has_optimizer": keeps_optimizer,
         "size": curriculum.start.model.name,
         "precision": last.phase.precision,
-        "flops_per_token": curriculum.start.model.flops_per_token(seq_len=last.phase.seq_len),
+        "flops_per_token": last.phase.flops_per_token(curriculum.start.model),
         "device": run.device_name,
         "num_steps": step - kept_step,
         "resumed_at_step": first_step if resumed is not None else None,

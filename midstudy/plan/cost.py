@@ -15,6 +15,7 @@ from statistics import median
 from midstudy.plan.device import Device
 from midstudy.recipe.measure import AnyEvaluation
 from midstudy.recipe.model import ModelShape
+from midstudy.recipe.optimizer import AdamW
 
 FORWARD_SHARE = 1 / 3
 """Cost of a forward pass relative to forward and backward, unless measured."""
@@ -96,8 +97,13 @@ class Throughput:
         )
         return emulated_s / fp32_s
 
-    def training_s(self, model: ModelShape, precision: str, *, num_tokens: int, seq_len: int) -> float:
-        """Return the expected seconds to train on `num_tokens` tokens."""
+    def training_s(
+        self, model: ModelShape, precision: str, *, num_tokens: int, seq_len: int, of_updates: float = 0.0
+    ) -> float:
+        """Return the expected seconds to train on `num_tokens` tokens.
+
+        `of_updates` are FLOPs of the optimizer's matrix products; they are expected to run at the rate of training.
+        """
         kind = (model.name, precision)
         flops_per_s = self.measured_flops_per_s.get(kind)
         if flops_per_s is None and kind in self.calibrated:
@@ -105,7 +111,7 @@ class Throughput:
         if flops_per_s is None:
             rate = self.device.rate(model, precision, seq_len=seq_len)
             flops_per_s = rate.flops_per_s if rate else self.device.assumed_flops_per_s(model, precision)
-        return num_tokens * model.flops_per_token(seq_len=seq_len) / flops_per_s
+        return (num_tokens * model.flops_per_token(seq_len=seq_len) + of_updates) / flops_per_s
 
     def evaluation_s(self, model: ModelShape, precision: str, evaluation: AnyEvaluation) -> float:
         """Return the expected seconds of an evaluation with all its sequences and models, including fixed overhead."""
@@ -125,7 +131,13 @@ def measured_throughput(samples: Iterable[tuple[str, str, float]]) -> dict[tuple
     return {kind: median(rates) for kind, rates in by_kind.items()}
 
 
-def checkpoint_bytes(model: ModelShape, *, precision: str, with_optimizer: bool) -> int:
-    """Return the size of a checkpoint: the weights, and both Adam moments if they are kept."""
+def checkpoint_bytes(model: ModelShape, *, precision: str, optimizer: AdamW | None) -> int:
+    """Return the size of a checkpoint: the weights, and the moments of `optimizer` unless it is `None`.
+
+    AdamW has two moments for each parameter, Muon one for each parameter of a matrix.
+    """
     width = 2 if precision == "bf16_true" else 4
-    return model.num_parameters * width * (3 if with_optimizer else 1)
+    if optimizer is None:
+        return model.num_parameters * width
+    of_muon = 0 if optimizer.muon is None else model.num_parameters_of_matrices
+    return (3 * model.num_parameters - of_muon) * width

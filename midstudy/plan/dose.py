@@ -53,10 +53,10 @@ def dose(curriculum: Curriculum) -> dict[str, float | None]:
     """Return Σ learning rate × share of each data set over the steps of a run, divided by the run's Σ learning rate.
 
     The doses of a run add up to 1; all are 0 if the learning rate is always 0. All are `None` while a choice that decides
-    some of the rates is open, since the denominator has every rate.
+    some of the rates is open, since the denominator has every rate, and for a run without `one_scale`.
     """
     runs = whole_run(curriculum)
-    if not all(part.curve.window(0, part.num_steps).is_decided for part in runs):
+    if not (one_scale(*runs) and all(part.curve.window(0, part.num_steps).is_decided for part in runs)):
         return {data.name: None for part in runs for placed in part.stretches for data in placed.phase.datasets}
     sums: dict[str, float] = {}
     total = 0.0
@@ -67,6 +67,16 @@ def dose(curriculum: Curriculum) -> dict[str, float | None]:
             for name, value in _weighted_rates(placed, rates).items():
                 sums[name] = sums.get(name, 0.0) + value
     return {name: value / total if total else 0.0 for name, value in sums.items()}
+
+
+def one_scale(*runs: Curriculum) -> bool:
+    """Return whether the learning rates of all phases can be added up.
+
+    They cannot if one phase's curve is a rate and another's a multiplier of the rates of its parameter groups, if these
+    rates differ, or if one phase trains matrices with Muon and another with AdamW.
+    """
+    phases = [placed.phase.optimizer for part in runs for placed in part.stretches]
+    return len({(optimizer.muon is None, *(group.lr_factor for group in optimizer.groups)) for optimizer in phases}) <= 1
 
 
 @lru_cache(maxsize=256)

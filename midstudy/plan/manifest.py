@@ -146,9 +146,7 @@ def _arm(entry: ArmStages, memo: dict[str, Mapping[str, int]], reads: Mapping[st
 def _flops(curriculum: Curriculum) -> float:
     model = curriculum.start.model
     return sum(
-        (placed.stop_step - placed.start_step)
-        * placed.phase.tokens_per_step
-        * model.flops_per_token(seq_len=placed.phase.seq_len)
+        (placed.stop_step - placed.start_step) * placed.phase.tokens_per_step * placed.phase.flops_per_token(model)
         for placed in curriculum.stretches
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from midstudy.plan.dose import learning_rates
+from midstudy.plan.dose import learning_rates, one_scale
 from midstudy.recipe.curriculum import Curriculum
 from midstudy.recipe.errors import RecipeError, require_choice
 from midstudy.recipe.mixture import exact_share
@@ -99,6 +99,12 @@ def _rest(trunk: Curriculum, on: str) -> NDArray[np.float64]:
             for placed in trunk.stretches
         ]
         amounts = np.concatenate(parts)
+    elif not one_scale(trunk):
+        raise RecipeError(
+            "matched.on",
+            expected="tokens for a trunk whose phases have different parameter groups, so that their rates have no sum",
+            got=on,
+        )
     else:
         amounts = learning_rates(trunk.curve, 0, trunk.num_steps)
     return amounts[::-1].cumsum()[::-1]

@@ -37,6 +37,8 @@ from midstudy.recipe.data import Dataset, ReleasedTokenizer, Source, SourceMix, 
 from midstudy.recipe.errors import RecipeError, inside
 from midstudy.recipe.factors import Value, joined
 from midstudy.recipe.measure import AnyEvaluation, StateEvaluation
+from midstudy.recipe.model import ModelShape
+from midstudy.recipe.phase import Phase
 from midstudy.recipe.stage import Stage, stage_id
 from midstudy.recipe.start_weights import Average
 from midstudy.recipe.study import Arm, Study
@@ -314,8 +316,10 @@ class _Builder:
                 keeps_optimizer=keeps_optimizer,
                 num_steps=step - ancestor_step,
                 num_tokens=num_tokens,
-                disk_bytes=checkpoint_bytes(model, precision=phase.precision, with_optimizer=keeps_optimizer),
-                cost_s=self.throughput.training_s(model, phase.precision, num_tokens=num_tokens, seq_len=phase.seq_len),
+                disk_bytes=checkpoint_bytes(
+                    model, precision=phase.precision, optimizer=phase.optimizer if keeps_optimizer else None
+                ),
+                cost_s=_phase_s(phase, model, self.throughput, num_steps=step - ancestor_step),
                 role=_role(placed),
                 model=model.name,
                 step=step,
@@ -336,7 +340,7 @@ class _Builder:
     def _first_state(self, curriculum: Curriculum, kept_ids: frozenset[str]) -> str:
         """Add the stage of the weights of a release or an average, after those of the averaged states; return its id."""
         start, state = curriculum.start, curriculum.state(0)
-        disk_bytes = checkpoint_bytes(start.model, precision=state.precision, with_optimizer=False)
+        disk_bytes = checkpoint_bytes(start.model, precision=state.precision, optimizer=None)
         parents: tuple[str, ...] = ()
         if isinstance(start.weights, Average):
             averaged = start.weights.states
@@ -551,11 +555,16 @@ def device_s(device: Device, stages: Iterable[Stage]) -> float:
 
 def _training_s(curriculum: Curriculum, throughput: Throughput) -> float:
     return sum(
-        throughput.training_s(
-            curriculum.start.model,
-            placed.phase.precision,
-            num_tokens=(placed.stop_step - placed.start_step) * placed.phase.tokens_per_step,
-            seq_len=placed.phase.seq_len,
-        )
+        _phase_s(placed.phase, curriculum.start.model, throughput, num_steps=placed.stop_step - placed.start_step)
         for placed in curriculum.stretches
+    )
+
+
+def _phase_s(phase: Phase, model: ModelShape, throughput: Throughput, *, num_steps: int) -> float:
+    return throughput.training_s(
+        model,
+        phase.precision,
+        num_tokens=num_steps * phase.tokens_per_step,
+        seq_len=phase.seq_len,
+        of_updates=num_steps * phase.optimizer.flops_per_update(model),
     )

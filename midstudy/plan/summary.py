@@ -103,7 +103,7 @@ def _flops(state: State, num_tokens: int) -> float:
     curriculum = state.curriculum
     if not curriculum.stretches:
         return 0.0
-    return num_tokens * curriculum.start.model.flops_per_token(seq_len=curriculum.stretches[-1].phase.seq_len)
+    return num_tokens * curriculum.stretches[-1].phase.flops_per_token(curriculum.start.model)
 
 
 def _releases(plan: Plan) -> dict[str, str]:

@@ -14,7 +14,7 @@ from midstudy.recipe.generation import Generation
 from midstudy.recipe.measure import Evaluation, TokenCounts
 from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape, pythia
-from midstudy.recipe.optimizer import AdamW
+from midstudy.recipe.optimizer import AdamW, Group, Muon
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.placebo import placebo
 from midstudy.recipe.representation import RepresentationSimilarity
@@ -53,6 +53,7 @@ __all__ = [
     "Evaluation",
     "Exponential",
     "Generation",
+    "Group",
     "HoldThenLinear",
     "Linear",
     "LinearWarmup",
@@ -61,6 +62,7 @@ __all__ = [
     "Mixture",
     "MixtureRamp",
     "ModelShape",
+    "Muon",
     "Phase",
     "Power",
     "RecipeError",

@@ -170,6 +170,18 @@ def _check_data_positions(after: Phase, earlier: tuple[Stretch, ...]) -> None:
         )
 
 
+def _check_optimizer_state(after: Phase, before: Phase) -> None:
+    """Raise `RecipeError` if `after` continues the optimizer state of another rule, whose moments it cannot use."""
+    rules = ["AdamW" if phase.optimizer.muon is None else "Muon" for phase in (before, after)]
+    if after.optimizer_state == "continue" and rules[0] != rules[1]:
+        raise RecipeError(
+            f"phases.{after.name}.optimizer",
+            expected=f"{rules[0]} for matrices, as in phase {before.name}, while the optimizer state continues",
+            got=rules[1],
+            fix='Set optimizer_state="reset" to start a new optimizer.',
+        )
+
+
 def _in_normal_form(phase: Phase) -> tuple[Phase, ...]:
     """Split the phase where its mixture ramp ends; replace a ramp between equal mixtures by that mixture."""
     ramp = phase.data
@@ -241,6 +253,7 @@ class Curriculum:
                 part = dataclasses.replace(part, optimizer_state="reset", data_positions="reset")
             else:
                 _check_data_positions(part, stretches)
+                _check_optimizer_state(part, stretches[-1].phase)
             if stretches and _same_but_length(stretches[-1].phase, part, first=len(stretches) == 1):
                 last = stretches[-1]
                 labelled = dataclasses.replace(last.phase, factors=joined(last.phase.factors, part.factors))

@@ -22,6 +22,7 @@ from midstudy.recipe.errors import (
 )
 from midstudy.recipe.factors import Factors, require_factors
 from midstudy.recipe.mixture import Mixture, MixtureRamp
+from midstudy.recipe.model import ModelShape
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.plain import hold_plain_numbers
 from midstudy.recipe.schedule import Schedule, require_schedule
@@ -36,11 +37,11 @@ class Phase:
     """A part of training with one kind of data.
 
     `num_steps` is the phase's length and does not affect the ids of its states. `schedule` is the learning rate over the
-    phase's own steps; `None` continues the curve of the previous phase. `num_sequences` and `seq_len` (in tokens) are the
-    shape of the global batch. `bf16_mixed` computes in bfloat16 with fp32 master weights; `bf16_true` keeps weights and
-    Adam moments in bfloat16, as the paper's authors did. With a `Task`, a sequence is one item, padded or truncated to
-    `seq_len`. The loss `target_tokens` masks the prompt, or gives its tokens the loss weight `prompt_weight` where target
-    tokens have 1 (prompt-loss weighting).
+    phase's own steps, or the multiplier of the groups' rates if the optimizer has groups; `None` continues the curve of the
+    previous phase. `num_sequences` and `seq_len` (in tokens) are the shape of the global batch. `bf16_mixed` computes in
+    bfloat16 with fp32 master weights; `bf16_true` keeps weights and moments in bfloat16, as the paper's authors did. With a
+    `Task`, a sequence is one item, padded or truncated to `seq_len`. The loss `target_tokens` masks the prompt, or gives its
+    tokens the loss weight `prompt_weight` where target tokens have 1 (prompt-loss weighting).
 
     With a `Mixture`, a sequence is a block of packed documents. `document_mask` keeps attention inside each document, which
     ends with its end-of-text token. That token still predicts the first token of the next document, as in litgpt and OLMo:
@@ -128,6 +129,11 @@ class Phase:
     def tokens_per_step(self) -> int:
         """Tokens of the global batch, including padding."""
         return self.num_sequences * self.seq_len
+
+    def flops_per_token(self, model: ModelShape) -> float:
+        """Return training FLOPs per token: forward, backward, and the optimizer's matrix products spread over a step."""
+        of_update = self.optimizer.flops_per_update(model) / self.tokens_per_step
+        return model.flops_per_token(seq_len=self.seq_len) + of_update
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:

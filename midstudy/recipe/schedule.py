@@ -27,7 +27,9 @@ TAIL_SHAPES = ("linear", "1-sqrt")
 
 def _check_rate(field: str, value: Decidable) -> None:
     for rate in possible_numbers(value):
-        require_number(f"schedule.{field}", rate, 0, 1, what="a learning rate")
+        require_number(f"schedule.{field}", rate, 0, what="a learning rate")
+        if rate > 1:  # 1 is the peak of a multiplier of the rates of parameter groups
+            raise RecipeError(f"schedule.{field}", expected="a learning rate of at most 1", got=rate)
 
 
 def _check_below_peak(field: str, value: Decidable, peak_lr: Decidable) -> None:

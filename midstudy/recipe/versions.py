@@ -28,6 +28,9 @@ GENERATION = 1
 REPRESENTATION = 1
 """How hidden states and weights of two states are compared (`midstudy/evaluate/representation.py`, `cka.py`)."""
 
+MUON = 1
+"""Muon's update of a matrix (`midstudy/train/muon.py`)."""
+
 AVERAGING = 1
 """How weights are averaged (`midstudy/train/averaging.py`)."""
 

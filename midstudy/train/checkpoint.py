@@ -4,7 +4,7 @@ A checkpoint is a folder:
 
     checkpoint.json         schema, step, precision, model shape, ..., size and SHA-256 of the other files, and its own
     model.safetensors       the trained weights: fp32, or bf16 for `bf16_true`
-    optimizer.safetensors   Adam's moments; absent if the checkpoint is only evaluated, or fine-tuned with a new optimizer
+    optimizer.safetensors   the optimizer's moments; absent if the checkpoint is only evaluated, or fine-tuned with a new one
 
 There is no random state besides the step: an update draws from a generator seeded with the phase's seed and the step, which
 `random` in the manifest records. The folder is written under a temporary name in the same directory, synced to disk with
@@ -160,7 +160,7 @@ def read(folder: Path, *, with_optimizer: bool = True) -> Checkpoint:
 
     Args:
         folder: a folder written by `write`.
-        with_optimizer: also read Adam's moments, if they were saved.
+        with_optimizer: also read the optimizer's moments, if they were saved.
 
     Raises:
         CheckpointError: a file is missing, truncated, changed or of an unknown schema, or disappeared while it was read.

@@ -174,9 +174,10 @@ class TrainingRun:
             on_metrics: called with the metrics of every `log_every`-th update, of the last one, and of updates after which
                 this run is saved or stopped. Keys: `step` (the state reached), `loss_nats` (weighted mean over the batch's
                 targets, before the update), `lr`, `grad_norm` (before clipping), `tokens_seen`; `tokens_per_s` and
-                `data_wait_s`, both since the previous metrics. If the batch was split into micro-batches or ranks, also
-                `gradient_noise_trace` and `gradient_squared_norm` (means since the previous metrics, see `noise_scale.py`)
-                and, if both are positive, their ratio `noise_scale_sequences`.
+                `data_wait_s`, both since the previous metrics. If the optimizer has groups, `lr` is the multiplier (`lrm` in
+                nanochat), and `lr_embedding`, `lr_head`, `lr_matrices` and `lr_vectors` are rates. If the batch was split
+                into micro-batches or ranks, also `gradient_noise_trace` and `gradient_squared_norm` (means since the
+                previous metrics, see `noise_scale.py`) and, if both are positive, their ratio `noise_scale_sequences`.
             on_step: called after every update with the state that it reached.
             should_stop: polled before every update and between its micro-batches. If true, the call ends and an incomplete
                 update is discarded. With several ranks, all finish the current update, so that they stop at the same one.
@@ -214,7 +215,7 @@ class TrainingRun:
                     self.step += 1
                     on_step(self.step)
                     self.tokens_seen += portion.num_targets
-                    meter.note(update, lr=lr, num_targets=portion.num_targets)
+                    meter.note(update, rates=placed.phase.optimizer.rates(lr), num_targets=portion.num_targets)
                     if self.step % log_every == 0 or self.step == to_step:
                         meter.flush()
                     if rolling is not None and self.ranks.is_first and self.step < to_step and rolling.due():
@@ -255,7 +256,9 @@ class TrainingRun:
             )
         if phase.precision != self.precision:
             self._weights = Weights(self.model, self._weights.masters, precision=phase.precision)
-        self._optimizer = Optimizer(phase.optimizer, self._weights.masters)
+        self._optimizer = Optimizer(
+            phase.optimizer, self._weights.masters, shape=self.model.shape, compute_type=self._weights.compute_type
+        )
         self._optimizer.restore(moments, num_updates=num_updates)
         self._saved_moments = None
 
@@ -343,7 +346,7 @@ class _Meter:
         self._pending: list[Tensor] = []
         self._last: tuple[float, float] | None = None
         self._noise: list[Tensor] = []
-        self._lr = 0.0
+        self._rates: dict[str, float] = {}
         self._num_targets = 0
         self._since = time.perf_counter()
         self._waited_s = 0.0
@@ -363,11 +366,11 @@ class _Meter:
         self._waited_s += time.perf_counter() - started
         return portion
 
-    def note(self, update: _Update, *, lr: float, num_targets: int) -> None:
+    def note(self, update: _Update, *, rates: dict[str, float], num_targets: int) -> None:
         self._pending.append(torch.stack((update.loss, update.norm)))
         if update.noise is not None:
             self._noise.append(update.noise)
-        self._lr = lr
+        self._rates = rates
         self._num_targets += num_targets
 
     def check(self) -> None:
@@ -402,7 +405,7 @@ class _Meter:
         metrics = {
             "step": self._run.step,
             "loss_nats": loss,
-            "lr": self._lr,
+            **self._rates,
             "grad_norm": norm,
             "tokens_seen": self._run.tokens_seen,
             "tokens_per_s": self._num_targets / (now - self._since),

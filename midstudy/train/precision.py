@@ -1,6 +1,6 @@
 """The three precisions: the dtypes of the weights and of the computation.
 
-| precision | weights and Adam moments | forward and backward |
+| precision | weights and moments | forward, backward, Muon's iterations |
 |---|---|---|
 | `fp32` | fp32 | fp32 |
 | `bf16_mixed` | fp32 | bf16 copies of the weights, refreshed after each update; embedding look-up in fp32 |
@@ -39,21 +39,25 @@ class Weights:
         self.masters = {
             name: nn.Parameter(masters[name].detach().to(_MASTER_TYPES[precision])) for name, _ in model.named_parameters()
         }
-        compute_type = _COMPUTE_TYPES[precision]
         self._copied: list[Tensor] = []
         self._copies: list[Tensor] = []
         self._workers: list[nn.Parameter] = []
         for name, master in self.masters.items():
             owner, _, kind = name.rpartition(".")
             worker = master
-            if master.dtype != compute_type and name != "embedding.weight":
-                worker = nn.Parameter(torch.empty_like(master, dtype=compute_type))
+            if master.dtype != self.compute_type and name != "embedding.weight":
+                worker = nn.Parameter(torch.empty_like(master, dtype=self.compute_type))
                 self._copied.append(master)
                 self._copies.append(worker)
             setattr(model.get_submodule(owner), kind, worker)
             self._workers.append(worker)
         self._sums: list[Tensor] = []
         self.refresh()
+
+    @property
+    def compute_type(self) -> torch.dtype:
+        """The dtype of the forward and backward passes."""
+        return _COMPUTE_TYPES[self.precision]
 
     @torch.no_grad()
     def refresh(self) -> None:

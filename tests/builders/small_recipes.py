@@ -11,8 +11,10 @@ from midstudy.recipe import (
     Corpus,
     Curriculum,
     Evaluation,
+    Group,
     Measure,
     Mixture,
+    Muon,
     Phase,
     Source,
     Start,
@@ -44,6 +46,19 @@ TOKENIZER = Tokenizer(corpus=GENERAL, vocab_size=512, max_bytes=100_000)
 
 def start(seed: int = 0, size: str = "nano") -> Start:
     return Start(model=pythia(size, vocab_size=512, max_seq_len=64), tokenizer=TOKENIZER, seed=seed)
+
+
+def with_muon(width: int = 64, **changes: Any) -> AdamW:
+    """Return nanochat's optimizer for a model of this width, with a rate for vectors, which its model does not have."""
+    scale = (width / 768) ** -0.5
+    groups = (
+        Group(select="embedding", lr_factor=0.2 * scale),
+        Group(select="head", lr_factor=0.004 * scale),
+        Group(select="matrices", lr_factor=0.02, rule=Muon(momentum=0.95, warm_from=0.85, warm_updates=300)),
+        Group(select="vectors", lr_factor=0.004),
+    )
+    fields: dict[str, Any] = {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-10, "weight_decay": 0.0, "clip_norm": 1.0}
+    return AdamW(**({"groups": groups} | fields | changes))
 
 
 def phase(data: Any, num_steps: int, **changes: Any) -> Phase:

@@ -85,6 +85,7 @@ def small_study(
     test_items: int = 16,
     items: bool = False,
     schedule: Any = None,
+    optimizer: AdamW | None = None,
     precision: str = "fp32",
     start: Start | None = None,
     sft_steps: int = 4,
@@ -102,7 +103,7 @@ def small_study(
     if start is None:
         tokenizer = Tokenizer(corpus=general, vocab_size=300, max_bytes=50_000)
         start = Start(model=pythia("nano", vocab_size=512, max_seq_len=32), tokenizer=tokenizer, seed=trunk_seed)
-    optimizer = AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0)
+    optimizer = optimizer or AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0)
     shared: dict[str, Any] = {"num_sequences": 4, "seq_len": 32, "optimizer": optimizer, "precision": precision}
     reset: dict[str, Any] = {"optimizer_state": "reset", "data_positions": "reset"}
     trunk = Curriculum.of(

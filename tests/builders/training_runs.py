@@ -9,7 +9,7 @@ import torch
 
 from builders.small_recipes import CODE, GENERAL, PYCODE, phase, start
 from midstudy.data.batch import Batch
-from midstudy.recipe import Cosine, Curriculum, Mixture
+from midstudy.recipe import AdamW, Cosine, Curriculum, Mixture
 from midstudy.train.engine import Metrics, TrainingRun
 from midstudy.train.placement import Placement
 
@@ -28,14 +28,19 @@ def batch_at(step: int, *, num_sequences: int = 8, length: int | None = None) ->
     return Batch(input_ids=tokens[:, :-1], targets=targets)
 
 
-def curriculum(precision: str = "fp32", *, sft_precision: str | None = None) -> Curriculum:
-    """Return 12 steps of general text, 6 with code that continue it, 6 of fine-tuning with a new optimizer and schedule."""
-    schedule = Cosine(peak_lr=1e-2, floor_lr=1e-4, warmup_steps=3, total_steps=18)
-    trunk = Curriculum.of(start(), phase(Mixture.only(GENERAL), 18, precision=precision, schedule=schedule))
+def curriculum(precision: str = "fp32", *, sft_precision: str | None = None, optimizer: AdamW | None = None) -> Curriculum:
+    """Return 12 steps of general text, 6 with code that continue it, 6 of fine-tuning with a new optimizer and schedule.
+
+    Rates peak at 0.01, then at 0.003; with an optimizer of groups they are multipliers that peak at 1, then at 0.3.
+    """
+    peak, fields = (1e-2, {}) if optimizer is None else (1.0, {"optimizer": optimizer})
+    schedule = Cosine(peak_lr=peak, floor_lr=peak / 100, warmup_steps=3, total_steps=18)
+    trunk = Curriculum.of(start(), phase(Mixture.only(GENERAL), 18, precision=precision, schedule=schedule, **fields))
     tuning: dict[str, Any] = {
+        **fields,
         "name": "sft",
         "precision": sft_precision or precision,
-        "schedule": Cosine(peak_lr=3e-3, floor_lr=0.0, warmup_steps=2, total_steps=6),
+        "schedule": Cosine(peak_lr=0.3 * peak, floor_lr=0.0, warmup_steps=2, total_steps=6),
         "optimizer_state": "reset",
         "data_positions": "reset",
     }

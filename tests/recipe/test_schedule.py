@@ -263,7 +263,10 @@ def test_a_state_does_not_depend_on_later_rates(first: Schedule, second: Schedul
         (lambda: Constant(lr=wrong("1e-3")), "schedule.lr"),
         (lambda: Constant(lr=wrong(None)), "schedule.lr"),
         (lambda: Constant(lr=math.nan), "schedule.lr"),
-        (lambda: Constant(lr=1), "schedule.lr"),
+        (lambda: Constant(lr=1.01), "schedule.lr"),
+        (lambda: Constant(lr=math.inf), "schedule.lr"),
+        (lambda: Constant(lr=-1e-3), "schedule.lr"),
+        (lambda: Constant(lr=True), "schedule.lr"),
         (lambda: Power(peak_lr=0.1, warmup_steps=1, exponent=wrong("x")), "schedule.exponent"),
         (lambda: Power(peak_lr=0.1, warmup_steps=1, exponent=math.nan), "schedule.exponent"),
         (

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
-from builders.small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, code_branch, phase, sft, start, trunk
+from builders.small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, code_branch, phase, sft, start, trunk, with_muon
 from builders.small_study import write_split
 from builders.training_runs import begin, curriculum, train
 from safetensors.numpy import load_file
@@ -247,6 +247,42 @@ def test_training(precision: str, tolerance: float, losses: list[float], norms: 
     assert [row["loss_nats"] for row in rows] == pytest.approx(losses, rel=tolerance)
     assert [row["grad_norm"] for row in rows] == pytest.approx(norms, rel=20 * tolerance)
     final_weights = run.model.get_parameter("blocks.1.mlp_in.weight")[5, :4].float()
+    assert final_weights.tolist() == pytest.approx(weights, rel=20 * tolerance, abs=tolerance)
+
+
+@recorded("MUON", version=1)
+@pytest.mark.parametrize(
+    ("precision", "tolerance", "losses", "norms", "weights"),
+    [
+        (
+            *("fp32", 1e-4),
+            [6.372046, 4.157587, 3.057266, 2.961341, 2.904625, 2.890747],
+            [2.342644, 1.135895, 0.632009, 0.844044, 0.946363, 0.553271],
+            [0.05287248, -0.01693194, 0.02585010, -0.05967867, 0.07038404, -0.13389729, -0.02353615, 0.07554451],
+        ),
+        (
+            *("bf16_mixed", 3e-3),
+            [6.372159, 4.158123, 3.057173, 2.961769, 2.904900, 2.890588],
+            [2.341490, 1.135446, 0.632241, 0.844641, 0.946630, 0.552910],
+            [0.05249023, -0.01660156, 0.02575684, -0.05981445, 0.07031250, -0.13378906, -0.02368164, 0.07519531],
+        ),
+        (
+            *("bf16_true", 3e-3),
+            [6.372159, 4.168271, 3.066228, 2.973264, 2.909470, 2.892259],
+            [2.341514, 1.134782, 0.621099, 0.829163, 0.924199, 0.538013],
+            [0.05249023, -0.01599121, 0.02587891, -0.05981445, 0.07128906, -0.13281250, -0.02355957, 0.07568359],
+        ),
+    ],
+)
+def test_muon(precision: str, tolerance: float, losses: list[float], norms: list[float], weights: list[float]) -> None:
+    """The run of `test_training` with nanochat's groups: matrices by Muon, with continued and with new momentum."""
+    run = begin(precision)
+    metrics = train(run, curriculum(precision, optimizer=with_muon()), 24)
+    rows = [metrics[step] for step in (0, 5, 11, 12, 18, 23)]
+    assert [row["loss_nats"] for row in rows] == pytest.approx(losses, rel=tolerance)
+    assert [row["grad_norm"] for row in rows] == pytest.approx(norms, rel=20 * tolerance)
+    names = ("mlp_in", "qkv")
+    final_weights = torch.cat([run.model.get_parameter(f"blocks.1.{name}.weight")[5, :4].float() for name in names])
     assert final_weights.tolist() == pytest.approx(weights, rel=20 * tolerance, abs=tolerance)
 
 

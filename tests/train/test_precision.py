@@ -87,7 +87,7 @@ def test_gradients_are_clipped_like_in_pytorch(norm: float) -> None:
         for name, parameter in model.named_parameters():
             parameter.grad = drawn[name] * scale
     recipe = AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=norm / 2)
-    norm_before = Optimizer(recipe, dict(ours.named_parameters())).clip()
+    norm_before = Optimizer(recipe, dict(ours.named_parameters()), shape=ours.shape).clip()
     expected = torch.nn.utils.clip_grad_norm_(theirs.parameters(), norm / 2)
     assert norm_before.item() == pytest.approx(expected.item(), rel=1e-5)
     for parameter, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
