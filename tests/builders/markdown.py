@@ -1,4 +1,4 @@
-"""Markdown pages of the project: their code blocks, their `midstudy` command lines, and what a page says a command prints."""
+"""Markdown pages of the project: code blocks, `midstudy` command lines, and what a page says that a command prints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The file that the block is the content of, which its first line names: `# which.py` or `# which.py: what it is`."""
+        """The file that holds the block, which its first line names: `# which.py` or `# which.py: what it is`."""
         named = re.match(r"# ([\w/-]+\.(?:py|toml))\b", self.text)
         return named[1] if named else None
 
