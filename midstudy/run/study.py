@@ -9,7 +9,8 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from midstudy.recipe.manifest import Manifest
     from midstudy.store.store import Store
     from midstudy.train.placement import Placement
+
+
+_CLAIMS_SHOWN = 5
+"""A terminal shows so many claims one by one; the report shows all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,6 +319,24 @@ def write_report(store: Store, manifest: Manifest) -> Path:
     folder = store.paths.study(manifest.name)
     record_look(store, write_tables(store, manifest, folder))
     return render(folder)
+
+
+def verdicts(store: Store, manifest: Manifest) -> list[dict[str, str]]:
+    """Return text, measured value and verdict (`yes`, `no` or `inconclusive`) of every claim, as `write_report` wrote them."""
+    import csv
+
+    with (store.paths.study(manifest.name) / "claims.csv").open(encoding="utf-8", newline="") as file:
+        return [{name: row[name] for name in ("text", "ours", "verdict")} for row in csv.DictReader(file)]
+
+
+def verdict_lines(judged: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return how many claims have which verdict and, of a few claims, each with its own; nothing without claims."""
+    if not judged:
+        return []
+    numbers = Counter(row["verdict"] for row in judged)
+    counted = f"yes {numbers['yes']}, no {numbers['no']}, undecided {numbers['inconclusive']}"
+    each = [f"  {row['verdict']}: {row['text']}: {row['ours']}" for row in judged] if len(judged) <= _CLAIMS_SHOWN else []
+    return [f"verdicts on claims: {counted}", *each]
 
 
 def answer(store: Store, manifest: Manifest) -> str:

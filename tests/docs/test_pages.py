@@ -117,7 +117,8 @@ def test_a_sweep_and_a_measure_of_ones_own_are_as_the_page_on_variation_says() -
     arm = names["with_loss_on"](scale, scale.finetune(run, PYCODE, seed=1), MATH)
     assert arm.measures[f"{MATH.name}_loss"].evaluation.data == MATH
     assert {"sft_loss", "general_loss"} < set(arm.measures)
-    assert "loader" in dict(scale.pretrain(GENERAL, tokenizer=run.start.tokenizer, seed=0, loader="best_fit").factors)
+    labelled = scale.pretrain(GENERAL, tokenizer=scale.tokenizer([GENERAL]), seed=0, loader="best_fit")
+    assert dict(labelled.factors)["loader"] == "best_fit"
 
 
 def test_a_rate_is_chosen_on_dev_as_the_page_on_rates_says() -> None:
