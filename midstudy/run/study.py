@@ -322,7 +322,10 @@ def write_report(store: Store, manifest: Manifest) -> Path:
 
 
 def verdicts(store: Store, manifest: Manifest) -> list[dict[str, str]]:
-    """Return text, measured value and verdict (`yes`, `no` or `inconclusive`) of every claim, as `write_report` wrote them."""
+    """Return text, measured value and verdict of every claim, as `write_report` wrote them.
+
+    Verdicts are `yes`, `no` or `inconclusive`; the report and the terminal call the last one undecided.
+    """
     import csv
 
     with (store.paths.study(manifest.name) / "claims.csv").open(encoding="utf-8", newline="") as file:
@@ -334,9 +337,11 @@ def verdict_lines(judged: Sequence[Mapping[str, str]]) -> list[str]:
     if not judged:
         return []
     numbers = Counter(row["verdict"] for row in judged)
-    counted = f"yes {numbers['yes']}, no {numbers['no']}, undecided {numbers['inconclusive']}"
-    each = [f"  {row['verdict']}: {row['text']}: {row['ours']}" for row in judged] if len(judged) <= _CLAIMS_SHOWN else []
-    return [f"verdicts on claims: {counted}", *each]
+    called = {"yes": "yes", "no": "no", "inconclusive": "undecided"}
+    lines = [f"verdicts on claims: {', '.join(f'{word} {numbers[verdict]}' for verdict, word in called.items())}"]
+    if len(judged) <= _CLAIMS_SHOWN:
+        lines += [f"  {called[row['verdict']]}: {row['text']}: {row['ours']}" for row in judged]
+    return lines
 
 
 def answer(store: Store, manifest: Manifest) -> str:

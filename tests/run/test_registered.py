@@ -72,6 +72,9 @@ def test_report_prints_the_verdict_of_each_claim(capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     assert "verdicts on claims: yes 1, no 1, undecided 0\n  yes: code helps code: +0.510" in printed
     assert "\n  no: code costs general ability: " in printed
+    publish(store, seeded_study(text, trunk_seeds=(0,)), loss)
+    assert main(["report", "--store", str(store.root)]) == 0
+    assert "yes 0, no 0, undecided 2\n  undecided: code helps code: " in capsys.readouterr().out
 
 
 def test_a_study_that_gets_seeds_keeps_its_registration(store: Store, text: Path) -> None:
