@@ -1,6 +1,6 @@
 """The tutorial works as it is written: its files and commands, in order, in an empty folder, print what it says they print.
 
-Numbers may differ, words and columns may not. The part without training runs by default, all of it on one machine is slow, and
+Numbers may differ, words and columns may not. The part without training runs by default; all of it on one machine is slow;
 the part on Slurm runs on a Slurm of the tests.
 """
 
