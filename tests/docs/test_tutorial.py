@@ -20,7 +20,7 @@ from builders.waiting import wait_until
 from slurm.cluster import Cluster
 
 PAGE = REPOSITORY / "docs" / "tutorial.md"
-TEXT = PAGE.read_text("utf-8")
+TEXT, BLOCKS = PAGE.read_text("utf-8"), blocks(PAGE)
 
 
 def section(number: int) -> list[Block]:
@@ -28,7 +28,7 @@ def section(number: int) -> list[Block]:
     begin, end = (TEXT.find(f"\n## {one}. ") for one in (number, number + 1))
     assert begin >= 0, f"section {number}"
     first, last = (TEXT.count("\n", 0, place) + 1 for place in (begin, end if end >= 0 else len(TEXT)))
-    return [block for block in blocks(PAGE) if first < block.line <= last]
+    return [block for block in BLOCKS if first < block.line <= last]
 
 
 class Reader:
