@@ -53,7 +53,7 @@ class Reader:
             self.environment[name] = value.replace("$PWD", str(self.folder))
             return
         done = subprocess.run(
-            ["bash", "-c", command], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=850
+            ["bash", "-c", command], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=1_500
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         missing = missing_lines(output, done.stdout)
@@ -79,6 +79,7 @@ def test_files_similarities_recommendation_and_plan(reader: Reader) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 def test_the_whole_of_it_on_one_machine(reader: Reader) -> None:
     for number in range(2, 10):
         reader.follow(section(number))
