@@ -22,11 +22,12 @@ COMPILE := $(LOCK_VENV)/bin/uv pip compile --quiet --generate-hashes --only-bina
 
 CHECKED := $(wildcard midstudy flows experiments benchmarks tests)
 
-.PHONY: help study test test-slow test-slurm test-chaos lint benchmark lock clean
+.PHONY: help install study test test-slow test-slurm test-chaos lint benchmark lock clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help:
+	@echo 'make install    set up .venv and nothing else; .venv/bin/midstudy is then the command'
 	@echo 'make study      set up, run the micro study, end on its report   (ARGS="..." is handed to midstudy run)'
 	@echo 'make test       set up, run the tests                            (ARGS="..." is handed to pytest)'
 	@echo 'make test-slow  set up, run the tests that take longer           (PART=name: those of tests/slow_parts.txt; ARGS="...")'
@@ -36,6 +37,8 @@ help:
 	@echo 'make benchmark  time a training step against other implementations   (ARGS="--help" lists the options)'
 	@echo 'make lock       resolve requirements*.in again, with hashes      (ARGS=--upgrade takes newer versions)'
 	@echo 'make clean      remove the environment and the caches of the tools; results stay'
+
+install: $(RUNTIME) $(TORCH) $(PROJECT)
 
 study: $(RUNTIME) $(TORCH) $(PROJECT)
 	@$(VENV)/bin/midstudy run experiments/bridging_micro.py $(ARGS)

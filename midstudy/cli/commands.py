@@ -185,7 +185,7 @@ def _detach(store: Store, name: str, where: Place, options: Namespace) -> int:
 
 def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Place, tracking_uri: str | None) -> int:
     """Run the missing stages, write the report and print a summary. Return the exit status."""
-    from midstudy.run.study import answer, write_report
+    from midstudy.run.study import answer, verdict_lines, verdicts, write_report
     from midstudy.track.client import tracking_uri_of
 
     began = time.perf_counter()
@@ -208,7 +208,7 @@ def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Pla
         f"{missing - len(failed) - len(skipped)} stages run, {len(stages) - missing} reused, {len(failed)} failed, "
         f"{len(skipped)} skipped in {time.perf_counter() - began:.0f} s ({_cpu_s():.0f} CPU seconds in all processes)"
     )
-    print(answer(store, manifest))
+    print("\n".join([answer(store, manifest), *verdict_lines(verdicts(store, manifest))]))
     print(f"report: {page}")
     print(f"MLflow and Prefect: {_python_tool('midstudy')} ui --store {shlex.quote(_relative_path(store.root))}")
     return 1 if failed else 0
@@ -295,7 +295,7 @@ def _relative_path(path: Path) -> str:
 
 def report(options: Namespace) -> int:
     """Write the tables and the report of a study from its finished stages."""
-    from midstudy.run.study import answer, write_report
+    from midstudy.run.study import answer, verdict_lines, verdicts, write_report
     from midstudy.store.registration import registration
 
     store = _open_to_write(options)
@@ -304,9 +304,9 @@ def report(options: Namespace) -> int:
     registered = registration(store, manifest.name)
     if options.json:
         facts = {"study": manifest.name, "report": str(page), "answer": answer(store, manifest)}
-        print(json.dumps({**facts, "registration": registered.as_json()}))
+        print(json.dumps({**facts, "claims": verdicts(store, manifest), "registration": registered.as_json()}))
     else:
-        print(answer(store, manifest))
+        print("\n".join([answer(store, manifest), *verdict_lines(verdicts(store, manifest))]))
         if manifest.claims:
             print(f"claims: {registered.sentence}{f', {len(registered.later)} later changes' if registered.later else ''}")
         print(f"report: {page}")

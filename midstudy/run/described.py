@@ -81,8 +81,8 @@ def power_lines(power: Sequence[ClaimPower], *, seeds: Sequence[str]) -> list[st
     tested = [one for one in power if one.can_be_decided]
     if tested:
         lines.append(
-            "the others, with 80 % power at 0.05 (and at Holm's 0.05/m over m claims of a family); sd: the standard "
-            f"deviation of an effect over {seed}s"
+            f"{'the others, ' if lines else ''}with 80 % power at 0.05 (and at Holm's 0.05/m over m claims of a family); "
+            f"sd: the standard deviation of an effect over {seed}s"
             + (
                 f"; both levels are spent over looks, the last at {tested[0].last_look} {seed}s"
                 if tested[0].last_look

@@ -9,7 +9,8 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from midstudy.recipe.manifest import Manifest
     from midstudy.store.store import Store
     from midstudy.train.placement import Placement
+
+
+_CLAIMS_SHOWN = 5
+"""A terminal shows so many claims one by one; the report shows all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,6 +319,29 @@ def write_report(store: Store, manifest: Manifest) -> Path:
     folder = store.paths.study(manifest.name)
     record_look(store, write_tables(store, manifest, folder))
     return render(folder)
+
+
+def verdicts(store: Store, manifest: Manifest) -> list[dict[str, str]]:
+    """Return text, measured value and verdict of every claim, as `write_report` wrote them.
+
+    Verdicts are `yes`, `no` or `inconclusive`; the report and the terminal call the last one undecided.
+    """
+    import csv
+
+    with (store.paths.study(manifest.name) / "claims.csv").open(encoding="utf-8", newline="") as file:
+        return [{name: row[name] for name in ("text", "ours", "verdict")} for row in csv.DictReader(file)]
+
+
+def verdict_lines(judged: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return how many claims have which verdict and, of a few claims, each with its own; nothing without claims."""
+    if not judged:
+        return []
+    numbers = Counter(row["verdict"] for row in judged)
+    called = {"yes": "yes", "no": "no", "inconclusive": "undecided"}
+    lines = [f"verdicts on claims: {', '.join(f'{word} {numbers[verdict]}' for verdict, word in called.items())}"]
+    if len(judged) <= _CLAIMS_SHOWN:
+        lines += [f"  {called[row['verdict']]}: {row['text']}: {row['ours']}" for row in judged]
+    return lines
 
 
 def answer(store: Store, manifest: Manifest) -> str:

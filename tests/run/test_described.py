@@ -84,6 +84,7 @@ def lines_of(*claims: Claim, is_measured: bool = False, looks: tuple[int, ...] =
 def test_finished_seeds_turn_effects_in_deviations_into_seeds() -> None:
     shown = lines_of(claim("it helps"), is_measured=True)
     assert "claim 1 (it helps): 3 trunk seeds, needs 3 (3, m = 1) at sd 0.085 nats" in shown
+    assert shown.startswith("  power    with 80 % power"), "without a claim that cannot be decided there are no others"
 
 
 def test_planned_looks_are_named_and_the_seeds_needed_are_those_of_a_look() -> None:

@@ -56,6 +56,27 @@ def test_status_and_report_say_that_claims_came_first_and_list_later_changes(
     )
 
 
+def test_report_prints_the_verdict_of_each_claim(capsys: pytest.CaptureFixture[str], store: Store, text: Path) -> None:
+    gains = {0: 0.50, 1: 0.51, 2: 0.52}
+
+    def loss(factors: Mapping[str, Value], column: str) -> float:
+        return 3.0 - gains[int(factors["trunk_seed"])] * (factors["mix"] == "code")
+
+    publish(store, seeded_study(text, trunk_seeds=(0, 1, 2)), loss)  # both losses fall; the second claim says one rises
+    judged = facts_of(capsys, "report", "--store", str(store.root))["claims"]
+    assert [(one["text"], one["verdict"]) for one in judged] == [
+        ("code helps code", "yes"),
+        ("code costs general ability", "no"),
+    ]
+    assert main(["report", "--store", str(store.root)]) == 0
+    printed = capsys.readouterr().out
+    assert "verdicts on claims: yes 1, no 1, undecided 0\n  yes: code helps code: +0.510" in printed
+    assert "\n  no: code costs general ability: " in printed
+    publish(store, seeded_study(text, trunk_seeds=(0,)), loss)
+    assert main(["report", "--store", str(store.root)]) == 0
+    assert "yes 0, no 0, undecided 2\n  undecided: code helps code: " in capsys.readouterr().out
+
+
 def test_a_study_that_gets_seeds_keeps_its_registration(store: Store, text: Path) -> None:
     publish(store, seeded_study(text, trunk_seeds=(0, 1)), value)
     before = store.paths.registration("seeded").read_bytes()
