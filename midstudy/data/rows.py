@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from midstudy.recipe.data import PAIR_FIELDS
@@ -21,6 +22,9 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "conversations": (("conversations",), ()),
 }
 """Maps the name of a layout to its required and optional fields."""
+
+_FOR_TEXT = tuple(LAYOUTS)
+_FOR_TASKS = tuple(name for name in LAYOUTS if name != "text")
 
 _PAIR = "prompt/completion"
 """Recognised only if no layout fits, so that rows read before this layout was known are read as they were."""
@@ -48,7 +52,7 @@ def as_text(row: Mapping[str, Any], where: str) -> str:
     Raises:
         ValueError: a field is missing, has the wrong type or is not Unicode text, or the fields fit several layouts.
     """
-    layout = _layout_of(row, where, tuple(LAYOUTS))
+    layout = _layout_of(row, where, _FOR_TEXT)
     if layout == "text":
         return row["text"]
     if layout == "inputs/targets":
@@ -69,7 +73,7 @@ def as_example(row: Mapping[str, Any], where: str) -> Example:
         ValueError: a field is missing, has the wrong type or is not Unicode text, the target is empty, or the fields fit
             several layouts.
     """
-    layout = _layout_of(row, where, tuple(name for name in LAYOUTS if name != "text"))
+    layout = _layout_of(row, where, _FOR_TASKS)
     example = _prompt_and_target(row, layout)
     if not example.target:
         raise ValueError(
@@ -118,9 +122,7 @@ def _with_more(prompt: str, more: str | None) -> str:
 
 
 def _layout_of(row: Mapping[str, Any], where: str, allowed: tuple[str, ...]) -> str:
-    fitting = [name for name in allowed if all(field in row for field in LAYOUTS[name][0])]
-    if not fitting and all(field in row for field in PAIR_FIELDS):
-        fitting = [_PAIR]
+    fitting = _fitting(tuple(row), allowed)
     if len(fitting) != 1:
         got = f"fields of several ({', '.join(fitting)})" if fitting else ", ".join(row) or "no fields"
         declared = "text=FIELD" if "text" in allowed else "prompt=FIELD,completion=FIELD"
@@ -144,6 +146,12 @@ def _layout_of(row: Mapping[str, Any], where: str, allowed: tuple[str, ...]) -> 
             raise ValueError(f"{where}: field '{field}': expected text, got {_kind(row[field])}. Correct or remove the row.")
         _require_unicode(row[field], field, where)
     return layout
+
+
+@lru_cache(maxsize=256)  # the rows of a file have the same fields
+def _fitting(fields: tuple[str, ...], allowed: tuple[str, ...]) -> tuple[str, ...]:
+    found = tuple(name for name in allowed if all(field in fields for field in LAYOUTS[name][0]))
+    return found or ((_PAIR,) if all(field in fields for field in PAIR_FIELDS) else ())
 
 
 def _kind(value: Any) -> str:
