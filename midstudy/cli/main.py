@@ -264,7 +264,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_named,
         nargs="+",
         metavar="NAME=SOURCE",
-        help="a folder, a file, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT; of wheels and a folder, the part NAME",
+        help="a folder, a file, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT; of wheels and a folder, the part NAME. Fields "
+        "and shares are declared as for --data: NAME=FOLDER,text=FIELD,share=0.7",
     )
     corpora.add_argument(
         "--over",
@@ -304,12 +305,20 @@ def _parser() -> argparse.ArgumentParser:
         "target's dev split, what it costs on general text, which candidates cannot be told apart, copies, and "
         "contamination with the target's test split, which is rejected."
     )
-    text_form = "a folder, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT; of wheels and a folder, the part NAME"
+    text_form = (
+        "a folder, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT, with ,text=FIELD or ,prompt=FIELD,completion=FIELD where "
+        "needed; of wheels and a folder, the part NAME"
+    )
     recommended.add_argument(
         "--target", type=_named, required=True, metavar="NAME=SOURCE", help=f"the task, with its splits: {text_form}"
     )
     recommended.add_argument(
-        "--general", type=_named, required=True, metavar="NAME=SOURCE", help=f"general text: {text_form}, or a file"
+        "--general",
+        type=_named,
+        required=True,
+        nargs="+",
+        metavar="NAME=SOURCE",
+        help=f"general text: {text_form}; or a file; or several sources of one NAME, each with ,share=NUMBER",
     )
     recommended.add_argument(
         "--candidates",
@@ -317,7 +326,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         nargs="+",
         metavar="NAME=SOURCE",
-        help=f"corpora to choose from: {text_form}, or a file",
+        help="corpora to choose from, as --general",
     )
     recommended.add_argument(
         "--share", type=_share, required=True, metavar="SHARE", help="a candidate's share of the tokens, as 0.2"

@@ -216,6 +216,8 @@ def compare(
         RecipeError: a view or the tokenizer is unknown, or options do not fit together.
         ValueError: a source cannot be read, or a corpus has no text.
     """
+    if len(texts) < 2:
+        raise RecipeError("compare", expected="at least two corpora, each as NAME=SOURCE", got=f"{len(texts)}")
     if authors and (over or tokenizer is None):
         expected = "a tokenizer, and no --over" if tokenizer is None else "no --over: the procedure counts tokens"
         raise RecipeError(
