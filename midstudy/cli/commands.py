@@ -504,6 +504,7 @@ def compare(options: Namespace) -> int:
             tokenizer=options.tokenizer,
             equal=options.equal,
             authors=options.authors,
+            store=Path(options.store),
             on_progress=progress,
         )
     finally:

@@ -253,12 +253,11 @@ def _parser() -> argparse.ArgumentParser:
         "--other-store", type=_named, metavar="DIR", help="folder of B's results (default: the same store)"
     )
 
-    corpora = verbs.add_parser("compare", help="Compare corpora: similarity of every pair, by bytes, words and tokens.")
+    corpora = verb("compare", "Compare corpora: similarity of every pair, by bytes, words, tokens or a model.", reads=True)
     corpora.description = (
         "Compare the train text of corpora: exact measures of every pair, at equal sizes, with intervals over documents and "
         "the ceiling of two halves of one corpus."
     )
-    corpora.set_defaults(store=DEFAULT_STORE)
     corpora.add_argument(
         "texts",
         type=_named,
@@ -273,10 +272,16 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=_named,
         metavar="VIEW",
-        help="what is counted: bytes:N, words:N, chars:N, a range as words:1-4 (the mean over its orders), tokens, "
-        "compression; repeatable (default: bytes:3, words:1-2 and, with a tokenizer, tokens)",
+        help="what is compared: bytes:N, words:N, chars:N, a range as words:1-4 (the mean over its orders), tokens, "
+        "compression; by the model of a state in the store, embedding:STAGE (mean hidden states) or gradients:STAGE (of the "
+        "loss); repeatable (default: bytes:3, words:1-2 and, with a tokenizer, tokens)",
     )
-    corpora.add_argument("--tokenizer", type=_named, metavar="PATH", help="a tokenizer.json, or a folder that holds one")
+    corpora.add_argument(
+        "--tokenizer",
+        type=_named,
+        metavar="TOKENIZER",
+        help="a tokenizer.json, a folder that holds one, hub:OWNER/NAME@COMMIT, or a tokenizer or state of the store",
+    )
     corpora.add_argument(
         "--equal",
         choices=("units", "bytes", "none"),
@@ -295,7 +300,6 @@ def _parser() -> argparse.ArgumentParser:
         help="only the bridging paper's combined score, by its published procedure and constants; needs --tokenizer",
     )
     corpora.add_argument("--plot", type=_named, metavar="FILE", help="also draw the matrices: a .png, .svg or .pdf file")
-    corpora.add_argument("--json", action="store_true", help="print JSON instead of text")
 
     recommended = verb(
         "recommend", "Rank candidate corpora for a target before any training, by byte n-gram experts.", reads=True

@@ -50,7 +50,9 @@ def tokenizer(tmp_path: Path) -> Path:
 
 
 def compared(texts: Sequence[NamedText], **changes: Any) -> CorporaComparison:
-    return compare(texts, **{"over": [], "tokenizer": None, "equal": "units", "authors": False, **changes})
+    return compare(
+        texts, **{"store": Path("no-store"), "over": [], "tokenizer": None, "equal": "units", "authors": False, **changes}
+    )
 
 
 def test_all_views_stand_side_by_side(texts: list[NamedText], tokenizer: Path) -> None:
