@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.releases import COMMIT, cached_snapshot
 
 from midstudy.data.named_text import NamedText, named_texts
 from midstudy.data.tokenizer import save_tokenizer, train_tokenizer
@@ -214,3 +215,23 @@ def test_a_corpus_without_units_is_named(tmp_path: Path, empty: list[str], over:
 def test_one_corpus_is_not_compared(texts: list[NamedText]) -> None:
     with pytest.raises(RecipeError, match="compare: expected at least two corpora, each as NAME=SOURCE, got 1"):
         compared(texts[:1])
+
+
+def test_a_tokenizer_of_the_hub_and_ids_above_65535(texts: list[NamedText]) -> None:
+    words = {word: number for number, word in enumerate([*(f"w{n}" for n in range(70_000)), *WORDS, *SYMBOLS, "[UNK]"])}
+    made = rules.tokenizers.Tokenizer(rules.tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = rules.tokenizers.pre_tokenizers.WhitespaceSplit()
+    folder = cached_snapshot("owner/wide")
+    made.save(str(folder / "tokenizer.json"))
+    views = ["tokens", "words:1"]
+    by_hub, by_folder = (
+        compared(texts, over=views, tokenizer=one, equal="none") for one in (f"hub:owner/wide@{COMMIT}", str(folder))
+    )
+    assert by_hub.as_json() == by_folder.as_json()
+    counts = by_hub.counted["code"].views["tokens"][0]
+    assert min(counts.keys.tolist()) > 65_535
+    # Every word is a token, so both views count the same.
+    tokens, whole_words = (by_hub.views[view].value("prose", "mixed", "js").value for view in views)
+    assert tokens == pytest.approx(whole_words, abs=1e-12)
+    with pytest.raises(ValueError, match="expected a commit of 40 hex digits"):
+        compared(texts, tokenizer="hub:owner/wide@main")
