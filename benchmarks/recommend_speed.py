@@ -3,8 +3,9 @@
     python benchmarks/recommend_speed.py [--corpus-bytes 10000000] [--target-bytes 1000000]
 
 The text is that of the source `wheels`, its documents drawn with replacement up to the size, with a number added so that no
-two are equal. Cold: an empty cache, in this process, with worker processes; the ranking ends where the scan begins. Warm:
-the command in a new process, from start to end. Memory: the peak of this process, and of its largest worker for every core.
+two are equal. The command runs in a new process, from start to end: cold with an empty cache, then warm, three times each;
+the least time and the most memory count. Memory: proportional set size (PSS) of the process and its workers together,
+sampled every 20 ms from /proc.
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from midstudy.data.builtin import read_part
-from midstudy.data.named_text import named_text
 from midstudy.data.rows import as_text
-from midstudy.run.recommend import recommend
 
 CANDIDATES = ("code", "math", "instruction", "qa", "hqweb")
 TARGET = "pycode"
 SHARE = 0.2
+REPETITIONS = 3
 
 
 def write_corpus(path: Path, part: str, split: str, num_bytes: int) -> None:
@@ -43,9 +45,43 @@ def write_corpus(path: Path, part: str, split: str, num_bytes: int) -> None:
             file.write(line)
 
 
-def cpu_s() -> float:
-    """Return the CPU seconds of this process and of workers that have ended."""
-    return sum(os.times()[:4])
+def pss_bytes(pid: int) -> int:
+    """Return the proportional set size of a process and its descendants; 0 for those that have ended."""
+    own = 0
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                own = 1024 * int(line.split()[1])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    return own + sum(pss_bytes(int(child)) for child in children)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of a command: time, CPU time of all its processes, and the peak of their memory together."""
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+
+
+def measured(command: list[str]) -> Measured:
+    """Run a command and sample its memory.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    start_s, before, peak_bytes = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN), 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            peak_bytes = max(peak_bytes, pss_bytes(process.pid))
+            time.sleep(0.02)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    wall_s, after = time.perf_counter() - start_s, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Measured(wall_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak_bytes)
 
 
 def main() -> None:
@@ -61,34 +97,19 @@ def main() -> None:
             write_corpus(root / f"{part}.jsonl", part, "train", args.corpus_bytes)
         for split, tenths in (("train", 8), ("dev", 1), ("test", 1)):
             write_corpus(root / TARGET / f"{split}.jsonl", TARGET, split, args.target_bytes * tenths // 10)
-        target, general = f"{TARGET}={root / TARGET}", f"general={root / 'general.jsonl'}"
-        candidates = [f"{part}={root / part}.jsonl" for part in CANDIDATES]
-
-        marks: list[tuple[float, float, str]] = []
-        begin_s, begin_cpu_s = time.perf_counter(), cpu_s()
-        recommend(
-            target=named_text(target, where="--target"),
-            general=named_text(general, where="--general"),
-            candidates=[named_text(one, where="--candidates") for one in candidates],
-            share=SHARE,
-            store=root / "store",
-            on_progress=lambda line: marks.append((time.perf_counter() - begin_s, cpu_s() - begin_cpu_s, line)),
-        )
-        end_s, end_cpu_s = time.perf_counter() - begin_s, cpu_s() - begin_cpu_s
-        ranking_s, ranking_cpu_s = next(mark[:2] for mark in marks if mark[2].startswith("reading the test split"))
-        own, worker = (resource.getrusage(who).ru_maxrss / 1e3 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        num_cores = len(os.sched_getaffinity(0))
-        command = [sys.executable, "-m", "midstudy.cli.main", "recommend", "--target", target, "--general", general]
-        command += ["--candidates", *candidates, "--share", str(SHARE), "--store", str(root / "store")]
-        warm_s = []
-        for _ in range(3):
-            start_s = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            warm_s.append(time.perf_counter() - start_s)
-    print("| ranking, cold, s (CPU s) | scan, cold, s (CPU s) | whole command, warm, s | peak memory, MB |")
+        command = [sys.executable, "-m", "midstudy.cli.main", "recommend", "--target", f"{TARGET}={root / TARGET}"]
+        command += ["--general", f"general={root / 'general.jsonl'}", "--share", str(SHARE), "--store", str(root / "store")]
+        command += ["--candidates", *(f"{part}={root / part}.jsonl" for part in CANDIDATES)]
+        cold, warm = [], []
+        for _ in range(REPETITIONS):
+            shutil.rmtree(root / "cache", ignore_errors=True)
+            cold.append(measured(command))
+            warm.append(measured(command))
+    print("| cold, s (CPU s) | warm, s (CPU s) | peak memory of all processes, cold, MB | warm, MB |")
     print("|---|---|---|---|")
-    cold = f"{ranking_s:.1f} ({ranking_cpu_s:.1f}) | {end_s - ranking_s:.1f} ({end_cpu_s - ranking_cpu_s:.1f})"
-    print(f"| {cold} | {min(warm_s):.1f} | {own:.0f} + {num_cores} × {worker:.0f} |")
+    times = (f"{min(one.wall_s for one in runs):.1f} ({min(one.cpu_s for one in runs):.1f})" for runs in (cold, warm))
+    memory = (f"{max(one.peak_bytes for one in runs) / 1e6:.0f}" for runs in (cold, warm))
+    print(f"| {' | '.join([*times, *memory])} |")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -18,7 +19,7 @@ from midstudy.files.errors import StoreError
 from midstudy.model.config import huggingface_config
 from midstudy.model.huggingface import to_huggingface
 from midstudy.recipe.curriculum import Curriculum, Start, State
-from midstudy.recipe.data import CONVERSATION_TOKENS, END_OF_TEXT, Task, end_of_text_id
+from midstudy.recipe.data import CONVERSATION_TOKENS, Task, end_of_text_id
 from midstudy.recipe.decode import decode
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.stage import stage_id
@@ -35,7 +36,8 @@ def export_huggingface(
     """Write the state `stage` to `folder` for `AutoModelForCausalLM` and `AutoTokenizer`, without using transformers.
 
     Tensors keep the checkpoint's type. The folder appears complete or not at all. `midstudy.json` holds the expanded
-    recipe, which the model card summarises.
+    recipe, which the model card summarises. A tokenizer that adds tokens to a text, as Llama 3's adds its beginning, is
+    written without them, since the state was trained on texts without.
 
     Args:
         stage: id of the stage.
@@ -44,8 +46,7 @@ def export_huggingface(
         losses: losses of the state's evaluations in nats per token, by name.
 
     Raises:
-        ValueError: `folder` exists or cannot be written, the checkpoint is damaged, or documents end with another token than
-            id 0.
+        ValueError: `folder` exists or cannot be written, or the checkpoint is damaged.
         StoreError: the stage or its tokenizer is not finished, or the tokenizer's files were changed.
     """
     if folder.exists() or folder.is_symlink():
@@ -53,25 +54,25 @@ def export_huggingface(
     record = store.record(stage)
     recipe: State = decode(record.recipe)
     start = recipe.curriculum.start
-    if end_of_text_id(start.tokenizer) != 0:
-        raise ValueError(
-            f"{stage}: expected a tokenizer whose end of text is id 0, got {end_of_text_id(start.tokenizer)}: such models "
-            "cannot be exported yet."
-        )
     tokenizer = stage_id(start.tokenizer)
     if not store.has(tokenizer):
         raise StoreError(f"stage {tokenizer}: the tokenizer of this state is not finished; run the study first.")
     store.require_unchanged(tokenizer)
+    content = (store.published_folder(tokenizer) / FILE_NAME).read_bytes()
+    end_id = end_of_text_id(start.tokenizer)
+    end = tokenizers.Tokenizer.from_buffer(content).id_to_token(end_id)
+    assert end is not None  # the recipe's tokenizer has it
     state = checkpoint.read(store.published_folder(stage) / CHECKPOINT_FOLDER, with_optimizer=False)
 
     def write(temporary: Path) -> None:
         save_file(to_huggingface(state.weights), temporary / "model.safetensors", metadata={"format": "pt"})
+        config = huggingface_config(start.model, end_of_text_id=end_id)
         torch_type = str(state.weights["head.weight"].dtype).removeprefix("torch.")
-        _write_json(temporary / "config.json", {**huggingface_config(start.model), "torch_dtype": torch_type})
-        shutil.copyfile(store.published_folder(tokenizer) / FILE_NAME, temporary / FILE_NAME)
-        _write_json(temporary / "tokenizer_config.json", _tokenizer_config(start))
+        _write_json(temporary / "config.json", {**config, "torch_dtype": torch_type})
+        (temporary / FILE_NAME).write_bytes(_without_added_tokens(content))
+        _write_json(temporary / "tokenizer_config.json", _tokenizer_config(start, end))
         _write_json(temporary / "midstudy.json", {"id": record.id, "label": record.label, "recipe": record.recipe})
-        card = _model_card(store, record, recipe, folder=folder, commands=commands, losses=losses)
+        card = _model_card(store, record, recipe, folder=folder, commands=commands, losses=losses, end=end)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         # safetensors makes its file readable for the owner only.
         shutil.copymode(temporary / "config.json", temporary / "model.safetensors")
@@ -88,13 +89,24 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _tokenizer_config(start: Start) -> dict[str, Any]:
+def _without_added_tokens(content: bytes) -> bytes:
+    """Return a `tokenizer.json` that adds no token to a text; unchanged if it adds none."""
+    if not tokenizers.Tokenizer.from_buffer(content).num_special_tokens_to_add(is_pair=False):
+        return content
+    facts = json.loads(content)
+    post = facts["post_processor"]
+    kept = [one for one in post.get("processors", [post]) if one["type"] == "ByteLevel"]  # the only one without tokens
+    facts["post_processor"] = kept[0] if kept else None
+    return json.dumps(facts, indent=2, ensure_ascii=False).encode("utf-8")
+
+
+def _tokenizer_config(start: Start, end: str) -> dict[str, Any]:
     is_for_chat = {*CONVERSATION_TOKENS} <= {*start.tokenizer.special_tokens}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "unk_token": END_OF_TEXT,
+        "bos_token": end,
+        "eos_token": end,
+        "unk_token": end,
         "model_max_length": start.model.max_seq_len,
         "clean_up_tokenization_spaces": False,
         **({"chat_template": CHAT_TEMPLATE} if is_for_chat else {}),
@@ -102,7 +114,14 @@ def _tokenizer_config(start: Start) -> dict[str, Any]:
 
 
 def _model_card(
-    store: Store, record: Record, recipe: State, *, folder: Path, commands: Sequence[str], losses: Mapping[str, float]
+    store: Store,
+    record: Record,
+    recipe: State,
+    *,
+    folder: Path,
+    commands: Sequence[str],
+    losses: Mapping[str, float],
+    end: str,
 ) -> str:
     model = recipe.curriculum.start.model
     lines = [
@@ -114,7 +133,7 @@ def _model_card(
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{folder.name}")\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{folder.name}")\n```',
-        "Documents end with `<|endoftext|>` (id 0); prompts start without it.",
+        f"Documents end with `{end}` (id {end_of_text_id(recipe.curriculum.start.tokenizer)}); prompts start without it.",
         "## How it was trained",
         _start(recipe.curriculum.start),
         _phases(recipe.curriculum),

@@ -17,12 +17,14 @@ from builders.releases import write_release
 from builders.small_recipes import CODE, GENERAL, PYCODE, sft, trunk, with_muon
 from builders.small_study import SYMBOLS, WORDS, exchange_two_ids, make_study, small_study
 from safetensors.torch import load_file
+from tokenizers import processors
 
 from midstudy.cli.main import main
-from midstudy.data.release import released_pythia
+from midstudy.data.release import released_pythia, released_tokenizer
+from midstudy.data.tokenizer import train_tokenizer
 from midstudy.export import _phases
 from midstudy.plan.planner import Plan
-from midstudy.recipe import Mixture, MixtureRamp
+from midstudy.recipe import Mixture, MixtureRamp, Start, pythia
 from midstudy.store.store import Store
 
 transformers = pytest.importorskip("transformers")
@@ -162,6 +164,35 @@ def test_another_rotary_embedding_survives_import_and_export(text, tmp_path):
             for folder in (release, tmp_path / "out")
         )
     assert torch.equal(first, second)
+
+
+def test_documents_may_end_with_another_token_than_id_0_and_a_beginning_is_not_added(text, tmp_path):
+    """A tokenizer as Llama 3's: special tokens after the text's, and a template that puts the beginning before a text."""
+    tokenizer = train_tokenizer([" ".join(WORDS), " ".join(SYMBOLS)] * 50, vocab_size=300)
+    tokenizer.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>"])
+    template = processors.TemplateProcessing(single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 300)])
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
+    release = tmp_path / "like-llama"
+    release.mkdir()
+    tokenizer.save(str(release / "tokenizer.json"))
+    released = released_tokenizer(str(release), end_of_text="<|end_of_text|>")
+    start = Start(model=pythia("nano", vocab_size=512, max_seq_len=32), tokenizer=released, seed=0)
+    store = Store.open(tmp_path / "store", create=True)
+    plan = make_study(store, small_study(text, start=start))
+    folder = tmp_path / "model"
+    assert main(["export", plan.arms[1].state, "--to", "hf", "--output", str(folder), "--store", str(store.root)]) == 0
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert (theirs.eos_token, theirs.eos_token_id) == ("<|end_of_text|>", 301)
+    assert (model.config.eos_token_id, model.generation_config.eos_token_id) == (301, 301)
+    for sentence in (" ".join(SYMBOLS), "a<|end_of_text|>b", "ünïcode 🙂", ""):
+        assert theirs(sentence)["input_ids"] == tokenizer.encode(sentence, add_special_tokens=False).ids
+    assert "Documents end with `<|end_of_text|>` (id 301)" in (folder / "README.md").read_text()
+    ours = load_model(store.published_folder(plan.arms[1].state) / "checkpoint")
+    ids = torch.tensor([[*theirs(" ".join(SYMBOLS))["input_ids"][:30], 301]])
+    with torch.no_grad():
+        assert torch.allclose(ours(ids), model(ids).logits, atol=1e-4)
 
 
 def test_decoding_restores_the_text(exported):

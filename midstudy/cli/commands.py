@@ -499,11 +499,12 @@ def compare(options: Namespace) -> int:
     progress = Progress()
     try:
         found = compare_texts(
-            named_texts(options.texts),
+            named_texts(options.texts, where="compare"),
             over=options.over,
             tokenizer=options.tokenizer,
             equal=options.equal,
             authors=options.authors,
+            store=Path(options.store),
             on_progress=progress,
         )
     finally:
@@ -518,7 +519,7 @@ def recommend(options: Namespace) -> int:
     """Print a ranking of candidate corpora for a target; plot it on request."""
     from midstudy.cli.compared import Progress, require_plot
     from midstudy.cli.recommended import as_text, write_plot
-    from midstudy.data.named_text import named_text
+    from midstudy.data.named_text import named_text, named_texts
     from midstudy.run.recommend import recommend as rank_candidates
 
     plot = require_plot(options.plot) if options.plot else None
@@ -526,8 +527,8 @@ def recommend(options: Namespace) -> int:
     try:
         found = rank_candidates(
             target=named_text(options.target, where="--target"),
-            general=named_text(options.general, where="--general"),
-            candidates=[named_text(one, where="--candidates") for one in options.candidates],
+            general=named_text(*options.general, where="--general"),
+            candidates=named_texts(options.candidates, where="--candidates"),
             share=options.share,
             store=Path(options.store),
             on_progress=progress,

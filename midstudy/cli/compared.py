@@ -13,7 +13,9 @@ from midstudy.recipe.errors import RecipeError
 
 if TYPE_CHECKING:
     from midstudy.run.compare import CorporaComparison
-    from midstudy.similarity.corpora import Compared
+    from midstudy.run.model_views import ModelView
+    from midstudy.similarity.corpora import Compared, Value
+    from midstudy.similarity.mean_vectors import ComparedVectors
 
 _MOST_LINES = 5
 """Disagreements printed; `--json` has all of them."""
@@ -56,12 +58,15 @@ def as_text(comparison: CorporaComparison, measure: str) -> str:
         lines.append(f"{text.name}  {text.argument}: {counted.num_documents:,} documents, {counted.num_bytes:,} bytes")
     for view, compared in comparison.views.items():
         lines += ["", _title(view, compared, measure), *_matrix(comparison.names, _cells(compared, measure))]
-    if comparison.views:
-        lines += ["", "± 95 % over documents. In brackets: two halves of one corpus, the ceiling for its row."]
     if comparison.compression:
         values = comparison.compression
         title = "compression, 1 − normalised compression distance (zlib, 1 MB of each corpus)"
         lines += ["", title, *_matrix(comparison.names, _symmetric(dict(values)))]
+    for view, one in comparison.by_model.items():
+        title = f"{_short(view, one)} ({one.label}), cosine of means, {one.documents_per_side} documents a side"
+        lines += ["", title, *_matrix(comparison.names, _cosines(one.compared))]
+    if comparison.views or comparison.by_model:
+        lines += ["", "± 95 % over documents. In brackets: two halves of one corpus, the ceiling for its row."]
     if comparison.published:
         combined = {pair: one.combined for pair, one in comparison.published.items()}
         title = "combined score as the paper's authors computed it (1,000 documents, 512 tokens, their constants)"
@@ -97,6 +102,12 @@ def write_plot(comparison: CorporaComparison, measure: str, path: Path) -> None:
         | {(name, name): ceiling[measure] for name, ceiling in compared.ceilings.items()}
         for view, compared in comparison.views.items()
     }
+    for view, one in comparison.by_model.items():
+        cosines = {pair: value.value for pair, value in one.compared.pairs.items()}
+        cosines |= {(right, left): value for (left, right), value in cosines.items()}
+        panels[f"{_short(view, one)}, cosine"] = cosines | {
+            (name, name): ceiling for name, ceiling in one.compared.ceilings.items()
+        }
     for title, values in (
         ("compression", comparison.compression),
         ("combined, as published", {pair: one.combined for pair, one in comparison.published.items()}),
@@ -113,16 +124,30 @@ def _title(view: str, compared: Compared, measure: str) -> str:
     return f"{view}, {measure}{direction}, {shown} units a side"
 
 
+def _short(view: str, one: ModelView) -> str:
+    return f"{view.partition(':')[0]}:{one.stage[:8]}"
+
+
 def _cells(compared: Compared, measure: str) -> Callable[[str, str], str]:
     def cell(row: str, column: str) -> str:
         if row == column:
             return f"[{compared.ceilings[row][measure]:.4f}]" if row in compared.ceilings else "–"
-        value = compared.value(row, column, measure)
-        if value.low is None or value.high is None:
-            return f"{value.value:.4f}"
-        return f"{value.value:.4f} ±{max(value.high - value.value, value.value - value.low):.4f}"
+        return _with_interval(compared.value(row, column, measure))
 
     return cell
+
+
+def _cosines(compared: ComparedVectors) -> Callable[[str, str], str]:
+    def cell(row: str, column: str) -> str:
+        return f"[{compared.ceilings[row]:.4f}]" if row == column else _with_interval(compared.value(row, column))
+
+    return cell
+
+
+def _with_interval(value: Value) -> str:
+    if value.low is None or value.high is None:
+        return f"{value.value:.4f}"
+    return f"{value.value:.4f} ±{max(value.high - value.value, value.value - value.low):.4f}"
 
 
 def _symmetric(values: dict[tuple[str, str], float], *, diagonal: str = "–") -> Callable[[str, str], str]:

@@ -265,18 +265,18 @@ def _parser() -> argparse.ArgumentParser:
         "--other-store", type=_named, metavar="DIR", help="folder of B's results (default: the same store)"
     )
 
-    corpora = verbs.add_parser("compare", help="Compare corpora: similarity of every pair, by bytes, words and tokens.")
+    corpora = verb("compare", "Compare corpora: similarity of every pair, by bytes, words, tokens or a model.", reads=True)
     corpora.description = (
         "Compare the train text of corpora: exact measures of every pair, at equal sizes, with intervals over documents and "
         "the ceiling of two halves of one corpus."
     )
-    corpora.set_defaults(store=DEFAULT_STORE)
     corpora.add_argument(
         "texts",
         type=_named,
         nargs="+",
         metavar="NAME=SOURCE",
-        help="a folder, a file, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT; of wheels and a folder, the part NAME",
+        help="a folder, a file, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT; of wheels and a folder, the part NAME. Fields "
+        "and shares are declared as for --data: NAME=FOLDER,text=FIELD,share=0.7",
     )
     corpora.add_argument(
         "--over",
@@ -284,10 +284,16 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=_named,
         metavar="VIEW",
-        help="what is counted: bytes:N, words:N, chars:N, a range as words:1-4 (the mean over its orders), tokens, "
-        "compression; repeatable (default: bytes:3, words:1-2 and, with a tokenizer, tokens)",
+        help="what is compared: bytes:N, words:N, chars:N, a range as words:1-4 (the mean over its orders), tokens, "
+        "compression; by the model of a state in the store, embedding:STAGE (mean hidden states) or gradients:STAGE (of the "
+        "loss); repeatable (default: bytes:3, words:1-2 and, with a tokenizer, tokens)",
     )
-    corpora.add_argument("--tokenizer", type=_named, metavar="PATH", help="a tokenizer.json, or a folder that holds one")
+    corpora.add_argument(
+        "--tokenizer",
+        type=_named,
+        metavar="TOKENIZER",
+        help="a tokenizer.json, a folder that holds one, hub:OWNER/NAME@COMMIT, or a tokenizer or state of the store",
+    )
     corpora.add_argument(
         "--equal",
         choices=("units", "bytes", "none"),
@@ -306,7 +312,6 @@ def _parser() -> argparse.ArgumentParser:
         help="only the bridging paper's combined score, by its published procedure and constants; needs --tokenizer",
     )
     corpora.add_argument("--plot", type=_named, metavar="FILE", help="also draw the matrices: a .png, .svg or .pdf file")
-    corpora.add_argument("--json", action="store_true", help="print JSON instead of text")
 
     recommended = verb(
         "recommend", "Rank candidate corpora for a target before any training, by byte n-gram experts.", reads=True
@@ -316,12 +321,20 @@ def _parser() -> argparse.ArgumentParser:
         "target's dev split, what it costs on general text, which candidates cannot be told apart, copies, and "
         "contamination with the target's test split, which is rejected."
     )
-    text_form = "a folder, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT; of wheels and a folder, the part NAME"
+    text_form = (
+        "a folder, 'wheels', or hub:OWNER/SET[:CONFIG]@COMMIT, with ,text=FIELD or ,prompt=FIELD,completion=FIELD where "
+        "needed; of wheels and a folder, the part NAME"
+    )
     recommended.add_argument(
         "--target", type=_named, required=True, metavar="NAME=SOURCE", help=f"the task, with its splits: {text_form}"
     )
     recommended.add_argument(
-        "--general", type=_named, required=True, metavar="NAME=SOURCE", help=f"general text: {text_form}, or a file"
+        "--general",
+        type=_named,
+        required=True,
+        nargs="+",
+        metavar="NAME=SOURCE",
+        help=f"general text: {text_form}; or a file; or several sources of one NAME, each with ,share=NUMBER",
     )
     recommended.add_argument(
         "--candidates",
@@ -329,7 +342,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         nargs="+",
         metavar="NAME=SOURCE",
-        help=f"corpora to choose from: {text_form}, or a file",
+        help="corpora to choose from, as --general",
     )
     recommended.add_argument(
         "--share", type=_share, required=True, metavar="SHARE", help="a candidate's share of the tokens, as 0.2"

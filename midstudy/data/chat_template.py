@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 CHAT_TEMPLATE = """
-{{- '<|endoftext|>' -}}
+{{- bos_token -}}
 {%- set turn = namespace(system='') -%}
 {%- for message in messages -%}
 {%- if message['role'] == 'system' -%}

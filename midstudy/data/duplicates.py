@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from midstudy.similarity.units import Grams, Keys
 
@@ -34,15 +35,22 @@ class KnownDocuments:
 
     def copies(self, batch: Sequence[str]) -> tuple[int, int]:
         """Return the numbers of exact copies and of near copies, which are not exact, among the documents of a batch."""
-        is_exact = np.isin(_digests(batch), self._digests)
+        is_exact = _is_in(_digests(batch), self._digests)
         keys, lengths = _GRAMS.keys(batch)
         owners = np.repeat(np.arange(len(batch)), lengths)
         is_sampled = keys % _ONE_IN == 0
         sampled = np.bincount(owners[is_sampled], minlength=len(batch))
-        is_known = np.isin(keys[is_sampled], self._keys)
+        is_known = _is_in(keys[is_sampled], self._keys)
         known = np.bincount(owners[is_sampled][is_known], minlength=len(batch))
         is_near = (sampled > 0) & (known >= SHARED * sampled) & ~is_exact
         return int(is_exact.sum()), int(is_near.sum())
+
+
+def _is_in(wanted: Keys, known: Keys) -> NDArray[np.bool_]:
+    """Return which keys are among `known`, which is ascending. `np.isin` would sort `known` with every batch."""
+    if not known.size:
+        return np.zeros(wanted.size, np.bool_)
+    return known[np.minimum(np.searchsorted(known, wanted), known.size - 1)] == wanted
 
 
 def _digests(batch: Sequence[str]) -> Keys:

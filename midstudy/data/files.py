@@ -103,7 +103,8 @@ class _Unclosed(io.RawIOBase):
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        # Text spares `json` the search for an encoding; other beginnings, such as a byte order mark, are left to it.
+        row = json.loads(line.decode("utf-8", "surrogatepass") if line.startswith(b'{"') else line)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{where}: expected UTF-8 text, got byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line "

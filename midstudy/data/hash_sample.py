@@ -28,28 +28,30 @@ class HashSample:
 
     def __init__(self, *, max_documents: int | None = None, max_bytes: int | None = None) -> None:
         self._max_documents, self._max_bytes = max_documents, max_bytes
-        self._heap: list[tuple[int, int, str]] = []
+        self._heap: list[tuple[int, int, bytes]] = []  # the last of the order first
         self._num_bytes = self._number = 0
 
     def add(self, document: str) -> None:
         """Consider one more document; copies count as often as they occur."""
-        rank = int.from_bytes(hashlib.blake2b(document.encode("utf-8"), digest_size=8, person=b"sample").digest(), "big")
+        encoded = document.encode("utf-8")
+        rank = int.from_bytes(hashlib.blake2b(encoded, digest_size=8, person=b"sample").digest(), "big")
         self._number += 1
-        heapq.heappush(self._heap, (-rank, -self._number, document))
-        self._num_bytes += len(document.encode("utf-8"))
-        while self._is_full_without_last():
-            self._num_bytes -= len(heapq.heappop(self._heap)[2].encode("utf-8"))
+        if self._heap and self._is_full() and -rank <= self._heap[0][0]:
+            return
+        heapq.heappush(self._heap, (-rank, -self._number, encoded))
+        self._num_bytes += len(encoded)
+        while self._is_full(without_last=True):
+            self._num_bytes -= len(heapq.heappop(self._heap)[2])
 
-    def _is_full_without_last(self) -> bool:
+    def _is_full(self, *, without_last: bool = False) -> bool:
         if self._max_documents is not None:
-            return len(self._heap) > self._max_documents
+            return len(self._heap) - without_last >= self._max_documents
         assert self._max_bytes is not None
-        return self._num_bytes - len(self._heap[0][2].encode("utf-8")) >= self._max_bytes
+        return self._num_bytes - (len(self._heap[0][2]) if without_last else 0) >= self._max_bytes
 
     def documents(self) -> tuple[str, ...]:
         """Return the sample in the order of the hash; the last document is cut at `max_bytes`."""
-        chosen = [document for _, _, document in sorted(self._heap, reverse=True)]
+        chosen = [encoded for _, _, encoded in sorted(self._heap, reverse=True)]
         if self._max_bytes is not None and self._num_bytes > self._max_bytes:
-            last = chosen[-1].encode("utf-8")
-            chosen[-1] = last[: len(last) - (self._num_bytes - self._max_bytes)].decode("utf-8", "ignore")
-        return tuple(chosen)
+            chosen[-1] = chosen[-1][: len(chosen[-1]) - (self._num_bytes - self._max_bytes)]
+        return tuple(encoded.decode("utf-8", "ignore") for encoded in chosen)

@@ -14,11 +14,14 @@ ANCHOR = 7
 """Any window of 13 words covers words i..i+6 for some i that is a multiple of 7: only these runs need a look-up."""
 
 _WORD = re.compile(r"[^\W_]+")
+_TO_SPACE = {code: " " for code in range(128) if not chr(code).isalnum()}
+"""Of ASCII text, which this reads several times as fast as the expression does."""
 
 
 def words(text: str) -> list[str]:
     """Return the lower-cased runs of letters and digits."""
-    return _WORD.findall(text.lower())
+    lowered = text.lower()
+    return lowered.translate(_TO_SPACE).split() if lowered.isascii() else _WORD.findall(lowered)
 
 
 def ngrams(text: str, n: int = NGRAM) -> Iterator[str]:

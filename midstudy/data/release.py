@@ -92,10 +92,7 @@ def released_tokenizer(argument: str, *, end_of_text: str) -> ReleasedTokenizer:
         ValueError: the file is missing or damaged, or the Hub cannot be reached.
     """
     if argument.startswith("hub:"):
-        part, at, revision = argument.removeprefix("hub:").rpartition("@")
-        if not at or not part:
-            raise ValueError(f"tokenizer: expected a folder or hub:OWNER/NAME@COMMIT, got {argument}.")
-        require_commit(part, revision)
+        part, revision = _hub_tokenizer(argument)
         folder, name = _fetched(part, revision, (FILE_NAME,)), part.rpartition("/")[2]
         source = Source(kind="hub", part=part, revision=revision)
     else:
@@ -104,6 +101,24 @@ def released_tokenizer(argument: str, *, end_of_text: str) -> ReleasedTokenizer:
         source = Source(kind="files", part="", revision=file_digest(_present(folder, FILE_NAME)), location=str(folder))
     with inside(f"release.{name}"):
         return _tokenizer(_present(folder, FILE_NAME), name, source, end_of_text=end_of_text)
+
+
+def hub_tokenizer_bytes(argument: str) -> bytes:
+    """Return the bytes of the `tokenizer.json` of `hub:OWNER/NAME@COMMIT`.
+
+    Raises:
+        ValueError: the argument has another form, the file is missing, or the Hub cannot be reached.
+    """
+    part, revision = _hub_tokenizer(argument)
+    return _present(_fetched(part, revision, (FILE_NAME,)), FILE_NAME).read_bytes()
+
+
+def _hub_tokenizer(argument: str) -> tuple[str, str]:
+    part, at, revision = argument.removeprefix("hub:").rpartition("@")
+    if not at or not part:
+        raise ValueError(f"tokenizer: expected a folder or hub:OWNER/NAME@COMMIT, got {argument}.")
+    require_commit(part, revision)
+    return part, revision
 
 
 def release_files(release: Release) -> list[Path]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from midstudy.data.conversation import as_turns, plain_text
@@ -23,6 +24,9 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "conversations": (("conversations",), ()),
 }
 """Maps the name of a layout to its required and optional fields."""
+
+_FOR_TEXT = tuple(LAYOUTS)
+_FOR_TASKS = tuple(name for name in LAYOUTS if name != "text")
 
 _PAIR = "prompt/completion"
 """Recognised only if no layout fits, so that rows read before this layout was known are read as they were."""
@@ -52,7 +56,7 @@ def as_text(row: Mapping[str, Any], where: str) -> str:
     """
     if has_turns(row):
         return plain_text(row["messages"])
-    layout = _layout_of(row, where, tuple(LAYOUTS))
+    layout = _layout_of(row, where, _FOR_TEXT)
     if layout == "text":
         return row["text"]
     if layout == "inputs/targets":
@@ -77,7 +81,7 @@ def as_example(row: Mapping[str, Any], where: str) -> Example:
     if has_turns(row):
         first, *later = row["messages"]
         return Example(plain_text([first]), plain_text(later))
-    layout = _layout_of(row, where, tuple(name for name in LAYOUTS if name != "text"))
+    layout = _layout_of(row, where, _FOR_TASKS)
     example = _prompt_and_target(row, layout)
     if not example.target:
         raise ValueError(
@@ -94,8 +98,7 @@ def has_turns(row: Mapping[str, Any]) -> bool:
 
 def is_undeclared_conversation(row: Mapping[str, Any]) -> bool:
     """Return whether a row has messages, and the fields of no layout."""
-    has_layout = any(all(field in row for field in required) for required, _ in LAYOUTS.values())
-    return "messages" in row and not has_layout and not all(field in row for field in PAIR_FIELDS)
+    return "messages" in row and not _fitting(tuple(row), _FOR_TEXT)
 
 
 def with_fields(row: Mapping[str, Any], fields: Sequence[tuple[str, str]], where: str) -> dict[str, Any]:
@@ -139,9 +142,7 @@ def _with_more(prompt: str, more: str | None) -> str:
 
 
 def _layout_of(row: Mapping[str, Any], where: str, allowed: tuple[str, ...]) -> str:
-    fitting = [name for name in allowed if all(field in row for field in LAYOUTS[name][0])]
-    if not fitting and all(field in row for field in PAIR_FIELDS):
-        fitting = [_PAIR]
+    fitting = _fitting(tuple(row), allowed)
     if len(fitting) != 1:
         got = f"fields of several ({', '.join(fitting)})" if fitting else ", ".join(row) or "no fields"
         declared = "text=FIELD" if "text" in allowed else "prompt=FIELD,completion=FIELD"
@@ -167,6 +168,12 @@ def _layout_of(row: Mapping[str, Any], where: str, allowed: tuple[str, ...]) -> 
             raise ValueError(f"{where}: field '{field}': expected text, got {_kind(row[field])}. Correct or remove the row.")
         _require_unicode(row[field], field, where)
     return layout
+
+
+@lru_cache(maxsize=256)  # the rows of a file have the same fields
+def _fitting(fields: tuple[str, ...], allowed: tuple[str, ...]) -> tuple[str, ...]:
+    found = tuple(name for name in allowed if all(field in fields for field in LAYOUTS[name][0]))
+    return found or ((_PAIR,) if all(field in fields for field in PAIR_FIELDS) else ())
 
 
 def _kind(value: Any) -> str:

@@ -40,7 +40,29 @@ from midstudy.track.sync import sync
 StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 Named = Annotated[str, Field(pattern=r"\S")]
 """A path or address; an empty form field sends empty text, which this rejects."""
-DataSource = Annotated[str, Field(pattern=r"^[^=]*[^=\s][^=]*(=[\s\S]*\S[\s\S]*)?$")]
+_KEY = "(?:text|prompt|completion|messages|share)"
+_WRONG_DECLARATIONS = (
+    rf"^[^=]*=\s*,{_KEY}=",  # no place before the first
+    rf",{_KEY}=\s*(,{_KEY}=|$)",  # no value
+    rf",({_KEY})=.*,\1=",  # one given twice
+    r",text=.*,(prompt|completion|messages)=",
+    r",(prompt|completion|messages)=.*,text=",
+    r",messages=.*,(prompt|completion)=",
+    r",(prompt|completion)=.*,messages=",
+    r"^(?!.*,completion=).*,prompt=",
+    r"^(?!.*,prompt=).*,completion=",
+    r",share=(?!\s*[\d./eE+-]+\s*(,|$))",
+)
+"""What `SourceArgument.parse` rejects, for the schema that the server checks; pydantic's own patterns cannot look ahead.
+Whether the shares of a name add up to 1 is checked when a run starts."""
+
+DataSource = Annotated[
+    str,
+    Field(
+        pattern=r"^([^=]*[^=\s][^=]*|[^=,]*[^=,\s][^=,]*=[\s\S]*\S[\s\S]*)$",
+        json_schema_extra={"not": {"anyOf": [{"pattern": wrong} for wrong in _WRONG_DECLARATIONS]}},
+    ),
+]
 DataSources = Annotated[tuple[DataSource, ...], Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -108,8 +130,10 @@ def flow_of(experiment: Path, *, name: str) -> Flow[..., State[Any]]:
 
 
 _DATA = (
-    "Sources, as `--data` takes them: a folder of the worker's machine, `wheels`, or `hub:OWNER/SET@COMMIT` for all corpora "
-    "and tasks; `NAME=SOURCE` for one."
+    "Sources, as `--data` takes them: a folder of the worker's machine, `wheels`, or `hub:OWNER/SET[:CONFIG]@COMMIT` for "
+    "all corpora and tasks; `NAME=SOURCE` for one, also a file. Fields are declared after it: `NAME=SOURCE,text=FIELD`, "
+    "`NAME=SOURCE,prompt=FIELD,completion=FIELD`, or `NAME=SOURCE,messages=FIELD`. A corpus of several sources is given "
+    "several times, each with its share of the bytes: `NAME=SOURCE,share=0.7` and `NAME=OTHER,text=FIELD,share=0.3`."
 )
 
 

@@ -22,8 +22,8 @@ _ARCHITECTURE = {
 }
 
 
-def huggingface_config(shape: ModelShape) -> dict[str, Any]:
-    """Return the fields that `GPTNeoXConfig` needs to build the same model."""
+def huggingface_config(shape: ModelShape, *, end_of_text_id: int = 0) -> dict[str, Any]:
+    """Return the fields that `GPTNeoXConfig` needs to build the same model, whose documents end with `end_of_text_id`."""
     return {
         "model_type": "gpt_neox",
         "architectures": ["GPTNeoXForCausalLM"],
@@ -36,8 +36,8 @@ def huggingface_config(shape: ModelShape) -> dict[str, Any]:
         "rotary_pct": shape.rotary_fraction,
         "rotary_emb_base": shape.rotary_base,
         **_ARCHITECTURE,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
+        "bos_token_id": end_of_text_id,
+        "eos_token_id": end_of_text_id,
     }
 
 

@@ -1,6 +1,7 @@
 """`midstudy compare`: count several corpora in several views, and compare every pair of them.
 
-A view is a way to count: n-grams of bytes, words or characters, the ids of a tokenizer, or zlib's compression of a sample.
+A view is a way to compare: n-grams of bytes, words or characters, the ids of a tokenizer, zlib's compression of a sample, or
+what the model of a stage makes of a sample (`model_views.py`).
 """
 
 from __future__ import annotations
@@ -24,9 +25,17 @@ from numpy.typing import NDArray
 from midstudy.data.encoder import Encoder
 from midstudy.data.hash_sample import HashSample, batches_of
 from midstudy.data.named_text import NamedText
-from midstudy.data.tokenizer import FILE_NAME
 from midstudy.recipe.errors import RecipeError
+from midstudy.run.model_views import (
+    MODEL_CHARACTERS,
+    MODEL_DOCUMENTS,
+    ModelView,
+    compare_by_model,
+    is_model_view,
+    stored_model,
+)
 from midstudy.run.pool import leave_interrupts
+from midstudy.run.tokenizer_argument import loaded_tokenizer, read_tokenizer
 from midstudy.similarity.compression import Compressed, compression_similarity
 from midstudy.similarity.corpora import Compared, Value, compare_corpora
 from midstudy.similarity.counts import MAX_CHARACTERS_PER_DOCUMENT, MAX_DOCUMENTS, MAX_TOKENS_PER_DOCUMENT
@@ -53,7 +62,8 @@ OnProgress = Callable[[str], None]
 class Counted:
     """What was counted of one corpus: `views` maps a view to the counts of each of its orders.
 
-    `sample` holds the documents that are compressed, `published` the paper's sample of token ids.
+    `sample` holds the documents that are compressed, `published` the paper's sample of token ids, `documents` those that a
+    stage's model reads.
     """
 
     num_documents: int
@@ -61,6 +71,7 @@ class Counted:
     views: Mapping[str, Sequence[GroupedCounts]]
     sample: tuple[str, ...]
     published: PublishedCounts | None
+    documents: tuple[str, ...]
 
     @property
     def num_bytes(self) -> int:
@@ -69,7 +80,7 @@ class Counted:
 
 @dataclass(frozen=True, eq=False)
 class CorporaComparison:
-    """All results of one comparison. `views` excludes compression, whose similarities are in `compression` by pair."""
+    """All results of one comparison: `views` those of counts, `compression` and `published` by pair, `by_model` by view."""
 
     texts: Sequence[NamedText]
     counted: Mapping[str, Counted]
@@ -77,6 +88,7 @@ class CorporaComparison:
     views: Mapping[str, Compared]
     compression: Mapping[tuple[str, str], float]
     published: Mapping[tuple[str, str], PublishedSimilarity]
+    by_model: Mapping[str, ModelView]
     tokenizer_digest: str | None
     disagreements: Sequence[Disagreement] = field(default=())
     rank_correlations: Mapping[tuple[str, str], float | None] = field(default_factory=dict)
@@ -103,6 +115,7 @@ class CorporaComparison:
             "tokenizer_sha256": self.tokenizer_digest,
             "views": [self._view_facts(view, compared) for view, compared in self.views.items()],
             "compression": [{"left": a, "right": b, "similarity": value} for (a, b), value in self.compression.items()],
+            "models": [self._model_facts(view, one) for view, one in self.by_model.items()],
             "authors": [{"left": a, "right": b, **asdict(value)} for (a, b), value in self.published.items()],
             "rank_correlations": [{"views": list(two), "kendall_tau": tau} for two, tau in self.rank_correlations.items()],
             "disagreements": [asdict(one) for one in self.disagreements],
@@ -130,6 +143,16 @@ class CorporaComparison:
             ],
         }
 
+    def _model_facts(self, view: str, one: ModelView) -> dict[str, Any]:
+        return {
+            "view": view,
+            "stage": one.stage,
+            "label": one.label,
+            "documents_per_side": one.documents_per_side,
+            "own_halves": one.compared.ceilings,
+            "pairs": [{"left": a, "right": b, "cosine": asdict(value)} for (a, b), value in one.compared.pairs.items()],
+        }
+
 
 class TokenUnits:
     """Counts the ids of a tokenizer, without special tokens."""
@@ -140,29 +163,6 @@ class TokenUnits:
     def keys(self, texts: Sequence[str]) -> tuple[Keys, NDArray[np.int64]]:
         ids = list(self._encoder.ids(texts))
         return np.concatenate(ids).astype(np.uint64), np.array([len(one) for one in ids], np.int64)
-
-
-def read_tokenizer(argument: str) -> tuple[tokenizers.Tokenizer, bytes]:
-    """Return a tokenizer and the bytes of its `tokenizer.json`, which is `argument` or lies in that folder.
-
-    Raises:
-        RecipeError: there is no such file, it is not a tokenizer, or its ids need more than 16 bits.
-    """
-    path = Path(os.path.expanduser(argument))
-    path = path / FILE_NAME if path.is_dir() else path
-    expected = f"a {FILE_NAME}, or a folder that holds one, as a tokenizer's stage or a release does"
-    if not path.is_file():
-        raise RecipeError("--tokenizer", expected=expected, got=f"{argument}: no file {path}")
-    content = path.read_bytes()
-    try:
-        tokenizer = tokenizers.Tokenizer.from_buffer(content)
-    except Exception as error:  # the library does not raise anything more specific
-        raise RecipeError("--tokenizer", expected=expected, got=f"{path} ({error})") from None
-    if vocab_size_of(tokenizer) > 2**16:
-        raise RecipeError("--tokenizer", expected="ids below 65,536", got=f"{path} with {vocab_size_of(tokenizer):,} ids")
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer, content
 
 
 def vocab_size_of(tokenizer: tokenizers.Tokenizer) -> int:
@@ -183,13 +183,13 @@ def views_of(arguments: Sequence[str], *, has_tokenizer: bool) -> list[str]:
             raise RecipeError("--over tokens", expected="a tokenizer", got="none", fix="Add --tokenizer FOLDER.")
         if arguments.count(view) > 1:
             raise RecipeError("--over", expected="each view once", got=f"{view} twice")
-        if view not in (TOKENS, COMPRESSION):
+        if view not in (TOKENS, COMPRESSION) and not is_model_view(view):
             try:
                 orders_of(view)
             except ValueError as error:
                 raise RecipeError(
-                    "--over", expected="bytes:N, words:N, chars:N, a range as words:1-4, tokens or compression", got=view,
-                    fix=f"({error})",
+                    "--over", expected="bytes:N, words:N, chars:N, a range as words:1-4, tokens, compression, "
+                    "embedding:STAGE or gradients:STAGE", got=view, fix=f"({error})",
                 ) from None  # fmt: skip
     return list(arguments)
 
@@ -201,30 +201,34 @@ def compare(
     tokenizer: str | None,
     equal: str,
     authors: bool,
+    store: Path,
     on_progress: OnProgress = lambda line: None,
 ) -> CorporaComparison:
     """Count the texts and compare every pair.
 
     Args:
         over: views, as for `views_of`.
-        tokenizer: a `tokenizer.json` or its folder.
+        tokenizer: as for `read_tokenizer`.
         equal: `units`, `bytes` or `none`, as for `compare_corpora`.
         authors: True for the paper's published procedure alone, which needs a tokenizer.
+        store: the folder of the store whose stages are named.
         on_progress: called with a line of text.
 
     Raises:
-        RecipeError: a view or the tokenizer is unknown, or options do not fit together.
+        RecipeError: a view, the tokenizer or a stage is unknown, or options do not fit together.
+        StoreError: there is no store, or its files are damaged.
         ValueError: a source cannot be read, or a corpus has no text.
     """
+    if len(texts) < 2:
+        raise RecipeError("compare", expected="at least two corpora, each as NAME=SOURCE", got=f"{len(texts)}")
     if authors and (over or tokenizer is None):
         expected = "a tokenizer, and no --over" if tokenizer is None else "no --over: the procedure counts tokens"
         raise RecipeError(
             "--authors", expected=expected, got=" ".join(over) or "no tokenizer", fix="The paper used Pythia's tokenizer."
         )
     views = [] if authors else views_of(over, has_tokenizer=tokenizer is not None)
-    content = None
-    if tokenizer is not None:
-        _, content = read_tokenizer(tokenizer)
+    content = read_tokenizer(tokenizer, store=store) if tokenizer is not None else None
+    models = {view: stored_model(view, store) for view in views if is_model_view(view)}
     counted = _count_all(texts, views, content, authors, on_progress)
     for text in texts:
         if not counted[text.name].num_documents:
@@ -236,7 +240,7 @@ def compare(
     pairs = list(combinations(names, 2))
     compared = {}
     for view in views:
-        if view == COMPRESSION:
+        if view == COMPRESSION or view in models:
             continue
         counts = {name: counted[name].views[view] for name in names}
 
@@ -251,7 +255,10 @@ def compare(
             on_done=on_done,
         )
     zipped = {name: Compressed(counted[name].sample) for name in names} if COMPRESSION in views else {}
+    samples = {name: counted[name].documents for name in names}
+    by_model = {view: compare_by_model(one, samples, on_progress=on_progress) for view, one in models.items()}
     by_view = {view: _similarity_in(one) for view, one in compared.items()}
+    by_view |= {view: one.compared.value for view, one in by_model.items()}
     return CorporaComparison(
         texts=texts,
         counted=counted,
@@ -259,6 +266,7 @@ def compare(
         views=compared,
         compression={(a, b): compression_similarity(zipped[a], zipped[b]) for a, b in pairs} if zipped else {},
         published={(a, b): _published(counted, a, b) for a, b in pairs} if authors else {},
+        by_model=by_model,
         tokenizer_digest=hashlib.sha256(content).hexdigest() if content else None,
         disagreements=disagreements(names, by_view),
         rank_correlations={
@@ -342,18 +350,16 @@ def count_text(
     on_progress: OnProgress = lambda line: None,
 ) -> Counted:
     """Count one corpus in all views in one pass; memory grows with its vocabulary and its longest document."""
-    encoder = tokenizers.Tokenizer.from_buffer(tokenizer) if tokenizer else None
-    if encoder is not None:
-        encoder.no_truncation()
-        encoder.no_padding()
+    encoder = loaded_tokenizer(tokenizer) if tokenizer else None
     units: dict[str, Sequence[Units]] = {
         view: [TokenUnits(encoder)] if encoder is not None and view == TOKENS else orders_of(view)
         for view in views
-        if view != COMPRESSION
+        if view != COMPRESSION and not is_model_view(view)
     }
     counting = {view: [Counting() for _ in orders] for view, orders in units.items()}
     group_bytes, num_documents = np.zeros(NUM_GROUPS, np.int64), 0
     zipped, published = HashSample(max_bytes=COMPRESSED_BYTES), HashSample(max_documents=MAX_DOCUMENTS)
+    modelled, has_model = HashSample(max_documents=MODEL_DOCUMENTS), any(map(is_model_view, views))
     for batch in batches_of(text.documents(lambda share: on_progress(f"{text.name}: {100 * share:.0f} % read"))):
         groups = [group_of(document) for document in batch]
         num_documents += len(batch)
@@ -366,12 +372,15 @@ def count_text(
                 zipped.add(document)
             if authors:
                 published.add(document)
+            if has_model:
+                modelled.add(document[:MODEL_CHARACTERS])
     return Counted(
         num_documents=num_documents,
         group_bytes=group_bytes,
         views={view: [one.counts() for one in counters] for view, counters in counting.items()},
         sample=zipped.documents(),
         published=_published_counts(published.documents(), encoder) if authors and encoder and num_documents else None,
+        documents=modelled.documents(),
     )
 
 

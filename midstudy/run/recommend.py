@@ -264,10 +264,11 @@ def deciding_command(target: NamedText, general: NamedText, candidates: Sequence
         return ""
     command = ["midstudy", "run", "experiments/deciding.py"]
     for text in (target, general, *candidates):
-        place = _study_source(text)
-        if place is None:
+        values = text.study_values()
+        if values is None:
             return f"put the text of {text.name} into DIR/{text.name}/train.jsonl and give {text.name}=DIR for a command"
-        command += ["--data", f"{text.name}={place}"]
+        for value in values:
+            command += ["--data", f"{text.name}={value}"]
     settings = {
         "general": repr(general.name),
         "candidates": repr(tuple(text.name for text in candidates)),
@@ -278,17 +279,6 @@ def deciding_command(target: NamedText, general: NamedText, candidates: Sequence
     for name, value in settings.items():
         command += ["--set", f"{name}={value}"]
     return shlex.join(command)
-
-
-def _study_source(text: NamedText) -> str | None:
-    if text.source is None:
-        return None
-    if text.source.kind != "files":
-        return text.argument
-    folder = Path(text.source.location)
-    if text.is_task:
-        return str(folder.parent.parent)
-    return str(folder.parent) if folder.name == text.name else None
 
 
 def _require_names(texts: Sequence[NamedText]) -> None:
@@ -383,7 +373,7 @@ def _counts(texts: Sequence[NamedText], max_bytes: int, num_processes: int, on_p
 
 
 def _counts_key(text: NamedText, max_bytes: int) -> list[Any]:
-    return ["counts", _identity(text), max_bytes]
+    return ["counts", text.identity, max_bytes]
 
 
 def _counted(text: NamedText, max_bytes: int) -> Arrays:
@@ -431,7 +421,7 @@ def _halves(general: NamedText) -> Arrays:
                 arrays["bins"] = _bins(kept.documents())
         return arrays
 
-    return _cached(["halves", _identity(general), SAMPLE_BYTES], count)
+    return _cached(["halves", general.identity, SAMPLE_BYTES], count)
 
 
 def _arrays(documents: Sequence[str]) -> Arrays:
@@ -474,7 +464,7 @@ def _dev(text: NamedText) -> list[bytes]:
             "lengths": np.array([len(one) for one in encoded], np.int64),
         }
 
-    arrays = _cached(["dev", _identity(text), DEV_BYTES], read)
+    arrays = _cached(["dev", text.identity, DEV_BYTES], read)
     joined, ends = arrays["bytes"].tobytes(), np.cumsum(arrays["lengths"]).tolist()
     return [joined[end - length : end] for end, length in zip(ends, arrays["lengths"].tolist(), strict=True)]
 
@@ -513,8 +503,7 @@ def _scans(
 
 def _scan_key(text: NamedText, target: NamedText, general: NamedText) -> list[Any]:
     # The place is in the key, because messages name files.
-    place = str(text.path or (text.source.location if text.source else ""))
-    return ["scan", place, *(_identity(one) for one in (text, target, general))]
+    return ["scan", text.place, *(one.identity for one in (text, target, general))]
 
 
 def _scan_of(facts: Mapping[str, Any]) -> Scan:
@@ -558,11 +547,6 @@ def scan_text(text: NamedText, *, items: TestItems, known: KnownDocuments, log_r
 
 
 # -- cache ------------------------------------------------------------------------------------------------------------
-
-
-def _identity(text: NamedText) -> list[Any]:
-    source = text.source
-    return [text.revision, text.is_task, *([source.kind, source.part, source.config] if source else ["file"])]
 
 
 def _cached(key: list[Any], make: Callable[[], Arrays]) -> Arrays:

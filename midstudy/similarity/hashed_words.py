@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from midstudy.similarity.units import Grams
+from midstudy.similarity.units import Grams, symbols_of
 
 NUM_BINS = 10_000
 _ORDERS = (Grams("words", 1), Grams("words", 2))
@@ -19,8 +19,9 @@ _ORDERS = (Grams("words", 1), Grams("words", 2))
 def bin_counts(texts: Sequence[str]) -> NDArray[np.int64]:
     """Return the number of units in each bin, int64 of shape (10000,)."""
     counts = np.zeros(NUM_BINS, np.int64)
+    words = symbols_of("words", texts)
     for order in _ORDERS:
-        keys, _ = order.keys(texts)
+        keys, _ = order.keys_of(words)
         counts += np.bincount((keys % np.uint64(NUM_BINS)).astype(np.int64), minlength=NUM_BINS)
     return counts
 
@@ -34,8 +35,9 @@ def log_importance(target: NDArray[np.int64], general: NDArray[np.int64]) -> NDA
 def mean_importance(texts: Sequence[str], log_ratio: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean log importance of each text's units, float64 of shape (texts,); −inf for a text without words."""
     sums, numbers = np.zeros(len(texts)), np.zeros(len(texts))
+    words = symbols_of("words", texts)
     for order in _ORDERS:
-        keys, lengths = order.keys(texts)
+        keys, lengths = order.keys_of(words)
         owners = np.repeat(np.arange(len(texts)), lengths)
         sums += np.bincount(owners, log_ratio[(keys % np.uint64(NUM_BINS)).astype(np.int64)], minlength=len(texts))
         numbers += lengths

@@ -54,7 +54,11 @@ class Grams:
             raise ValueError(f"{self.kind}: expected n-grams of 1 to {most} {self.kind}, got {self.order}")
 
     def keys(self, texts: Sequence[str]) -> tuple[Keys, NDArray[np.int64]]:
-        symbols, lengths = _SYMBOLS[self.kind](texts)
+        return self.keys_of(symbols_of(self.kind, texts))
+
+    def keys_of(self, symbols_and_lengths: tuple[Keys, NDArray[np.int64]]) -> tuple[Keys, NDArray[np.int64]]:
+        """Return what `keys` returns, from `symbols_of` texts, so that several orders read a text once."""
+        symbols, lengths = symbols_and_lengths
         num_grams = np.maximum(lengths - (self.order - 1), 0)
         if not num_grams.sum():
             return np.zeros(0, np.uint64), num_grams
@@ -68,6 +72,11 @@ class Grams:
         for place in range(self.order):
             grams = _mixed(grams ^ symbols[place : place + grams.size])
         return grams[starts] >> np.uint64(64 - KEY_BITS), num_grams
+
+
+def symbols_of(kind: str, texts: Sequence[str]) -> tuple[Keys, NDArray[np.int64]]:
+    """Return a key of each byte, word or character of the texts, in order, and their number in each text."""
+    return _SYMBOLS[kind](texts)
 
 
 def orders_of(text: str) -> tuple[Grams, ...]:
@@ -104,22 +113,45 @@ def _character_symbols(texts: Sequence[str]) -> tuple[Keys, NDArray[np.int64]]:
 
 
 def _word_symbols(texts: Sequence[str]) -> tuple[Keys, NDArray[np.int64]]:
-    """Return a 64-bit hash of each word: a polynomial in the word's bytes modulo 2^64, mixed.
+    """Return a 64-bit hash of each word: a polynomial in the word's bytes modulo 2^64, mixed."""
+    hashes, lengths = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+    block: list[bytes] = []
+    size = 0
+    for place, text in enumerate(texts, start=1):
+        lowered = text.lower()
+        block.append((lowered if lowered.isascii() else _WIDE_SPACE.sub(" ", lowered)).encode("utf-8"))
+        size += len(block[-1]) + 1
+        if size >= _BLOCK_BYTES or place == len(texts):
+            found = _words_of_block(block)
+            hashes.append(found[0])
+            lengths.append(found[1])
+            block, size = [], 0
+    return np.concatenate(hashes), np.concatenate(lengths)
 
-    The polynomials of all words come from one running sum: the sum over a word, divided by the power at its start.
-    """
-    split = [text.lower().split() for text in texts]
-    lengths = np.array([len(words) for words in split], np.int64)
-    joined = np.frombuffer("".join(f"{word} " for words in split for word in words).encode("utf-8"), np.uint8)
-    ends = np.flatnonzero(joined == ord(" "))
-    starts = np.concatenate([[0], ends[:-1] + 1]) if ends.size else ends
+
+def _words_of_block(encoded: Sequence[bytes]) -> tuple[Keys, NDArray[np.int64]]:
+    """The polynomials of all words come from one running sum: the sum over a word, divided by the power at its start."""
+    joined = np.frombuffer(b" ".join([b"", *encoded, b""]), np.uint8)
+    is_space = _IS_SPACE[joined]
+    edges = np.flatnonzero(is_space[1:] != is_space[:-1]) + 1
+    starts, ends = edges[::2], edges[1::2]
     powers, inverses = _powers(1 << max(16, int(joined.size).bit_length()))
     with np.errstate(over="ignore"):
-        running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_BYTE_VALUES[joined] * powers[: joined.size])])
-        return _mixed((running[ends] - running[starts]) * inverses[starts]), lengths
+        running = np.zeros(joined.size + 1, np.uint64)
+        np.cumsum(_BYTE_VALUES[joined] * powers[: joined.size], out=running[1:])
+        hashes = _mixed((running[ends] - running[starts]) * inverses[starts])
+    limits = np.cumsum([1, *(len(text) + 1 for text in encoded)])
+    return hashes, np.diff(np.searchsorted(starts, limits))
 
 
 _SYMBOLS = {"bytes": _byte_symbols, "chars": _character_symbols, "words": _word_symbols}
+
+_BLOCK_BYTES = 2**18
+"""Of words hashed together: numpy's arrays of one block fit a processor's cache."""
+
+# The white space of `str.split`: as bytes, and as characters outside ASCII.
+_IS_SPACE = np.isin(np.arange(256), [*range(9, 14), *range(28, 33)])
+_WIDE_SPACE = re.compile(r"[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 
 _BYTE_VALUES = np.random.default_rng(20).integers(2**64, size=256, dtype=np.uint64)
 _BASE = 0x9E3779B97F4A7C15

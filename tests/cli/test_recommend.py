@@ -84,3 +84,19 @@ def test_a_single_file_is_no_target(folder: Path, capsys: pytest.CaptureFixture[
     arguments[2] = f"task={folder}/dirty.jsonl"
     assert main(arguments) == 2
     assert "--target: expected a source with a dev and a test split, got the single file" in capsys.readouterr().err
+
+
+def test_fields_and_shares_are_declared_as_for_data_and_reach_the_proposed_study(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = folder / "left" / "train.jsonl"
+    train.write_text(train.read_text().replace('"text"', '"content"'), encoding="utf-8")
+    half = f"mix={folder}/right,share=0.5"
+    options = command(folder, f"left={folder},text=content", half, f"mix={folder}/left,text=content,share=0.5")
+    assert main([*options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {one["name"] for one in found["candidates"]} == {"left", "mix"}
+    proposed = shlex.split(found["deciding_command"])
+    assert {f"left={folder},text=content", half, f"mix={folder}/left,text=content,share=0.5"} <= set(proposed)
+    assert main(command(folder, f"left={folder},text=content", f"right={folder},text=content")) == 2
+    assert "expected field 'content', declared by text=content" in capsys.readouterr().err

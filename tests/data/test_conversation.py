@@ -217,7 +217,7 @@ def test_ids_and_targets_of_200_conversations_equal_those_of_transformers(
 ) -> None:
     transformers = pytest.importorskip("transformers")
     save_tokenizer(tokenizer, tmp_path)
-    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), bos_token="<|endoftext|>")
     rng = random.Random(2)
     rows = [CALCULATION, *(drawn_conversation(rng) for _ in range(199))]
     split = shards_of(tmp_path / "shards", tokenizer, rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +20,11 @@ def overlapping(test_texts: list[str], training_texts: list[str]) -> list[int]:
 
 def test_words_are_lower_cased_letters_and_digits() -> None:
     assert words("Don't pay $1,000 for Foo_bar(x2)!") == ["don", "t", "pay", "1", "000", "for", "foo", "bar", "x2"]
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127)) | st.text())
+def test_words_of_ascii_and_of_other_text_follow_one_rule(text: str) -> None:
+    assert words(text) == re.findall(r"[^\W_]+", text.lower())
 
 
 def test_a_text_of_thirteen_words_has_one_ngram_and_a_shorter_one_none() -> None:

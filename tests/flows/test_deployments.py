@@ -12,8 +12,11 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.schema_tools.validation import ValidationError, is_valid_schema, validate
 from pydantic import TypeAdapter
 
+from midstudy.data.data_args import DataChoice
+from midstudy.data.source_argument import SourceArgument
 from midstudy.flows.deployed import DataSources, _settings, flow_of
 from midstudy.plan.experiment import study_parameters
+from midstudy.recipe.exact_share import exact_share
 
 DEPLOYMENTS = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
 EXPERIMENTS = {
@@ -112,11 +115,50 @@ def test_a_wrong_value_is_refused_when_the_run_is_created(name: str, parameters:
     assert message in str(refused.value)
 
 
-@pytest.mark.parametrize("source", ["wheels", "~/te xt", "code=wheels", "code=~/a=b", "math=hub:owner/set@0123"])
-def test_sources_are_taken_as_the_command_line_takes_them(source: str) -> None:
+SOURCES = [
+    "wheels", "~/te xt", "~/a,b", "code=wheels", "code=~/a=b", "code=~/a,b", "math=hub:owner/set@0123",
+    "code=~/a,text=content", "code=~/a,share=0.7,text=content", "code=~/a,share=1/3", "code=~/a,b=c,share=7e-1",
+    "chat=~/talk,messages=turns", "pycode=~/pairs,prompt=question,completion=answer", "pycode=~/pairs,completion=answer,prompt=question,share=0.5",
+]  # fmt: skip
+NO_SOURCES = [
+    "~/a,text=content", "code=,text=content", "code=~/a,text=", "code=~/a,text= ,share=0.5", "code=~/a,text=a,text=b",
+    "code=~/a,text=a,messages=b", "code=~/a,messages=a,text=b", "code=~/a,messages=a,prompt=b,completion=c",
+    "code=~/a,text=a,prompt=b,completion=c", "code=~/a,completion=c,text=a", "code=~/a,prompt=b", "code=~/a,completion=b",
+    "code=~/a,share=", "code=~/a,share=most", "code=~/a,share=0.5,share=0.5",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("source", SOURCES + NO_SOURCES)
+def test_a_source_is_accepted_when_the_run_is_created_if_the_command_line_reads_it(source: str) -> None:
     schema = FLOWS["bridging/micro"].parameters.model_dump_for_openapi()
-    validate(GIVEN["bridging/micro"] | {"data": [source]}, schema, raise_on_error=True)
-    TypeAdapter(DataSources).validate_python((source,))
+    given = GIVEN["bridging/micro"] | {"data": [source]}
+    if source in SOURCES:
+        assert command_line_reads(source)
+        validate(given, schema, raise_on_error=True)
+        TypeAdapter(DataSources).validate_python((source,))
+        return
+    assert not command_line_reads(source)
+    with pytest.raises(ValidationError, match=r"data\[0\]"):
+        validate(given, schema, raise_on_error=True)
+
+
+def command_line_reads(source: str) -> bool:
+    """Return whether `--data SOURCE` is well formed; whether the place exists is another question."""
+    name, separator, value = source.partition("=")
+    try:
+        DataChoice([source])
+        share = SourceArgument.parse(value, name=name).share if separator else None
+        exact_share("share", share or 1)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", ["bridging/micro", "bridging/local-data", "timing-weight/micro", "similarity/data-only"])
+def test_the_description_of_data_mentions_fields_and_shares(name: str) -> None:
+    described = FLOWS[name].parameters.model_dump()["properties"]["data"]["description"]
+    for form in ("text=FIELD", "prompt=FIELD,completion=FIELD", "share=0.7", "hub:OWNER/SET[:CONFIG]@COMMIT"):
+        assert form in described
 
 
 def test_only_what_differs_from_the_experiment_is_handed_on() -> None:

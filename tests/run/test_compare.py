@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.releases import COMMIT, cached_snapshot
 
 from midstudy.data.named_text import NamedText, named_texts
 from midstudy.data.tokenizer import save_tokenizer, train_tokenizer
@@ -38,7 +39,7 @@ def write(path: Path, texts: Sequence[str]) -> Path:
 
 @pytest.fixture
 def texts(tmp_path: Path) -> list[NamedText]:
-    return named_texts([f"{name}={write(tmp_path / f'{name}.jsonl', TEXTS[name])}" for name in TEXTS])
+    return named_texts([f"{name}={write(tmp_path / f'{name}.jsonl', TEXTS[name])}" for name in TEXTS], where="compare")
 
 
 @pytest.fixture
@@ -50,7 +51,9 @@ def tokenizer(tmp_path: Path) -> Path:
 
 
 def compared(texts: Sequence[NamedText], **changes: Any) -> CorporaComparison:
-    return compare(texts, **{"over": [], "tokenizer": None, "equal": "units", "authors": False, **changes})
+    return compare(
+        texts, **{"store": Path("no-store"), "over": [], "tokenizer": None, "equal": "units", "authors": False, **changes}
+    )
 
 
 def test_all_views_stand_side_by_side(texts: list[NamedText], tokenizer: Path) -> None:
@@ -82,7 +85,9 @@ def test_the_published_sample_is_cut_as_in_the_paper(
 ) -> None:
     monkeypatch.setattr(rules, "MAX_CHARACTERS_PER_DOCUMENT", 50)
     monkeypatch.setattr(rules, "MAX_TOKENS_PER_DOCUMENT", 7)
-    texts = named_texts([f"{name}={write(tmp_path / f'{name}.jsonl', TEXTS[name])}" for name in ("prose", "code")])
+    texts = named_texts(
+        [f"{name}={write(tmp_path / f'{name}.jsonl', TEXTS[name])}" for name in ("prose", "code")], where="compare"
+    )
     found = compared(texts, tokenizer=str(tokenizer), authors=True)
     encode = rules.tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode
     sides = [
@@ -96,7 +101,7 @@ def test_the_published_sample_is_cut_as_in_the_paper(
 def test_the_published_sample_has_1000_documents_whatever_their_order(tmp_path: Path, tokenizer: Path) -> None:
     many = documents(WORDS, 5, number=1_200, length=3)
     files = [write(tmp_path / "a.jsonl", many), write(tmp_path / "b.jsonl", many[::-1])]
-    a, b = named_texts([f"a={files[0]}", f"b={files[1]}"])
+    a, b = named_texts([f"a={files[0]}", f"b={files[1]}"], where="compare")
     content = (tokenizer / "tokenizer.json").read_bytes()
     samples = [count_text(text, [], content, True).published for text in (a, b)]
     assert samples[0] is not None
@@ -118,7 +123,9 @@ def test_compression_reads_a_bounded_sample(texts: list[NamedText], monkeypatch:
 
 def test_memory_does_not_grow_with_the_number_of_documents(tmp_path: Path) -> None:
     names = {"once": TEXTS["prose"], "often": TEXTS["prose"] * 20}
-    once, often = named_texts([f"{name}={write(tmp_path / f'{name}.jsonl', texts)}" for name, texts in names.items()])
+    once, often = named_texts(
+        [f"{name}={write(tmp_path / f'{name}.jsonl', texts)}" for name, texts in names.items()], where="compare"
+    )
     small, large = (count_text(text, ["words:1"], None, False) for text in (once, often))
     assert large.num_documents == 20 * small.num_documents
     assert large.views["words:1"][0].codes.tolist() == small.views["words:1"][0].codes.tolist()
@@ -142,7 +149,9 @@ def test_views_that_disagree_are_found(tmp_path: Path) -> None:
     alike = documents(["ahpla", "ovarb", "atled", "ammag"], 2, number=200)
     words = documents(["alpha", "bravo", "zzzzz", "yyyyy", "xxxxx", "qqqqq"], 3, number=200)
     corpora = {"base": base, "alike": alike, "words": words}
-    texts = named_texts([f"{name}={write(tmp_path / f'{name}.jsonl', one)}" for name, one in corpora.items()])
+    texts = named_texts(
+        [f"{name}={write(tmp_path / f'{name}.jsonl', one)}" for name, one in corpora.items()], where="compare"
+    )
     found = compared(texts, over=["chars:1", "words:1"])
     decided = [(one.corpus, one.closer, one.other, one.first_view) for one in found.disagreements if one.is_decided]
     assert ("base", "alike", "words", "chars:1") in decided
@@ -150,7 +159,9 @@ def test_views_that_disagree_are_found(tmp_path: Path) -> None:
 
 def test_small_and_unequal_samples_are_noted(tmp_path: Path) -> None:
     corpora = {"many": TEXTS["prose"], "one": TEXTS["code"][:1], "few": TEXTS["mixed"][:5]}
-    texts = named_texts([f"{name}={write(tmp_path / f'{name}.jsonl', one)}" for name, one in corpora.items()])
+    texts = named_texts(
+        [f"{name}={write(tmp_path / f'{name}.jsonl', one)}" for name, one in corpora.items()], where="compare"
+    )
     notes = "\n".join(compared(texts, over=["words:1"]).notes)
     assert "one: 1 document(s) in one group: no interval of its pairs, no ceiling." in notes
     assert "few: only 5 documents: intervals of its pairs are rough." in notes
@@ -194,6 +205,33 @@ def test_a_file_that_is_no_tokenizer_is_named(texts: list[NamedText], tmp_path: 
 )
 def test_a_corpus_without_units_is_named(tmp_path: Path, empty: list[str], over: list[str], message: str) -> None:
     corpora = {"prose": TEXTS["prose"], "empty": empty}
-    texts = named_texts([f"{name}={write(tmp_path / f'{name}.jsonl', one)}" for name, one in corpora.items()])
+    texts = named_texts(
+        [f"{name}={write(tmp_path / f'{name}.jsonl', one)}" for name, one in corpora.items()], where="compare"
+    )
     with pytest.raises(RecipeError, match=message):
         compared(texts, over=over)
+
+
+def test_one_corpus_is_not_compared(texts: list[NamedText]) -> None:
+    with pytest.raises(RecipeError, match="compare: expected at least two corpora, each as NAME=SOURCE, got 1"):
+        compared(texts[:1])
+
+
+def test_a_tokenizer_of_the_hub_and_ids_above_65535(texts: list[NamedText]) -> None:
+    words = {word: number for number, word in enumerate([*(f"w{n}" for n in range(70_000)), *WORDS, *SYMBOLS, "[UNK]"])}
+    made = rules.tokenizers.Tokenizer(rules.tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = rules.tokenizers.pre_tokenizers.WhitespaceSplit()
+    folder = cached_snapshot("owner/wide")
+    made.save(str(folder / "tokenizer.json"))
+    views = ["tokens", "words:1"]
+    by_hub, by_folder = (
+        compared(texts, over=views, tokenizer=one, equal="none") for one in (f"hub:owner/wide@{COMMIT}", str(folder))
+    )
+    assert by_hub.as_json() == by_folder.as_json()
+    counts = by_hub.counted["code"].views["tokens"][0]
+    assert min(counts.keys.tolist()) > 65_535
+    # Every word is a token, so both views count the same.
+    tokens, whole_words = (by_hub.views[view].value("prose", "mixed", "js").value for view in views)
+    assert tokens == pytest.approx(whole_words, abs=1e-12)
+    with pytest.raises(ValueError, match="expected a commit of 40 hex digits"):
+        compared(texts, tokenizer="hub:owner/wide@main")

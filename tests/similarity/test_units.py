@@ -81,6 +81,22 @@ def test_a_hundred_thousand_different_words_have_different_keys() -> None:
     assert Counter(keys.tolist()).most_common(1)[0][1] == 1
 
 
+def test_words_end_at_every_white_space_of_str_split_and_nowhere_else() -> None:
+    characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    texts = ["".join(f"a{character}b " for character in characters[start : start + 999]) for start in range(0, 2**16, 999)]
+    _, lengths = Grams("words", 1).keys(texts)
+    assert lengths.tolist() == [len(text.lower().split()) for text in texts]
+
+
+def test_keys_of_words_do_not_depend_on_where_a_long_batch_is_cut() -> None:
+    texts = [f"number {place} of many documents" for place in range(30_000)]  # several blocks
+    together, lengths = Grams("words", 2).keys(texts)
+    assert lengths.tolist() == [4] * len(texts)
+    for place in (0, 9_000, 17_321, 29_999):
+        alone, _ = Grams("words", 2).keys([texts[place]])
+        assert together[4 * place : 4 * place + 4].tolist() == alone.tolist()
+
+
 def test_a_range_names_several_orders() -> None:
     assert orders_of("words:1-3") == (Grams("words", 1), Grams("words", 2), Grams("words", 3))
     assert orders_of("bytes:4") == (Grams("bytes", 4),)

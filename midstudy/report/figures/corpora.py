@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from midstudy.report.figures import style
 
 _CELL_IN = 0.36
+_LETTER_IN = 0.085
+"""Of the names beside and, at an angle, above a matrix."""
 
 
 @style.styled
@@ -23,9 +25,12 @@ def corpora_figure(
         panels: by title, the value of each row and column; an absent cell stays empty.
         darker_is_larger: True for similarities, False for distances, so that dark is always close.
     """
-    num_columns = min(len(panels), 2 if len(names) < 8 else 1)
+    longest_in = _LETTER_IN * max(map(len, names))
+    beside_in = longest_in + 0.8 * _LETTER_IN * len(names[-1]) + 0.3  # rows to the left, the last column to the right
+    fits_twice = beside_in + _CELL_IN * len(names) <= style.WIDTH_IN / 2
+    num_columns = min(len(panels), 2 if fits_twice else 1)
     num_rows = math.ceil(len(panels) / num_columns)
-    figure = style.new_figure(height_in=num_rows * (_CELL_IN * len(names) + 1.4))
+    figure = style.new_figure(height_in=num_rows * (_CELL_IN * len(names) + 0.6 * longest_in + 0.7))
     grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     for axes in grid[len(panels) :]:
         axes.set_axis_off()

@@ -35,8 +35,9 @@ def recommendation_figure(rows: Sequence[GainRow], *, placebo_gain: float, targe
                   markerfacecolor="white" if row.group is None else colour)  # fmt: skip
     style.zero_line(axes, vertical=True)
     axes.axvline(placebo_gain, color=style.MUTED, linewidth=1.0, linestyle=":", zorder=1)
-    axes.annotate("more general text", (placebo_gain, -0.5), textcoords="offset points", xytext=(3, 3), fontsize=8,
-                  color=style.MUTED, annotation_clip=False)  # fmt: skip
+    is_right = placebo_gain > sum(axes.get_xlim()) / 2  # the name stands on the side with more room
+    axes.annotate("more general text", (placebo_gain, -0.5), textcoords="offset points", xytext=(-3 if is_right else 3, 3),
+                  ha="right" if is_right else "left", fontsize=8, color=style.MUTED, annotation_clip=False)  # fmt: skip
     labels = [row.name + (" (not ranked)" if row.group is None else f"  {row.group}") for row in rows]
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.5, -0.5)
