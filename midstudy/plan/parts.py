@@ -24,6 +24,7 @@ from midstudy.plan.cost import (
     LAYOUT_BYTES_PER_S,
     MEASURING_BYTES_PER_S,
     TOKEN_BYTES_PER_TEXT_BYTE,
+    TOKENISING_BYTES_PER_S,
 )
 from midstudy.recipe.data import Corpus, Dataset, Source, Task, TokenizedData
 from midstudy.recipe.parts import DocumentSizes, ShardLayout, TokensPart
@@ -42,8 +43,8 @@ class Divided:
     """A token stage in parts: the stages before it, and the expected seconds of one core of each step.
 
     `text_bytes` of text become `token_bytes` of tokens, at `bytes_per_s` of text for each CPU second. `stored_bytes` is the
-    size of the `num_files` files, which are read twice, to measure and to tokenise; from the Hub they are streamed and not
-    kept.
+    size of the `num_files` files, which are read `num_readings` times: to measure, to tokenise, and again for each split that
+    is carved from train. From the Hub they are streamed and not kept.
     """
 
     tokens_id: str
@@ -52,9 +53,11 @@ class Divided:
     part_ids: tuple[str, ...]
     num_files: int
     stored_bytes: int
+    num_readings: int
     text_bytes: float
     token_bytes: int
     bytes_per_s: float
+    rate_is_measured: bool
     measuring_s: float
     layout_s: float
     tokenising_s: float
@@ -77,15 +80,16 @@ def is_large(text_bytes: float) -> bool:
     return text_bytes >= 2 * PART_BYTES
 
 
-def divide(data: TokenizedData, tokenizer_id: str, *, text_bytes: float, bytes_per_s: float) -> Divided | None:
+def divide(data: TokenizedData, tokenizer_id: str, *, text_bytes: float, bytes_per_s: float | None) -> Divided | None:
     """Return the parts of a token stage; `None` if its source has no files, or too few, or cannot be listed.
 
     Nothing is read but, for the Hub, the list of its files.
 
     Args:
         text_bytes: expected text up to the data set's limit.
-        bytes_per_s: bytes of text that one core tokenises per second.
+        bytes_per_s: bytes of text that one core tokenised per second; `None` if no part has been measured.
     """
+    measured_bytes_per_s, bytes_per_s = bytes_per_s, bytes_per_s or TOKENISING_BYTES_PER_S
     try:
         source_files = files_of(data.data)
     except ValueError:  # the stage reports it
@@ -112,8 +116,10 @@ def divide(data: TokenizedData, tokenizer_id: str, *, text_bytes: float, bytes_p
         data=name,
     )
     token_bytes = int(TOKEN_BYTES_PER_TEXT_BYTE * text_bytes)
-    # A part begins and ends inside files: half of one before and after it is read without being tokenised.
-    reading_s = (read_bytes / num_parts + read_bytes / len(files)) / MEASURING_BYTES_PER_S
+    # Every split that is carved from train reads all of it. A part also begins and ends inside files: half of one before it
+    # and half of one after it are read without being tokenised.
+    num_readings = 1 + len(source_files.carved)
+    reading_s = read_bytes * (num_readings / num_parts + 1 / len(files)) / MEASURING_BYTES_PER_S
     parts = tuple(
         _part(
             TokensPart(tokenized=data, shard_bytes=SHARD_BYTES, number=number, num_parts=num_parts),
@@ -130,9 +136,11 @@ def divide(data: TokenizedData, tokenizer_id: str, *, text_bytes: float, bytes_p
         part_ids=tuple(stage.id for stage in parts),
         num_files=len(files),
         stored_bytes=sum(file.num_bytes for file in files),
+        num_readings=1 + num_readings,
         text_bytes=text_bytes,
         token_bytes=token_bytes,
         bytes_per_s=bytes_per_s,
+        rate_is_measured=measured_bytes_per_s is not None,
         measuring_s=sum(stage.cost_s for stage in sizes),
         layout_s=layout_s,
         tokenising_s=sum(stage.cost_s for stage in parts),

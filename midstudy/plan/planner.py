@@ -177,7 +177,7 @@ class _Builder:
             parents: tuple[str, ...] = (tokenizer_id,)
             cost_s = self._preparing_s(data.data.source) + num_bytes / TOKENISING_BYTES_PER_S
             if is_large(num_bytes) and not self.is_published([tokens_id]):
-                bytes_per_s = self.throughput.tokenising_bytes_per_s or TOKENISING_BYTES_PER_S
+                bytes_per_s = self.throughput.tokenising_bytes_per_s
                 divided = divide(data, tokenizer_id, text_bytes=num_bytes, bytes_per_s=bytes_per_s)
                 if divided is not None:
                     for stage in divided.stages:

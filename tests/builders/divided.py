@@ -20,7 +20,7 @@ from midstudy.execute.data import make_tokens
 from midstudy.execute.stage import execute_stage
 from midstudy.plan import parts
 from midstudy.plan.parts import Divided, divide
-from midstudy.recipe.data import Corpus, Dataset, Source, TokenizedData, Tokenizer
+from midstudy.recipe.data import Corpus, Source, TokenizedData, Tokenizer
 from midstudy.recipe.stage import Stage, stage_id
 from midstudy.store.store import Store
 
@@ -76,7 +76,9 @@ def divided(data: TokenizedData, *, num_parts: int, shard_bytes: int) -> Divided
 def joined_stage(data: TokenizedData, made: Divided) -> Stage:
     """Return the token stage that joins the parts."""
     parents = (stage_id(data.tokenizer), *made.part_ids)
-    return Stage(id=stage_id(data), label="tokens", recipe=data, parents=parents, cost_s=1.0, role="data", data=data.data.name)
+    return Stage(
+        id=stage_id(data), label="tokens", recipe=data, parents=parents, cost_s=1.0, role="data", data=data.data.name
+    )
 
 
 def in_one_process(store: Store, data: TokenizedData, folder: Path, *, shard_bytes: int) -> dict[str, Any]:
@@ -92,5 +94,3 @@ def digests(folder: Path) -> dict[str, str]:
         for path in sorted(folder.iterdir())
         if path.name not in ("record.json", "metrics.jsonl")
     }
-
-
