@@ -43,8 +43,8 @@ class Divided:
     """A token stage in parts: the stages before it, and the expected seconds of one core of each step.
 
     `text_bytes` of text become `token_bytes` of tokens, at `bytes_per_s` of text for each CPU second. `stored_bytes` is the
-    size of the `num_files` files, which are read `num_readings` times: to measure, to tokenise, and again for each split that
-    is carved from train. From the Hub they are streamed and not kept.
+    size of the `num_files` files, which are read `num_readings` times: to measure, to tokenise, and again for each split
+    that is carved from train. From the Hub they are streamed and not kept.
     """
 
     tokens_id: str

@@ -92,14 +92,8 @@ def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]
 def _parts_facts(divided: Divided) -> dict[str, Any]:
     """Return the numbers of a token stage that is made in parts."""
     shown = (
-        "data",
-        "num_files",
-        "stored_bytes",
-        "is_remote",
-        "text_bytes",
-        "token_bytes",
-        "bytes_per_s",
-        "rate_is_measured",
+        *("data", "num_files", "stored_bytes", "num_readings", "is_remote"),
+        *("text_bytes", "token_bytes", "bytes_per_s", "rate_is_measured"),
     )
     steps = ("measuring_s", "layout_s", "tokenising_s", "joining_s", "cpu_s")
     return {
@@ -117,15 +111,20 @@ def _parts_lines(divided: Divided) -> list[str]:
     kept = f", read {divided.num_readings} times"
     if divided.is_remote:
         kept = f", streamed {divided.num_readings} times from the Hub; no download is kept on disk"
+    steps = {
+        "to tokenise": divided.tokenising_s,
+        "to measure documents": divided.measuring_s,
+        "to lay out shards": divided.layout_s,
+        "to join": divided.joining_s,
+    }
     return [
         f"  parts    {divided.data}: {at_once:,} jobs of about {divided.text_bytes / at_once / 1e9:.2f} GB of text, "
         f"{divided.text_bytes / 1e9:,.1f} GB in all, from {stored}{kept}",
-        f"           core-hours: {hours(divided.tokenising_s / 3600)} to tokenise (at {divided.bytes_per_s / 1e6:.1f} MB of text "
-        f"a CPU second, {is_known}), {hours(divided.measuring_s / 3600)} to measure documents, "
-        f"{hours(divided.layout_s / 3600)} to lay out shards, {hours(divided.joining_s / 3600)} to join",
-        f"           price: {hours(divided.cpu_s / 3600)} of one CPU core; about {hours(divided.wall_s(at_once) / 3600)} with all "
-        f"{at_once:,} at a time, {hours(divided.wall_s(100) / 3600)} with 100; disk: {divided.token_bytes / 1e9:,.1f} GB of "
-        "tokens, which the join shares by hard links",
+        f"           price {hours(divided.cpu_s / 3600)} of one CPU core at {divided.bytes_per_s / 1e6:.1f} MB of text a "
+        f"CPU second ({is_known}): {', '.join(f'{hours(step_s / 3600)} {what}' for what, step_s in steps.items())}",
+        f"           time about {hours(divided.wall_s(at_once) / 3600)} with all parts at a time, "
+        f"{hours(divided.wall_s(100) / 3600)} with 100; disk {divided.token_bytes / 1e9:,.1f} GB of tokens, shared by the "
+        "parts and the join (hard links)",
     ]
 
 
