@@ -16,6 +16,7 @@ import pyarrow
 from pyarrow import parquet
 
 from midstudy.data.files import content_digest
+from midstudy.data.shards import read_index
 from midstudy.execute.data import make_tokens
 from midstudy.execute.stage import execute_stage
 from midstudy.plan import parts
@@ -94,3 +95,9 @@ def digests(folder: Path) -> dict[str, str]:
         for path in sorted(folder.iterdir())
         if path.name not in ("record.json", "metrics.jsonl")
     }
+
+
+def num_finished(store: Store, part_id: str) -> int:
+    """Return how many shards of train an unfinished part has finished, which its next attempt reuses."""
+    indexes = (read_index(attempt / "result", "train") for attempt in store.previous_attempts(part_id))
+    return max((len(index.shards) for index in indexes if index is not None), default=0)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,9 +25,11 @@ from builders.divided import (
     in_one_process,
     joined_stage,
     make,
+    num_finished,
     source_of,
     write_file,
 )
+from builders.places import PYTHONPATH
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -192,6 +200,34 @@ def test_a_stopped_part_reuses_its_finished_shards_and_the_others_are_not_touche
     assert case.join() == digests(case.alone)
     assert case.store.record(first.id).attempt == before
     assert case.store.record(stage_id(case.data)).metrics["shards_taken_over"] == len(index.shards)
+
+
+MAKE = """
+import sys
+from pathlib import Path
+from midstudy.execute.stage import execute_stage
+from midstudy.store.store import Store
+store = Store.open(Path(sys.argv[1]))
+execute_stage(store, sys.argv[2], start_from=None, keeps_optimizer=False, should_stop=lambda: False)
+"""
+
+
+def test_a_part_that_is_killed_at_any_shard_is_resumed_with_the_same_bytes(case: Case) -> None:
+    case.make_until(TokensPart)
+    first, *others = case.kind(TokensPart)
+    case.store.request(first)
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    process = subprocess.Popen([sys.executable, "-c", MAKE, str(case.store.root), first.id], env=environment)
+    least = random.Random(2).randrange(1, 3)
+    while num_finished(case.store, first.id) < least and process.poll() is None:
+        time.sleep(0.0005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not case.store.has(first.id)
+    for stage in (first, *others):
+        make(case.store, stage)
+    assert case.store.record(first.id).metrics["shards_taken_over"] >= least
+    assert case.join() == digests(case.alone)
 
 
 def test_a_part_opens_only_the_files_of_its_shards(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
