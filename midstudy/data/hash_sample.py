@@ -46,6 +46,11 @@ class HashSample:
         assert self._max_bytes is not None
         return self._num_bytes - len(self._heap[0][2].encode("utf-8")) >= self._max_bytes
 
+    def merge(self, other: HashSample) -> None:
+        """Add the sample of another part of the stream, as if all documents of that part had been added here."""
+        for _, _, document in other._heap:
+            self.add(document)
+
     def documents(self) -> tuple[str, ...]:
         """Return the sample in the order of the hash; the last document is cut at `max_bytes`."""
         chosen = [document for _, _, document in sorted(self._heap, reverse=True)]
