@@ -43,6 +43,7 @@ from midstudy.execute.stage import execute_stage
 from midstudy.execute.stopped import StoppedError
 from midstudy.files.errors import StoreError
 from midstudy.plan.parts import Divided
+from midstudy.plan.published import published_states
 from midstudy.recipe import TrainPart
 from midstudy.recipe.data import Corpus, Dataset, Task, TokenizedData, Tokenizer
 from midstudy.recipe.parts import DocumentSizes, ShardLayout, TokensPart
@@ -293,6 +294,23 @@ def test_files_that_no_part_measured_are_measured_where_the_shards_are_laid_out(
     for stage in (layout, *case.kind(TokensPart)):
         make(case.store, stage)
     assert case.join() == digests(case.alone)
+
+
+def test_finished_parts_give_the_rate_of_tokenising_and_resumed_ones_do_not(case: Case) -> None:
+    case.make_until(TokensPart)
+    first, second, _ = case.kind(TokensPart)
+    assert published_states(case.store).tokenising_bytes_per_s is None
+    make(case.store, first)
+    record = case.store.record(first.id)
+    rate = record.metrics["text_bytes"] / record.timing["cpu_s"]
+    assert published_states(case.store).tokenising_bytes_per_s == pytest.approx(rate)
+    case.store.request(second)
+    polls = iter(range(10_000))
+    with pytest.raises(StoppedError):
+        execute_stage(case.store, second.id, start_from=None, keeps_optimizer=False, should_stop=lambda: next(polls) > 90)
+    make(case.store, second)
+    assert case.store.record(second.id).metrics["shards_taken_over"]
+    assert published_states(case.store).tokenising == [pytest.approx(rate)]
 
 
 def test_sizes_are_those_of_the_text(case: Case) -> None:
