@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from builders.changed_studies import state_before_sft
-from builders.loaded import load_model
 from builders.releases import write_release
 from builders.small_recipes import CODE, GENERAL, PYCODE, sft, trunk, with_muon
 from builders.small_study import SYMBOLS, WORDS, exchange_two_ids, make_study, small_study
@@ -22,6 +21,7 @@ from tokenizers import processors
 from midstudy.cli.main import main
 from midstudy.data.release import released_pythia, released_tokenizer
 from midstudy.data.tokenizer import train_tokenizer
+from midstudy.evaluate.model_cache import load_model
 from midstudy.export import _phases
 from midstudy.plan.planner import Plan
 from midstudy.recipe import Mixture, MixtureRamp, Start, pythia

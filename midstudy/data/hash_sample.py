@@ -49,6 +49,11 @@ class HashSample:
         assert self._max_bytes is not None
         return self._num_bytes - (len(self._heap[0][2]) if without_last else 0) >= self._max_bytes
 
+    def merge(self, other: HashSample) -> None:
+        """Add the sample of another part of the stream, as if all documents of that part had been added here."""
+        for _, _, document in other._heap:
+            self.add(document.decode("utf-8"))
+
     def documents(self) -> tuple[str, ...]:
         """Return the sample in the order of the hash; the last document is cut at `max_bytes`."""
         chosen = [encoded for _, _, encoded in sorted(self._heap, reverse=True)]

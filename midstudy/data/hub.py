@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,49 @@ def present_splits(name: str, config: str, revision: str) -> dict[str, str]:
     if "train" not in present:
         raise ValueError(f"hub:{name}: expected a train split, got {', '.join(hub_names) or 'no split'}.")
     return present
+
+
+@cache
+def files(name: str, config: str, revision: str) -> dict[str, tuple[tuple[str, int], ...]]:
+    """Return the path and the size in bytes of the files of train, dev and test, in the order in which they are read.
+
+    The repository is listed; no file of data is opened.
+
+    Raises:
+        ValueError: no such data set or no network, or a split that is not made of files (see also `present_splits`).
+    """
+    import datasets
+    from huggingface_hub import HfFileSystem
+
+    present = present_splits(name, config, revision)
+    with _clear_errors(name):
+        by_split = datasets.load_dataset_builder(name, config or None, revision=revision).config.data_files or {}
+        paths = {split: [url.removeprefix("hf://") for url in by_split[named]] for split, named in present.items()}
+        sizes: dict[str, int] = {}
+        for folder in {posixpath.dirname(path) for found in paths.values() for path in found}:
+            entries: list[dict[str, Any]] = HfFileSystem().ls(folder, detail=True)  # type: ignore[assignment]
+            sizes |= {entry["name"]: entry["size"] for entry in entries}
+        return {split: tuple((path, sizes[path]) for path in found) for split, found in paths.items()}
+
+
+def load_file(name: str, config: str, revision: str, split: str, number: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one file of a split, as `load` yields them; no other file is opened.
+
+    Args:
+        number: of the file, in the order of `files`.
+
+    Raises:
+        ValueError: see `load`; or the split is read in another number of pieces than it has files.
+    """
+    import datasets
+
+    num_files = len(files(name, config, revision)[split])
+    with _clear_errors(name):
+        hub_split = present_splits(name, config, revision)[split]
+        rows = datasets.load_dataset(name, config or None, revision=revision, split=hub_split, streaming=True)
+        if rows.num_shards != num_files:
+            raise ValueError(f"expected a piece for each of the {num_files} files of {split}, got {rows.num_shards} pieces")
+        yield from rows.shard(num_shards=num_files, index=number)
 
 
 def require_no_folder(name: str) -> None:

@@ -9,7 +9,7 @@ more than half of the limit is reported.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 COUNTED_CHARACTERS = 2**26
 """Characters read past a limit to count what it leaves out: takes seconds, where a whole data set may take hours."""
@@ -20,11 +20,24 @@ _FULL = 0.9
 _Item = TypeVar("_Item")
 
 
+class TextSize(NamedTuple):
+    """What a limit needs to know of a text: its UTF-8 bytes, its characters, and whether they are all white space."""
+
+    num_bytes: int
+    num_characters: int
+    is_blank: bool
+
+
+def text_size(text: str) -> TextSize:
+    """Return the size of a text."""
+    return TextSize(len(text.encode("utf-8")), len(text), not text or text.isspace())
+
+
 class Limited(Generic[_Item]):
     """The items up to a limit. After the iteration, `left_out` and the other counts are final.
 
     Args:
-        text_of: returns the text of an item.
+        size_of: returns the size of an item's text; items may be known by their sizes alone.
         path: the dotted path of the data set or tokenizer, for messages.
         max_bytes: limit in UTF-8 bytes of text; `None` for no limit.
         max_items: limit in items; `None` for no limit.
@@ -38,14 +51,14 @@ class Limited(Generic[_Item]):
         self,
         items: Iterable[_Item],
         *,
-        text_of: Callable[[_Item], str],
+        size_of: Callable[[_Item], TextSize],
         path: str,
         split: str,
         max_bytes: int | None = None,
         max_items: int | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._items, self._text_of, self._path, self._split = items, text_of, path, split
+        self._items, self.size_of, self._path, self._split = items, size_of, path, split
         self._max_bytes, self._max_items, self._should_stop = max_bytes, max_items, should_stop
         self.num_items, self.num_bytes, self.num_blank = 0, 0, 0
         self._largest_bytes = 0
@@ -60,16 +73,15 @@ class Limited(Generic[_Item]):
             if self.num_items == self._max_items:
                 self.left_out = {"past_max_items": 1 + self._count(items)}
                 return
-            text = self._text_of(item)
+            num_bytes, _, is_blank = self.size_of(item)
             if self._max_bytes is not None:
-                num_bytes = len(text.encode("utf-8"))
                 if self.num_bytes + num_bytes > self._max_bytes:
                     self._end_at(num_bytes, self._count(items))
                     return
                 self.num_bytes += num_bytes
                 self._largest_bytes = max(self._largest_bytes, num_bytes)
             self.num_items += 1
-            self.num_blank += not text or text.isspace()
+            self.num_blank += is_blank
             yield item
 
     def _count(self, items: Iterator[_Item]) -> int:
@@ -78,7 +90,7 @@ class Limited(Generic[_Item]):
         try:
             for item in items:
                 number += 1
-                num_characters += len(self._text_of(item))
+                num_characters += self.size_of(item).num_characters
                 if num_characters >= COUNTED_CHARACTERS or self._should_stop():
                     self.is_whole = False
                     break

@@ -20,10 +20,11 @@ from midstudy.data.file_sequence import FileSequence
 from midstudy.data.rows import as_example, as_text, with_fields
 from midstudy.data.source import load_rows, resolve_source, resolve_sources
 from midstudy.data.source_argument import SourceArgument
+from midstudy.data.source_files import FileRows, files_of
 from midstudy.data.split_files import ENDINGS, ending_of, split_files
 from midstudy.data.splits import split_of_row
 from midstudy.recipe.canonical import identify
-from midstudy.recipe.data import Source, SourceMix, sources_of
+from midstudy.recipe.data import Corpus, Source, SourceMix, Task, sources_of
 from midstudy.recipe.errors import RecipeError, require_name
 
 _EXPECTED = "NAME=SOURCE with a folder, a file, wheels or hub:OWNER/SET[:CONFIG]@COMMIT"
@@ -116,6 +117,13 @@ class NamedText:
             texts = (text for _, text in self._rows_of_source(split, on_read))
         yield from filter(None, map(str.strip, texts))
 
+    @property
+    def num_train_files(self) -> int:
+        """The number of train files of a folder, each of which can be read alone (`FileText`); 0 for other sources."""
+        if not isinstance(self.source, Source) or self.source.kind != "files":
+            return 0
+        return len(split_files(Path(self.source.location), "train"))
+
     def located_documents(self, on_read: Callable[[float], None] = lambda share: None) -> Iterator[tuple[str, str]]:
         """Yield FILE:LINE, or NAME train:ROW of wheels, the Hub and mixes, and the document of every row, blank ones too.
 
@@ -139,6 +147,32 @@ class NamedText:
         for number, row in enumerate(rows, start=1):
             where = f"{self.name} {split}:{number}"
             yield where, (_item_text(row, where) if self.is_task else as_text(row, where))
+
+
+class FileText:
+    """The documents of one train file of a folder, as `NamedText.documents` yields them.
+
+    Args:
+        number: of the file, in the order of reading.
+    """
+
+    def __init__(self, text: NamedText, number: int) -> None:
+        assert isinstance(text.source, Source)
+        data = (Task if text.is_task else Corpus)(name=text.name, source=text.source)
+        source_files = files_of(data)
+        assert source_files is not None
+        self._files, self.file, self._is_task = source_files, source_files.files[number], text.is_task
+        self._rows = FileRows(text.source, self.file, is_task=text.is_task)
+        self.digest = ""
+        """SHA-256 of the file, after the iteration."""
+
+    def __iter__(self) -> Iterator[str]:
+        for row in self._rows:
+            if self._files.split_of(row, self.file, is_task=self._is_task) == "train":
+                document = _item_text(row, self.file.name) if self._is_task else as_text(row, self.file.name)
+                if stripped := document.strip():
+                    yield stripped
+        self.digest = self._rows.finish()
 
 
 def _item_text(row: Mapping[str, Any], where: str) -> str:

@@ -77,7 +77,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """The finished shards of a split, from its first document; `is_complete` if they cover all documents.
+    """The finished shards of a split, from its first document or that of a part; `is_complete` if they cover all documents.
 
     `id_bytes` is the size of a token id in the files, 2 or 4. Every document ends with the token `end_of_text_id`. The file
     of an index states both only if they are not 2 and 0.
@@ -152,6 +152,7 @@ def write_split(
     previous: Sequence[Path] = (),
     shard_bytes: int = SHARD_BYTES,
     end_of_text_id: int = END_OF_TEXT_ID,
+    first_shard: int = 0,
     on_reused: Callable[[Shard], None] = lambda shard: None,
     on_tokenised: Callable[[Tokenised], None] = lambda chunk: None,
 ) -> ShardIndex:
@@ -166,6 +167,7 @@ def write_split(
         previous: folders of interrupted attempts at the same split. A shard with matching digests is reused, after its
             documents are read and checked against the text that it was made from.
         end_of_text_id: the token that ends every document.
+        first_shard: the number of the first shard, if the documents are those of a part of the split.
         on_reused: called with every reused shard.
         on_tokenised: called with every chunk, in order, after it is written.
 
@@ -177,14 +179,61 @@ def write_split(
     while not index.is_complete:
         extended = _reuse_next(previous, folder, split, index)
         if extended is not None:
-            _require_text(extended.shards[-1], remaining, f"{split} split: shard {len(extended.shards)}")
+            _require_text(extended.shards[-1], remaining, f"{split} split: shard {first_shard + len(extended.shards)}")
             index = extended
             on_reused(index.shards[-1])
         else:
-            name = shard_name(split, len(index.shards))
+            name = shard_name(split, first_shard + len(index.shards))
             shard = _write_shard(encoder, remaining, folder, name, shard_bytes, on_tokenised)
             index = replace(index, is_complete=True) if shard is None else replace(index, shards=(*index.shards, shard))
         _write_index(folder, split, index)
+    return index
+
+
+def join_split(
+    tokenizer: tokenizers.Tokenizer,
+    parts: Sequence[Path],
+    folder: Path,
+    split: str,
+    *,
+    shard_bytes: int,
+    end_of_text_id: int,
+) -> ShardIndex:
+    """Put the shards of a split's parts together in `folder`, as `write_split` would have written them in one process.
+
+    Args:
+        parts: folders that `write_split` filled, in the order of their shards; some may have none of this split.
+
+    Raises:
+        ValueError: a part is incomplete, is not the next one, or has a damaged file; the message names it.
+    """
+    encoder = _Encoding(tokenizer, end_of_text_id)
+    index = ShardIndex(shard_bytes=shard_bytes, id_bytes=encoder.id_type().itemsize, end_of_text_id=end_of_text_id)
+    with ThreadPoolExecutor(encoder.num_threads) as pool:  # digests are taken without the interpreter's lock
+        for part in parts:
+            found = read_index(part, split)
+            if found is None:
+                continue
+            if replace(found, shards=()) != replace(index, shards=(), is_complete=True):
+                raise ValueError(
+                    f"{part}: expected complete shards of {shard_bytes:,} bytes, got {replace(found, shards=())}."
+                )
+            named = {name: sha256 for shard in found.shards for name, sha256 in shard.sha256.items()}
+            for (name, sha256), digest in zip(
+                named.items(), pool.map(_digest, (part / name for name in named)), strict=True
+            ):
+                if digest != sha256:
+                    raise ValueError(f"{part / name}: not what was published. Remove {part} to make the part again.")
+            for shard in found.shards:
+                if f"{shard_name(split, len(index.shards))}.tokens" not in shard.sha256:
+                    raise ValueError(
+                        f"{part}: expected shard {len(index.shards)} of {split}, got {', '.join(shard.sha256)}."
+                    )
+                for name in shard.sha256:
+                    _link(part / name, folder / name)
+                index = replace(index, shards=(*index.shards, shard))
+    index = replace(index, is_complete=True)
+    _write_index(folder, split, index)
     return index
 
 
@@ -339,13 +388,19 @@ def _write_shard(
     )
 
 
+def encoded(document: Document) -> list[bytes]:
+    """Return the texts of a document in UTF-8, which fill shards; a special token is a null byte and its name."""
+    texts = (one if isinstance(one, str) else "\0"[: one.is_special] + one.text for one in document)
+    return [text.encode("utf-8") for text in texts]
+
+
 def _add_text(sha256: hashlib._Hash, document: Document) -> int:
     """Add a document's texts and their lengths to the digest; return its number of UTF-8 bytes."""
-    encoded = [(text if isinstance(text, str) else "\0"[: text.is_special] + text.text).encode("utf-8") for text in document]
-    for text_bytes in encoded:
+    texts = encoded(document)
+    for text_bytes in texts:
         sha256.update(len(text_bytes).to_bytes(8, "little"))
         sha256.update(text_bytes)
-    return sum(map(len, encoded))
+    return sum(map(len, texts))
 
 
 def _until_full(

@@ -6,20 +6,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from midstudy.data import builtin
+from midstudy.data import builtin, hub
 from midstudy.data.cache import cache_dir
+from midstudy.data.source_files import text_ratio
 from midstudy.data.split_files import split_files
 from midstudy.data.splits import SPLIT_NAMES
 from midstudy.recipe.data import Dataset, Source, SourceMix, Task, sources_of
 
-_TEXT_RATIO = {".gz": 3.0, ".zst": 3.5, ".parquet": 2.5}
-"""Bytes of text per byte of a compressed file, by the end of its name."""
-
-_ITEM_BYTES = 500
+ITEM_BYTES = 500
 """Bytes per task item if the source does not state them."""
 
 _UNKNOWN_BYTES = 100_000_000
-"""Assumed bytes of a Hub split, whose size is unknown before it is read."""
+"""Assumed bytes of a Hub split that cannot be listed."""
 
 _EVALUATION_SHARE = 0.05
 """Assumed size of a Hub dev or test split, as a fraction of train."""
@@ -54,13 +52,22 @@ def _split_sizes(source: Source | SourceMix) -> dict[str, tuple[float, float]]:
     if source.kind == "files":
         files = {split: split_files(Path(source.location), split) for split in SPLIT_NAMES}
         sizes = {
-            split: sum(_TEXT_RATIO.get(path.suffix, 1.0) * path.stat().st_size for path in paths)
+            split: sum(text_ratio(path.name) * path.stat().st_size for path in paths)
             for split, paths in files.items()
             if paths
         }
     else:
-        sizes = {split: _UNKNOWN_BYTES * (1.0 if split == "train" else _EVALUATION_SHARE) for split in SPLIT_NAMES}
-    return {split: (size, max(1.0, size / _ITEM_BYTES)) for split, size in sizes.items()}
+        sizes = _hub_sizes(source)
+    return {split: (size, max(1.0, size / ITEM_BYTES)) for split, size in sizes.items()}
+
+
+def _hub_sizes(source: Source) -> dict[str, float]:
+    """Return the expected bytes of each split from the sizes of its files, or assumed ones without network."""
+    try:
+        listed = hub.files(source.part, source.config, source.revision)
+    except ValueError:  # the data stage reports it
+        return {split: _UNKNOWN_BYTES * (1.0 if split == "train" else _EVALUATION_SHARE) for split in SPLIT_NAMES}
+    return {split: sum(text_ratio(name) * num_bytes for name, num_bytes in files) for split, files in listed.items()}
 
 
 def unprepared_parts(source: Source | SourceMix) -> dict[str, float]:

@@ -94,7 +94,7 @@ def resolve_source(argument: str, *, name: str, folder: str, is_task: bool, may_
         part, config, revision = _hub_argument(stated.place)
         return Source(kind="hub", part=part, config=config, revision=revision, fields=stated.fields)
     place = _place(stated.place, name=name, folder=folder, is_task=is_task, may_be_itself=may_be_itself)
-    carved = _carved(place, is_task)
+    carved = carved_in(place, is_task)
     fields = stated.fields or _fields_of_conversations(place)
     unnoted = Source(kind="files", part="", revision=content_digest(place), location=str(place), fields=fields)
     for split in SPLIT_NAMES:
@@ -151,7 +151,7 @@ def require_rows(source: Source | SourceMix, *, split: str, is_task: bool) -> No
     if source.kind != "files":
         return
     place = Path(source.location)
-    carved = _carved(place, is_task)
+    carved = carved_in(place, is_task)
     if split in carved:
         _require_carved_rows(place, split, *_rows_by_split(source, carved, is_task), is_task=is_task)
 
@@ -192,8 +192,8 @@ def _file_rows(source: Source, split: str, is_task: bool, on_read: Callable[[flo
     place = Path(source.location)
     if not place.exists():
         raise ChangedTextError(f"{place}: no such folder or file. Restore it, or plan again.")
-    _require_revision(source, content_digest(place))  # from the digest cache if possible: detects changes early
-    carved = _carved(place, is_task)
+    require_revision(source, content_digest(place))  # from the digest cache if possible: detects changes early
+    carved = carved_in(place, is_task)
     paths = split_files(place, "train" if split in carved else split)
     if not paths:
         raise ChangedTextError(f"{place}: its files have just changed. Plan again.")
@@ -201,13 +201,18 @@ def _file_rows(source: Source, split: str, is_task: bool, on_read: Callable[[flo
 
     def rest() -> Iterator[None]:
         yield from files.rest()
-        _require_revision(source, content_digest(place, read=files.digests))
+        require_revision(source, content_digest(place, read=files.digests))
 
-    rows = _checked_rows(files.rows(), source, is_task)
+    rows = checked_rows(files.rows(), source, is_task)
     return Rows(_of_split(rows, split, carved, is_task), is_carved=split in carved, rest=rest)
 
 
-def _require_revision(source: Source, digest: str) -> None:
+def require_revision(source: Source, digest: str) -> None:
+    """Reject files whose content digest is not the revision of their source.
+
+    Raises:
+        ChangedTextError: they changed since the plan.
+    """
     if digest != source.revision:
         raise ChangedTextError(
             f"{source.location}: its files changed since the plan: expected sha256 {source.revision[:12]}, got "
@@ -222,7 +227,7 @@ def _hub_rows(source: Source, split: str, is_task: bool) -> Rows:
     read = "train" if split in carved else split
     rows = hub.load(source.part, source.config, source.revision, read)
     numbered = ((f"{where} {read}:{number}", row) for number, row in enumerate(rows, start=1))
-    checked = _checked_rows(numbered, source, is_task)
+    checked = checked_rows(numbered, source, is_task)
     return Rows(_of_split(checked, split, carved, is_task), is_carved=split in carved)
 
 
@@ -237,7 +242,7 @@ def _of_split(
     )
 
 
-def _checked_rows(rows: Iterator[tuple[str, dict[str, Any]]], source: Source, is_task: bool) -> Iterator[dict[str, Any]]:
+def checked_rows(rows: Iterator[tuple[str, dict[str, Any]]], source: Source, is_task: bool) -> Iterator[dict[str, Any]]:
     """Yield the rows, each given with its place, under the names of a layout if the source declares its fields."""
     for where, row in rows:
         named = with_fields(row, source.fields, where) if source.fields else row
@@ -255,7 +260,7 @@ def _require_fields(row: dict[str, Any], where: str, is_task: bool) -> None:
 def _unplanned_rows(source: Source, split: str, is_task: bool) -> Iterator[dict[str, Any]]:
     """Yield the rows of a split's files as a plan looks at them: not compared with the revision."""
     files = FileSequence(split_files(Path(source.location), split), fields=[field for _, field in source.fields])
-    return _checked_rows(files.rows(), source, is_task)
+    return checked_rows(files.rows(), source, is_task)
 
 
 def _require_first_row(source: Source, split: str, is_task: bool) -> None:
@@ -265,7 +270,8 @@ def _require_first_row(source: Source, split: str, is_task: bool) -> None:
         raise ValueError(f"{first}: expected one JSON object per line, or rows of Parquet, got {got}.")
 
 
-def _carved(folder: Path, is_task: bool) -> tuple[str, ...]:
+def carved_in(folder: Path, is_task: bool) -> tuple[str, ...]:
+    """Return the splits that are carved from the train files of a folder, or of a single file."""
     present = [split for split in SPLIT_NAMES if split_files(folder, split)]
     needed = ("train", "test") if is_task else ("train",)
     missing = "; ".join(file_names(split) for split in needed if split not in present)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 from midstudy.data.limit import Limited
 from midstudy.data.splits import unit_hash
@@ -20,23 +21,33 @@ def part_hash(text: str) -> float:
     return unit_hash(f"train_part\n{without_end(text.strip())}")
 
 
-class InPart:
+def is_in_part(text: str, part: TrainPart) -> bool:
+    """Return whether a document is in a part of train."""
+    return float(part.start) <= part_hash(text) < float(part.stop)
+
+
+_Item = TypeVar("_Item")
+
+
+class InPart(Generic[_Item]):
     """The documents of a limited text that are in a part; after the iteration, the counts are final, as in `Limited`.
 
     The limit applies to the whole text, so parts of one text are disjoint and complete under any limit.
+
+    Args:
+        is_in: returns whether an item is in the part.
     """
 
-    def __init__(self, texts: Limited[str], part: TrainPart) -> None:
-        self._texts, self._part = texts, part
+    def __init__(self, texts: Limited[_Item], part: TrainPart, *, is_in: Callable[[_Item], bool]) -> None:
+        self._texts, self._part, self._is_in = texts, part, is_in
         self.num_items, self.num_blank, self._num_others = 0, 0, 0
 
-    def __iter__(self) -> Iterator[str]:
-        start, stop = float(self._part.start), float(self._part.stop)
-        for text in self._texts:
-            if start <= part_hash(text) < stop:
+    def __iter__(self) -> Iterator[_Item]:
+        for item in self._texts:
+            if self._is_in(item):
                 self.num_items += 1
-                self.num_blank += not text or text.isspace()
-                yield text
+                self.num_blank += self._texts.size_of(item).is_blank
+                yield item
             else:
                 self._num_others += 1
 

@@ -12,12 +12,26 @@ from midstudy.model.compiled import compile_model
 from midstudy.model.pythia import Pythia
 from midstudy.recipe.model import ModelShape
 from midstudy.train import checkpoint
+from midstudy.train.checkpoint import Checkpoint
 from midstudy.train.precision import Weights
 
 _KEPT_MODELS = 2
 _Kind = tuple[ModelShape, str, torch.device, bool]
 _idle: list[tuple[_Kind, Weights]] = []
 """Models that are not in use, in the order of their return."""
+
+
+def load_model(
+    folder: Path, *, precision: str | None = None, device: torch.device | str = "cpu", compiled: bool = False
+) -> Pythia:
+    """Load a checkpoint into a model of its own that computes as it was trained, or in `precision`.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+        ValueError: `compiled` is set, but the requirements of compilation are not installed.
+    """
+    state = checkpoint.read(folder, with_optimizer=False)
+    return _built(state, (state.shape, precision or state.precision, torch.device(device), compiled)).model
 
 
 @contextmanager
@@ -38,11 +52,7 @@ def borrow_weights(
     index = next((index for index, (idle_kind, _) in enumerate(_idle) if idle_kind == kind), None)
     if index is None:
         del _idle[: len(_idle) - _KEPT_MODELS + 1]  # make room before more is allocated
-        model = Pythia.empty(state.shape, device="meta")
-        masters = {name: tensor.to(device, copy=True) for name, tensor in state.weights.items()}
-        weights = Weights(model, masters, precision=precision or state.precision)
-        if compiled:
-            compile_model(model)
+        weights = _built(state, kind)
     else:
         _, weights = _idle.pop(index)
         with torch.no_grad():
@@ -57,3 +67,13 @@ def borrow_weights(
 def forget_models() -> None:
     """Free the models that are not in use; call before training, which needs the memory."""
     _idle.clear()
+
+
+def _built(state: Checkpoint, kind: _Kind) -> Weights:
+    shape, precision, device, compiled = kind
+    model = Pythia.empty(shape, device="meta")
+    masters = {name: tensor.to(device, copy=True) for name, tensor in state.weights.items()}
+    weights = Weights(model, masters, precision=precision)
+    if compiled:
+        compile_model(model)
+    return weights

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.numpy import save_file
 from midstudy.data.builtin import removed_for_overlap
 from midstudy.data.byte_shares import interleaved
 from midstudy.data.conversation import Turn, plain_text, rendered
-from midstudy.data.limit import Limited
+from midstudy.data.limit import Limited, text_size
 from midstudy.data.order import derive_key, permute
 from midstudy.data.release import tokenizer_bytes
 from midstudy.data.rows import Example, as_example, as_text
@@ -25,9 +26,11 @@ from midstudy.data.shards import SHARD_BYTES, Document, write_split
 from midstudy.data.source import load_rows
 from midstudy.data.split_rows import Rows
 from midstudy.data.tally import Tally
+from midstudy.data.text_tally import logged, tally_of_read, text_tally
 from midstudy.data.tokenizer import FILE_NAME, load_tokenizer, save_tokenizer, train_tokenizer, with_special_tokens
 from midstudy.data.tokens import read_split
-from midstudy.data.train_part import InPart
+from midstudy.data.train_part import InPart, is_in_part
+from midstudy.execute.parts import join_parts
 from midstudy.execute.progress import TokenisingProgress
 from midstudy.execute.stopped import until_stopped
 from midstudy.execute.work import Work
@@ -60,6 +63,8 @@ def released_tokenizer_stage(recipe: ReleasedTokenizer, work: Work) -> dict[str,
 
 def tokens_stage(recipe: TokenizedData, work: Work) -> dict[str, Any]:
     tokenizer = work.unchanged(stage_id(recipe.tokenizer))
+    if (joined := join_parts(recipe, tokenizer, work)) is not None:
+        return joined
     previous = [attempt / RESULT_FOLDER for attempt in work.previous]
     return make_tokens(recipe, tokenizer, work.folder, previous=previous, should_stop=work.should_stop)
 
@@ -69,19 +74,21 @@ def counts_stage(recipe: TokenCounts, work: Work) -> dict[str, Any]:
     return make_counts(recipe, tokens, work.folder, should_stop=work.should_stop)
 
 
-def _texts(corpus: Corpus, split: str, rows: Rows, should_stop: Callable[[], bool]) -> Limited[str] | InPart:
+def _texts(corpus: Corpus, split: str, rows: Rows, should_stop: Callable[[], bool]) -> Limited[str] | InPart[str]:
     """Return the documents of a split: up to the corpus's `max_bytes`, and of train those in its part."""
     texts = (as_text(row, f"{corpus.name} {split}:{number}") for number, row in enumerate(rows, start=1))
     path = f"corpora.{corpus.name}"
-    read = Limited(texts, text_of=str, path=path, split=split, max_bytes=corpus.max_bytes, should_stop=should_stop)
-    return InPart(read, corpus.train_part) if corpus.train_part and split == "train" else read
+    read = Limited(texts, size_of=text_size, path=path, split=split, max_bytes=corpus.max_bytes, should_stop=should_stop)
+    if corpus.train_part is None or split != "train":
+        return read
+    return InPart(read, corpus.train_part, is_in=partial(is_in_part, part=corpus.train_part))
 
 
 def _examples(task: Task, split: str, rows: Rows, should_stop: Callable[[], bool]) -> Limited[Example]:
     examples = (as_example(row, f"{task.name} {split}:{number}") for number, row in enumerate(rows, start=1))
     return Limited(
         examples,
-        text_of=lambda item: item.prompt + item.target,
+        size_of=lambda item: text_size(item.prompt + item.target),
         path=f"tasks.{task.name}",
         split=split,
         max_items=task.max_items,
@@ -94,7 +101,7 @@ def _conversations(data: Dataset, split: str, rows: Rows, should_stop: Callable[
     is_corpus = isinstance(data, Corpus)
     return Limited(
         (row["messages"] for row in rows),
-        text_of=plain_text,
+        size_of=lambda turns: text_size(plain_text(turns)),
         path=f"{'corpora' if is_corpus else 'tasks'}.{data.name}",
         split=split,
         max_bytes=data.max_bytes if isinstance(data, Corpus) else None,
@@ -105,7 +112,7 @@ def _conversations(data: Dataset, split: str, rows: Rows, should_stop: Callable[
 
 def _documents(
     data: Dataset, split: str, rows: Rows, should_stop: Callable[[], bool]
-) -> tuple[Limited[Any] | InPart, Iterator[Document]]:
+) -> tuple[Limited[Any] | InPart[Any], Iterator[Document]]:
     """Return the limited rows of a split, and the texts to encode: documents, stripped as in the paper, prompt and target of
     items, or the pieces of conversations."""
     if data.source.is_conversations:
@@ -118,20 +125,6 @@ def _documents(
     return examples, ((item.prompt, item.target) for item in examples)
 
 
-def _tally(read: Limited[Any] | InPart, rows: Rows, *, data: Dataset, split: str, use: str) -> Tally:
-    is_corpus = isinstance(data, Corpus)
-    num_blank = read.num_blank if is_corpus else 0  # a task rejects empty targets
-    return Tally(
-        data=data.name,
-        split=split,
-        use=use,
-        unit="documents" if is_corpus else "items",
-        used=read.num_items - num_blank,
-        left_out={**read.left_out, **rows.left_out, **({"empty": num_blank} if num_blank else {})},
-        is_whole=read.is_whole and rows.is_whole,
-    )
-
-
 def _preparation(data: Dataset) -> dict[str, Any]:
     """Return what the preparation of `wheels` left out, for the record; other sources have no preparation."""
     prepared = [removed_for_overlap(source.part) for source in sources_of(data.source) if source.kind == "wheels"]
@@ -140,14 +133,7 @@ def _preparation(data: Dataset) -> dict[str, Any]:
     num_kept, num_removed = (sum(numbers) for numbers in zip(*prepared, strict=True))
     unit, left_out = "documents" if isinstance(data, Corpus) else "items", {"overlap": num_removed} if num_removed else {}
     tally = Tally(data=data.name, split="all", use="preparation", unit=unit, used=num_kept, left_out=left_out)
-    return {"all": _logged(tally)}
-
-
-def _logged(tally: Tally) -> dict[str, Any]:
-    """Return the metrics for the record; log the tally if anything is left out."""
-    if tally.left_out:
-        print(tally.sentence, flush=True)
-    return tally.as_metrics()
+    return {"all": logged(tally)}
 
 
 def _read_rest(rows: Rows, should_stop: Callable[[], bool], *, then: str) -> None:
@@ -177,15 +163,16 @@ def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[],
         _read_rest(unread, should_stop, then=then)
     save_tokenizer(tokenizer, folder)
     tallies = {
-        corpus: _tally(text, rows[corpus], data=corpus, split="train", use="tokenizer") for corpus, text in texts.items()
+        corpus: tally_of_read(text, rows[corpus], data=corpus, split="train", use="tokenizer")
+        for corpus, text in texts.items()
     }
     metrics = {"vocab_size": recipe.vocab_size, "train_bytes": sum(text.num_bytes for text in texts.values())}
     if not recipe.others:
-        return {**metrics, "left_out": {"train": _logged(tallies[recipe.corpus])}}
+        return {**metrics, "left_out": {"train": logged(tallies[recipe.corpus])}}
     return {
         **metrics,
         "train_bytes_by_corpus": {corpus.name: text.num_bytes for corpus, text in texts.items()},
-        "left_out": {f"train {corpus.name}": _logged(tally) for corpus, tally in tallies.items()},
+        "left_out": {f"train {corpus.name}": logged(tally) for corpus, tally in tallies.items()},
     }
 
 
@@ -196,7 +183,7 @@ def _share_of(recipe: Tokenizer, corpus: Corpus, rows: Rows, should_stop: Callab
     read = _texts(replace(corpus, max_bytes=None) if is_implied else corpus, "train", rows, should_stop)
     path = f"tokenizer.{corpus.name}" if recipe.others else "tokenizer"
     max_bytes = recipe.byte_limits[corpus]
-    return Limited(read, text_of=str, path=path, split="train", max_bytes=max_bytes, should_stop=should_stop)
+    return Limited(read, size_of=text_size, path=path, split="train", max_bytes=max_bytes, should_stop=should_stop)
 
 
 def copy_tokenizer(recipe: ReleasedTokenizer, folder: Path) -> dict[str, Any]:
@@ -259,13 +246,8 @@ def make_tokens(
         for _ in documents:
             pass  # if every shard was reused, read to the end, and count what a limit leaves out
         _read_rest(rows, should_stop, then="reuses the finished shards")
-        if isinstance(read, InPart):
-            read.require_any(f"corpora.{recipe.data.name}")
-        if not written.shards and not (rows.is_carved and rows.num_rows == 0):  # the plan rejects uses of an empty split
-            raise ValueError(f"{recipe.data.name}: the {split} split of {recipe.data.source} is empty.")
-        tally = _tally(read, rows, data=recipe.data, split=split, use="text")
-        tally.require_enough()
-        metrics["left_out"][split] = _logged(tally)
+        tally = text_tally(read, rows, data=recipe.data, split=split, is_empty=not written.shards)
+        metrics["left_out"][split] = logged(tally)
         metrics[f"{split}_tokens"] = written.num_tokens
         metrics[f"{split}_documents"] = written.num_documents
     metrics["shards_taken_over"] = progress.shards_reused
@@ -315,4 +297,4 @@ def make_counts(
         left_out={reason: number for reason, number in left_out.items() if number},
         limit=recipe.tokens_per_document,
     )
-    return {"sampled_documents": size, "sampled_tokens": num_counted, "left_out": {"train": _logged(tally)}}
+    return {"sampled_documents": size, "sampled_tokens": num_counted, "left_out": {"train": logged(tally)}}

@@ -26,6 +26,15 @@ FILE_BYTES_PER_S = 2e8
 TOKENISING_BYTES_PER_S = 4e6
 """Bytes of text that one core tokenises and writes per second."""
 
+MEASURING_BYTES_PER_S = 3e7
+"""Bytes of text per second and core that are read to measure documents, or to reach those of a part."""
+
+LAYOUT_BYTES_PER_S = 1e9
+"""Bytes of text per second whose measured documents are laid out in shards."""
+
+TOKEN_BYTES_PER_TEXT_BYTE = 0.5
+"""Bytes on disk of the tokens of a byte of text: ids of two bytes for about 4.5 bytes of text, and offsets."""
+
 TOKENIZER_BYTES_PER_S = 5e6
 """Bytes of text per second and core when training a tokenizer."""
 
@@ -66,6 +75,8 @@ class Throughput:
 
     `measured_flops_per_s` comes from the store's finished stages, `calibrated` from this machine, which took
     `calibration_s` for this plan. `emulates_bfloat16` is True for a CPU without bfloat16 instructions.
+    `tokenising_bytes_per_s` is the rate at which finished parts of the store tokenised text, for each CPU second; `None`
+    without any.
     """
 
     device: Device
@@ -73,6 +84,7 @@ class Throughput:
     calibrated: Mapping[tuple[str, str], Calibrated] = field(default_factory=dict)
     calibration_s: float = 0.0
     emulates_bfloat16: bool = False
+    tokenising_bytes_per_s: float | None = None
 
     def source(self, model: ModelShape, precision: str, *, seq_len: int) -> str:
         """Return the source of the rate: `store`, `calibrated`, `recorded` or `assumed`."""

@@ -30,6 +30,7 @@ from midstudy.plan.device import CPU_CORE, Device
 from midstudy.plan.labels import evaluation_label, with_unique_labels
 from midstudy.plan.left_out import LeftOut
 from midstudy.plan.needed_runs import needed_runs, runs_alone
+from midstudy.plan.parts import Divided, divide, is_large
 from midstudy.plan.sharing import distinct_steps
 from midstudy.recipe.choice import Choice
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
@@ -82,6 +83,8 @@ class Plan:
     """What the finished data stages left out; empty without a store."""
     workloads: tuple[Workload, ...] = ()
     """One workload per shape and precision of the missing states: that of the state with the most tokens."""
+    divided: tuple[Divided, ...] = ()
+    """Token stages that are made in parts."""
 
     @property
     def missing(self) -> list[Stage]:
@@ -113,6 +116,7 @@ class _Builder:
     study: Study
     throughput: Throughput
     kept: Mapping[str, list[KeptState]]
+    is_published: Callable[[Iterable[str]], set[str]]
     stages: dict[str, Stage] = field(default_factory=dict)
     requested: dict[str, tuple[Curriculum, int]] = field(default_factory=dict)
     curricula: list[Curriculum] = field(default_factory=list)
@@ -126,6 +130,8 @@ class _Builder:
     """Ids of candidates without a record whose decisions were made: they are not trained again."""
     continued: set[str] = field(default_factory=set)
     text_bytes: dict[Dataset, float] = field(default_factory=dict)
+    divided: list[Divided] = field(default_factory=list)
+    """Token stages that are made in parts."""
     prepared: set[str] = field(default_factory=set)
     """Built-in parts whose preparation is already part of a stage's cost."""
     runs: dict[str, str] = field(default_factory=dict)
@@ -169,15 +175,24 @@ class _Builder:
     def tokens(self, data: TokenizedData) -> str:
         tokens_id = stage_id(data)
         if tokens_id not in self.stages:
+            tokenizer_id, num_bytes = self.tokenizer(data.tokenizer), self._text_bytes(data.data)
+            parents: tuple[str, ...] = (tokenizer_id,)
+            cost_s = self._preparing_s(data.data.source) + num_bytes / TOKENISING_BYTES_PER_S
+            if is_large(num_bytes) and not self.is_published([tokens_id]):
+                bytes_per_s = self.throughput.tokenising_bytes_per_s
+                divided = divide(data, tokenizer_id, text_bytes=num_bytes, bytes_per_s=bytes_per_s)
+                if divided is not None:
+                    for stage in divided.stages:
+                        self.add(stage)
+                    self.divided.append(divided)
+                    parents, cost_s = (tokenizer_id, *divided.part_ids), divided.joining_s
             self.add(
                 Stage(
                     id=tokens_id,
                     label=f"tokens {data.data.name}",
                     recipe=data,
-                    parents=(self.tokenizer(data.tokenizer),),
-                    cost_s=DATA_STAGE_S
-                    + self._preparing_s(data.data.source)
-                    + self._text_bytes(data.data) / TOKENISING_BYTES_PER_S,
+                    parents=parents,
+                    cost_s=DATA_STAGE_S + cost_s,
                     role="data",
                     data=data.data.name,
                 )
@@ -466,7 +481,7 @@ def make_plan(
     for state in kept_states:
         kept.setdefault(state.stretch_from, []).append(state)
     kept_ids = frozenset(state.id for states in kept.values() for state in states)
-    builder = _Builder(study=study, throughput=throughput, kept=kept)
+    builder = _Builder(study=study, throughput=throughput, kept=kept, is_published=published)
     builder.finals = {arm.final_state.id for arm in study.arms}
     builder.finals |= {state.id for choice in study.choices for state in choice.candidates}
     builder.judged = _judged(study, published)
@@ -506,6 +521,7 @@ def make_plan(
         throughput=throughput,
         priced_by={source: tuple(sorted(names)) for source, names in builder.priced_by.items()},
         workloads=_workloads(stage for stage in stages.values() if stage.id not in builder.published),
+        divided=tuple(builder.divided),
     )
 
 

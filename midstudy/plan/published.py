@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from statistics import median
 
 from midstudy.files.errors import DamagedFileError, StoreError
 from midstudy.plan.device import CPU_CORE, DEVICES
@@ -21,11 +22,18 @@ class PublishedStates:
     """States with an optimizer, which training can resume from, and measured rates by device.
 
     `rates` maps the name of a device of `plan/device.py` to (shape, precision, FLOP/s) of the states that were trained on a
-    single such device; for CPUs, only on the requested processor.
+    single such device; for CPUs, only on the requested processor. `tokenising` holds the bytes of text that a CPU
+    second tokenised, of each uninterrupted part of a large source, on the requested processor.
     """
 
     kept: list[KeptState] = field(default_factory=list)
     rates: dict[str, list[tuple[str, str, float]]] = field(default_factory=dict)
+    tokenising: list[float] = field(default_factory=list)
+
+    @property
+    def tokenising_bytes_per_s(self) -> float | None:
+        """The median of `tokenising`; `None` without any."""
+        return median(self.tokenising) if self.tokenising else None
 
 
 def published_states(store: Store, *, processor: Processor | None = None, num_threads: int = 1) -> PublishedStates:
@@ -50,9 +58,12 @@ def published_states(store: Store, *, processor: Processor | None = None, num_th
         except DamagedFileError as error:
             _logger.warning("skipping a damaged stage: %s", error)
             continue
+        metrics = record.metrics
+        is_whole_part = record.kind == "tokens part" and metrics["text_bytes"] and not metrics["shards_taken_over"]
+        if is_whole_part and _device_of(record, processor, num_threads) is not None:
+            states.tokenising.append(metrics["text_bytes"] / max(record.timing["cpu_s"], 1e-3))
         if record.kind != "state":
             continue
-        metrics = record.metrics
         if metrics["has_optimizer"]:
             states.kept.append(KeptState(stretch_from=metrics["stretch_from"], step=metrics["step"], id=stage_id))
             if {"tokens_per_s", "flops_per_token"} <= metrics.keys() and (

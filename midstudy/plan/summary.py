@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from midstudy.data.first_row import first_row
+from midstudy.plan.parts import Divided
 from midstudy.plan.planner import Plan
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Source, Task, sources_of
@@ -84,7 +85,47 @@ def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]
         "releases": _releases(plan),
         "notes": list(plan.study.notes),
         "left_out": plan.left_out.as_json(),
+        "parts": [_parts_facts(one) for one in plan.divided],
     }
+
+
+def _parts_facts(divided: Divided) -> dict[str, Any]:
+    """Return the numbers of a token stage that is made in parts."""
+    shown = (
+        *("data", "num_files", "stored_bytes", "num_readings", "is_remote"),
+        *("text_bytes", "token_bytes", "bytes_per_s", "rate_is_measured"),
+    )
+    steps = ("measuring_s", "layout_s", "tokenising_s", "joining_s", "cpu_s")
+    return {
+        **{name: getattr(divided, name) for name in (*shown, *steps)},
+        "num_parts": len(divided.part_ids),
+        "wall_s_all_at_a_time": divided.wall_s(len(divided.part_ids)),
+    }
+
+
+def _parts_lines(divided: Divided) -> list[str]:
+    """Return what a token stage in parts reads, writes and costs."""
+    is_known = "measured on finished parts" if divided.rate_is_measured else "assumed"
+    at_once = len(divided.part_ids)
+    stored = f"{divided.num_files:,} files of {divided.stored_bytes / 1e9:,.1f} GB"
+    kept = f", read {divided.num_readings} times"
+    if divided.is_remote:
+        kept = f", streamed {divided.num_readings} times from the Hub; no download is kept on disk"
+    steps = {
+        "to tokenise": divided.tokenising_s,
+        "to measure documents": divided.measuring_s,
+        "to lay out shards": divided.layout_s,
+        "to join": divided.joining_s,
+    }
+    return [
+        f"  parts    {divided.data}: {at_once:,} jobs of about {divided.text_bytes / at_once / 1e9:.2f} GB of text, "
+        f"{divided.text_bytes / 1e9:,.1f} GB in all, from {stored}{kept}",
+        f"           price {hours(divided.cpu_s / 3600)} of one CPU core at {divided.bytes_per_s / 1e6:.1f} MB of text a "
+        f"CPU second ({is_known}): {', '.join(f'{hours(step_s / 3600)} {what}' for what, step_s in steps.items())}",
+        f"           time about {hours(divided.wall_s(at_once) / 3600)} with all parts at a time, "
+        f"{hours(divided.wall_s(100) / 3600)} with 100; disk {divided.token_bytes / 1e9:,.1f} GB of tokens, shared by the "
+        "parts and the join (hard links)",
+    ]
 
 
 def _num_trunks(plan: Plan) -> int:
@@ -152,6 +193,7 @@ def plan_text(plan: Plan, *, forecast_s: float | None = None) -> str:
         *(_training_lines(plan, facts, cost) if plan.arms else [cost]),
         *([f"  time     about {hours(forecast_s / 3600)} from start to report"] if forecast_s else []),
         *(f"  data     {', '.join(names)}: {kind}" for kind, names in by_source.items()),
+        *(line for divided in plan.divided for line in _parts_lines(divided)),
         *(f"  row      {name}: {row}" for name, rows in facts["first_rows"].items() for row in rows),
         *_seen_lines(plan),
         *(f"  release  {name}: {source}" for name, source in facts["releases"].items()),
@@ -224,8 +266,8 @@ def _training_lines(plan: Plan, facts: dict[str, Any], cost: str) -> list[str]:
         f"{facts['steps_without_sharing']:,} without sharing ({saved:.1f}×)",
         f"  tokens   {facts['tokens_missing']:,}, {facts['flops_missing']:.2g} FLOPs",
         f"{cost}; without sharing {hours(facts['device_hours_without_sharing'])} ({'; '.join(rates)})",
-        f"  disk     {facts['disk_bytes_missing'] / 1e9:.2f} GB of checkpoints to write, "
-        f"{facts['disk_bytes'] / 1e9:.2f} GB in all",
+        f"  disk     {facts['disk_bytes_missing'] / 1e9:.2f} GB of checkpoints{' and tokens' if plan.divided else ''} "
+        f"to write, {facts['disk_bytes'] / 1e9:.2f} GB in all",
     ]
 
 

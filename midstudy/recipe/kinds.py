@@ -11,8 +11,10 @@ from midstudy.recipe.choice import Choice
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import ReleasedTokenizer, TokenizedData, Tokenizer
 from midstudy.recipe.measure import StateEvaluation, TokenCounts
+from midstudy.recipe.parts import DocumentSizes, ShardLayout, TokensPart
 
-StageRecipe = Tokenizer | ReleasedTokenizer | TokenizedData | TokenCounts | State | StateEvaluation | Choice
+DataRecipe = Tokenizer | ReleasedTokenizer | TokenizedData | DocumentSizes | ShardLayout | TokensPart | TokenCounts
+StageRecipe = DataRecipe | State | StateEvaluation | Choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,9 @@ _KINDS = (
     StageKind(recipe=Tokenizer, name="tokenizer", make="midstudy.execute.data:tokenizer_stage"),
     StageKind(recipe=ReleasedTokenizer, name="tokenizer", make="midstudy.execute.data:released_tokenizer_stage"),
     StageKind(recipe=TokenizedData, name="tokens", make="midstudy.execute.data:tokens_stage"),
+    StageKind(recipe=DocumentSizes, name="sizes", make="midstudy.execute.parts:sizes_stage"),
+    StageKind(recipe=ShardLayout, name="layout", make="midstudy.execute.parts:layout_stage"),
+    StageKind(recipe=TokensPart, name="tokens part", make="midstudy.execute.parts:tokens_part_stage"),
     StageKind(recipe=TokenCounts, name="counts", make="midstudy.execute.data:counts_stage"),
     StageKind(
         recipe=State,

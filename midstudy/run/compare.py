@@ -10,10 +10,10 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,11 @@ import tokenizers
 from numpy.typing import NDArray
 
 from midstudy.data.encoder import Encoder
+from midstudy.data.files import content_digest
 from midstudy.data.hash_sample import HashSample, batches_of
-from midstudy.data.named_text import NamedText
+from midstudy.data.named_text import FileText, NamedText
+from midstudy.data.source import require_revision
+from midstudy.recipe.data import Source
 from midstudy.recipe.errors import RecipeError
 from midstudy.run.model_views import (
     MODEL_CHARACTERS,
@@ -39,7 +42,7 @@ from midstudy.run.tokenizer_argument import loaded_tokenizer, read_tokenizer
 from midstudy.similarity.compression import Compressed, compression_similarity
 from midstudy.similarity.corpora import Compared, Value, compare_corpora
 from midstudy.similarity.counts import MAX_CHARACTERS_PER_DOCUMENT, MAX_DOCUMENTS, MAX_TOKENS_PER_DOCUMENT
-from midstudy.similarity.grouped_counts import NUM_GROUPS, Counting, GroupedCounts, group_of
+from midstudy.similarity.grouped_counts import NUM_GROUPS, Counting, GroupedCounts, group_of, merged
 from midstudy.similarity.published import PublishedCounts, PublishedSimilarity, published_similarity
 from midstudy.similarity.ranks import Disagreement, disagreements, rank_correlation
 from midstudy.similarity.units import Keys, Units, orders_of
@@ -319,27 +322,73 @@ def _notes(counted: Mapping[str, Counted], compared: Mapping[str, Compared], equ
 # -- counting ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class _Counts:
+    """What was counted of some documents; counts of several parts of a corpus add up to those of all of it.
+
+    `digests` maps the files that were read alone to their SHA-256.
+    """
+
+    num_documents: int
+    group_bytes: NDArray[np.int64]
+    views: Mapping[str, Sequence[GroupedCounts]]
+    zipped: HashSample
+    published: HashSample
+    modelled: HashSample
+    digests: Mapping[Path, str]
+
+    def plus(self, others: Sequence[_Counts]) -> _Counts:
+        parts = [self, *others]
+        for other in others:
+            self.zipped.merge(other.zipped)
+            self.published.merge(other.published)
+            self.modelled.merge(other.modelled)
+        return _Counts(
+            num_documents=sum(part.num_documents for part in parts),
+            group_bytes=np.sum([part.group_bytes for part in parts], axis=0),
+            views={
+                view: [merged([part.views[view][place] for part in parts]) for place in range(len(orders))]
+                for view, orders in self.views.items()
+            },
+            zipped=self.zipped,
+            published=self.published,
+            modelled=self.modelled,
+            digests={path: digest for part in parts for path, digest in part.digests.items()},
+        )
+
+
 def _count_all(
     texts: Sequence[NamedText], views: Sequence[str], tokenizer: bytes | None, authors: bool, on_progress: OnProgress
 ) -> dict[str, Counted]:
     sizes = [text.size_bytes for text in texts]
-    num_processes = min(len(texts), len(os.sched_getaffinity(0)))
+    num_cores = len(os.sched_getaffinity(0))
     is_large = sum(math.inf if size is None else size for size in sizes) > _WORTH_PROCESSES_BYTES
-    if num_processes < 2 or not is_large:
+    if num_cores < 2 or not is_large:
         return {text.name: count_text(text, views, tokenizer, authors, on_progress) for text in texts}
-    done: dict[str, Counted] = {}
-    with ProcessPoolExecutor(num_processes, get_context("spawn"), initializer=leave_interrupts) as pool:
-        # The largest first, so that the last process to finish does not begin last.
-        order = sorted(range(len(texts)), key=lambda place: -math.inf if sizes[place] is None else -(sizes[place] or 0))
-        jobs = {pool.submit(count_text, texts[place], views, tokenizer, authors): texts[place].name for place in order}
+    # The largest first, so that the last process to finish does not begin last.
+    order = sorted(range(len(texts)), key=lambda place: -math.inf if sizes[place] is None else -(sizes[place] or 0))
+    pieces = [(texts[place], files) for place in order for files in _pieces(texts[place], num_cores)]
+    done: dict[str, list[_Counts]] = {text.name: [] for text in texts}
+    with ProcessPoolExecutor(min(num_cores, len(pieces)), get_context("spawn"), initializer=leave_interrupts) as pool:
+        jobs = {pool.submit(_count, text, files, views, tokenizer, authors): text.name for text, files in pieces}
         try:
-            for job in as_completed(jobs):
-                done[jobs[job]] = job.result()
-                on_progress(f"counted {len(done)} of {len(texts)} corpora")
+            for number, job in enumerate(as_completed(jobs), start=1):
+                done[jobs[job]].append(job.result())
+                on_progress(f"counted {number} of {len(pieces)} parts of {len(texts)} corpora")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return {text.name: done[text.name] for text in texts}
+    return {text.name: _counted(text, done[text.name], tokenizer, authors) for text in texts}
+
+
+def _pieces(text: NamedText, num_cores: int) -> list[range | None]:
+    """Return runs of a large folder's files, one for each core, or `None` for the text as a whole."""
+    num_files, size = text.num_train_files, text.size_bytes or 0
+    num_pieces = min(num_cores, num_files) if size > _WORTH_PROCESSES_BYTES else 1
+    if num_pieces < 2:
+        return [None]
+    bounds = [place * num_files // num_pieces for place in range(num_pieces + 1)]
+    return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
 def count_text(
@@ -350,6 +399,18 @@ def count_text(
     on_progress: OnProgress = lambda line: None,
 ) -> Counted:
     """Count one corpus in all views in one pass; memory grows with its vocabulary and its longest document."""
+    return _counted(text, [_count(text, None, views, tokenizer, authors, on_progress)], tokenizer, authors)
+
+
+def _count(
+    text: NamedText,
+    files: range | None,
+    views: Sequence[str],
+    tokenizer: bytes | None,
+    authors: bool,
+    on_progress: OnProgress = lambda line: None,
+) -> _Counts:
+    """Count a corpus, or some of its files."""
     encoder = loaded_tokenizer(tokenizer) if tokenizer else None
     units: dict[str, Sequence[Units]] = {
         view: [TokenUnits(encoder)] if encoder is not None and view == TOKENS else orders_of(view)
@@ -360,7 +421,16 @@ def count_text(
     group_bytes, num_documents = np.zeros(NUM_GROUPS, np.int64), 0
     zipped, published = HashSample(max_bytes=COMPRESSED_BYTES), HashSample(max_documents=MAX_DOCUMENTS)
     modelled, has_model = HashSample(max_documents=MODEL_DOCUMENTS), any(map(is_model_view, views))
-    for batch in batches_of(text.documents(lambda share: on_progress(f"{text.name}: {100 * share:.0f} % read"))):
+    digests: dict[Path, str] = {}
+
+    def documents() -> Iterator[str]:
+        for number in files or ():
+            one = FileText(text, number)
+            yield from one
+            digests[Path(one.file.name)] = one.digest
+
+    whole = text.documents(lambda share: on_progress(f"{text.name}: {100 * share:.0f} % read"))
+    for batch in batches_of(whole if files is None else documents()):
         groups = [group_of(document) for document in batch]
         num_documents += len(batch)
         np.add.at(group_bytes, groups, [len(document.encode("utf-8")) for document in batch])
@@ -374,13 +444,28 @@ def count_text(
                 published.add(document)
             if has_model:
                 modelled.add(document[:MODEL_CHARACTERS])
+    counts = {view: [one.counts() for one in counters] for view, counters in counting.items()}
+    return _Counts(num_documents, group_bytes, counts, zipped, published, modelled, digests)
+
+
+def _counted(text: NamedText, parts: Sequence[_Counts], tokenizer: bytes | None, authors: bool) -> Counted:
+    """Return the sum of the counts of a corpus's parts.
+
+    Raises:
+        ChangedTextError: files that were read alone are not those of the source's revision.
+    """
+    whole = parts[0].plus(parts[1:])
+    if whole.digests and isinstance(text.source, Source):
+        require_revision(text.source, content_digest(Path(text.source.location), read=whole.digests))
+    encoder = loaded_tokenizer(tokenizer) if tokenizer else None
+    is_sampled = authors and encoder is not None and whole.num_documents
     return Counted(
-        num_documents=num_documents,
-        group_bytes=group_bytes,
-        views={view: [one.counts() for one in counters] for view, counters in counting.items()},
-        sample=zipped.documents(),
-        published=_published_counts(published.documents(), encoder) if authors and encoder and num_documents else None,
-        documents=modelled.documents(),
+        num_documents=whole.num_documents,
+        group_bytes=whole.group_bytes,
+        views=whole.views,
+        sample=whole.zipped.documents(),
+        published=_published_counts(whole.published.documents(), encoder) if is_sampled and encoder else None,
+        documents=whole.modelled.documents(),
     )
 
 

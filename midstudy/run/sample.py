@@ -11,6 +11,7 @@ from midstudy.data.conversation import Piece, Turn, rendered
 from midstudy.data.shards import piece_ids
 from midstudy.data.tokenizer import load_tokenizer
 from midstudy.evaluate.generate import Decoding, Generated, Tool, calculator_tool, generate, special_ids
+from midstudy.evaluate.model_cache import load_model
 from midstudy.execute.state import CHECKPOINT_FOLDER
 from midstudy.files.errors import StoreError
 from midstudy.model.pythia import Pythia
@@ -19,8 +20,6 @@ from midstudy.recipe.data import CONVERSATION_TOKENS, end_of_text_id
 from midstudy.recipe.decode import decode
 from midstudy.recipe.stage import stage_id
 from midstudy.store.store import Store
-from midstudy.train import checkpoint
-from midstudy.train.precision import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +44,8 @@ class Speaker:
         if not store.has(tokenizer):
             raise StoreError(f"stage {tokenizer}: the tokenizer of this state is not finished; run the study first.")
         store.require_unchanged(tokenizer)
-        trained = checkpoint.read(store.published_folder(state_id) / CHECKPOINT_FOLDER, with_optimizer=False)
-        weights = Weights(Pythia.empty(trained.shape, device="meta"), trained.weights, precision=trained.precision)
         return cls(
-            model=weights.model,
+            model=load_model(store.published_folder(state_id) / CHECKPOINT_FOLDER),
             tokenizer=load_tokenizer(store.published_folder(tokenizer)),
             end_of_text_id=end_of_text_id(start.tokenizer),
             is_for_chat={*CONVERSATION_TOKENS} <= {*start.tokenizer.special_tokens},

@@ -186,7 +186,11 @@ def plan_experiment(
     states = published_states(store, processor=processor, num_threads=num_threads) if store else PublishedStates()
     default = H100 if where.uses_gpus else CPU_CORE
     priced = DEVICES[price_on or default.name]
-    throughput = Throughput(priced, measured_throughput(states.rates.get(priced.name, ())))
+    throughput = Throughput(
+        priced,
+        measured_throughput(states.rates.get(priced.name, ())),
+        tokenising_bytes_per_s=states.tokenising_bytes_per_s,
+    )
 
     def plan_at(throughput: Throughput) -> Plan:
         return make_plan(

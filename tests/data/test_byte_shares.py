@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midstudy.data.byte_shares import interleaved
-from midstudy.data.limit import Limited
+from midstudy.data.limit import Limited, text_size
 from midstudy.recipe import Corpus
 
 
 def limited(text: Iterable[str], max_bytes: int) -> Limited[str]:
-    return Limited(text, text_of=str, path="tokenizer.x", split="train", max_bytes=max_bytes)
+    return Limited(text, size_of=text_size, path="tokenizer.x", split="train", max_bytes=max_bytes)
 
 
 def read(texts: dict[Corpus, Iterable[str]], max_bytes: dict[Corpus, int]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow
 import pytest
-from builders.hub_server import Hub, serve
+from builders.hub_server import Content, Hub, serve
 from builders.places import PYTHONPATH
 from pyarrow import parquet
 
@@ -88,15 +88,18 @@ TRAIN = [*rows_of("first", 200), *rows_of("second", 60)]
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Hub]:
     """Return what a process read of every case, and the server; a connection broke in the first file."""
-    web = {
+    web: dict[str, Content] = {
         "README.md": CARD,
         "main/train-00000-of-00002.parquet": as_parquet(TRAIN[:200]),
         "main/train-00001-of-00002.parquet": as_parquet(TRAIN[200:]),
         "main/test-00000-of-00001.parquet": as_parquet(rows_of("test", 3)),
         "other/train-00000-of-00001.parquet": as_parquet(rows_of("other", 200)),
     }
-    old = {"README.md": CARD, **{path: as_parquet(rows_of("old", 200)) for path in web if path.endswith("parquet")}}
-    pairs = {
+    old: dict[str, Content] = {
+        "README.md": CARD,
+        **{path: as_parquet(rows_of("old", 200)) for path in web if path.endswith("parquet")},
+    }
+    pairs: dict[str, Content] = {
         "train.jsonl": b"".join(json.dumps({"q": f"{n}?", "a": "yes"}).encode() + b"\n" for n in range(40)),
         "test.jsonl": b'{"q": "t?", "a": "no"}\n',
     }

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from midstudy.data import limit
-from midstudy.data.limit import Limited
+from midstudy.data.limit import Limited, text_size
 
 SHORT = "x" * 10
 HUGE = "x" * 2_000
 
 
 def limited(texts: Any, **limits: Any) -> Limited[str]:
-    return Limited(texts, text_of=str, path="corpora.code", split="train", **limits)
+    return Limited(texts, size_of=text_size, path="corpora.code", split="train", **limits)
 
 
 @pytest.mark.parametrize(

@@ -6,20 +6,22 @@ import hashlib
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from functools import partial
 
 import pytest
 from builders.small_recipes import GENERAL
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midstudy.data.limit import Limited
+from midstudy.data.limit import Limited, text_size
 from midstudy.data.splits import split_by_hash
-from midstudy.data.train_part import InPart, part_hash
+from midstudy.data.train_part import InPart, is_in_part, part_hash
 from midstudy.recipe import TrainPart, placebo
 
 
-def in_part(texts: Iterable[str], part: TrainPart, *, max_bytes: int | None = None) -> InPart:
-    return InPart(Limited(texts, text_of=str, path="corpora.general", split="train", max_bytes=max_bytes), part)
+def in_part(texts: Iterable[str], part: TrainPart, *, max_bytes: int | None = None) -> InPart[str]:
+    read = Limited(texts, size_of=text_size, path="corpora.general", split="train", max_bytes=max_bytes)
+    return InPart(read, part, is_in=partial(is_in_part, part=part))
 
 
 def parts(share: float | str | Fraction) -> tuple[TrainPart, TrainPart]:
@@ -52,7 +54,7 @@ def test_a_document_at_the_boundary_of_two_parts_is_in_the_second():
 )
 def test_the_parts_of_any_text_are_disjoint_and_together_are_what_the_limit_keeps(texts, share, max_bytes):
     try:
-        whole = list(Limited(texts, text_of=str, path="", split="train", max_bytes=max_bytes))
+        whole = list(Limited(texts, size_of=text_size, path="", split="train", max_bytes=max_bytes))
     except ValueError:  # a document that leaves most of the text out
         return
     rest, mixed_in = (list(in_part(texts, part, max_bytes=max_bytes)) for part in parts(share))

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders.loaded import load_model
 from builders.training_runs import begin, curriculum, same_bits, train
 
 from midstudy.evaluate import model_cache
-from midstudy.evaluate.model_cache import borrow_weights
+from midstudy.evaluate.model_cache import borrow_weights, load_model
 from midstudy.model.pythia import Pythia
 
 PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders.loaded import load_model
 from builders.training_runs import batch_at, begin, curriculum, train
 
 from midstudy.data.batch import Batch
 from midstudy.evaluate.loss import mean_loss
+from midstudy.evaluate.model_cache import load_model
 
 
 def by_hand(batch: Batch) -> tuple[float, int]:

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from builders.loaded import load_model
 from builders.small_recipes import GENERAL, PYCODE
 from builders.training_runs import begin, curriculum, train
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from midstudy.data.tokens import TokenizedSplit
+from midstudy.evaluate.model_cache import load_model
 from midstudy.execute.evaluation import evaluate_state
 from midstudy.model.pythia import Pythia
 from midstudy.recipe import RepresentationSimilarity

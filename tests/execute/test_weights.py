@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from builders.changed_studies import fine_tuned_from, measured_like, relabelled, state_before_sft, with_arms
-from builders.loaded import load_model
 from builders.releases import write_release
 from builders.small_study import make_study, plan_in, small_study
 from safetensors.torch import load_file, save_file
 
 from midstudy.data.release import released_pythia
+from midstudy.evaluate.model_cache import load_model
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.plan.manifest import manifest_of, stages_of
 from midstudy.plan.planner import Plan

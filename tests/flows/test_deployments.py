@@ -118,7 +118,8 @@ def test_a_wrong_value_is_refused_when_the_run_is_created(name: str, parameters:
 SOURCES = [
     "wheels", "~/te xt", "~/a,b", "code=wheels", "code=~/a=b", "code=~/a,b", "math=hub:owner/set@0123",
     "code=~/a,text=content", "code=~/a,share=0.7,text=content", "code=~/a,share=1/3", "code=~/a,b=c,share=7e-1",
-    "chat=~/talk,messages=turns", "pycode=~/pairs,prompt=question,completion=answer", "pycode=~/pairs,completion=answer,prompt=question,share=0.5",
+    "pycode=~/pairs,prompt=question,completion=answer", "pycode=~/pairs,completion=answer,prompt=question,share=0.5",
+    "chat=~/talk,messages=turns",
 ]  # fmt: skip
 NO_SOURCES = [
     "~/a,text=content", "code=,text=content", "code=~/a,text=", "code=~/a,text= ,share=0.5", "code=~/a,text=a,text=b",

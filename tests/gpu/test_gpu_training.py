@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders.loaded import load_model
 from builders.places import PYTHONPATH
 from builders.training_runs import batch_at, begin, curriculum, same_bits, train, weights
 from torch import distributed
 
 from midstudy.data.batch import Batch
 from midstudy.evaluate.loss import mean_loss
-from midstudy.evaluate.model_cache import borrow_weights, forget_models
+from midstudy.evaluate.model_cache import borrow_weights, forget_models, load_model
 from midstudy.train import checkpoint
 from midstudy.train.averaging import mean_weights
 from midstudy.train.divergence import DivergedError

@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from builders.releases import COMMIT, cached_snapshot
 
 from midstudy.data.named_text import NamedText, named_texts
+from midstudy.data.split_rows import ChangedTextError
 from midstudy.data.tokenizer import save_tokenizer, train_tokenizer
 from midstudy.recipe.errors import RecipeError
 from midstudy.run import compare as rules
@@ -140,7 +142,45 @@ def test_processes_count_the_same(texts: list[NamedText], monkeypatch: pytest.Mo
     lines: list[str] = []
     together = compared(texts, over=["words:1"], on_progress=lines.append)
     assert json.loads(together.as_json()) == json.loads(alone.as_json())
-    assert "counted 3 of 3 corpora" in lines
+    assert "counted 3 of 3 parts of 3 corpora" in lines
+
+
+def test_parts_of_a_folder_count_as_the_whole(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dev and test are carved from five train files; documents occur several times, also in different files."""
+    (tmp_path / "web").mkdir()
+    for number in range(5):
+        write(tmp_path / "web" / f"train-{number}.jsonl", [*TEXTS["mixed"][number * 20 :], *TEXTS["prose"][:10], "  "])
+    text, _ = named_texts([f"web={tmp_path / 'web'}", f"prose={write(tmp_path / 'prose.jsonl', TEXTS['prose'])}"])
+    monkeypatch.setattr(rules, "COMPRESSED_BYTES", 2_000)
+    monkeypatch.setattr(rules, "MAX_DOCUMENTS", 30)
+    monkeypatch.setattr(rules, "_WORTH_PROCESSES_BYTES", 0)
+    _, content = rules.read_tokenizer(str(tokenizer))
+    views = ["bytes:2-3", "words:1", "tokens", "compression"]
+    whole = count_text(text, views, content, authors=True)
+    pieces = rules._pieces(text, 3)
+    assert pieces == [range(1), range(1, 3), range(3, 5)]
+    for order in (pieces, pieces[::-1]):
+        parts = [rules._count(text, files, views, content, authors=True) for files in order]
+        joined = rules._counted(text, parts, content, authors=True)
+        assert joined.num_documents == whole.num_documents
+        assert joined.group_bytes.tolist() == whole.group_bytes.tolist()
+        digests = {view: [one.digest for one in counts] for view, counts in whole.views.items()}
+        assert {view: [one.digest for one in counts] for view, counts in joined.views.items()} == digests
+        assert joined.sample == whole.sample
+        assert joined.published is not None
+        assert whole.published is not None
+        assert all(np.array_equal(a, b) for a, b in zip(astuple(joined.published), astuple(whole.published), strict=True))
+
+
+def test_a_file_that_changed_before_its_part_was_counted_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    for number in range(3):
+        write(tmp_path / "web" / f"train-{number}.jsonl", TEXTS["mixed"])
+    text, _ = named_texts([f"web={tmp_path / 'web'}", f"prose={write(tmp_path / 'prose.jsonl', TEXTS['prose'])}"])
+    write(tmp_path / "web" / "train-1.jsonl", TEXTS["code"])
+    parts = [rules._count(text, files, ["words:1"], None, authors=False) for files in (range(2), range(2, 3))]
+    with pytest.raises(ChangedTextError, match="its files changed since the plan"):
+        rules._counted(text, parts, None, authors=False)
 
 
 def test_views_that_disagree_are_found(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
+import random
+import signal
 import subprocess
 import sys
 import time
@@ -13,9 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.divided import (
+    digests,
+    divided,
+    finished_tokenizer,
+    in_one_process,
+    joined_stage,
+    num_finished,
+    source_of,
+    write_file,
+)
 from builders.fake_execute import ENTRY, fake_stage, let_go, starts
 from builders.places import PYTHONPATH
-from builders.small_study import plan_in, small_study, write_text
+from builders.small_study import WORDS, plan_in, small_study, write_text
 from builders.waiting import until, wait_until
 from slurm.cluster import NODES, Cluster
 
@@ -29,6 +42,7 @@ from midstudy.launch.slurm.batch_file import read_submission
 from midstudy.launch.slurm.launcher import SlurmLauncher
 from midstudy.launch.slurm.placement_file import Jobs, PlacementFile
 from midstudy.plan.planner import Plan
+from midstudy.recipe.data import Corpus, TokenizedData
 from midstudy.recipe.stage import Stage
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
@@ -238,6 +252,60 @@ def test_a_node_that_fails_while_its_processes_keep_running_loses_no_record(clus
     assert not list(store.paths.stage(stage.id).glob("attempts/*"))
     (job,) = job_names(store)
     assert len({start.node for start in job_starts(store, job)}) == 2
+
+
+def kill_node(cluster: Cluster, store: Store, node: str) -> None:
+    """Kill a node: its daemon, the daemons of its jobs' steps, and the jobs, in this order, so that nothing is reported."""
+    cluster.kill_daemon(node)
+    for job in job_names(store):
+        for start in job_starts(store, job)[-1:]:
+            if start.node == node and Path(f"/proc/{start.pid}").exists():
+                above = [start.pid]
+                while Path(f"/proc/{above[-1]}/comm").read_text().strip() != "slurmstepd":
+                    above.append(int(Path(f"/proc/{above[-1]}/stat").read_text().rpartition(")")[2].split()[1]))
+                for process in reversed(above):
+                    os.kill(process, signal.SIGKILL)
+
+
+def test_two_hundred_files_in_parts_on_a_node_that_dies_have_the_digests_of_one_process(
+    cluster: Cluster, store: Store, tmp_path: Path
+) -> None:
+    rng = random.Random(7)
+    for number in range(200):
+        rows = [{"text": " ".join(rng.choices(WORDS, k=rng.randrange(20, 120)))} for _ in range(15)]
+        write_file(tmp_path / "set" / "train" / f"{number}.jsonl", rows)
+    for split in ("dev", "test"):
+        write_file(tmp_path / "set" / f"{split}.jsonl", rows)
+    _, tokenizer = finished_tokenizer(store.root, tmp_path / "set")
+    data = TokenizedData(data=Corpus(name="set", source=source_of(tmp_path / "set")), tokenizer=tokenizer)
+    in_one_process(store, data, tmp_path / "alone", shard_bytes=8_000)
+    plan = divided(data, num_parts=4, shard_bytes=8_000)
+    assert plan is not None
+    join = joined_stage(data, plan)
+    alone = (("exclusive", True),)  # one part on each node
+    study = Study(store, *plan.stages, join, entry="builders.interruptible_execute:parts_slowly", sbatch=alone)
+    killed: list[str] = []
+
+    def kill_one() -> None:
+        wait_until(lambda: any(num_finished(store, part) for part in plan.part_ids))
+        part = next(part for part in plan.part_ids if num_finished(store, part))
+        (job,) = (name for name in job_names(store) if name.startswith(part))
+        node = job_starts(store, job)[-1].node
+        assert node is not None
+        kill_node(cluster, store, node)
+        killed.append(node)
+
+    study.run(kill_one, max_jobs=4)
+    assert killed
+    assert not [stage_id for stage_id in study.stages if not store.has(stage_id)]
+    assert digests(store.published_folder(join.id)) == digests(tmp_path / "alone")
+    jobs = [job for job in job_names(store) if job[:16] in plan.part_ids]
+    submissions = [submission for job in jobs if (submission := read_submission(store, job)) is not None]
+    assert len({submission.name for submission in submissions}) < len(submissions), "parts are tasks of an array"
+    nodes = [[start.node for start in job_starts(store, job)] for job in jobs]
+    assert killed in [places[:1] for places in nodes if len(places) > 1] or len(jobs) > len(plan.part_ids)
+    assert sum(len(places) for places in nodes) == len(plan.part_ids) + 1, "the killed part alone starts again"
+    assert sum(store.record(part).metrics["shards_taken_over"] > 0 for part in plan.part_ids) == 1
 
 
 def test_the_driver_waits_for_a_controller_that_is_restarted(cluster: Cluster, store: Store) -> None:
