@@ -4,9 +4,10 @@
     python benchmarks/judged_text.py DIR FOLDER           from a folder that --data takes; code comes from the built-in text
 
 FOLDER holds what `--data FOLDER` reads: general text, five candidates, and the targets sft/science, sft/dialogue and
-sft/unseen_instruction. The last is a quarter of the kinds of instruction (field `task`), by a hash of their name, with splits
-by a hash of each row (70 % train, 10 % dev, 20 % test); the candidate `instruction` is the rows of all other kinds. Documents
-of a candidate that share 13 words in sequence with a test item of any target are left out; their number is printed.
+sft/unseen_instruction. The last is a quarter of the kinds of instruction (field `task`), by a hash of their name, with
+splits by a hash of each row (70 % train, 10 % dev, 20 % test); the candidate `instruction` is the rows of all other kinds.
+Documents of a candidate that share 13 words in sequence with a test item of any target are left out; their number is
+printed.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def main(source: str, folder: Path) -> None:
     for name, splits in targets.items():
         for split, rows in splits.items():
             write(folder / "sft" / name / f"{split}.jsonl", rows)
-    write(folder / "general" / "train.jsonl", read(source, "general", "general", "train"))
+    for split in SPLITS:
+        write(folder / "general" / f"{split}.jsonl", read(source, "general", "general", split))
     tests = [row for splits in targets.values() for row in splits["test"]]
     for name in CANDIDATES:
         place = "wheels" if name == "code" else source

@@ -23,6 +23,9 @@ def as_text(found: Recommendation) -> str:
     ]
     header = ["group", "candidate", "gain", "best", f"cost {found.general.name}", "PA", "JS", "copies", "documents"]
     rows = [header, *(_row(one) for one in found.candidates)]
+    if any(one.expected for one in found.candidates):
+        rows = [[*row[:3], cell, *row[3:]] for row, cell in zip(rows, _expected_cells(found), strict=True)]
+        header = rows[0]
     widths = [max(len(row[place]) for row in rows) for place in range(len(header))]
     for row in rows:
         cells = (text.ljust(width) if place == 1 else text.rjust(width)
@@ -84,6 +87,17 @@ def _row(one: Candidate) -> list[str]:
         f"{scan.exact_copies:,} + {scan.near_copies:,}",
         f"{one.num_documents:,}",
     ]
+
+
+def _expected_cells(found: Recommendation) -> list[str]:
+    cells = ["expected"]
+    for one in found.candidates:
+        if (expected := one.expected) is None:
+            cells.append("–")
+            continue
+        low, high = (f"{100 * end:+.1f}".replace("-", "−") for end in (expected.low, expected.high))
+        cells.append(f"{100 * expected.improvement:+.1f} % [{low}, {high}]".replace("-", "−"))
+    return cells
 
 
 def _number(value: float) -> str:

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from midstudy.analysis.calibration import COVERAGE, MIN_STUDIES, Calibration, Expected, calibrate
 from midstudy.data.named_text import NamedText
 from midstudy.recipe.errors import RecipeError, require_number
 from midstudy.run.candidate_scan import Scan, scans
 from midstudy.run.expert_scores import expert_scores, processes_for
+from midstudy.run.finished_pairs import finished_pairs, finished_studies
 from midstudy.similarity.proximity import ProximityAdvantage
 from midstudy.similarity.ranking import Ranked, rank
 from midstudy.similarity.word_order import RANDOM_BELOW
@@ -32,7 +34,8 @@ class ContaminatedError(ValueError):
 class Candidate:
     """All that is known of one candidate. `general_cost` is in bits per byte of general dev text; above 0 is worse.
 
-    `set_aside`: why it is not ranked, or empty.
+    `set_aside`: why it is not ranked, or empty. `expected`: its relative improvement of the target's loss after fine-tuning,
+    `None` if it is set aside or there are too few finished studies.
     """
 
     text: NamedText
@@ -45,6 +48,7 @@ class Candidate:
     order_score: float
     scan: Scan
     set_aside: str
+    expected: Expected | None
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Recommendation:
                 | {"ranking": asdict(one.ranked), "general_cost_bits_per_byte": one.general_cost}
                 | {"proximity_advantage": asdict(one.advantage), "scan": asdict(one.scan)}
                 | {"order_score": one.order_score if np.isfinite(one.order_score) else None, "set_aside": one.set_aside}
+                | {"expected": _expected_facts(one.expected)}
                 for one in self.candidates
             ],
             "expected_improvement": self.expected_improvement,
@@ -92,6 +97,12 @@ class Recommendation:
             "notes": list(self.notes),
         }
         return json.dumps(facts, indent=1, allow_nan=False)
+
+
+def _expected_facts(expected: Expected | None) -> dict[str, Any] | None:
+    if expected is None:
+        return None
+    return {name: value if np.isfinite(value) else None for name, value in asdict(expected).items()}
 
 
 def _text_facts(text: NamedText) -> dict[str, Any]:
@@ -111,7 +122,7 @@ def recommend(
 
     Args:
         share: the candidate's share of the tokens, in (0, 1).
-        store: studies in it are counted for the expected improvement.
+        store: its finished studies calibrate the expected improvement.
         on_progress: called with a line of text.
 
     Raises:
@@ -148,6 +159,7 @@ def recommend(
             found = rank(some, placebo=scores.placebo, bytes_by_document=scores.bytes_by_document)
             ranked |= {one.name: one for one in found}
 
+    calibration, said = _calibration(store, on_progress)
     by_name = {text.name: text for text in candidates}
     found_scans = dict(
         zip(by_name, scans(target, general, candidates, scores.log_importance, num_processes, on_progress), strict=True)
@@ -166,6 +178,7 @@ def recommend(
             order_score=float(scores.counts[name]["order_score"]),
             scan=found_scans[name],
             set_aside=asides[name],
+            expected=None if calibration is None or asides[name] else calibration.expected(scores.relative_gain(name)),
         )
         for name, one in ranked.items()
     ]
@@ -179,7 +192,7 @@ def recommend(
         general_bits_per_byte=scores.general_bits_per_byte,
         placebo_gain=scores.per_byte(scores.placebo),
         candidates=results,
-        expected_improvement=_expected_improvement(store),
+        expected_improvement=said,
         deciding_command=deciding_command(target, general, undecided(results), share=share),
         notes=_notes(results, scores.budget_bytes, int(scores.bytes_by_document.size)),
     )
@@ -238,11 +251,22 @@ def _require_names(texts: Sequence[NamedText]) -> None:
             raise RecipeError(f"recommend.{name}", expected="each name once", got=f"{name} twice", fix="Rename one of them.")
 
 
-def _expected_improvement(root: Path) -> str:
+def _calibration(root: Path, on_progress: OnProgress) -> tuple[Calibration | None, str]:
+    """Return the calibration on the finished studies of a store, and what is said of it."""
     store = Store.open(root) if root.is_dir() and any(root.iterdir()) else None
-    number = sum((store.paths.study(name) / "arms.parquet").exists() for name in store.studies()) if store else 0
-    shown = "no study" if number == 0 else f"{number} {'study' if number == 1 else 'studies'}"
-    return f"none: {shown}, and no prediction from studies has been judged on a study that was left out"
+    names = finished_studies(store) if store else []
+    shown = "no study" if not names else f"{len(names)} {'study' if len(names) == 1 else 'studies'}"
+    if store is None or len(names) < MIN_STUDIES:
+        return None, f"none: {shown}"
+    found = finished_pairs(store, on_progress=on_progress)
+    calibration = calibrate(found.by_study())
+    if calibration is None:
+        number = len(found.by_study())
+        return None, f"none: {number} of {shown} have a corpus mixed into general text and a task that can be scored"
+    return calibration, (
+        f"{100 * COVERAGE:g} % intervals from {calibration.num_pairs} corpora and tasks of {calibration.num_studies} "
+        f"studies, each left out once; valid for training like theirs"
+    )
 
 
 def _contaminated(found: Mapping[str, Sequence[str]], target: NamedText) -> str:
@@ -268,6 +292,8 @@ def _notes(candidates: Sequence[Candidate], budget: int, dev_documents: int) -> 
             notes.append(f"{name}: mostly a duplicate of general text.")
         if not one.set_aside and one.ranked.over_placebo_low <= 0:
             notes.append(f"{name}: no gain over more general text.")
+        if one.expected is not None and one.expected.is_extrapolation:
+            notes.append(f"{name}: extrapolation: its gain is outside those of finished studies.")
         if one.set_aside:
             notes.append(f"{name}: not ranked: {one.set_aside}.")
     if dev_documents < FEW_DOCUMENTS:
