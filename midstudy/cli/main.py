@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -49,6 +50,13 @@ def _share(text: str) -> float:
     if not 0 < share < 1:
         raise argparse.ArgumentTypeError(f"expected a share of the tokens between 0 and 1, got {_shown(text)}")
     return share
+
+
+def _duration_s(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)", text.strip())
+    if match is None or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"expected a duration above 0, as 10min, 90s or 1h, got {_shown(text)}")
+    return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
 
 
 def _shown(text: str) -> str:
@@ -323,6 +331,13 @@ def _parser() -> argparse.ArgumentParser:
         "--share", type=_share, required=True, metavar="SHARE", help="a candidate's share of the tokens, as 0.2"
     )
     recommended.add_argument("--plot", type=_named, metavar="FILE", help="also draw the ranking: a .png, .svg or .pdf file")
+
+    recommended.add_argument(
+        "--proxy",
+        type=_duration_s,
+        metavar="DURATION",
+        help="also train small models with each candidate for about so long, as 10min, 90s or 1h, in the store",
+    )
 
     export = verb("export", "Write a trained state as a folder that other software loads.", reads=True)
     export.add_argument(

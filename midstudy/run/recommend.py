@@ -17,6 +17,7 @@ from midstudy.recipe.errors import RecipeError, require_number
 from midstudy.run.candidate_scan import Scan, scans
 from midstudy.run.expert_scores import expert_scores, processes_for
 from midstudy.run.finished_pairs import finished_pairs, finished_studies
+from midstudy.run.proxy import Proxy
 from midstudy.similarity.proximity import ProximityAdvantage
 from midstudy.similarity.ranking import Ranked, rank
 from midstudy.similarity.word_order import RANDOM_BELOW
@@ -53,7 +54,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Candidates in the order of the ranking, those set aside last."""
+    """Candidates in the order of the ranking, those set aside last. `proxy`: what small models say, if they were trained."""
 
     target: NamedText
     general: NamedText
@@ -67,6 +68,7 @@ class Recommendation:
     expected_improvement: str
     deciding_command: str
     notes: Sequence[str]
+    proxy: Proxy | None = None
 
     @property
     def ranked(self) -> list[Candidate]:
@@ -95,6 +97,7 @@ class Recommendation:
             "expected_improvement": self.expected_improvement,
             "deciding_command": self.deciding_command,
             "notes": list(self.notes),
+            "proxy": asdict(self.proxy) if self.proxy else None,
         }
         return json.dumps(facts, indent=1, allow_nan=False)
 
