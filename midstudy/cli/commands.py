@@ -542,7 +542,7 @@ def recommend(options: Namespace) -> int:
     finally:
         progress.close()
     if options.proxy:
-        proxy = _proxy(options, target, general, candidates)
+        proxy = _proxy(options, target, general, candidates, smallest_bytes=found.smallest_bytes)
         found = dataclasses.replace(found, proxy=proxy)
     if plot is not None:
         write_plot(found, plot)
@@ -550,7 +550,14 @@ def recommend(options: Namespace) -> int:
     return 0
 
 
-def _proxy(options: Namespace, target: NamedText, general: NamedText, candidates: Sequence[NamedText]) -> Proxy:
+def _proxy(
+    options: Namespace,
+    target: NamedText,
+    general: NamedText,
+    candidates: Sequence[NamedText],
+    *,
+    smallest_bytes: int,
+) -> Proxy:
     """Train small models with each candidate, or go on with them, and return what they say.
 
     Raises:
@@ -575,7 +582,9 @@ def _proxy(options: Namespace, target: NamedText, general: NamedText, candidates
             planned = plan_study(study, store, where=where)
             return planned, forecast_s(planned, where) or 0.0
 
-        planned = fitted_plan(lambda num_steps: study_for(num_steps, **texts), plan_of, options.proxy)
+        planned = fitted_plan(
+            lambda num_steps: study_for(num_steps, **texts, smallest_bytes=smallest_bytes), plan_of, options.proxy
+        )
         store = begin(root, planned, where, command=shlex.join(["midstudy", *options.arguments]), max_gpu_hours=None)
     manifest = _manifest(store, name)
     recipes = store.requested

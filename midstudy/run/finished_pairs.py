@@ -67,14 +67,28 @@ def _arrays(pairs: Sequence[FinishedPair]) -> Pairs:
 
 
 def finished_studies(store: Store) -> list[str]:
-    """Return the studies of a store that have a table of arms."""
-    return [name for name in store.studies() if (store.paths.study(name) / "arms.parquet").exists()]
+    """Return the studies of a store with a table of arms and an arm with a corpus mixed in and a task after it.
+
+    A study whose manifest cannot be read is among them: `finished_pairs` says why it is left out.
+    """
+    return [
+        name
+        for name in store.studies()
+        if (store.paths.study(name) / "arms.parquet").exists() and _has_candidates(store, name)
+    ]
+
+
+def _has_candidates(store: Store, name: str) -> bool:
+    try:
+        return any(_mixed(arm) for arm in load(store, name).arms)
+    except StoreError:
+        return True
 
 
 def finished_pairs(
     store: Store, studies: Sequence[str] | None = None, *, on_progress: OnProgress = lambda line: None
 ) -> FinishedPairs:
-    """Return the pairs of studies in a store; by default of all that have a table of arms.
+    """Return the pairs of studies in a store; by default of `finished_studies`.
 
     Args:
         on_progress: called with a line of text.

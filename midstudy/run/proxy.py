@@ -109,12 +109,15 @@ def study_for(
     general: NamedText,
     candidates: Sequence[NamedText],
     share: float,
+    smallest_bytes: int,
     duration_s: float,
 ) -> Study:
-    """Return the study with this number of steps, named by what it reads."""
+    """Return the study with this number of steps, named by what it reads; `smallest_bytes` is that of `proxy_study`."""
     texts = {"target": target, "general": general}
     name = proxy_name(**texts, candidates=candidates, share=share, duration_s=duration_s)
-    return proxy_study(**texts, candidates=candidates, share=share, num_steps=num_steps, name=name)
+    return proxy_study(
+        **texts, candidates=candidates, share=share, smallest_bytes=smallest_bytes, num_steps=num_steps, name=name
+    )
 
 
 def read_proxy(store: Store, manifest: Manifest) -> Proxy:

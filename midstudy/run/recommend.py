@@ -54,11 +54,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Candidates in the order of the ranking, those set aside last. `proxy`: what small models say, if they were trained."""
+    """Candidates in the order of the ranking, those set aside last.
+
+    `smallest_bytes`: of train text that general text and every candidate have at least. `proxy`: what small models say, if
+    they were trained.
+    """
 
     target: NamedText
     general: NamedText
     share: float
+    smallest_bytes: int
     dev_documents: int
     dev_bytes: int
     target_bits_per_byte: float
@@ -189,6 +194,7 @@ def recommend(
         target=target,
         general=general,
         share=share,
+        smallest_bytes=min(2 * scores.budget_bytes, *(one.num_bytes for one in results)),
         dev_documents=int(scores.bytes_by_document.size),
         dev_bytes=int(scores.bytes_by_document.sum()),
         target_bits_per_byte=scores.target_bits_per_byte,

@@ -84,3 +84,34 @@ def test_a_single_file_is_no_target(folder: Path, capsys: pytest.CaptureFixture[
     arguments[2] = f"task={folder}/dirty.jsonl"
     assert main(arguments) == 2
     assert "--target: expected a source with a dev and a test split, got the single file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("duration", ["0s", "10", "min", "-1min", "nanmin", "1e9s", ""])
+def test_a_duration_has_a_number_and_a_unit(folder: Path, duration: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*command(folder, f"left={folder}"), "--proxy", duration])
+    assert stopped.value.code == 2
+    assert "--proxy" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_small_models_are_trained_with_each_candidate_and_a_second_command_trains_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("midstudy.run.proxy.MOST_STEPS", 20)
+    write_documents(folder / "other" / "train.jsonl", language_documents(3, number=500, seed=3))
+    arguments = [*command(folder, f"left={folder}", f"other={folder}"), "--proxy", "30min", "--json"]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)["proxy"]
+    assert found["num_steps"] == 20
+    assert set(found["scores"]) == {"left", "other"}
+    assert found["scores"]["left"]["gain"] > found["scores"]["other"]["gain"]
+    assert found["scores"]["left"]["weight"] > found["scores"]["other"]["weight"]
+
+    monkeypatch.setattr("midstudy.cli.commands._conduct", lambda *arguments: pytest.fail("trained again"))
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["proxy"] == found
+    assert main(arguments[:-1]) == 0
+    printed = capsys.readouterr().out
+    assert "small models rank: left, other; how well they rank has not been judged" in printed
+    assert "expected improvement: none: no study" in printed

@@ -38,7 +38,7 @@ def texts(tmp_path: Path) -> dict[str, Any]:
 
 
 def manifest(store: Store, texts: dict[str, Any]) -> Manifest:
-    plan = plan_in(store, proxy_study(**texts, share=0.25, num_steps=40, name="proxy_x"))
+    plan = plan_in(store, proxy_study(**texts, share=0.25, smallest_bytes=9_000, num_steps=40, name="proxy_x"))
     return manifest_of(plan, command="")
 
 
