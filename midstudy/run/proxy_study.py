@@ -46,7 +46,7 @@ TRUNK_LENGTHS = 4
 """Steps of the trunk for each step of a branch or expert."""
 
 _SIZE = "nano"
-_VOCAB_SIZE = 2_048
+_VOCAB_SIZE = 1_024
 _SEQ_LEN = 256
 _NUM_SEQUENCES = 2
 _PEAK_LR, _EXPERT_LR, _BRANCH_LR = 6e-3, 1e-3, 3e-4

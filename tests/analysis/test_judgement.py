@@ -90,6 +90,13 @@ def test_decidable_is_the_paired_t_test_over_common_seeds() -> None:
         assert bool(decidable(both)) == bool(stats.ttest_rel(a, b).pvalue < 0.05)
 
 
+def test_the_better_candidate_comes_first_in_whatever_order_they_are_given() -> None:
+    found = decidable(trained(TRUTH, TRUTH)[::-1])
+    assert {(better.candidate, worse.candidate) for better, worse in found} == {
+        ("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d"),
+    }  # fmt: skip
+
+
 def test_one_seed_decides_nothing() -> None:
     one = [Trained(candidate=name, improvements={0: value}, scores={"p": value}) for name, value in TRUTH.items()]
     assert decidable(one) == []
