@@ -42,6 +42,7 @@ def as_text(found: Recommendation) -> str:
         *(_proxy_lines(found.proxy) if found.proxy is not None else []),
         *_answer(found),
         f"expected improvement: {found.expected_improvement}",
+        f"judged: {found.judged}",
     ]
     if found.deciding_command:
         lines += ["to decide within the first group of several:", f"  {found.deciding_command}"]

@@ -24,6 +24,12 @@ from midstudy.similarity.word_order import RANDOM_BELOW
 from midstudy.store.store import Store
 
 FEW_DOCUMENTS = 100
+JUDGED = (
+    "on three targets in six studies, right on 24 of 25 decidable pairs, regret at 1 of 0.28 points; failed all the same, "
+    "since proximity advantage or more tokens had less regret in three of the six"
+)
+"""What came of judging the ranking on studies that were trained after it was frozen (LOG.md, 2026-11-27)."""
+
 OnProgress = Callable[[str], None]
 
 
@@ -76,6 +82,11 @@ class Recommendation:
     proxy: Proxy | None = None
 
     @property
+    def judged(self) -> str:
+        """What came of judging the ranking on trained studies."""
+        return JUDGED
+
+    @property
     def ranked(self) -> list[Candidate]:
         return [one for one in self.candidates if not one.set_aside]
 
@@ -100,6 +111,7 @@ class Recommendation:
                 for one in self.candidates
             ],
             "expected_improvement": self.expected_improvement,
+            "judged": self.judged,
             "deciding_command": self.deciding_command,
             "notes": list(self.notes),
             "proxy": asdict(self.proxy) if self.proxy else None,
