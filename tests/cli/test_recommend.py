@@ -43,7 +43,7 @@ def test_prints_a_ranking_with_groups_and_what_is_not_known(folder: Path, capsys
     output = capsys.readouterr()
     assert "target task: 100 dev documents" in output.out
     assert "no recommendation between " in output.out
-    assert "expected improvement: none: no study" in output.out
+    assert "expected improvement: none: no study\njudged: on three targets in six studies" in output.out
     rows = [line.split() for line in output.out.splitlines() if line.split()[1:2] in (["left"], ["right"])]
     assert [row[0] for row in rows] == ["1", "1"]
     assert f"{folder}/left/train.jsonl:" in output.out
