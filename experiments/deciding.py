@@ -12,7 +12,7 @@ Expected cost. With two corpora and six trunk seeds about seven CPU-minutes on a
 from __future__ import annotations
 
 from midstudy.data.data_args import DataChoice
-from midstudy.recipe import Comparison, Study, where
+from midstudy.recipe import Arm, Chosen, Comparison, Study, where
 from midstudy.studies.bridging.scale import Scale
 
 
@@ -26,20 +26,30 @@ def study(
     target_folder: str = "sft/pycode",
     share: float = 0.2,
     start_step: int = 24,
+    sft_peak_lrs: tuple[float, ...] = (),
     trunk_seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5),
 ) -> Study:
-    """Return the study; `--set` overrides its keyword arguments, `--data NAME=SOURCE` names the text."""
+    """Return the study; `--set` overrides its keyword arguments, `--data NAME=SOURCE` names the text.
+
+    Args:
+        sft_peak_lrs: peak learning rates of fine-tuning, of which the control and each corpus choose one on dev of the first
+            trunk; by default that of `Scale` for all.
+    """
     scale = Scale(size="nano")
     data = data or DataChoice()
     trunk_text = data.corpus(general, max_bytes=3_000_000)
     corpora = [data.corpus(candidate, max_bytes=1_500_000) for candidate in candidates]
     task = data.task(target, folder=target_folder, max_items=500)
     tokenizer = scale.tokenizer([trunk_text, *corpora])
-    arms = []
+    arms: list[Arm] = []
+    chosen: list[Chosen] = []
     for seed in trunk_seeds:
         trunk = scale.pretrain(trunk_text, tokenizer=tokenizer, seed=seed)
         runs = [trunk, *(scale.midtrain(trunk, {corpus: share}, start_step=start_step) for corpus in corpora)]
-        arms += [scale.finetune(run, task, seed=1337 + seed) for run in runs]
+        if sft_peak_lrs and not chosen:
+            chosen = [scale.choose_sft_peak_lr(run, task, seed=1337 + seed, among=sft_peak_lrs) for run in runs]
+        for place, run in enumerate(runs):
+            arms.append(scale.finetune(run, task, seed=1337 + seed, sft_peak_lr=chosen[place] if chosen else None))
     comparisons = [
         Comparison(
             name="against control",

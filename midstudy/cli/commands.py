@@ -21,9 +21,12 @@ from midstudy.store.paths import is_name
 from midstudy.store.store import Store
 
 if TYPE_CHECKING:
+    from midstudy.data.named_text import NamedText
     from midstudy.plan.planner import Plan
     from midstudy.recipe.manifest import Manifest, StageEntry
     from midstudy.recipe.stage import Stage
+    from midstudy.recipe.study import Study
+    from midstudy.run.proxy import Proxy
     from midstudy.run.study import Place
     from midstudy.store.retention import Item
 
@@ -523,22 +526,79 @@ def recommend(options: Namespace) -> int:
     from midstudy.run.recommend import recommend as rank_candidates
 
     plot = require_plot(options.plot) if options.plot else None
+    target = named_text(options.target, where="--target")
+    general = named_text(*options.general, where="--general")
+    candidates = named_texts(options.candidates, where="--candidates")
     progress = Progress()
     try:
         found = rank_candidates(
-            target=named_text(options.target, where="--target"),
-            general=named_text(*options.general, where="--general"),
-            candidates=named_texts(options.candidates, where="--candidates"),
+            target=target,
+            general=general,
+            candidates=candidates,
             share=options.share,
             store=Path(options.store),
             on_progress=progress,
         )
     finally:
         progress.close()
+    if options.proxy:
+        proxy = _proxy(options, target, general, candidates, smallest_bytes=found.smallest_bytes)
+        found = dataclasses.replace(found, proxy=proxy)
     if plot is not None:
         write_plot(found, plot)
     print(found.as_json() if options.json else as_text(found))
     return 0
+
+
+def _proxy(
+    options: Namespace,
+    target: NamedText,
+    general: NamedText,
+    candidates: Sequence[NamedText],
+    *,
+    smallest_bytes: int,
+) -> Proxy:
+    """Train small models with each candidate, or go on with them, and return what they say.
+
+    Raises:
+        RecipeError: the duration is too short.
+        ValueError: a stage failed.
+    """
+    from midstudy.plan.manifest import stages_of
+    from midstudy.run.proxy import fitted_plan, proxy_name, read_proxy, study_for
+    from midstudy.run.study import begin, forecast_s, place, plan_study
+    from midstudy.track.client import tracking_uri_of
+
+    root = Path(options.store)
+    where = place(
+        backend="local", placement_file=None, device="cpu", jobs=None, threads=1, ranks=1, micro_batch=None, compiled=False
+    )
+    texts: dict[str, Any] = {"target": target, "general": general, "candidates": candidates, "share": options.share}
+    texts["duration_s"] = options.proxy
+    store, name = Store.open_existing(root), proxy_name(**texts)
+    if store is None or name not in store.studies():
+
+        def plan_of(study: Study) -> tuple[Plan, float]:
+            planned = plan_study(study, store, where=where)
+            return planned, forecast_s(planned, where) or 0.0
+
+        planned = fitted_plan(
+            lambda num_steps: study_for(num_steps, **texts, smallest_bytes=smallest_bytes), plan_of, options.proxy
+        )
+        store = begin(root, planned, where, command=shlex.join(["midstudy", *options.arguments]), max_gpu_hours=None)
+    manifest = _manifest(store, name)
+    recipes = store.requested
+    stages = stages_of(manifest, lambda stage_id: recipes(stage_id)["recipe"])
+    if len(store.published(stages)) < len(stages):
+        failed, _, warnings, _ = _conduct(store, manifest, stages, where, tracking_uri_of(store, None))
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if failed:
+            stage, cause = next(iter(failed.items()))
+            raise ValueError(
+                f"--proxy: {manifest.stages[stage].label} failed: {cause}. midstudy logs {stage} --study {name}"
+            )
+    return read_proxy(store, manifest)
 
 
 # -- export -----------------------------------------------------------------------------------------------------------

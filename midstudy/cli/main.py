@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -54,6 +55,13 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _duration_s(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)", text.strip())
+    if match is None or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"expected a duration above 0, as 10min, 90s or 1h, got {_shown(text)}")
+    return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
 
 
 def _shown(text: str) -> str:
@@ -348,6 +356,13 @@ def _parser() -> argparse.ArgumentParser:
         "--share", type=_share, required=True, metavar="SHARE", help="a candidate's share of the tokens, as 0.2"
     )
     recommended.add_argument("--plot", type=_named, metavar="FILE", help="also draw the ranking: a .png, .svg or .pdf file")
+
+    recommended.add_argument(
+        "--proxy",
+        type=_duration_s,
+        metavar="DURATION",
+        help="also train small models with each candidate for about so long, as 10min, 90s or 1h, in the store",
+    )
 
     def add_state(command: argparse.ArgumentParser) -> None:
         command.add_argument(

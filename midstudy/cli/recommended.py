@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from midstudy.run.proxy import Proxy
     from midstudy.run.recommend import Candidate, Recommendation
 
 _NEAREST_SHOWN = 3
@@ -23,6 +24,12 @@ def as_text(found: Recommendation) -> str:
     ]
     header = ["group", "candidate", "gain", "best", f"cost {found.general.name}", "PA", "JS", "copies", "documents"]
     rows = [header, *(_row(one) for one in found.candidates)]
+    if any(one.expected for one in found.candidates):
+        rows = [[*row[:3], cell, *row[3:]] for row, cell in zip(rows, _expected_cells(found), strict=True)]
+        header = rows[0]
+    if found.proxy is not None:
+        rows = [[*row, *cells] for row, cells in zip(rows, _proxy_cells(found, found.proxy), strict=True)]
+        header = rows[0]
     widths = [max(len(row[place]) for row in rows) for place in range(len(header))]
     for row in rows:
         cells = (text.ljust(width) if place == 1 else text.rjust(width)
@@ -32,8 +39,10 @@ def as_text(found: Recommendation) -> str:
         "",
         "group: candidates of one group cannot be distinguished from its first. best: probability of the largest gain.",
         "PA, JS: advantage over general text in the paper's combined similarity and in 1 / (1 + JSD), over hashed words.",
+        *(_proxy_lines(found.proxy) if found.proxy is not None else []),
         *_answer(found),
         f"expected improvement: {found.expected_improvement}",
+        f"judged: {found.judged}",
     ]
     if found.deciding_command:
         lines += ["to decide within the first group of several:", f"  {found.deciding_command}"]
@@ -83,6 +92,37 @@ def _row(one: Candidate) -> list[str]:
         f"{one.advantage.js:+.3f}".replace("-", "−"),
         f"{scan.exact_copies:,} + {scan.near_copies:,}",
         f"{one.num_documents:,}",
+    ]
+
+
+def _expected_cells(found: Recommendation) -> list[str]:
+    cells = ["expected"]
+    for one in found.candidates:
+        if (expected := one.expected) is None:
+            cells.append("–")
+            continue
+        low, high = (f"{100 * end:+.1f}".replace("-", "−") for end in (expected.low, expected.high))
+        cells.append(f"{100 * expected.improvement:+.1f} % [{low}, {high}]".replace("-", "−"))
+    return cells
+
+
+def _proxy_cells(found: Recommendation, proxy: Proxy) -> list[list[str]]:
+    cells = [["branch", "weight"]]
+    for one in found.candidates:
+        score = proxy.scores[one.text.name]
+        gain = f"{100 * score.gain:+.2f} % ±{100 * (score.high - score.gain):.2f}".replace("-", "−")
+        cells.append([gain, f"{score.weight:.2f}"])
+    return cells
+
+
+def _proxy_lines(proxy: Proxy) -> list[str]:
+    return [
+        f"branch: share of the target's loss that {proxy.num_steps:,} steps of a small model with the candidate save over "
+        f"as many on general text, ± 95 % over {proxy.num_items} dev items; one seed.",
+        "weight: of its expert, a small model on it alone, in the mixture of experts with the lowest loss "
+        f"({proxy.mixture_loss_nats:.3f} nats a token; best expert {proxy.best_expert_loss_nats:.3f}; weight of general "
+        f"text {proxy.general_weight:.2f}).",
+        f"small models rank: {', '.join(proxy.order)}; how well they rank has not been judged. Study: {proxy.study}",
     ]
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from midstudy.plan.cost import Throughput
     from midstudy.plan.planner import Plan
     from midstudy.recipe.manifest import Manifest
+    from midstudy.recipe.study import Study
     from midstudy.store.store import Store
     from midstudy.train.placement import Placement
 
@@ -167,10 +168,17 @@ def plan_experiment(
             grid, for example because it selects several cells where its estimator takes one.
         StoreError: the store cannot be read.
     """
+    from midstudy.plan.experiment import load_study
+
+    study = load_study(Path(experiment), data=data, settings=settings)
+    return plan_study(study, store, where=where, price_on=price_on)
+
+
+def plan_study(study: Study, store: Store | None, *, where: Place | None = None, price_on: str | None = None) -> Plan:
+    """Plan a study against the contents of a store; arguments and errors are those of `plan_experiment`."""
     from midstudy.data.source import require_rows
     from midstudy.plan.cost import Throughput, measured_throughput
     from midstudy.plan.device import CPU_CORE, DEVICES, H100
-    from midstudy.plan.experiment import load_study
     from midstudy.plan.left_out import left_out_of
     from midstudy.plan.manifest import manifest_of
     from midstudy.plan.planner import make_plan
@@ -178,7 +186,6 @@ def plan_experiment(
     from midstudy.recipe.data import Task
     from midstudy.store.processor import this_processor
 
-    study = load_study(Path(experiment), data=data, settings=settings)
     for evaluation in study.evaluations():
         require_rows(evaluation.data.source, split=evaluation.split, is_task=isinstance(evaluation.data, Task))
     where = where or _here()

@@ -250,6 +250,10 @@ EMPTY = [
     (["recommend", "--target", "a=wheels", "--general", ""], "--general"),
     (["recommend", "--target", "a=wheels", "--general", "b=wheels", "--candidates", ""], "--candidates"),
     (["recommend", "--target", "a=wheels", "--general", "b=wheels", "--candidates", "c=wheels", "--share", ""], "--share"),
+    (
+        ["recommend", "--target", "a=wheels", "--general", "b=wheels", "--candidates", "c=wheels", "--proxy", ""],
+        "--proxy",
+    ),
     (["export", "", "--to", "hf"], "STAGE"),
     (["export", "a", "--to", "hf", "--output", ""], "--output"),
     (["export", "a", "--to", "hf", "--study", ""], "--study"),

@@ -43,7 +43,7 @@ def test_prints_a_ranking_with_groups_and_what_is_not_known(folder: Path, capsys
     output = capsys.readouterr()
     assert "target task: 100 dev documents" in output.out
     assert "no recommendation between " in output.out
-    assert "expected improvement: none: no study" in output.out
+    assert "expected improvement: none: no study\njudged: on three targets in six studies" in output.out
     rows = [line.split() for line in output.out.splitlines() if line.split()[1:2] in (["left"], ["right"])]
     assert [row[0] for row in rows] == ["1", "1"]
     assert f"{folder}/left/train.jsonl:" in output.out
@@ -100,3 +100,34 @@ def test_fields_and_shares_are_declared_as_for_data_and_reach_the_proposed_study
     assert {f"left={folder},text=content", half, f"mix={folder}/left,text=content,share=0.5"} <= set(proposed)
     assert main(command(folder, f"left={folder},text=content", f"right={folder},text=content")) == 2
     assert "expected field 'content', declared by text=content" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("duration", ["0s", "10", "min", "-1min", "nanmin", "1e9s", ""])
+def test_a_duration_has_a_number_and_a_unit(folder: Path, duration: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*command(folder, f"left={folder}"), "--proxy", duration])
+    assert stopped.value.code == 2
+    assert "--proxy" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_small_models_are_trained_with_each_candidate_and_a_second_command_trains_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("midstudy.run.proxy.MOST_STEPS", 20)
+    write_documents(folder / "other" / "train.jsonl", language_documents(3, number=500, seed=3))
+    arguments = [*command(folder, f"left={folder}", f"other={folder}"), "--proxy", "30min", "--json"]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)["proxy"]
+    assert found["num_steps"] == 20
+    assert set(found["scores"]) == {"left", "other"}
+    assert found["scores"]["left"]["gain"] > found["scores"]["other"]["gain"]
+    assert found["scores"]["left"]["weight"] > found["scores"]["other"]["weight"]
+
+    monkeypatch.setattr("midstudy.cli.commands._conduct", lambda *arguments: pytest.fail("trained again"))
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["proxy"] == found
+    assert main(arguments[:-1]) == 0
+    printed = capsys.readouterr().out
+    assert "small models rank: left, other; how well they rank has not been judged" in printed
+    assert "expected improvement: none: no study" in printed

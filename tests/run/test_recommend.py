@@ -13,7 +13,7 @@ from builders.languages import language_documents, shuffled_copy, write_document
 
 from midstudy.data.named_text import named_text
 from midstudy.recipe.errors import RecipeError
-from midstudy.run import recommend as rules
+from midstudy.run import candidate_counts as rules
 from midstudy.run.recommend import ContaminatedError, Recommendation, recommend
 
 GENERAL, DOMAIN, OTHER = 1, 2, 3
@@ -159,7 +159,7 @@ def test_dev_documents_of_a_single_general_file_are_in_neither_half(tmp_path: Pa
         return {}
 
     monkeypatch.setattr(rules, "_arrays", record)
-    rules._halves(general)
+    rules.halves(general)
     assert dev
     assert len(seen) > 0.8 * len(GENERAL_TEXT)
     assert not dev & set(seen)
