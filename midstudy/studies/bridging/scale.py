@@ -79,7 +79,9 @@ class Scale:
         share = Fraction(1, len(corpora))
         return Tokenizer.of(dict.fromkeys(corpora, share), vocab_size=self.vocab_size, max_bytes=self.tokenizer_bytes)
 
-    def pretrain(self, general: Corpus, *, tokenizer: Tokenizer, seed: int, **more: str | int | float) -> Curriculum:
+    def pretrain(
+        self, general: Corpus, *, tokenizer: Tokenizer | ReleasedTokenizer, seed: int, **more: str | int | float
+    ) -> Curriculum:
         """Return a pretraining run on general text: AdamW, 10 % warmup, decay to 1/300 of the peak.
 
         `more` are additional factors of the study, which the run's name holds.
