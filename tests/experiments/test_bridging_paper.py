@@ -229,8 +229,8 @@ def hub_of_a_cell() -> Iterator[Hub]:
     }
     hub = Hub(
         data_sets={
-            "allenai/c4": {COMMIT: set_of("text", "en", part("general", "train", 2_000))},
-            "bigcode/starcoderdata": {COMMIT: set_of("content", "default", part("code", "train", 300))},
+            "allenai/c4": {COMMIT: set_of("text", "en", part("general", "train", 300))},
+            "bigcode/starcoderdata": {COMMIT: set_of("content", "default", part("code", "train", 100))},
             "Nan-Do/code-search-net-python": {COMMIT: pairs},
         }
     )
@@ -262,9 +262,7 @@ def trained_cell(hub: Hub, folder: Path, *, tokens: float) -> dict[str, float]:
     environment |= {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "PYTHONPATH": PYTHONPATH}
     environment |= {"HF_HOME": str(folder / "huggingface"), "HF_HUB_DISABLE_TELEMETRY": "1"}
     command = [sys.executable, "-m", "midstudy.cli.main", "run", str(EXPERIMENT), *options, "--store", str(folder / "store")]
-    run = subprocess.run(
-        [*command, "--threads", "2"], env=environment, capture_output=True, text=True, check=False, cwd=folder
-    )
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=folder)
     assert run.returncode == 0, run.stdout + run.stderr
     (row,) = pd.read_parquet(folder / "store" / "studies" / "bridging_paper" / "arms.parquet").to_dict("records")
     steps = paper_scale("nano", tokens=tokens).total_steps
