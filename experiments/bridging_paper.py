@@ -61,7 +61,8 @@ def study(
     total_steps = paper_scale(sizes[0], tokens=tokens).total_steps
     comparisons = grid.comparisons(arms, total_steps=total_steps)
     final = where(arms, at_step=total_steps, mix=tuple(text.specialists))
-    counted: list[Dataset] = [text.general, *text.specialists.values(), *(text.tasks[task] for task in grid.tasks)]
+    specialists = [corpus for mix, corpus in text.specialists.items() if mix in grid.mixes]
+    counted: list[Dataset] = [text.general, *specialists, *(text.tasks[task] for task in grid.tasks)]
     return Study(
         name=name,
         question="Does midtraining bridge pretraining and fine-tuning, at the paper's scale?",

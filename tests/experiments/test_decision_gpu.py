@@ -171,6 +171,7 @@ def rehearsed(store: Path) -> Path:
     return store / "studies" / "decision_gpu"
 
 
+@pytest.mark.slow
 def test_the_ranking_of_the_text_is_registered_with_a_claim_for_each_task_that_it_names_a_mix_for() -> None:
     """Decision D on built-in text, at 1/100: what `recommend` returns is in the claim, in a family of its own."""
     plain = load_study(EXPERIMENT, settings=["scale=0.01", "trunk_seeds=(0, 1)"])
