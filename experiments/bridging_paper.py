@@ -72,6 +72,6 @@ def study(
         seeds=("sft_seed", "trunk_seed"),
         counts=paper_scale(sizes[0]).counts(counted, words) if comparisons else (),
         mixes=mixes_of(final) if comparisons else (),
-        report="bridging",
+        report="bridging" if comparisons else "study",
         notes=[*data.notes(), *text.notes(), *(f"cut {number}: {what}" for number, what in enumerate(cut, start=1))],
     )

@@ -413,7 +413,7 @@ def test_text_that_is_only_declared_has_a_size_and_no_rows() -> None:
     assert text_bytes(Corpus(name="code", source=source, max_bytes=5_000)) == 5_000
     assert first_row(source, is_task=False) == ""
     require_rows(source, split="dev", is_task=False)
-    with pytest.raises(ValueError, match=r"owner/set: expected its text, got its name alone\. Give it with --data code=hub:"):
+    with pytest.raises(ValueError, match=r"expected its text, got its name alone\. Give it with --data code=hub:"):
         load_rows(source, split="train", is_task=False)
     other = declared("owner/set", num_bytes=1, note="")
     assert identify(source) == identify(other), "a declared size is in no id"
