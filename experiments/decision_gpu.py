@@ -3,7 +3,9 @@
 Hypothesis. A: code lowers pycode loss most and math word-problem loss most, each by more than 1 %. B: at equal start and
 equal dose (Σ learning rate × share), a specialist mixed in at 20 % beats the specialist alone, on its task and on general
 text. C: at equal dose, starts of code at 10, 33 or 65 % of the training differ by less than 0.5 %. Margins and one Holm
-family of twelve claims are registered before the first result (`midstudy/studies/bridging/decisions.py`).
+family of twelve claims are registered before the first result (`midstudy/studies/bridging/decisions.py`). D, with
+`rank_first=True`: the mix that `midstudy recommend` names for a task is the one that lowers its loss most; the ranking is
+computed from the text before anything is trained and registered with its claim, in a family of its own.
 
 Design. Six layers of width 256, vocabulary 8,192, context 512, bf16; trunks of 60M tokens at a constant rate with a decay
 over the last tenth, so that Σ learning rate is nearly linear in steps. Per trunk seed: control, placebo and five mixes at
@@ -17,6 +19,7 @@ web mix its 0.35M tokens 17 times, so models of this size memorise them. For a d
 Order of calls on the GPU machine, each with `--device cuda`; whole seeds are complete grids:
 
     python benchmarks/on_gpu.py --wheels wheels                                 # rates, which `--record FILE` keeps
+    # every `run` with --set rank_first=True for D: it reads the text, which takes a minute the first time
     midstudy run experiments/decision_gpu.py --set "trunk_seeds=(0,)"           # one seed of everything
     midstudy run experiments/decision_gpu.py --set "trunk_seeds=(0, 1)"         # the first look: power table; stop or go
     midstudy run experiments/decision_gpu.py --set "trunk_seeds=(0, 1, 2, 3)"   # and so on, by twos
@@ -32,11 +35,14 @@ tenth of the batch, and 1/100 of the items; shape nano, vocabulary 1,024, fp32, 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
+from pathlib import Path
 
 from midstudy.data.data_args import DataChoice
 from midstudy.recipe import Study, where
 from midstudy.recipe.errors import RecipeError
+from midstudy.run.recommend import recommend
 from midstudy.studies.bridging.decisions import (
     COSINE,
     STABLE,
@@ -45,7 +51,8 @@ from midstudy.studies.bridging.decisions import (
     claims_of_decisions,
     comparisons_of_decisions,
 )
-from midstudy.studies.bridging.grid import MATCHED, Grid
+from midstudy.studies.bridging.grid import BLOCK_SHARE, MATCHED, Grid
+from midstudy.studies.bridging.recommended import as_named, claims_of_rankings, notes_of_rankings, ranking_of
 from midstudy.studies.bridging.scale import Scale, mixes_of
 from midstudy.studies.bridging.text import PLACEBO, SPECIALISTS, Text
 
@@ -59,6 +66,7 @@ def study(
     trunk_seeds: tuple[int, ...] = tuple(range(8)),
     looks: tuple[int, ...] = (2, 4, 6, 8),
     scale: float = 1.0,
+    rank_first: bool = False,
 ) -> Study:
     """Return the study; `--set` overrides its keyword arguments.
 
@@ -67,6 +75,7 @@ def study(
             the cosine schedule.
         looks: numbers of trunk seeds at which the claims are judged, the last one the number planned.
         scale: tokens of every phase, as a share of those of the study; below 1 with the smallest model.
+        rank_first: whether mixes are ranked for the tasks by their text, and the claims of D are made.
 
     Raises:
         RecipeError: a field cannot be trained; the message names it.
@@ -101,15 +110,25 @@ def study(
         arms += grid.arms(cells_of_decisions(grid), seed=seed, sft_peak_lrs=SFT_PEAK_LRS)
         if number < 2:
             arms += cosine.arms(cells_of_starts(cosine), seed=seed, sft_peak_lrs=SFT_PEAK_LRS)
+    rankings = []
+    for task in MATCHED.values() if rank_first else ():
+        found = recommend(
+            target=as_named(text.tasks[task]),
+            general=as_named(text.general),
+            candidates=[as_named(corpus) for corpus in text.specialists.values()],
+            share=BLOCK_SHARE,
+            store=Path(os.devnull),  # no study decides what is ranked
+        )
+        rankings.append(ranking_of(task, [one.ranked for one in found.ranked]))
     return Study(
         name=name,
         question="Which mix helps which task, mixed in or alone, and does its start matter at equal dose?",
         arms=arms,
         comparisons=comparisons_of_decisions(arms, grid, cosine),
-        claims=claims_of_decisions(),
+        claims=[*claims_of_decisions(), *claims_of_rankings(rankings)],
         counts=grid.counts(MATCHED.values()),
         mixes=mixes_of(where(arms, mix=(*SPECIALISTS, PLACEBO))),
         report="bridging",
         looks=looks,
-        notes=data.notes(),
+        notes=[*data.notes(), *notes_of_rankings(rankings)],
     )

@@ -207,8 +207,8 @@ def test_rates_of_a_result_are_recorded_for_plans(tmp_path: Path, monkeypatch: p
     ("content", "words"),
     [
         (
-            json.dumps(result_of("NVIDIA A100-SXM4-80GB")),
-            r"expected a device with a price, one of .*h100, got NVIDIA A100-SXM4-80GB\.",
+            json.dumps(result_of("NVIDIA L40S")),
+            r"expected a device with a price, one of .*h100, got NVIDIA L40S\.",
         ),
         (json.dumps(result_of("CPU")), r"expected a device with a price, .*, got CPU\."),
         (json.dumps(result_of("NVIDIA H100 80GB HBM3") | {"steps": []}), "no training step"),

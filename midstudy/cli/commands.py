@@ -48,19 +48,40 @@ def new(options: Namespace) -> int:
 
 
 def plan(options: Namespace) -> int:
-    """Print what a study would run and what it would cost."""
+    """Print what a study would run, what it would cost and, if asked, how long it would take or what a budget leaves."""
+    from midstudy.launch.makespan import Cluster, makespan_of
+    from midstudy.run.budget import choose
     from midstudy.run.described import plan_facts, plan_text
     from midstudy.run.study import forecast_s
 
     root = Path(options.store)
     store = Store.open(root) if os.path.lexists(root / "store.json") else None
+    cluster = Cluster.parse(options.makespan) if options.makespan else None
+    chosen = None
+    if options.budget_gpu_hours is not None:
+        options.price_on = options.price_on or "h100"
+        chosen = choose(
+            options.experiment,
+            store,
+            data=options.data,
+            settings=options.settings,
+            price_on=options.price_on,
+            budget_hours=options.budget_gpu_hours,
+        )
+        options.settings = list(chosen.settings)
     planned = _plan(options, store)
     wall_s = forecast_s(planned)
-    print(
-        json.dumps(plan_facts(planned, store, forecast_s=wall_s), indent=1)
-        if options.json
-        else plan_text(planned, store, forecast_s=wall_s)
-    )
+    span = makespan_of(planned, cluster) if cluster is not None else None
+    if options.json:
+        facts = plan_facts(planned, store, forecast_s=wall_s)
+        more = {"makespan": span.as_json() if span else None, "budget": chosen.as_json() if chosen else None}
+        print(json.dumps({**facts, **{name: value for name, value in more.items() if value is not None}}, indent=1))
+        return 0
+    print(plan_text(planned, store, forecast_s=wall_s))
+    if span is not None:
+        print(f"  makespan {span.as_text(planned.throughput.device.title)}")
+    if chosen is not None:
+        print("\n".join(chosen.lines()))
     return 0
 
 

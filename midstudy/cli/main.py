@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from midstudy import environment, streams
 
 DEFAULT_STORE = "store"
-PRICED_DEVICES = ("cpu-core", "h100")
+PRICED_DEVICES = ("cpu-core", "a100", "h100")
 """Device names of `midstudy.plan.device`, repeated here because `--help` must not import that module."""
 
 COMPARE_MEASURES = (
@@ -207,6 +207,19 @@ def _parser() -> argparse.ArgumentParser:
 
     plan = verb("plan", "Show what a study would run, what is already finished and what it would cost.", reads=True)
     add_experiment(plan)
+
+    plan.add_argument(
+        "--makespan",
+        type=_named,
+        metavar="gpus=N[,...]",
+        help="simulate how long it takes on N GPUs; with gpus_per_job=N, preempted_every=6h, time_limit=24h",
+    )
+    plan.add_argument(
+        "--budget-gpu-hours",
+        type=_hours,
+        metavar="H",
+        help="plan the largest of the experiment's nested grids that H device hours allow (default device: h100)",
+    )
 
     allocate = verb(
         "allocate", "Propose the next seeds: which undecided claims they would decide, and the cost.", reads=True

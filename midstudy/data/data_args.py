@@ -59,13 +59,14 @@ class DataChoice:
         self._notes: list[str] = []
         self._requested: list[str] = []
 
-    def corpus(self, name: str, *, max_bytes: int | None) -> Corpus:
-        """Return the corpus `name`, in folder `name` of a directory source."""
-        return Corpus(name=name, source=self._source(name, folder=name, is_task=False), max_bytes=max_bytes)
+    def corpus(self, name: str, *, max_bytes: int | None, otherwise: Source | None = None) -> Corpus:
+        """Return the corpus `name`, in folder `name` of a directory source; `otherwise` is its source by default."""
+        source = self._source(name, folder=name, is_task=False, otherwise=otherwise)
+        return Corpus(name=name, source=source, max_bytes=max_bytes)
 
-    def task(self, name: str, *, folder: str, max_items: int | None) -> Task:
-        """Return the task `name`, in `folder` of a directory source."""
-        source = self._source(name, folder=folder, is_task=True)
+    def task(self, name: str, *, folder: str, max_items: int | None, otherwise: Source | None = None) -> Task:
+        """Return the task `name`, in `folder` of a directory source; `otherwise` is its source by default."""
+        source = self._source(name, folder=folder, is_task=True, otherwise=otherwise)
         assert isinstance(source, Source)  # a task has one source
         return Task(name=name, source=source, max_items=max_items)
 
@@ -80,8 +81,10 @@ class DataChoice:
                 raise RecipeError(f"--data {name}", expected=f"one of {', '.join(self._requested)}", got=name)
         return tuple(self._notes)
 
-    def _source(self, name: str, *, folder: str, is_task: bool) -> Source | SourceMix:
+    def _source(self, name: str, *, folder: str, is_task: bool, otherwise: Source | None) -> Source | SourceMix:
         self._requested.append(name)
+        if otherwise is not None and name not in self._for_one and self._for_all is None:
+            return otherwise
         if stated := self._for_one.get(name):
             source = resolve_sources(stated, name=name, folder=folder, is_task=is_task)
         else:

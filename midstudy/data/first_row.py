@@ -14,10 +14,11 @@ _CHARACTERS = 100
 def first_row(source: Source, *, is_task: bool) -> str:
     """Return the first train row of files or of a Hub data set, in quotes; for a task, prompt → target.
 
-    Nothing is fetched for built-in text, whose first row is not shown: the result is empty. For a Hub data set the first
+    Nothing is fetched for built-in text, whose first row is not shown, as for text that is only declared: the result is
+    empty. For a Hub data set the first
     rows are fetched. A row that cannot be read gives the reason instead; the data stage will fail with it.
     """
-    if source.kind == "wheels":
+    if source.kind in ("wheels", "declared"):
         return ""
     try:
         row = next(load_rows(source, split="train", is_task=is_task), None)

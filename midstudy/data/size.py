@@ -46,6 +46,8 @@ def _split_sizes(source: Source | SourceMix) -> dict[str, tuple[float, float]]:
                 size, rows, share = min(((*sizes[split], share) for sizes, share in parts), key=lambda one: one[0] / one[2])
                 mixed[split] = (size / share, rows / share)
         return mixed
+    if source.kind == "declared":
+        return {"train": (source.num_bytes, max(1.0, source.num_bytes / ITEM_BYTES))}
     if source.kind == "wheels":
         part = _frozen_parts().get(source.part, {"splits": {}})
         return {name: (split["bytes"], max(1, split["docs"])) for name, split in part["splits"].items()}

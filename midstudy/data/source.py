@@ -183,6 +183,8 @@ def load_rows(
                 "recipe, or plan again."
             )
         return Rows(builtin.read_part(source.part, split), is_carved=False)
+    if source.kind == "declared":
+        raise ValueError(f"{source.part}: expected its text, got its name alone. Give it with {source.note}.")
     if source.kind == "files":
         return _file_rows(source, split, is_task, on_read)
     return _hub_rows(source, split, is_task)

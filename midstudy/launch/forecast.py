@@ -76,25 +76,43 @@ def forecast(
     """
     done_before = frozenset(published)
     left = [stage for stage_id, stage in stages.items() if stage_id not in done_before]
-    if not left:
-        return Forecast((0.0,), (0.0,))
     if len(left) > MOST_PLAYED:
         return _evenly(left, num_jobs=num_jobs, job_budget_s=job_budget_s)
-    schedule = Schedule(stages, published=done_before, job_budget_s=job_budget_s, pack_key=pack_key)
+    return played(stages, published=done_before, num_jobs=num_jobs, job_budget_s=job_budget_s, pack_key=pack_key)
+
+
+def played(
+    stages: Mapping[str, Stage],
+    *,
+    published: frozenset[str],
+    num_jobs: int,
+    job_budget_s: float,
+    pack_key: Callable[[Stage], Hashable],
+    wall_s: Callable[[int, float], float] = lambda job, work_s: work_s,
+) -> Forecast:
+    """Simulate a run of any size; for the other arguments see `forecast`.
+
+    Args:
+        wall_s: seconds that so many seconds of work take in a job, given by its number; asked in the order of the work.
+    """
+    if stages.keys() <= published:
+        return Forecast((0.0,), (0.0,))
+    schedule = Schedule(stages, published=published, job_budget_s=job_budget_s, pack_key=pack_key)
     now_s, done_s, num_free, number = RUN_START_S, 0.0, num_jobs, 0
     times, done = [0.0, now_s], [0.0, 0.0]
     coming: list[tuple[float, int, list[str]]] = []  # (first stage's end, job, stages)
     while schedule.unsettled:
         for job in schedule.next_jobs(num_free=num_free, num_slots=num_jobs):
             number, num_free = number + 1, num_free - 1
-            heapq.heappush(coming, (now_s + JOB_START_S + _duration_s(stages[job[0]]), number, job))
+            first_s = wall_s(number, JOB_START_S + _duration_s(stages[job[0]]))
+            heapq.heappush(coming, (now_s + first_s, number, job))
         now_s, place, (ended, *further) = heapq.heappop(coming)
         schedule.publish(ended)
         done_s += stages[ended].cost_s
         times.append(now_s)
         done.append(done_s)
         if further:
-            heapq.heappush(coming, (now_s + _duration_s(stages[further[0]]), place, further))
+            heapq.heappush(coming, (now_s + wall_s(place, _duration_s(stages[further[0]])), place, further))
         else:
             num_free += 1
     return Forecast(tuple(times), tuple(done), end_s=RUN_END_S)

@@ -72,11 +72,19 @@ CPU_CORE = Device(
     reason="training of the micro shape on one core of a 2024 server CPU",
 )
 
-# 989 TFLOP/s dense bf16 and 67 TFLOP/s fp32 are NVIDIA's figures.
-_HOPPER = {120e6: 0.30 * 989e12, 300e6: 0.35 * 989e12, 1e9: 0.40 * 989e12}
-_HOPPER_REASON = "targets at context 2,048: 30 % of 989 TFLOP/s up to 120M parameters, 35 % up to 300M, 40 % above"
-H100 = Device(name="h100", title="H100", bf16_flops_per_s=_HOPPER, fp32_flops_per_s=0.5 * 67e12, reason=_HOPPER_REASON)
-DEVICES = {device.name: device for device in (CPU_CORE, H100)}
+
+def _gpu(name: str, *, bf16_tflops: int, fp32_tflops: float) -> Device:
+    """Return a GPU whose rates are targets: shares of NVIDIA's figures for dense bf16 and fp32."""
+    shares = {120e6: 0.30, 300e6: 0.35, 1e9: 0.40}
+    reason = f"targets at context 2,048: 30 % of {bf16_tflops} TFLOP/s up to 120M parameters, 35 % up to 300M, 40 % above"
+    rates = {size: share * bf16_tflops * 1e12 for size, share in shares.items()}
+    title, fp32 = name.upper(), 0.5 * fp32_tflops * 1e12
+    return Device(name=name, title=title, bf16_flops_per_s=rates, fp32_flops_per_s=fp32, reason=reason)
+
+
+A100 = _gpu("a100", bf16_tflops=312, fp32_tflops=19.5)
+H100 = _gpu("h100", bf16_tflops=989, fp32_tflops=67)
+DEVICES = {device.name: device for device in (CPU_CORE, A100, H100)}
 
 
 @cache

@@ -62,7 +62,8 @@ def dose(curriculum: Curriculum) -> dict[str, float | None]:
     total = 0.0
     for part in runs:
         for placed in part.stretches:
-            rates = learning_rates(part.curve, placed.start_step, placed.stop_step)
+            window = part.curve.window(placed.start_step, placed.stop_step)  # alike in runs that differ elsewhere
+            rates = learning_rates(window, placed.start_step, placed.stop_step)
             total += float(rates.sum())
             for name, value in _weighted_rates(placed, rates).items():
                 sums[name] = sums.get(name, 0.0) + value

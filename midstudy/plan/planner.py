@@ -563,10 +563,12 @@ def device_s(device: Device, stages: Iterable[Stage]) -> float:
 
     For a GPU, only training and evaluation count, since data, counts and initial weights are made on CPUs.
     """
-    on_gpu = device.name != CPU_CORE.name
-    return sum(
-        stage.cost_s for stage in stages if not on_gpu or stage.num_steps > 0 or isinstance(stage.recipe, StateEvaluation)
-    )
+    return sum(stage.cost_s for stage in stages if device.name == CPU_CORE.name or on_gpu(stage))
+
+
+def on_gpu(stage: Stage) -> bool:
+    """Return whether a stage computes on a GPU where there is one: training and evaluation."""
+    return stage.num_steps > 0 or isinstance(stage.recipe, StateEvaluation)
 
 
 def _training_s(curriculum: Curriculum, throughput: Throughput) -> float:

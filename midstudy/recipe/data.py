@@ -18,7 +18,7 @@ from midstudy.recipe.exact_share import exact_share
 from midstudy.recipe.plain import hold_plain_numbers
 from midstudy.recipe.train_part import TrainPart
 
-SOURCE_KINDS = ("wheels", "files", "hub")
+SOURCE_KINDS = ("wheels", "files", "hub", "declared")
 SPLITS = ("train", "dev", "test")
 TEXT_FIELDS = ("text",)
 PAIR_FIELDS = ("prompt", "completion")
@@ -43,9 +43,11 @@ class Source:
 
     `kind` is `wheels` (text of pinned pure-Python packages), `files` (JSONL or Parquet) or `hub` (a data set of the Hugging
     Face Hub). `part` names a part of the wheels or the Hub's data set (with `config`); for `files` it is empty,
-    since the digest identifies the files. `location` (a folder or a file) and `note` (how splits were made) do not affect
-    any id. `fields` declares which fields of the rows hold the text, as pairs such as `("text", "content")`, or the prompt
-    and the completion; if it is empty, the layout is recognised by its fields (`data/rows.py`).
+    since the digest identifies the files. `declared` is text that is only named: a study on it can be planned, not run;
+    `num_bytes` is its declared size, and `note` says how to give the text. `location` (a folder or a file), `note` (else
+    how splits were made) and `num_bytes` do not affect any id. `fields` declares which fields of the rows hold the text,
+    as pairs such as `("text", "content")`, or the prompt and the completion; if it is empty, the layout is recognised by
+    its fields (`data/rows.py`).
 
     The rows of a corpus or a task may be conversations: `fields` then names the field of their messages, and
     `rendering_version` how they are rendered (`data/conversation.py`).
@@ -57,6 +59,7 @@ class Source:
     config: str = ""
     location: str = label_field(default="")
     note: str = label_field(default="")
+    num_bytes: int = label_field(default=0)
     fields: tuple[tuple[str, str], ...] = added_field(omit_at=())
     rendering_version: int | None = added_field(omit_at=None)
 
@@ -83,6 +86,16 @@ class Source:
         if self.kind == "files":
             return self.location or f"files {self.revision[:12]}"
         return f"{self.kind}:{self.part}" + (f":{self.config}" if self.config else "")
+
+
+def declared(part: str, *, num_bytes: int, note: str) -> Source:
+    """Return a source that is only named, for plans.
+
+    Args:
+        num_bytes: declared UTF-8 bytes of its text.
+        note: what to pass to a run in its place, as `--data code=hub:OWNER/SET@COMMIT`.
+    """
+    return Source(kind="declared", part=part, revision="declared", num_bytes=num_bytes, note=note)
 
 
 def require_fields(path: str, fields: tuple[tuple[str, str], ...]) -> None:

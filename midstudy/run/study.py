@@ -277,8 +277,8 @@ def begin(root: Path, plan: Plan, where: Place, *, command: str, max_gpu_hours: 
         max_gpu_hours: limit on the plan's device hours; None for no limit.
 
     Raises:
-        ValueError: the plan needs more device hours than `max_gpu_hours`, or more disk than is free. Nothing is written,
-            and no store is made.
+        ValueError: the plan needs more device hours than `max_gpu_hours`, or more disk than is free, or text that is only
+            declared. Nothing is written, and no store is made.
         StoreError: the store cannot be written.
     """
     from midstudy.plan.manifest import manifest_of
@@ -286,6 +286,7 @@ def begin(root: Path, plan: Plan, where: Place, *, command: str, max_gpu_hours: 
     from midstudy.store.store import Store
     from midstudy.store.study_manifest import freeze
 
+    _require_text(plan)
     device_hours = plan.missing_s / 3600
     if max_gpu_hours is not None and device_hours > max_gpu_hours:
         raise ValueError(
@@ -308,6 +309,21 @@ def begin(root: Path, plan: Plan, where: Place, *, command: str, max_gpu_hours: 
     if where.placement_file is not None:
         shutil.copyfile(where.placement_file, store.paths.placement_file(plan.study.name))
     return store
+
+
+def _require_text(plan: Plan) -> None:
+    """Raise `ValueError` if a data set or a tokenizer is only declared; the message has the options that give it."""
+    from midstudy.recipe.data import ReleasedTokenizer, sources_of
+
+    sources = [part for data in plan.study.datasets() for part in sources_of(data.source)]
+    sources += [stage.recipe.source for stage in plan.stages.values() if isinstance(stage.recipe, ReleasedTokenizer)]
+    missing = dict.fromkeys(source for source in sources if source.kind == "declared")
+    if missing:
+        raise ValueError(
+            f"{plan.study.name}: expected the text of every data set, got names alone, with which a study can only be "
+            "planned. Give each; a COMMIT is the 40 hex digits that the page of a set on the Hub shows under its history, a "
+            "FOLDER holds JSONL or Parquet files:\n" + "\n".join(f"  {source.note}   {source.part}" for source in missing)
+        )
 
 
 def command_line(experiment: str, *, data: Sequence[str], settings: Sequence[str]) -> str:

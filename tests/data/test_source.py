@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 
 from midstudy.data import builtin, files, hub
+from midstudy.data.data_args import DataChoice
+from midstudy.data.first_row import first_row
+from midstudy.data.size import text_bytes
 from midstudy.data.source import load_rows, require_rows, resolve_source
 from midstudy.data.split_rows import ChangedTextError
 from midstudy.data.splits import split_of_row
-from midstudy.recipe.data import Source
+from midstudy.recipe.canonical import identify
+from midstudy.recipe.data import Corpus, Source, declared
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -400,3 +404,25 @@ def test_real_files_are_read(shared_data: Path) -> None:
     source = resolve_source(str(shared_data), name="word_problems", folder="sft/gsm8k", is_task=True)
     assert sum(1 for _ in load_rows(source, split="test", is_task=True)) == 1319
     assert source.note == "dev carved from train by hash (5 % each)"
+
+
+def test_text_that_is_only_declared_has_a_size_and_no_rows() -> None:
+    source = declared("owner/set", num_bytes=12_000, note="--data code=hub:owner/set@COMMIT")
+    assert str(source) == "declared:owner/set"
+    assert text_bytes(Corpus(name="code", source=source)) == 12_000
+    assert text_bytes(Corpus(name="code", source=source, max_bytes=5_000)) == 5_000
+    assert first_row(source, is_task=False) == ""
+    require_rows(source, split="dev", is_task=False)
+    with pytest.raises(ValueError, match=r"expected its text, got its name alone\. Give it with --data code=hub:"):
+        load_rows(source, split="train", is_task=False)
+    other = declared("owner/set", num_bytes=1, note="")
+    assert identify(source) == identify(other), "a declared size is in no id"
+
+
+def test_a_default_source_is_read_only_where_no_argument_names_another(directory: Path) -> None:
+    source = declared("owner/set", num_bytes=1, note="")
+    assert DataChoice([]).corpus("code", max_bytes=None, otherwise=source).source == source
+    for arguments in ([str(directory)], [f"code={directory / 'code'}"]):
+        found = DataChoice(arguments).corpus("code", max_bytes=None, otherwise=source).source
+        assert isinstance(found, Source)
+        assert found.kind == "files"

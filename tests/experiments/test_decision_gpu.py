@@ -169,3 +169,23 @@ def rehearsed(store: Path) -> Path:
     settings = [part for one in ("scale=0.01", "trunk_seeds=(0,)") for part in ("--set", one)]
     assert main(["run", str(EXPERIMENT), *settings, "--store", str(store), "--jobs", "2"]) == 0
     return store / "studies" / "decision_gpu"
+
+
+@pytest.mark.slow
+def test_the_ranking_of_the_text_is_registered_with_a_claim_for_each_task_that_it_names_a_mix_for() -> None:
+    """Decision D on built-in text, at 1/100: what `recommend` returns is in the claim, in a family of its own."""
+    plain = load_study(EXPERIMENT, settings=["scale=0.01", "trunk_seeds=(0, 1)"])
+    ranked = load_study(EXPERIMENT, settings=["scale=0.01", "trunk_seeds=(0, 1)", "rank_first=True"])
+    assert ranked.claims[:12] == plain.claims
+    named = {claim.arms["task"]: claim for claim in ranked.claims[12:]}
+    silent = [note for note in ranked.notes if note.startswith("recommend names no mix for")]
+    assert len(named) + len(silent) == 2
+    assert named
+    for claim in named.values():
+        gains = {name.removeprefix("gain:"): gain for name, gain in claim.options.items()}
+        assert gains.keys() == {"code", "math", "instruction", "qa", "hqweb"}
+        assert max(gains, key=gains.__getitem__) == claim.arms["mix"]
+        assert claim.family == "ranking"
+    assert planned(ranked).stages.keys() == planned(plain).stages.keys(), "a ranking moves no id"
+    estimates = rehearse(manifest_of(planned(ranked), command="midstudy run"))[12:]
+    assert all("registered ranking, bits per byte" in estimate.text for estimate in estimates)

@@ -155,7 +155,7 @@ class Simulation:
         launcher.calls_block = False
         driver = Driver(
             self.store, self.stages, launcher, study="study", max_jobs=self.max_jobs, poll_s=10.0,
-            job_budget_s=self.draw.choice((5.0, 60.0)), on_notice=self.world.say,
+            job_budget_s=self.job_budget_s(), on_notice=self.world.say,
         )  # fmt: skip
         self.drivers[me] = driver
 
@@ -186,6 +186,9 @@ class Simulation:
                     task.get_coro().close()
             raise
         loop.close()
+
+    def job_budget_s(self) -> float:
+        return self.draw.choice((5.0, 60.0))
 
     # -- faults -------------------------------------------------------------------------------------------------------
 

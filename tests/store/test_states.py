@@ -46,7 +46,8 @@ def test_rates_are_flops_per_second_of_one_core(finished: tuple[Store, Plan]) ->
         ("NVIDIA H100 80GB HBM3", {}, "h100"),
         ("NVIDIA H100 80GB HBM3", {"num_threads": 8}, "h100"),
         ("NVIDIA H100 80GB HBM3", {"num_ranks": 2}, None),
-        ("NVIDIA A100-SXM4-80GB", {}, None),
+        ("NVIDIA A100-SXM4-80GB", {}, "a100"),
+        ("NVIDIA L40S", {}, None),
     ],
 )
 def test_only_states_trained_on_a_single_whole_device_give_a_rate(

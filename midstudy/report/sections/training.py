@@ -27,17 +27,15 @@ def training(report: Report) -> Html:
         return Html("")
     cell = cell_factors(report.manifest)
     names = distinguishing(trunks.fillna(dict.fromkeys(cell, "")), differing(trunks, cell))
-    drawn, num_runs = _most_replicated(trunks, names, report.seed)
+    # A study may repeat fine-tuning alone: its trunks then have no value of the seed that replicates.
+    seed = report.seed if report.seed and trunks[report.seed].notna().all() else None
+    drawn, num_runs = _most_replicated(trunks, names, seed)
     left_out = f"Drawn are {_MOST_RUNS} of {num_runs} runs, those with the most seeds; all are in training.parquet. "
     return report.figure(
-        training_figure(drawn, names=names, seed=report.seed),
+        training_figure(drawn, names=names, seed=seed),
         "training",
         caption="Loss of training batches before their update, as logged. "
-        + (
-            f"Thin: single values of {readable(report.seed)}; thick: their mean, where there are several. "
-            if report.seed
-            else ""
-        )
+        + (f"Thin: single values of {readable(seed)}; thick: their mean, where there are several. " if seed else "")
         + "A run that leaves a trunk is drawn from its own first logged step on; n counts its seeds. "
         + (left_out if num_runs > _MOST_RUNS else "")
         + _measured(drawn)

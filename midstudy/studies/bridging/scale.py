@@ -84,7 +84,9 @@ class Scale:
             special_tokens=special_tokens,
         )
 
-    def pretrain(self, general: Corpus, *, tokenizer: Tokenizer, seed: int, **more: str | int | float) -> Curriculum:
+    def pretrain(
+        self, general: Corpus, *, tokenizer: Tokenizer | ReleasedTokenizer, seed: int, **more: str | int | float
+    ) -> Curriculum:
         """Return a pretraining run on general text: AdamW, 10 % warmup, decay to 1/300 of the peak.
 
         `more` are additional factors of the study, which the run's name holds.
