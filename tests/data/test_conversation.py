@@ -188,7 +188,7 @@ def test_tokens_and_targets_equal_a_loop_over_the_pieces(tmp_path: Path, tokeniz
         ids: list[int] = []
         has_loss: list[bool] = []
         for piece in rendered(as_turns(messages, "")):
-            of_piece = [tokenizer.token_to_id(piece.text)] if piece.is_special else tokenizer.encode(piece.text).ids
+            of_piece: Any = [tokenizer.token_to_id(piece.text)] if piece.is_special else tokenizer.encode(piece.text).ids
             ids += of_piece
             has_loss += [piece.has_loss] * len(of_piece)
         assert split.document(index).tolist() == ids

@@ -30,10 +30,10 @@ EXPERIMENT = REPOSITORY / "experiments" / "bridging_micro.py"
 class FixedData(DataChoice):
     """Corpora and tasks of one made-up revision, so that pinned ids do not move with the wheels' list."""
 
-    def corpus(self, name: str, *, max_bytes: int | None) -> Corpus:
+    def corpus(self, name: str, *, max_bytes: int | None, otherwise: Source | None = None) -> Corpus:
         return Corpus(name=name, source=Source(kind="hub", part=name, revision="fixed"), max_bytes=max_bytes)
 
-    def task(self, name: str, *, folder: str, max_items: int | None) -> Task:
+    def task(self, name: str, *, folder: str, max_items: int | None, otherwise: Source | None = None) -> Task:
         return Task(name=name, source=Source(kind="hub", part=name, revision="fixed"), max_items=max_items)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from builders.hub_server import Hub, serve
+from builders.hub_server import Content, Hub, serve
 from builders.places import PYTHONPATH, REPOSITORY
 from builders.releases import write_tokenizer
 
@@ -217,14 +217,14 @@ def hub_of_a_cell() -> Iterator[Hub]:
     def part(name: str, split: str, most: int) -> list[dict[str, str]]:
         return list(itertools.islice(builtin.read_part(name, split), most))
 
-    def set_of(field: str, config: str, rows: list[dict[str, str]]) -> dict[str, bytes]:
+    def set_of(field: str, config: str, rows: list[dict[str, str]]) -> dict[str, Content]:
         card = (
             f"---\nconfigs:\n- config_name: {config}\n  data_files:\n  - split: train\n    path: {config}/train.jsonl\n---\n"
         )
         return {"README.md": card.encode(), f"{config}/train.jsonl": lines([{field: row["text"]} for row in rows])}
 
     items = {split: part("pycode", split, 200) for split in ("train", "test")}
-    pairs = {
+    pairs: dict[str, Content] = {
         f"{split}.jsonl": lines([{"prompt": "", "completion": row["output"]} for row in rows])
         for split, rows in items.items()
     }

@@ -150,11 +150,12 @@ def test_parts_of_a_folder_count_as_the_whole(tmp_path: Path, tokenizer: Path, m
     (tmp_path / "web").mkdir()
     for number in range(5):
         write(tmp_path / "web" / f"train-{number}.jsonl", [*TEXTS["mixed"][number * 20 :], *TEXTS["prose"][:10], "  "])
-    text, _ = named_texts([f"web={tmp_path / 'web'}", f"prose={write(tmp_path / 'prose.jsonl', TEXTS['prose'])}"])
+    prose = write(tmp_path / "prose.jsonl", TEXTS["prose"])
+    text, _ = named_texts([f"web={tmp_path / 'web'}", f"prose={prose}"], where="compare")
     monkeypatch.setattr(rules, "COMPRESSED_BYTES", 2_000)
     monkeypatch.setattr(rules, "MAX_DOCUMENTS", 30)
     monkeypatch.setattr(rules, "_WORTH_PROCESSES_BYTES", 0)
-    _, content = rules.read_tokenizer(str(tokenizer))
+    content = rules.read_tokenizer(str(tokenizer), store=tmp_path / "store")
     views = ["bytes:2-3", "words:1", "tokens", "compression"]
     whole = count_text(text, views, content, authors=True)
     pieces = rules._pieces(text, 3)
@@ -176,7 +177,8 @@ def test_a_file_that_changed_before_its_part_was_counted_is_refused(tmp_path: Pa
     (tmp_path / "web").mkdir()
     for number in range(3):
         write(tmp_path / "web" / f"train-{number}.jsonl", TEXTS["mixed"])
-    text, _ = named_texts([f"web={tmp_path / 'web'}", f"prose={write(tmp_path / 'prose.jsonl', TEXTS['prose'])}"])
+    prose = write(tmp_path / "prose.jsonl", TEXTS["prose"])
+    text, _ = named_texts([f"web={tmp_path / 'web'}", f"prose={prose}"], where="compare")
     write(tmp_path / "web" / "train-1.jsonl", TEXTS["code"])
     parts = [rules._count(text, files, ["words:1"], None, authors=False) for files in (range(2), range(2, 3))]
     with pytest.raises(ChangedTextError, match="its files changed since the plan"):
