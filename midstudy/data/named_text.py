@@ -79,11 +79,11 @@ class NamedText:
     def study_values(self) -> tuple[str, ...] | None:
         """Return the values of `--data NAME=...` with which a study reads the text; `None` if it cannot.
 
-        It cannot read a single file, or a folder of another name.
+        It cannot read a folder of another name.
         """
-        if self.source is None:
-            return None
-        if isinstance(self.source, SourceMix) or self.source.kind != "files":
+        if self.path is not None:
+            return (f"{self.path}{''.join(f',{key}={field}' for key, field in self.fields)}",)
+        if not isinstance(self.source, Source) or self.source.kind != "files":
             return self.values
         folder = Path(self.source.location)
         declared = "".join(f",{key}={field}" for key, field in self.source.fields)

@@ -232,7 +232,7 @@ def undecided(candidates: Sequence[Candidate]) -> list[NamedText]:
 def deciding_command(target: NamedText, general: NamedText, candidates: Sequence[NamedText], *, share: float) -> str:
     """Return the command of the study that trains with each candidate; empty without candidates.
 
-    A study reads folders, wheels and the Hub. For a single file, and a folder of another name, the result says what to do.
+    For a folder of another name, which a study does not find, the result says what to do.
     """
     if not candidates:
         return ""
@@ -264,7 +264,7 @@ def _require_names(texts: Sequence[NamedText]) -> None:
 
 def _calibration(root: Path, on_progress: OnProgress) -> tuple[Calibration | None, str]:
     """Return the calibration on the finished studies of a store, and what is said of it."""
-    store = Store.open(root) if root.is_dir() and any(root.iterdir()) else None
+    store = Store.open(root) if Store(root).paths.schema.exists() else None  # another folder may bear the default name
     names = finished_studies(store) if store else []
     shown = "no study" if not names else f"{len(names)} {'study' if len(names) == 1 else 'studies'}"
     if store is None or len(names) < MIN_STUDIES:

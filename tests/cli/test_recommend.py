@@ -47,7 +47,22 @@ def test_prints_a_ranking_with_groups_and_what_is_not_known(folder: Path, capsys
     rows = [line.split() for line in output.out.splitlines() if line.split()[1:2] in (["left"], ["right"])]
     assert [row[0] for row in rows] == ["1", "1"]
     assert f"{folder}/left/train.jsonl:" in output.out
-    assert output.err == ""
+    assert "error" not in output.err  # progress, if it takes seconds
+
+
+def test_a_folder_that_is_not_a_store_holds_no_study(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "other").mkdir()
+    (folder / "other" / "notes.txt").write_text("mine")
+    arguments = command(folder, f"left={folder}", f"right={folder}")
+    arguments[arguments.index("--store") + 1] = str(folder / "other")
+    assert main(arguments) == 0
+    assert "expected improvement: none: no study" in capsys.readouterr().out
+
+
+def test_single_files_reach_the_proposed_study(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [f"{name}={folder}/{name}/train.jsonl" for name in ("left", "right")]
+    assert main([*command(folder, *files), "--json"]) == 0
+    assert set(files) <= set(shlex.split(json.loads(capsys.readouterr().out)["deciding_command"]))
 
 
 def test_the_proposed_study_can_be_planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
