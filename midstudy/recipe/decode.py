@@ -15,6 +15,7 @@ from midstudy.recipe import (
     mixture,
     model,
     optimizer,
+    parts,
     phase,
     representation,
     schedule,
@@ -23,12 +24,12 @@ from midstudy.recipe import (
 )
 from midstudy.recipe.errors import RecipeError
 
-_MODULES = (choice, curriculum, curve, data, measure, mixture, model, optimizer, phase, representation, schedule)
+_MODULES = (choice, curriculum, curve, data, measure, mixture, model, optimizer, parts, phase, representation, schedule)
 _CLASSES: dict[str, Any] = {
     name: cls
     for module in (*_MODULES, start_weights, train_part)
     for name, cls in vars(module).items()
-    if dataclasses.is_dataclass(cls) and not name.startswith("_")
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls) and not name.startswith("_")
 }
 
 

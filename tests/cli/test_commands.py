@@ -59,7 +59,7 @@ def test_the_command_has_exactly_these_verbs():
     verbs = [line.split()[0] for line in help_text.splitlines() if line.startswith("    ") and line[4] != " "]
     assert verbs == [
         "new", "plan", "allocate", "run", "status", "logs", "retry", "cancel", "report", "track", "ui", "clean", "explain",
-        "compare-studies", "compare", "recommend", "export",
+        "compare-studies", "compare", "recommend", "sample", "verify", "chat", "export",
     ]  # fmt: skip
 
 
@@ -205,6 +205,8 @@ EMPTY = [
     (["plan", "x.py", "--data", ""], "--data"),
     (["plan", "x.py", "--data", "folder", "--data", "code="], "--data"),
     (["plan", "x.py", "--data", "=folder"], "--data"),
+    *((["plan", "x.py", "--budget-gpu-hours", odd], "--budget-gpu-hours") for odd in ("", "nan", "-1")),
+    *((["plan", "x.py", "--makespan", odd], "--makespan") for odd in ("", "gpus=", "64", "gpus=64,preempted_every=often")),
     (["plan", "x.py", "--set", ""], "--set"),
     (["plan", "x.py", "--set", "name="], "--set"),
     (["plan", "x.py", "--set", "=3"], "--set"),

@@ -24,11 +24,14 @@ from builders.training_runs import begin, curriculum, train
 from safetensors.numpy import load_file
 
 from midstudy.data.batches import Batches
+from midstudy.data.conversation import as_turns, rendered
 from midstudy.data.order import derive_key, permute
+from midstudy.data.shards import write_split as write_shards
 from midstudy.data.slots import slots_at
 from midstudy.data.source import resolve_source
-from midstudy.data.tokenizer import load_tokenizer
+from midstudy.data.tokenizer import load_tokenizer, train_tokenizer
 from midstudy.data.tokens import TokenizedSplit, read_split
+from midstudy.evaluate.generate import Decoding, generate
 from midstudy.execute.data import make_counts, make_tokenizer, make_tokens
 from midstudy.execute.evaluation import evaluate_state
 from midstudy.model.initialise import initialised
@@ -46,7 +49,7 @@ from midstudy.recipe import (
     versions,
 )
 from midstudy.recipe.canonical import identify
-from midstudy.recipe.data import TokenizedData
+from midstudy.recipe.data import CONVERSATION_TOKENS, TokenizedData
 from midstudy.train.averaging import mean_weights
 from midstudy.train.engine import TrainingRun
 
@@ -210,6 +213,48 @@ def test_counts(tmp_path: Path) -> None:
     counts = load_file(tmp_path / "counts.safetensors")["counts"]
     assert np.flatnonzero(counts[0])[:8].tolist() == [17, 20, 22, 25, 27, 30, 48, 51]
     assert digest(counts.astype("<i8")) == "42ac0bb7af41d50a"
+
+
+@recorded("RENDERING", version=1)
+def test_rendering(tmp_path: Path) -> None:
+    """The pieces of a conversation with a system message and a call of the tool, its token ids and which have loss."""
+    called = [{"type": "python", "text": "3+4"}, {"type": "python_output", "text": "7"}, {"type": "text", "text": "7 é"}]
+    messages = [
+        {"role": "system", "content": "Short."},
+        {"role": "user", "content": "3+4 <|user_end|>?"},
+        {"role": "assistant", "content": called},
+        {"role": "user", "content": ""},
+        {"role": "assistant", "content": "naïve"},
+    ]
+    pieces = rendered(as_turns(messages, "row"))
+    assert digest(repr([tuple(piece) for piece in pieces]).encode()) == "11481d27ad282e9e"
+    tokenizer = train_tokenizer(["3+4 naïve Short. 7 é"] * 9, vocab_size=275, special_tokens=CONVERSATION_TOKENS)
+    write_shards(tokenizer, [pieces], tmp_path, "train")
+    split = read_split(tmp_path, "train")
+    assert split.prompt_lengths is not None
+    assert digest(split.tokens[:].astype("<u2"), split.targets_of(0), split.prompt_lengths) == "e496ef21165f5cf1"
+
+
+@recorded("GENERATION", version=1)
+def test_generation() -> None:
+    """Greedy tokens, and samples of two items keyed by seed, item, sample and position."""
+    model = initialised(pythia("nano", vocab_size=512, max_seq_len=64), seed=0)
+    with torch.no_grad():
+        model.head.weight.mul_(30)  # so that rounding decides nothing
+    ends = frozenset({0})
+    greedy = generate(model, [[5, 6, 7], [8]], decoding=Decoding(max_new_tokens=8), ends=ends)
+    decoding = Decoding(max_new_tokens=6, temperature=8.0, top_k=40, seed=3)
+    drawn = generate(model, [[5, 6, 7], [8]], decoding=decoding, ends=ends, num_samples=2)
+    assert [row.tokens for row in greedy] == [
+        [322, 26, 399, 459, 135, 351, 403, 46],
+        [15, 354, 254, 509, 119, 403, 486, 26],
+    ]
+    assert [row.tokens for row in drawn] == [
+        [322, 190, 216, 207, 254, 453],
+        [320, 363, 416, 267, 86, 424],
+        [303, 243, 271, 129, 499, 397],
+        [234, 145, 7, 453, 353, 104],
+    ]
 
 
 # -- training and evaluation ------------------------------------------------------------------------------------------
