@@ -16,7 +16,6 @@ from midstudy.data.named_text import NamedText
 from midstudy.recipe.errors import RecipeError, require_number
 from midstudy.run.candidate_scan import Scan, scans
 from midstudy.run.expert_scores import expert_scores, processes_for
-from midstudy.run.finished_pairs import finished_pairs, finished_studies
 from midstudy.run.proxy import Proxy
 from midstudy.similarity.proximity import ProximityAdvantage
 from midstudy.similarity.ranking import Ranked, rank
@@ -265,9 +264,13 @@ def _require_names(texts: Sequence[NamedText]) -> None:
 def _calibration(root: Path, on_progress: OnProgress) -> tuple[Calibration | None, str]:
     """Return the calibration on the finished studies of a store, and what is said of it."""
     store = Store.open(root) if Store(root).paths.schema.exists() else None  # another folder may bear the default name
-    names = finished_studies(store) if store else []
+    if store is None:
+        return None, "none: no study"
+    from midstudy.run.finished_pairs import finished_pairs, finished_studies  # loads pandas, half a second
+
+    names = finished_studies(store)
     shown = "no study" if not names else f"{len(names)} {'study' if len(names) == 1 else 'studies'}"
-    if store is None or len(names) < MIN_STUDIES:
+    if len(names) < MIN_STUDIES:
         return None, f"none: {shown}"
     found = finished_pairs(store, on_progress=on_progress)
     calibration = calibrate(found.by_study())
