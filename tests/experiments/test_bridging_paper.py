@@ -204,7 +204,8 @@ def test_a_share_of_the_tokens_is_that_share_of_every_phase() -> None:
 
 
 CELL_TOKENS = 2e-4
-"""1/5,000: 25.6M tokens. 1/1,000 would take 20 minutes of a core at the 110,000 tokens/s of an idle one with bfloat16."""
+"""1/5,000: 25.6M tokens. At 1/1,000, 128M tokens take half an hour of a core or more with the smallest model, and 23 minutes
+with a single block of width 32: more than a part of the slow tests may."""
 
 
 @pytest.fixture
