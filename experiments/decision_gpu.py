@@ -35,9 +35,8 @@ tenth of the batch, and 1/100 of the items; shape nano, vocabulary 1,024, fp32, 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 from midstudy.data.data_args import DataChoice
 from midstudy.recipe import Study, where
@@ -46,13 +45,12 @@ from midstudy.run.recommend import recommend
 from midstudy.studies.bridging.decisions import (
     COSINE,
     STABLE,
-    cells_of_decisions,
-    cells_of_starts,
+    arms_of_decisions,
     claims_of_decisions,
     comparisons_of_decisions,
 )
 from midstudy.studies.bridging.grid import BLOCK_SHARE, MATCHED, Grid
-from midstudy.studies.bridging.recommended import as_named, claims_of_rankings, notes_of_rankings, ranking_of
+from midstudy.studies.bridging.recommended import claims_of_rankings, notes_of_rankings, rankings_of
 from midstudy.studies.bridging.scale import Scale, mixes_of
 from midstudy.studies.bridging.text import PLACEBO, SPECIALISTS, Text
 
@@ -105,21 +103,8 @@ def study(
     )
     grid = Grid(scale=stable, text=text, labels={"schedule": STABLE})
     cosine = Grid(scale=replace(stable, decay_steps=None), text=text, labels={"schedule": COSINE})
-    arms = []
-    for number, seed in enumerate(trunk_seeds):
-        arms += grid.arms(cells_of_decisions(grid), seed=seed, sft_peak_lrs=SFT_PEAK_LRS)
-        if number < 2:
-            arms += cosine.arms(cells_of_starts(cosine), seed=seed, sft_peak_lrs=SFT_PEAK_LRS)
-    rankings = []
-    for task in MATCHED.values() if rank_first else ():
-        found = recommend(
-            target=as_named(text.tasks[task]),
-            general=as_named(text.general),
-            candidates=[as_named(corpus) for corpus in text.specialists.values()],
-            share=BLOCK_SHARE,
-            store=Path(os.devnull),  # no study decides what is ranked
-        )
-        rankings.append(ranking_of(task, [one.ranked for one in found.ranked]))
+    arms = arms_of_decisions(grid, cosine, seeds=trunk_seeds, sft_peak_lrs=SFT_PEAK_LRS)
+    rankings = rankings_of(text, MATCHED.values(), partial(recommend, share=BLOCK_SHARE)) if rank_first else []
     return Study(
         name=name,
         question="Which mix helps which task, mixed in or alone, and does its start matter at equal dose?",

@@ -134,14 +134,14 @@ def recommend(
     general: NamedText,
     candidates: Sequence[NamedText],
     share: float,
-    store: Path,
+    store: Path | None = None,
     on_progress: OnProgress = lambda line: None,
 ) -> Recommendation:
     """Rank the candidates for the target.
 
     Args:
         share: the candidate's share of the tokens, in (0, 1).
-        store: its finished studies calibrate the expected improvement.
+        store: its finished studies calibrate the expected improvement; without it none is expected.
         on_progress: called with a line of text.
 
     Raises:
@@ -261,13 +261,13 @@ def _require_names(texts: Sequence[NamedText]) -> None:
             raise RecipeError(f"recommend.{name}", expected="each name once", got=f"{name} twice", fix="Rename one of them.")
 
 
-def _calibration(root: Path, on_progress: OnProgress) -> tuple[Calibration | None, str]:
+def _calibration(root: Path | None, on_progress: OnProgress) -> tuple[Calibration | None, str]:
     """Return the calibration on the finished studies of a store, and what is said of it."""
-    store = Store.open(root) if Store(root).paths.schema.exists() else None  # another folder may bear the default name
-    if store is None:
+    if root is None or not Store(root).paths.schema.exists():  # another folder may bear the name of the default store
         return None, "none: no study"
     from midstudy.run.finished_pairs import finished_pairs, finished_studies  # loads pandas, half a second
 
+    store = Store.open(root)
     names = finished_studies(store)
     shown = "no study" if not names else f"{len(names)} {'study' if len(names) == 1 else 'studies'}"
     if len(names) < MIN_STUDIES:

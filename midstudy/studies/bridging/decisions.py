@@ -44,6 +44,16 @@ def starts(grid: Grid) -> list[Run]:
     return [grid.from_step(mixed(grid, "code"), round(start * grid.scale.total_steps)) for start in STARTS]
 
 
+def arms_of_decisions(grid: Grid, cosine: Grid, *, seeds: Sequence[int], sft_peak_lrs: tuple[float, ...]) -> list[Arm]:
+    """Return the arms of all seeds; the first two also repeat decision C with the cosine schedule."""
+    arms: list[Arm] = []
+    for number, seed in enumerate(seeds):
+        arms += grid.arms(cells_of_decisions(grid), seed=seed, sft_peak_lrs=sft_peak_lrs)
+        if number < 2:
+            arms += cosine.arms(cells_of_starts(cosine), seed=seed, sft_peak_lrs=sft_peak_lrs)
+    return arms
+
+
 def cells_of_decisions(grid: Grid) -> list[Cell]:
     """Return the cells of all three decisions: mixes, control and placebo on both tasks, the others on the matched task."""
     of_mixes = [Run(), *(mixed(grid, mix) for mix in (*SPECIALISTS, PLACEBO))]

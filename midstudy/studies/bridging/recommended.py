@@ -6,8 +6,9 @@ the claim's registration, before the first result. This module knows nothing of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from midstudy.analysis.estimators import Estimate, best_of
 from midstudy.analysis.tables import Tables
@@ -17,6 +18,7 @@ from midstudy.recipe.data import Source
 from midstudy.recipe.errors import RecipeError
 from midstudy.similarity.ranking import Ranked
 from midstudy.studies.bridging.claims import OWN
+from midstudy.studies.bridging.text import Text
 
 GAIN = "gain:"
 """Begins the name of a claim's option that holds the gain of a mix, in bits per byte of the task's dev text."""
@@ -50,6 +52,17 @@ def as_named(data: Corpus | Task) -> NamedText:
         is_task=isinstance(data, Task),
         revision=data.source.revision,
     )
+
+
+def rankings_of(text: Text, tasks: Iterable[str], recommend: Callable[..., Any]) -> list[Ranking]:
+    """Return the ranking of the specialists for each task.
+
+    Args:
+        recommend: `midstudy.run.recommend.recommend` with the share of the mixes; no study decides what is ranked.
+    """
+    general, candidates = as_named(text.general), [as_named(corpus) for corpus in text.specialists.values()]
+    found = {task: recommend(target=as_named(text.tasks[task]), general=general, candidates=candidates) for task in tasks}
+    return [ranking_of(task, [one.ranked for one in one_found.ranked]) for task, one_found in found.items()]
 
 
 def ranking_of(task: str, ranked: Sequence[Ranked]) -> Ranking:
