@@ -65,8 +65,9 @@ class Proxy:
 def proxy_name(
     *, target: NamedText, general: NamedText, candidates: Sequence[NamedText], share: float, duration_s: float
 ) -> str:
-    """Return the name of the study: equal for equal text, share and duration, so that a second command continues it."""
-    key = [[text.name, text.revision] for text in (target, general, *candidates)]
+    """Return the name of the study: equal for equal text, read in the same way, share and duration, so that a second command
+    continues it."""
+    key = [[text.name, *text.identity] for text in (target, general, *candidates)]
     return f"proxy_{hashlib.sha256(json.dumps([key, share, duration_s]).encode('utf-8')).hexdigest()[:12]}"
 
 

@@ -111,7 +111,7 @@ def test_declared_fields_are_read_from_a_file_a_folder_and_a_task(folder: Path) 
     assert list(web.located_documents()) == [(f"{folder}/web/train.jsonl:1", "web train")]
     assert (pairs.is_task, list(pairs.documents(split="test"))) == (True, ["2 + 2 = 4"])
     assert list(pairs.located_documents()) == [(f"{folder}/sft/pairs/train.jsonl:1", "2 + 2 = 4")]
-    assert (web.study_values(), mine.study_values()) == ((f"{folder},text=body",), None)
+    assert (web.study_values(), mine.study_values()) == ((f"{folder},text=body",), (f"{file},text=content",))
     assert pairs.study_values() == (f"{folder},prompt=ask,completion=say",)
     plain = named_text(f"mine={folder.parent}/mine.jsonl", where="x")
     assert plain.identity != mine.identity

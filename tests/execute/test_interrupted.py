@@ -364,7 +364,9 @@ def assert_same(store: Store, calm: Store, stage: Stage, name: str) -> None:
     record, expected = store.record(stage.id), calm.record(stage.id)
     tensors = [file for file in expected.files if file.startswith("checkpoint/")]
     assert {file: record.files[file] for file in tensors} == {file: expected.files[file] for file in tensors}, name
-    assert [path.name for path in store.paths.stage(stage.id).iterdir() if path.name != "recipe.json"] == ["published"]
+    # Killed while it removes the attempts of a stage that it has published, a job leaves them to `midstudy clean`.
+    left = [path.name for path in store.paths.stage(stage.id).iterdir() if not path.name.startswith(".attempts-")]
+    assert sorted(left) == ["published", "recipe.json"]
     assert not list(store.published_folder(stage.id).rglob(".*"))
     keys = ("train_loss_nats", "loss_nats", "target_tokens", "token_shares", "epochs", "num_tokens", "num_steps")
     assert {key: record.metrics.get(key) for key in keys} == {key: expected.metrics.get(key) for key in keys}, name
