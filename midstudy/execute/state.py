@@ -20,6 +20,7 @@ from midstudy.data.slots import slots_at
 from midstudy.data.tally import Tally, blocks_tally, items_tally
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.model_cache import forget_models
+from midstudy.execute.step_line import StepLine
 from midstudy.execute.stopped import StoppedError
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
@@ -113,9 +114,12 @@ def train_state(
         before=attempt.sync_metrics,
     )
 
+    line = StepLine(curriculum, first_step=first_step, device_name=run.device_name, num_devices=placement.num_ranks)
+
     def log(metrics: Metrics) -> None:
         if metrics["step"] > kept_step:  # earlier steps belong to another stage
             attempt.log_metrics(metrics)
+            line(metrics)
 
     try:
         for part, batches in _by_placed_phase(curriculum, run.step, train_split):

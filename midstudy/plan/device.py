@@ -51,6 +51,9 @@ class Device:
     bf16_flops_per_s: Mapping[float, float]
     fp32_flops_per_s: float
     reason: str
+    peak_bf16_flops_per_s: float | None = None
+    """The maker's figure for dense products."""
+    peak_fp32_flops_per_s: float | None = None
 
     def assumed_flops_per_s(self, model: ModelShape, precision: str) -> float:
         if precision == "fp32":
@@ -78,13 +81,29 @@ def _gpu(name: str, *, bf16_tflops: int, fp32_tflops: float) -> Device:
     shares = {120e6: 0.30, 300e6: 0.35, 1e9: 0.40}
     reason = f"targets at context 2,048: 30 % of {bf16_tflops} TFLOP/s up to 120M parameters, 35 % up to 300M, 40 % above"
     rates = {size: share * bf16_tflops * 1e12 for size, share in shares.items()}
-    title, fp32 = name.upper(), 0.5 * fp32_tflops * 1e12
-    return Device(name=name, title=title, bf16_flops_per_s=rates, fp32_flops_per_s=fp32, reason=reason)
+    peak_bf16, peak_fp32 = bf16_tflops * 1e12, fp32_tflops * 1e12
+    return Device(
+        name=name,
+        title=name.upper(),
+        bf16_flops_per_s=rates,
+        fp32_flops_per_s=0.5 * peak_fp32,
+        reason=reason,
+        peak_bf16_flops_per_s=peak_bf16,
+        peak_fp32_flops_per_s=peak_fp32,
+    )
 
 
 A100 = _gpu("a100", bf16_tflops=312, fp32_tflops=19.5)
 H100 = _gpu("h100", bf16_tflops=989, fp32_tflops=67)
 DEVICES = {device.name: device for device in (CPU_CORE, A100, H100)}
+
+
+def peak_flops_per_s(device_name: str, precision: str) -> float | None:
+    """Return the peak of the device that torch calls `device_name`, such as `NVIDIA H100 80GB HBM3`; `None` if unknown."""
+    for device in DEVICES.values():
+        if device.title in device_name:
+            return device.peak_fp32_flops_per_s if precision == "fp32" else device.peak_bf16_flops_per_s
+    return None
 
 
 @cache

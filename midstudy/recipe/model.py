@@ -92,12 +92,12 @@ _PYTHIA = {  # name: layers, width, heads
     "410m": (24, 1024, 16),
     "1b": (16, 2048, 8),
 }
-_MICRO = {"nano": (2, 64, 4), "micro": (4, 128, 4)}
+_MICRO = {"pico": (1, 16, 1), "nano": (2, 64, 4), "micro": (4, 128, 4)}
 SIZES = (*_MICRO, *_PYTHIA)
 
 
 def pythia(size: str, *, vocab_size: int = PYTHIA_VOCABULARY, max_seq_len: int = 2_048) -> ModelShape:
-    """Return the shape called `size`: `nano` or `micro` (this project's), or `14m` to `1b` (Pythia's).
+    """Return the shape called `size`: `pico`, `nano` or `micro` (this project's), or `14m` to `1b` (Pythia's).
 
     Raises:
         RecipeError: `size` is not one of `SIZES`.

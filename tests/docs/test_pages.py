@@ -140,8 +140,8 @@ def test_a_run_goes_on_from_a_release_as_the_page_on_releases_says(tmp_path: Pat
 
 
 def test_sizes_that_pages_list_are_those_that_exist() -> None:
-    assert "nano, micro, 14m, 31m, 70m, 160m, 410m, 1b" in (REPOSITORY / "docs" / "cluster.md").read_text("utf-8")
-    assert {"nano", "micro", "14m", "31m", "70m", "160m", "410m", "1b"} <= set(SIZES)
+    assert "pico, nano, micro, 14m, 31m, 70m, 160m, 410m, 1b" in (REPOSITORY / "docs" / "cluster.md").read_text("utf-8")
+    assert {"pico", "nano", "micro", "14m", "31m", "70m", "160m", "410m", "1b"} <= set(SIZES)
 
 
 # How printed output is compared

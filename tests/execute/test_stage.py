@@ -144,7 +144,7 @@ def test_milestones_do_not_change_any_bit(text, tmp_path, precision):
     assert weights(split, final) == weights(whole, final)
 
 
-def test_a_stopped_stage_resumes_bit_for_bit(text, tmp_path, finished):
+def test_a_stopped_stage_resumes_bit_for_bit(text, tmp_path, finished, capsys):
     reference, plan = finished
     store = Store.open(tmp_path / "store", create=True)
     for stage in plan.stages.values():
@@ -167,6 +167,8 @@ def test_a_stopped_stage_resumes_bit_for_bit(text, tmp_path, finished):
         if stage.kind == "state":
             assert weights(store, stage.id) == weights(reference, stage.id)
             assert not store.paths.attempts(stage.id).exists()
+            last = stage.recipe.step
+            assert f"step {last:,} of {last:,} (100.0 %) | loss " in capsys.readouterr().out
 
 
 def test_a_signal_while_a_state_is_saved_ends_the_stage_there(text, tmp_path, monkeypatch):

@@ -300,7 +300,7 @@ def test_timing_times_weight_shares_its_states_with_the_flagship() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("sizes=('7b',)", r"model\.size: expected one of nano, micro, 14m.*, got 7b"),
+        ("sizes=('7b',)", r"model\.size: expected one of pico, nano, micro, 14m.*, got 7b"),
         ("total_step=100", r"--set total_step: .* Did you mean total_steps\?"),
         ("full=false", r"--set full: expected a Python bool.*, got false"),
         ("trunk_seeds=()", r"trunk_seeds: .* at least one seed"),
