@@ -69,7 +69,7 @@ def _pairs(entries: list[Any], *, has_alternatives: bool) -> Iterator[list[_Pair
         lines = [line.strip().translate(_PLAIN) for line in entry]
         in_turn = zip(lines[::2], lines[1::2], strict=False)  # a last line without a reply is left out
         pairs = [(lines[0], reply) for reply in lines[1:]] if has_alternatives else list(in_turn)
-        pairs = [pair for pair in pairs if pair not in seen and all(pair) and sum(map(len, pair)) <= MOST_CHARS]
+        pairs = [pair for pair in pairs if pair not in seen and all(pair) and _size(pair) <= MOST_CHARS]
         seen.update(pairs)
         # A dialogue in turn stays together, two exchanges at a time.
         size = 1 if has_alternatives else 2
@@ -84,10 +84,14 @@ def _of_dialogues(topic: str, dialogues: list[list[_Pair]]) -> Iterator[tuple[st
     for split, of_split in by_split.items():
         for pairs in of_split:
             draw = Draw(f"chat {topic} {pairs}")
-            if len(pairs) == 1 and draw.chance(25):
-                pairs = [*pairs, draw.choice(of_split)[0]]
-            if len(pairs) == 1 or pairs[0] != pairs[1]:
-                yield split, {"messages": messages(*pairs), "source": f"chatterbot {topic}"}
+            more = draw.choice(of_split)[0]
+            if len(pairs) == 1 and draw.chance(25) and more not in pairs and _size(*pairs, more) <= MOST_CHARS:
+                pairs = [*pairs, more]
+            yield split, {"messages": messages(*pairs), "source": f"chatterbot {topic}"}
+
+
+def _size(*pairs: _Pair) -> int:
+    return sum(len(text) for pair in pairs for text in pair)
 
 
 def split_of(asked: str) -> str:

@@ -34,8 +34,7 @@ def build(part: str) -> Made:
 
 def questions(row: dict[str, Any]) -> list[str]:
     """Return what the user asks, in order; of multiple choice the question without the choices, which questions share."""
-    turns = as_turns(row["messages"], "row")
-    asked = [turn.parts[0][1] for turn in turns if turn.role == "user"]
+    asked = [message["content"] for message in row["messages"] if message["role"] == "user"]
     return [text.partition("\n- ")[0].removeprefix("Multiple Choice question: ") for text in asked]
 
 
