@@ -21,7 +21,7 @@ from midstudy.recipe.stage import Stage
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 
-_OWN_USE = {"tokenizer": "tokenizer", "tokens": "text", "counts": "similarity"}
+_OWN_USE = {"tokenizer": "tokenizer", "tokens": "text", "packing": "packing", "counts": "similarity"}
 """Stage kinds whose records count what they left out of their text, and the name of their use."""
 
 

@@ -15,19 +15,24 @@ from midstudy.recipe import (
     mixture,
     model,
     optimizer,
+    packing,
     parts,
     phase,
     representation,
     schedule,
     start_weights,
+    task_mixture,
     train_part,
 )
 from midstudy.recipe.errors import RecipeError
 
-_MODULES = (choice, curriculum, curve, data, measure, mixture, model, optimizer, parts, phase, representation, schedule)
+_MODULES = (
+    *(choice, curriculum, curve, data, measure, mixture, model, optimizer, packing, parts, phase, representation, schedule),
+    *(start_weights, task_mixture, train_part),
+)
 _CLASSES: dict[str, Any] = {
     name: cls
-    for module in (*_MODULES, start_weights, train_part)
+    for module in _MODULES
     for name, cls in vars(module).items()
     if isinstance(cls, type) and dataclasses.is_dataclass(cls) and not name.startswith("_")
 }
