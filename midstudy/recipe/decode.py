@@ -8,12 +8,14 @@ from typing import Any
 
 from midstudy.recipe import (
     choice,
+    choices,
     curriculum,
     curve,
     data,
     measure,
     mixture,
     model,
+    noise_scale,
     optimizer,
     packing,
     parts,
@@ -27,8 +29,8 @@ from midstudy.recipe import (
 from midstudy.recipe.errors import RecipeError
 
 _MODULES = (
-    *(choice, curriculum, curve, data, measure, mixture, model, optimizer, packing, parts, phase, representation, schedule),
-    *(start_weights, task_mixture, train_part),
+    *(choice, choices, curriculum, curve, data, measure, mixture, model, noise_scale, optimizer, packing, parts, phase),
+    *(representation, schedule, start_weights, task_mixture, train_part),
 )
 _CLASSES: dict[str, Any] = {
     name: cls
