@@ -28,13 +28,13 @@ def packing_stage(recipe: Packing, work: Work) -> dict[str, Any]:
     """
     splits = [work.split(task, recipe.tokenizer, "train") for task in recipe.mixture.tasks]
     packed = pack(recipe, [np.diff(split.offsets) for split in splits])
-    counts = count(recipe, packed)
-    if counts.num_steps == 0:
+    if len(packed.rows) < recipe.num_sequences:
         raise ValueError(
             f"packing of {recipe.mixture.name}: expected items that fill a batch of {recipe.num_sequences} × "
             f"{recipe.seq_len} tokens, got {len(packed.item):,} items with {int(packed.starts[-1]):,} tokens. Lower "
             "num_sequences, seq_len or streams, or add items."
         )
+    counts = count(recipe, packed)
     tallies = packing_tallies(recipe, packed, splits)
     for tally in tallies:
         tally.require_enough()
