@@ -41,9 +41,9 @@ def packing_stage(recipe: Packing, work: Work) -> dict[str, Any]:
     save_packed(work.folder, packed, counts)
     num_inputs = counts.num_steps * recipe.num_sequences * recipe.seq_len
     return {
-        "num_steps": counts.num_steps,
-        "num_items": dict(zip(counts.names, counts.items[-1].tolist(), strict=True)),
-        "num_tokens": dict(zip(counts.names, counts.tokens[-1].tolist(), strict=True)),
+        "packed_steps": counts.num_steps,
+        "packed_items": dict(zip(counts.names, counts.items[-1].tolist(), strict=True)),
+        "packed_tokens": dict(zip(counts.names, counts.tokens[-1].tolist(), strict=True)),
         "padding_share": 1 - int(counts.tokens[-1].sum()) / num_inputs,
         "largest_gap": counts.largest_gap,
         "left_out": {f"train {tally.data}": logged(tally) for tally in tallies},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from builders.small_study import plan_in, write_split, write_text
 from builders.task_mixture_study import task_mixture_study
 from execute.test_interrupted import Victim, assert_same, submit, wait
 
+from midstudy.analysis.tables import cost_summary
 from midstudy.data.batch import IGNORED
 from midstudy.data.batches import Batches
 from midstudy.data.packed_rows import read_counts, read_packed
@@ -24,10 +26,12 @@ from midstudy.execute.stage import execute_stage
 from midstudy.launch.local import LocalLauncher
 from midstudy.plan.dose import dose, items_drawn, tokens_drawn
 from midstudy.plan.left_out import left_out_of
+from midstudy.plan.manifest import manifest_of
 from midstudy.plan.packed import counts_in
 from midstudy.plan.phases import phases_of
 from midstudy.plan.planner import Plan
 from midstudy.plan.steps_of import StepsOf
+from midstudy.plan.summary import plan_text
 from midstudy.recipe import Packing, RecipeError, Study
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.data import TokenizedData
@@ -107,20 +111,25 @@ def test_the_record_has_the_tokens_and_items_of_every_task(made: tuple[Store, St
     store, study, plan, packing = made
     metrics = store.record(packing.id).metrics
     splits = splits_of(store, packing)
-    assert metrics["num_steps"] == study.arms[0].curriculum.stretches[-1].phase.num_steps
-    num_inputs = metrics["num_steps"] * 4 * 32
-    assert sum(metrics["num_tokens"].values()) == num_inputs  # a stream has no padding
+    assert metrics["packed_steps"] == study.arms[0].curriculum.stretches[-1].phase.num_steps
+    num_inputs = metrics["packed_steps"] * 4 * 32
+    assert sum(metrics["packed_tokens"].values()) == num_inputs  # a stream has no padding
     assert metrics["padding_share"] == 0
     sizes = {"chat": splits[0].num_documents, "words": 2 * splits[1].num_documents}
-    for name, number in metrics["num_items"].items():
+    for name, number in metrics["packed_items"].items():
         left = metrics["left_out"][f"train {name}"]
         assert number == left["used"] == sizes[name] - left.get("past_last_batch", 0)
     all_tokens = len(splits[0].tokens) + 2 * len(splits[1].tokens)
-    assert 0 <= all_tokens - metrics["num_steps"] * (4 * 32 + 1) < 4 * 32 + 1
+    assert 0 <= all_tokens - metrics["packed_steps"] * (4 * 32 + 1) < 4 * 32 + 1
     assert 0 < metrics["largest_gap"] < 0.1
-    tallies = {tally.data: tally for tally in left_out_of(store, plan.stages).tallies if tally.use == "packing"}
+    found = left_out_of(store, plan.stages).tallies
+    tallies = {tally.data: tally for tally in found if tally.use == "packing"}
     assert set(tallies) == {"chat", "words"}
-    assert tallies["words"].used == metrics["num_items"]["words"]
+    assert tallies["words"].used == metrics["packed_items"]["words"]
+    assert not any(tally.use == "training" and tally.data in tallies for tally in found)  # items are not cut one by one
+    assert "seen     of the tasks' target tokens: chat 99.2 % within 32" in plan_text(
+        replace(plan, left_out=left_out_of(store, plan.stages))
+    )
 
 
 def test_the_state_and_the_plan_account_for_what_was_read(made: tuple[Store, Study, Plan, Packing]) -> None:
@@ -128,19 +137,21 @@ def test_the_state_and_the_plan_account_for_what_was_read(made: tuple[Store, Stu
     arm, counts = study.arms[0], read_counts(store.published_folder(packing.id), packing.mixture)
     metrics = store.record(arm.final_state.id).metrics
     read = store.record(packing.id).metrics
-    total = sum(read["num_tokens"].values())
-    assert metrics["token_shares"] == pytest.approx({name: number / total for name, number in read["num_tokens"].items()})
+    total = sum(read["packed_tokens"].values())
+    assert metrics["token_shares"] == pytest.approx({name: number / total for name, number in read["packed_tokens"].items()})
     assert metrics["epochs"]["words"] == pytest.approx(2, abs=0.05)
     assert metrics["epochs"]["chat"] == pytest.approx(1, abs=0.05)
     curriculum, of = arm.curriculum, plan.counts_of
-    assert items_drawn(curriculum, of) == read["num_items"]
-    assert tokens_drawn(curriculum, of) == {"general": 4 * 4 * 32, **read["num_tokens"]}
+    assert items_drawn(curriculum, of) == read["packed_items"]
+    assert tokens_drawn(curriculum, of) == {"general": 4 * 4 * 32, **read["packed_tokens"]}
     rates = np.array([curriculum.curve.lr(step) for step in range(curriculum.num_steps)])
     steps = np.diff(counts.tokens, axis=0)
     by_hand = (rates[4:, None] * steps / steps.sum(axis=1, keepdims=True)).sum(axis=0) / rates.sum()
     found = dose(curriculum, of)
     assert [found["chat"], found["words"]] == pytest.approx(by_hand.tolist())
     assert sum(value or 0.0 for value in found.values()) == pytest.approx(1)
+    cost = cost_summary(store, manifest_of(plan, command=""))
+    assert (cost["useful_steps"], cost["num_tokens"]) == (plan.total_steps, plan.total_steps * 4 * 32)
     assert phases_of(curriculum, of)[-1].shares == pytest.approx(metrics["token_shares"])
 
 
@@ -235,17 +246,19 @@ def test_an_epoch_killed_25_times_ends_bit_for_bit(folder: Path, tmp_path: Path,
     trained = [stage for stage in plan.missing if stage.kind == "state"]
     launcher = LocalLauncher(calm)
     wait(calm, launcher, submit(calm, launcher, *trained))
-    base, epoch = trained
-    assert epoch.num_steps == store_steps(calm, packing)
+    base, held, end = trained  # an epoch has a kept state where its hold ends
+    assert held.num_steps + end.num_steps == calm.record(packing.id).metrics["packed_steps"]
     for stage in plan.stages.values():
         if stage.kind in DATA or stage is base:
             shutil.copytree(calm.paths.stage(stage.id), store.paths.stage(stage.id))
-    victim = KilledVictim(store, epoch, entry="every_step", seed=0)
-    counts = victim.make(26)
-    assert counts["SIGKILL"] >= 25, counts
+    num_kills = 0
+    for seed, (stage, number) in enumerate(((held, 16), (end, 12))):
+        num_kills += KilledVictim(store, stage, entry="every_step", seed=seed).make(number)["SIGKILL"]
+    assert num_kills >= 25
     again = task_mixture_study(text, StepsOf(counts_in(store)), repeats=8)
-    assert again.arms[0].final_state.id == epoch.id == study.arms[0].final_state.id  # the lengths come from the store
-    assert_same(store, calm, epoch, "epoch")
+    assert again.arms[0].final_state.id == end.id == study.arms[0].final_state.id  # the lengths come from the store
+    for stage in (held, end):
+        assert_same(store, calm, stage, stage.label)
 
 
 class KilledVictim(Victim):
@@ -253,7 +266,3 @@ class KilledVictim(Victim):
 
     def interrupt(self, number: signal.Signals, *, at_step: int | None, within_s: float) -> None:
         super().interrupt(signal.SIGKILL, at_step=at_step, within_s=within_s)
-
-
-def store_steps(store: Store, packing: Packing) -> int:
-    return int(store.record(packing.id).metrics["num_steps"])

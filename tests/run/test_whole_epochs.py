@@ -103,12 +103,12 @@ def test_the_frozen_manifest_holds_the_exact_lengths(folder: Path, tmp_path: Pat
     assert len(made) == 1
     assert plan.unresolved == ()
     store = begin(root, plan, HERE, command="run", max_gpu_hours=None)
-    num_steps = store.record(packing.id).metrics["num_steps"]
+    num_steps = store.record(packing.id).metrics["packed_steps"]
     manifest = load(store, "mixed")
     [arm] = manifest.arms
     assert arm.num_steps == 4 + num_steps == plan.arms[0].arm.curriculum.num_steps
-    assert arm.items == store.record(packing.id).metrics["num_items"]
-    assert {name: arm.tokens[name] for name in arm.items} == store.record(packing.id).metrics["num_tokens"]
+    assert arm.items == store.record(packing.id).metrics["packed_items"]
+    assert {name: arm.tokens[name] for name in arm.items} == store.record(packing.id).metrics["packed_tokens"]
     assert num_steps / 4 < estimated.epochs[packing.id].num_steps < 4 * num_steps  # the files are JSON, with short texts
     again = plan_in(store, folder, *settings)  # of a run that was killed and is started again
     assert again.unresolved == ()
