@@ -28,22 +28,22 @@ def packing_stage(recipe: Packing, work: Work) -> dict[str, Any]:
     """
     splits = [work.split(task, recipe.tokenizer, "train") for task in recipe.mixture.tasks]
     packed = pack(recipe, [np.diff(split.offsets) for split in splits])
-    counts = count(recipe, packed)
-    if counts.num_steps == 0:
+    if len(packed.rows) < recipe.num_sequences:
         raise ValueError(
             f"packing of {recipe.mixture.name}: expected items that fill a batch of {recipe.num_sequences} × "
             f"{recipe.seq_len} tokens, got {len(packed.item):,} items with {int(packed.starts[-1]):,} tokens. Lower "
             "num_sequences, seq_len or streams, or add items."
         )
+    counts = count(recipe, packed)
     tallies = packing_tallies(recipe, packed, splits)
     for tally in tallies:
         tally.require_enough()
     save_packed(work.folder, packed, counts)
     num_inputs = counts.num_steps * recipe.num_sequences * recipe.seq_len
     return {
-        "num_steps": counts.num_steps,
-        "num_items": dict(zip(counts.names, counts.items[-1].tolist(), strict=True)),
-        "num_tokens": dict(zip(counts.names, counts.tokens[-1].tolist(), strict=True)),
+        "packed_steps": counts.num_steps,
+        "packed_items": dict(zip(counts.names, counts.items[-1].tolist(), strict=True)),
+        "packed_tokens": dict(zip(counts.names, counts.tokens[-1].tolist(), strict=True)),
         "padding_share": 1 - int(counts.tokens[-1].sum()) / num_inputs,
         "largest_gap": counts.largest_gap,
         "left_out": {f"train {tally.data}": logged(tally) for tally in tallies},

@@ -40,15 +40,15 @@ def estimated_counts(packing: Packing) -> PackedCounts:
 
     A token is assumed to have log2(vocabulary) / 4 bytes, which is 2.3 for 512 ids and 3.9 for 50,304.
     """
-    mixture, capacity = packing.mixture, packing.seq_len + 1
+    mixture = packing.mixture
     bytes_per_token = log2(packing.tokenizer.vocab_size) / 4
     tokens, items = [], []
     for part in mixture.parts:
         num_bytes, num_items = train_size(part.task)
-        size = max(2.0, num_bytes / max(1.0, num_items) / bytes_per_token)
-        items.append(num_items * part.repeats * mixture.num_epochs)
-        tokens.append(items[-1] * (size if mixture.packing == "stream" else min(size, capacity)))
-    rows = sum(items) if mixture.packing == "rows" else sum(tokens) / capacity
+        times = part.repeats * mixture.num_epochs
+        items.append(max(1.0, num_items) * times)
+        tokens.append(max(1.0, num_bytes / bytes_per_token) * times)
+    rows = sum(items) if mixture.packing == "rows" else sum(tokens) / (packing.seq_len + 1)
     num_steps = max(1, int(rows / packing.num_sequences))
     share = np.linspace(0.0, 1.0, num_steps + 1)[:, None]
     names = tuple(task.name for task in mixture.tasks)

@@ -60,6 +60,7 @@ class StepsOf:
             raise RecipeError("steps_of.hold_share", expected="a share in [0, 1)", got=hold_share)
         multiplier = np.minimum(1.0, (1.0 - self._progress(packing)) / float(1 - hold))
         held = self.step_at(packing, hold)
+        multiplier[: held + 1] = 1.0
         knots = [*([0] if held else []), *(held + step for step in _knots(multiplier[held:]))]
         return PiecewiseLinear(knots=tuple((step, peak_lr * float(multiplier[step])) for step in knots))
 

@@ -251,7 +251,7 @@ def _seen_lines(plan: Plan) -> list[str]:
     seen = {
         f"{tally.data} {tally.percent_seen} within {tally.limit} tokens": None
         for tally in plan.left_out.tallies
-        if tally.use == "training" and tally.share_seen is not None
+        if tally.use in ("training", "packing") and tally.share_seen is not None
     }
     return [f"  seen     of the tasks' target tokens: {', '.join(seen)}"] if seen else []
 

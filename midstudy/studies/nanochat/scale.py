@@ -1,0 +1,163 @@
+"""nanochat's training setup as functions; the quantities that a small study reduces are fields.
+
+Source: karpathy/nanochat at 92c6654 (`base_train.py`, `mid_train.py`, `chat_sft.py`, `gpt.py`, `muon.py`). The model is this
+project's: parallel blocks with LayerNorm, biases and GELU, where nanochat's have RMS norms and squared ReLU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from midstudy.plan.steps_of import StepsOf
+from midstudy.recipe import AdamW, Curriculum, Group, Linear, Mixture, ModelShape, Muon, Phase, Start, Tokenizer, factors
+from midstudy.recipe.data import CONVERSATION_TOKENS
+from midstudy.recipe.packing import Packing
+from midstudy.recipe.schedule import WarmupStableDecay
+from midstudy.recipe.task_mixture import TaskMixture, TaskPart
+from midstudy.studies.nanochat.text import CONVERSATIONS, REPEATS, Text
+
+REFERENCE_WIDTH = 768
+"""The width to which the rates of the embedding and the head refer; they are divided by the root of width / 768."""
+
+HOLD_SHARE = Fraction("0.8")
+"""The share of the items of midtraining that is read at the full rate."""
+
+WARMDOWN_SHARE = Fraction("0.2")
+"""The share of the base's steps over which its rate falls to 0."""
+
+SFT_RATE = 0.02
+"""The rate of SFT at its start, as a share of the full rate; it falls linearly to 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The quantities that a small study reduces. Everything else in this module follows nanochat."""
+
+    model: ModelShape
+    tokenizer_bytes: int
+    seq_len: int
+    base_steps: int
+    num_sequences: int
+    sft_num_sequences: int
+    precision: str = "fp32"
+
+    def tokenizer(self, text: Text) -> Tokenizer:
+        """Return a tokenizer trained on general text, with the marks of conversations."""
+        return Tokenizer(
+            corpus=text.general,
+            vocab_size=self.model.vocab_size,
+            max_bytes=self.tokenizer_bytes,
+            special_tokens=CONVERSATION_TOKENS,
+        )
+
+    def base(self, text: Text, *, seed: int) -> Curriculum:
+        """Return pretraining on general text: constant rates, falling to 0 over the last fifth."""
+        schedule = WarmupStableDecay(
+            peak_lr=1.0,
+            floor_lr=0.0,
+            warmup_steps=0,
+            decay_steps=max(1, round(WARMDOWN_SHARE * self.base_steps)),
+            total_steps=self.base_steps,
+        )
+        labels = factors(trunk_seed=seed, stage="base", mid="none", sft="none")
+        start = Start(model=self.model, tokenizer=self.tokenizer(text), seed=seed)
+        return Curriculum.of(
+            start,
+            Phase(
+                name=f"base seed {seed}",
+                data=Mixture.only(text.general),
+                loss="all_tokens",
+                num_steps=self.base_steps,
+                schedule=schedule,
+                factors=labels,
+                **self._shared(seed),
+            ),
+        )
+
+    def midtrain(
+        self,
+        base: Curriculum,
+        text: Text,
+        *,
+        steps_of: StepsOf,
+        order: str = "shuffled",
+        packing: str = "stream",
+        num_epochs: int = 1,
+        loss: str = "all_tokens",
+        mid: str = "mixed",
+    ) -> Curriculum:
+        """Return whole epochs of conversations after the base: the full rates, falling to 0 over the last fifth of the items.
+
+        The optimizer starts anew, as the source's does.
+
+        Args:
+            mid: what the factor `mid` says of these arms.
+        """
+        seed = int(dict(base.factors)["trunk_seed"])
+        parts = tuple(TaskPart(task=text.tasks[name], repeats=REPEATS.get(name, 1)) for name in CONVERSATIONS)
+        phase = Phase(
+            name=f"mid {mid} seed {seed}",
+            data=TaskMixture(parts=parts, order=order, packing=packing, num_epochs=num_epochs),
+            loss=loss,
+            num_steps=0,
+            schedule=None,
+            factors=factors(stage="mid", mid=mid),
+            **self._shared(seed),
+        )
+        packed = Packing.of(phase, base.start.tokenizer)
+        schedule = steps_of.hold_then_linear(packed, peak_lr=1.0, hold_share=HOLD_SHARE)
+        return base.then(replace(phase, num_steps=steps_of(packed), schedule=schedule))
+
+    def finetune(
+        self, run: Curriculum, text: Text, *, steps_of: StepsOf, loss: str = "target_tokens", sft: str = "masked"
+    ) -> Curriculum:
+        """Return one epoch of SFT after a run: a conversation a row, the loss on the assistant's tokens, a falling rate."""
+        labels = dict(run.factors)
+        phase = Phase(
+            name=f"sft {sft} after {labels['mid']} seed {labels['trunk_seed']}",
+            data=TaskMixture(parts=tuple(TaskPart(task=task) for task in text.tuning.values()), packing="rows"),
+            loss=loss,
+            num_steps=0,
+            schedule=None,
+            factors=factors(stage="sft", sft=sft),
+            **self._shared(int(labels["trunk_seed"])) | {"num_sequences": self.sft_num_sequences},
+        )
+        steps = steps_of(Packing.of(phase, run.start.tokenizer))
+        schedule = Linear(peak_lr=SFT_RATE, floor_lr=0.0, warmup_steps=0, total_steps=steps)
+        return run.then(replace(phase, num_steps=steps, schedule=schedule))
+
+    def _shared(self, seed: int) -> dict[str, Any]:
+        """Return what all phases have in common."""
+        return {
+            "num_sequences": self.num_sequences,
+            "seq_len": self.seq_len,
+            "optimizer": optimizer(self.model.width),
+            "precision": self.precision,
+            "seed": seed,
+            "optimizer_state": "reset",
+            "data_positions": "reset",
+        }
+
+
+def optimizer(width: int) -> AdamW:
+    """Return the source's optimizer for a model of this width: Muon for matrices, a rate of AdamW for each other group.
+
+    The source's model has no biases and no gains; ours have the head's rate.
+    """
+    scale = (width / REFERENCE_WIDTH) ** -0.5
+    muon = Muon(momentum=0.95, warm_from=0.85, warm_updates=300)
+    return AdamW(
+        beta1=0.8,
+        beta2=0.95,
+        epsilon=1e-10,
+        weight_decay=0.0,
+        clip_norm=1.0,
+        groups=(
+            Group(select="embedding", lr_factor=0.2 * scale),
+            Group(select="head", lr_factor=0.004 * scale),
+            Group(select="matrices", lr_factor=0.02, rule=muon),
+            Group(select="vectors", lr_factor=0.004 * scale),
+        ),
+    )
