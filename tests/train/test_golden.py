@@ -40,9 +40,9 @@ from safetensors.numpy import load_file
 from midstudy.data.batches import Batches
 from midstudy.data.conversation import as_turns, rendered
 from midstudy.data.order import derive_key, permute
+from midstudy.data.packing import pack
 from midstudy.data.question import document_of_row
 from midstudy.data.rows import with_fields
-from midstudy.data.packing import pack
 from midstudy.data.shards import write_split as write_shards
 from midstudy.data.slots import slots_at
 from midstudy.data.source import resolve_source
