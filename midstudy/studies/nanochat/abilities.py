@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from midstudy.recipe import Evaluation, Measure
 from midstudy.recipe.choices import Choices
 from midstudy.recipe.curriculum import State
+from midstudy.recipe.data import Dataset
 from midstudy.recipe.generation import Generation
 from midstudy.recipe.measure import BITS_PER_BYTE
 from midstudy.studies.nanochat.text import Text
@@ -47,10 +48,10 @@ class Abilities:
         Args:
             tool: whether the calculator answers.
         """
-        measures = {
-            column: Measure(state=state, evaluation=self._answers(task, score, most, tool=tool), metric="exact_match", better="higher", title=title)
-            for column, (task, score, most, title) in ANSWERS.items()
-        }
+        measures = {}
+        for column, (task, score, max_new_tokens, title) in ANSWERS.items():
+            answers = self._answers(task, score, max_new_tokens, tool=tool)
+            measures[column] = Measure(state=state, evaluation=answers, metric="exact_match", better="higher", title=title)
         measures |= {
             column: Measure(state=state, evaluation=self._letters(task), metric="accuracy", better="higher", title=title)
             for column, (task, title) in LETTERS.items()
@@ -67,9 +68,14 @@ class Abilities:
             measures[f"{name}_bits"] = self._bits(state, task, "target_tokens", f"replies of {name}")
         return measures
 
-    def _bits(self, state: State, data: object, loss: str, title: str) -> Measure:
+    def _bits(self, state: State, data: Dataset, loss: str, title: str) -> Measure:
         evaluation = Evaluation(
-            data=data, split="test", loss=loss, seq_len=self.seq_len, max_sequences=self.num_items, metrics=(BITS_PER_BYTE.name,)
+            data=data,
+            split="test",
+            loss=loss,
+            seq_len=self.seq_len,
+            max_sequences=self.num_items,
+            metrics=(BITS_PER_BYTE.name,),
         )
         return Measure(state=state, evaluation=evaluation, metric=BITS_PER_BYTE.name, title=f"bits per byte, {title}")
 
@@ -85,4 +91,5 @@ class Abilities:
         )
 
     def _letters(self, task: str) -> Choices:
-        return Choices(data=self.text.tasks[task], split="test", by="letters", seq_len=self.seq_len, max_sequences=4 * self.num_items)
+        data, most = self.text.tasks[task], 4 * self.num_items
+        return Choices(data=data, split="test", by="letters", seq_len=self.seq_len, max_sequences=most)

@@ -88,7 +88,7 @@ class Scale:
         loss: str = "all_tokens",
         mid: str = "mixed",
     ) -> Curriculum:
-        """Return whole epochs of conversations after the base: the full rates, falling to 0 over the last fifth of the items.
+        """Return whole epochs of conversations after the base, at the full rates until they fall to 0 with the last items.
 
         The optimizer starts anew, as the source's does.
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from midstudy.data.data_args import DataChoice
 from midstudy.recipe import Corpus, Task
-from midstudy.recipe.data import Tokenizer
-from midstudy.recipe.task_mixture import TaskPart
 
 CONVERSATIONS = ("chat", "choices", "calculation", "identity", "spelling", "spelling_bee", "sums")
-"""What trains: dialogue, questions with four choices, word problems with a calculator, who the assistant is, spelling, counting
-letters, and sums. The source has no sums; they are what a model of this size can calculate."""
+"""What trains: dialogue, questions with four choices, word problems with a calculator, who the assistant is, spelling,
+counting letters, and sums. The source has no sums; they are what a model of this size can calculate."""
 
 CONTROLS = ("mmlu",)
 """What only tests: development questions of MMLU, which such a model answers by chance."""
@@ -39,5 +37,8 @@ class Text:
             tuning_rows: the same in SFT.
         """
         tasks = {name: data.task(name, folder=name, max_items=rows.get(name)) for name in (*CONVERSATIONS, *CONTROLS)}
-        tuning = {name: Task(name=f"{name} for SFT", source=tasks[name].source, max_items=most) for name, most in tuning_rows.items()}
+        tuning = {
+            name: Task(name=f"{name} for SFT", source=tasks[name].source, max_items=most)
+            for name, most in tuning_rows.items()
+        }
         return cls(general=data.corpus("general", max_bytes=general_bytes), tasks=tasks, tuning=tuning)
