@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from midstudy.data import builtin
-from midstudy.data.builtin.prepare import frozen_manifest
 from midstudy.data.digests import file_digest
 from midstudy.data.file_sequence import FileSequence
 from midstudy.data.rows import as_example, as_text, with_fields
@@ -184,7 +183,7 @@ def _size_bytes(source: Source) -> int | None:
     if source.kind == "files":
         return sum(path.stat().st_size for path in split_files(Path(source.location), "train"))
     if source.kind == "wheels":
-        return int(frozen_manifest()["parts"][source.part]["splits"]["train"]["bytes"])
+        return int(builtin.part_facts(source.part)["splits"]["train"]["bytes"])
     return None
 
 
@@ -239,7 +238,7 @@ def _resolved(name: str, values: tuple[str, ...], where: str) -> NamedText:
         mix = resolve_sources(values, name=name, folder=name, is_task=False)
         return NamedText(name, values, mix, None, False, identify(mix))
     if stated.place == "wheels" or stated.place.startswith("hub:"):
-        is_task = stated.place == "wheels" and name in builtin.TASKS
+        is_task = stated.place == "wheels" and name in builtin.TASKS + builtin.CONVERSATIONS
         source = resolve_source(values[0], name=name, folder=name, is_task=is_task)
         return NamedText(name, values, source, None, is_task, source.revision)
     path = Path(os.path.expanduser(stated.place))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from midstudy.data import builtin, hub
-from midstudy.data.cache import cache_dir
 from midstudy.data.source_files import text_ratio
 from midstudy.data.split_files import split_files
 from midstudy.data.splits import SPLIT_NAMES
@@ -49,8 +48,7 @@ def _split_sizes(source: Source | SourceMix) -> dict[str, tuple[float, float]]:
     if source.kind == "declared":
         return {"train": (source.num_bytes, max(1.0, source.num_bytes / ITEM_BYTES))}
     if source.kind == "wheels":
-        part = _frozen_parts().get(source.part, {"splits": {}})
-        return {name: (split["bytes"], max(1, split["docs"])) for name, split in part["splits"].items()}
+        return {name: (split["bytes"], max(1, split["docs"])) for name, split in _frozen_splits(source.part).items()}
     if source.kind == "files":
         files = {split: split_files(Path(source.location), split) for split in SPLIT_NAMES}
         sizes = {
@@ -78,16 +76,15 @@ def unprepared_parts(source: Source | SourceMix) -> dict[str, float]:
         return {part: size for one in sources_of(source) for part, size in unprepared_parts(one).items()}
     if source.kind != "wheels":
         return {}
-    folder = cache_dir() / "prepared" / builtin.list_digest()[:16]
-    parts = frozenset((source.part, *(builtin.TASKS if source.part not in builtin.TASKS else ())))
-    known = _frozen_parts()
+    needed = builtin.needed_for(source.part) if source.part in builtin.PARTS + builtin.CONVERSATIONS else frozenset()
     return {
-        part: sum(split["bytes"] for split in known[part]["splits"].values())
-        for part in sorted(parts & known.keys())
-        if not (folder / part).is_dir()
+        part: sum(split["bytes"] for split in _frozen_splits(part).values())
+        for part in sorted(needed)
+        if not (builtin.collection_of(part).folder / part).is_dir()
     }
 
 
 @cache
-def _frozen_parts() -> dict[str, Any]:
-    return builtin.frozen_manifest()["parts"]
+def _frozen_splits(part: str) -> dict[str, Any]:
+    """Return the documents and bytes of each split of a built-in part; nothing for a part that does not exist."""
+    return builtin.part_facts(part)["splits"] if part in builtin.PARTS + builtin.CONVERSATIONS else {}

@@ -83,13 +83,19 @@ def resolve_source(argument: str, *, name: str, folder: str, is_task: bool, may_
             f"{name}: --data {argument}: a task needs prompt=FIELD,completion=FIELD or messages=FIELD, got text=."
         )
     if stated.place == "wheels":
-        parts = builtin.TASKS if is_task else builtin.CORPORA
+        # Conversations may be a task or a corpus; a corpus is trained on.
+        parts = (
+            (*builtin.TASKS, *builtin.CONVERSATIONS)
+            if is_task
+            else (*builtin.CORPORA, *(part for part in builtin.CONVERSATIONS if part not in builtin.TEST_ONLY))
+        )
         if name not in parts:
             kind = "task" if is_task else "corpus"
             raise ValueError(f"{name}: the source 'wheels' has no such {kind}: expected one of {', '.join(parts)}.")
         if stated.fields:
             raise ValueError(f"{name}: --data {argument}: the fields of 'wheels' are fixed: expected none declared.")
-        return Source(kind="wheels", part=name, revision=builtin.list_digest())
+        source = Source(kind="wheels", part=name, revision=builtin.collection_of(name).revision)
+        return replace(source, fields=(("messages", "messages"),)) if name in builtin.CONVERSATIONS else source
     if stated.place.startswith("hub:"):
         part, config, revision = _hub_argument(stated.place)
         return Source(kind="hub", part=part, config=config, revision=revision, fields=stated.fields)
@@ -176,18 +182,28 @@ def load_rows(
         parts = [load_rows(part.source, split=split, is_task=is_task, on_read=on_read) for part in source.parts]
         return MixedRows(parts, [part.share for part in source.parts])
     if source.kind == "wheels":
-        if source.revision != builtin.list_digest():
+        revision = builtin.collection_of(source.part).revision
+        if source.revision != revision:
             raise ValueError(
                 f"wheels part {source.part!r}: expected revision {source.revision[:12]}, that of the recipe, got "
-                f"{builtin.list_digest()[:12]}, that of this version of midstudy. Check out the version that made the "
+                f"{revision[:12]}, that of this version of midstudy. Check out the version that made the "
                 "recipe, or plan again."
             )
-        return Rows(builtin.read_part(source.part, split), is_carved=False)
+        return _wheels_rows(source, split, is_task)
     if source.kind == "declared":
         raise ValueError(f"{source.part}: expected its text, got its name alone. Give it with {source.note}.")
     if source.kind == "files":
         return _file_rows(source, split, is_task, on_read)
     return _hub_rows(source, split, is_task)
+
+
+def _wheels_rows(source: Source, split: str, is_task: bool) -> Rows:
+    rows = builtin.read_part(source.part, split)
+    if source.is_conversations:
+        numbered = ((f"{source} {split}:{number}", row) for number, row in enumerate(rows, start=1))
+        rows = checked_rows(numbered, source, is_task)
+    # The train split of a control is empty, as a carved split may be.
+    return Rows(rows, is_carved=source.part in builtin.TEST_ONLY and split != "test")
 
 
 def _file_rows(source: Source, split: str, is_task: bool, on_read: Callable[[float], None]) -> Rows:

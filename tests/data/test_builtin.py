@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from midstudy.data import builtin
-from midstudy.data.builtin import packages, prepare
+from midstudy.data.builtin import frozen_manifest, packages, prepare
 from midstudy.data.builtin.docstrings import dedented, definitions
-from midstudy.data.builtin.prepare import frozen_manifest, item_text
+from midstudy.data.builtin.prepare import item_text
 from midstudy.data.builtin.prose import html_paragraphs, is_prose, sentences, text_paragraphs
 from midstudy.data.overlap import TestItems, ngrams
 from midstudy.data.rows import as_example, as_text

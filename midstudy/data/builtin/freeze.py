@@ -1,37 +1,40 @@
-"""Rebuild every part and freeze its digests. Run by hand after an intentional change of the list or the preparation:
+"""Rebuild every part and freeze its digests. Run by hand after an intentional change of a list or a preparation:
 
-python -m midstudy.data.builtin.freeze
+python -m midstudy.data.builtin.freeze text
+python -m midstudy.data.builtin.freeze abilities
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
+import sys
 from typing import Any
 
-from midstudy.data.builtin.packages import LIST
-from midstudy.data.builtin.prepare import CORPORA, FROZEN, PREPARATION, TASKS, build, list_digest, write
-from midstudy.data.cache import cache_dir
+from midstudy.data.builtin.abilities.prepare import ABILITIES
+from midstudy.data.builtin.collection import Collection
+from midstudy.data.builtin.prepare import TEXT
+
+_COLLECTIONS = {"text": TEXT, "abilities": ABILITIES}
 
 
-def freeze() -> None:
-    """Prepare the tasks, then the corpora, which must not contain test items; write the manifest after each part."""
+def freeze(collection: Collection) -> None:
+    """Prepare the parts in their order; write the manifest after each part."""
     parts: dict[str, Any] = {}
     manifest = {
-        "list": hashlib.sha256(LIST.read_bytes()).hexdigest(),
-        "preparation": PREPARATION,
-        "revision": list_digest(),
+        "list": collection.list_sha256,
+        "preparation": collection.preparation,
+        "revision": collection.revision,
         "parts": parts,
     }
-    shutil.rmtree(cache_dir() / "prepared" / list_digest()[:16], ignore_errors=True)
-    for part in TASKS + CORPORA:
-        folder = cache_dir() / "prepared" / list_digest()[:16] / part
+    shutil.rmtree(collection.folder, ignore_errors=True)
+    for part in collection.parts:
+        folder = collection.folder / part
         folder.mkdir(parents=True)
-        parts[part] = write(part, build(part), folder)
-        FROZEN.write_text(json.dumps(manifest, indent=1) + "\n", "ascii")
+        parts[part] = collection.write(part, collection.build(part), folder)
+        collection.manifest_path.write_text(json.dumps(manifest, indent=1) + "\n", "ascii")
         print(part, json.dumps(parts[part]))
 
 
 if __name__ == "__main__":
-    freeze()
+    freeze(_COLLECTIONS[sys.argv[1]])

@@ -1,4 +1,7 @@
-"""Read the frozen list of package wheels, fetch them once into the cache, and open them as archives.
+"""Read a frozen list of package wheels, fetch them once into the cache, and open them as archives.
+
+There are two lists: `LIST`, and that of the conversations that teach and test abilities (`abilities/wheels.txt`), which is
+apart so that its packages changed no revision of the text that was there before.
 
 The wheels are never installed, imported or executed: their files are read as bytes, Python source as syntax trees.
 They are separate from the project's dependencies, so that upgrading a dependency does not change any text.
@@ -24,12 +27,13 @@ from midstudy.environment import of_child
 from midstudy.files.lock import exclusive
 
 LIST = Path(__file__).with_name("wheels.txt")
+ABILITIES_LIST = Path(__file__).parent / "abilities" / "wheels.txt"
 _LINE = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.]+) --hash=sha256:([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
 class Package:
-    """One line of the list."""
+    """One line of a list."""
 
     name: str
     version: str
@@ -37,13 +41,13 @@ class Package:
 
 
 @cache
-def listed() -> dict[str, Package]:
-    """Return the packages of the list by name."""
+def listed(path: Path = LIST) -> dict[str, Package]:
+    """Return the packages of a list by name."""
     packages = {}
-    for line in LIST.read_text("ascii").splitlines():
+    for line in path.read_text("ascii").splitlines():
         if line and not line.startswith("#"):
             match = _LINE.fullmatch(line)
-            assert match, f"wheels.txt: {line!r} is not 'name==version --hash=sha256:...'"
+            assert match, f"{path}: {line!r} is not 'name==version --hash=sha256:...'"
             packages[match[1]] = Package(*match.groups())
     return packages
 
@@ -71,36 +75,36 @@ class Archive:
 
 
 @contextmanager
-def open_wheel(name: str) -> Iterator[Archive]:
-    """Open the wheel of a listed package; fetch it if necessary.
+def open_wheel(name: str, path: Path = LIST) -> Iterator[Archive]:
+    """Open the wheel of a package of a list; fetch the list's wheels if necessary.
 
     Raises:
         ValueError: the wheels cannot be fetched, or the cached file does not have the listed digest.
     """
-    package = listed()[name]
-    folder = fetched()
+    package = listed(path)[name]
+    folder = fetched(path)
     stem = f"{name.replace('-', '_')}-{package.version}-"
-    path = next(iter(sorted(folder.glob(f"{stem}*-none-any.whl"))), None)
-    if path is None:
+    wheel = next(iter(sorted(folder.glob(f"{stem}*-none-any.whl"))), None)
+    if wheel is None:
         raise ValueError(f"{folder}: no wheel of {name} {package.version}. Delete the folder; it is fetched again.")
-    with path.open("rb") as file:
+    with wheel.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != package.sha256:
         raise ValueError(
-            f"{path}: expected sha256 {package.sha256}, the listed one, got {digest}. Delete the file's folder; "
+            f"{wheel}: expected sha256 {package.sha256}, the listed one, got {digest}. Delete the file's folder; "
             "it is fetched again."
         )
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(wheel) as archive:
         yield Archive(package, archive)
 
 
-def fetched() -> Path:
-    """Return the folder with every listed wheel; fetch them with pip, checking hashes, on the first call.
+def fetched(path: Path = LIST) -> Path:
+    """Return the folder with every wheel of a list; fetch them with pip, checking hashes, on the first call.
 
     Raises:
         ValueError: pip is missing, has no network, or got a file with another hash; its last lines are quoted.
     """
-    folder = cache_dir() / "wheels" / hashlib.sha256(LIST.read_bytes()).hexdigest()[:16]
+    folder = cache_dir() / "wheels" / hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     if folder.is_dir():
         return folder
     with exclusive(folder.with_suffix(".lock")):
@@ -109,18 +113,18 @@ def fetched() -> Path:
         temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
         temporary.mkdir()
         try:
-            _download(temporary)
+            _download(path, temporary)
             temporary.replace(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
-def _download(into: Path) -> None:
+def _download(path: Path, into: Path) -> None:
     # A fixed target platform, so that every machine fetches the same files.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--require-hashes", "--only-binary=:all:", "--platform", "any", "--implementation", "py"]
-    command += ["--abi", "none", "--python-version", "3.11", "--dest", str(into), "--requirement", str(LIST)]
+    command += ["--abi", "none", "--python-version", "3.11", "--dest", str(into), "--requirement", str(path)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=of_child(), check=False)
     if done.returncode:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])

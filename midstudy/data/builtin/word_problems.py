@@ -16,9 +16,14 @@ TEST = templates("word_problem_templates.toml", "test")
 
 
 def rows() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield split and item, cycling through the templates, without duplicate questions."""
+    """Yield split and item."""
+    return drawn(NUM_TRAIN, NUM_TEST)
+
+
+def drawn(num_train: int, num_test: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield split and item of so many draws, cycling through the templates, without duplicate questions."""
     seen: set[str] = set()
-    for pool, count, is_test in ((TRAIN, NUM_TRAIN, False), (TEST, NUM_TEST, True)):
+    for pool, count, is_test in ((TRAIN, num_train, False), (TEST, num_test, True)):
         for number in range(count):
             template = pool[number % len(pool)]
             made = problem(template, Draw(f"word problems {is_test} {number}"), "task")

@@ -1,0 +1,1 @@
+"""Conversations that teach and test abilities: spelling, counting, arithmetic, choices, chat, identity."""
