@@ -17,7 +17,7 @@ from midstudy.analysis.intervals import CONFIDENCE
 
 @dataclass(frozen=True)
 class CrossedInterval:
-    """An effect in nats per target token with its 95 % interval over seeds and items.
+    """An effect in the unit of its metric, as nats per target token, with its 95 % interval over seeds and items.
 
     `seeds_error` and `items_error` are the standard errors from seeds alone and from items alone. Errors and interval are
     NaN with a single seed or a single cluster.
@@ -54,8 +54,8 @@ def crossed_interval(
 
     Args:
         differences_nats: nats of the reference minus nats of the arm, summed over an item's target tokens; shape
-            (num_seeds, num_items). Positive is better.
-        target_tokens: target tokens of each item, shape (num_seeds, num_items).
+            (num_seeds, num_items). Positive is better. Of shares, the arm's minus the reference's.
+        target_tokens: target tokens of each item (of shares, 1), shape (num_seeds, num_items).
         clusters: label of each item's cluster, shape (num_items,).
         random_seed: seed of the resampling.
 

@@ -15,6 +15,7 @@ import pandas as pd
 from midstudy.analysis.effects import Cell, cell_factors, cells, effects
 from midstudy.analysis.other_items import CrossedInterval, crossed_interval
 from midstudy.analysis.pairs import seed_values
+from midstudy.analysis.shares import SHARES
 from midstudy.recipe.manifest import ComparisonEntry
 
 if TYPE_CHECKING:
@@ -31,8 +32,16 @@ COLUMNS = (
     "seeds_error",
     "items_error",
 )
-_SUMS = {"loss_nats": ("nats", "target_tokens", 1.0), "bits_per_byte": ("text_nats", "bytes", math.log(2))}
-"""Metrics that are a ratio of sums over items: numerator, denominator, and what the ratio is divided by."""
+_NUMBER = "number of items"
+"""Denominator of metrics that are means over items."""
+
+_SUMS = {
+    "loss_nats": ("nats", "target_tokens", 1.0),
+    "bits_per_byte": ("text_nats", "bytes", math.log(2)),
+    **{metric: (column, _NUMBER, -1.0) for metric, column in SHARES.items()},
+}
+"""Metrics that are a ratio of sums over items: numerator, denominator, and what the ratio is divided by, which is negative
+where more is better."""
 _RANDOM_SEED = 2007
 
 
@@ -43,17 +52,18 @@ def other_test_set(tables: Tables, comparison: ComparisonEntry, column: str) -> 
     and num_items, difference (in the column's unit, positive is better), ci_low and ci_high (95 %, over seeds alone, as
     `effects` returns them), items_ci_low and items_ci_high (95 %, over seeds and items: `other_items.crossed_interval`),
     and the standard errors from seeds alone and from items alone. Items are those common to all these seeds; a seed's inner
-    seeds are added up. Empty if no items are kept, or the metric is not a ratio of sums over items.
+    seeds are added up. Arms with a value that is not finite are left out. Empty if no items are kept, or the metric is
+    neither a ratio of sums over items nor a share of them.
 
     Raises:
         ValueError: an item has other target tokens in the arm than in its reference.
     """
     names, metric = cell_factors(tables), tables.manifest.columns[column].metric
     rows = []
-    if tables.items is not None and metric in _SUMS:
+    if tables.items is not None and metric in _SUMS and (above := _SUMS[metric][0]) in tables.items:
         plain = {tuple(row[name] for name in names): row for _, row in effects(tables, comparison, column).table.iterrows()}
         of_column = tables.items[tables.items["column"] == column]
-        kept = {row: part.set_index("item") for row, part in of_column.groupby("arm")}
+        kept = {row: part.set_index("item") for row, part in of_column.groupby("arm") if np.isfinite(part[above]).all()}
         for cell in cells(tables, comparison):
             row, found = plain.get(tuple(cell.factors.values())), _interval(tables, cell, kept, metric)
             if row is not None and found is not None:
@@ -86,8 +96,10 @@ def _interval(tables: Tables, cell: Cell, kept: dict[int, pd.DataFrame], metric:
 
 
 def _difference(arm: pd.DataFrame, reference: pd.DataFrame, above: str, below: str, label: str) -> pd.DataFrame:
-    """Return the reference's sum minus the arm's of every common item, and the tokens or bytes that both are about."""
+    """Return the reference's sum minus the arm's of every common item, and the tokens or bytes of both (of shares 1)."""
     common = arm.index.intersection(reference.index)
+    if below == _NUMBER:
+        arm, reference = (frame.assign(**{_NUMBER: 1.0}) for frame in (arm, reference))
     totals, others = arm.loc[common, below], reference.loc[common, below]
     if not totals.equals(others):
         item = totals.index[(totals != others).to_numpy()][0]

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from midstudy.analysis.data import data_table
 from midstudy.analysis.items import items_table
+from midstudy.analysis.shares import shares_table
 from midstudy.analysis.training import training_table
 from midstudy.files.atomic import write_bytes, write_json
 from midstudy.files.errors import StoreError
@@ -34,7 +35,7 @@ from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 
-OPTIONAL = ("similarity", "proximity", "items", "representation", "data", "training")
+OPTIONAL = ("similarity", "proximity", "items", "representation", "data", "training", "shares")
 """Tables that a study may lack."""
 
 
@@ -44,7 +45,7 @@ class Tables:
 
     `similarity` and `proximity` are None until the tokens of every data set are counted, `items` is None if no finished
     evaluation keeps results per item, `representation` if the study compares no states, `data` in tables that no store made,
-    `training` if no training is finished.
+    `training` if no training is finished, `shares` if no finished measure is a share of items.
     `looks` are the reports that judged the study's claims, as far as they are recorded.
     """
 
@@ -57,6 +58,7 @@ class Tables:
     representation: pd.DataFrame | None = None
     data: pd.DataFrame | None = None
     training: pd.DataFrame | None = None
+    shares: pd.DataFrame | None = None
     looks: tuple[Look, ...] = ()
 
 
@@ -262,11 +264,13 @@ def write_tables(store: Store, manifest: Manifest, folder: Path) -> Tables:
 
     similarity, proximity = similarity_tables(store, manifest)
     arms, curves = arms_table(store, manifest), curves_table(store, manifest)
+    items = items_table(store, manifest)
     more = {
-        "items": items_table(store, manifest),
+        "items": items,
         "representation": representation_table(store, manifest),
         "data": data_table(store, manifest) if manifest.sources else None,
         "training": training_table(store, manifest),
+        "shares": shares_table(store, manifest, items),
     }
     tables = Tables(manifest, arms, curves, similarity, proximity, **more, looks=looks_of(store, manifest.name))
     for name, table in (("arms", tables.arms), ("curves", tables.curves)):

@@ -59,23 +59,23 @@ def as_turns(messages: Any, where: str) -> tuple[Turn, ...]:
             text.
     """
     if not isinstance(messages, list):
-        raise _wrong(where, "messages", "a list of messages", messages)
+        raise malformed(where, "messages", "a list of messages", messages)
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-            raise _wrong(where, f"messages[{number}]", "an object with 'role' and 'content'", message)
+            raise malformed(where, f"messages[{number}]", "an object with 'role' and 'content'", message)
     system = ""
     first = 0
     if messages and messages[0]["role"] == "system":
-        system, first = f"{_text(messages[0]['content'], where, 'messages[0].content')}\n\n", 1
+        system, first = f"{text_field(messages[0]['content'], where, 'messages[0].content')}\n\n", 1
     roles = [message["role"] for message in messages[first:]]
     if len(roles) < 2 or len(roles) % 2 or any(role != wanted for role, wanted in zip(roles, cycle(("user", "assistant")))):
         expected = "an optional system message, then user and assistant in turn, the assistant last"
-        raise _wrong(where, "messages", expected, ", ".join(str(message["role"]) for message in messages) or "no message")
+        raise malformed(where, "messages", expected, ", ".join(str(message["role"]) for message in messages) or "no message")
     turns = []
     for number, message in enumerate(messages[first:], start=first):
         path = f"messages[{number}].content"
         if message["role"] == "user":
-            turns.append(Turn("user", (("text", system + _text(message["content"], where, path)),)))
+            turns.append(Turn("user", (("text", system + text_field(message["content"], where, path)),)))
             system = ""
         else:
             turns.append(Turn("assistant", tuple(_parts(message["content"], where, path))))
@@ -117,29 +117,35 @@ def _parts(content: Any, where: str, path: str) -> Iterator[tuple[str, str]]:
         ValueError: as `as_turns`.
     """
     if isinstance(content, str):
-        parts: Any = [{"type": "text", "text": _text(content, where, path)}]
+        parts: Any = [{"type": "text", "text": text_field(content, where, path)}]
     elif isinstance(content, list) and content:
         parts = content
     else:
-        raise _wrong(where, path, "text, or a list of parts", content)
+        raise malformed(where, path, "text, or a list of parts", content)
     for number, part in enumerate(parts):
         if not isinstance(part, Mapping) or part.get("type") not in _PART_TYPES:
-            raise _wrong(where, f"{path}[{number}]", f"a part of type {', '.join(_PART_TYPES)}", part)
-        yield part["type"], _text(part.get("text"), where, f"{path}[{number}].text")
+            raise malformed(where, f"{path}[{number}]", f"a part of type {', '.join(_PART_TYPES)}", part)
+        yield part["type"], text_field(part.get("text"), where, f"{path}[{number}].text")
     if not any(part["text"] for part in parts if part["type"] != "python_output"):
-        raise _wrong(where, path, "a reply of at least one character", content)
+        raise malformed(where, path, "a reply of at least one character", content)
 
 
-def _text(value: Any, where: str, path: str) -> str:
+def text_field(value: Any, where: str, path: str) -> str:
+    """Return the text of a row's field.
+
+    Raises:
+        ValueError: it is not text, or not Unicode.
+    """
     if not isinstance(value, str):
-        raise _wrong(where, path, "text", value)
+        raise malformed(where, path, "text", value)
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise _wrong(where, path, "Unicode text", f"{value[error.start]!a}, half of a surrogate pair") from None
+        raise malformed(where, path, "Unicode text", f"{value[error.start]!a}, half of a surrogate pair") from None
     return value
 
 
-def _wrong(where: str, path: str, expected: str, got: Any) -> ValueError:
+def malformed(where: str, path: str, expected: str, got: Any) -> ValueError:
+    """Return the error of a row's field."""
     shown = "None" if got is None else got if isinstance(got, str) else repr(got)
     return ValueError(f"{where}: field '{path}': expected {expected}, got {shown:.100}. Correct or remove the row.")

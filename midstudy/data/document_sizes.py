@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from midstudy.data.conversation import plain_text, rendered
+from midstudy.data.conversation import plain_text
 from midstudy.data.limit import text_size
+from midstudy.data.question import document_of_row
 from midstudy.data.rows import as_example, as_text
 from midstudy.data.shards import Document, encoded
 from midstudy.data.source_files import FileRows, SourceFile, SourceFiles
@@ -65,9 +66,9 @@ class FileSizes:
 
 def document_of(data: Dataset, row: dict[str, Any]) -> tuple[str, Document]:
     """Return the text that limits count, and the texts to encode: a document, stripped as in the paper, an item's two, or
-    the pieces of a conversation."""
+    the pieces of a conversation with its question."""
     if data.source.is_conversations:
-        return plain_text(row["messages"]), rendered(row["messages"])
+        return plain_text(row["messages"]), document_of_row(row)
     if isinstance(data, Corpus):
         text = as_text(row, data.name)
         return text, (text.strip(),)

@@ -9,6 +9,7 @@ from typing import Any
 from midstudy.data.digests import DigestedFile
 from midstudy.data.files import numbered_rows_of, open_digested
 from midstudy.data.parquet_file import ParquetFile
+from midstudy.data.rows import fields_to_read
 
 
 class FileSequence:
@@ -16,14 +17,20 @@ class FileSequence:
 
     Args:
         paths: in the order of their rows.
-        fields: the fields to read, as far as a file's format can leave the others out; all if it is empty.
+        fields: the fields that the source declares, which are read as far as a file's format can leave the others out; all
+            if it is empty.
         on_read: called regularly with the fraction of the bytes of all files read so far.
     """
 
     def __init__(
-        self, paths: Sequence[Path], *, fields: Sequence[str] = (), on_read: Callable[[float], None] = lambda share: None
+        self,
+        paths: Sequence[Path],
+        *,
+        fields: Sequence[tuple[str, str]] = (),
+        on_read: Callable[[float], None] = lambda share: None,
     ) -> None:
-        self._paths, self._fields, self._on_read = paths, fields, on_read
+        self._paths, self._on_read = paths, on_read
+        self._fields, self._optional = fields_to_read(fields)
         self._sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
         self._number, self._bytes_before, self._all_bytes = 0, 0, sum(self._sizes)
         self._file = _opened(paths[0])
@@ -48,7 +55,7 @@ class FileSequence:
 
     def _numbered(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if isinstance(self._file, ParquetFile):
-            return self._file.numbered_rows(fields=self._fields, on_read=self._report)
+            return self._file.numbered_rows(fields=self._fields, optional=self._optional, on_read=self._report)
         return numbered_rows_of(self._file, path, on_read=self._report)
 
     def _report(self, share: float) -> None:

@@ -190,7 +190,7 @@ def _size_bytes(source: Source) -> int | None:
 def _file_rows(
     paths: Sequence[Path], fields: _Fields, on_read: Callable[[float], None]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for where, row in FileSequence(paths, fields=[field for _, field in fields], on_read=on_read).rows():
+    for where, row in FileSequence(paths, fields=fields, on_read=on_read).rows():
         yield where, with_fields(row, fields, where) if fields else row
 
 

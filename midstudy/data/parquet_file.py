@@ -35,12 +35,17 @@ class ParquetFile:
         self.num_bytes = os.fstat(self._file.fileno()).st_size
 
     def numbered_rows(
-        self, *, fields: Sequence[str] = (), on_read: Callable[[float], None] = lambda share: None
+        self,
+        *,
+        fields: Sequence[str] = (),
+        optional: Sequence[str] = (),
+        on_read: Callable[[float], None] = lambda share: None,
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield each row with its number, from 1. A null is `None`, as in data sets of the Hub.
 
         Args:
             fields: the columns to read; all if it is empty, or if one of them is missing.
+            optional: columns to read with them, as far as the file has them.
             on_read: called with the fraction of the rows read.
 
         Raises:
@@ -52,7 +57,9 @@ class ParquetFile:
         number = 0
         try:
             file = parquet.ParquetFile(self._file, buffer_size=_BUFFER_BYTES)
-            columns = list(fields) if fields and set(fields) <= set(file.schema_arrow.names) else None
+            present = file.schema_arrow.names
+            known = [*fields, *(name for name in optional if name in present)]
+            columns = known if fields and set(fields) <= set(present) else None
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns, use_threads=False):
                 for row in batch.to_pylist():
                     number += 1

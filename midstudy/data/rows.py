@@ -3,7 +3,8 @@
 Six layouts are known, recognised by their fields: `text`; `inputs`/`targets`; `instruction`/`input`/`output`;
 `question`/`answer`[/`support`]; `conversations`; and, if none of these fits, `prompt`/`completion`. Other fields (`id`,
 `source`, ...) are ignored. A source may also declare which of its fields are `text`, or `prompt` and `completion`, or that
-its rows are conversations, whose field of messages then holds their turns (`conversation.py`).
+its rows are conversations, whose field of messages then holds their turns (`conversation.py`), beside a `question` if the
+row has choices (`question.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from midstudy.data.conversation import as_turns, plain_text
+from midstudy.data.question import QUESTION_FIELDS, as_question
 from midstudy.recipe.data import MESSAGES_FIELDS, PAIR_FIELDS
 
 LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -93,7 +95,7 @@ def as_example(row: Mapping[str, Any], where: str) -> Example:
 
 def has_turns(row: Mapping[str, Any]) -> bool:
     """Return whether the row is a conversation of a source that declares its messages (`with_fields`)."""
-    return row.keys() == {*MESSAGES_FIELDS} and isinstance(row["messages"], tuple)
+    return isinstance(row.get("messages"), tuple)
 
 
 def is_undeclared_conversation(row: Mapping[str, Any]) -> bool:
@@ -101,14 +103,23 @@ def is_undeclared_conversation(row: Mapping[str, Any]) -> bool:
     return "messages" in row and not _fitting(tuple(row), _FOR_TEXT)
 
 
+def fields_to_read(fields: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """Return the names of the fields that `with_fields` reads: those that a row must have, and those that it may have."""
+    is_conversation = tuple(name for name, _ in fields) == MESSAGES_FIELDS
+    return [field for _, field in fields], [*QUESTION_FIELDS] if is_conversation else []
+
+
 def with_fields(row: Mapping[str, Any], fields: Sequence[tuple[str, str]], where: str) -> dict[str, Any]:
     """Return the row under the names of a layout, with the declared fields alone; messages as the turns that they are.
+
+    Of a conversation with choices, `question` holds them.
 
     Args:
         fields: pairs of a layout's name (`text`, `prompt`, `completion`, `messages`) and the source's field that holds it.
 
     Raises:
-        ValueError: a declared field is missing, is not text or is no conversation.
+        ValueError: a declared field is missing, is not text or not a conversation, or a conversation's choices are
+            malformed.
     """
     for name, field in fields:
         if field not in row:
@@ -117,7 +128,9 @@ def with_fields(row: Mapping[str, Any], fields: Sequence[tuple[str, str]], where
                 "Declare the right field, or correct or remove the row."
             )
         if name in MESSAGES_FIELDS:
-            return {name: as_turns(row[field], where)}
+            turns = as_turns(row[field], where)
+            question = as_question(row, turns, where)
+            return {name: turns} if question is None else {name: turns, "question": question}
         if not isinstance(row[field], str):
             raise ValueError(
                 f"{where}: field '{field}' ({name}): expected text, got {_kind(row[field])}. Correct or remove the row."

@@ -4,9 +4,10 @@ A shard ends with the document that brings it to `shard_bytes` of UTF-8 text; do
 `<split>-00000.tokens` (uint16, or uint32 if the vocabulary needs it), `<split>-00000.offsets` (int64; document i is
 tokens[offsets[i]:offsets[i + 1]]) and, for a task, `<split>-00000.prompts` (int64; number of leading tokens of item i that
 are its prompt). Conversations also have `<split>-00000.loss` (uint8; 1 for each token with loss); their prompt is all before
-the first of these. `<split>.shards.json` lists the finished shards in order, with the digest of every file, and states when
-the split is complete. Every document and item ends with exactly one end-of-text token, even if its text ends with one; a
-conversation begins with it and ends with the end of a reply.
+the first of these; `<split>-00000.choices` (`question.py`) holds the choices of those that have them. `<split>.shards.json`
+lists the finished shards in order, with the digest of every file, and states when the split is complete. Every document and
+item ends with exactly one end-of-text token, even if its text ends with one; a conversation begins with it and ends with the
+end of a reply.
 
 Shard boundaries depend on the text alone, so neither the number of threads nor an interruption changes a byte. Encoding
 runs in threads (tiktoken's or the tokenizer's own): `RAYON_NUM_THREADS`, else one per usable core. Worker processes were at
@@ -23,10 +24,10 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -38,6 +39,7 @@ from numpy.typing import NDArray
 
 from midstudy.data.conversation import Piece
 from midstudy.data.encoder import Encoder
+from midstudy.data.question import Asked, Question
 from midstudy.data.split_rows import ChangedTextError
 from midstudy.data.tokenizer import END_OF_TEXT_ID, without_end
 from midstudy.recipe.data import CONVERSATION_TOKENS, END_OF_TEXT
@@ -53,9 +55,9 @@ reaches the limit is included whole."""
 _PENDING_BYTES = 2**24
 """Reading pauses while this much text is pending, so that a huge document is alone in memory."""
 
-Document = tuple[str, ...] | tuple[Piece, ...]
+Document = tuple[str, ...] | tuple[Piece, ...] | Asked
 """The separately encoded texts of a document: one for a corpus document, prompt and target for an item, the pieces of a
-conversation."""
+conversation, with its question if it has one."""
 
 Chunk = tuple[list[Document], int]
 """Documents that are encoded together, and their number of UTF-8 bytes."""
@@ -133,7 +135,8 @@ def has_shards(folder: Path) -> bool:
 class Tokenised:
     """A tokenised chunk: the concatenated ids, and the number of tokens of each document and of each prompt.
 
-    `has_loss` (uint8) is 1 for each token with loss; `None` unless the documents are conversations.
+    `has_loss` (uint8) is 1 for each token with loss; `None` unless the documents are conversations. `questions` are those
+    of conversations with choices, by their place in the chunk.
     """
 
     tokens: NDArray[Any]
@@ -141,6 +144,7 @@ class Tokenised:
     prompt_lengths: NDArray[np.int64] | None
     text_bytes: int
     has_loss: NDArray[np.uint8] | None = None
+    questions: Mapping[int, Question] = field(default_factory=dict)
 
 
 def write_split(
@@ -374,6 +378,9 @@ def _write_shard(
                 append("prompts", chunk.prompt_lengths, "<i8")
             if chunk.has_loss is not None:
                 append("loss", chunk.has_loss, "u1")
+            if chunk.questions:
+                lines = [question.line(num_documents + place) for place, question in chunk.questions.items()]
+                append("choices", np.frombuffer("".join(lines).encode("utf-8"), np.uint8), "u1")
             num_documents += len(chunk.lengths)
             num_tokens += len(chunk.tokens)
             text_bytes += chunk.text_bytes
@@ -390,13 +397,16 @@ def _write_shard(
 
 def encoded(document: Document) -> list[bytes]:
     """Return the texts of a document in UTF-8, which fill shards; a special token is a null byte and its name."""
-    texts = (one if isinstance(one, str) else "\0"[: one.is_special] + one.text for one in document)
+    pieces = document.pieces if isinstance(document, Asked) else document
+    texts = (one if isinstance(one, str) else "\0"[: one.is_special] + one.text for one in pieces)
     return [text.encode("utf-8") for text in texts]
 
 
 def _add_text(sha256: hashlib._Hash, document: Document) -> int:
-    """Add a document's texts and their lengths to the digest; return its number of UTF-8 bytes."""
+    """Add a document's texts and their lengths, and its question, to the digest; return the texts' UTF-8 bytes."""
     texts = encoded(document)
+    if isinstance(document, Asked):
+        sha256.update(document.question.line(0).encode("utf-8"))
     for text_bytes in texts:
         sha256.update(len(text_bytes).to_bytes(8, "little"))
         sha256.update(text_bytes)
@@ -431,8 +441,11 @@ def _chunks(documents: Iterable[tuple[Document, int]]) -> Iterator[Chunk]:
 
 def _tokenise(encoder: _Encoding, chunk: Chunk) -> Tokenised:
     documents, text_bytes = chunk
-    if isinstance(documents[0][0], Piece):
-        return _tokenise_conversations(encoder, cast(list[tuple[Piece, ...]], documents), text_bytes)
+    questions = {place: one.question for place, one in enumerate(documents) if isinstance(one, Asked)}
+    conversations = [one.pieces if isinstance(one, Asked) else one for one in documents]
+    if isinstance(conversations[0][0], Piece):
+        tokenised = _tokenise_conversations(encoder, cast(list[tuple[Piece, ...]], conversations), text_bytes)
+        return replace(tokenised, questions=questions)
     encoded = encoder.ids(
         [
             text

@@ -215,7 +215,7 @@ def _file_rows(source: Source, split: str, is_task: bool, on_read: Callable[[flo
     paths = split_files(place, "train" if split in carved else split)
     if not paths:
         raise ChangedTextError(f"{place}: its files have just changed. Plan again.")
-    files = FileSequence(paths, fields=[field for _, field in source.fields], on_read=on_read)
+    files = FileSequence(paths, fields=source.fields, on_read=on_read)
 
     def rest() -> Iterator[None]:
         yield from files.rest()
@@ -277,7 +277,7 @@ def _require_fields(row: dict[str, Any], where: str, is_task: bool) -> None:
 
 def _unplanned_rows(source: Source, split: str, is_task: bool) -> Iterator[dict[str, Any]]:
     """Yield the rows of a split's files as a plan looks at them: not compared with the revision."""
-    files = FileSequence(split_files(Path(source.location), split), fields=[field for _, field in source.fields])
+    files = FileSequence(split_files(Path(source.location), split), fields=source.fields)
     return checked_rows(files.rows(), source, is_task)
 
 

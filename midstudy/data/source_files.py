@@ -101,8 +101,7 @@ class FileRows:
     ) -> None:
         self._sequence: FileSequence | None = None
         if source.kind == "files":
-            fields = [field for _, field in source.fields]
-            self._sequence = FileSequence([Path(file.name)], fields=fields, on_read=on_read)
+            self._sequence = FileSequence([Path(file.name)], fields=source.fields, on_read=on_read)
             numbered = self._sequence.rows()
         else:
             rows = hub.load_file(source.part, source.config, source.revision, file.split, file.number)

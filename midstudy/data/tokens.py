@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from midstudy.data.question import Question, read_questions
 from midstudy.data.shards import ShardIndex, read_index, shard_name
 from midstudy.data.tokenizer import END_OF_TEXT_ID
 
@@ -53,6 +54,7 @@ class TokenizedSplit:
         prompt_lengths: for each shard of a task, the number of prompt tokens of every item; `None` for a corpus.
         end_of_text_id: the token that ends every document, and begins every conversation.
         has_loss: for each shard of conversations, 1 for each token with loss, else 0; `None` for other data.
+        choices: for each shard the file of its questions; `None` if it has none.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class TokenizedSplit:
         prompt_lengths: list[NDArray[np.int64]] | None,
         end_of_text_id: int = END_OF_TEXT_ID,
         has_loss: list[NDArray[np.uint8]] | None = None,
+        choices: list[Path | None] | None = None,
     ) -> None:
+        self._choices = choices or []
         self.end_of_text_id = end_of_text_id
         self.has_loss = None if has_loss is None else Tokens(has_loss)
         self.tokens = Tokens(tokens)
@@ -91,6 +95,16 @@ class TokenizedSplit:
     def prompt_lengths(self) -> NDArray[np.int64] | None:
         """Number of prompt tokens of every item, held in memory; `None` for a corpus."""
         return np.concatenate(self._prompt_lengths) if self._prompt_lengths is not None else None
+
+    @cached_property
+    def questions(self) -> dict[int, Question]:
+        """The choices and subjects of the items that have them."""
+        return {
+            int(first) + place: question
+            for first, path in zip(self._first_documents[:-1], self._choices, strict=False)
+            if path is not None
+            for place, question in read_questions(path).items()
+        }
 
     def targets_of(self, index: int) -> NDArray[np.bool_]:
         """Return which tokens of item `index` are its target: a reply in a conversation, else all after the prompt."""
@@ -142,6 +156,7 @@ def read_split(folder: Path, split: str) -> TokenizedSplit:
         prompt_lengths=[_map(folder / f"{name}.prompts", "<i8") for name in names] if has_prompts else None,
         end_of_text_id=index.end_of_text_id,
         has_loss=[_map(folder / f"{name}.loss", "u1") for name in names] if are_conversations else None,
+        choices=[path if (path := folder / f"{name}.choices").exists() else None for name in names],
     )
 
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.generate import Decoding, Generated, calculator_tool, generate, special_ids
 from midstudy.evaluate.items import write_items
+from midstudy.evaluate.pass_at_k import pass_at_k
 from midstudy.evaluate.sequences import chosen_sequences, sequences_tally
 from midstudy.evaluate.subject import Subject
-from midstudy.recipe.generation import EXACT_MATCH, TRANSCRIPTS_FILE, WELL_FORMED, Generation
+from midstudy.recipe.generation import EXACT_MATCH, TRANSCRIPTS_FILE, WELL_FORMED, Generation, pass_metric
 
 _FINAL_NUMBER = re.compile(r"#### (-?[0-9.,]+)")
 
@@ -91,7 +92,7 @@ def prompts_and_references(
 
 
 def evaluate_answers(evaluation: Generation, subject: Subject) -> dict[str, Any]:
-    """Return the share of right answers and of well-formed ones; write every answer into the stage's folder.
+    """Return the share of right answers and of well-formed ones, and pass@k; write every answer into the stage's folder.
 
     Raises:
         ValueError: no prompt leaves room for an answer, or almost nothing of the split is used (`Tally.require_enough`).
@@ -127,14 +128,18 @@ def evaluate_answers(evaluation: Generation, subject: Subject) -> dict[str, Any]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode("utf-8")
     (subject.folder / TRANSCRIPTS_FILE).write_bytes(text)
     items = np.array(sorted(references), np.int64)
-    columns = {
-        name: np.array([[line[name] for line in lines]], float).reshape(len(items), evaluation.num_samples).mean(axis=1)
+    by_sample = {
+        name: np.array([line[name] for line in lines]).reshape(len(items), evaluation.num_samples)
         for name in ("right", "well_formed")
     }
-    write_items(subject.folder, items, columns)
+    columns = {name: values.mean(axis=1) for name, values in by_sample.items()}
+    num_right = by_sample["right"].sum(axis=1)
+    passed = {pass_metric(k).name: pass_at_k(num_right, num_samples=evaluation.num_samples, k=k) for k in evaluation.pass_at}
+    write_items(subject.folder, items, columns | passed)
     return {
         EXACT_MATCH.name: float(columns["right"].mean()),
         WELL_FORMED.name: float(columns["well_formed"].mean()),
+        **{name: float(values.mean()) for name, values in passed.items()},
         "num_answers": len(lines),
         "prompts_without_room": len(every) - len(fitting),
         "tool_calls_answered": sum(line["tool_calls_answered"] for line in lines),

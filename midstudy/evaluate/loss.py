@@ -102,12 +102,38 @@ class SequenceSums:
         return columns
 
 
+class PositionSums:
+    """Nats and target tokens in equal parts of the positions of sequences; a position counts the tokens before its target.
+
+    Args:
+        num_parts, part_tokens: the number of parts, and the positions in each.
+    """
+
+    def __init__(self, num_parts: int, part_tokens: int) -> None:
+        self._part_tokens = part_tokens
+        self._nats, self._targets = np.zeros(num_parts), np.zeros(num_parts, np.int64)
+
+    def add(self, batch: Batch, losses: Tensor) -> None:
+        """Add a batch with its losses in nats, of shape (num_sequences, length)."""
+        starts = range(0, losses.shape[1], self._part_tokens)
+        nats = torch.stack([losses[:, at : at + self._part_tokens].sum(dtype=torch.float64) for at in starts])
+        self._nats[: len(starts)] += nats.cpu().numpy()
+        self._targets[: len(starts)] += np.add.reduceat((batch.targets != IGNORED).sum(axis=0), list(starts))
+
+    def means(self) -> list[float | None]:
+        """Return the mean nats per target token of each part; `None` without a target."""
+        return [
+            float(nats) / int(number) if number else None for nats, number in zip(self._nats, self._targets, strict=True)
+        ]
+
+
 def _concatenated(sums: list[Tensor]) -> NDArray[np.float64]:
     return torch.cat(sums).cpu().numpy()
 
 
 def evaluate_loss(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
-    """Return the token-weighted loss in nats and its number of target tokens; also bits per byte and items if requested.
+    """Return the token-weighted loss in nats and its number of target tokens; if requested also bits per byte, the loss by
+    position, and items.
 
     Raises:
         ValueError: almost nothing of the split fits within the evaluation's `seq_len` (`Tally.require_enough`), or bits per
@@ -118,10 +144,19 @@ def evaluate_loss(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
     tally.require_enough()
     counts_bytes = BITS_PER_BYTE.name in evaluation.metrics
     sums = SequenceSums(token_bytes(subject.tokenizer()) if counts_bytes else None)
+    by_position = evaluation.by_position
+    positions = PositionSums(by_position, evaluation.seq_len // by_position) if by_position else None
+
+    def on_losses(batch: Batch, losses: Tensor) -> None:
+        if counts_bytes or evaluation.items:
+            sums.add(batch, losses)
+        if positions is not None:
+            positions.add(batch, losses)
+
     items = chosen_sequences(evaluation, subject.split)
     with subject.model() as model:
         read = subject.until_stopped(batches(evaluation, subject.split, items))
-        loss = mean_loss(model, read, on_losses=sums.add if counts_bytes or evaluation.items else None)
+        loss = mean_loss(model, read, on_losses=on_losses)
     metrics: dict[str, Any] = {LOSS_NATS.name: loss.loss_nats, "target_tokens": loss.num_tokens}
     if counts_bytes:
         num_bytes = int(sums.columns["bytes"].sum())
@@ -129,6 +164,9 @@ def evaluate_loss(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
             raise ValueError(f"{evaluation.data.name} {evaluation.split}: expected targets that are text, got none.")
         metrics[BITS_PER_BYTE.name] = float(sums.columns["text_nats"].sum()) / (math.log(2) * num_bytes)
         metrics["target_bytes"] = num_bytes
+    if positions is not None:
+        parts = zip(evaluation.positions, positions.means(), strict=True)
+        metrics |= {metric.name: mean for metric, mean in parts if mean is not None}
     if evaluation.items:
         write_items(subject.folder, items, sums.columns)
     return {**metrics, "left_out": {evaluation.split: tally.as_metrics()}}

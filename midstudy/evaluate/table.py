@@ -7,12 +7,16 @@ since plans need both. Functions of (recipe, `evaluate.subject.Subject`) that re
 
 from __future__ import annotations
 
+from midstudy.recipe.choices import Choices
 from midstudy.recipe.generation import Generation
 from midstudy.recipe.measure import Evaluation
+from midstudy.recipe.noise_scale import NoiseScale
 from midstudy.recipe.representation import RepresentationSimilarity
 
 EVALUATORS: dict[type, str] = {
     Evaluation: "midstudy.evaluate.loss:evaluate_loss",
+    Choices: "midstudy.evaluate.choices:evaluate_choices",
     Generation: "midstudy.evaluate.answers:evaluate_answers",
+    NoiseScale: "midstudy.evaluate.noise_scale:evaluate_noise_scale",
     RepresentationSimilarity: "midstudy.evaluate.representation:compare_representations",
 }

@@ -17,9 +17,10 @@ from safetensors.numpy import save_file
 
 from midstudy.data.builtin import removed_for_overlap
 from midstudy.data.byte_shares import interleaved
-from midstudy.data.conversation import Turn, plain_text, rendered
+from midstudy.data.conversation import plain_text
 from midstudy.data.limit import Limited, text_size
 from midstudy.data.order import derive_key, permute
+from midstudy.data.question import document_of_row
 from midstudy.data.release import tokenizer_bytes
 from midstudy.data.rows import Example, as_example, as_text
 from midstudy.data.shards import SHARD_BYTES, Document, write_split
@@ -96,12 +97,12 @@ def _examples(task: Task, split: str, rows: Rows, should_stop: Callable[[], bool
     )
 
 
-def _conversations(data: Dataset, split: str, rows: Rows, should_stop: Callable[[], bool]) -> Limited[tuple[Turn, ...]]:
-    """Return the conversations of a split up to the limit: in bytes of their text, or in items of a task."""
+def _conversations(data: Dataset, split: str, rows: Rows, should_stop: Callable[[], bool]) -> Limited[dict[str, Any]]:
+    """Return the rows of conversations of a split up to the limit: in bytes of their text, or in items of a task."""
     is_corpus = isinstance(data, Corpus)
     return Limited(
-        (row["messages"] for row in rows),
-        size_of=lambda turns: text_size(plain_text(turns)),
+        rows,
+        size_of=lambda row: text_size(plain_text(row["messages"])),
         path=f"{'corpora' if is_corpus else 'tasks'}.{data.name}",
         split=split,
         max_bytes=data.max_bytes if isinstance(data, Corpus) else None,
@@ -114,10 +115,10 @@ def _documents(
     data: Dataset, split: str, rows: Rows, should_stop: Callable[[], bool]
 ) -> tuple[Limited[Any] | InPart[Any], Iterator[Document]]:
     """Return the limited rows of a split, and the texts to encode: documents, stripped as in the paper, prompt and target of
-    items, or the pieces of conversations."""
+    items, or the pieces of conversations with their questions."""
     if data.source.is_conversations:
         conversations = _conversations(data, split, rows, should_stop)
-        return conversations, map(rendered, conversations)
+        return conversations, map(document_of_row, conversations)
     if isinstance(data, Corpus):
         texts = _texts(data, split, rows, should_stop)
         return texts, ((text.strip(),) for text in texts)

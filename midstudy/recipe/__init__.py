@@ -6,6 +6,7 @@ placement, which is defined elsewhere. This package imports nothing from the res
 
 from midstudy.recipe.changing_mixture import interpolated, piecewise
 from midstudy.recipe.choice import Choice, Chosen
+from midstudy.recipe.choices import Choices
 from midstudy.recipe.curriculum import Curriculum, Start, State
 from midstudy.recipe.data import CONVERSATION_TOKENS, Corpus, ReleasedTokenizer, Source, SourceMix, Task, Tokenizer
 from midstudy.recipe.errors import RecipeError
@@ -14,6 +15,7 @@ from midstudy.recipe.generation import Generation
 from midstudy.recipe.measure import Evaluation, TokenCounts
 from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape, pythia
+from midstudy.recipe.noise_scale import NoiseScale
 from midstudy.recipe.optimizer import AdamW, Group, Muon
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.placebo import placebo
@@ -42,6 +44,7 @@ __all__ = [
     "Arm",
     "Average",
     "Choice",
+    "Choices",
     "Chosen",
     "Claim",
     "Comparison",
@@ -63,6 +66,7 @@ __all__ = [
     "MixtureRamp",
     "ModelShape",
     "Muon",
+    "NoiseScale",
     "Phase",
     "Power",
     "RecipeError",

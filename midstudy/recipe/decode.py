@@ -8,12 +8,14 @@ from typing import Any
 
 from midstudy.recipe import (
     choice,
+    choices,
     curriculum,
     curve,
     data,
     measure,
     mixture,
     model,
+    noise_scale,
     optimizer,
     parts,
     phase,
@@ -24,7 +26,10 @@ from midstudy.recipe import (
 )
 from midstudy.recipe.errors import RecipeError
 
-_MODULES = (choice, curriculum, curve, data, measure, mixture, model, optimizer, parts, phase, representation, schedule)
+_MODULES = (
+    *(choice, choices, curriculum, curve, data, measure, mixture, model, noise_scale, optimizer, parts, phase),
+    *(representation, schedule),
+)
 _CLASSES: dict[str, Any] = {
     name: cls
     for module in (*_MODULES, start_weights, train_part)

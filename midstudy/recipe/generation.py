@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from midstudy.recipe import versions
+from midstudy.recipe.canonical import added_field
 from midstudy.recipe.data import SPLITS, Task
 from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_number, require_positive, require_whole
 from midstudy.recipe.metric import Metric
@@ -18,6 +19,11 @@ WELL_FORMED = Metric(name="well_formed", unit="share of answers", better="higher
 
 TRANSCRIPTS_FILE = "transcripts.jsonl"
 """File beside the record, one line per item and sample: the answer's tokens, its text, the reference, and the scores."""
+
+
+def pass_metric(k: int) -> Metric:
+    """Return the metric of k samples."""
+    return Metric(name=f"pass_at_{k}", unit="share of items", better="higher")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,9 @@ class Generation:
     by the length of their prompts; it is part of the id because the last bit of a product depends on the batch.
 
     Metrics: `exact_match`, and `well_formed`: the answer closes its tool calls, holds no other mark, and ends its turn.
-    `TRANSCRIPTS_FILE` holds all answers. `midstudy verify` makes them again.
+    With `pass_at`, also `pass_at_k` for each k of it: the probability that one of k samples of an item is right, of which
+    `num_samples` give an unbiased estimate (Chen et al., arXiv 2107.03374, equation 1). `TRANSCRIPTS_FILE` holds all
+    answers. `midstudy verify` makes them again.
     """
 
     METRICS: ClassVar[tuple[Metric, ...]] = (EXACT_MATCH, WELL_FORMED)
@@ -56,6 +64,7 @@ class Generation:
     seed: int = 0
     batch_size: int = 32
     version: int = versions.GENERATION
+    pass_at: tuple[int, ...] = added_field(omit_at=())
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
@@ -78,11 +87,16 @@ class Generation:
         if self.temperature == 0 and (self.num_samples, self.seed, self.top_k) != (1, 0, None):
             expected = "one sample, seed 0 and top_k None with temperature 0, which has only one answer"
             raise RecipeError(path, expected=expected, got=f"{self.num_samples}, {self.seed} and {self.top_k}")
+        possible = range(1, self.num_samples + 1)
+        is_known = isinstance(self.pass_at, tuple) and all(type(k) is int and k in possible for k in self.pass_at)
+        if not is_known or self.pass_at != tuple(sorted(set(self.pass_at))):
+            expected = f"a tuple of rising numbers of samples, from 1 to num_samples, {self.num_samples}"
+            raise RecipeError(f"{path}.pass_at", expected=expected, got=repr(self.pass_at))
 
     @property
     def reported(self) -> tuple[Metric, ...]:
         """The metrics that the record will hold."""
-        return self.METRICS
+        return (*self.METRICS, *map(pass_metric, self.pass_at))
 
     @property
     def num_tokens(self) -> int:

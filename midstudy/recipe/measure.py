@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import added_field, identify
+from midstudy.recipe.choices import Choices
 from midstudy.recipe.data import SPLITS, Corpus, Dataset, ReleasedTokenizer, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError, require_choice, require_flag, require_positive, require_whole
 from midstudy.recipe.generation import Generation
 from midstudy.recipe.metric import Metric
+from midstudy.recipe.noise_scale import NoiseScale
 from midstudy.recipe.phase import LOSSES
 from midstudy.recipe.plain import hold_plain_numbers
 from midstudy.recipe.representation import RepresentationSimilarity
@@ -28,7 +30,9 @@ class Evaluation:
     `document_mask` keeps attention inside each document of a block; use it for models trained with it.
 
     `metrics` names extra metrics to report, such as `bits_per_byte`. `items` publishes the sums of every sequence in a
-    file next to the record.
+    file next to the record. `by_position` reports the mean loss in so many equal parts of the positions, too: of 4 parts of
+    512 tokens, `loss_nats_1_of_4` is the loss of the tokens that follow the first 128 of their sequence. A part in which no
+    sequence has a target has no loss.
     """
 
     METRICS: ClassVar[tuple[Metric, ...]] = (LOSS_NATS, BITS_PER_BYTE)
@@ -44,6 +48,7 @@ class Evaluation:
     document_mask: bool = added_field(omit_at=False)
     metrics: tuple[str, ...] = added_field(omit_at=())
     items: bool = added_field(omit_at=False)
+    by_position: int = added_field(omit_at=0)
 
     def __post_init__(self) -> None:
         hold_plain_numbers(self)
@@ -60,6 +65,10 @@ class Evaluation:
                 f"{path}.document_mask", expected="False for a task, since each sequence is a single item", got=True
             )
         require_flag(f"{path}.items", self.items)
+        require_whole(f"{path}.by_position", self.by_position, what="a number of parts")
+        if self.by_position == 1 or (self.by_position and self.seq_len % self.by_position):
+            expected = f"0, or a number of equal parts of seq_len, {self.seq_len}, from 2"
+            raise RecipeError(f"{path}.by_position", expected=expected, got=self.by_position)
         extra = tuple(metric.name for metric in self.METRICS if metric.is_extra)
         if not isinstance(self.metrics, tuple) or not all(self.metrics.count(name) == 1 for name in self.metrics):
             expected = f"a tuple of distinct names out of {', '.join(extra)}"
@@ -72,7 +81,14 @@ class Evaluation:
     @property
     def reported(self) -> tuple[Metric, ...]:
         """The metrics that the record will hold."""
-        return tuple(metric for metric in self.METRICS if not metric.is_extra or metric.name in self.metrics)
+        named = (metric for metric in self.METRICS if not metric.is_extra or metric.name in self.metrics)
+        return (*named, *self.positions)
+
+    @property
+    def positions(self) -> tuple[Metric, ...]:
+        """The loss of each part of the positions, first to last."""
+        number = self.by_position
+        return tuple(replace(LOSS_NATS, name=f"{LOSS_NATS.name}_{part}_of_{number}") for part in range(1, number + 1))
 
     @property
     def target_only(self) -> bool:
@@ -85,9 +101,9 @@ class Evaluation:
         return self.max_sequences * self.seq_len
 
 
-AnyEvaluation = Evaluation | Generation | RepresentationSimilarity
+AnyEvaluation = Evaluation | Choices | Generation | NoiseScale | RepresentationSimilarity
 
-EVALUATIONS = (Evaluation, Generation, RepresentationSimilarity)
+EVALUATIONS = (Evaluation, Choices, Generation, NoiseScale, RepresentationSimilarity)
 """Types of evaluation recipes. `midstudy/evaluate/table.py` names the function that runs each. An evaluation that reads a
 second state holds it as `other`, which is `None` for all others."""
 

@@ -25,6 +25,12 @@ EVALUATION = 1
 GENERATION = 1
 """How answers are generated and scored (`midstudy/evaluate/generate.py`, `answers.py`, `calculator.py`)."""
 
+CHOICES = 1
+"""How the choices of a question are compared (`midstudy/evaluate/choices.py`)."""
+
+NOISE_SCALE = 1
+"""How the gradient noise scale of a state is estimated (`noise_scale.py` in `midstudy/evaluate` and `train`)."""
+
 REPRESENTATION = 1
 """How hidden states and weights of two states are compared (`midstudy/evaluate/representation.py`, `cka.py`)."""
 

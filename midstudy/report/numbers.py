@@ -92,6 +92,9 @@ def duration(seconds: float) -> str:
 UNITS = {
     "loss_nats": "nats per token",
     "bits_per_byte": "bits per byte",
+    "accuracy": "share of questions",
+    "exact_match": "share of answers",
+    "well_formed": "share of answers",
     "mean_diagonal_cka": "linear CKA, mean over layers",
     "last_layer_cka": "linear CKA of the last layer",
     "layer_distortion": "norm of the change of the last MLP's output weights",

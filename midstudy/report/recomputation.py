@@ -149,7 +149,7 @@ figure.tight_layout()
 
 _ITEMS = """
 # Nats per target token of each arm from the sums of its items, with the standard error of this ratio over items.
-items = tables["items"]
+items = tables["items"].dropna(subset=["target_tokens"])
 groups = items.groupby(["arm", "column", "step"])
 loss = groups["nats"].transform("sum") / groups["target_tokens"].transform("sum")
 residuals = items.assign(square=(items["nats"] - loss * items["target_tokens"]) ** 2).groupby(["arm", "column", "step"])

@@ -14,6 +14,7 @@ from midstudy.report.sections import (
     power,
     provenance,
     representation,
+    shares,
     similarity,
     training,
 )
@@ -32,6 +33,9 @@ section("Training curves", training.training(report))
 
 # %%
 section("Measured curves", curves.curves(report))
+
+# %%
+section("Shares of right answers", shares.shares(report))
 
 # %%
 section("Similarity of the data", similarity.similarity(report) + similarity.proximity(report))

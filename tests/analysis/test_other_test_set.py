@@ -114,6 +114,36 @@ def test_bits_per_byte_are_differences_of_bits() -> None:
     assert found(of_bits)["difference"] == pytest.approx(found(tables)["difference"] / math.log(2))
 
 
+def of_shares(tables: Tables) -> Tables:
+    """Return the same study with items that are right or wrong: those whose nats are below a level."""
+    assert tables.items is not None
+    right = (tables.items["nats"] / tables.items["target_tokens"] < 3.2).astype(float)
+    items = tables.items.assign(right=right)[["arm", "item", "mix", "trunk", "sft", "column", "right"]]
+    column = replace(tables.manifest.columns["loss"], metric="accuracy", better="higher")
+    arms = tables.arms.assign(loss=items.groupby("arm")["right"].mean())
+    return replace(tables, manifest=replace(tables.manifest, columns={"loss": column}), items=items, arms=arms)
+
+
+def test_a_higher_share_is_better_and_every_item_counts_the_same() -> None:
+    tables = of_shares(study())
+    assert tables.items is not None
+    right = tables.items.pivot(index=["mix", "trunk"], columns="item", values="right")
+    differences = right.loc["new"] - right.loc["old"]
+    expected = crossed_interval(differences, np.ones(differences.shape), range(NUM_ITEMS), random_seed=2007)
+    row = found(tables)
+    assert row["difference"] == pytest.approx(differences.to_numpy().mean())
+    assert row["difference"] > 0.1
+    assert (row["items_ci_low"], row["items_ci_high"]) == (pytest.approx(expected.low), pytest.approx(expected.high))
+
+
+def test_a_seed_without_finite_values_is_left_out() -> None:
+    tables = of_shares(study())
+    assert tables.items is not None
+    items = tables.items.assign(right=tables.items["right"].where(tables.items["arm"] != 5, math.nan))
+    row = found(replace(tables, items=items))
+    assert (row["num_seeds"], row["num_items"]) == (3, NUM_ITEMS)
+
+
 def test_without_items_there_are_no_rows() -> None:
     tables = study()
     entry = tables.manifest.comparison("main")

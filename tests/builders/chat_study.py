@@ -84,10 +84,10 @@ def chat_study(folder: Path) -> Study:
     asked = Generation(
         data=task, split="test", score="exact_text", seq_len=64, max_sequences=20, max_new_tokens=12, tool=True, batch_size=8
     )
-    drawn = replace(asked, temperature=1, top_k=20, num_samples=3, seed=5, max_sequences=6)
+    drawn = replace(asked, temperature=1, top_k=20, num_samples=3, seed=5, max_sequences=6, pass_at=(1, 2, 3))
     measures |= {
         "answers": Measure(state=tuned.state(), evaluation=asked, metric="exact_match", better="higher"),
-        "drawn": Measure(state=tuned.state(), evaluation=drawn, metric="exact_match", better="higher"),
+        "drawn": Measure(state=tuned.state(), evaluation=drawn, metric="pass_at_2", better="higher"),
     }
     arm = Arm(curriculum=tuned, measures=measures)
     return Study(name="chat", question="Does it answer?", arms=[arm], seeds=())

@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from builders.chat_study import chat_study, write_chat
 from builders.places import REPOSITORY
 from builders.small_recipes import task
 from builders.small_study import make_study, write_text
+from pyarrow import parquet
 
 from midstudy.cli.main import main
 from midstudy.evaluate import answers
+from midstudy.execute.evaluation import evaluate_published
+from midstudy.execute.work import RankWork
 from midstudy.recipe import Study
 from midstudy.recipe.data import TokenizedData
 from midstudy.recipe.errors import RecipeError
@@ -25,6 +31,8 @@ from midstudy.recipe.measure import StateEvaluation
 from midstudy.recipe.stage import stage_id
 from midstudy.run.verify import verify_evaluation
 from midstudy.store.store import Store
+from midstudy.train.placement import Placement
+from midstudy.train.ranks import Ranks
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +75,27 @@ def test_a_scorer_that_knows_nothing_of_midstudy_finds_the_same_accuracy(made: t
     assert found == pytest.approx({name: metrics[name] for name in found}, abs=1e-12)
     per_item, most = (1, 20) if column == "answers" else (3, 6)
     assert metrics["num_answers"] == len(transcripts(store, stage)) == per_item * (most - metrics["prompts_without_room"])
+
+
+def test_pass_at_k_counts_the_draws_of_samples_with_a_right_one(
+    made: tuple[Store, Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that name one word count as right, so that some samples of an item are right."""
+    store, study = made
+    stage, right = stage_of(study, "drawn"), defaultdict(list)
+    monkeypatch.setitem(answers._SCORES, "exact_text", lambda answer, reference: "way" in answer)
+    work = RankWork(store=store, should_stop=lambda: False, placement=Placement(), ranks=Ranks())
+    metrics = evaluate_published(stage, work, tmp_path)
+    for line in map(json.loads, (tmp_path / TRANSCRIPTS_FILE).read_text("utf-8").splitlines()):
+        right[line["item"]].append(line["right"])
+    assert len({sum(samples) for samples in right.values()}) > 2
+    columns = parquet.read_table(tmp_path / "items.parquet").to_pydict()
+    for k in (1, 2, 3):
+        shares = [np.mean([any(draw) for draw in combinations(right[item], k)]) for item in columns["item"]]
+        assert columns[f"pass_at_{k}"] == pytest.approx(shares)
+        assert metrics[f"pass_at_{k}"] == pytest.approx(np.mean(shares))
+    assert metrics["pass_at_1"] == pytest.approx(metrics["exact_match"])
+    assert store.record(stage.id).metrics.keys() == metrics.keys()
 
 
 def test_a_trained_state_answers_and_ends_its_turn(made: tuple[Store, Study]) -> None:
@@ -129,6 +158,12 @@ def test_a_prompt_that_leaves_no_room_is_an_error_of_the_evaluation(made: tuple[
         ({"data": task("pairs")}, r"generation\.pairs\.data: expected a task of conversations"),
         ({"score": "almost"}, r"generation\.chat\.score: expected one of exact_number, exact_text"),
         ({"num_samples": 2}, r"expected one sample, seed 0 and top_k None with temperature 0"),
+        (
+            {"pass_at": (2,)},
+            r"generation\.chat\.pass_at: expected a tuple of rising numbers of samples, from 1 to num_samples, 1",
+        ),
+        ({"pass_at": (1, 1)}, r"generation\.chat\.pass_at"),
+        ({"pass_at": 1}, r"generation\.chat\.pass_at"),
         ({"max_new_tokens": 0}, r"generation\.chat\.max_new_tokens"),
         ({"temperature": -1}, r"generation\.chat\.temperature"),
     ],

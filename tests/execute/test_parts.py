@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from builders.divided import (
     make,
     num_finished,
     source_of,
+    tokenizer_stage,
     write_file,
 )
 from builders.places import PYTHONPATH
@@ -37,6 +38,7 @@ from midstudy.data import source_files
 from midstudy.data.document_sizes import read_sizes
 from midstudy.data.shards import read_index
 from midstudy.data.split_rows import ChangedTextError
+from midstudy.data.tokens import read_split
 from midstudy.execute import data as execute_data
 from midstudy.execute.data import make_tokens
 from midstudy.execute.stage import execute_stage
@@ -45,7 +47,7 @@ from midstudy.files.errors import StoreError
 from midstudy.plan.parts import Divided
 from midstudy.plan.published import published_states
 from midstudy.recipe import TrainPart
-from midstudy.recipe.data import Corpus, Dataset, Task, TokenizedData, Tokenizer
+from midstudy.recipe.data import CONVERSATION_TOKENS, Corpus, Dataset, Task, TokenizedData, Tokenizer
 from midstudy.recipe.parts import DocumentSizes, ShardLayout, TokensPart
 from midstudy.recipe.stage import Stage, stage_id
 from midstudy.store.store import Store
@@ -124,6 +126,36 @@ def test_parts_give_the_bytes_and_the_counts_of_one_process(begun: tuple[Path, T
             return digests(scratch / "alone"), metrics
 
         assert result_of(in_parts) == result_of(alone)
+
+
+def test_parts_of_conversations_keep_the_choices_of_one_process(begun: tuple[Path, Tokenizer], tmp_path: Path) -> None:
+    template, plain = begun
+    shutil.copytree(template, tmp_path / "store")
+    store, tokenizer = Store.open(tmp_path / "store"), replace(plain, special_tokens=CONVERSATION_TOKENS)
+    make(store, tokenizer_stage(tokenizer))
+    rng = random.Random(3)
+
+    def row() -> dict[str, Any]:
+        choices = rng.sample("abcdefg", 3)
+        said = [
+            {"role": "user", "content": "".join(rng.choices("abcd ", k=20))},
+            {"role": "assistant", "content": choices[1]},
+        ]
+        return {"messages": said, "choices": choices, "subject": "é"} if rng.random() < 0.7 else {"messages": said}
+
+    for split, number in (("train", 4), ("test", 2)):
+        for place in range(number):
+            write_file(tmp_path / "quiz" / f"{split}-{place:05d}-of-{number:05d}.jsonl", [row() for _ in range(9)])
+    source = replace(source_of(tmp_path / "quiz"), fields=(("messages", "messages"),))
+    data = TokenizedData(data=Task(name="quiz", source=source), tokenizer=tokenizer)
+    made = divided(data, num_parts=3, shard_bytes=400)
+    assert made is not None
+    for stage in (*made.stages, joined_stage(data, made)):
+        make(store, stage)
+    in_one_process(store, data, tmp_path / "whole", shard_bytes=400)
+    joined = store.published_folder(stage_id(data))
+    assert digests(joined) == digests(tmp_path / "whole")
+    assert {split for split in ("train", "dev", "test") if read_split(joined, split).questions} == {"train", "dev", "test"}
 
 
 def result_of(make_tokens: Callable[[], Any]) -> Any:

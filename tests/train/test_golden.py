@@ -12,6 +12,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,8 @@ from safetensors.numpy import load_file
 from midstudy.data.batches import Batches
 from midstudy.data.conversation import as_turns, rendered
 from midstudy.data.order import derive_key, permute
+from midstudy.data.question import document_of_row
+from midstudy.data.rows import with_fields
 from midstudy.data.shards import write_split as write_shards
 from midstudy.data.slots import slots_at
 from midstudy.data.source import resolve_source
@@ -37,10 +40,12 @@ from midstudy.execute.evaluation import evaluate_state
 from midstudy.model.initialise import initialised
 from midstudy.recipe import (
     Choice,
+    Choices,
     Constant,
     Corpus,
     Evaluation,
     Mixture,
+    NoiseScale,
     RepresentationSimilarity,
     Task,
     TokenCounts,
@@ -345,6 +350,55 @@ def test_evaluation(tmp_path: Path) -> None:
         results.append((metrics["target_tokens"], metrics["loss_nats"]))
     assert [number for number, _ in results] == [1188, 1110, 846]
     assert [nats for _, nats in results] == pytest.approx([6.4431490, 6.4307110, 6.4304743], rel=1e-5)
+
+
+@recorded("CHOICES", version=1)
+def test_choices(tmp_path: Path) -> None:
+    """The scores of three questions by letters and by whole replies, of different numbers of choices."""
+    tokenizer = train_tokenizer(["Which is it? A day, B year. " * 9], vocab_size=280, special_tokens=CONVERSATION_TOKENS)
+    (tmp_path / "tokens").mkdir()
+    documents = []
+    for question, choices in (
+        ("Which?", ["A", "B"]),
+        ("It is a day. Which?", ["C", "D", "E"]),
+        ("", ["F", "é day", "year"]),
+    ):
+        said = [{"role": "user", "content": question}, {"role": "assistant", "content": choices[1]}]
+        row = {"messages": said, "choices": choices}
+        documents.append(document_of_row(with_fields(row, (("messages", "messages"),), "row")))
+    begin().save(tmp_path / "checkpoint", with_optimizer=False)
+    task = replace(PYCODE, source=replace(PYCODE.source, fields=(("messages", "messages"),)))
+    scores = []
+    for by, number in (("letters", 2), ("cloze", 3)):
+        write_shards(tokenizer, documents[:number], tmp_path / "tokens", "test")
+        metrics = evaluate_state(
+            Choices(data=task, split="test", by=by, seq_len=40, max_sequences=9),
+            checkpoint=tmp_path / "checkpoint",
+            split=read_split(tmp_path / "tokens", "test"),
+            tokenizer=lambda: tokenizer,
+            folder=tmp_path,
+        )
+        assert metrics["num_questions"] == number
+        for line in (tmp_path / "choices.jsonl").read_text("utf-8").splitlines():
+            scores += json.loads(line)["scores"]
+    letters = [-0.57046753, -0.09764277, 0.73287940, -0.00339699, 0.31912810]
+    replies = [-12.62002993, -13.66784811, -12.05712605, -12.81472445, -11.97550488, -12.67621660, -4.19323357, -3.24959970]
+    assert scores == pytest.approx([*letters, *replies], rel=1e-4, abs=1e-5)
+
+
+@recorded("NOISE_SCALE", version=1)
+def test_noise_scale(tmp_path: Path) -> None:
+    """tr(Σ) and |G|² of three batches of eight blocks, cut into batches of two."""
+    begin().save(tmp_path / "checkpoint", with_optimizer=False)
+    metrics = evaluate_state(
+        NoiseScale(data=GENERAL, split="test", seq_len=20, num_batches=3, small=2, large=8, seed=2),
+        checkpoint=tmp_path / "checkpoint",
+        split=numbered_split(50, 30),
+        tokenizer=pytest.fail,
+        folder=tmp_path,
+    )
+    found = [metrics["gradient_noise_trace"], metrics["gradient_squared_norm"]]
+    assert found == pytest.approx([16.3328195, 0.7560572], rel=1e-4)
 
 
 @recorded("REPRESENTATION", version=1)

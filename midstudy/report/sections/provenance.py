@@ -149,12 +149,13 @@ def _files(report: Report) -> Html:
     held = {
         "arms": "one row per arm: factors, measured values; per data set tokens, epochs, dose (fine-tuning included)",
         "curves": "one row per arm, measured curve and step",
-        "items": "one row per arm, measured column and item: nats and target tokens",
+        "items": "one row per arm, measured column and item: nats and target tokens, or what is right",
         "similarity": "one row per pair of corpora, mixtures and tasks",
         "proximity": "one row per mix and task",
         "data": "one row per data set",
         "representation": "one row per arm, compared states and pair of layers: linear CKA",
         "training": "one row per training stage and logged step, and per loss measured on a corpus",
+        "shares": "one row per evaluated state and share of right answers, with its interval and change",
     }
     known = {name: found for name in held if (found := getattr(report.tables, name)) is not None and len(found)}
     rows: list[Row] = [[code(f"{name}.parquet"), held[name], number(len(found))] for name, found in known.items()]

@@ -1,0 +1,108 @@
+"""The table of shares of a real study: each state with its interval, and its change on the items of the state before."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders.quiz_study import quiz_study, write_quiz
+from builders.small_study import make_study, write_text
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from midstudy.analysis.items import items_table
+from midstudy.analysis.shares import shares_table
+from midstudy.analysis.tables import Tables, read_tables, write_tables
+from midstudy.recipe import Study
+from midstudy.report.report import Report
+from midstudy.report.sections.shares import shares as section
+from midstudy.store.store import Store
+from midstudy.store.study_manifest import load
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Study, Tables]:
+    folder = tmp_path_factory.mktemp("quiz")
+    write_text(folder)
+    write_quiz(folder)
+    store, study = Store.open(folder / "store", create=True), quiz_study(folder)
+    make_study(store, study)
+    return store, study, write_tables(store, load(store, "quiz"), store.paths.study("quiz"))
+
+
+def right(tables: Tables, column: str) -> pd.Series:
+    assert tables.items is not None
+    return tables.items[tables.items["column"] == column].set_index("item")["right"]
+
+
+def test_a_row_is_a_state_with_its_share_and_interval(made: tuple[Store, Study, Tables]) -> None:
+    _, _, tables = made
+    assert tables.shares is not None
+    assert tables.shares["column"].tolist() == ["before", "letters", "scrambled", "replies"]
+    assert tables.shares["step"].tolist() == [4, 44, 44, 44]
+    assert tables.shares["state"].tolist() == ["pretrain to step 4", "sft", "sft", "sft"]
+    assert tables.shares["measure"].tolist() == [0, 0, 1, 2]
+    for _, row in tables.shares.iterrows():
+        values = right(tables, row["column"])
+        assert (row["num_items"], row["share"]) == (200, values.mean()) == (200, tables.arms[row["column"]].iloc[0])
+        expected = proportion_confint(int(values.sum()), 200, method="wilson")
+        assert (row["ci_low"], row["ci_high"]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_change_is_from_the_state_before_with_the_same_evaluation(made: tuple[Store, Study, Tables]) -> None:
+    _, _, tables = made
+    assert tables.shares is not None
+    rows = tables.shares.set_index("column")
+    assert rows["before"].to_dict() == {"before": "", "letters": "pretrain to step 4", "scrambled": "", "replies": ""}
+    first, second = right(tables, "before"), right(tables, "letters")
+    change = rows.loc["letters"]
+    assert change["change"] == pytest.approx((second - first).mean())
+    table = pd.crosstab(first, second).reindex(index=[0.0, 1.0], columns=[0.0, 1.0], fill_value=0)
+    assert change["p_value"] == pytest.approx(mcnemar(table.to_numpy(), exact=True).pvalue)
+    assert change["change_low"] < change["change"] < change["change_high"]
+    assert rows.loc[["before", "scrambled", "replies"], ["change", "change_low", "p_value"]].isna().all().all()
+
+
+def test_the_table_is_kept_and_shown_in_the_report(made: tuple[Store, Study, Tables]) -> None:
+    store, _, tables = made
+    folder = store.paths.study("quiz")
+    kept = read_tables(folder).shares
+    assert kept is not None
+    pd.testing.assert_frame_equal(kept, tables.shares)
+    shown = section(Report.of(folder)).markup
+    assert "accuracy on letters, test split (before, letters)" in shown
+    assert "accuracy on scrambled, test split (scrambled)" in shown
+    row = kept.set_index("column").loc["letters"]
+    assert f'<td class="number">{100 * row["share"]:.3g} %</td>' in shown
+    assert f"+{100 * row['change']:.1f}" in shown
+
+
+def test_a_study_without_shares_has_no_table_and_no_section(made: tuple[Store, Study, Tables]) -> None:
+    store, _, tables = made
+    manifest = load(store, "quiz")
+    assert tables.items is not None
+    losses = tables.items[tables.items["column"] == "late_loss"]
+    assert len(losses) == 20
+    assert shares_table(store, manifest, None) is None
+    assert shares_table(store, manifest, losses) is None
+    report = Report.of(store.paths.study("quiz"))
+    without = replace(report, study=replace(report.study, tables=replace(tables, shares=None)))
+    assert section(without).markup == ""
+
+
+def test_a_state_without_finite_scores_has_no_numbers(made: tuple[Store, Study, Tables]) -> None:
+    store, _, tables = made
+    items = items_table(store, load(store, "quiz"))
+    assert items is not None
+    items.loc[items["column"] == "before", "right"] = np.nan
+    found = shares_table(store, load(store, "quiz"), items)
+    assert found is not None
+    assert tables.shares is not None
+    rows = found.set_index("column")
+    assert rows.loc["before", ["share", "ci_low", "ci_high"]].isna().all()
+    assert math.isnan(rows.loc["letters", "change"])
+    assert rows.loc["letters", "share"] == tables.shares.set_index("column").loc["letters", "share"]
+    assert "–" in section(Report.of(store.paths.study("quiz"))).markup
