@@ -44,6 +44,7 @@ def test_a_flow_run_resolves_the_lengths_and_trains(tmp_path: Path) -> None:
     write_chat(tmp_path)
     (tmp_path / "mixed.py").write_text(EXPERIMENT)
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1", "PREFECT_HOME": str(tmp_path / "prefect")}
+    environment["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "300"
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
     )
