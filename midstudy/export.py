@@ -24,6 +24,7 @@ from midstudy.recipe.decode import decode
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.stage import stage_id
 from midstudy.recipe.start_weights import Average
+from midstudy.recipe.task_mixture import TaskMixture
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.store.whole_folder import write_folder
@@ -186,6 +187,8 @@ def _groups(phase: Phase) -> str:
 
 def _data(phase: Phase, num_steps: int) -> str:
     """Describe what `num_steps` steps of a phase read, with loss weights and masks."""
+    if isinstance(phase.data, TaskMixture):
+        return f"tasks {phase.data}"
     if isinstance(phase.data, Task):
         prompts = f" (prompt weight {phase.prompt_weight:g})" if phase.prompt_weight else ""
         return f"task {phase.data.name}{prompts}"

@@ -23,6 +23,7 @@ from midstudy.files.atomic import write_bytes, write_json
 from midstudy.files.errors import StoreError
 from midstudy.plan.dose import dose
 from midstudy.plan.left_out import left_out_in, tally_of
+from midstudy.plan.packed import counts_in
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.decode import decode
 from midstudy.recipe.manifest import ArmEntry, Manifest
@@ -110,7 +111,7 @@ def _dose(store: Store, arm: ArmEntry) -> dict[str, float]:
     planned: Mapping[str, float | None] = arm.dose
     if None in planned.values():
         state: State = decode(store.requested(arm.state)["recipe"])
-        planned = dose(as_decided(store, state).curriculum)
+        planned = dose(as_decided(store, state).curriculum, counts_in(store))
     return {name: math.nan if value is None else value for name, value in planned.items()}
 
 

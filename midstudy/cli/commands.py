@@ -12,7 +12,8 @@ import sys
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from midstudy.recipe.manifest import Manifest, StageEntry
     from midstudy.recipe.stage import Stage
     from midstudy.recipe.study import Study
+    from midstudy.run.conduct import RunSummary
     from midstudy.run.proxy import Proxy
     from midstudy.run.study import Place
     from midstudy.store.retention import Item
@@ -105,6 +107,8 @@ def run(options: Namespace) -> int:
     """Run a study: its stages, its tables and its report."""
     from midstudy.run.described import plan_text
     from midstudy.run.study import begin, command_line, forecast_s
+    from midstudy.run.whole_epochs import begin_data, with_whole_epochs
+    from midstudy.track.client import tracking_uri_of
 
     where = _place(options)
     root = Path(options.store)
@@ -113,6 +117,18 @@ def run(options: Namespace) -> int:
     where.require(root)
     planned = _plan(options, existing, where)
     command = command_line(options.experiment, data=options.data, settings=options.settings)
+    if planned.unresolved and options.detach:  # the detached process makes the data and freezes the study
+        store, data_plan = begin_data(planned, root, where, command=command)
+        return _detach(store, data_plan.study.name, where, options)
+
+    def make(store: Store, data_plan: Plan) -> Mapping[str, str]:
+        print(plan_text(data_plan, store), flush=True)
+        tracking_uri = tracking_uri_of(store, options.tracking_uri)
+        return _conduct(store, data_plan.study.name, data_plan.stages, where, tracking_uri, lambda: None).failed
+
+    planned = with_whole_epochs(
+        planned, root, where, command=command, make=make, plan_again=lambda store: _plan(options, store, where)
+    )
     store = begin(root, planned, where, command=command, max_gpu_hours=options.max_gpu_hours)
     print(plan_text(planned, store, forecast_s=forecast_s(planned, where)), flush=True)
     if options.detach:
@@ -216,13 +232,15 @@ def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Pla
     tracking_uri = tracking_uri_of(store, tracking_uri)
     manifest = _manifest(store, name)
     missing = len(stages) - len(store.published(stages))
+    pages: list[Path] = []
     if missing:
-        failed, skipped, warnings, page = _conduct(store, manifest, stages, where, tracking_uri)
+        made = _conduct(store, name, stages, where, tracking_uri, lambda: pages.append(write_report(store, manifest)))
+        failed, skipped, warnings = made.failed, made.skipped, made.warnings
     else:  # skip Prefect: a flow of cached tasks would take longer than everything else
         for stage in stages.values():
             store.verify(stage)
-        page = write_report(store, manifest)
-        failed, skipped, warnings = {}, {}, _sync(store, name, tracking_uri)
+        pages.append(write_report(store, manifest))
+        failed, skipped, warnings = {}, {}, tuple(_sync(store, name, tracking_uri))
     for stage_id, cause in failed.items():
         print(f"failed: {manifest.stages[stage_id].label} ({stage_id}): {cause}", file=sys.stderr)
         print(f"        midstudy logs {stage_id} --store {shlex.quote(str(store.root))}", file=sys.stderr)
@@ -233,18 +251,20 @@ def _run_stages(store: Store, name: str, stages: Mapping[str, Stage], where: Pla
         f"{len(skipped)} skipped in {time.perf_counter() - began:.0f} s ({_cpu_s():.0f} CPU seconds in all processes)"
     )
     print("\n".join([answer(store, manifest), *verdict_lines(verdicts(store, manifest))]))
-    print(f"report: {page}")
+    print(f"report: {pages[0]}")
     print(f"MLflow and Prefect: {_python_tool('midstudy')} ui --store {shlex.quote(_relative_path(store.root))}")
     return 1 if failed else 0
 
 
 def _conduct(
-    store: Store, manifest: Manifest, stages: Mapping[str, Stage], where: Place, tracking_uri: str
-) -> tuple[Mapping[str, str], Mapping[str, str], Sequence[str], Path]:
-    """Run the study under a Prefect view.
-
-    Returns:
-        Causes of failed stages by id, causes of skipped stages by id, warnings, and the path of the report.
+    store: Store,
+    name: str,
+    stages: Mapping[str, Stage],
+    where: Place,
+    tracking_uri: str,
+    when_done: Callable[[], object],
+) -> RunSummary:
+    """Run the missing stages of a study under a Prefect view; `when_done` writes the report.
 
     Raises:
         SystemExit: the driver received SIGTERM or SIGHUP; its jobs keep running.
@@ -252,15 +272,13 @@ def _conduct(
     from midstudy.cli.progress import ProgressLine
     from midstudy.flows.view import PrefectView
     from midstudy.run.conduct import DetachedError, run_study
-    from midstudy.run.study import write_report
 
-    pages: list[Path] = []
     line = ProgressLine()
     try:
-        summary = run_study(
+        return run_study(
             store,
             stages,
-            manifest.name,
+            name,
             backend=where.backend,
             max_jobs=where.max_jobs,
             placement=where.placement,
@@ -268,7 +286,7 @@ def _conduct(
             placements=where.placements,
             on_progress=line,
             on_notice=line.notice,
-            when_done=lambda: pages.append(write_report(store, manifest)),
+            when_done=when_done,
             tracking_uri=tracking_uri,
             view_of=PrefectView,
         )
@@ -277,7 +295,6 @@ def _conduct(
         raise SystemExit(128 + error.signal) from None
     finally:
         line.close()
-    return summary.failed, summary.skipped, summary.warnings, pages[0]
 
 
 def _sync(store: Store, name: str, tracking_uri: str) -> list[str]:
@@ -587,7 +604,7 @@ def _proxy(
     """
     from midstudy.plan.manifest import stages_of
     from midstudy.run.proxy import fitted_plan, proxy_name, read_proxy, study_for
-    from midstudy.run.study import begin, forecast_s, place, plan_study
+    from midstudy.run.study import begin, forecast_s, place, plan_study, write_report
     from midstudy.track.client import tracking_uri_of
 
     root = Path(options.store)
@@ -611,11 +628,12 @@ def _proxy(
     recipes = store.requested
     stages = stages_of(manifest, lambda stage_id: recipes(stage_id)["recipe"])
     if len(store.published(stages)) < len(stages):
-        failed, _, warnings, _ = _conduct(store, manifest, stages, where, tracking_uri_of(store, None))
-        for warning in warnings:
+        with_report = partial(write_report, store, manifest)
+        made = _conduct(store, name, stages, where, tracking_uri_of(store, None), with_report)
+        for warning in made.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-        if failed:
-            stage, cause = next(iter(failed.items()))
+        if made.failed:
+            stage, cause = next(iter(made.failed.items()))
             raise ValueError(
                 f"--proxy: {manifest.stages[stage].label} failed: {cause}. midstudy logs {stage} --study {name}"
             )

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 IGNORED = -100
 """Target of a position without loss: padding, or a masked prompt."""
 
+PAD_MULTIPLE = 8
+"""Padded lengths are multiples of this: fewer distinct shapes, aligned rows."""
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -1,8 +1,9 @@
 """Batches as a pure function of (recipe, step): the data that the update from state s reads.
 
-A slot of a mixture reads block `position` of its corpus through a seeded permutation of the blocks, a new one each epoch. A
-step of a task reads from an endless stream of items, with a new permutation each epoch. To reduce padding, the stream is
-sorted by length in windows of 32 batches and cut into batches, which are then shuffled within the window.
+A slot of a mixture of corpora reads block `position` of its corpus through a seeded permutation of the blocks, a new one
+each epoch. A step of a task reads from an endless stream of items, with a new permutation each epoch. To reduce padding,
+the stream is sorted by length in windows of 32 batches and cut into batches, which are then shuffled within the window. A
+mixture of tasks reads the rows of its packing (`packed_rows.py`).
 """
 
 from __future__ import annotations
@@ -12,20 +13,21 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from midstudy.data.batch import IGNORED, Batch
+from midstudy.data.batch import IGNORED, PAD_MULTIPLE, Batch
 from midstudy.data.order import derive_key, permute
+from midstudy.data.packed_rows import PackedRows
+from midstudy.data.packing import Packed
 from midstudy.data.slots import Slots, slots_at
 from midstudy.data.tokenizer import END_OF_TEXT_ID
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, Stretch
 from midstudy.recipe.data import Corpus, Dataset, Task
+from midstudy.recipe.packing import Packing
+from midstudy.recipe.task_mixture import TaskData, TaskMixture
 
 BUCKET_BATCHES = 32
 """Number of batches of a task that are sorted by length together."""
-
-PAD_MULTIPLE = 8
-"""Padded lengths are multiples of this: fewer distinct shapes, aligned rows."""
 
 
 def pack_blocks(
@@ -128,9 +130,18 @@ class _TaskOrder:
 
 
 class Batches:
-    """The batches of a curriculum; `splits` maps the id of each corpus or task to its tokenised train split."""
+    """The batches of a curriculum.
 
-    def __init__(self, curriculum: Curriculum, splits: Mapping[str, TokenizedSplit]) -> None:
+    Args:
+        splits: the tokenised train split of each corpus or task, by its id.
+        packings: the rows of each mixture of tasks, by the id of its packing.
+    """
+
+    def __init__(
+        self, curriculum: Curriculum, splits: Mapping[str, TokenizedSplit], packings: Mapping[str, Packed] | None = None
+    ) -> None:
+        self._packings = packings or {}
+        self._rows: dict[int, PackedRows] = {}
         self._curriculum = curriculum
         self._splits = splits
         self._ids: dict[Dataset, str] = {}
@@ -142,6 +153,9 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         """Return the batch that the update from state `step` to `step + 1` reads."""
         placed = self._placed_at(step)
+        if isinstance(placed.phase.data, TaskMixture):
+            is_masked = placed.phase.loss == "target_tokens"
+            return self._packed_rows(placed).batch(step - placed.start_step, target_only=is_masked)
         if isinstance(placed.phase.data, Task):
             return self._task_batch(placed, step)
         return self._mixture_batch(placed, step)
@@ -155,6 +169,10 @@ class Batches:
         """Name the documents that the update from state `step` reads, so that a user can look for bad text."""
         placed = self._placed_at(step)
         data = placed.phase.data
+        if isinstance(data, TaskMixture):
+            read = sorted(set(self._packed_rows(placed).items(step - placed.start_step)))
+            by_part = {part: [(item, item) for other, item in read if other == part] for part, _ in read}
+            return "; ".join(f"{data.tasks[part].name} train, items {_spans(items)}" for part, items in by_part.items())
         if isinstance(data, Task):
             items = self._items(placed, step)
             return f"{data.name} train, items {_spans([(int(item), int(item)) for item in items])}"
@@ -228,15 +246,23 @@ class Batches:
         its own heaviest corpus; the ratio to the base corpus carries over if both mixtures have the same base.
         """
         mixture = placed.phase.data
-        assert not isinstance(mixture, Task)
+        assert not isinstance(mixture, TaskData)
         for earlier in reversed(self._curriculum.stretches):
             data = earlier.phase.data
-            if earlier.start_step <= placed.start_step and not isinstance(data, Task) and corpus in data.corpora:
+            if earlier.start_step <= placed.start_step and not isinstance(data, TaskData) and corpus in data.corpora:
                 weight = data.loss_weight(corpus)
                 if mixture.base_corpus and mixture.base_corpus == data.base_corpus:
                     weight *= mixture.loss_weight(mixture.base_corpus) / data.loss_weight(mixture.base_corpus)
                 return float(weight)
         raise AssertionError(f"no mixture up to step {placed.start_step} has {corpus.name}")
+
+    def _packed_rows(self, placed: Stretch) -> PackedRows:
+        rows = self._rows.get(placed.start_step)
+        if rows is None:
+            recipe = Packing.of(placed.phase, self._curriculum.start.tokenizer)
+            splits = [self._split_of(task)[1] for task in recipe.mixture.tasks]
+            rows = self._rows[placed.start_step] = PackedRows(recipe, self._packings[recipe.id], splits)
+        return rows
 
     def _items(self, placed: Stretch, step: int) -> NDArray[np.int64]:
         """Return the items of a task's batch."""

@@ -32,6 +32,13 @@ def text_bytes(data: Dataset) -> float:
     return sum(min(size, data.max_bytes or size) * share.get(split, 1.0) for split, (size, _) in sizes.items())
 
 
+def train_size(task: Task) -> tuple[float, float]:
+    """Return the expected UTF-8 bytes and items of a task's train split; zeros if the folder or part does not exist."""
+    num_bytes, num_items = _split_sizes(task.source).get("train", (0.0, 0.0))
+    kept = min(1.0, (num_items if task.max_items is None else task.max_items) / max(1.0, num_items))
+    return num_bytes * kept, num_items * kept
+
+
 def _split_sizes(source: Source | SourceMix) -> dict[str, tuple[float, float]]:
     """Return the expected bytes and rows of each split; empty if the folder or part does not exist.
 

@@ -37,6 +37,7 @@ _WHY = {
     "after_it": "after that one",
     "no_target": "no target token within {limit} tokens",
     "no_block": "too few to fill a block",
+    "past_last_batch": "past the last whole batch",
 }
 """Maps every reason to its wording after a count."""
 
@@ -57,6 +58,7 @@ _ALWAYS_REPORTED = ("does_not_fit", "past_one_document")
 _REMEDY = {
     "no_target": "Raise seq_len, or shorten the prompts.",
     "no_block": "Add text, or lower seq_len.",
+    "past_last_batch": "Lower num_sequences, seq_len or streams, or add items.",
     "past_shares": "Give the source that ends first a smaller share, or more text.",
     "empty": "Check the rows: most have no text.",
     "after_it": "Raise max_bytes, or remove the document that does not fit from the data.",
@@ -69,9 +71,10 @@ class Tally:
     """What one use of a split reads and what it leaves out.
 
     `use` is `preparation` (rows that a source keeps, `all` splits), `text` (read and tokenised), `tokenizer` (its training
-    text), `similarity`, `training` or `evaluation`. `used` and `left_out` (by reason) count `unit`: documents, items or
-    tokens. If `is_whole` is false, the split was not read to its end, and counts past a limit are lower bounds. `limit` is
-    the `seq_len` of training and evaluation, or the number of tokens per document that a similarity counts.
+    text), `packing` (into the rows of batches), `similarity`, `training` or `evaluation`. `used` and `left_out` (by reason)
+    count `unit`: documents, items or tokens. If `is_whole` is false, the split was not read to its end, and counts past a
+    limit are lower bounds. `limit` is the `seq_len` of packing, training and evaluation, or the number of tokens per
+    document that a similarity counts.
 
     For a task: `target_tokens` of all items considered; `target_tokens_seen` of the used items within `limit`; `num_cut`,
     the used items with a truncated target; and `num_without_target`, the used items that contribute only their prompt (with

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from midstudy.data.batches import Batches
+from midstudy.data.packed_rows import read_counts, read_packed
 from midstudy.data.slots import slots_at
 from midstudy.data.tally import Tally, blocks_tally, items_tally
 from midstudy.data.tokens import TokenizedSplit
@@ -25,6 +28,8 @@ from midstudy.execute.stopped import StoppedError
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
 from midstudy.recipe.data import Dataset, Task
+from midstudy.recipe.packing import Packing
+from midstudy.recipe.task_mixture import TaskMixture
 from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, Attempt, read_metrics, steps_of
 from midstudy.train.checkpoint import CheckpointError, step_of
 from midstudy.train.divergence import DivergedError
@@ -62,6 +67,7 @@ def train_state(
     earlier: Iterable[KeptCheckpoint] = (),
     previous_attempts: list[Path],
     train_split: Callable[[Dataset], TokenizedSplit],
+    packing: Callable[[Packing], Path],
     keeps_optimizer: bool,
     should_stop: Callable[[], bool],
     placement: Placement,
@@ -75,6 +81,7 @@ def train_state(
             `start_from` is damaged.
         previous_attempts: folders of interrupted attempts, whose rolling checkpoints training resumes from.
         train_split: returns the tokenised train split of a corpus or task.
+        packing: returns the published folder of a packing.
         should_stop: polled before every update and within it.
         ranks: the ranks of this job, of which this process is the first; the others call `assist`.
 
@@ -122,7 +129,7 @@ def train_state(
             line(metrics)
 
     try:
-        for part, batches in _by_placed_phase(curriculum, run.step, train_split):
+        for part, batches in _by_placed_phase(curriculum, run.step, train_split, packing):
             reached = run.advance(
                 part,
                 to_step=part.num_steps,
@@ -156,7 +163,7 @@ def train_state(
         "resumed_at_step": first_step if resumed is not None else None,
         "recomputed_steps": _trained_steps(previous_attempts) - (first_step - kept_step),
         "num_tokens": (step - kept_step) * last.phase.tokens_per_step,
-        **_realised(recipe, batches, first_step=max(first_step, last.start_step), train_split=train_split),
+        **_realised(recipe, batches, first_step=max(first_step, last.start_step), train_split=train_split, packing=packing),
         "left_out": {tally.data: tally.as_metrics() for tally in tallies},
     }
     logged = list(read_metrics(attempt.result / METRICS_FILE))  # including those of previous attempts
@@ -178,13 +185,14 @@ def assist(
     recipe: State,
     *,
     train_split: Callable[[Dataset], TokenizedSplit],
+    packing: Callable[[Packing], Path],
     should_stop: Callable[[], bool],
     placement: Placement,
     ranks: Ranks,
 ) -> None:
     """Compute this rank's part of each step while the first rank runs `train_state`; nothing is written to disk."""
     run = _run_from(ranks.from_first(None), recipe, placement, ranks)
-    for part, batches in _by_placed_phase(recipe.curriculum, run.step, train_split):
+    for part, batches in _by_placed_phase(recipe.curriculum, run.step, train_split, packing):
         if not run.advance(
             part, to_step=part.num_steps, batch_at=batches, on_metrics=lambda metrics: None, should_stop=should_stop
         ):
@@ -255,7 +263,10 @@ def _run_from(checkpoint: Path | None, recipe: State, placement: Placement, rank
 
 
 def _by_placed_phase(
-    curriculum: Curriculum, from_step: int, train_split: Callable[[Dataset], TokenizedSplit]
+    curriculum: Curriculum,
+    from_step: int,
+    train_split: Callable[[Dataset], TokenizedSplit],
+    packing: Callable[[Packing], Path],
 ) -> Iterator[tuple[Curriculum, Batches]]:
     """Yield, for each placed phase to train from `from_step`, the curriculum up to its end and the batches.
 
@@ -265,8 +276,13 @@ def _by_placed_phase(
         is_last = placed is curriculum.stretches[-1]
         if is_last or placed.stop_step > from_step:
             part = curriculum if is_last else curriculum.until(placed.stop_step)
-            datasets = part.datasets_of(part.stretches[-1])
-            yield part, Batches(part, {identify(data): train_split(data) for data in datasets})
+            last = part.stretches[-1]
+            splits = {identify(data): train_split(data) for data in part.datasets_of(last)}
+            packings = {}
+            if isinstance(last.phase.data, TaskMixture):
+                recipe = Packing.of(last.phase, curriculum.start.tokenizer)
+                packings[recipe.id] = read_packed(packing(recipe))
+            yield part, Batches(part, splits, packings)
 
 
 def _tallies(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) -> list[Tally]:
@@ -276,6 +292,8 @@ def _tallies(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) ->
         ValueError: almost nothing of a task fits within `seq_len`.
     """
     phase = recipe.curriculum.stretches[-1].phase
+    if isinstance(phase.data, TaskMixture):  # the record of its packing counts what is left out
+        return []
     facts: dict[str, Any] = {"split_name": "train", "use": "training", "seq_len": phase.seq_len}
     if isinstance(phase.data, Task):
         target_only = phase.loss == "target_tokens"
@@ -296,13 +314,28 @@ def _trained_steps(attempts: list[Path]) -> int:
     return total
 
 
-def _realised(recipe: State, batches: Batches, *, first_step: int, train_split: Callable[[Dataset], TokenizedSplit]) -> Any:
-    """Return realised token shares since the last reset of data positions, and epochs of each corpus so far.
+def _realised(
+    recipe: State,
+    batches: Batches,
+    *,
+    first_step: int,
+    train_split: Callable[[Dataset], TokenizedSplit],
+    packing: Callable[[Packing], Path],
+) -> Any:
+    """Return realised token shares since the last reset of data positions, and epochs of each corpus or part so far.
 
     Raises:
         ValueError: the sequences read since `first_step` do not match the quotas.
     """
-    phase = recipe.curriculum.stretches[-1].phase
+    last = recipe.curriculum.stretches[-1]
+    phase = last.phase
+    if isinstance(phase.data, TaskMixture):
+        counts = read_counts(packing(Packing.of(phase, recipe.curriculum.start.tokenizer)), phase.data)
+        num_steps = recipe.step - last.start_step
+        sizes = [train_split(task).num_documents for task in phase.data.tasks]
+        passes = counts.items[num_steps] / np.array(sizes)
+        epochs = {name: round(float(number), 4) for name, number in zip(counts.names, passes, strict=True)}
+        return {"token_shares": counts.shares(0, num_steps), "epochs": epochs}
     if isinstance(phase.data, Task):
         return {}
     slots, begin = slots_at(recipe.curriculum, first_step)

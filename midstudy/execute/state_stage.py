@@ -36,6 +36,7 @@ def state_stage(recipe: State, work: Work) -> dict[str, Any]:
             earlier=_kept_before(work.store, recipe, parent.step) if parent else (),
             previous_attempts=list(work.previous),
             train_split=lambda data: work.split(data, tokenizer, "train"),
+            packing=lambda packing: work.unchanged(packing.id),
             keeps_optimizer=work.keeps_optimizer,
             should_stop=work.should_stop,
             placement=work.placement,
@@ -51,6 +52,7 @@ def assist_state(recipe: State, work: RankWork) -> None:
     assist(
         recipe,
         train_split=lambda data: work.split(data, tokenizer, "train"),
+        packing=lambda packing: work.unchanged(packing.id),
         should_stop=work.should_stop,
         placement=work.placement,
         ranks=work.ranks,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -29,9 +29,11 @@ from midstudy.flows.killed_run import WAITING, KilledRunGuard
 from midstudy.flows.study_flow import ended_state
 from midstudy.flows.view import PrefectView
 from midstudy.plan.experiment import study_parameters
-from midstudy.run.conduct import DetachedError, run_study
+from midstudy.plan.planner import Plan
+from midstudy.run.conduct import DetachedError, RunSummary, run_study
 from midstudy.run.described import plan_text
 from midstudy.run.study import answer, begin, command_line, forecast_s, place, plan_experiment, write_report
+from midstudy.run.whole_epochs import with_whole_epochs
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 from midstudy.track.client import TrackingError, tracking_uri_of
@@ -206,25 +208,36 @@ def _run(experiment: Path, data: tuple[str, ...], machine: Machine) -> State[Any
         where = place(placement_file=Path(machine.placement) if machine.placement else None, **options)
         root = _store(machine.store)
         where.require(root)
-        plan = plan_experiment(shown, Store.open_existing(root), data=sources, settings=settings, where=where)
         command = command_line(shown, data=sources, settings=settings)
+
+        def plan_in(store: Store | None) -> Plan:
+            return plan_experiment(shown, store, data=sources, settings=settings, where=where)
+
+        def conduct(store: Store, plan: Plan, when_done: Callable[[], None] = lambda: None) -> RunSummary:
+            with KilledRunGuard(runtime.flow_run.id):
+                return run_study(
+                    store,
+                    plan.stages,
+                    plan.study.name,
+                    backend=where.backend,
+                    max_jobs=where.max_jobs,
+                    placement=where.placement,
+                    gpus=where.gpus,
+                    placements=where.placements,
+                    on_notice=logger.warning,
+                    when_done=when_done,
+                    view_of=partial(PrefectView, in_flow_run=True),
+                )
+
+        def make(store: Store, data_plan: Plan) -> Mapping[str, str]:
+            return conduct(store, data_plan).failed
+
+        plan = plan_in(Store.open_existing(root))
+        plan = with_whole_epochs(plan, root, where, command=command, make=make, plan_again=plan_in)
         store = begin(root, plan, where, command=command, max_gpu_hours=machine.max_gpu_hours)
         logger.info("%s\n%s", command, plan_text(plan, store, forecast_s=forecast_s(plan, where)))
         manifest = load(store, plan.study.name)
-        with KilledRunGuard(runtime.flow_run.id):
-            summary = run_study(
-                store,
-                plan.stages,
-                plan.study.name,
-                backend=where.backend,
-                max_jobs=where.max_jobs,
-                placement=where.placement,
-                gpus=where.gpus,
-                placements=where.placements,
-                on_notice=logger.warning,
-                when_done=lambda: logger.info("report: %s", write_report(store, manifest)),
-                view_of=partial(PrefectView, in_flow_run=True),
-            )
+        summary = conduct(store, plan, lambda: logger.info("report: %s", write_report(store, manifest)))
     except (ValueError, OSError) as error:
         _end(Failed(message=str(error)))
     except KeyboardInterrupt:

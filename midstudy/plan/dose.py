@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from midstudy.data.packed_counts import PackedCounts
 from midstudy.data.slots import drawn_tokens
+from midstudy.plan.packed import CountsOf, estimated_counts
 from midstudy.recipe.curriculum import Curriculum, Stretch
 from midstudy.recipe.curve import Curve
 from midstudy.recipe.data import Task
 from midstudy.recipe.mixture import MixtureRamp
+from midstudy.recipe.packing import Packing
 from midstudy.recipe.start_weights import Average
+from midstudy.recipe.task_mixture import TaskMixture
 
 
 def whole_run(curriculum: Curriculum) -> list[Curriculum]:
@@ -28,17 +33,24 @@ def whole_run(curriculum: Curriculum) -> list[Curriculum]:
     return [*whole_run(last.curriculum), curriculum]
 
 
-def tokens_drawn(curriculum: Curriculum) -> dict[str, int]:
-    """Return the tokens drawn from each corpus over a run, by name."""
+def tokens_drawn(curriculum: Curriculum, counts_of: CountsOf = estimated_counts) -> dict[str, int]:
+    """Return the tokens drawn over a run from each corpus, and from each task of a mixture of tasks, by name.
+
+    Args:
+        counts_of: what the packings of mixtures of tasks read.
+    """
     tokens: dict[str, int] = {}
     for part in whole_run(curriculum):
         for corpus, number in drawn_tokens(part).items():
             tokens[corpus.name] = tokens.get(corpus.name, 0) + number
+        for counts, num_steps in _packed(part, counts_of):
+            for name, read in zip(counts.names, counts.read(num_steps)[0], strict=True):
+                tokens[name] = tokens.get(name, 0) + read
     return tokens
 
 
-def items_drawn(curriculum: Curriculum) -> dict[str, int]:
-    """Return the items drawn from each task over a run, by name."""
+def items_drawn(curriculum: Curriculum, counts_of: CountsOf = estimated_counts) -> dict[str, int]:
+    """Return the items drawn from each task over a run, by name; `counts_of` as in `tokens_drawn`."""
     items: dict[str, int] = {}
     for part in whole_run(curriculum):
         for placed in part.stretches:
@@ -46,14 +58,26 @@ def items_drawn(curriculum: Curriculum) -> dict[str, int]:
             if isinstance(data, Task):
                 number = (placed.stop_step - placed.start_step) * placed.phase.num_sequences
                 items[data.name] = items.get(data.name, 0) + number
+        for counts, num_steps in _packed(part, counts_of):
+            for name, read in zip(counts.names, counts.read(num_steps)[1], strict=True):
+                items[name] = items.get(name, 0) + read
     return items
 
 
-def dose(curriculum: Curriculum) -> dict[str, float | None]:
+def _packed(curriculum: Curriculum, counts_of: CountsOf) -> Iterator[tuple[PackedCounts, int]]:
+    """Yield what the packing of each mixture of tasks reads, and how many of its steps the curriculum trains."""
+    for placed in curriculum.stretches:
+        if isinstance(placed.phase.data, TaskMixture):
+            packing = Packing.of(placed.phase, curriculum.start.tokenizer)
+            yield counts_of(packing), placed.stop_step - placed.start_step
+
+
+def dose(curriculum: Curriculum, counts_of: CountsOf = estimated_counts) -> dict[str, float | None]:
     """Return Σ learning rate × share of each data set over the steps of a run, divided by the run's Σ learning rate.
 
     The doses of a run add up to 1; all are 0 if the learning rate is always 0. All are `None` while a choice that decides
-    some of the rates is open, since the denominator has every rate, and for a run without `one_scale`.
+    some of the rates is open, since the denominator has every rate, and for a run without `one_scale`. `counts_of` as in
+    `tokens_drawn`.
     """
     runs = whole_run(curriculum)
     if not (one_scale(*runs) and all(part.curve.window(0, part.num_steps).is_decided for part in runs)):
@@ -65,7 +89,7 @@ def dose(curriculum: Curriculum) -> dict[str, float | None]:
             window = part.curve.window(placed.start_step, placed.stop_step)  # alike in runs that differ elsewhere
             rates = learning_rates(window, placed.start_step, placed.stop_step)
             total += float(rates.sum())
-            for name, value in _weighted_rates(placed, rates).items():
+            for name, value in _weighted_rates(part, placed, rates, counts_of).items():
                 sums[name] = sums.get(name, 0.0) + value
     return {name: value / total if total else 0.0 for name, value in sums.items()}
 
@@ -86,11 +110,16 @@ def learning_rates(curve: Curve, start_step: int, stop_step: int) -> NDArray[np.
     return np.array([curve.lr(step) for step in range(start_step, stop_step)], dtype=np.float64)
 
 
-def _weighted_rates(placed: Stretch, rates: NDArray[np.float64]) -> dict[str, float]:
+def _weighted_rates(
+    curriculum: Curriculum, placed: Stretch, rates: NDArray[np.float64], counts_of: CountsOf
+) -> dict[str, float]:
     """Return Σ learning rate × share of each data set over a placed phase with the learning rates `rates`, (num_steps,)."""
     data = placed.phase.data
     if isinstance(data, Task):
         return {data.name: float(rates.sum())}
+    if isinstance(data, TaskMixture):
+        counts = counts_of(Packing.of(placed.phase, curriculum.start.tokenizer))
+        return dict(zip(counts.names, (rates @ counts.step_shares(len(rates))).tolist(), strict=True))
     if not isinstance(data, MixtureRamp):
         return {part.corpus.name: float(rates.sum()) * float(part.share) for part in data.parts}
     sums = {}

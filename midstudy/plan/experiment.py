@@ -15,16 +15,23 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from midstudy.data.data_args import DataChoice
+from midstudy.plan.steps_of import StepsOf
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.study import Study
 
+GIVEN = ("data", "steps_of")
+"""Keywords of `study(...)` that midstudy gives, not the user."""
 
-def load_study(path: Path, *, data: Sequence[str] = (), settings: Sequence[str] = ()) -> Study:
+
+def load_study(
+    path: Path, *, data: Sequence[str] = (), settings: Sequence[str] = (), steps_of: StepsOf | None = None
+) -> Study:
     """Return the study of the experiment file at `path`.
 
     Args:
         data: `--data` arguments; see `DataChoice`.
         settings: `KEYWORD=VALUE` arguments for `study(...)`. A value is a Python literal; anything else is text.
+        steps_of: lengths of whole epochs, for a `study(...)` with that keyword; by default estimates.
 
     Raises:
         RecipeError: there is no such file or no `study` function, a keyword is unknown, or a field of the study is invalid.
@@ -34,8 +41,10 @@ def load_study(path: Path, *, data: Sequence[str] = (), settings: Sequence[str] 
         build = _study_function(path)
         keywords = _keywords(build, path, settings)
         choice = DataChoice(data)
+        has_steps_of = "steps_of" in inspect.signature(build).parameters
+        given = {"steps_of": steps_of or StepsOf()} if has_steps_of else {}
         try:
-            study = build(data=choice, **keywords)
+            study = build(data=choice, **given, **keywords)
         except RecipeError:
             raise
         except (Exception, SystemExit) as error:
@@ -47,7 +56,7 @@ def load_study(path: Path, *, data: Sequence[str] = (), settings: Sequence[str] 
 
 
 def study_parameters(path: Path) -> dict[str, inspect.Parameter]:
-    """Return the keywords of an experiment's `study(...)`, except `data`, with their types and defaults.
+    """Return the keywords of an experiment's `study(...)` that a user can set, with their types and defaults.
 
     Raises:
         RecipeError: there is no such file or no `study` function.
@@ -58,7 +67,7 @@ def study_parameters(path: Path) -> dict[str, inspect.Parameter]:
     return {
         name: parameter.replace(annotation=types.get(name, Any))
         for name, parameter in inspect.signature(build).parameters.items()
-        if name != "data"
+        if name not in GIVEN
     }
 
 
@@ -85,7 +94,7 @@ def _study_function(path: Path) -> Callable[..., Study]:
 
 
 def _keywords(build: Callable[..., Study], path: Path, settings: Sequence[str]) -> dict[str, Any]:
-    known = [name for name in inspect.signature(build).parameters if name != "data"]
+    known = [name for name in inspect.signature(build).parameters if name not in GIVEN]
     keywords: dict[str, Any] = {}
     for setting in settings:
         name, separator, text = setting.partition("=")

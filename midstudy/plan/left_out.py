@@ -18,10 +18,11 @@ from midstudy.recipe.data import Dataset, Task, TokenizedData
 from midstudy.recipe.manifest import Manifest, Use
 from midstudy.recipe.measure import StateEvaluation
 from midstudy.recipe.stage import Stage
+from midstudy.recipe.task_mixture import TaskMixture
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 
-_OWN_USE = {"tokenizer": "tokenizer", "tokens": "text", "counts": "similarity"}
+_OWN_USE = {"tokenizer": "tokenizer", "tokens": "text", "packing": "packing", "counts": "similarity"}
 """Stage kinds whose records count what they left out of their text, and the name of their use."""
 
 
@@ -60,6 +61,8 @@ def uses_by(stage: Stage, stages: Mapping[str, Stage]) -> list[Use]:
     recipe = stage.recipe
     if isinstance(recipe, State) and recipe.step > 0:
         phase = recipe.curriculum.stretches[-1].phase
+        if isinstance(phase.data, TaskMixture):  # its packing reads the tokens, and counts for itself
+            return []
         facts = {"seq_len": phase.seq_len, "target_only": phase.loss == "target_tokens"}
         return [use for data in phase.datasets for use in of(data, split="train", use="training", **facts)]
     if isinstance(recipe, StateEvaluation):

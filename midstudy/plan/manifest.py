@@ -100,7 +100,7 @@ def _column(study: Study, name: str) -> ColumnEntry:
 def _arm_entries(plan: Plan, uses: Sequence[Use]) -> list[ArmEntry]:
     memo: dict[str, Mapping[str, int]] = {}
     rows = {use: row for row, use in enumerate(uses)}
-    return [_arm(entry, memo, _tasks_read(entry.state, plan, rows)) for entry in plan.arms]
+    return [_arm(entry, plan, memo, _tasks_read(entry.state, plan, rows)) for entry in plan.arms]
 
 
 def _tasks_read(state: str, plan: Plan, rows: Mapping[Use, int]) -> dict[str, int]:
@@ -120,26 +120,26 @@ def _tasks_read(state: str, plan: Plan, rows: Mapping[Use, int]) -> dict[str, in
     return found
 
 
-def _arm(entry: ArmStages, memo: dict[str, Mapping[str, int]], reads: Mapping[str, int]) -> ArmEntry:
+def _arm(entry: ArmStages, plan: Plan, memo: dict[str, Mapping[str, int]], reads: Mapping[str, int]) -> ArmEntry:
     arm: Arm = entry.arm
     curriculum = arm.curriculum
     before_last_phase = curriculum.state_id(curriculum.stretches[-1].start_step if curriculum.stretches else 0)
     is_tuned = bool(curriculum.stretches) and isinstance(curriculum.stretches[-1].phase.data, Task)
     key = before_last_phase if is_tuned else entry.state  # fine-tuning draws no tokens from corpora
     if key not in memo:
-        memo[key] = tokens_drawn(curriculum)
+        memo[key] = tokens_drawn(curriculum, plan.counts_of)
     return ArmEntry(
         factors=dict(arm.factors),
         state=entry.state,
         measures=entry.measures,
         num_steps=sum(part.num_steps for part in whole_run(curriculum)),
         tokens=memo[key],
-        items=items_drawn(curriculum),
-        dose=dose(curriculum),
+        items=items_drawn(curriculum, plan.counts_of),
+        dose=dose(curriculum, plan.counts_of),
         flops=sum(_flops(part) for part in whole_run(curriculum)),
         choices={name: choice.id for name, choice in arm.choices.items()},
         reads=reads,
-        phases=phases_of(curriculum),
+        phases=phases_of(curriculum, plan.counts_of),
     )
 
 

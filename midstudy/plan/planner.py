@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from midstudy.data.packed_counts import PackedCounts
 from midstudy.data.size import text_bytes, unprepared_parts
 from midstudy.plan.averages import name_of_average
 from midstudy.plan.cost import (
     COUNTING_TOKENS_PER_S,
     DATA_STAGE_S,
     FILE_BYTES_PER_S,
+    PACKING_ITEMS_PER_S,
     PREPARING_BYTES_PER_S,
     TOKENISING_BYTES_PER_S,
     TOKENIZER_BYTES_PER_S,
@@ -30,19 +32,22 @@ from midstudy.plan.device import CPU_CORE, Device
 from midstudy.plan.labels import evaluation_label, with_unique_labels
 from midstudy.plan.left_out import LeftOut
 from midstudy.plan.needed_runs import needed_runs, runs_alone
+from midstudy.plan.packed import CountsOf, estimated_counts
 from midstudy.plan.parts import Divided, divide, is_large
 from midstudy.plan.sharing import distinct_steps
 from midstudy.recipe.choice import Choice
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
-from midstudy.recipe.data import Dataset, ReleasedTokenizer, Source, SourceMix, Task, TokenizedData, Tokenizer
+from midstudy.recipe.data import Dataset, ReleasedTokenizer, Source, SourceMix, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError, inside
 from midstudy.recipe.factors import Value, joined
 from midstudy.recipe.measure import AnyEvaluation, StateEvaluation
 from midstudy.recipe.model import ModelShape
+from midstudy.recipe.packing import Packing
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.stage import Stage, stage_id
 from midstudy.recipe.start_weights import Average
 from midstudy.recipe.study import Arm, Study
+from midstudy.recipe.task_mixture import TaskData, TaskMixture
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,14 @@ class Plan:
     """One workload per shape and precision of the missing states: that of the state with the most tokens."""
     divided: tuple[Divided, ...] = ()
     """Token stages that are made in parts."""
+    epochs: Mapping[str, PackedCounts] = field(default_factory=dict)
+    """What each packing reads, by stage id: of phases, and those that the experiment asked the length of."""
+    unresolved: tuple[Packing, ...] = ()
+    """Packings that the store does not have: their numbers are estimates, and so are lengths that follow from them."""
+
+    def counts_of(self, packing: Packing) -> PackedCounts:
+        """Return what a packing of the plan reads."""
+        return self.epochs[packing.id]
 
     @property
     def missing(self) -> list[Stage]:
@@ -117,6 +130,9 @@ class _Builder:
     throughput: Throughput
     kept: Mapping[str, list[KeptState]]
     is_published: Callable[[Iterable[str]], set[str]]
+    counts_of: CountsOf
+    epochs: dict[str, PackedCounts] = field(default_factory=dict)
+    unresolved: dict[str, Packing] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
     requested: dict[str, tuple[Curriculum, int]] = field(default_factory=dict)
     curricula: list[Curriculum] = field(default_factory=list)
@@ -209,6 +225,47 @@ class _Builder:
         return self._memo[key][2]
 
     _memo: dict[tuple[int, int], tuple[Any, Any, str]] = field(default_factory=dict)
+
+    def packing(self, recipe: Packing) -> str:
+        """Add the stage of a packing, after the tokens of its tasks; return its id."""
+        packing_id = recipe.id
+        if packing_id not in self.stages:
+            self.epochs[packing_id] = counts = self.counts_of(recipe)
+            if counts.is_estimated:
+                self.unresolved[packing_id] = recipe
+            num_items = float(counts.items[-1].sum())
+            self.add(
+                Stage(
+                    id=packing_id,
+                    label=f"packing {recipe.mixture}",
+                    recipe=recipe,
+                    parents=tuple(self._tokens_memo(recipe.tokenizer, task) for task in recipe.mixture.tasks),
+                    cost_s=DATA_STAGE_S + num_items / PACKING_ITEMS_PER_S,
+                    role="data",
+                    data=recipe.mixture.name,
+                )
+            )
+        return packing_id
+
+    def packing_of(self, curriculum: Curriculum, placed: Stretch) -> str:
+        """Add the packing that a placed phase reads; return its id.
+
+        Raises:
+            RecipeError: the phase is longer than the packing.
+        """
+        phase, num_steps = placed.phase, placed.stop_step - placed.start_step
+        packing_id = self.packing(Packing.of(phase, curriculum.start.tokenizer))
+        counts = self.epochs[packing_id]
+        if num_steps > counts.num_steps and not counts.is_estimated:
+            assert isinstance(phase.data, TaskMixture)
+            epochs = f"num_epochs={phase.data.num_epochs} of {phase.data.name}"
+            raise RecipeError(
+                f"phases.{phase.name}.num_steps",
+                expected=f"at most {counts.num_steps:,}, the steps of {epochs}",
+                got=f"{num_steps:,}",
+                fix="Let steps_of give the number, or raise num_epochs.",
+            )
+        return packing_id
 
     def counts(self) -> None:
         for recipe in self.study.counts:
@@ -314,8 +371,10 @@ class _Builder:
         open_here = curriculum.curve.window(placed.start_step, step).choices
         phase, model = placed.phase, curriculum.start.model
         data = [self.tokens_of(curriculum, dataset) for dataset in curriculum.datasets_of(placed)]
+        if isinstance(phase.data, TaskMixture):
+            data.append(self.packing_of(curriculum, placed))
         is_continued = state_id in self.continued or any(later > step for later in steps_in_phase)
-        keeps_optimizer = not isinstance(phase.data, Task) or is_continued
+        keeps_optimizer = not phase.is_tuning or is_continued
         num_tokens = (step - ancestor_step) * phase.tokens_per_step
         source = self.throughput.source(model, phase.precision, seq_len=phase.seq_len)
         self.priced_by.setdefault(source, set()).add(model.name)
@@ -448,9 +507,9 @@ def _check_optimizer(placed: Stretch, from_state: str) -> None:
 
 def _role(placed: Stretch) -> str:
     data = placed.phase.data
-    if isinstance(data, Task):
+    if placed.phase.is_tuning:
         return "sft"
-    return "midtrain" if data.specialist_corpora else "pretrain"
+    return "midtrain" if isinstance(data, TaskData) or data.specialist_corpora else "pretrain"
 
 
 def _factors(curriculum: Curriculum, index: int) -> dict[str, Value]:
@@ -465,6 +524,7 @@ def make_plan(
     throughput: Throughput,
     published: Callable[[Iterable[str]], set[str]],
     kept_states: Iterable[KeptState],
+    counts_of: CountsOf = estimated_counts,
 ) -> Plan:
     """Expand `study` into its stages.
 
@@ -472,16 +532,17 @@ def make_plan(
         throughput: rates that give the cost of stages.
         published: returns those of the given stage ids that have a record.
         kept_states: published states of any study in the store that training may resume from.
+        counts_of: what packings read.
 
     Raises:
-        RecipeError: a measure uses the random weights of a start, or a phase continues the optimizer of a state that was
-            published without it.
+        RecipeError: a measure uses the random weights of a start, a phase continues the optimizer of a state that was
+            published without it, or a phase is longer than the epochs of its mixture of tasks.
     """
     kept: dict[str, list[KeptState]] = {}
     for state in kept_states:
         kept.setdefault(state.stretch_from, []).append(state)
     kept_ids = frozenset(state.id for states in kept.values() for state in states)
-    builder = _Builder(study=study, throughput=throughput, kept=kept, is_published=published)
+    builder = _Builder(study=study, throughput=throughput, kept=kept, is_published=published, counts_of=counts_of)
     builder.finals = {arm.final_state.id for arm in study.arms}
     builder.finals |= {state.id for choice in study.choices for state in choice.candidates}
     builder.judged = _judged(study, published)
@@ -507,6 +568,8 @@ def make_plan(
     for curriculum in builder.curricula:
         builder.states_on(curriculum, kept_ids)
     builder.counts()
+    for packing in study.packings:
+        builder.packing(packing)
     stages = with_unique_labels(builder.stages)
     alone = [run for arm in study.arms for run in runs_alone(arm.curriculum)]
     return Plan(
@@ -522,6 +585,8 @@ def make_plan(
         priced_by={source: tuple(sorted(names)) for source, names in builder.priced_by.items()},
         workloads=_workloads(stage for stage in stages.values() if stage.id not in builder.published),
         divided=tuple(builder.divided),
+        epochs=builder.epochs,
+        unresolved=tuple(builder.unresolved.values()),
     )
 
 

@@ -10,6 +10,7 @@ from midstudy.plan.parts import Divided
 from midstudy.plan.planner import Plan
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Source, Task, sources_of
+from midstudy.recipe.packing import Packing
 from midstudy.recipe.stage import ROLES
 from midstudy.recipe.start_weights import Release
 
@@ -83,6 +84,10 @@ def plan_facts(plan: Plan, *, forecast_s: float | None = None) -> dict[str, Any]
         "sources": {data.name: data.origin for data in plan.study.datasets()},
         "first_rows": _first_rows(plan),
         "releases": _releases(plan),
+        "epochs": {
+            packing_id: {"num_steps": counts.num_steps, "is_estimated": counts.is_estimated}
+            for packing_id, counts in plan.epochs.items()
+        },
         "notes": list(plan.study.notes),
         "left_out": plan.left_out.as_json(),
         "parts": [_parts_facts(one) for one in plan.divided],
@@ -194,6 +199,7 @@ def plan_text(plan: Plan, *, forecast_s: float | None = None) -> str:
         *([f"  time     about {hours(forecast_s / 3600)} from start to report"] if forecast_s else []),
         *(f"  data     {', '.join(names)}: {kind}" for kind, names in by_source.items()),
         *(line for divided in plan.divided for line in _parts_lines(divided)),
+        *_epoch_lines(plan),
         *(f"  row      {name}: {row}" for name, rows in facts["first_rows"].items() for row in rows),
         *_seen_lines(plan),
         *(f"  release  {name}: {source}" for name, source in facts["releases"].items()),
@@ -223,12 +229,29 @@ def _arm_lines(facts: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _epoch_lines(plan: Plan) -> list[str]:
+    """Return the length of each packing, with where its number comes from."""
+    unresolved = {packing.id: packing for packing in plan.unresolved}
+    made = {stage.id: stage.recipe for stage in plan.stages.values() if isinstance(stage.recipe, Packing)}
+    lines = []
+    for packing_id, packing in (made | unresolved).items():
+        counts = plan.epochs[packing_id]
+        about = "about " if counts.is_estimated else ""
+        how = ", estimated from the size of the text; resolved when the data stages are done" if counts.is_estimated else ""
+        epochs = _counted(packing.mixture.num_epochs, "epoch")
+        lines.append(
+            f"  epochs   {packing.mixture}: {epochs} in {about}{_counted(counts.num_steps, 'step')} of "
+            f"{packing.num_sequences} × {packing.seq_len} tokens{how}"
+        )
+    return lines
+
+
 def _seen_lines(plan: Plan) -> list[str]:
     """Return the share of each task's target tokens that training sees, by sequence length; none until it is tokenised."""
     seen = {
         f"{tally.data} {tally.percent_seen} within {tally.limit} tokens": None
         for tally in plan.left_out.tallies
-        if tally.use == "training" and tally.share_seen is not None
+        if tally.use in ("training", "packing") and tally.share_seen is not None
     }
     return [f"  seen     of the tasks' target tokens: {', '.join(seen)}"] if seen else []
 

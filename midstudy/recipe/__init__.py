@@ -17,6 +17,7 @@ from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape, pythia
 from midstudy.recipe.noise_scale import NoiseScale
 from midstudy.recipe.optimizer import AdamW, Group, Muon
+from midstudy.recipe.packing import Packing
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.placebo import placebo
 from midstudy.recipe.representation import RepresentationSimilarity
@@ -29,12 +30,14 @@ from midstudy.recipe.schedule import (
     HoldThenLinear,
     Linear,
     LinearWarmup,
+    PiecewiseLinear,
     Power,
     Sequential,
     WarmupStableDecay,
 )
 from midstudy.recipe.start_weights import Average, Release
 from midstudy.recipe.study import Arm, Claim, Comparison, Measure, Mix, Study, where
+from midstudy.recipe.task_mixture import TaskMixture, TaskPart
 from midstudy.recipe.train_part import TrainPart
 
 __all__ = [
@@ -67,7 +70,9 @@ __all__ = [
     "ModelShape",
     "Muon",
     "NoiseScale",
+    "Packing",
     "Phase",
+    "PiecewiseLinear",
     "Power",
     "RecipeError",
     "Release",
@@ -80,6 +85,8 @@ __all__ = [
     "State",
     "Study",
     "Task",
+    "TaskMixture",
+    "TaskPart",
     "TokenCounts",
     "Tokenizer",
     "TrainPart",

@@ -235,6 +235,16 @@ class Task:
         """The source."""
         return str(self.source)
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The task itself, as a phase's data."""
+        return (self,)
+
+    @property
+    def is_unpacked(self) -> bool:
+        """Whether a sequence of a phase holds a single item."""
+        return True
+
 
 Dataset = Corpus | Task
 

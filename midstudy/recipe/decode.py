@@ -17,22 +17,24 @@ from midstudy.recipe import (
     model,
     noise_scale,
     optimizer,
+    packing,
     parts,
     phase,
     representation,
     schedule,
     start_weights,
+    task_mixture,
     train_part,
 )
 from midstudy.recipe.errors import RecipeError
 
 _MODULES = (
-    *(choice, choices, curriculum, curve, data, measure, mixture, model, noise_scale, optimizer, parts, phase),
-    *(representation, schedule),
+    *(choice, choices, curriculum, curve, data, measure, mixture, model, noise_scale, optimizer, packing, parts, phase),
+    *(representation, schedule, start_weights, task_mixture, train_part),
 )
 _CLASSES: dict[str, Any] = {
     name: cls
-    for module in (*_MODULES, start_weights, train_part)
+    for module in _MODULES
     for name, cls in vars(module).items()
     if isinstance(cls, type) and dataclasses.is_dataclass(cls) and not name.startswith("_")
 }

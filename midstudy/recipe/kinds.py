@@ -11,9 +11,11 @@ from midstudy.recipe.choice import Choice
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import ReleasedTokenizer, TokenizedData, Tokenizer
 from midstudy.recipe.measure import StateEvaluation, TokenCounts
+from midstudy.recipe.packing import Packing
 from midstudy.recipe.parts import DocumentSizes, ShardLayout, TokensPart
 
-DataRecipe = Tokenizer | ReleasedTokenizer | TokenizedData | DocumentSizes | ShardLayout | TokensPart | TokenCounts
+TokensRecipe = TokenizedData | DocumentSizes | ShardLayout | TokensPart
+DataRecipe = Tokenizer | ReleasedTokenizer | TokensRecipe | Packing | TokenCounts
 StageRecipe = DataRecipe | State | StateEvaluation | Choice
 
 
@@ -38,6 +40,7 @@ _KINDS = (
     StageKind(recipe=DocumentSizes, name="sizes", make="midstudy.execute.parts:sizes_stage"),
     StageKind(recipe=ShardLayout, name="layout", make="midstudy.execute.parts:layout_stage"),
     StageKind(recipe=TokensPart, name="tokens part", make="midstudy.execute.parts:tokens_part_stage"),
+    StageKind(recipe=Packing, name="packing", make="midstudy.execute.packing:packing_stage"),
     StageKind(recipe=TokenCounts, name="counts", make="midstudy.execute.data:counts_stage"),
     StageKind(
         recipe=State,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import added_field, label_field
-from midstudy.recipe.data import Dataset, Task
+from midstudy.recipe.data import Dataset
 from midstudy.recipe.errors import (
     RecipeError,
     require_choice,
@@ -26,6 +26,7 @@ from midstudy.recipe.model import ModelShape
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.plain import hold_plain_numbers
 from midstudy.recipe.schedule import Schedule, require_schedule
+from midstudy.recipe.task_mixture import TaskData, TaskMixture
 
 TAKE_OVER = ("continue", "reset")
 LOSSES = ("all_tokens", "target_tokens")
@@ -41,7 +42,8 @@ class Phase:
     previous phase. `num_sequences` and `seq_len` (in tokens) are the shape of the global batch. `bf16_mixed` computes in
     bfloat16 with fp32 master weights; `bf16_true` keeps weights and moments in bfloat16, as the paper's authors did. With a
     `Task`, a sequence is one item, padded or truncated to `seq_len`. The loss `target_tokens` masks the prompt, or gives its
-    tokens the loss weight `prompt_weight` where target tokens have 1 (prompt-loss weighting).
+    tokens the loss weight `prompt_weight` where target tokens have 1 (prompt-loss weighting). With a `TaskMixture`, the
+    items of several tasks are packed into the sequences.
 
     With a `Mixture`, a sequence is a block of packed documents. `document_mask` keeps attention inside each document, which
     ends with its end-of-text token. That token still predicts the first token of the next document, as in litgpt and OLMo:
@@ -55,7 +57,7 @@ class Phase:
     """
 
     name: str = label_field()
-    data: Mixture | MixtureRamp | Task
+    data: Mixture | MixtureRamp | TaskData
     loss: str
     num_steps: int
     num_sequences: int
@@ -77,8 +79,9 @@ class Phase:
         require_name("phase.name", self.name)
         path = f"phases.{self.name}"
         require_factors(f"{path}.factors", self.factors)
-        kinds = Mixture | MixtureRamp | Task
-        require_kind(f"{path}.data", self.data, kinds, expected="a Mixture of corpora, a MixtureRamp or a Task")
+        kinds = Mixture | MixtureRamp | TaskData
+        expected = "a Mixture of corpora, a MixtureRamp, a Task or a TaskMixture"
+        require_kind(f"{path}.data", self.data, kinds, expected=expected)
         require_kind(f"{path}.optimizer", self.optimizer, AdamW, expected="AdamW")
         if self.schedule is not None:
             require_schedule(f"{path}.schedule", self.schedule)
@@ -91,7 +94,7 @@ class Phase:
         require_choice(f"{path}.optimizer_state", self.optimizer_state, TAKE_OVER)
         require_choice(f"{path}.data_positions", self.data_positions, TAKE_OVER)
         conversations = [data.name for data in self.datasets if data.source.is_conversations]
-        if not isinstance(self.data, Task) and self.loss != "all_tokens" and not conversations:
+        if not isinstance(self.data, TaskData) and self.loss != "all_tokens" and not conversations:
             raise RecipeError(
                 f"{path}.loss", expected="all_tokens, the only loss for a mixture without conversations", got=self.loss
             )
@@ -99,15 +102,15 @@ class Phase:
         if self.document_mask and conversations:
             expected = f"False with {conversations[0]}: a conversation begins with the token that ends a document"
             raise RecipeError(f"{path}.document_mask", expected=expected, got=True)
-        if isinstance(self.data, Task) and self.document_mask:
-            raise RecipeError(
-                f"{path}.document_mask", expected="False for a task, since each sequence is a single item", got=True
-            )
+        if isinstance(self.data, TaskData) and self.document_mask:
+            raise RecipeError(f"{path}.document_mask", expected="False for tasks, whose items are not documents", got=True)
+        if isinstance(self.data, TaskMixture):
+            self.data.require_rows(f"{path}.num_sequences", self.num_sequences)
         self._check_prompt_weight(f"{path}.prompt_weight")
-        if isinstance(self.data, Task) and self.data_positions != "reset":
+        if isinstance(self.data, TaskData) and self.data_positions != "reset":
             raise RecipeError(
                 f"{path}.data_positions",
-                expected="reset for a task, whose items start from the beginning",
+                expected="reset for tasks, whose items start from the beginning",
                 got=self.data_positions,
             )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
@@ -124,6 +127,8 @@ class Phase:
                 got=value,
                 fix='A prompt weight needs a task and loss="target_tokens".',
             )
+        if value and isinstance(self.data, TaskMixture):
+            raise RecipeError(path, expected="0 with a mixture of tasks", got=value)
 
     @property
     def tokens_per_step(self) -> int:
@@ -137,5 +142,12 @@ class Phase:
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:
-        """The data sets that the phase reads: the mixture's corpora, or the task."""
-        return (self.data,) if isinstance(self.data, Task) else self.data.corpora
+        """The data sets that the phase reads: the corpora or the tasks of its mixture, or its task."""
+        if isinstance(self.data, TaskData):
+            return self.data.tasks
+        return self.data.corpora
+
+    @property
+    def is_tuning(self) -> bool:
+        """Whether each sequence is one item of a task, as in supervised fine-tuning."""
+        return isinstance(self.data, TaskData) and self.data.is_unpacked

@@ -14,13 +14,14 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from midstudy.recipe.canonical import added_field
 from midstudy.recipe.choice import Chosen, Decidable, possible_numbers
 from midstudy.recipe.curve import Curve, HalfLife, Hold, PowerLaw, Ramp
 from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_number, require_positive
 from midstudy.recipe.exact_share import exact_share
-from midstudy.recipe.plain import hold_plain_numbers
+from midstudy.recipe.plain import hold_plain_numbers, plain
 
 TAIL_SHAPES = ("linear", "1-sqrt")
 
@@ -258,6 +259,36 @@ class HoldThenLinear(AbsoluteSchedule):
             shape="linear",
         )
         return Curve((*hold, decay))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PiecewiseLinear(AbsoluteSchedule):
+    """Linear between `knots`, pairs of a step and the rate there, of which the first is step 0; the last rate stays.
+
+    With `steps_of.hold_then_linear`, an experiment gets the knots of a schedule by the items that its data have left.
+    """
+
+    knots: tuple[tuple[int, float], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "knots", tuple((plain(step), plain(rate)) for step, rate in self.knots))
+        steps = [step for step, _ in self.knots]
+        for step, rate in self.knots:
+            _check_steps("knots", step)
+            _check_is_number("knots", rate)
+            _check_rate("knots", rate)
+        if steps[:1] != [0] or any(before >= after for before, after in pairwise(steps)):
+            raise RecipeError("schedule.knots", expected="growing steps, the first of them 0", got=steps)
+
+    def curve(self) -> Curve:
+        segments: list[Hold | Ramp] = [] if len(self.knots) > 1 else [Hold(start_step=0, lr=self.knots[0][1])]
+        for (step, rate), (after, to_lr) in pairwise(self.knots):
+            if rate == to_lr:
+                segments.append(Hold(start_step=step, lr=rate))
+            else:
+                ramp = Ramp(start_step=step, num_steps=after - step, from_lr=rate, to_lr=to_lr, shape="linear")
+                segments.append(ramp)
+        return Curve(tuple(segments))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from midstudy.recipe.errors import RecipeError, require_choice, require_kind, re
 from midstudy.recipe.factors import Factors, Value, require_factors, selects
 from midstudy.recipe.measure import AnyEvaluation, TokenCounts, require_metric
 from midstudy.recipe.mixture import Mixture
+from midstudy.recipe.packing import Packing
 from midstudy.recipe.plain import hold_plain_numbers
 from midstudy.recipe.representation import RepresentationSimilarity
 from midstudy.recipe.start_weights import Average
@@ -201,7 +202,7 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
-    """Arms and the question that they answer, or only data sets whose tokens are counted.
+    """Arms and the question that they answer, or only data sets whose tokens are counted or whose items are packed.
 
     `seeds` are the factors that repeat an arm: the first one gives the replicates, the others are averaged within it.
     `looks` are the numbers of seeds at which the claims will be judged, the last one the number planned in all: a study
@@ -218,6 +219,7 @@ class Study:
     seeds: tuple[str, ...] = ("trunk_seed", "sft_seed")
     counts: Sequence[TokenCounts] = ()
     mixes: Sequence[Mix] = ()
+    packings: Sequence[Packing] = ()
     report: str = "study"
     notes: Sequence[str] = ()
     looks: tuple[int, ...] = ()
@@ -230,7 +232,7 @@ class Study:
         for name, texts in (("question", (self.question,)), ("notes", self.notes)):
             for text in texts:
                 require_text(f"study.{name}", text)
-        if not self.arms and not self.counts:
+        if not self.arms and not self.counts and not self.packings:
             raise RecipeError("study.arms", expected="at least one arm, or counts of data sets", got="neither")
         self._check_arms()
         for comparison in self.comparisons:
@@ -447,6 +449,10 @@ class Study:
             yield counts.data
             if isinstance(counts.tokenizer, Tokenizer):
                 yield from counts.tokenizer.corpora
+        for packing in self.packings:
+            yield from packing.mixture.tasks
+            if isinstance(packing.tokenizer, Tokenizer):
+                yield from packing.tokenizer.corpora
 
 
 def _key(factors: Mapping[str, Value], *, without: Collection[str] = ()) -> frozenset[tuple[str, Value]]:

@@ -13,6 +13,9 @@ ORDER = 1
 TRAINING = 3
 """Loss, gradient clipping and the optimizer's update (`midstudy/train`)."""
 
+PACKING = 1
+"""Which items of a mixture of tasks fill which row (`midstudy/data/packing.py`)."""
+
 TOKENIZER = 2
 """How a tokenizer is trained and how documents become token ids (`midstudy/data/tokenizer.py`, `shards.py`)."""
 

@@ -68,8 +68,10 @@ def choose(
     from midstudy.plan.cost import Throughput, measured_throughput
     from midstudy.plan.device import DEVICES
     from midstudy.plan.experiment import load_study, study_parameters
+    from midstudy.plan.packed import counts_in
     from midstudy.plan.planner import make_plan
     from midstudy.plan.published import PublishedStates, published_states
+    from midstudy.plan.steps_of import StepsOf
     from midstudy.recipe.errors import RecipeError
 
     path = Path(experiment)
@@ -81,11 +83,12 @@ def choose(
     device = DEVICES[price_on]
     states = published_states(store, processor=None, num_threads=1) if store else PublishedStates()
     throughput = Throughput(device, measured_throughput(states.rates.get(price_on, ())))
+    counts_of = counts_in(store)
     tried: list[Tried] = []
     while not tried or tried[-1].device_hours > budget_hours:
         now = [*settings, f"{KEYWORD}={len(tried)}"]
         try:
-            study = load_study(path, data=data, settings=now)
+            study = load_study(path, data=data, settings=now, steps_of=StepsOf(counts_of))
         except RecipeError as error:
             if not tried or error.path != KEYWORD:
                 raise
@@ -98,6 +101,7 @@ def choose(
             throughput=throughput,
             published=store.published if store else lambda ids: set(),
             kept_states=states.kept,
+            counts_of=counts_of,
         )
         notes = [note.partition(": ")[2] for note in study.notes if note.startswith(f"cut {len(tried)}: ")]
         tried.append(Tried(cuts=len(tried), cut="".join(notes), arms=len(study.arms), device_hours=plan.missing_s / 3600))

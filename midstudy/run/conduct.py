@@ -90,7 +90,7 @@ def run_study(
     placements: PlacementFile | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_notice: Callable[[str], None] = lambda line: None,
-    when_done: Callable[[], None] = lambda: None,
+    when_done: Callable[[], object] = lambda: None,
     tracking_uri: str | None = None,
     view_of: ViewOf,
 ) -> RunSummary:
@@ -149,7 +149,7 @@ def conduct(
     max_jobs: int,
     on_progress: Callable[[Progress], None],
     tracking_uri: str,
-    when_done: Callable[[], None] = lambda: None,
+    when_done: Callable[[], object] = lambda: None,
     view_of: ViewOf,
     outlook: Forecast | None = None,
 ) -> RunSummary:

@@ -169,9 +169,17 @@ def plan_experiment(
         StoreError: the store cannot be read.
     """
     from midstudy.plan.experiment import load_study
+    from midstudy.plan.packed import counts_in
+    from midstudy.plan.steps_of import StepsOf
 
-    study = load_study(Path(experiment), data=data, settings=settings)
-    return plan_study(study, store, where=where, price_on=price_on)
+    counts_of = counts_in(store)
+    steps_of = StepsOf(counts_of)
+    study = load_study(Path(experiment), data=data, settings=settings, steps_of=steps_of)
+    plan = plan_study(study, store, where=where, price_on=price_on)
+    counts = {packing.id: counts_of(packing) for packing in steps_of.asked.values()}
+    unresolved = {packing.id: packing for packing in plan.unresolved}
+    unresolved |= {packing_id: packing for packing_id, packing in steps_of.asked.items() if counts[packing_id].is_estimated}
+    return replace(plan, epochs={**counts, **plan.epochs}, unresolved=tuple(unresolved.values()))
 
 
 def plan_study(study: Study, store: Store | None, *, where: Place | None = None, price_on: str | None = None) -> Plan:
@@ -181,11 +189,13 @@ def plan_study(study: Study, store: Store | None, *, where: Place | None = None,
     from midstudy.plan.device import CPU_CORE, DEVICES, H100
     from midstudy.plan.left_out import left_out_of
     from midstudy.plan.manifest import manifest_of
+    from midstudy.plan.packed import counts_in
     from midstudy.plan.planner import make_plan
     from midstudy.plan.published import PublishedStates, published_states
     from midstudy.recipe.data import Task
     from midstudy.store.processor import this_processor
 
+    counts_of = counts_in(store)
     for evaluation in study.evaluations():
         require_rows(evaluation.data.source, split=evaluation.split, is_task=isinstance(evaluation.data, Task))
     where = where or _here()
@@ -205,6 +215,7 @@ def plan_study(study: Study, store: Store | None, *, where: Place | None = None,
             throughput=throughput,
             published=store.published if store else lambda ids: set(),
             kept_states=states.kept,
+            counts_of=counts_of,
         )
 
     plan = plan_at(throughput)

@@ -12,6 +12,7 @@ from midstudy.data.source import resolve_source
 from midstudy.plan.cost import Throughput
 from midstudy.plan.device import CPU_CORE
 from midstudy.plan.manifest import manifest_of
+from midstudy.plan.packed import counts_in
 from midstudy.plan.planner import Plan, make_plan
 from midstudy.plan.published import published_states
 from midstudy.recipe import (
@@ -197,6 +198,7 @@ def plan_in(store: Store, study: Study) -> Plan:
         throughput=Throughput(CPU_CORE, {}),
         published=store.published,
         kept_states=published_states(store).kept,
+        counts_of=counts_in(store),
     )
 
 

@@ -12,12 +12,13 @@ import pytest
 from builders.markdown import PAGES, README, Block, blocks, commands, mentions, missing_lines, shape
 from builders.places import REPOSITORY
 from builders.releases import write_release
-from builders.small_recipes import CODE, GENERAL, MATH, PYCODE, phase, sft, start
+from builders.small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, WORDS, phase, sft, start, with_muon
 
 import midstudy.recipe
 from midstudy.cli.main import _parser
 from midstudy.data.release import released_pythia
-from midstudy.recipe import Average, Cosine, Curriculum, Mixture, Start
+from midstudy.plan.steps_of import StepsOf
+from midstudy.recipe import Average, Cosine, Curriculum, Mixture, Packing, Start
 from midstudy.recipe.factors import Value
 from midstudy.recipe.model import SIZES
 from midstudy.studies.bridging.scale import Scale
@@ -128,6 +129,16 @@ def test_a_rate_is_chosen_on_dev_as_the_page_on_rates_says() -> None:
     choice = arm.choices["sft_peak_lr"]
     assert choice.values == (1e-3, 3e-3, 1e-2)
     assert choice.evaluation.split == "dev"
+
+
+def test_a_stage_on_a_mixture_of_tasks_is_as_its_page_says() -> None:
+    shared = {"optimizer": with_muon(), "precision": "fp32"}
+    run = names_of("task-mixtures.md")["mid_stage"](StepsOf(), TOKENIZER, trunk(Scale(size="nano")), PYCODE, WORDS, shared)
+    last = run.stretches[-1]
+    packing = Packing.of(last.phase, TOKENIZER)
+    assert last.phase.num_steps == StepsOf()(packing)
+    assert run.curve.lr(last.start_step) == 0.02
+    assert StepsOf().step_at(packing, 0.5) == last.phase.num_steps // 2
 
 
 def test_a_run_goes_on_from_a_release_as_the_page_on_releases_says(tmp_path: Path) -> None:

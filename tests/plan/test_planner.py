@@ -47,11 +47,11 @@ from midstudy.recipe import (
     RecipeError,
     Sequential,
     Study,
-    Task,
     TokenCounts,
     WarmupStableDecay,
 )
 from midstudy.recipe.curriculum import State
+from midstudy.recipe.task_mixture import TaskData
 
 
 def plan_of(arms: Iterable[Arm], *, published: Iterable[str] = (), kept: Iterable[KeptState] = ()) -> Plan:
@@ -218,7 +218,7 @@ def test_the_plan_of_any_grid_trains_exactly_the_distinct_steps(grid):
     for state_id, state in states_of(plan).items():
         stage, placed = plan.stages[state_id], state.curriculum.stretches[-1]
         data = placed.phase.data
-        kind = "sft" if isinstance(data, Task) else "midtrain" if data.specialist_corpora else "pretrain"
+        kind = "sft" if isinstance(data, TaskData) else "midtrain" if data.specialist_corpora else "pretrain"
         assert stage.role == kind
         if stage.start_from and (stage.continues_trunk or placed.phase.optimizer_state == "continue"):
             assert plan.stages[stage.start_from].keeps_optimizer

@@ -19,7 +19,20 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
-from builders.small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, code_branch, phase, sft, start, trunk, with_muon
+from builders.small_recipes import (
+    CODE,
+    GENERAL,
+    MATH,
+    PYCODE,
+    TOKENIZER,
+    WORDS,
+    code_branch,
+    phase,
+    sft,
+    start,
+    trunk,
+    with_muon,
+)
 from builders.small_study import write_split
 from builders.training_runs import begin, curriculum, train
 from safetensors.numpy import load_file
@@ -27,6 +40,7 @@ from safetensors.numpy import load_file
 from midstudy.data.batches import Batches
 from midstudy.data.conversation import as_turns, rendered
 from midstudy.data.order import derive_key, permute
+from midstudy.data.packing import pack
 from midstudy.data.question import document_of_row
 from midstudy.data.rows import with_fields
 from midstudy.data.shards import write_split as write_shards
@@ -46,8 +60,11 @@ from midstudy.recipe import (
     Evaluation,
     Mixture,
     NoiseScale,
+    Packing,
     RepresentationSimilarity,
     Task,
+    TaskMixture,
+    TaskPart,
     TokenCounts,
     Tokenizer,
     pythia,
@@ -149,6 +166,23 @@ def test_order() -> None:
         *("5877c2ca79fc11fa", "35b23efb4f3453a5", "985132b19af46a4d"),  # the three mixtures
         *("16e233e54316b24e", "6bb1ba6b9ed91fb5"),  # the task: its first batch, and one of its second epoch
     ]
+
+
+@recorded("PACKING", version=1)
+@pytest.mark.parametrize(
+    ("packing", "streams", "expected"),
+    [("stream", 2, "74b05b110809439b"), ("best_fit", 1, "0452a98904cad75b"), ("rows", 1, "fa48c31b46dcb55d")],
+)
+def test_packing(packing: str, streams: int, expected: str) -> None:
+    """Items in the order of reading, their places and the rows, over two epochs in both orders."""
+    parts = (TaskPart(task=PYCODE), TaskPart(task=WORDS, repeats=2))
+    lengths = [np.arange(300) * 7 % 41 + 2, np.arange(130) * 5 % 23 + 3]
+    arrays = []
+    for order in ("shuffled", "sequential"):
+        data = TaskMixture(parts=parts, order=order, packing=packing, streams=streams, num_epochs=2)
+        packed = pack(Packing(mixture=data, tokenizer=TOKENIZER, seq_len=32, num_sequences=4, seed=7), lengths)
+        arrays += [packed.part, packed.item, packed.starts, packed.rows]
+    assert digest(*arrays) == expected
 
 
 # -- tokenizer and counts ---------------------------------------------------------------------------------------------

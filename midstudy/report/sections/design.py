@@ -57,7 +57,7 @@ def run_lines(report: Report) -> list[RunLine]:
 
 def _drawn(arm: ArmEntry) -> tuple[PhaseEntry, ...]:
     """Return the phases before fine-tuning on tasks, or all if there are no others."""
-    before = tuple(phase for phase in arm.phases if not set(phase.shares) <= set(arm.items))
+    before = tuple(phase for phase in arm.phases if not set(phase.shares) <= set(arm.items) - set(arm.tokens))
     return before or arm.phases
 
 
