@@ -19,7 +19,8 @@ def items_table(store: Store, manifest: Manifest) -> pd.DataFrame | None:
     """Return one row per arm, measured column, step and item: arm (its row), the factors, column, step, item, and sums.
 
     The sums are those of `evaluate.loss.SequenceSums`: nats and target_tokens of the item and, if the evaluation reports
-    bits per byte, text_nats and bytes. None if no finished evaluation keeps results per item; a column whose evaluations do
+    bits per byte, text_nats and bytes. Of answers and choices: right, and well_formed, pass_at_k and subject where they are
+    known, missing elsewhere. None if no finished evaluation keeps results per item; a column whose evaluations do
     not keep them has no rows.
     """
     measured = {one for arm in manifest.arms for ids in arm.measures.values() for one in ids}

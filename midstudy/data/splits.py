@@ -68,7 +68,7 @@ def carve(rows: Iterable[dict[str, Any]], *, split: str, carved: tuple[str, ...]
 
 def split_of_row(row: Mapping[str, Any], *, carved: tuple[str, ...], is_task: bool) -> str:
     """Return the split of a row of a train file when `carved` splits are taken from it."""
-    if "question" in row and isinstance(row["messages"], tuple):  # choices do not move a conversation to another split
+    if isinstance(row.get("messages"), tuple):  # a conversation: its choices do not move it to another split
         row = {"messages": row["messages"]}
     number = int(unit_hash(canonical_row(row)) / (TASK_SHARE if is_task else CORPUS_SHARE))
     return carved[number] if number < len(carved) else "train"

@@ -47,7 +47,7 @@ DATA_STAGE_S = 0.3
 COUNTING_TOKENS_PER_S = 3e7
 """Tokens that one core counts per second."""
 
-PACKING_ITEMS_PER_S = 2e5
+PACKING_ITEMS_PER_S = 1e5
 """Items per second that one core arranges by best fit, the slowest packing."""
 
 EVALUATION_S = 0.05

@@ -35,6 +35,12 @@ OWN_COLUMNS = ("study", "state", "num_steps", "num_tokens", "flops", "wall_s")
 """Columns of the table of arms; no factor or measure may use these names. The table also has columns for each data set,
 whose names contain a colon, such as `tokens:code`."""
 
+LABEL_COLUMNS = (
+    *("arm", "column", "data", "item", "model", "other", "role", "split", "stage", "step", "value"),
+    *("lr", "loss_nats", "tokens", "layer_a", "layer_b", "cka", "nats", "target_tokens", "text_nats", "bytes"),
+)
+"""Columns of the tables of curves, training, items and layers, beside the factors; no factor may use these names either."""
+
 Selection = Mapping[str, Value | tuple[Value, ...]]
 """Values of factors; a tuple selects any of its values."""
 
@@ -277,11 +283,11 @@ class Study:
                     fix="Remove one of the two, or add a factor for what differs.",
                 )
             seen[_key(arm.factors)] = row
-            if clash := arm.factors.keys() & {*arm.measures, *OWN_COLUMNS}:
+            if clash := arm.factors.keys() & {*arm.measures, *OWN_COLUMNS, *LABEL_COLUMNS}:
                 name = min(clash)
                 raise RecipeError(
                     f"{path}.factors.{name}",
-                    expected="a name that no other column has",
+                    expected="a name that no other column of a table has",
                     got="the name of another column",
                     fix="Rename the factor.",
                 )

@@ -28,6 +28,7 @@ from midstudy.data.tokens import read_split
 from midstudy.execute.stage import execute_stage
 from midstudy.plan.manifest import manifest_of
 from midstudy.recipe.manifest import CountsEntry, Manifest, MixEntry
+from midstudy.recipe.study import LABEL_COLUMNS, OWN_COLUMNS
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
 
@@ -263,6 +264,13 @@ def test_tables_are_read_back_as_they_were_written(made: tuple[Store, Manifest])
     assert (folder / "answer.txt").read_text("utf-8").startswith("For task code task, sft loss has no result yet")
     names = {path.name for path in folder.iterdir()}
     assert names >= {"arms.csv", "claims.csv", "curves.csv", "cost.json", "reproduce.json", "left_out.json"}
+
+
+def test_no_factor_can_have_the_name_of_a_column_of_a_table(made: tuple[Store, Manifest]) -> None:
+    store, manifest = made
+    tables = curves_table(store, manifest), training_table(store, manifest), items_table(store, manifest)
+    named = {str(name) for table in tables if table is not None for name in table} - {*manifest.factor_names}
+    assert named <= {*OWN_COLUMNS, *LABEL_COLUMNS}
 
 
 def test_training_has_every_logged_step_of_every_finished_stage(made: tuple[Store, Manifest]) -> None:

@@ -21,9 +21,9 @@ def shares(report: Report) -> Html:
         ["state", "items", "share", "95 % interval", "change, points", "95 % interval", "p"],
         _rows(report, found),
         caption="Share of items that are right, or well-formed, at each state. Intervals are over the items, for these "
-        "weights: Wilson's score interval. Change: from the state above it in its run, on the same items, in percentage "
-        "points, with the interval of Agresti and Min and the p value of McNemar's exact test, not corrected for the number "
-        "of rows. Other seeds of training vary beside the items: comparisons between arms are paired over seeds.",
+        "weights: Wilson's score interval. Change: from the last state before it in its run, on the same items, in "
+        "percentage points, with the interval of Agresti and Min and the p value of McNemar's exact test, not corrected for "
+        "the number of rows. Other seeds of training vary beside the items: comparisons between arms are paired over seeds.",
     )
 
 
@@ -31,7 +31,7 @@ def _rows(report: Report, found: pd.DataFrame) -> Iterator[Row]:
     for _, group in found.groupby("measure", sort=False):
         first, titles = group.iloc[0], ", ".join(dict.fromkeys(map(report.manifest.title_of, group["column"])))
         yield Heading(f"{readable(first['metric'])} on {readable(first['data'])}, {first['split']} split ({titles})")
-        for _, row in group.sort_values("step", kind="stable").iterrows():
+        for _, row in group.iterrows():
             yield [
                 row["state"],
                 number(row["num_items"]),
