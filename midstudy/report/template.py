@@ -16,6 +16,7 @@ from midstudy.report.sections import (
     representation,
     shares,
     similarity,
+    subjects,
     training,
 )
 
@@ -35,7 +36,7 @@ section("Training curves", training.training(report))
 section("Measured curves", curves.curves(report))
 
 # %%
-section("Shares of right answers", shares.shares(report))
+section("Shares of right answers", shares.shares(report) + subjects.subjects(report))
 
 # %%
 section("Similarity of the data", similarity.similarity(report) + similarity.proximity(report))
