@@ -35,6 +35,9 @@ OWN_COLUMNS = ("study", "state", "num_steps", "num_tokens", "flops", "wall_s")
 """Columns of the table of arms; no factor or measure may use these names. The table also has columns for each data set,
 whose names contain a colon, such as `tokens:code`."""
 
+LABEL_COLUMNS = ("arm", "column", "data", "item", "loss_nats", "lr", "model", "role", "split", "stage", "step", "tokens")
+"""Columns that stand beside the factors in the tables of items, curves and training; no factor may use these names."""
+
 Selection = Mapping[str, Value | tuple[Value, ...]]
 """Values of factors; a tuple selects any of its values."""
 
@@ -277,7 +280,7 @@ class Study:
                     fix="Remove one of the two, or add a factor for what differs.",
                 )
             seen[_key(arm.factors)] = row
-            if clash := arm.factors.keys() & {*arm.measures, *OWN_COLUMNS}:
+            if clash := arm.factors.keys() & {*arm.measures, *OWN_COLUMNS, *LABEL_COLUMNS}:
                 name = min(clash)
                 raise RecipeError(
                     f"{path}.factors.{name}",
