@@ -13,7 +13,7 @@ from midstudy.data.builtin.abilities.messages import messages
 
 PACKAGES: tuple[str, ...] = ()
 
-_PROMPTS = (
+PROMPTS = (
     ("Hello! How are you?", "I'm doing well, thanks! How about you?"),
     ("What is the capital of France?", "Paris"),
     ("If I have 5 apples and buy 3 more, how many do I have?", "5 + 3 = 8"),
@@ -23,5 +23,5 @@ _PROMPTS = (
 
 def rows() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield `test` and conversation."""
-    for pair in _PROMPTS:
+    for pair in PROMPTS:
         yield "test", {"messages": messages(pair)}
