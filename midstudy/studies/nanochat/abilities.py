@@ -11,11 +11,11 @@ from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset
 from midstudy.recipe.generation import Generation
 from midstudy.recipe.measure import BITS_PER_BYTE
-from midstudy.studies.nanochat.text import Text
+from midstudy.studies.nanochat.text import CONVERSATIONS, PROMPTS, Text
 
 ANSWERS = {  # column: task, score, tokens of an answer, title
     "spelling": ("spelling", "exact_text", 48, "words spelt exactly"),
-    "counting": ("spelling_bee", "exact_number", 200, "letters counted"),
+    "counting": ("spelling_bee", "exact_number", 250, "letters counted"),
     "sums": ("sums", "exact_number", 48, "sums"),
     "mathematics": ("calculation", "exact_number", 160, "word problems"),
 }
@@ -31,7 +31,12 @@ TITLES = {
     **{column: title for column, (*_, title) in ANSWERS.items()},
     **{column: title for column, (_, title) in LETTERS.items()},
     FORMAT: "chat format",
+    PROMPTS: "the four prompts, well-formed",
 }
+
+
+TRAINED_ON, FRESH = "sft_question_bits", "fresh_question_bits"
+"""Columns of the losses on questions that SFT reads, and on questions that it does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,10 @@ class Abilities:
     seq_len: int
     num_items: int
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(name for name in CONVERSATIONS if name in self.text.tasks)
+
     def of(self, state: State, *, tool: bool = True) -> Mapping[str, Measure]:
         """Return the measures by column: exact answers, letters and format.
 
@@ -50,34 +59,62 @@ class Abilities:
         """
         measures = {}
         for column, (task, score, max_new_tokens, title) in ANSWERS.items():
+            if task not in self.text.tasks:
+                continue
             answers = self._answers(task, score, max_new_tokens, tool=tool)
             measures[column] = Measure(state=state, evaluation=answers, metric="exact_match", better="higher", title=title)
         measures |= {
             column: Measure(state=state, evaluation=self._letters(task), metric="accuracy", better="higher", title=title)
             for column, (task, title) in LETTERS.items()
         }
-        chat = self._answers("chat", "exact_text", 64, tool=tool)
-        return measures | {
-            FORMAT: Measure(state=state, evaluation=chat, metric="well_formed", better="higher", title=TITLES[FORMAT])
-        }
-
-    def losses(self, state: State) -> Mapping[str, Measure]:
-        """Return bits per byte of general text and of the replies of each task."""
-        measures = {"general_bits": self._bits(state, self.text.general, "all_tokens", "general text")}
-        for name, task in self.text.tasks.items():
-            measures[f"{name}_bits"] = self._bits(state, task, "target_tokens", f"replies of {name}")
+        for column, task in ((FORMAT, "chat"), (PROMPTS, PROMPTS)):
+            answers = self._answers(task, "exact_text", 64, tool=tool)
+            measures[column] = Measure(
+                state=state, evaluation=answers, metric="well_formed", better="higher", title=TITLES[column]
+            )
         return measures
 
-    def _bits(self, state: State, data: Dataset, loss: str, title: str) -> Measure:
-        evaluation = Evaluation(
+    def losses(self, state: State) -> Mapping[str, Measure]:
+        """Return bits per byte of general text and of the replies of each task that trains."""
+        general = self._bits(self.text.general, "all_tokens")
+        measures = {"general_bits": _of_bits(general, "general text", state=state)}
+        for name in self._names:
+            replies = self._bits(self.text.tasks[name], "target_tokens")
+            measures[f"{name}_bits"] = _of_bits(replies, f"replies of {name.replace('_', ' ')}", state=state)
+        return measures
+
+    def over(self, states: tuple[State, ...]) -> Mapping[str, Measure]:
+        """Return bits per byte of the replies of each task over the states of a run, as curves."""
+        return {
+            f"{name}_over_mid": _of_bits(
+                self._bits(self.text.tasks[name], "target_tokens"), f"replies of {name.replace('_', ' ')}", states=states
+            )
+            for name in self._names
+        }
+
+    def questions(self, state: State) -> Mapping[str, Measure]:
+        """Return bits per byte of questions with four choices: those of the train split that SFT reads, and fresh ones.
+
+        All tokens count. The reply is one letter, so this is the loss on what the user says.
+        """
+        task = self.text.tuning["choices"]
+        return {
+            column: _of_bits(self._bits(task, "all_tokens", split=split), title, state=state)
+            for column, split, title in (
+                (TRAINED_ON, "train", "questions of SFT"),
+                (FRESH, "test", "fresh questions"),
+            )
+        }
+
+    def _bits(self, data: Dataset, loss: str, *, split: str = "test") -> Evaluation:
+        return Evaluation(
             data=data,
-            split="test",
+            split=split,
             loss=loss,
             seq_len=self.seq_len,
             max_sequences=self.num_items,
             metrics=(BITS_PER_BYTE.name,),
         )
-        return Measure(state=state, evaluation=evaluation, metric=BITS_PER_BYTE.name, title=f"bits per byte, {title}")
 
     def _answers(self, task: str, score: str, max_new_tokens: int, *, tool: bool) -> Generation:
         return Generation(
@@ -93,3 +130,9 @@ class Abilities:
     def _letters(self, task: str) -> Choices:
         data, most = self.text.tasks[task], 4 * self.num_items
         return Choices(data=data, split="test", by="letters", seq_len=self.seq_len, max_sequences=most)
+
+
+def _of_bits(evaluation: Evaluation, of: str, *, state: State | None = None, states: tuple[State, ...] = ()) -> Measure:
+    return Measure(
+        state=state, states=states, evaluation=evaluation, metric=BITS_PER_BYTE.name, title=f"bits per byte, {of}"
+    )

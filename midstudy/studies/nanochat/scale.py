@@ -11,15 +11,22 @@ from fractions import Fraction
 from typing import Any
 
 from midstudy.plan.steps_of import StepsOf
-from midstudy.recipe import AdamW, Curriculum, Group, Linear, Mixture, ModelShape, Muon, Phase, Start, Tokenizer, factors
+from midstudy.recipe import (
+    AdamW,
+    Curriculum,
+    Linear,
+    Mixture,
+    ModelShape,
+    Phase,
+    Start,
+    Tokenizer,
+    factors,
+)
 from midstudy.recipe.data import CONVERSATION_TOKENS
 from midstudy.recipe.packing import Packing
 from midstudy.recipe.schedule import WarmupStableDecay
 from midstudy.recipe.task_mixture import TaskMixture, TaskPart
-from midstudy.studies.nanochat.text import CONVERSATIONS, REPEATS, Text
-
-REFERENCE_WIDTH = 768
-"""The width to which the rates of the embedding and the head refer; they are divided by the root of width / 768."""
+from midstudy.studies.nanochat.text import Text
 
 HOLD_SHARE = Fraction("0.8")
 """The share of the items of midtraining that is read at the full rate."""
@@ -36,11 +43,13 @@ class Scale:
     """The quantities that a small study reduces. Everything else in this module follows nanochat."""
 
     model: ModelShape
+    optimizer: AdamW
     tokenizer_bytes: int
     seq_len: int
     base_steps: int
     num_sequences: int
     sft_num_sequences: int
+    streams: int = 1
     precision: str = "fp32"
 
     def tokenizer(self, text: Text) -> Tokenizer:
@@ -61,7 +70,7 @@ class Scale:
             decay_steps=max(1, round(WARMDOWN_SHARE * self.base_steps)),
             total_steps=self.base_steps,
         )
-        labels = factors(trunk_seed=seed, stage="base", mid="none", sft="none")
+        labels = factors(trunk_seed=seed, after="base", mid="none", sft="none")
         start = Start(model=self.model, tokenizer=self.tokenizer(text), seed=seed)
         return Curriculum.of(
             start,
@@ -79,32 +88,34 @@ class Scale:
     def midtrain(
         self,
         base: Curriculum,
-        text: Text,
+        parts: tuple[TaskPart, ...],
         *,
         steps_of: StepsOf,
         order: str = "shuffled",
         packing: str = "stream",
         num_epochs: int = 1,
         loss: str = "all_tokens",
+        optimizer: AdamW | None = None,
         mid: str = "mixed",
     ) -> Curriculum:
         """Return whole epochs of conversations after the base, at the full rates until they fall to 0 with the last items.
 
-        The optimizer starts anew, as the source's does.
+        The optimizer starts from zero moments, as the source's does.
 
         Args:
+            optimizer: in place of the scale's.
             mid: what the factor `mid` says of these arms.
         """
         seed = int(dict(base.factors)["trunk_seed"])
-        parts = tuple(TaskPart(task=text.tasks[name], repeats=REPEATS.get(name, 1)) for name in CONVERSATIONS)
+        streams = self.streams if packing == "stream" else 1
         phase = Phase(
             name=f"mid {mid} seed {seed}",
-            data=TaskMixture(parts=parts, order=order, packing=packing, num_epochs=num_epochs),
+            data=TaskMixture(parts=parts, order=order, packing=packing, streams=streams, num_epochs=num_epochs),
             loss=loss,
             num_steps=0,
             schedule=None,
-            factors=factors(stage="mid", mid=mid),
-            **self._shared(seed),
+            factors=factors(after="mid", mid=mid),
+            **self._shared(seed) | {"optimizer": optimizer or self.optimizer},
         )
         packed = Packing.of(phase, base.start.tokenizer)
         schedule = steps_of.hold_then_linear(packed, peak_lr=1.0, hold_share=HOLD_SHARE)
@@ -121,7 +132,7 @@ class Scale:
             loss=loss,
             num_steps=0,
             schedule=None,
-            factors=factors(stage="sft", sft=sft),
+            factors=factors(after="sft", sft=sft),
             **self._shared(int(labels["trunk_seed"])) | {"num_sequences": self.sft_num_sequences},
         )
         steps = steps_of(Packing.of(phase, run.start.tokenizer))
@@ -133,31 +144,9 @@ class Scale:
         return {
             "num_sequences": self.num_sequences,
             "seq_len": self.seq_len,
-            "optimizer": optimizer(self.model.width),
+            "optimizer": self.optimizer,
             "precision": self.precision,
             "seed": seed,
             "optimizer_state": "reset",
             "data_positions": "reset",
         }
-
-
-def optimizer(width: int) -> AdamW:
-    """Return the source's optimizer for a model of this width: Muon for matrices, a rate of AdamW for each other group.
-
-    The source's model has no biases and no gains; ours have the head's rate.
-    """
-    scale = (width / REFERENCE_WIDTH) ** -0.5
-    muon = Muon(momentum=0.95, warm_from=0.85, warm_updates=300)
-    return AdamW(
-        beta1=0.8,
-        beta2=0.95,
-        epsilon=1e-10,
-        weight_decay=0.0,
-        clip_norm=1.0,
-        groups=(
-            Group(select="embedding", lr_factor=0.2 * scale),
-            Group(select="head", lr_factor=0.004 * scale),
-            Group(select="matrices", lr_factor=0.02, rule=muon),
-            Group(select="vectors", lr_factor=0.004 * scale),
-        ),
-    )
