@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from midstudy.studies.nanochat.optimizer import adamw_groups
+from midstudy.studies.nanochat.optimizer import muon_groups
 
 from midstudy.data.data_args import DataChoice
 from midstudy.plan.steps_of import StepsOf
@@ -27,12 +27,12 @@ from midstudy.studies.nanochat.text import Text
 
 ROWS = {
     "chat": 2_000,
-    "choices": 4_000,
-    "calculation": 4_000,
+    "choices": 2_500,
+    "calculation": 3_000,
     "identity": 177,
-    "spelling": 12_000,
+    "spelling": 16_000,
     "spelling_bee": 3_000,
-    "sums": 16_000,
+    "sums": 6_000,
 }
 """Items of each task in the epoch of the mid stage."""
 
@@ -65,8 +65,8 @@ def study(
     size: str = "nano",
     seed: int = 0,
     base_steps: int = 200,
-    num_sequences: int = 8,
-    seq_len: int = 256,
+    num_sequences: int = 6,
+    seq_len: int = 320,
     vocab_size: int = 1_024,
     general_bytes: int = 3_000_000,
     num_items: int = 100,
@@ -84,9 +84,10 @@ def study(
     data, steps_of = data or DataChoice(), steps_of or StepsOf()
     text = Text.of(data, rows=ROWS, tuning_rows=TUNING_ROWS, general_bytes=general_bytes)
     cloze = data.task("choices_cloze", folder="choices_cloze", max_items=None)
+    model = pythia(size, vocab_size=vocab_size, max_seq_len=seq_len)
     scale = Scale(
-        model=pythia(size, vocab_size=vocab_size, max_seq_len=seq_len),
-        optimizer=adamw_groups(),
+        model=model,
+        optimizer=muon_groups(model.width),
         tokenizer_bytes=2_000_000,
         seq_len=seq_len,
         base_steps=base_steps,

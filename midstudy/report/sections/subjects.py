@@ -49,7 +49,5 @@ def _rows(report: Report, group: pd.DataFrame, items: pd.DataFrame) -> Iterator[
 def _of_state(report: Report, row: pd.Series, items: pd.DataFrame) -> pd.DataFrame:
     """Return the items of a row of the table of shares, of the first arm that shows them."""
     arms = report.manifest.arms
-    arm = next(
-        number for number, one in enumerate(arms) if row["evaluation"] in one.measures.get(row["column"], ())
-    )
+    arm = next(number for number, one in enumerate(arms) if row["evaluation"] in one.measures.get(row["column"], ()))
     return items[(items["arm"] == arm) & (items["column"] == row["column"]) & (items["step"] == row["step"])]
