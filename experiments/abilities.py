@@ -15,23 +15,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from midstudy.studies.nanochat.optimizer import muon_groups
-
 from midstudy.data.data_args import DataChoice
 from midstudy.plan.steps_of import StepsOf
 from midstudy.recipe import Arm, Choices, Claim, Comparison, Evaluation, Generation, Measure, NoiseScale, Study, Task, pythia
 from midstudy.recipe.curriculum import State
 from midstudy.studies.nanochat.abilities import FORMAT, Abilities
+from midstudy.studies.nanochat.optimizer import muon_groups
 from midstudy.studies.nanochat.scale import Scale
 from midstudy.studies.nanochat.text import Text
 
 ROWS = {
-    "chat": 2_000,
-    "choices": 2_500,
-    "calculation": 3_000,
+    "chat": 1_500,
+    "choices": 2_000,
+    "calculation": 2_000,
     "identity": 177,
-    "spelling": 16_000,
-    "spelling_bee": 3_000,
+    "spelling": 14_000,
+    "spelling_bee": 1_500,
     "sums": 6_000,
 }
 """Items of each task in the epoch of the mid stage."""
@@ -49,6 +48,9 @@ TUNING_ROWS = {
 
 WITH_TOOL = ("counting", "sums", "mathematics")
 """Answers that call the calculator; spelling does not."""
+
+COMPARED = ("sums", "mathematics", "spelling", "knowledge", FORMAT, "general_bits")
+"""Columns of the comparisons; the others are in the tables of shares and of measures."""
 
 CHANCE = 0.25
 """Of a question with four choices."""
@@ -104,10 +106,9 @@ def study(
         if run is sft:
             measures |= _drawn(abilities, run.state(), num_samples)
         arms.append(Arm(curriculum=run, measures=measures))
-    columns = tuple(arms[0].measures)
     comparisons = [
-        Comparison(name="mid", title="What the mid stage changes", arms=arms[1:2], references=arms[:1], columns=columns),
-        Comparison(name="sft", title="What SFT changes", arms=arms[2:], references=arms[1:2], columns=columns),
+        Comparison(name="mid", title="What the mid stage changes", arms=arms[1:2], references=arms[:1], columns=COMPARED),
+        Comparison(name="sft", title="What SFT changes", arms=arms[2:], references=arms[1:2], columns=COMPARED),
     ]
     return Study(
         name=name,

@@ -17,7 +17,7 @@ from midstudy.analysis.tables import Tables
 from midstudy.recipe.factors import selects
 from midstudy.recipe.study import Claim
 
-SCOPE = "these weights: the test is over items, not over seeds of training"
+SCOPE = "for these weights: the test is over items, not over seeds of training"
 
 
 def share(tables: Tables, claim: Claim) -> Estimate:
@@ -40,7 +40,7 @@ def share(tables: Tables, claim: Claim) -> Estimate:
         high=high,
         **_p_values(_binomial(value * size, size, claim.margin), claim),
         unit="share of items",
-        text=f"{value:.1%} (95 % interval {low:.1%} to {high:.1%}) of {size} items",
+        text=f"{100 * value:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f} %) of {size} items",
         scope=SCOPE,
     )
 

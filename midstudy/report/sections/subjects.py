@@ -26,8 +26,8 @@ def subjects(report: Report) -> Html:
         ["subject", "state", "items", "share", "95 % interval"],
         rows,
         num_text_columns=2,
-        caption="Share of right answers by subject. Intervals are over the items (Wilson's), and not corrected for the number "
-        "of subjects: among twenty subjects at chance, one lies beyond its interval.",
+        caption="Share of right answers by subject. Intervals are over the items (Wilson's) and not corrected for the number "
+        "of subjects: of twenty subjects at chance, one is expected beyond its interval.",
     )
     return details("By subject", shown)
 
