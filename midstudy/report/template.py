@@ -10,6 +10,7 @@ from midstudy.report.sections import (
     design,
     left_out,
     limitations,
+    measures,
     overview,
     power,
     provenance,
@@ -37,6 +38,9 @@ section("Measured curves", curves.curves(report))
 
 # %%
 section("Shares of right answers", shares.shares(report) + subjects.subjects(report))
+
+# %%
+section("Other measures", measures.measures(report))
 
 # %%
 section("Similarity of the data", similarity.similarity(report) + similarity.proximity(report))

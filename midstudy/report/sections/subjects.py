@@ -13,6 +13,9 @@ from midstudy.report.html import Heading, Html, Row, details, table
 from midstudy.report.numbers import interval, number, percent
 from midstudy.report.report import Report
 
+MIN_ITEMS = 10
+"""Subjects with fewer items are left out: their intervals say nothing."""
+
 
 def subjects(report: Report) -> Html:
     """Show a table of shares by measure, subject and state; nothing if the items have no subject."""
@@ -26,16 +29,17 @@ def subjects(report: Report) -> Html:
         ["subject", "state", "items", "share", "95 % interval"],
         rows,
         num_text_columns=2,
-        caption="Share of right answers by subject. Intervals are over the items (Wilson's) and not corrected for the number "
-        "of subjects: of twenty subjects at chance, one is expected beyond its interval.",
+        caption=f"Share of right answers by subject, of subjects with at least {MIN_ITEMS} items. Intervals are over the "
+        "items (Wilson's) and not corrected for the number of subjects: of twenty subjects at chance, one is expected "
+        "beyond its interval.",
     )
     return details("By subject", shown)
 
 
 def _rows(report: Report, group: pd.DataFrame, items: pd.DataFrame) -> Iterator[Row]:
     states = [(row, _of_state(report, row, items)) for _, row in group.sort_values("step", kind="stable").iterrows()]
-    names = sorted({name for _, part in states for name in part["subject"].dropna()})
-    first = group.iloc[0]
+    sizes = states[0][1]["subject"].value_counts()
+    names, first = sorted(sizes[sizes >= MIN_ITEMS].index), group.iloc[0]
     if names:
         yield Heading(f"{readable(first['metric'])} on {readable(first['data'])}, {first['split']} split")
     for name in names:
