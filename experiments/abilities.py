@@ -166,7 +166,7 @@ def _asked(abilities: Abilities, cloze: Task, state: State) -> Mapping[str, Meas
     more["knowledge_cloze"] = Measure(
         state=state, evaluation=by_cloze, metric="accuracy", better="higher", title="the same questions, by cloze"
     )
-    return measures | more
+    return {**measures, **more}
 
 
 def _of_text(abilities: Abilities, state: State) -> Mapping[str, Measure]:

@@ -34,11 +34,13 @@ def share(tables: Tables, claim: Claim) -> Estimate:
         return Estimate(unit="share of items")
     value, size = float(right.mean()), len(right)
     low, high = wilson_interval(value, size)
+    tested = _decision(_binomial(value * size, size, claim.margin), claim)
     return Estimate(
         value=value,
         low=low,
         high=high,
-        **_p_values(_binomial(value * size, size, claim.margin), claim),
+        p_holds=tested.p_holds,
+        p_fails=tested.p_fails,
         unit="share of items",
         text=f"{100 * value:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f} %) of {size} items",
         scope=SCOPE,
@@ -64,11 +66,13 @@ def share_change(tables: Tables, claim: Claim) -> Estimate:
         return Estimate(unit="share of items")
     common = first.index.intersection(second.index)
     found = paired_change(first.loc[common], second.loc[common])
+    tested = _decision(_normal((found.centre - claim.margin) / found.error), claim)
     return Estimate(
         value=found.change,
         low=found.low,
         high=found.high,
-        **_p_values(_normal((found.centre - claim.margin) / found.error), claim),
+        p_holds=tested.p_holds,
+        p_fails=tested.p_fails,
         unit="difference of shares",
         text=f"{100 * found.change:+.1f} points (95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}) on "
         f"{found.num_items} items, {found.num_better} better and {found.num_worse} worse".replace("-", "\N{MINUS SIGN}"),
@@ -100,10 +104,9 @@ def _items(tables: Tables, row: int, column: str) -> pd.Series | None:
     return None if values is None or values.isna().any() else values.astype(float)
 
 
-def _p_values(above_below: tuple[float, float], claim: Claim) -> dict[str, float]:
+def _decision(above_below: tuple[float, float], claim: Claim) -> Decision:
     above, below = above_below
-    decision = Decision(above, below) if claim.holds == "above" else Decision(below, above)
-    return {"p_holds": decision.p_holds, "p_fails": decision.p_fails}
+    return Decision(above, below) if claim.holds == "above" else Decision(below, above)
 
 
 def _binomial(num_right: float, size: int, margin: float) -> tuple[float, float]:

@@ -40,6 +40,7 @@ class Generation:
     by the length of their prompts; it is part of the id because the last bit of a product depends on the batch.
 
     Metrics: `exact_match`, and `well_formed`: the answer closes its tool calls, holds no other mark, and ends its turn.
+    A result of a call that the state writes itself, because nothing answered, has such marks.
     With `pass_at`, also `pass_at_k` for each k of it: the probability that one of k samples of an item is right, of which
     `num_samples` give an unbiased estimate (Chen et al., arXiv 2107.03374, equation 1). `TRANSCRIPTS_FILE` holds all
     answers. `midstudy verify` makes them again.

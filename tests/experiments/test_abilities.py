@@ -62,6 +62,8 @@ def test_without_the_tool_nothing_else_differs(study: Study) -> None:
 def test_questions_are_the_same_by_letters_and_by_cloze(study: Study) -> None:
     """The parts hold the same questions in one order (`tests/data/test_abilities.py`)."""
     letters, cloze = (study.arms[0].measures[name].evaluation for name in ("knowledge", "knowledge_cloze"))
+    assert isinstance(letters, Choices)
+    assert isinstance(cloze, Choices)
     assert (letters.by, cloze.by) == ("letters", "cloze")
     assert (letters.data.name, cloze.data.name) == ("choices", "choices_cloze")
     assert (letters.split, letters.max_sequences) == (cloze.split, cloze.max_sequences) == ("test", 400)

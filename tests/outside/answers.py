@@ -29,10 +29,10 @@ def visible(text: str) -> str:
 
 
 def is_well_formed(text: str) -> bool:
-    """Return whether marks come as calls, each with or without an output, and the end of the turn last."""
+    """Return whether what the state wrote itself, so not what a tool returned, has closed calls and ends its turn."""
     marks = re.findall(r"<\|\w+\|>", text)
-    call = r"(<\|python_start\|><\|python_end\|>(<\|output_start\|><\|output_end\|>)?)*"
-    return text.endswith("<|assistant_end|>") and bool(re.fullmatch(call + r"<\|assistant_end\|>", "".join(marks)))
+    calls = r"(<\|python_start\|><\|python_end\|>)*<\|assistant_end\|>"
+    return text.endswith("<|assistant_end|>") and bool(re.fullmatch(calls, "".join(marks)))
 
 
 def number(text: str) -> str | None:
@@ -54,7 +54,8 @@ def main(folder: Path, tokens: Path, tokenizer: Path, split: str, score: str) ->
         right.append(
             numbers[0] is not None and numbers[0] == numbers[1] if is_number else visible(said).strip() == reference.strip()
         )
-        formed.append(is_well_formed(said))
+        own = [token for place, token in enumerate(line["tokens"]) if place not in line["forced"]]
+        formed.append(is_well_formed(known.decode(own, skip_special_tokens=False)))
     return {"exact_match": float(np.mean(right)), "well_formed": float(np.mean(formed))}
 
 

@@ -46,7 +46,12 @@ def test_many_arms_have_no_such_table(tmp_path: Path) -> None:
 
 
 def test_verdicts_about_one_state_are_named_together_with_what_they_are_about(tmp_path: Path) -> None:
-    asked = {"source": "us", "estimator": "midstudy.analysis.item_tests:share", "comparison": "mid", "column": "sums"}
+    asked: dict[str, Any] = {
+        "source": "us",
+        "estimator": "midstudy.analysis.item_tests:share",
+        "comparison": "mid",
+        "column": "sums",
+    }
     known = [Claim(text=text, margin=margin, **asked) for text, margin in (("it adds", 0.2), ("it is perfect", 0.99))]
     tables = three_states(claims=known)
     right = [{"arm": 1, "column": "sums", "item": item, "right": float(item < 90)} for item in range(100)]
