@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from builders.places import REPOSITORY
 
+from midstudy.cli.main import main
 from midstudy.data import hub
 from midstudy.plan.cost import Throughput
 from midstudy.plan.device import H100
@@ -194,3 +197,28 @@ def test_its_own_scale_is_planned_without_a_hub_and_priced(d20: Study, monkeypat
 def test_a_scale_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(RecipeError, match=r"scale: expected micro or d20, got 'd32'|scale: expected one of micro, d20, got"):
         load_study(EXPERIMENT, settings=["scale=d32"])
+
+
+@pytest.mark.slow
+def test_a_tiny_version_runs_to_its_report(tmp_path: Path) -> None:
+    """One seed of a model of one layer, on a sixtieth of the items: every section has something to show."""
+    settings = ["size=pico", "trunk_seeds=(0,)", "base_steps=10", "shrink=60", "num_items=4", "name=tiny"]
+    command = ["run", str(EXPERIMENT), "--store", str(tmp_path), "--backend", "debug"]
+    assert main([*command, *(part for one in settings for part in ("--set", one))]) == 0
+    folder = tmp_path / "studies" / "tiny"
+    arms = pd.read_parquet(folder / "arms.parquet")
+    assert [*zip(arms["after"], arms["mid"], strict=True)] == [
+        ("base", "none"),
+        ("sft", "none"),
+        ("mid", "mixed"),
+        ("sft", "mixed"),
+        ("mid", "sequential"),
+    ]
+    assert arms[["spelling", "sums", "chat_format", "knowledge", "general_bits", "prompts"]].notna().all(axis=None)
+    chat = arms.set_index(["after", "mid"])["chat_bits"]
+    assert chat["mid", "mixed"] < chat["base", "none"]
+    (page,) = (folder / "report").glob("*.html")
+    text = page.read_text("utf-8")
+    for heading in ("What each stage can do", "Four prompts", "One task after another", "Claims", "Limitations"):
+        assert f">{heading}<" in text
+    assert "What is the capital of France?" in text
