@@ -26,9 +26,9 @@ def abilities(report: Report) -> Html:
         ["ability", "items", "chance", *states],
         [_row(report, column, states) for column in columns],
         caption="Share of test items, greedy answers with the calculator: the mean over seeds, and below it each seed in "
-        "percent with Wilson's 95 % interval over the items, for those weights. Chat format: the answer ends its turn and holds no stray "
-        "mark; it need not make sense. Knowledge and MMLU: the largest logit among the letters of four choices. All else is "
-        "exact: the whole spelling, or the number after ####.",
+        "percent with Wilson's 95 % interval over the items, for those weights. Chat format: the answer ends its turn and "
+        "holds no stray mark; it need not make sense. Knowledge and MMLU: the largest logit among the letters of four "
+        "choices. All else is exact: the whole spelling, or the number after ####.",
     )
     return shown + _losses(report, states)
 
