@@ -49,6 +49,7 @@ def study(
     size: str = "nano",
     trunk_seeds: tuple[int, ...] = (0, 1, 2),
     base_steps: int = 300,
+    shrink: int = 1,
     num_items: int = 100,
 ) -> Study:
     """Return the study; `--set` overrides its keyword arguments.
@@ -57,6 +58,7 @@ def study(
         scale: `micro`, or `d20` for the source's own shape, batch and rows.
         full: whether to run all arms that the walk-through argues for.
         size, base_steps: of the scale `micro`.
+        shrink: what the items of each task are divided by, to try the study in a minute.
 
     Raises:
         RecipeError: a field cannot be trained; the message names it.
@@ -66,7 +68,9 @@ def study(
     if scale == "d20":
         chosen, text = scale_d20(), text_d20(data)
     else:
-        chosen, text = micro(size, base_steps), Text.of(data, rows=ROWS, tuning_rows=TUNING_ROWS, general_bytes=6_000_000)
+        rows, tuning_rows = ({name: -(-most // shrink) for name, most in of.items()} for of in (ROWS, TUNING_ROWS))
+        chosen = micro(size, base_steps)
+        text = Text.of(data, rows=rows, tuning_rows=tuning_rows, general_bytes=6_000_000)
     abilities = Abilities(text=text, seq_len=chosen.seq_len, num_items=num_items)
     mids = orders(text, is_full=full)
     if full:

@@ -17,7 +17,7 @@ def share_of_items(tables: Tables, claim: Claim) -> Estimate:
     """The share of items at the references of a comparison, against the margin: an exact binomial test for every seed.
 
     The claim, `above` or `below`, holds if it holds at each seed's state. The value is the mean over seeds, the interval
-    reaches from the lowest to the highest end of the seeds' Wilson intervals.
+    reaches from the lowest to the highest end of the seeds' Wilson intervals. The test is over items: one seed has one.
     """
     entry = tables.manifest.comparison(claim.comparison)
     rows = tables.arms.iloc[list(entry.references)]
@@ -29,7 +29,7 @@ def share_of_items(tables: Tables, claim: Claim) -> Estimate:
     shares = rows[claim.column].dropna()
     sizes = _num_items(tables, claim.column)
     if shares.empty or not sizes:
-        return Estimate(unit="share of items", num_seeds=0)
+        return Estimate(unit="share of items")
     pairs = [(float(shares.loc[row]), sizes[row]) for row in shares.index]
     tests = for_all([_binomial(round(share * size), size, claim) for share, size in pairs])
     ends = [wilson_interval(share, size) for share, size in pairs]
@@ -44,7 +44,6 @@ def share_of_items(tables: Tables, claim: Claim) -> Estimate:
         p_holds=tests.p_holds,
         p_fails=tests.p_fails,
         num_fails=tests.num_fails,
-        num_seeds=len(pairs),
     )
 
 

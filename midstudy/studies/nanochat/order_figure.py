@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from midstudy.report.cells import readable
 from midstudy.report.figures import style
@@ -37,11 +37,13 @@ def order_figure(curves: pd.DataFrame, tasks: Sequence[str], *, seed: str) -> Fi
             axes.plot(mean.index, mean, color=look.colour, linewidth=1.6, marker=look.marker, markersize=3.5)
         axes.set_title(readable(task))
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
         axes.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-    for axes in panels[len(tasks) :]:
-        axes.set_visible(False)
+    for place, axes in enumerate(panels):
+        axes.set_visible(place < len(tasks))
+        axes.tick_params(labelbottom=place + _ACROSS >= len(tasks))  # nothing is below it
     handles = [style.handle(mid, colour=look.colour, marker=look.marker) for mid, look in looks.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
     figure.supxlabel("step of the run")

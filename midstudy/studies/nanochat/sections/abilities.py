@@ -25,10 +25,10 @@ def abilities(report: Report) -> Html:
     shown = table(
         ["ability", "items", "chance", *states],
         [_row(report, column, states) for column in columns],
-        caption="Share of test items, greedy answers with the calculator: the mean over seeds, and below it each seed with "
-        "Wilson's 95 % interval over the items, for those weights. Chat format: the answer ends its turn and holds no stray "
-        "mark; it need not make sense. Knowledge and MMLU: the largest logit among the letters of four choices. All else is "
-        "exact: the whole spelling, or the number after ####.",
+        caption="Share of test items, greedy answers with the calculator: the mean over seeds, and below it each seed in "
+        "percent with Wilson's 95 % interval over the items, for those weights. Chat format: the answer ends its turn and "
+        "holds no stray mark; it need not make sense. Knowledge and MMLU: the largest logit among the letters of four "
+        "choices. All else is exact: the whole spelling, or the number after ####.",
     )
     return shown + _losses(report, states)
 
@@ -54,10 +54,14 @@ def _row(report: Report, column: str, states: list[str]) -> Row:
     cells: list[Text] = []
     for state in states:
         mean = _mean(report, state, column)
-        each = [small(f"{percent(one.share)} {interval(one.low, one.high, percent)}") for one in shares[state]]
+        each = [small(f"{_points(one.share)} {interval(one.low, one.high, _points)}") for one in shares[state]]
         cells.append(lines([bold(percent(mean)), *each]) if each else ABSENT)
     items = " to ".join(number(size) for size in dict.fromkeys((sizes[0], sizes[-1]))) if sizes else ABSENT
     return [TITLES[column], items, ABSENT if chance is None else percent(chance), *cells]
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.0f}"
 
 
 def _mean(report: Report, state: str, column: str) -> float:

@@ -7,7 +7,7 @@ from midstudy.report.html import Html, table
 from midstudy.report.numbers import counted, decimal, interval
 from midstudy.report.report import Report
 from midstudy.studies.nanochat.abilities import FRESH, TRAINED_ON
-from midstudy.studies.nanochat.arms import MIXED
+from midstudy.studies.nanochat.arms import MASKED, MIXED, NONE, UNMASKED
 
 
 def questions(report: Report) -> Html:
@@ -16,14 +16,8 @@ def questions(report: Report) -> Html:
     if TRAINED_ON not in arms:
         return Html("")
     rows = []
-    for after, sft, name in (
-        ("mid", "none", "midtraining"),
-        ("sft", "masked", "SFT on replies"),
-        ("sft", "unmasked", "SFT on all"),
-    ):
-        found = arms[(arms["mid"] == MIXED) & (arms["after"] == after) & (arms["sft"] == sft)].dropna(
-            subset=[TRAINED_ON, FRESH]
-        )
+    for sft, name in ((NONE, "midtraining"), (MASKED, "SFT on replies"), (UNMASKED, "SFT on all tokens")):
+        found = arms[(arms["mid"] == MIXED) & (arms["sft"] == sft)].dropna(subset=[TRAINED_ON, FRESH])
         if len(found):
             gap = mean_interval(found[FRESH] - found[TRAINED_ON])
             rows.append(
@@ -38,7 +32,7 @@ def questions(report: Report) -> Html:
     return table(
         ["after", "questions of SFT", "fresh questions", "fresh less trained on", "95 % interval"],
         rows,
-        caption="Bits per byte over all tokens of questions with four choices, whose reply is one letter. Midtraining "
-        "has read the questions of SFT once, so that it knows them a little better than fresh ones; what SFT adds is the difference "
-        "between the rows.",
-    )  # fmt: skip
+        caption="Bits per byte over all tokens of questions with four choices, whose reply is one letter. Midtraining has "
+        "read the questions of SFT once, so that they cost a little less than fresh ones before it; what SFT adds is the "
+        "difference between the rows.",
+    )
