@@ -20,6 +20,7 @@ from midstudy.data.tokens import TokenizedSplit
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, Stretch
 from midstudy.recipe.data import Corpus, Dataset, Task
+from midstudy.recipe.rollouts import Rollouts
 
 BUCKET_BATCHES = 32
 """Number of batches of a task that are sorted by length together."""
@@ -228,10 +229,10 @@ class Batches:
         its own heaviest corpus; the ratio to the base corpus carries over if both mixtures have the same base.
         """
         mixture = placed.phase.data
-        assert not isinstance(mixture, Task)
+        assert not isinstance(mixture, Task | Rollouts)
         for earlier in reversed(self._curriculum.stretches):
             data = earlier.phase.data
-            if earlier.start_step <= placed.start_step and not isinstance(data, Task) and corpus in data.corpora:
+            if earlier.start_step <= placed.start_step and not isinstance(data, Task | Rollouts) and corpus in data.corpora:
                 weight = data.loss_weight(corpus)
                 if mixture.base_corpus and mixture.base_corpus == data.base_corpus:
                     weight *= mixture.loss_weight(mixture.base_corpus) / data.loss_weight(mixture.base_corpus)

@@ -26,6 +26,7 @@ from midstudy.recipe.canonical import canonical_text
 from midstudy.recipe.curriculum import Curriculum, Stretch
 from midstudy.recipe.data import Corpus, Task
 from midstudy.recipe.mixture import MixtureRamp
+from midstudy.recipe.rollouts import Rollouts
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class _SlotRange:
 
     def __init__(self, placed: Stretch, first: int) -> None:
         data = placed.phase.data
-        assert not isinstance(data, Task)
+        assert not isinstance(data, Task | Rollouts)
         self.data = data
         self.num_sequences = placed.phase.num_sequences
         self.num_steps = placed.stop_step - placed.start_step
@@ -250,6 +251,6 @@ def drawn_tokens(curriculum: Curriculum) -> dict[Corpus, int]:
             for corpus, count in slots.counts(slots.num_slots).items():
                 totals[corpus] = totals.get(corpus, 0) + count * chain[0].phase.seq_len
             chain = []
-        if placed is not None and not isinstance(placed.phase.data, Task):
+        if placed is not None and not isinstance(placed.phase.data, Task | Rollouts):
             chain.append(placed)
     return totals

@@ -6,6 +6,7 @@ the steps in between.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import statistics
@@ -15,15 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from midstudy.data.batches import Batches
 from midstudy.data.slots import slots_at
-from midstudy.data.tally import Tally, blocks_tally, items_tally
+from midstudy.data.tally import Tally, blocks_tally, items_tally, prompts_tally
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.model_cache import forget_models
+from midstudy.execute.rollouts import RolloutBatches
 from midstudy.execute.stopped import StoppedError
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
 from midstudy.recipe.data import Dataset, Task
+from midstudy.recipe.rollouts import Rollouts
 from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, Attempt, read_metrics, steps_of
 from midstudy.train.checkpoint import CheckpointError, step_of
 from midstudy.train.divergence import DivergedError
@@ -37,6 +42,9 @@ ROLLING_INTERVAL_S = 60.0
 """The training time that SIGKILL loses at most, or twenty times the time to write the state, if that is longer."""
 
 ROLLING_MOST_OF_TIME = 0.05
+
+LOG_EVERY = 10
+"""Steps between two lines of the log; of rollouts, every step has one."""
 
 _logger = logging.getLogger(__name__)
 
@@ -61,6 +69,7 @@ def train_state(
     earlier: Iterable[KeptCheckpoint] = (),
     previous_attempts: list[Path],
     train_split: Callable[[Dataset], TokenizedSplit],
+    tokenizer: Callable[[], tokenizers.Tokenizer],
     keeps_optimizer: bool,
     should_stop: Callable[[], bool],
     placement: Placement,
@@ -74,6 +83,7 @@ def train_state(
             `start_from` is damaged.
         previous_attempts: folders of interrupted attempts, whose rolling checkpoints training resumes from.
         train_split: returns the tokenised train split of a corpus or task.
+        tokenizer: loads the tokenizer of the splits; called only for rollouts.
         should_stop: polled before every update and within it.
         ranks: the ranks of this job, of which this process is the first; the others call `assist`.
 
@@ -83,7 +93,7 @@ def train_state(
         CheckpointError: `start_from` is damaged, no earlier state is intact, and the initial weights are not randomly drawn.
         ValueError: the data read does not match the quotas, or almost nothing of a task fits within `seq_len`.
     """
-    tallies = _tallies(recipe, train_split)
+    tallies = _tallies(recipe, train_split, tokenizer)
     for tally in tallies:
         print(tally.sentence, flush=True)
     curriculum, step = recipe.curriculum, recipe.step
@@ -113,17 +123,19 @@ def train_state(
         before=attempt.sync_metrics,
     )
 
-    def log(metrics: Metrics) -> None:
+    def log(batches: Batches | RolloutBatches, metrics: Metrics) -> None:
         if metrics["step"] > kept_step:  # earlier steps belong to another stage
-            attempt.log_metrics(metrics)
+            attempt.log_metrics(metrics | (batches.facts if isinstance(batches, RolloutBatches) else {}))
 
     try:
-        for part, batches in _by_placed_phase(curriculum, run.step, train_split):
+        for part, batches in _by_placed_phase(curriculum, run, train_split, tokenizer, should_stop):
             reached = run.advance(
                 part,
                 to_step=part.num_steps,
                 batch_at=batches,
-                on_metrics=log,
+                on_metrics=functools.partial(log, batches),
+                # The facts of rollouts are those of one step.
+                log_every=1 if isinstance(batches, RolloutBatches) else LOG_EVERY,
                 on_step=attempt.note_step,
                 should_stop=should_stop,
                 rolling=rolling,
@@ -159,6 +171,8 @@ def train_state(
     if logged:
         metrics["train_loss_nats"] = logged[-1]["loss_nats"]
         metrics["tokens_per_s"] = statistics.median(row["tokens_per_s"] for row in logged)
+    if isinstance(last.phase.data, Rollouts):
+        metrics["generated_tokens"] = sum(row["generated_tokens"] for row in logged)
     if run.trained_s:
         metrics["data_wait_share"] = run.waited_s / run.trained_s
     if with_noise := [row for row in logged if "gradient_noise_trace" in row]:
@@ -174,13 +188,14 @@ def assist(
     recipe: State,
     *,
     train_split: Callable[[Dataset], TokenizedSplit],
+    tokenizer: Callable[[], tokenizers.Tokenizer],
     should_stop: Callable[[], bool],
     placement: Placement,
     ranks: Ranks,
 ) -> None:
     """Compute this rank's part of each step while the first rank runs `train_state`; nothing is written to disk."""
     run = _run_from(ranks.from_first(None), recipe, placement, ranks)
-    for part, batches in _by_placed_phase(recipe.curriculum, run.step, train_split):
+    for part, batches in _by_placed_phase(recipe.curriculum, run, train_split, tokenizer, should_stop):
         if not run.advance(
             part, to_step=part.num_steps, batch_at=batches, on_metrics=lambda metrics: None, should_stop=should_stop
         ):
@@ -251,21 +266,32 @@ def _run_from(checkpoint: Path | None, recipe: State, placement: Placement, rank
 
 
 def _by_placed_phase(
-    curriculum: Curriculum, from_step: int, train_split: Callable[[Dataset], TokenizedSplit]
-) -> Iterator[tuple[Curriculum, Batches]]:
-    """Yield, for each placed phase to train from `from_step`, the curriculum up to its end and the batches.
+    curriculum: Curriculum,
+    run: TrainingRun,
+    train_split: Callable[[Dataset], TokenizedSplit],
+    tokenizer: Callable[[], tokenizers.Tokenizer],
+    should_stop: Callable[[], bool],
+) -> Iterator[tuple[Curriculum, Batches | RolloutBatches]]:
+    """Yield, for each placed phase to train from the run's step, the curriculum up to its end and the batches.
 
     There is more than one only if steps before the kept state are recomputed.
     """
+    from_step = run.step
     for placed in curriculum.stretches:
         is_last = placed is curriculum.stretches[-1]
         if is_last or placed.stop_step > from_step:
             part = curriculum if is_last else curriculum.until(placed.stop_step)
+            if isinstance(placed.phase.data, Rollouts):
+                split = train_split(placed.phase.data.prompts)
+                yield part, RolloutBatches(part.stretches[-1], split, tokenizer(), run, should_stop)
+                continue
             datasets = part.datasets_of(part.stretches[-1])
             yield part, Batches(part, {identify(data): train_split(data) for data in datasets})
 
 
-def _tallies(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) -> list[Tally]:
+def _tallies(
+    recipe: State, train_split: Callable[[Dataset], TokenizedSplit], tokenizer: Callable[[], tokenizers.Tokenizer]
+) -> list[Tally]:
     """Return what the last placed phase uses of each of its data sets, and what it leaves out.
 
     Raises:
@@ -273,6 +299,16 @@ def _tallies(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) ->
     """
     phase = recipe.curriculum.stretches[-1].phase
     facts: dict[str, Any] = {"split_name": "train", "use": "training", "seq_len": phase.seq_len}
+    if isinstance(phase.data, Rollouts):
+        tally = prompts_tally(
+            train_split(phase.data.prompts),
+            tokenizer(),
+            data=phase.data.name,
+            split_name="train",
+            longest=phase.seq_len - phase.data.max_new_tokens,
+        )
+        tally.require_enough()
+        return [tally]
     if isinstance(phase.data, Task):
         target_only = phase.loss == "target_tokens"
         tally = items_tally(train_split(phase.data), data=phase.data.name, target_only=target_only, **facts)
@@ -292,15 +328,18 @@ def _trained_steps(attempts: list[Path]) -> int:
     return total
 
 
-def _realised(recipe: State, batches: Batches, *, first_step: int, train_split: Callable[[Dataset], TokenizedSplit]) -> Any:
+def _realised(
+    recipe: State, batches: Batches | RolloutBatches, *, first_step: int, train_split: Callable[[Dataset], TokenizedSplit]
+) -> Any:
     """Return realised token shares since the last reset of data positions, and epochs of each corpus so far.
 
     Raises:
         ValueError: the sequences read since `first_step` do not match the quotas.
     """
     phase = recipe.curriculum.stretches[-1].phase
-    if isinstance(phase.data, Task):
+    if isinstance(phase.data, Task | Rollouts):
         return {}
+    assert isinstance(batches, Batches)
     slots, begin = slots_at(recipe.curriculum, first_step)
     end = begin + (recipe.step - first_step) * phase.num_sequences
     slots, _ = slots_at(recipe.curriculum, recipe.step - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from midstudy.data.tokenizer import load_tokenizer
 from midstudy.execute.first_weights import make_first_state
 from midstudy.execute.state import CHECKPOINT_FOLDER, KeptCheckpoint, assist, can_begin_at, train_state
 from midstudy.execute.work import RankWork, Work, damage_remedied
@@ -12,6 +13,7 @@ from midstudy.files.errors import StoreError
 from midstudy.plan.published import states_before
 from midstudy.recipe.choice import chosen_in
 from midstudy.recipe.curriculum import State
+from midstudy.recipe.stage import stage_id
 from midstudy.recipe.start_weights import Average
 from midstudy.store.store import Store
 
@@ -36,6 +38,7 @@ def state_stage(recipe: State, work: Work) -> dict[str, Any]:
             earlier=_kept_before(work.store, recipe, parent.step) if parent else (),
             previous_attempts=list(work.previous),
             train_split=lambda data: work.split(data, tokenizer, "train"),
+            tokenizer=lambda: load_tokenizer(work.unchanged(stage_id(tokenizer))),
             keeps_optimizer=work.keeps_optimizer,
             should_stop=work.should_stop,
             placement=work.placement,
@@ -51,6 +54,7 @@ def assist_state(recipe: State, work: RankWork) -> None:
     assist(
         recipe,
         train_split=lambda data: work.split(data, tokenizer, "train"),
+        tokenizer=lambda: load_tokenizer(work.unchanged(stage_id(tokenizer))),
         should_stop=work.should_stop,
         placement=work.placement,
         ranks=work.ranks,

@@ -13,6 +13,7 @@ from midstudy.recipe.curriculum import Curriculum, Stretch
 from midstudy.recipe.curve import Curve
 from midstudy.recipe.data import Task
 from midstudy.recipe.mixture import MixtureRamp
+from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.start_weights import Average
 
 
@@ -38,13 +39,16 @@ def tokens_drawn(curriculum: Curriculum) -> dict[str, int]:
 
 
 def items_drawn(curriculum: Curriculum) -> dict[str, int]:
-    """Return the items drawn from each task over a run, by name."""
+    """Return the items drawn from each task over a run, by name. Of rollouts, a prompt is an item."""
     items: dict[str, int] = {}
     for part in whole_run(curriculum):
         for placed in part.stretches:
             data = placed.phase.data
             if isinstance(data, Task):
                 number = (placed.stop_step - placed.start_step) * placed.phase.num_sequences
+                items[data.name] = items.get(data.name, 0) + number
+            elif isinstance(data, Rollouts):
+                number = (placed.stop_step - placed.start_step) * placed.phase.num_sequences // data.num_samples
                 items[data.name] = items.get(data.name, 0) + number
     return items
 
@@ -89,7 +93,7 @@ def learning_rates(curve: Curve, start_step: int, stop_step: int) -> NDArray[np.
 def _weighted_rates(placed: Stretch, rates: NDArray[np.float64]) -> dict[str, float]:
     """Return Σ learning rate × share of each data set over a placed phase with the learning rates `rates`, (num_steps,)."""
     data = placed.phase.data
-    if isinstance(data, Task):
+    if isinstance(data, Task | Rollouts):
         return {data.name: float(rates.sum())}
     if not isinstance(data, MixtureRamp):
         return {part.corpus.name: float(rates.sum()) * float(part.share) for part in data.parts}

@@ -11,6 +11,7 @@ from midstudy.recipe.curve import Curve
 from midstudy.recipe.data import Task
 from midstudy.recipe.manifest import PhaseEntry
 from midstudy.recipe.mixture import MixtureRamp
+from midstudy.recipe.rollouts import Rollouts
 
 PIECES = 8
 """Pieces in which a segment of the learning-rate curve, or a changing mixture, is kept."""
@@ -48,7 +49,7 @@ def _pieces(placed: Stretch) -> Iterator[tuple[int, int, Mapping[str, float]]]:
     """Yield the first step, the step after the last one, and the shares of the pieces of a placed phase."""
     data, start = placed.phase.data, placed.start_step
     length = placed.stop_step - start
-    if isinstance(data, Task):
+    if isinstance(data, Task | Rollouts):
         yield start, placed.stop_step, {data.name: 1.0}
     elif not isinstance(data, MixtureRamp):
         yield start, placed.stop_step, {part.corpus.name: float(part.share) for part in data.parts}

@@ -40,6 +40,7 @@ from midstudy.recipe.factors import Value, joined
 from midstudy.recipe.measure import AnyEvaluation, StateEvaluation
 from midstudy.recipe.model import ModelShape
 from midstudy.recipe.phase import Phase
+from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.stage import Stage, stage_id
 from midstudy.recipe.start_weights import Average
 from midstudy.recipe.study import Arm, Study
@@ -315,7 +316,7 @@ class _Builder:
         phase, model = placed.phase, curriculum.start.model
         data = [self.tokens_of(curriculum, dataset) for dataset in curriculum.datasets_of(placed)]
         is_continued = state_id in self.continued or any(later > step for later in steps_in_phase)
-        keeps_optimizer = not isinstance(phase.data, Task) or is_continued
+        keeps_optimizer = not isinstance(phase.data, Task | Rollouts) or is_continued
         num_tokens = (step - ancestor_step) * phase.tokens_per_step
         source = self.throughput.source(model, phase.precision, seq_len=phase.seq_len)
         self.priced_by.setdefault(source, set()).add(model.name)
@@ -448,6 +449,8 @@ def _check_optimizer(placed: Stretch, from_state: str) -> None:
 
 def _role(placed: Stretch) -> str:
     data = placed.phase.data
+    if isinstance(data, Rollouts):
+        return "rl"
     if isinstance(data, Task):
         return "sft"
     return "midtrain" if data.specialist_corpora else "pretrain"
@@ -579,10 +582,14 @@ def _training_s(curriculum: Curriculum, throughput: Throughput) -> float:
 
 
 def _phase_s(phase: Phase, model: ModelShape, throughput: Throughput, *, num_steps: int) -> float:
-    return throughput.training_s(
+    num_tokens = num_steps * phase.tokens_per_step
+    cost_s = throughput.training_s(
         model,
         phase.precision,
-        num_tokens=num_steps * phase.tokens_per_step,
+        num_tokens=num_tokens,
         seq_len=phase.seq_len,
         of_updates=num_steps * phase.optimizer.flops_per_update(model),
     )
+    if isinstance(phase.data, Rollouts):  # every token is generated before it is trained on
+        cost_s += throughput.forward_s(model, phase.precision, num_tokens=num_tokens, seq_len=phase.seq_len)
+    return cost_s

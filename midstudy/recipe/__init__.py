@@ -18,6 +18,7 @@ from midstudy.recipe.optimizer import AdamW, Group, Muon
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.placebo import placebo
 from midstudy.recipe.representation import RepresentationSimilarity
+from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.schedule import (
     Anneal,
     Constant,
@@ -69,6 +70,7 @@ __all__ = [
     "Release",
     "ReleasedTokenizer",
     "RepresentationSimilarity",
+    "Rollouts",
     "Sequential",
     "Source",
     "SourceMix",

@@ -26,6 +26,7 @@ from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.plain import hold_plain_numbers, plain
+from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.start_weights import Average, Release
 
 
@@ -143,7 +144,7 @@ def _check_data_positions(after: Phase, earlier: tuple[Stretch, ...]) -> None:
     if after.data_positions == "reset":
         return
     before = earlier[-1].phase
-    if isinstance(before.data, Task) or isinstance(after.data, Task):
+    if isinstance(before.data, Task | Rollouts) or isinstance(after.data, Task | Rollouts):
         raise RecipeError(f"{path}.data_positions", expected="reset after a task", got="continue")
     for field in ("seq_len", "seed"):
         if getattr(before, field) != getattr(after, field):
@@ -155,7 +156,7 @@ def _check_data_positions(after: Phase, earlier: tuple[Stretch, ...]) -> None:
             )
     bases, specialists = {after.data.base_corpus}, {*after.data.specialist_corpora}
     for placed in reversed(earlier):
-        assert not isinstance(placed.phase.data, Task)
+        assert not isinstance(placed.phase.data, Task | Rollouts)
         bases.add(placed.phase.data.base_corpus)
         specialists |= {*placed.phase.data.specialist_corpora}
         if placed.phase.data_positions == "reset":
@@ -313,7 +314,7 @@ class Curriculum:
                 got=start_step,
             )
         for placed in self.stretches:
-            if placed.stop_step > start_step and isinstance(placed.phase.data, Task):
+            if placed.stop_step > start_step and isinstance(placed.phase.data, Task | Rollouts):
                 raise RecipeError(
                     "start_step",
                     expected="a step after which the trunk is not fine-tuned, since the mixture would replace the task",
@@ -389,7 +390,7 @@ class Curriculum:
         for earlier in reversed([other for other in self.stretches if other.start_step < placed.start_step]):
             if following.phase.data_positions == "reset":
                 break
-            assert not isinstance(earlier.phase.data, Task)
+            assert not isinstance(earlier.phase.data, Task | Rollouts)
             datasets |= dict.fromkeys(earlier.phase.data.specialist_corpora)
             following = earlier
         return tuple(datasets)

@@ -18,13 +18,28 @@ from midstudy.recipe import (
     parts,
     phase,
     representation,
+    rollouts,
     schedule,
     start_weights,
     train_part,
 )
 from midstudy.recipe.errors import RecipeError
 
-_MODULES = (choice, curriculum, curve, data, measure, mixture, model, optimizer, parts, phase, representation, schedule)
+_MODULES = (
+    choice,
+    curriculum,
+    curve,
+    data,
+    measure,
+    mixture,
+    model,
+    optimizer,
+    parts,
+    phase,
+    representation,
+    rollouts,
+    schedule,
+)
 _CLASSES: dict[str, Any] = {
     name: cls
     for module in (*_MODULES, start_weights, train_part)

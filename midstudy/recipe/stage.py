@@ -13,9 +13,10 @@ from midstudy.recipe.factors import Value
 from midstudy.recipe.kinds import STAGE_KINDS, StageRecipe
 from midstudy.recipe.measure import StateEvaluation
 
-ROLES = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sft", "evaluation", "decision")
+ROLES = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sft", "rl", "evaluation", "decision")
 """What a stage does in a study. `data` makes a tokenizer or token files, `similarity` counts tokens; `pretrain` trains on
-one corpus, `midtrain` on a mixture with specialists, `sft` on a task; `decision` makes a choice from evaluations."""
+one corpus, `midtrain` on a mixture with specialists, `sft` on a task, `rl` on rollouts; `decision` makes a
+choice from evaluations."""
 
 
 def stage_id(recipe: StageRecipe) -> str:

@@ -25,6 +25,9 @@ EVALUATION = 1
 GENERATION = 1
 """How answers are generated and scored (`midstudy/evaluate/generate.py`, `answers.py`, `calculator.py`)."""
 
+ROLLOUTS = 1
+"""Order of prompts, noise, rewards and advantages of reinforcement learning (`midstudy/execute/rollouts.py`)."""
+
 REPRESENTATION = 1
 """How hidden states and weights of two states are compared (`midstudy/evaluate/representation.py`, `cka.py`)."""
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from midstudy.data.order import derive_key, permute
 from midstudy.data.slots import Slots, drawn_tokens, slots_at
-from midstudy.recipe import Curriculum, Mixture, MixtureRamp, Task
+from midstudy.recipe import Curriculum, Mixture, MixtureRamp, Rollouts, Task
 
 POOL = tuple(corpus(name) for name in "abcdefg")
 
@@ -68,7 +68,7 @@ def build(drawn: list) -> Curriculum:
     return Curriculum.of(start(), *(phase(mixture_of(ends, ramp), n, num_sequences=batch) for ends, ramp, n, batch in drawn))
 
 
-def shares_during(data: Mixture | MixtureRamp | Task, step: int) -> dict[str, Fraction]:
+def shares_during(data: Mixture | MixtureRamp | Task | Rollouts, step: int) -> dict[str, Fraction]:
     """Return the exact shares of update number `step` of a phase by name, from the definition of a ramp."""
     if isinstance(data, Mixture):
         return {part.corpus.name: part.share for part in data.parts}

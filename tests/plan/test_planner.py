@@ -45,6 +45,7 @@ from midstudy.recipe import (
     MixtureRamp,
     Power,
     RecipeError,
+    Rollouts,
     Sequential,
     Study,
     Task,
@@ -218,6 +219,7 @@ def test_the_plan_of_any_grid_trains_exactly_the_distinct_steps(grid):
     for state_id, state in states_of(plan).items():
         stage, placed = plan.stages[state_id], state.curriculum.stretches[-1]
         data = placed.phase.data
+        assert not isinstance(data, Rollouts)
         kind = "sft" if isinstance(data, Task) else "midtrain" if data.specialist_corpora else "pretrain"
         assert stage.role == kind
         if stage.start_from and (stage.continues_trunk or placed.phase.optimizer_state == "continue"):
