@@ -20,7 +20,7 @@ from builders.places import PYTHONPATH
 from builders.small_models import lively
 from builders.small_study import make_study
 from builders.sums_study import sums_study, write_sums
-from builders.training_runs import same_bits, weights
+from builders.training_runs import batch_at, same_bits, weights
 from builders.waiting import wait_until
 from safetensors.numpy import load_file
 from scipy import stats
@@ -48,6 +48,7 @@ from midstudy.recipe.stage import Stage, stage_id
 from midstudy.store.attempt import read_metrics
 from midstudy.store.store import Store
 from midstudy.train.engine import Metrics, TrainingRun
+from midstudy.train.feed import Feed, portion_of
 from midstudy.train.placement import Placement
 from midstudy.train.ranks import Ranks
 
@@ -374,6 +375,15 @@ def test_a_step_without_mixed_rewards_has_no_gradient(course: Course, monkeypatc
     assert same_bits(before, weights(run))  # nor weight decay, in this recipe
 
 
+def test_each_target_counts_alike_in_the_noise_scale_and_the_mean() -> None:
+    """Advantages add up to 0, so they cannot say which share of the batch a row is."""
+    answers = [Answer([1, 2], [3, 4, 5], [False] * 3), Answer([1, 2], [3], [False]), Answer([6], [7, 8], [True, False])]
+    batch = policy_gradient_batch(answers, np.array([0.5, -0.5, 0.0]), seq_len=8)
+    portion = portion_of(batch, ranks=Ranks(), device=torch.device("cpu"))
+    assert portion.row_weights.tolist() == [3, 1, 1]
+    assert portion.total_weight == portion.num_targets == 5
+
+
 def test_micro_batches_give_the_same_gradient(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "is_right", lambda answer, reference, score: len(answer) == 2)
     (whole,), (parts,) = (
@@ -399,6 +409,28 @@ def test_the_weights_move_towards_rewarded_answers(course: Course, monkeypatch: 
 
     run.advance(longer, to_step=longer.num_steps, batch_at=batches, on_metrics=note, log_every=1)
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.3, rewards
+
+
+def test_no_batch_is_made_before_the_weights_that_it_is_drawn_from(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere than on a CPU, other batches are made one step ahead."""
+    ahead: list[bool] = []
+
+    class Noted(Feed):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            ahead.append(options["ahead"])
+            super().__init__(*args, **options | {"ahead": False})
+
+        def take(self, step: int) -> Any:
+            raise StopRequestedError
+
+    monkeypatch.setattr("midstudy.train.engine.Feed", Noted)
+    tuned = course.curriculum.until(course.first)
+    for run, curriculum in ((course.tuned(), course.curriculum), (TrainingRun.begin(tuned.start, precision="fp32"), tuned)):
+        run.device = torch.device("meta")
+        first = run.step
+        assert not run.advance(curriculum, to_step=first + 1, batch_at=batch_at, on_metrics=lambda metrics: None)
+        assert run.step == first
+    assert ahead == [False, True]
 
 
 # -- interrupted ------------------------------------------------------------------------------------------------------
