@@ -153,12 +153,12 @@ class RolloutBatches:
         ranks, num_samples = self._run.ranks, self._rollouts.num_samples
         own = slice(ranks.rank, None, ranks.size)
         made = [(row.tokens, row.is_forced) for row in self._generated(places[own], prompts[own])]
-        answers: list[Answer | None] = [None] * (len(prompts) * num_samples)
+        answers: dict[tuple[int, int], Answer] = {}
         for rank, rows in enumerate(ranks.from_every(made)):
             for index, (tokens, is_forced) in enumerate(rows):
                 prompt = rank + index // num_samples * ranks.size
-                answers[prompt * num_samples + index % num_samples] = Answer(prompts[prompt], tokens, is_forced)
-        return [answer for answer in answers if answer is not None]
+                answers[prompt, index % num_samples] = Answer(prompts[prompt], tokens, is_forced)
+        return [answers[place] for place in sorted(answers)]
 
     def _generated(self, places: NDArray[np.int64], prompts: Sequence[list[int]]) -> Iterator[Generated]:
         together = max(1, ANSWERS_TOGETHER // self._rollouts.num_samples)
