@@ -28,6 +28,7 @@ from midstudy.model.initialise import initialised
 from midstudy.model.pythia import Pythia
 from midstudy.recipe.curriculum import Curriculum, Start, Stretch
 from midstudy.recipe.phase import POLICY_GRADIENT
+from midstudy.recipe.task_mixture import TaskMixture
 from midstudy.train import checkpoint
 from midstudy.train.checkpoint import Checkpoint, CheckpointError
 from midstudy.train.divergence import DivergedError, DivergenceWatch, Trouble
@@ -365,6 +366,7 @@ class _Meter:
             vocab_size=self._run.model.shape.vocab_size,
             memory=memory,
             is_likelihood=placed.phase.loss != POLICY_GRADIENT,
+            may_rise=isinstance(placed.phase.data, TaskMixture) and placed.phase.data.order == "sequential",
         )
 
     def restart_clock(self) -> None:

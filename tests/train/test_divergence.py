@@ -93,3 +93,14 @@ def test_the_height_of_a_policy_gradients_loss_is_no_divergence_but_a_non_finite
     trouble = watch.trouble(from_step=100, loss_nats=math.nan, gradient_norm=1)
     assert trouble is not None
     assert trouble.good_step == 99
+
+
+def test_the_loss_may_rise_where_tasks_follow_each_other_but_not_above_chance() -> None:
+    losses = [1.0] * 30 + [math.log(512)] * 30
+    for may_rise in (True, False):
+        watch = DivergenceWatch(0, vocab_size=512, may_rise=may_rise)
+        troubles = [watch.trouble(from_step=step, loss_nats=loss, gradient_norm=1) for step, loss in enumerate(losses)]
+        assert any(troubles) is not may_rise
+    watch = DivergenceWatch(0, vocab_size=512, may_rise=True)
+    troubles = [watch.trouble(from_step=step, loss_nats=20.0, gradient_norm=1) for step in range(30)]
+    assert any(troubles)
