@@ -19,6 +19,7 @@ from midstudy.analysis.data import data_table
 from midstudy.analysis.items import items_table
 from midstudy.analysis.shares import shares_table
 from midstudy.analysis.training import training_table
+from midstudy.analysis.transcripts import transcripts_table
 from midstudy.files.atomic import write_bytes, write_json
 from midstudy.files.errors import StoreError
 from midstudy.plan.dose import dose
@@ -36,7 +37,7 @@ from midstudy.store.record import Record
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 
-OPTIONAL = ("similarity", "proximity", "items", "representation", "data", "training", "shares")
+OPTIONAL = ("similarity", "proximity", "items", "representation", "data", "training", "shares", "transcripts")
 """Tables that a study may lack."""
 
 
@@ -46,7 +47,8 @@ class Tables:
 
     `similarity` and `proximity` are None until the tokens of every data set are counted, `items` is None if no finished
     evaluation keeps results per item, `representation` if the study compares no states, `data` in tables that no store made,
-    `training` if no training is finished, `shares` if no finished measure is a share of items.
+    `training` if no training is finished, `shares` if no finished measure is a share of items, `transcripts` if none
+    generates answers.
     `looks` are the reports that judged the study's claims, as far as they are recorded.
     """
 
@@ -60,6 +62,7 @@ class Tables:
     data: pd.DataFrame | None = None
     training: pd.DataFrame | None = None
     shares: pd.DataFrame | None = None
+    transcripts: pd.DataFrame | None = None
     looks: tuple[Look, ...] = ()
 
 
@@ -272,6 +275,7 @@ def write_tables(store: Store, manifest: Manifest, folder: Path) -> Tables:
         "data": data_table(store, manifest) if manifest.sources else None,
         "training": training_table(store, manifest),
         "shares": shares_table(store, manifest, items),
+        "transcripts": transcripts_table(store, manifest),
     }
     tables = Tables(manifest, arms, curves, similarity, proximity, **more, looks=looks_of(store, manifest.name))
     for name, table in (("arms", tables.arms), ("curves", tables.curves)):

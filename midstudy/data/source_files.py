@@ -60,7 +60,7 @@ class SourceFiles:
 
 
 def files_of(data: Dataset) -> SourceFiles | None:
-    """Return the files of a data set's source; `None` for built-in text and mixes of sources.
+    """Return the files of a data set's source; `None` for built-in text, text that is only declared, and mixes of sources.
 
     For the Hub the repository is listed, which needs the network; no file of data is opened.
 
@@ -68,7 +68,7 @@ def files_of(data: Dataset) -> SourceFiles | None:
         ValueError: a split is missing, or the Hub cannot be reached.
     """
     source, is_task = data.source, isinstance(data, Task)
-    if isinstance(source, SourceMix) or source.kind == "wheels":
+    if isinstance(source, SourceMix) or source.kind in ("wheels", "declared"):
         return None
     if source.kind == "files":
         place = Path(source.location)

@@ -34,6 +34,7 @@ from midstudy.recipe import Corpus, Task, Tokenizer
 from midstudy.recipe.data import CONVERSATION_TOKENS, TokenizedData
 
 SPLITS = ("train", "dev", "test")
+SCORED = tuple(part for part in builtin.CONVERSATIONS if part not in prepare.READ_ONLY)
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "builtin.md"
 
 
@@ -162,9 +163,7 @@ def test_no_row_is_in_two_splits_or_twice_in_one(part: str) -> None:
 
 
 def test_no_question_of_test_is_asked_or_held_by_a_training_row_of_any_part() -> None:
-    items = TestItems(
-        question for part in builtin.CONVERSATIONS for row in rows(part, "test") for question in questions(row)
-    )
+    items = TestItems(question for part in SCORED for row in rows(part, "test") for question in questions(row))
     for part in builtin.CONVERSATIONS:
         for split in ("train", "dev"):
             for row in rows(part, split):
@@ -174,7 +173,7 @@ def test_no_question_of_test_is_asked_or_held_by_a_training_row_of_any_part() ->
 @pytest.mark.slow
 def test_no_question_of_test_is_in_the_training_text_of_the_ten_parts() -> None:
     """Neither 13 words of it nor, if it is shorter, the whole: as a text, or as a run of at least five words in one."""
-    asked_in_test = [q for part in builtin.CONVERSATIONS for row in rows(part, "test") for q in questions(row)]
+    asked_in_test = [q for part in SCORED for row in rows(part, "test") for q in questions(row)]
     items = TestItems(asked_in_test)
     short: dict[tuple[str, ...], list[list[str]]] = {}
     for question in asked_in_test:
@@ -482,6 +481,16 @@ def test_the_assistant_says_who_it_is() -> None:
     assert ("Who is your boss", "I like to think of myself as self-employed.") in said
     by_length = collections.Counter(len(row["messages"]) for row in everywhere("identity"))
     assert set(by_length) == {2, 4}
+
+
+def test_the_prompts_are_four_of_test_alone_with_the_replies_that_their_source_shows() -> None:
+    assert [len(rows("prompts", split)) for split in SPLITS] == [0, 0, 4]
+    assert {asked(row): reply(row) for row in rows("prompts", "test")} == {
+        "Hello! How are you?": "I'm doing well, thanks! How about you?",
+        "What is the capital of France?": "Paris",
+        "If I have 5 apples and buy 3 more, how many do I have?": "5 + 3 = 8",
+        "How many 'r' are in 'strawberry'?": "3",
+    }
 
 
 # The reader's table

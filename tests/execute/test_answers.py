@@ -19,10 +19,15 @@ from builders.small_recipes import task
 from builders.small_study import make_study, write_text
 from pyarrow import parquet
 
+from midstudy.analysis.transcripts import MOST_ITEMS, transcripts_table
 from midstudy.cli.main import main
 from midstudy.evaluate import answers
 from midstudy.execute.evaluation import evaluate_published
 from midstudy.execute.work import RankWork
+from midstudy.plan.cost import Throughput
+from midstudy.plan.device import CPU_CORE
+from midstudy.plan.manifest import manifest_of
+from midstudy.plan.planner import make_plan
 from midstudy.recipe import Study
 from midstudy.recipe.data import TokenizedData
 from midstudy.recipe.errors import RecipeError
@@ -173,3 +178,27 @@ def test_a_recipe_that_cannot_be_is_an_error(made: tuple[Store, Study], change: 
     assert isinstance(evaluation, Generation)
     with pytest.raises(RecipeError, match=message):
         replace(evaluation, **change)
+
+
+def test_the_table_of_transcripts_holds_the_first_items_of_every_generation_with_all_their_samples(
+    made: tuple[Store, Study],
+) -> None:
+    store, study = made
+    plan = make_plan(study, throughput=Throughput(CPU_CORE, {}), published=store.published, kept_states=())
+    table = transcripts_table(store, manifest_of(plan, command=""))
+    assert table is not None
+    assert table.groupby("column").size().to_dict() == {"answers": MOST_ITEMS, "drawn": MOST_ITEMS * 3}
+    assert set(table["arm"]) == {0}
+    for column in ("answers", "drawn"):
+        every = transcripts(store, stage_of(study, column))
+        found = table[table["column"] == column]
+        assert [*found["text"]] == [line["text"] for line in every][: len(found)]
+        assert [*found["reference"]] == [line["reference"] for line in every][: len(found)]
+
+
+def test_a_study_that_generates_nothing_has_no_table_of_transcripts(made: tuple[Store, Study]) -> None:
+    store, study = made
+    arm = study.arms[0]
+    silent = replace(study, arms=[replace(arm, measures={"after": arm.measures["after"]})])
+    plan = make_plan(silent, throughput=Throughput(CPU_CORE, {}), published=store.published, kept_states=())
+    assert transcripts_table(store, manifest_of(plan, command="")) is None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from builders.small_recipes import CODE, GENERAL, PYCODE, code_branch, phase, sft, start, trunk, wrong
 
-from midstudy.recipe import Average, Curriculum, Mixture, Phase, RecipeError, Start, factors
+from midstudy.recipe import Arm, Average, Curriculum, Mixture, Phase, RecipeError, Start, Study, factors
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.decode import decode
 from midstudy.recipe.factors import selects
@@ -114,3 +114,11 @@ def test_factors_given_as_a_mapping_are_rejected_and_the_message_names_the_phase
 )
 def test_a_selection_matches_factors_by_value(wanted: dict[str, Any], expected: bool):
     assert selects(wanted, {"mix": "code", "weight": 0.2}) is expected
+
+
+@pytest.mark.parametrize("name", ["stage", "step", "num_tokens"])
+def test_a_factor_may_not_have_the_name_of_a_column_that_stands_beside_it(name: str):
+    """Of the tables of arms, items and training: two columns of one name cannot be written."""
+    arm = Arm(curriculum=labelled(**{name: "a"}), measures={})
+    with pytest.raises(RecipeError, match=rf"study.arms\[0\].factors.{name}: expected a name that no other column has"):
+        Study(name="clash", question="", arms=[arm], seeds=())

@@ -15,10 +15,13 @@ PREPARATION = 1
 changes. Parts of `READ_TEXT` also change with the text that they read."""
 
 CONVERSATIONS = (
-    "spelling", "spelling_bee", "sums", "calculation", "choices", "choices_cloze", "chat", "identity", "mmlu"
+    "spelling", "spelling_bee", "sums", "calculation", "choices", "choices_cloze", "chat", "identity", "mmlu", "prompts"
 )  # fmt: skip
-TEST_ONLY = ("mmlu",)
-"""Parts with a test split alone: controls, of which nothing may be trained on."""
+READ_ONLY = ("prompts",)
+"""Parts whose replies are read and not scored: training text may ask the same."""
+
+TEST_ONLY = ("mmlu", *READ_ONLY)
+"""Parts with a test split alone: of these nothing may be trained on."""
 
 READ_TEXT = {"choices": ("science_qa",), "choices_cloze": ("science_qa",), "chat": ("long_form", "instruction")}
 """The parts of text that parts are made from."""

@@ -1,0 +1,1 @@
+"""karpathy/nanochat's base → mid → SFT: its decisions as functions, its claims, and the report."""
