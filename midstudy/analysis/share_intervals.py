@@ -35,7 +35,7 @@ class PairedChange:
     """The change of a share from one state to another on the same items: positive if the second is more often right.
 
     `num_better` items are right more often at the second state, `num_worse` at the first. `p_value` is that of the
-    hypothesis that both are equally likely.
+    hypothesis that both are equally likely. `centre` and `error` are the middle of the interval and its standard error.
     """
 
     change: float
@@ -45,6 +45,8 @@ class PairedChange:
     num_better: int
     num_worse: int
     num_items: int
+    centre: float
+    error: float
 
 
 def paired_change(first: ArrayLike, second: ArrayLike) -> PairedChange:
@@ -68,7 +70,8 @@ def paired_change(first: ArrayLike, second: ArrayLike) -> PairedChange:
     differences = b - a
     total, number = float(differences.sum()), a.size + 2
     centre = total / number
-    half_width = _z() * math.sqrt(float((differences**2).sum()) + 1 - total**2 / number) / number
+    error = math.sqrt(float((differences**2).sum()) + 1 - total**2 / number) / number
+    half_width = _z() * error
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
     return PairedChange(
         change=total / a.size,
@@ -78,6 +81,8 @@ def paired_change(first: ArrayLike, second: ArrayLike) -> PairedChange:
         num_better=better,
         num_worse=worse,
         num_items=a.size,
+        centre=centre,
+        error=error,
     )
 
 

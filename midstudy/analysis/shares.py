@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -39,9 +40,10 @@ def shares_table(store: Store, manifest: Manifest, items: pd.DataFrame | None) -
 
     Columns: measure (the same number for rows of one evaluation and metric, which compare), evaluation (its stage), state
     (the label of the state), column (the first that shows it), metric, data, split, step, num_items, share with ci_low and
-    ci_high (95 %, `wilson_interval`), before (the label of the last state before it in its arm with the same evaluation;
-    empty if there is none), change since then, with change_low, change_high and p_value (`paired_change`, over the items of
-    both; NaN without such a state). Of a state whose scores are not finite, all numbers are NaN.
+    ci_high (95 %, `wilson_interval`), before (the label of the last state that its training passed with the same
+    evaluation, in whichever arm; empty if there is none), change since then, with change_low, change_high and p_value
+    (`paired_change`, over the items of both; NaN without such a state). Of a state whose scores are not finite, all numbers
+    are NaN.
 
     Args:
         items: as `items_table` returns it.
@@ -51,53 +53,66 @@ def shares_table(store: Store, manifest: Manifest, items: pd.DataFrame | None) -
     kept = {key: part.set_index("item") for key, part in items.groupby(["arm", "column", "step"])}
     records = store.records({one for arm in manifest.arms for ids in arm.measures.values() for one in ids})
     asked = {one: json.dumps(record.recipe["evaluation"], sort_keys=True) for one, record in records.items()}
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    numbers: dict[tuple[str, str], int] = {}
+    found: dict[tuple[str, str, str], _Shown] = {}  # by state, evaluation recipe and metric
     for row, arm in enumerate(manifest.arms):
-        measured = [
-            (manifest.stages[one].step or 0, name, one)
-            for name, ids in arm.measures.items()
-            for one in ids
-            if manifest.columns[name].metric in SHARES and one in asked
-        ]
-        earlier: dict[tuple[str, str], tuple[str, pd.Series, int]] = {}
-        for step, name, one in sorted(measured, key=lambda found: found[0]):
-            metric, stage = manifest.columns[name].metric, manifest.stages[one]
-            part = kept.get((row, name, step))
-            before = earlier.get((asked[one], metric))
-            if part is None or (before is not None and before[2] == step):
-                continue  # not kept, or shown by another column
-            state = next(parent for parent in stage.parents if manifest.stages[parent].kind == "state")
-            label, values = manifest.stages[state].label, part[SHARES[metric]]
-            earlier[asked[one], metric] = (label, values, step)
-            share = float(values.mean(skipna=False))
-            low, high = wilson_interval(share, len(values))
-            rows.setdefault(
-                (one, metric),
-                {
-                    "measure": numbers.setdefault((asked[one], metric), len(numbers)),
-                    "evaluation": one,
-                    "state": label,
-                    "column": name,
-                    "metric": metric,
-                    "data": stage.data,
-                    "split": stage.split,
-                    "step": step,
-                    "num_items": len(values),
-                    "share": share,
-                    "ci_low": low,
-                    "ci_high": high,
-                    **_change(before, values),
-                },
-            )
-    return pd.DataFrame([*rows.values()], columns=[*COLUMNS]) if rows else None
+        for name, ids in arm.measures.items():
+            metric = manifest.columns[name].metric
+            for one in ids:
+                part = kept.get((row, name, manifest.stages[one].step))
+                if metric in SHARES and one in asked and part is not None:
+                    found.setdefault((_state(manifest, one), asked[one], metric), _Shown(one, name, part[SHARES[metric]]))
+    numbers: dict[tuple[str, str], int] = {}
+    rows = []
+    for (state, question, metric), shown in found.items():
+        stage, values = manifest.stages[shown.evaluation], shown.values
+        earlier = (found.get((one, question, metric)) for one in _states_before(manifest, state))
+        share = float(values.mean(skipna=False))
+        low, high = wilson_interval(share, len(values))
+        rows.append(
+            {
+                "measure": numbers.setdefault((question, metric), len(numbers)),
+                "evaluation": shown.evaluation,
+                "state": manifest.stages[state].label,
+                "column": shown.column,
+                "metric": metric,
+                "data": stage.data,
+                "split": stage.split,
+                "step": stage.step or 0,
+                "num_items": len(values),
+                "share": share,
+                "ci_low": low,
+                "ci_high": high,
+                **_change(manifest, next((one for one in earlier if one is not None), None), values),
+            }
+        )
+    return pd.DataFrame(rows, columns=[*COLUMNS]) if rows else None
 
 
-def _change(before: tuple[str, pd.Series, int] | None, values: pd.Series) -> dict[str, Any]:
+class _Shown(NamedTuple):
+    """An evaluation of a state, the first column that shows it, and the value of every item."""
+
+    evaluation: str
+    column: str
+    values: pd.Series
+
+
+def _state(manifest: Manifest, evaluation: str) -> str:
+    return next(one for one in manifest.stages[evaluation].parents if manifest.stages[one].kind == "state")
+
+
+def _states_before(manifest: Manifest, state: str) -> Iterator[str]:
+    """Yield the states that training passed before this one, the nearest first."""
+    parents = manifest.stages[state].parents
+    while before := next((one for one in parents if one in manifest.stages and manifest.stages[one].kind == "state"), None):
+        yield before
+        parents = manifest.stages[before].parents
+
+
+def _change(manifest: Manifest, before: _Shown | None, values: pd.Series) -> dict[str, Any]:
     names = ("change", "change_low", "change_high", "p_value")
     if before is None:
         return {"before": "", **dict.fromkeys(names, math.nan)}
-    label, first, _ = before
+    label, first = manifest.stages[_state(manifest, before.evaluation)].label, before.values
     common = values.index.intersection(first.index)
     if not len(common) or first.loc[common].isna().any() or values.loc[common].isna().any():
         return {"before": label, **dict.fromkeys(names, math.nan)}

@@ -10,12 +10,14 @@ from midstudy.report.sections import (
     design,
     left_out,
     limitations,
+    measures,
     overview,
     power,
     provenance,
     representation,
     shares,
     similarity,
+    subjects,
     training,
 )
 
@@ -35,7 +37,10 @@ section("Training curves", training.training(report))
 section("Measured curves", curves.curves(report))
 
 # %%
-section("Shares of right answers", shares.shares(report))
+section("Shares of right answers", shares.shares(report) + subjects.subjects(report))
+
+# %%
+section("Other measures", measures.measures(report))
 
 # %%
 section("Similarity of the data", similarity.similarity(report) + similarity.proximity(report))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,10 @@ from statsmodels.stats.proportion import proportion_confint
 from midstudy.analysis.items import items_table
 from midstudy.analysis.shares import shares_table
 from midstudy.analysis.tables import Tables, read_tables, write_tables
-from midstudy.recipe import Study
+from midstudy.recipe import Arm, Curriculum, Study, factors
 from midstudy.report.report import Report
 from midstudy.report.sections.shares import shares as section
+from midstudy.report.sections.subjects import subjects
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import load
 
@@ -106,3 +108,45 @@ def test_a_state_without_finite_scores_has_no_numbers(made: tuple[Store, Study, 
     assert math.isnan(rows.loc["letters", "change"])
     assert rows.loc["letters", "share"] == tables.shares.set_index("column").loc["letters", "share"]
     assert "–" in section(Report.of(store.paths.study("quiz"))).markup
+
+
+def test_states_of_one_run_in_several_arms_are_compared_with_the_one_before(tmp_path: Path) -> None:
+    """As one arm for each state: the change is from the nearest state on the way, not from a state beside it."""
+    write_text(tmp_path)
+    write_quiz(tmp_path)
+    store, whole = Store.open(tmp_path / "store", create=True), quiz_study(tmp_path)
+    tuned = whole.arms[0].curriculum
+    letters = whole.arms[0].measures["letters"]
+    phase = replace(tuned.stretches[-1].phase, num_steps=10)
+    trunk = Curriculum.of(tuned.start, tuned.stretches[0].phase)
+    runs = {"trunk": trunk, "short": trunk.then(phase), "other": trunk.then(replace(phase, seed=7, num_steps=12))}
+    runs["long"] = runs["short"].then(replace(phase, seed=9))
+    arms = [
+        Arm(
+            curriculum=replace(run, start=replace(run.start, factors=factors(run=name))),
+            measures={"letters": replace(letters, state=run.state())},
+        )
+        for name, run in runs.items()
+    ]
+    study = Study(name="states", question="?", arms=arms, seeds=())
+    make_study(store, study)
+    tables = write_tables(store, load(store, "states"), store.paths.study("states"))
+    assert tables.shares is not None
+    found = tables.shares.set_index("step")
+    labels = found["state"].to_dict()
+    assert found["before"].to_dict() == {4: "", 14: labels[4], 16: labels[4], 24: labels[14]}
+
+
+def test_subjects_of_ten_items_or_more_are_shown_at_every_state(made: tuple[Store, Study, Tables]) -> None:
+    store, _, tables = made
+    report = Report.of(store.paths.study("quiz"))
+    shown = subjects(report).markup
+    assert tables.items is not None
+    for column in ("before", "letters", "scrambled"):
+        part = tables.items[tables.items["column"] == column]
+        for name, values in part.groupby("subject")["right"]:
+            low, high = (f"{100 * end:.3g} %" for end in proportion_confint(int(values.sum()), len(values), method="wilson"))
+            assert f'<td class="number">[{low}, {high}]</td>' in shown, (column, name)
+    small = tables.items.drop(tables.items.index[tables.items.groupby(["column", "subject"]).cumcount() >= 9])
+    few = replace(report, study=replace(report.study, tables=replace(tables, items=small)))
+    assert "<td" not in subjects(few).markup

@@ -55,10 +55,11 @@ def claims(report: Report) -> Html:
         "direction: two-sided t test over seeds at the margin. Claims of no change: two one-sided tests (TOST) that the "
         "effect lies within the margins, each at 5 %. A claim on several arms holds only if it holds for each (the largest "
         "p); to reject it, the smallest p is multiplied by their number. Intervals are uncorrected 95 % intervals. "
-        "A single seed decides nothing. A quantity without sampling error is judged by its value and has no p. Differences "
-        "are positive where the arm is better, that is, where its loss is lower. Seeds: the fewest behind the test, and "
-        "for an undecided claim those that would decide it (see the table on power); a dash where a claim is not decided "
-        "over seeds. Directions are compared, not levels: models, data and tokenizer differ from the source's."
+        "A single seed decides nothing, except about the items of its own state, as the verdict then says. A quantity "
+        "without sampling error is judged by its value and has no p. Differences are positive where the arm is better, that "
+        "is, where its loss is lower. Seeds: the fewest behind the test, and for an undecided claim those that would decide "
+        "it (see the table on power); a dash where a claim is not decided over seeds. Directions are compared, not levels: "
+        "models, data and tokenizer differ from the source's."
     )
     p_names = ["p, looks and Holm", "p at this look"] if planned else ["p, Holm"]
     columns = ["claim", "the source", "this study", "seeds", *p_names, "holds"]

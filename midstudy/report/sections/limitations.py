@@ -42,10 +42,16 @@ def _undecidable(report: Report) -> list[str]:
 
 
 def _narrow(report: Report) -> list[str]:
-    """Return a sentence for each decided claim whose verdict is about less than its words."""
+    """Return a sentence for each reason why verdicts are about less than the words of their claims."""
     judged = report.judged
     decided = judged[(judged["verdict"] != "inconclusive") & (judged["scope"] != "")]
-    return [f"The verdict on '{readable(row['text'])}' holds {row['scope']}." for _, row in decided.iterrows()]
+    sentences = []
+    for scope, rows in decided.groupby("scope", sort=False):
+        quoted = ", ".join(f"'{readable(text)}'" for text in rows["text"])
+        sentences.append(
+            f"The verdict{'s' if len(rows) > 1 else ''} on {quoted} hold{'' if len(rows) > 1 else 's'} {scope}."
+        )
+    return sentences
 
 
 def _one_seed(report: Report) -> list[str]:
