@@ -22,6 +22,7 @@ from midstudy.recipe.curriculum import Curriculum, Start, State
 from midstudy.recipe.data import CONVERSATION_TOKENS, Task, end_of_text_id
 from midstudy.recipe.decode import decode
 from midstudy.recipe.phase import Phase
+from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.stage import stage_id
 from midstudy.recipe.start_weights import Average
 from midstudy.recipe.task_mixture import TaskMixture
@@ -192,6 +193,9 @@ def _data(phase: Phase, num_steps: int) -> str:
     if isinstance(phase.data, Task):
         prompts = f" (prompt weight {phase.prompt_weight:g})" if phase.prompt_weight else ""
         return f"task {phase.data.name}{prompts}"
+    if isinstance(phase.data, Rollouts):
+        tool = ", with the calculator" if phase.data.tool else ""
+        return f"rollouts of {phase.data.name}, {phase.data.num_samples} answers a prompt, {phase.data.score}{tool}"
     words = []
     for corpus in phase.data.corpora:
         first, mean = phase.data.mean_share(corpus, 0), phase.data.mean_share(corpus, num_steps)

@@ -24,12 +24,16 @@ class Batch:
     `weights` (float32) are the loss weights of the targets; `None` means 1 for all. The weight of a position without a
     target is ignored. `documents` (int32) is the document index of each position, counted from the start of the row;
     attention stays within a document. `None` means one document per row.
+
+    `weights_are_advantages` is true for a policy gradient: the weights have any sign and add up to 0, and the mean loss is
+    the weighted sum divided by the number of targets.
     """
 
     input_ids: NDArray[np.int64]
     targets: NDArray[np.int64]
     weights: NDArray[np.float32] | None = None
     documents: NDArray[np.int32] | None = None
+    weights_are_advantages: bool = False
 
     def __post_init__(self) -> None:
         assert self.input_ids.ndim == 2
@@ -44,6 +48,7 @@ class Batch:
             targets=self.targets[first:stop],
             weights=None if self.weights is None else self.weights[first:stop],
             documents=None if self.documents is None else self.documents[first:stop],
+            weights_are_advantages=self.weights_are_advantages,
         )
 
     @property
@@ -53,7 +58,8 @@ class Batch:
 
     @property
     def total_weight(self) -> float:
-        """Sum of the targets' weights, by which the mean loss is divided; the number of targets without weights."""
-        if self.weights is None:
+        """Sum of the targets' weights, by which the mean loss is divided; without weights, or with advantages, the number
+        of targets."""
+        if self.weights is None or self.weights_are_advantages:
             return float(self.num_targets)
         return float(self.weights.sum(where=self.targets != IGNORED, dtype=np.float64))

@@ -24,7 +24,8 @@ from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, Stretch
 from midstudy.recipe.data import Corpus, Dataset, Task
 from midstudy.recipe.packing import Packing
-from midstudy.recipe.task_mixture import TaskData, TaskMixture
+from midstudy.recipe.task_data import TaskData
+from midstudy.recipe.task_mixture import TaskMixture
 
 BUCKET_BATCHES = 32
 """Number of batches of a task that are sorted by length together."""

@@ -21,7 +21,7 @@ from midstudy.recipe.data import CONVERSATION_TOKENS, END_OF_TEXT
 (
     _USER_START,
     _USER_END,
-    _ASSISTANT_START,
+    ASSISTANT_START,
     _ASSISTANT_END,
     _PYTHON_START,
     _PYTHON_END,
@@ -93,7 +93,7 @@ def rendered(turns: Sequence[Turn]) -> tuple[Piece, ...]:
                 Piece(_USER_END, True, False),
             )
             continue
-        pieces.append(Piece(_ASSISTANT_START, True, False))
+        pieces.append(Piece(ASSISTANT_START, True, False))
         for kind, text in turn.parts:
             if kind == "text":
                 pieces.append(Piece(text, False, True))

@@ -26,7 +26,7 @@ from midstudy.recipe.canonical import canonical_text
 from midstudy.recipe.curriculum import Curriculum, Stretch
 from midstudy.recipe.data import Corpus
 from midstudy.recipe.mixture import MixtureRamp
-from midstudy.recipe.task_mixture import TaskData
+from midstudy.recipe.task_data import TaskData
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import tokenizers
 
 from midstudy.data.batches import usable_items
+from midstudy.data.prompts import prompts_with_room
 from midstudy.data.tokens import TokenizedSplit
 
 MUCH = 0.1
@@ -36,6 +38,7 @@ _WHY = {
     "does_not_fit": "too large for max_bytes",
     "after_it": "after that one",
     "no_target": "no target token within {limit} tokens",
+    "no_room": "prompts of more than {limit} tokens, which leave no room for an answer",
     "no_block": "too few to fill a block",
     "past_last_batch": "past the last whole batch",
 }
@@ -57,6 +60,7 @@ _ALWAYS_REPORTED = ("does_not_fit", "past_one_document")
 
 _REMEDY = {
     "no_target": "Raise seq_len, or shorten the prompts.",
+    "no_room": "Raise seq_len, or lower max_new_tokens.",
     "no_block": "Add text, or lower seq_len.",
     "past_last_batch": "Lower num_sequences, seq_len or streams, or add items.",
     "past_shares": "Give the source that ends first a smaller share, or more text.",
@@ -71,10 +75,10 @@ class Tally:
     """What one use of a split reads and what it leaves out.
 
     `use` is `preparation` (rows that a source keeps, `all` splits), `text` (read and tokenised), `tokenizer` (its training
-    text), `packing` (into the rows of batches), `similarity`, `training` or `evaluation`. `used` and `left_out` (by reason)
-    count `unit`: documents, items or tokens. If `is_whole` is false, the split was not read to its end, and counts past a
-    limit are lower bounds. `limit` is the `seq_len` of packing, training and evaluation, or the number of tokens per
-    document that a similarity counts.
+    text), `packing` (into the rows of batches), `similarity`, `training`, `prompts` (of rollouts) or `evaluation`. `used`
+    and `left_out` (by reason) count `unit`: documents, items or tokens. If `is_whole` is false, the split was not read to
+    its end, and counts past a limit are lower bounds. `limit` is the `seq_len` of packing, training and evaluation, the
+    longest prompt of rollouts, or the number of tokens per document that a similarity counts.
 
     For a task: `target_tokens` of all items considered; `target_tokens_seen` of the used items within `limit`; `num_cut`,
     the used items with a truncated target; and `num_without_target`, the used items that contribute only their prompt (with
@@ -223,6 +227,22 @@ def items_tally(
         target_tokens_seen=int(seen[chosen].sum()),
         num_cut=int((seen < targets)[chosen].sum()),
         num_without_target=int((seen[chosen] == 0).sum()),
+    )
+
+
+def prompts_tally(
+    split: TokenizedSplit, tokenizer: tokenizers.Tokenizer, *, data: str, split_name: str, longest: int
+) -> Tally:
+    """Return which conversations rollouts use: those whose prompt has at most `longest` tokens."""
+    used = len(prompts_with_room(split, tokenizer, longest=longest))
+    return Tally(
+        data=data,
+        split=split_name,
+        use="prompts",
+        unit="items",
+        used=used,
+        left_out=_nonzero(no_room=split.num_documents - used),
+        limit=longest,
     )
 
 

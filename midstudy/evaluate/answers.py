@@ -42,6 +42,11 @@ def is_exact_text(answer: str, reference: str) -> bool:
 _SCORES: dict[str, Callable[[str, str], bool]] = {"exact_number": is_exact_number, "exact_text": is_exact_text}
 
 
+def is_right(answer: str, reference: str, score: str) -> bool:
+    """Return whether an answer is right by one of `recipe.generation.SCORES`."""
+    return _SCORES[score](answer, reference)
+
+
 class Marks:
     """The ids of the marks of conversations, and what of a reply they delimit."""
 
@@ -178,7 +183,7 @@ def _line(row: Generated, reference: str, marks: Marks, score: str) -> dict[str,
         "sample": row.sample,
         "text": text,
         "reference": reference,
-        "right": _SCORES[score](text, reference),
+        "right": is_right(text, reference, score),
         "well_formed": marks.is_well_formed(row.tokens, row.is_forced),
         "tool_calls_answered": row.num_answered,
         "tokens": row.tokens,

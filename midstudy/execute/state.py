@@ -6,6 +6,7 @@ the steps in between.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import statistics
@@ -16,19 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 
 from midstudy.data.batches import Batches
 from midstudy.data.packed_rows import read_counts, read_packed
 from midstudy.data.slots import slots_at
-from midstudy.data.tally import Tally, blocks_tally, items_tally
+from midstudy.data.tally import Tally, blocks_tally, items_tally, prompts_tally
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.model_cache import forget_models
+from midstudy.execute.rollouts import RolloutBatches
 from midstudy.execute.step_line import StepLine
 from midstudy.execute.stopped import StoppedError
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
 from midstudy.recipe.data import Dataset, Task
 from midstudy.recipe.packing import Packing
+from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.task_mixture import TaskMixture
 from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE, Attempt, read_metrics, steps_of
 from midstudy.train.checkpoint import CheckpointError, step_of
@@ -43,6 +47,9 @@ ROLLING_INTERVAL_S = 60.0
 """The training time that SIGKILL loses at most, or twenty times the time to write the state, if that is longer."""
 
 ROLLING_MOST_OF_TIME = 0.05
+
+LOG_EVERY = 10
+"""Steps between two lines of the log; of rollouts, every step has one."""
 
 _logger = logging.getLogger(__name__)
 
@@ -68,6 +75,7 @@ def train_state(
     previous_attempts: list[Path],
     train_split: Callable[[Dataset], TokenizedSplit],
     packing: Callable[[Packing], Path],
+    tokenizer: Callable[[], tokenizers.Tokenizer],
     keeps_optimizer: bool,
     should_stop: Callable[[], bool],
     placement: Placement,
@@ -82,6 +90,7 @@ def train_state(
         previous_attempts: folders of interrupted attempts, whose rolling checkpoints training resumes from.
         train_split: returns the tokenised train split of a corpus or task.
         packing: returns the published folder of a packing.
+        tokenizer: loads the tokenizer of the splits; called only for rollouts.
         should_stop: polled before every update and within it.
         ranks: the ranks of this job, of which this process is the first; the others call `assist`.
 
@@ -91,7 +100,7 @@ def train_state(
         CheckpointError: `start_from` is damaged, no earlier state is intact, and the initial weights are not randomly drawn.
         ValueError: the data read does not match the quotas, or almost nothing of a task fits within `seq_len`.
     """
-    tallies = _tallies(recipe, train_split)
+    tallies = _tallies(recipe, train_split, tokenizer)
     for tally in tallies:
         print(tally.sentence, flush=True)
     curriculum, step = recipe.curriculum, recipe.step
@@ -123,18 +132,20 @@ def train_state(
 
     line = StepLine(curriculum, first_step=first_step, device_name=run.device_name, num_devices=placement.num_ranks)
 
-    def log(metrics: Metrics) -> None:
+    def log(batches: Batches | RolloutBatches, metrics: Metrics) -> None:
         if metrics["step"] > kept_step:  # earlier steps belong to another stage
-            attempt.log_metrics(metrics)
+            attempt.log_metrics(metrics | (batches.facts if isinstance(batches, RolloutBatches) else {}))
             line(metrics)
 
     try:
-        for part, batches in _by_placed_phase(curriculum, run.step, train_split, packing):
+        for part, batches in _by_placed_phase(curriculum, run, train_split, packing, tokenizer, should_stop):
             reached = run.advance(
                 part,
                 to_step=part.num_steps,
                 batch_at=batches,
-                on_metrics=log,
+                on_metrics=functools.partial(log, batches),
+                # The facts of rollouts are those of one step.
+                log_every=1 if isinstance(batches, RolloutBatches) else LOG_EVERY,
                 on_step=attempt.note_step,
                 should_stop=should_stop,
                 rolling=rolling,
@@ -170,6 +181,8 @@ def train_state(
     if logged:
         metrics["train_loss_nats"] = logged[-1]["loss_nats"]
         metrics["tokens_per_s"] = statistics.median(row["tokens_per_s"] for row in logged)
+    if isinstance(last.phase.data, Rollouts):
+        metrics["generated_tokens"] = sum(row["generated_tokens"] for row in logged)
     if run.trained_s:
         metrics["data_wait_share"] = run.waited_s / run.trained_s
     if with_noise := [row for row in logged if "gradient_noise_trace" in row]:
@@ -186,13 +199,14 @@ def assist(
     *,
     train_split: Callable[[Dataset], TokenizedSplit],
     packing: Callable[[Packing], Path],
+    tokenizer: Callable[[], tokenizers.Tokenizer],
     should_stop: Callable[[], bool],
     placement: Placement,
     ranks: Ranks,
 ) -> None:
     """Compute this rank's part of each step while the first rank runs `train_state`; nothing is written to disk."""
     run = _run_from(ranks.from_first(None), recipe, placement, ranks)
-    for part, batches in _by_placed_phase(recipe.curriculum, run.step, train_split, packing):
+    for part, batches in _by_placed_phase(recipe.curriculum, run, train_split, packing, tokenizer, should_stop):
         if not run.advance(
             part, to_step=part.num_steps, batch_at=batches, on_metrics=lambda metrics: None, should_stop=should_stop
         ):
@@ -264,19 +278,26 @@ def _run_from(checkpoint: Path | None, recipe: State, placement: Placement, rank
 
 def _by_placed_phase(
     curriculum: Curriculum,
-    from_step: int,
+    run: TrainingRun,
     train_split: Callable[[Dataset], TokenizedSplit],
     packing: Callable[[Packing], Path],
-) -> Iterator[tuple[Curriculum, Batches]]:
-    """Yield, for each placed phase to train from `from_step`, the curriculum up to its end and the batches.
+    tokenizer: Callable[[], tokenizers.Tokenizer],
+    should_stop: Callable[[], bool],
+) -> Iterator[tuple[Curriculum, Batches | RolloutBatches]]:
+    """Yield, for each placed phase to train from the run's step, the curriculum up to its end and the batches.
 
     There is more than one only if steps before the kept state are recomputed.
     """
+    from_step = run.step
     for placed in curriculum.stretches:
         is_last = placed is curriculum.stretches[-1]
         if is_last or placed.stop_step > from_step:
             part = curriculum if is_last else curriculum.until(placed.stop_step)
             last = part.stretches[-1]
+            if isinstance(last.phase.data, Rollouts):
+                split = train_split(last.phase.data.prompts)
+                yield part, RolloutBatches(last, split, tokenizer(), run, should_stop)
+                continue
             splits = {identify(data): train_split(data) for data in part.datasets_of(last)}
             packings = {}
             if isinstance(last.phase.data, TaskMixture):
@@ -285,7 +306,9 @@ def _by_placed_phase(
             yield part, Batches(part, splits, packings)
 
 
-def _tallies(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) -> list[Tally]:
+def _tallies(
+    recipe: State, train_split: Callable[[Dataset], TokenizedSplit], tokenizer: Callable[[], tokenizers.Tokenizer]
+) -> list[Tally]:
     """Return what the last placed phase uses of each of its data sets, and what it leaves out.
 
     Raises:
@@ -295,6 +318,16 @@ def _tallies(recipe: State, train_split: Callable[[Dataset], TokenizedSplit]) ->
     if isinstance(phase.data, TaskMixture):  # the record of its packing counts what is left out
         return []
     facts: dict[str, Any] = {"split_name": "train", "use": "training", "seq_len": phase.seq_len}
+    if isinstance(phase.data, Rollouts):
+        tally = prompts_tally(
+            train_split(phase.data.prompts),
+            tokenizer(),
+            data=phase.data.name,
+            split_name="train",
+            longest=phase.seq_len - phase.data.max_new_tokens,
+        )
+        tally.require_enough()
+        return [tally]
     if isinstance(phase.data, Task):
         target_only = phase.loss == "target_tokens"
         tally = items_tally(train_split(phase.data), data=phase.data.name, target_only=target_only, **facts)
@@ -316,7 +349,7 @@ def _trained_steps(attempts: list[Path]) -> int:
 
 def _realised(
     recipe: State,
-    batches: Batches,
+    batches: Batches | RolloutBatches,
     *,
     first_step: int,
     train_split: Callable[[Dataset], TokenizedSplit],
@@ -336,8 +369,9 @@ def _realised(
         passes = counts.items[num_steps] / np.array(sizes)
         epochs = {name: round(float(number), 4) for name, number in zip(counts.names, passes, strict=True)}
         return {"token_shares": counts.shares(0, num_steps), "epochs": epochs}
-    if isinstance(phase.data, Task):
+    if isinstance(phase.data, Task | Rollouts):
         return {}
+    assert isinstance(batches, Batches)
     slots, begin = slots_at(recipe.curriculum, first_step)
     end = begin + (recipe.step - first_step) * phase.num_sequences
     slots, _ = slots_at(recipe.curriculum, recipe.step - 1)

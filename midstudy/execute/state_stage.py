@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from midstudy.data.tokenizer import load_tokenizer
 from midstudy.execute.first_weights import make_first_state
 from midstudy.execute.state import CHECKPOINT_FOLDER, KeptCheckpoint, assist, can_begin_at, train_state
 from midstudy.execute.work import RankWork, Work, damage_remedied
@@ -12,6 +13,7 @@ from midstudy.files.errors import StoreError
 from midstudy.plan.published import states_before
 from midstudy.recipe.choice import chosen_in
 from midstudy.recipe.curriculum import State
+from midstudy.recipe.stage import stage_id
 from midstudy.recipe.start_weights import Average
 from midstudy.store.store import Store
 
@@ -37,6 +39,7 @@ def state_stage(recipe: State, work: Work) -> dict[str, Any]:
             previous_attempts=list(work.previous),
             train_split=lambda data: work.split(data, tokenizer, "train"),
             packing=lambda packing: work.unchanged(packing.id),
+            tokenizer=lambda: load_tokenizer(work.unchanged(stage_id(tokenizer))),
             keeps_optimizer=work.keeps_optimizer,
             should_stop=work.should_stop,
             placement=work.placement,
@@ -53,6 +56,7 @@ def assist_state(recipe: State, work: RankWork) -> None:
         recipe,
         train_split=lambda data: work.split(data, tokenizer, "train"),
         packing=lambda packing: work.unchanged(packing.id),
+        tokenizer=lambda: load_tokenizer(work.unchanged(stage_id(tokenizer))),
         should_stop=work.should_stop,
         placement=work.placement,
         ranks=work.ranks,

@@ -128,12 +128,16 @@ class Throughput:
             flops_per_s = rate.flops_per_s if rate else self.device.assumed_flops_per_s(model, precision)
         return (num_tokens * model.flops_per_token(seq_len=seq_len) + of_updates) / flops_per_s
 
-    def evaluation_s(self, model: ModelShape, precision: str, evaluation: AnyEvaluation) -> float:
-        """Return the expected seconds of an evaluation with all its sequences and models, including fixed overhead."""
+    def forward_s(self, model: ModelShape, precision: str, *, num_tokens: int, seq_len: int) -> float:
+        """Return the expected seconds of forward passes over `num_tokens` tokens, as in evaluation and generation."""
         known = self.calibrated.get((model.name, precision))
         share = known.forward_share if known else FORWARD_SHARE
+        return share * self.training_s(model, precision, num_tokens=num_tokens, seq_len=seq_len)
+
+    def evaluation_s(self, model: ModelShape, precision: str, evaluation: AnyEvaluation) -> float:
+        """Return the expected seconds of an evaluation with all its sequences and models, including fixed overhead."""
         num_models = 1 if evaluation.other_id is None else 2
-        return num_models * EVALUATION_S + share * self.training_s(
+        return num_models * EVALUATION_S + self.forward_s(
             model, precision, num_tokens=evaluation.num_tokens, seq_len=evaluation.seq_len
         )
 

@@ -17,6 +17,7 @@ from midstudy.recipe.curve import Curve
 from midstudy.recipe.data import Task
 from midstudy.recipe.mixture import MixtureRamp
 from midstudy.recipe.packing import Packing
+from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.start_weights import Average
 from midstudy.recipe.task_mixture import TaskMixture
 
@@ -50,13 +51,17 @@ def tokens_drawn(curriculum: Curriculum, counts_of: CountsOf = estimated_counts)
 
 
 def items_drawn(curriculum: Curriculum, counts_of: CountsOf = estimated_counts) -> dict[str, int]:
-    """Return the items drawn from each task over a run, by name; `counts_of` as in `tokens_drawn`."""
+    """Return the items drawn from each task over a run, by name; `counts_of` as in `tokens_drawn`. Of rollouts, a prompt is
+    an item."""
     items: dict[str, int] = {}
     for part in whole_run(curriculum):
         for placed in part.stretches:
             data = placed.phase.data
             if isinstance(data, Task):
                 number = (placed.stop_step - placed.start_step) * placed.phase.num_sequences
+                items[data.name] = items.get(data.name, 0) + number
+            elif isinstance(data, Rollouts):
+                number = (placed.stop_step - placed.start_step) * placed.phase.num_sequences // data.num_samples
                 items[data.name] = items.get(data.name, 0) + number
         for counts, num_steps in _packed(part, counts_of):
             for name, read in zip(counts.names, counts.read(num_steps)[1], strict=True):
@@ -115,7 +120,7 @@ def _weighted_rates(
 ) -> dict[str, float]:
     """Return Σ learning rate × share of each data set over a placed phase with the learning rates `rates`, (num_steps,)."""
     data = placed.phase.data
-    if isinstance(data, Task):
+    if isinstance(data, Task | Rollouts):
         return {data.name: float(rates.sum())}
     if isinstance(data, TaskMixture):
         counts = counts_of(Packing.of(placed.phase, curriculum.start.tokenizer))

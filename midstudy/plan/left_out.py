@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from midstudy.data.tally import Tally, blocks_tally, items_tally
+from midstudy.data.tally import Tally, blocks_tally, items_tally, prompts_tally
+from midstudy.data.tokenizer import load_tokenizer
 from midstudy.data.tokens import read_split
 from midstudy.files.errors import StoreError
+from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset, Task, TokenizedData
+from midstudy.recipe.decode import decode
 from midstudy.recipe.manifest import Manifest, Use
 from midstudy.recipe.measure import StateEvaluation
+from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.stage import Stage
 from midstudy.recipe.task_mixture import TaskMixture
 from midstudy.store.record import Record
@@ -63,6 +67,9 @@ def uses_by(stage: Stage, stages: Mapping[str, Stage]) -> list[Use]:
         phase = recipe.curriculum.stretches[-1].phase
         if isinstance(phase.data, TaskMixture):  # its packing reads the tokens, and counts for itself
             return []
+        if isinstance(phase.data, Rollouts):
+            longest = phase.seq_len - phase.data.max_new_tokens
+            return of(phase.data.prompts, split="train", use="prompts", seq_len=longest, target_only=True)
         facts = {"seq_len": phase.seq_len, "target_only": phase.loss == "target_tokens"}
         return [use for data in phase.datasets for use in of(data, split="train", use="training", **facts)]
     if isinstance(recipe, StateEvaluation):
@@ -141,6 +148,10 @@ def tally_of(store: Store, use: Use) -> Tally:
         StoreError, ValueError, OSError: the tokens are missing or damaged.
     """
     split = read_split(store.published_folder(use.tokens), use.split)
+    if use.use == "prompts":
+        tokens: TokenizedData = decode(store.record(use.tokens).recipe)
+        tokenizer = load_tokenizer(store.published_folder(identify(tokens.tokenizer)))
+        return prompts_tally(split, tokenizer, data=use.data, split_name=use.split, longest=use.seq_len)
     facts: dict[str, Any] = {
         "data": use.data,
         "split_name": use.split,

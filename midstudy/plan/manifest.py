@@ -25,6 +25,7 @@ from midstudy.recipe.manifest import (
     StepsEntry,
     Use,
 )
+from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.stage import Stage, stage_id
 from midstudy.recipe.study import Arm, Comparison, Mix, Study
 
@@ -114,7 +115,7 @@ def _tasks_read(state: str, plan: Plan, rows: Mapping[Use, int]) -> dict[str, in
         if stage is None or stage.kind != "state":
             continue
         for use in uses_by(stage, plan.stages):
-            if use.is_task:
+            if use.is_task and use.use == "training":
                 found.setdefault(use.data, rows[use])
         pending |= dict.fromkeys(stage.parents)
     return found
@@ -124,7 +125,7 @@ def _arm(entry: ArmStages, plan: Plan, memo: dict[str, Mapping[str, int]], reads
     arm: Arm = entry.arm
     curriculum = arm.curriculum
     before_last_phase = curriculum.state_id(curriculum.stretches[-1].start_step if curriculum.stretches else 0)
-    is_tuned = bool(curriculum.stretches) and isinstance(curriculum.stretches[-1].phase.data, Task)
+    is_tuned = bool(curriculum.stretches) and isinstance(curriculum.stretches[-1].phase.data, Task | Rollouts)
     key = before_last_phase if is_tuned else entry.state  # fine-tuning draws no tokens from corpora
     if key not in memo:
         memo[key] = tokens_drawn(curriculum, plan.counts_of)

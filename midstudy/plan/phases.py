@@ -13,6 +13,7 @@ from midstudy.recipe.data import Task
 from midstudy.recipe.manifest import PhaseEntry
 from midstudy.recipe.mixture import MixtureRamp
 from midstudy.recipe.packing import Packing
+from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.task_mixture import TaskMixture
 
 PIECES = 8
@@ -55,7 +56,7 @@ def _pieces(curriculum: Curriculum, placed: Stretch, counts_of: CountsOf) -> Ite
     """Yield the first step, the step after the last one, and the shares of the pieces of a placed phase."""
     data, start = placed.phase.data, placed.start_step
     length = placed.stop_step - start
-    if isinstance(data, Task):
+    if isinstance(data, Task | Rollouts):
         yield start, placed.stop_step, {data.name: 1.0}
     elif isinstance(data, TaskMixture):
         counts = counts_of(Packing.of(placed.phase, curriculum.start.tokenizer))

@@ -44,10 +44,12 @@ from midstudy.recipe.measure import AnyEvaluation, StateEvaluation
 from midstudy.recipe.model import ModelShape
 from midstudy.recipe.packing import Packing
 from midstudy.recipe.phase import Phase
+from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.stage import Stage, stage_id
 from midstudy.recipe.start_weights import Average
 from midstudy.recipe.study import Arm, Study
-from midstudy.recipe.task_mixture import TaskData, TaskMixture
+from midstudy.recipe.task_data import TaskData
+from midstudy.recipe.task_mixture import TaskMixture
 
 
 @dataclass(frozen=True)
@@ -507,6 +509,8 @@ def _check_optimizer(placed: Stretch, from_state: str) -> None:
 
 def _role(placed: Stretch) -> str:
     data = placed.phase.data
+    if isinstance(data, Rollouts):
+        return "rl"
     if placed.phase.is_tuning:
         return "sft"
     return "midtrain" if isinstance(data, TaskData) or data.specialist_corpora else "pretrain"
@@ -644,10 +648,14 @@ def _training_s(curriculum: Curriculum, throughput: Throughput) -> float:
 
 
 def _phase_s(phase: Phase, model: ModelShape, throughput: Throughput, *, num_steps: int) -> float:
-    return throughput.training_s(
+    num_tokens = num_steps * phase.tokens_per_step
+    cost_s = throughput.training_s(
         model,
         phase.precision,
-        num_tokens=num_steps * phase.tokens_per_step,
+        num_tokens=num_tokens,
         seq_len=phase.seq_len,
         of_updates=num_steps * phase.optimizer.flops_per_update(model),
     )
+    if isinstance(phase.data, Rollouts):  # every token is generated before it is trained on
+        cost_s += throughput.forward_s(model, phase.precision, num_tokens=num_tokens, seq_len=phase.seq_len)
+    return cost_s

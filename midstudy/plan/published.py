@@ -66,9 +66,9 @@ def published_states(store: Store, *, processor: Processor | None = None, num_th
             continue
         if metrics["has_optimizer"]:
             states.kept.append(KeptState(stretch_from=metrics["stretch_from"], step=metrics["step"], id=stage_id))
-            if {"tokens_per_s", "flops_per_token"} <= metrics.keys() and (
-                device := _device_of(record, processor, num_threads)
-            ) is not None:
+            # The rate of rollouts counts answers alone, and the time in which they were generated.
+            measures_training = {"tokens_per_s", "flops_per_token"} <= metrics.keys() and "generated_tokens" not in metrics
+            if measures_training and (device := _device_of(record, processor, num_threads)) is not None:
                 flops_per_s = metrics["tokens_per_s"] * metrics["flops_per_token"]
                 sample = (metrics["size"], metrics["precision"], flops_per_s)
                 states.rates.setdefault(device, []).append(sample)

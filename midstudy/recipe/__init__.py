@@ -21,6 +21,7 @@ from midstudy.recipe.packing import Packing
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.placebo import placebo
 from midstudy.recipe.representation import RepresentationSimilarity
+from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.schedule import (
     Anneal,
     Constant,
@@ -78,6 +79,7 @@ __all__ = [
     "Release",
     "ReleasedTokenizer",
     "RepresentationSimilarity",
+    "Rollouts",
     "Sequential",
     "Source",
     "SourceMix",

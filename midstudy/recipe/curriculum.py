@@ -27,7 +27,7 @@ from midstudy.recipe.model import ModelShape
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.plain import hold_plain_numbers, plain
 from midstudy.recipe.start_weights import Average, Release
-from midstudy.recipe.task_mixture import TaskData
+from midstudy.recipe.task_data import TaskData
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from midstudy.recipe import (
     parts,
     phase,
     representation,
+    rollouts,
     schedule,
     start_weights,
     task_mixture,
@@ -30,7 +31,7 @@ from midstudy.recipe.errors import RecipeError
 
 _MODULES = (
     *(choice, choices, curriculum, curve, data, measure, mixture, model, noise_scale, optimizer, packing, parts, phase),
-    *(representation, schedule, start_weights, task_mixture, train_part),
+    *(representation, rollouts, schedule, start_weights, task_mixture, train_part),
 )
 _CLASSES: dict[str, Any] = {
     name: cls

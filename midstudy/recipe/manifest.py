@@ -127,7 +127,10 @@ class MixEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """What training or an evaluation reads from a split of the data stage `tokens`."""
+    """What training or an evaluation reads from a split of the data stage `tokens`.
+
+    If `use` is `prompts`, rollouts read it, and `seq_len` is the longest prompt.
+    """
 
     tokens: str
     data: str

@@ -25,11 +25,16 @@ from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.plain import hold_plain_numbers
+from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.schedule import Schedule, require_schedule
-from midstudy.recipe.task_mixture import TaskData, TaskMixture
+from midstudy.recipe.task_data import TaskData
+from midstudy.recipe.task_mixture import TaskMixture
 
 TAKE_OVER = ("continue", "reset")
 LOSSES = ("all_tokens", "target_tokens")
+POLICY_GRADIENT = "policy_gradient"
+"""The loss of rollouts, and of nothing else."""
+
 PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")
 
 
@@ -49,6 +54,9 @@ class Phase:
     ends with its end-of-text token. That token still predicts the first token of the next document, as in litgpt and OLMo:
     the mask changes what a token attends to, not which tokens have a loss, so token counts are equal between arms. The
     characters `<|endoftext|>` inside a corpus's text are read as that token too, and end a document there.
+
+    With `Rollouts`, the model answers prompts itself, `num_sequences` answers a step, and the loss is `policy_gradient`.
+    `seq_len` is the limit of prompt and answer together.
 
     Of conversations, in a task or in a mixture, `target_tokens` counts the assistant's tokens alone. All tokens of the other
     corpora of the mixture count.
@@ -80,7 +88,7 @@ class Phase:
         path = f"phases.{self.name}"
         require_factors(f"{path}.factors", self.factors)
         kinds = Mixture | MixtureRamp | TaskData
-        expected = "a Mixture of corpora, a MixtureRamp, a Task or a TaskMixture"
+        expected = "a Mixture of corpora, a MixtureRamp, a Task, a TaskMixture or Rollouts"
         require_kind(f"{path}.data", self.data, kinds, expected=expected)
         require_kind(f"{path}.optimizer", self.optimizer, AdamW, expected="AdamW")
         if self.schedule is not None:
@@ -89,7 +97,7 @@ class Phase:
             raise RecipeError(f"{path}.num_steps", expected="a whole number of steps, at least 0", got=self.num_steps)
         require_positive(f"{path}.num_sequences", self.num_sequences, unit="sequences")
         require_positive(f"{path}.seq_len", self.seq_len, unit="tokens")
-        require_choice(f"{path}.loss", self.loss, LOSSES)
+        require_choice(f"{path}.loss", self.loss, (POLICY_GRADIENT,) if isinstance(self.data, Rollouts) else LOSSES)
         require_choice(f"{path}.precision", self.precision, PRECISIONS)
         require_choice(f"{path}.optimizer_state", self.optimizer_state, TAKE_OVER)
         require_choice(f"{path}.data_positions", self.data_positions, TAKE_OVER)
@@ -113,6 +121,8 @@ class Phase:
                 expected="reset for tasks, whose items start from the beginning",
                 got=self.data_positions,
             )
+        if isinstance(self.data, Rollouts):
+            self._check_rollouts(path, self.data)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise RecipeError(f"{path}.seed", expected="a whole number in [0, 2^63)", got=self.seed)
 
@@ -130,19 +140,31 @@ class Phase:
         if value and isinstance(self.data, TaskMixture):
             raise RecipeError(path, expected="0 with a mixture of tasks", got=value)
 
+    def _check_rollouts(self, path: str, data: Rollouts) -> None:
+        if self.num_sequences % data.num_samples:
+            expected = f"a multiple of the {data.num_samples} samples of each prompt"
+            raise RecipeError(f"{path}.num_sequences", expected=expected, got=self.num_sequences)
+        if self.seq_len <= data.max_new_tokens:
+            expected = f"more than the {data.max_new_tokens} new tokens, so that a prompt has room"
+            raise RecipeError(f"{path}.seq_len", expected=expected, got=self.seq_len)
+
     @property
     def tokens_per_step(self) -> int:
         """Tokens of the global batch, including padding."""
         return self.num_sequences * self.seq_len
 
     def flops_per_token(self, model: ModelShape) -> float:
-        """Return training FLOPs per token: forward, backward, and the optimizer's matrix products spread over a step."""
+        """Return training FLOPs per token: forward, backward, and the optimizer's matrix products spread over a step.
+
+        Of rollouts, also the forward pass that generates the token, a third of forward and backward.
+        """
         of_update = self.optimizer.flops_per_update(model) / self.tokens_per_step
-        return model.flops_per_token(seq_len=self.seq_len) + of_update
+        of_training = model.flops_per_token(seq_len=self.seq_len)
+        return of_training + of_update + (of_training / 3 if isinstance(self.data, Rollouts) else 0)
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:
-        """The data sets that the phase reads: the corpora or the tasks of its mixture, or its task."""
+        """The data sets that the phase reads: the corpora or the tasks of its mixture, its task, or that of its prompts."""
         if isinstance(self.data, TaskData):
             return self.data.tasks
         return self.data.corpora

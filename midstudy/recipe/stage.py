@@ -13,10 +13,10 @@ from midstudy.recipe.factors import Value
 from midstudy.recipe.kinds import STAGE_KINDS, StageRecipe
 from midstudy.recipe.measure import StateEvaluation
 
-ROLES = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sft", "evaluation", "decision")
+ROLES = ("data", "similarity", "import", "average", "pretrain", "midtrain", "sft", "rl", "evaluation", "decision")
 """What a stage does in a study. `data` makes a tokenizer or token files, or packs items; `similarity` counts tokens;
 `pretrain` trains on one corpus, `midtrain` on a mixture with specialists or on packed items, `sft` on items, one in a
-sequence; `decision` makes a choice from evaluations."""
+sequence, `rl` on rollouts; `decision` makes a choice from evaluations."""
 
 
 def stage_id(recipe: StageRecipe) -> str:

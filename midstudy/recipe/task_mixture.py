@@ -110,7 +110,3 @@ class TaskMixture:
     def __str__(self) -> str:
         streams = f", {self.streams} streams" if self.streams > 1 else ""
         return f"{self.name} ({self.order}, packing {self.packing}{streams})"
-
-
-TaskData = Task | TaskMixture
-"""The data of a phase that reads items instead of the blocks of corpora."""

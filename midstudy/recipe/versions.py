@@ -33,6 +33,8 @@ CHOICES = 1
 
 NOISE_SCALE = 1
 """How the gradient noise scale of a state is estimated (`noise_scale.py` in `midstudy/evaluate` and `train`)."""
+ROLLOUTS = 1
+"""Order of prompts, noise, rewards and advantages of reinforcement learning (`midstudy/execute/rollouts.py`)."""
 
 REPRESENTATION = 1
 """How hidden states and weights of two states are compared (`midstudy/evaluate/representation.py`, `cka.py`)."""

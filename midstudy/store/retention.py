@@ -185,7 +185,7 @@ def _why(record: Record, uses: _Uses) -> list[str]:
     if record.kind != "state":
         return [f"{record.kind}: {'read by training and evaluation' if uses.is_parent else 'read by the tables'}"]
     branches = [stage for stage in uses.started_here if stage.role == "midtrain" and not stage.continues_trunk]
-    tuned = [stage for stage in uses.started_here if stage.role == "sft" and not stage.continues_trunk]
+    tuned = [stage for stage in uses.started_here if stage.role in ("sft", "rl") and not stage.continues_trunk]
     reasons = []
     if branches:
         reasons.append(f"branch point of {_number(len(branches), 'branch', 'branches')}")

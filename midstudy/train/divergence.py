@@ -43,9 +43,24 @@ class Trouble:
 class DivergenceWatch:
     """Checks the losses of one phase in order, from state `first_step`."""
 
-    def __init__(self, first_step: int, *, vocab_size: int, memory: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        first_step: int,
+        *,
+        vocab_size: int,
+        memory: Mapping[str, Any] | None = None,
+        is_likelihood: bool = True,
+        may_rise: bool = False,
+    ) -> None:
         """Start a watch, or resume one from its `memory` at a later step of the same phase: an interruption, or splitting
-        the phase into stages, does not change the result."""
+        the phase into stages, does not change the result.
+
+        Only a loss that is a likelihood is compared with chance and with its minimum; that of a policy gradient measures
+        nothing by its height, and is checked for being finite. With `may_rise`, it is not compared with its minimum: where
+        tasks follow each other, a task that was not read yet begins near chance.
+        """
+        self._may_rise = may_rise
+        self._is_likelihood = is_likelihood
         self._uniform = math.log(vocab_size)
         self._first_step = first_step
         self._best, self._best_step = math.inf, first_step
@@ -69,7 +84,7 @@ class DivergenceWatch:
         if not (math.isfinite(loss_nats) and math.isfinite(gradient_norm)):
             return Trouble(from_step, f"loss {loss_nats} nats, gradient norm {gradient_norm}", from_step - 1)
         self._recent.append((loss_nats, from_step))
-        if len(self._recent) < WINDOW_UPDATES:
+        if len(self._recent) < WINDOW_UPDATES or not self._is_likelihood:
             return None
         mean = sum(loss for loss, _ in self._recent) / WINDOW_UPDATES
         if mean > self._uniform + ABOVE_UNIFORM_NATS:
@@ -80,7 +95,7 @@ class DivergenceWatch:
             return Trouble(max(self._recent)[1], what, min(self._first_step, self._best_step))
         if mean < self._best:
             self._best, self._best_step = mean, from_step
-        elif mean > self._best + RISE_NATS:
+        elif mean > self._best + RISE_NATS and not self._may_rise:
             what = (
                 f"the loss over the last {WINDOW_UPDATES} updates is {mean:.2f} nats, more than {RISE_NATS:g} above its "
                 f"minimum in this phase ({self._best:.2f} at step {self._best_step})"

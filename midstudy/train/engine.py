@@ -27,6 +27,8 @@ from midstudy.model.compiled import StopRequestedError, compile_model, signals_h
 from midstudy.model.initialise import initialised
 from midstudy.model.pythia import Pythia
 from midstudy.recipe.curriculum import Curriculum, Start, Stretch
+from midstudy.recipe.phase import POLICY_GRADIENT
+from midstudy.recipe.task_mixture import TaskMixture
 from midstudy.train import checkpoint
 from midstudy.train.checkpoint import Checkpoint, CheckpointError
 from midstudy.train.divergence import DivergedError, DivergenceWatch, Trouble
@@ -170,7 +172,9 @@ class TrainingRun:
         Args:
             curriculum: the curriculum that this run's state belongs to.
             to_step: the state to reach, at most the curriculum's last.
-            batch_at: returns the whole batch that the update from state `step` reads.
+            batch_at: returns the whole batch that the update from state `step` reads. If the loss is a policy gradient, it
+                is called when this run is at `step`, and may use its model; it may raise `StopRequestedError`, which ends
+                the call as `should_stop` does.
             on_metrics: called with the metrics of every `log_every`-th update, of the last one, and of updates after which
                 this run is saved or stopped. Keys: `step` (the state reached), `loss_nats` (weighted mean over the batch's
                 targets, before the update), `lr`, `grad_norm` (before clipping), `tokens_seen`; `tokens_per_s` and
@@ -195,18 +199,21 @@ class TrainingRun:
         self._require_state_of(curriculum, to_step)
         self._curriculum = curriculum
         meter = _Meter(self, on_metrics, rolling, text_at)
-        ahead = self.device.type != "cpu"
+        to_train = [one for one in curriculum.stretches if one.start_step < to_step and one.stop_step > self.step]
+        ahead = self.device.type != "cpu" and all(one.phase.loss != POLICY_GRADIENT for one in to_train)
         with Feed(batch_at, until_step=to_step, ranks=self.ranks, device=self.device, ahead=ahead) as feed:
-            for placed in curriculum.stretches:
-                if placed.stop_step <= self.step or placed.start_step >= to_step:
-                    continue
+            for placed in to_train:
                 self._enter(placed)
-                meter.begin_phase(placed.start_step, memory=self._watch_memory)
+                meter.begin_phase(placed, memory=self._watch_memory)
                 while self.step < min(placed.stop_step, to_step):
                     if self.ranks.any(should_stop()):
                         meter.flush()
                         return False
-                    portion = meter.wait_for(feed)
+                    try:
+                        portion = meter.wait_for(feed)
+                    except StopRequestedError:
+                        meter.flush()
+                        return False
                     lr = curriculum.curve.lr(self.step)
                     update = self._update(portion, lr=lr, seed=placed.phase.seed, should_stop=should_stop)
                     if update is None:
@@ -351,10 +358,16 @@ class _Meter:
         self._since = time.perf_counter()
         self._waited_s = 0.0
 
-    def begin_phase(self, first_step: int, *, memory: Mapping[str, Any] | None) -> None:
+    def begin_phase(self, placed: Stretch, *, memory: Mapping[str, Any] | None) -> None:
         """Start watching the losses of a new phase."""
         self.check()
-        self._watch = DivergenceWatch(first_step, vocab_size=self._run.model.shape.vocab_size, memory=memory)
+        self._watch = DivergenceWatch(
+            placed.start_step,
+            vocab_size=self._run.model.shape.vocab_size,
+            memory=memory,
+            is_likelihood=placed.phase.loss != POLICY_GRADIENT,
+            may_rise=isinstance(placed.phase.data, TaskMixture) and placed.phase.data.order == "sequential",
+        )
 
     def restart_clock(self) -> None:
         self._since = time.perf_counter()

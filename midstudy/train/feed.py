@@ -21,8 +21,8 @@ from midstudy.train.ranks import Ranks
 class Portion:
     """One rank's rows of a batch, as tensors of shape (rows, length) on the device, and totals of the whole batch.
 
-    `row_weights` are the summed loss weights of each row's targets. `num_targets` and `total_weight` cover the batch over
-    all ranks; every rank knows them without communication.
+    `row_weights` are the summed loss weights of each row's targets, or their number if the weights are advantages.
+    `num_targets` and `total_weight` cover the batch over all ranks; every rank knows them without communication.
     """
 
     input_ids: Tensor
@@ -38,7 +38,7 @@ def portion_of(batch: Batch, *, ranks: Ranks, device: torch.device) -> Portion:
     """Return this rank's rows of `batch`, on `device`."""
     own = batch.rows(*ranks.rows(len(batch.input_ids)))
     has_target = own.targets != IGNORED
-    weights = has_target if own.weights is None else np.where(has_target, own.weights, 0.0)
+    weights = has_target if own.weights is None or own.weights_are_advantages else np.where(has_target, own.weights, 0.0)
 
     def to_device(array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)

@@ -100,6 +100,15 @@ class Ranks:
             distributed.broadcast_object_list(box, src=0)
         return box[0]
 
+    def from_every(self, value: Any) -> list[Any]:
+        """Return the value (plain data) of every rank, in their order, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with _collective():
+            distributed.all_gather_object(values, value)
+        return values
+
 
 ALONE = Ranks()
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from midstudy.data.order import derive_key, permute
 from midstudy.data.slots import Slots, drawn_tokens, slots_at
 from midstudy.recipe import Curriculum, Mixture, MixtureRamp
-from midstudy.recipe.task_mixture import TaskData
+from midstudy.recipe.task_data import TaskData
 
 POOL = tuple(corpus(name) for name in "abcdefg")
 

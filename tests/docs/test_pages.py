@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -18,7 +19,7 @@ import midstudy.recipe
 from midstudy.cli.main import _parser
 from midstudy.data.release import released_pythia
 from midstudy.plan.steps_of import StepsOf
-from midstudy.recipe import Average, Cosine, Curriculum, Mixture, Packing, Start
+from midstudy.recipe import Average, Cosine, Curriculum, Mixture, Packing, Source, Start, Task
 from midstudy.recipe.factors import Value
 from midstudy.recipe.model import SIZES
 from midstudy.studies.bridging.scale import Scale
@@ -106,6 +107,15 @@ def test_the_curricula_of_the_page_on_training_can_be_planned() -> None:
     assert names["rising"].num_steps == 9_000
     averaged = Start.averaged(Average.last(names["trunk"], num_states=4, every_steps=5))
     assert Curriculum.of(averaged, sft(PYCODE)).num_steps == 5
+
+
+def test_the_phase_of_the_page_on_rewards_follows_fine_tuning() -> None:
+    source = Source(kind="files", part="", revision="r1", fields=(("messages", "messages"),))
+    first = start()
+    tuned = Curriculum.of(replace(first, model=replace(first.model, max_seq_len=1024)), sft(PYCODE))
+    names = names_of("reinforcement.md", task=Task(name="chat", source=source), tuned=tuned, optimizer=sft(PYCODE).optimizer)
+    phase = names["learned"].stretches[-1].phase
+    assert phase.num_sequences // phase.data.num_samples == 16
 
 
 def test_a_sweep_and_a_measure_of_ones_own_are_as_the_page_on_variation_says() -> None:

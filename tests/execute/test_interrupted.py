@@ -18,6 +18,7 @@ import torch
 from builders.changed_studies import state_before_sft
 from builders.places import PYTHONPATH
 from builders.small_study import WORDS, plan_in, small_study, write_split, write_text
+from builders.sums_study import sums_study, write_sums
 from builders.waiting import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -290,6 +291,30 @@ def test_stages_killed_at_random_times_end_with_the_same_results(
     assert min(counts[number.name] for number in SIGNALS) >= 12, counts
     for name, stage in stages.items():
         assert_same(store, calm, stage, name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_rollouts_killed_at_random_times_end_with_the_same_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a step reads depends on its weights, so a wrong bit would change the answers of all later steps."""
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+    calm, store = (Store.open(tmp_path / name / "store", create=True) for name in ("calm", "killed"))
+    write_sums(tmp_path)
+    study = sums_study(tmp_path, sft_steps=100, rl_steps=120, num_prompts=8, num_samples=8)
+    plan = plan_in(calm, study)
+    stage = plan.stages[study.arms[0].curriculum.state().id]
+    before = [one for one in plan.missing if one.role not in ("rl", "evaluation")]
+    launcher = LocalLauncher(calm)
+    wait(calm, launcher, submit(calm, launcher, *before, stage))
+    assert calm.has(stage.id), calm.failure(stage.id)
+    for one in before:
+        shutil.copytree(calm.paths.stage(one.id), store.paths.stage(one.id))
+    counts = Victim(store, stage, entry="every_step", seed=3).make(10)
+    assert counts.total() >= 8, counts
+    assert_same(store, calm, stage, "rl")
+    rewards = [[line["mean_reward"] for line in lines(each, stage)] for each in (store, calm)]
+    assert rewards[0] == rewards[1]
+    assert len({*rewards[0]}) > 5
 
 
 @pytest.mark.slow

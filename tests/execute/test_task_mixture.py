@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ from midstudy.recipe.data import TokenizedData
 from midstudy.recipe.stage import stage_id
 from midstudy.run.study import plan_study
 from midstudy.store.store import Store
+from midstudy.train import divergence
+from midstudy.train.divergence import DivergedError
 from midstudy.train.engine import TrainingRun
 
 DATA = ("tokenizer", "tokens", "packing")
@@ -162,6 +165,19 @@ def test_a_sequence_is_kept_in_pieces_with_their_own_shares(folder: Path, tmp_pa
     assert entries[0].shares == {"chat": 1.0, "words": 0.0}
     assert entries[-1].shares == {"chat": 0.0, "words": 1.0}
     assert entries[-1].stop_step == study.arms[0].curriculum.num_steps
+
+
+@pytest.mark.parametrize("order", ["shuffled", "sequential"])
+def test_only_a_sequence_of_tasks_may_rise_above_its_lowest_loss(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    monkeypatch.setattr(divergence, "RISE_NATS", -100.0)  # any loss but a new minimum is then a rise
+    monkeypatch.setattr(divergence, "WINDOW_UPDATES", 2)
+    store = Store.open(tmp_path / "store", create=True)
+    _, plan, _ = resolved(store, folder, order=order)
+    trained = nullcontext() if order == "sequential" else pytest.raises(DivergedError, match="above its minimum")
+    with trained:
+        run_stages(store, plan, ("state",))
 
 
 def test_a_phase_longer_than_its_epochs_is_rejected_once_their_length_is_known(folder: Path, tmp_path: Path) -> None:

@@ -126,4 +126,4 @@ def test_evaluation_and_training_reject_a_task_without_any_usable_item(tmp_path:
     with pytest.raises(
         ValueError, match=r"tasks\.code_task train, training at 32 tokens: 120 of 120 items .* Raise seq_len"
     ):
-        _tallies(arm.final_state, lambda data: read_split(folder, "train"))
+        _tallies(arm.final_state, lambda data: read_split(folder, "train"), pytest.fail)

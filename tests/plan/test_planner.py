@@ -51,7 +51,7 @@ from midstudy.recipe import (
     WarmupStableDecay,
 )
 from midstudy.recipe.curriculum import State
-from midstudy.recipe.task_mixture import TaskData
+from midstudy.recipe.task_data import TaskData
 
 
 def plan_of(arms: Iterable[Arm], *, published: Iterable[str] = (), kept: Iterable[KeptState] = ()) -> Plan:

@@ -84,3 +84,23 @@ def test_a_phase_on_text_of_another_kind_may_start_above_chance() -> None:
 def test_a_new_phase_may_start_with_a_higher_loss() -> None:
     assert first_trouble([1.0] * 100) is None
     assert first_trouble([9.0] * 100) is None  # a separate watch
+
+
+def test_the_height_of_a_policy_gradients_loss_is_no_divergence_but_a_non_finite_one_is() -> None:
+    watch = DivergenceWatch(0, vocab_size=512, is_likelihood=False)
+    losses = [step / 4 - 5 for step in range(100)]
+    assert all(watch.trouble(from_step=step, loss_nats=loss, gradient_norm=1) is None for step, loss in enumerate(losses))
+    trouble = watch.trouble(from_step=100, loss_nats=math.nan, gradient_norm=1)
+    assert trouble is not None
+    assert trouble.good_step == 99
+
+
+def test_the_loss_may_rise_where_tasks_follow_each_other_but_not_above_chance() -> None:
+    losses = [1.0] * 30 + [math.log(512)] * 30
+    for may_rise in (True, False):
+        watch = DivergenceWatch(0, vocab_size=512, may_rise=may_rise)
+        troubles = [watch.trouble(from_step=step, loss_nats=loss, gradient_norm=1) for step, loss in enumerate(losses)]
+        assert any(troubles) is not may_rise
+    watch = DivergenceWatch(0, vocab_size=512, may_rise=True)
+    troubles = [watch.trouble(from_step=step, loss_nats=20.0, gradient_norm=1) for step in range(30)]
+    assert any(troubles)

@@ -51,6 +51,7 @@ from midstudy.data.tokens import TokenizedSplit, read_split
 from midstudy.evaluate.generate import Decoding, generate
 from midstudy.execute.data import make_counts, make_tokenizer, make_tokens
 from midstudy.execute.evaluation import evaluate_state
+from midstudy.execute.rollouts import RolloutBatches
 from midstudy.model.initialise import initialised
 from midstudy.recipe import (
     Choice,
@@ -62,6 +63,8 @@ from midstudy.recipe import (
     NoiseScale,
     Packing,
     RepresentationSimilarity,
+    Rollouts,
+    Source,
     Task,
     TaskMixture,
     TaskPart,
@@ -71,6 +74,7 @@ from midstudy.recipe import (
     versions,
 )
 from midstudy.recipe.canonical import identify
+from midstudy.recipe.curriculum import Stretch
 from midstudy.recipe.data import CONVERSATION_TOKENS, TokenizedData
 from midstudy.train.averaging import mean_weights
 from midstudy.train.engine import TrainingRun
@@ -294,6 +298,40 @@ def test_generation() -> None:
         [303, 243, 271, 129, 499, 397],
         [234, 145, 7, 453, 353, 104],
     ]
+
+
+@recorded("ROLLOUTS", version=1)
+def test_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompts of two steps, answers, and the advantages if texts of odd length are right."""
+    monkeypatch.setattr("midstudy.execute.rollouts.is_right", lambda answer, reference, score: len(answer) % 2)
+    run = TrainingRun.begin(start(), precision="fp32")
+    with torch.no_grad():
+        run.model.head.weight.mul_(30)  # so that rounding decides nothing
+    source = Source(kind="files", part="", revision="r1", fields=(("messages", "messages"),))
+    data = Rollouts(
+        prompts=Task(name="t", source=source), score="exact_text", num_samples=3, max_new_tokens=4, tool=False, temperature=8
+    )
+    fields: dict[str, Any] = {"optimizer_state": "reset", "data_positions": "reset", "num_sequences": 6, "seed": 4}
+    rl = phase(data, 9, loss="policy_gradient", **fields)
+    marks = train_tokenizer(["a"], vocab_size=265, special_tokens=CONVERSATION_TOKENS)
+    tokens = (np.arange(60) * 31 % 499 + 9).astype(np.uint16)
+    tokens[3::10] = 3  # <|assistant_start|>
+    split = TokenizedSplit([tokens], [np.arange(0, 61, 10)], None)
+    batches = RolloutBatches(Stretch(phase=rl, start_step=0, stop_step=9), split, marks, run)
+    named = [batches.text_at(step).rpartition("items ")[2] for step in (0, 1, 3)]
+    assert named == ["2, 4", "3, 5", "1, 5"]
+    batch = batches(0)
+    assert batch.input_ids[:, :4].tolist() == 3 * [[251, 282, 313, 3]] + 3 * [[130, 161, 192, 3]]
+    assert batch.targets[:, 3:7].tolist() == [
+        [351, 403, 378, 213],
+        [3, 2, 137, 19],
+        [3, 495, 227, 80],
+        [26, 354, 252, 391],
+        [88, 208, 353, 104],
+        [415, 333, 403, 426],
+    ]
+    assert batch.weights is not None
+    assert batch.weights[:, 0].tolist() == pytest.approx([2 / 3, -1 / 3, -1 / 3, -1 / 3, 2 / 3, -1 / 3])
 
 
 # -- training and evaluation ------------------------------------------------------------------------------------------

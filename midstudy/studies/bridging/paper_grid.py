@@ -43,20 +43,20 @@ def paper_scale(size: str, *, tokens: float = 1.0, precision: str = "bf16_true",
     """Return the paper's training of a size: 61,035 steps of 1,024 sequences of 2,048 tokens, in pure bfloat16.
 
     Args:
-        tokens: share of the paper's tokens, of which steps take the square root, sequences and their length the fourth root.
+        tokens: share of the paper's tokens, of which steps, sequences and their length take the cube root each.
     """
-    root, fourth = tokens**0.5, tokens**0.25
+    root = tokens ** (1 / 3)
     return Scale(
         size=size,
         total_steps=round(PAPER_STEPS * root),
-        num_sequences=max(1, round(1_024 * fourth)),
-        seq_len=round(2_048 * fourth),
+        num_sequences=max(1, round(1_024 * root)),
+        seq_len=round(2_048 * root),
         peak_lr=3e-4,
-        sft_num_sequences=max(1, round(64 * fourth)),
+        sft_num_sequences=max(1, round(64 * root)),
         sft_peak_lr=1e-3,
         precision=precision,
         vocab_size=vocab_size,
-        test_items=max(8, round(2_000 * root)),
+        test_items=max(8, round(2_000 * tokens**0.5)),
     )
 
 
