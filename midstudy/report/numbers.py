@@ -104,4 +104,6 @@ UNITS = {
 
 def unit(metric: str) -> str:
     """Return the unit of a metric."""
-    return UNITS.get(metric, metric.replace("_", " "))
+    if metric.startswith("loss_nats_"):  # of a part of the positions
+        return UNITS["loss_nats"]
+    return "share of items" if metric.startswith("pass_at_") else UNITS.get(metric, metric.replace("_", " "))

@@ -18,6 +18,7 @@ from midstudy.recipe.study import Claim
 from midstudy.report.html import Html
 from midstudy.report.report import Report
 from midstudy.report.sections.claims import claims
+from midstudy.report.sections.comparisons import comparison
 from midstudy.report.sections.limitations import limitations
 from midstudy.report.sections.measures import measures
 
@@ -61,3 +62,22 @@ def test_verdicts_about_one_state_are_named_together_with_what_they_are_about(tm
     assert f"The verdicts on 'it adds', 'it is perfect' hold {about}." in plain(limitations(report))
     assert plain(claims(report)).count(about) == 2
     assert "A single seed decides nothing, except about the items of its own state" in plain(claims(report))
+
+
+def test_a_forest_plot_shows_three_measures_at_most_and_none_without_a_percentage(tmp_path: Path) -> None:
+    """Of a reference at 0 no effect is a percentage: the table has its difference, and no empty axes are drawn."""
+    columns = ("one", "two", "three", "four", "never")
+    rows = [
+        {"trunk_seed": 0, "after": after, **dict.fromkeys(columns, value), "never": value - 1.0}
+        for after, value in (("base", 1.0), ("mid", 0.9))
+    ]
+    compared = {"arms": {"after": "mid"}, "references": {"after": "base"}, "match": ()}
+    comparisons = [{"name": "all", "columns": columns, **compared}, {"name": "none", "columns": ("never",), **compared}]
+    tables = tables_of(rows, comparisons, columns=dict.fromkeys(columns, "lower"), seeds=("trunk_seed",))
+    report = Report.of(write_study(tmp_path, tables))
+    every, nothing = (comparison(report, one) for one in report.manifest.comparisons)
+    drawn = (report.figures_folder / "all.svg").read_text("utf-8")
+    assert [f"<!-- {name} -->" in drawn for name in columns] == [True, True, True, False, False]
+    assert "Not drawn, for want of room or of a percentage: 2 measures in the tables." in plain(every)
+    assert "<img" not in nothing.markup
+    assert "−0.100" in plain(nothing) or "+0.100" in plain(nothing)

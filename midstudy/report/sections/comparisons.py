@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -14,6 +15,9 @@ from midstudy.report.figures.forest import forest_figure
 from midstudy.report.html import Heading, Html, Row, Text, bold, details, element, lines, paragraph, small, table
 from midstudy.report.numbers import counted, decimal, difference, interval, p_value, percent, signed_percent, tokens, unit
 from midstudy.report.report import Report
+
+MAX_DRAWN = 3
+"""Measures that one forest plot has room for beside each other."""
 
 NO_RESULTS = paragraph("No results yet: no arm is finished together with its reference.", css="note")
 
@@ -39,29 +43,47 @@ def comparison(report: Report, entry: ComparisonEntry) -> Html:
         return NO_RESULTS
     manifest, arms = report.manifest, report.tables.arms
     names, titles = names_of_arms(arms, manifest, entry), {column: manifest.title_of(column) for column in entry.columns}
-    if entry.along is None:
-        drawn = forest_figure(arms, entry, effects, names=names, titles=titles)
-    else:
+    shown = Html("")
+    if entry.along is not None:
         drawn = along_figure(arms, entry, effects, names=names, titles=titles, seed=report.seed)
+        shown += report.figure(drawn, entry.name.replace("_", "-"), caption=_drawn(report, entry))
+    elif columns := _on_axes(effects):
+        part = replace(entry, columns=columns)
+        drawn = forest_figure(arms, part, effects, names=names, titles=titles)
+        shown += report.figure(drawn, entry.name.replace("_", "-"), caption=_drawn(report, entry, columns))
+    shows_before = False
+    for column in entry.columns:
+        shown += _table(report, entry, column, names, is_first=not shows_before)
+        shows_before = shows_before or not effects[column].table.empty
+    return shown + details("Dose of each data set, by arm and reference", _doses(report, entry, names))
+
+
+def _on_axes(effects: Mapping[str, Effects]) -> tuple[str, ...]:
+    """Return the first columns that a forest plot can show; of a reference at 0, as a share, no effect is a percentage."""
+    percents = {column: effect.table["relative_improvement"] for column, effect in effects.items() if len(effect.table)}
+    return tuple(column for column, found in percents.items() if found.notna().any())[:MAX_DRAWN]
+
+
+def _drawn(report: Report, entry: ComparisonEntry, columns: Sequence[str] = ()) -> str:
+    """Return the caption of a comparison's figure.
+
+    Args:
+        columns: the measures that it shows, if it has no room for all.
+    """
     by = f" by {readable(entry.along)}" if entry.along else ""
-    agree = ", ".join(readable(name) for name in (*entry.match, *manifest.seeds))
-    shown = report.figure(
-        drawn,
-        entry.name.replace("_", "-"),
-        caption=f"How much better each arm is than its reference{by}, in percent of the reference."
+    agree = ", ".join(readable(name) for name in (*entry.match, *report.manifest.seeds))
+    left = len(entry.columns) - len(columns) if columns else 0
+    return (
+        f"How much better each arm is than its reference{by}, in percent of the reference."
         + (f" An arm and its reference have the same {agree}." if agree else "")
         + (
             " Large markers: means of paired differences; bars: 95 % t-intervals over n values of "
             f"{readable(report.seed)}; small rings: single values. Hollow markers: one value, no interval."
             if report.seed
             else " No arm is repeated with another seed, so there are no intervals."
-        ),
+        )
+        + (f" Not drawn, for want of room or of a percentage: {counted(left, 'measure')} in the tables." if left else "")
     )
-    shows_before = False
-    for column in entry.columns:
-        shown += _table(report, entry, column, names, is_first=not shows_before)
-        shows_before = shows_before or not effects[column].table.empty
-    return shown + details("Dose of each data set, by arm and reference", _doses(report, entry, names))
 
 
 def _table(report: Report, entry: ComparisonEntry, column: str, names: Sequence[str], *, is_first: bool) -> Html:
