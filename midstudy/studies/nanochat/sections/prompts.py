@@ -27,7 +27,8 @@ def prompts(report: Report) -> Html:
     if not any(answers.values()):
         return Html("")
     asked = {pair[1]: pair[0] for pair in source.PROMPTS}
-    references = list(dict.fromkeys(reference for found in answers.values() for reference in found))
+    known = {reference for found in answers.values() for reference in found}
+    references = [*(one for one in asked if one in known), *sorted(known - asked.keys())]
     rows = []
     for reference in references:
         prompt = asked.get(reference, "")
