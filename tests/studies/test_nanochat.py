@@ -20,7 +20,7 @@ from midstudy.recipe import Claim
 from midstudy.report.html import Html
 from midstudy.report.report import Report
 from midstudy.studies.nanochat.estimators import remembered_questions, share_of_items
-from midstudy.studies.nanochat.sections import abilities, first_screen, limitations, orders, prompts, questions
+from midstudy.studies.nanochat.sections import abilities, effects, first_screen, limitations, orders, prompts, questions
 
 
 def plain(shown: Html) -> str:
@@ -165,3 +165,13 @@ def test_a_study_without_any_result_shows_no_table(usual: Tables, tmp_path: Path
     assert [abilities.abilities(empty).markup, prompts.prompts(empty).markup, orders.orders(empty).markup] == ["", "", ""]
     assert "Claims: 23: 0 hold, 0 do not, 23 undecided." in plain(first_screen.first_screen(empty))
     assert set(empty.judged["verdict"]) == {"inconclusive"}
+
+
+def test_an_effect_is_in_the_unit_of_its_measure_also_where_the_reference_is_zero(report: Report) -> None:
+    shown = effects.effects(report).markup
+    (stages,) = [part for part in shown.split("<h3>") if part.startswith("What midtraining and SFT teach a base")]
+    of_mid = Html(stages.split("mid, mixed")[1].split("sft, mixed")[0])
+    _, seeds, reference, arm, better, ends, p = cells(of_mid, "words spelt exactly")
+    # 0.60, 0.61 and 0.62 against 0: mean 0.61, and t(2, 0.975) · 0.01 / √3 = 0.025 around it.
+    assert (seeds, float(reference), float(arm), better, ends) == ("3", 0.0, 0.61, "+0.610", "[0.585, 0.635]")
+    assert float(p.strip("<")) <= 0.001

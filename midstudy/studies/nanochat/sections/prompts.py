@@ -10,7 +10,7 @@ from midstudy.studies.nanochat.chain import rows_of
 from midstudy.studies.nanochat.text import PROMPTS
 
 STATES = ("base", "base → mid", "base → mid → SFT")
-MOST_CHARS = 160
+MOST_CHARS, LAST_CHARS = 160, 50
 
 SHOWN_AFTER_BASE = {
     "Hello! How are you?": "I are you",
@@ -39,8 +39,8 @@ def prompts(report: Report) -> Html:
         ["prompt", "the walk-through shows", *STATES],
         rows,
         num_text_columns=5,
-        caption=f"Greedy, with the calculator, seed {seed}; four prompts, not chosen by what came out. A reply is cut after "
-        f"{MOST_CHARS} characters here; whole ones are in the store, in the evaluation's transcripts.",
+        caption=f"Greedy, with the calculator, seed {seed}; the prompts were fixed before. The middle of a reply of more "
+        f"than {MOST_CHARS} characters is left out here; whole ones are in the evaluation's transcripts in the store.",
     )
 
 
@@ -55,7 +55,7 @@ def _answers(report: Report, state: str) -> dict[str, Text]:
 
 def _reply(text: str, is_well_formed: bool) -> Text:
     words = " ".join(text.split())
-    cut = words if len(words) <= MOST_CHARS else f"{words[:MOST_CHARS]}…"
+    cut = words if len(words) <= MOST_CHARS else f"{words[: MOST_CHARS - LAST_CHARS]} … {words[-LAST_CHARS:]}"
     return lines(
         [code(cut) if cut else small("an empty reply"), *([] if is_well_formed else [small("does not end its turn")])]
     )
