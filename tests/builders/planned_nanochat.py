@@ -110,13 +110,14 @@ def _curves(manifest: Manifest) -> pd.DataFrame:
 
 def _transcripts(manifest: Manifest) -> pd.DataFrame:
     rows = [
-        {"arm": row, "column": "prompts", "item": item, "sample": 0, "reference": pair[1], **_reply(arm.factors, item)}
+        {"arm": row, "column": column, "item": item, "sample": 0, "reference": pair[1], **_reply(column, arm.factors, item)}
         for row, arm in enumerate(manifest.arms)
+        for column in ("prompts", "chat_format")
         for item, pair in enumerate(PROMPTS)
     ]
     return pd.DataFrame(rows).assign(right=False, tool_calls_answered=0)
 
 
-def _reply(factors: Mapping[str, object], item: int) -> dict[str, object]:
-    text = f"<b>reply {item}</b> after {factors['after']} of {factors['mid']} with seed {factors['trunk_seed']}"
+def _reply(column: str, factors: Mapping[str, object], item: int) -> dict[str, object]:
+    text = f"<b>reply {item}</b> of {column} after {factors['after']} of {factors['mid']} with seed {factors['trunk_seed']}"
     return {"text": text, "well_formed": factors["after"] != "base"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from html import unescape
@@ -19,7 +20,7 @@ from midstudy.recipe import Claim
 from midstudy.report.html import Html
 from midstudy.report.report import Report
 from midstudy.studies.nanochat.estimators import remembered_questions, share_of_items
-from midstudy.studies.nanochat.sections import abilities, first_screen, limitations, orders, prompts, questions
+from midstudy.studies.nanochat.sections import abilities, effects, first_screen, limitations, orders, prompts, questions
 
 
 def plain(shown: Html) -> str:
@@ -106,6 +107,9 @@ def test_a_share_is_tested_against_its_margin_at_every_seed(usual: Tables) -> No
     assert "3 seeds" in none.text
     assert none.p_holds == pytest.approx(0.9**100, rel=1e-6)
     assert none.p_fails == 1.0
+    quarter = share_of_items(usual, of("stages", "chat_format", holds="below", margin=0.2))
+    at_least = sum(math.comb(100, k) * 0.2**k * 0.8 ** (100 - k) for k in range(25, 101))
+    assert quarter.p_fails == pytest.approx(min(1.0, 3 * at_least), rel=1e-6), "the smallest of three seeds, times three"
     arms = usual.arms.copy()
     arms.loc[arms[(arms["after"] == "base") & (arms["trunk_seed"] == 2)].index, "spelling"] = 0.5
     one_seed_can = share_of_items(replace(usual, arms=arms), of("stages", "spelling", holds="below", margin=0.1))
@@ -136,7 +140,7 @@ def test_the_prompts_are_shown_as_they_came_out_at_the_first_seed(report: Report
     shown = prompts.prompts(report)
     _, source, base, mid, tuned = cells(shown, "What is the capital of France?")
     assert "base: Paris France city mid: Paris" in source
-    assert "after base of none with seed 0" in base
+    assert "of prompts after base of none with seed 0" in base
     assert "does not end its turn" in base
     assert "after mid of mixed with seed 0" in mid
     assert "does not end" not in mid
@@ -161,3 +165,13 @@ def test_a_study_without_any_result_shows_no_table(usual: Tables, tmp_path: Path
     assert [abilities.abilities(empty).markup, prompts.prompts(empty).markup, orders.orders(empty).markup] == ["", "", ""]
     assert "Claims: 23: 0 hold, 0 do not, 23 undecided." in plain(first_screen.first_screen(empty))
     assert set(empty.judged["verdict"]) == {"inconclusive"}
+
+
+def test_an_effect_is_in_the_unit_of_its_measure_also_where_the_reference_is_zero(report: Report) -> None:
+    shown = effects.effects(report).markup
+    (stages,) = [part for part in shown.split("<h3>") if part.startswith("What midtraining and SFT teach a base")]
+    of_mid = Html(stages.split("mid, mixed")[1].split("sft, mixed")[0])
+    _, seeds, reference, arm, better, ends, p = cells(of_mid, "words spelt exactly")
+    # 0.60, 0.61 and 0.62 against 0: mean 0.61, and t(2, 0.975) · 0.01 / √3 = 0.025 around it.
+    assert (seeds, float(reference), float(arm), better, ends) == ("3", 0.0, 0.61, "+0.610", "[0.585, 0.635]")
+    assert float(p.strip("<")) <= 0.001

@@ -67,8 +67,8 @@ class Abilities:
             column: Measure(state=state, evaluation=self._letters(task), metric="accuracy", better="higher", title=title)
             for column, (task, title) in LETTERS.items()
         }
-        for column, task in ((FORMAT, "chat"), (PROMPTS, PROMPTS)):
-            answers = self._answers(task, "exact_text", 64, tool=tool)
+        for column, task, max_new_tokens in ((FORMAT, "chat", 64), (PROMPTS, PROMPTS, 250)):
+            answers = self._answers(task, "exact_text", max_new_tokens, tool=tool)
             measures[column] = Measure(
                 state=state, evaluation=answers, metric="well_formed", better="higher", title=TITLES[column]
             )

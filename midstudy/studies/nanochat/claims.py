@@ -66,7 +66,7 @@ def _stages() -> list[Claim]:
     }
     cannot = [
         Claim(
-            text=f"The base cannot {verb}: fewer than {CANNOT:.0%} of its answers are right",
+            text=f"The base cannot {verb}: it does so in fewer than {CANNOT:.0%} of its answers",
             source=_walk("5.1"),
             estimator=f"{ESTIMATORS}:share_of_items",
             comparison="stages",

@@ -37,7 +37,7 @@ def order_figure(curves: pd.DataFrame, tasks: Sequence[str], *, seed: str) -> Fi
             axes.plot(mean.index, mean, color=look.colour, linewidth=1.6, marker=look.marker, markersize=3.5)
         axes.set_title(readable(task))
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+        axes.yaxis.set_major_locator(LogLocator(subs=_ticks(of_task["value"])))
         axes.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
@@ -49,3 +49,8 @@ def order_figure(curves: pd.DataFrame, tasks: Sequence[str], *, seed: str) -> Fi
     figure.supxlabel("step of the run")
     figure.supylabel("bits per byte of replies")
     return figure
+
+
+def _ticks(values: pd.Series) -> tuple[float, ...]:
+    """Return the multiples of powers of ten that are labelled: few where the values span decades."""
+    return (1.0,) if values.max() > 30 * values.min() else (1.0, 2.0, 3.0, 5.0, 7.0)

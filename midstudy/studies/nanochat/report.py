@@ -3,8 +3,8 @@ from pathlib import Path
 
 from midstudy.report.html import section
 from midstudy.report.report import Report
-from midstudy.report.sections import claims, comparisons, design, left_out, overview, power, provenance, shares, training
-from midstudy.studies.nanochat.sections import abilities, first_screen, limitations, orders, prompts, questions
+from midstudy.report.sections import claims, design, left_out, overview, power, provenance, shares, training
+from midstudy.studies.nanochat.sections import abilities, effects, first_screen, limitations, orders, prompts, questions
 
 report = Report.of(Path(".."))  # the study's folder; the report is in its subfolder report/
 first_screen.first_screen(report)
@@ -36,7 +36,7 @@ section("Training curves", training.training(report))
 # %%
 section(
     "Effects",
-    comparisons.comparisons(report),
+    effects.effects(report),
     intro="An effect is a paired difference: an arm and its reference share their trunk and its seed.",
 )
 

@@ -10,7 +10,7 @@ from midstudy.studies.nanochat.chain import rows_of
 from midstudy.studies.nanochat.text import PROMPTS
 
 STATES = ("base", "base → mid", "base → mid → SFT")
-MOST_CHARS = 160
+MOST_CHARS, LAST_CHARS = 160, 50
 
 SHOWN_AFTER_BASE = {
     "Hello! How are you?": "I are you",
@@ -27,7 +27,8 @@ def prompts(report: Report) -> Html:
     if not any(answers.values()):
         return Html("")
     asked = {pair[1]: pair[0] for pair in source.PROMPTS}
-    references = list(dict.fromkeys(reference for found in answers.values() for reference in found))
+    known = {reference for found in answers.values() for reference in found}
+    references = [*(one for one in asked if one in known), *sorted(known - asked.keys())]
     rows = []
     for reference in references:
         prompt = asked.get(reference, "")
@@ -38,8 +39,8 @@ def prompts(report: Report) -> Html:
         ["prompt", "the walk-through shows", *STATES],
         rows,
         num_text_columns=5,
-        caption=f"Greedy, with the calculator, seed {seed}; four prompts, not chosen by what came out. A reply is cut after "
-        f"{MOST_CHARS} characters here; whole ones are in the store, in the evaluation's transcripts.",
+        caption=f"Greedy, with the calculator, seed {seed}; the prompts were fixed before. The middle of a reply of more "
+        f"than {MOST_CHARS} characters is left out here; whole ones are in the evaluation's transcripts in the store.",
     )
 
 
@@ -54,7 +55,7 @@ def _answers(report: Report, state: str) -> dict[str, Text]:
 
 def _reply(text: str, is_well_formed: bool) -> Text:
     words = " ".join(text.split())
-    cut = words if len(words) <= MOST_CHARS else f"{words[:MOST_CHARS]}…"
+    cut = words if len(words) <= MOST_CHARS else f"{words[: MOST_CHARS - LAST_CHARS]} … {words[-LAST_CHARS:]}"
     return lines(
         [code(cut) if cut else small("an empty reply"), *([] if is_well_formed else [small("does not end its turn")])]
     )
