@@ -12,8 +12,8 @@ EMBEDDING_FACTOR = 0.02
 
 The source's embedding starts with a standard deviation of 1 and is normalised before the first block, so that only a change
 relative to its size counts. Here it starts with sqrt(2 / (5 width)), 0.018 at the source's width of 1,280 and 0.079 at 64,
-and enters the residual stream as it is. At the source's rate and a width of 64 no word was spelt after midtraining, at 0.02 of
-that rate 60 % were (one seed each, LOG.md).
+and enters the residual stream as it is. At the source's rate and a width of 64 no word was spelt after midtraining, at 0.02
+of that rate 60 % were (one seed each, LOG.md).
 """
 
 ADAMW_RATE = 0.006
