@@ -8,8 +8,8 @@ from midstudy.report.sections import limitations as general
 
 LIMITS = (
     "The model is not nanochat's: parallel blocks with LayerNorm, biases and GELU instead of RMS norms, squared ReLU and "
-    "normalised queries and keys. The rate of the embedding is multiplied by 0.02, the ratio of the initial sizes; the "
-    "others are the source's. Findings on optimizers are about this model.",
+    "normalised queries and keys. The rate of the embedding is 0.02 of the source's, since it is not normalised and "
+    "starts smaller; the other rates are the source's. Findings on optimizers are about this model.",
     "The text is built in: dialogue and guides in place of SmolTalk, fact tables and science questions in place of MMLU's "
     "auxiliary rows, problems from templates in place of GSM8K, and sums that the source does not have. Words have three to "
     "eight letters, and those of test are held out, where the source draws them from the words of training.",
