@@ -16,38 +16,43 @@ from midstudy.recipe.packing import Packing
 from midstudy.recipe.task_mixture import TaskMixture
 
 _ARRAYS = ("part", "item", "starts", "rows", "tokens_read", "items_read")
+_DTYPE = np.dtype("<i8")
 
 
 def save_packed(folder: Path, packed: Packed, counts: PackedCounts) -> None:
-    """Write the arrays of a packing as NumPy files."""
+    """Write the arrays of a packing, each as little-endian 64-bit integers in a file of its own."""
     arrays = (packed.part, packed.item, packed.starts, packed.rows, counts.tokens, counts.items)
     for name, array in zip(_ARRAYS, arrays, strict=True):
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        array.astype(_DTYPE).tofile(_file(folder, name))
 
 
 def read_packed(folder: Path) -> Packed:
     """Open the rows that a packing stage published.
 
     Raises:
-        OSError, ValueError: a file is missing or is not an array.
+        OSError, ValueError: a file is missing, empty or cut.
     """
     part, item, starts, rows = (_map(folder, name) for name in _ARRAYS[:4])
-    return Packed(part, item, starts, rows)
+    return Packed(part, item, starts, rows.reshape(-1, 2))
 
 
 def read_counts(folder: Path, mixture: TaskMixture) -> PackedCounts:
     """Open the counts that a packing stage published.
 
     Raises:
-        OSError, ValueError: a file is missing or is not an array.
+        OSError, ValueError: a file is missing, empty or cut.
     """
-    tokens, items = (_map(folder, name) for name in _ARRAYS[4:])
+    tokens, items = (_map(folder, name).reshape(-1, len(mixture.tasks)) for name in _ARRAYS[4:])
     return PackedCounts(names=tuple(task.name for task in mixture.tasks), tokens=tokens, items=items)
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.bin"
 
 
 def _map(folder: Path, name: str) -> NDArray[np.int64]:
     # A plain array over the map: slices of numpy's memmap class are several times slower.
-    return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)).view(np.ndarray)
+    return np.asarray(np.memmap(_file(folder, name), dtype=_DTYPE, mode="r")).view(np.ndarray)
 
 
 class PackedRows:

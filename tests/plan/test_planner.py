@@ -511,13 +511,6 @@ def test_a_duplicate_arm_is_rejected():
         plan_of([control(), control()])
 
 
-@pytest.mark.parametrize("name", ["stage", "model", "step", "num_steps"])
-def test_a_factor_with_the_name_of_a_column_is_rejected(name: str):
-    message = rf"study\.arms\[0\]\.factors\.{name}: expected a name that no other column of a table has.* Rename the factor"
-    with pytest.raises(RecipeError, match=message):
-        plan_of([arm(trunk(factors=((name, "base"),)))])
-
-
 def test_an_arm_with_other_factors_is_rejected():
     with pytest.raises(
         RecipeError, match=r"study\.arms\[1\]\.factors: expected the factors of study\.arms\[0\]: .*, got .*loader"

@@ -120,5 +120,6 @@ def test_a_selection_matches_factors_by_value(wanted: dict[str, Any], expected: 
 def test_a_factor_may_not_have_the_name_of_a_column_that_stands_beside_it(name: str):
     """Of the tables of arms, items and training: two columns of one name cannot be written."""
     arm = Arm(curriculum=labelled(**{name: "a"}), measures={})
-    with pytest.raises(RecipeError, match=rf"study.arms\[0\].factors.{name}: expected a name that no other column has"):
+    message = rf"study.arms\[0\].factors.{name}: expected a name that no other column of a table has"
+    with pytest.raises(RecipeError, match=message):
         Study(name="clash", question="", arms=[arm], seeds=())
