@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from builders.fake_execute import fake_stage
 from builders.places import REPOSITORY
 
 from midstudy.launch.slurm.placement_file import Jobs, PlacementFile, read_placement_file
-from midstudy.recipe.stage import Stage
+from midstudy.recipe.model import SIZES
+from midstudy.recipe.stage import ROLES, Stage
 from midstudy.train.placement import Placement
 
 EXAMPLE = REPOSITORY / "midstudy/launch/slurm/placement.toml"
@@ -128,3 +130,21 @@ def test_the_example_file_is_valid() -> None:
     assert file.place(stage("evaluation", "1b")).compute.num_ranks == 1
     assert file.place(stage("data")).compute.device == "cpu"
     assert file.uses_gpus
+
+
+@pytest.mark.parametrize("kind", ROLES)
+def test_every_kind_of_stage_can_be_placed(tmp_path: Path, kind: str) -> None:
+    file = read(tmp_path, f"[default]\ntime_limit_min = 5\n[kind.{kind}]\ntime_limit_min = 7\n")
+    limits = {other: file.place(stage(other)).resources.time_limit_min for other in ROLES}
+    assert limits == {other: 7 if other == kind else 5 for other in ROLES}
+
+
+def test_the_example_and_the_page_name_every_kind_and_size() -> None:
+    lines = EXAMPLE.read_text().splitlines()
+    (kinds,) = (line for line in lines if line.startswith("# Kinds: "))
+    (sizes,) = (line for line in lines if line.startswith("# Sizes: "))
+    assert set(re.findall(r"\w+", re.sub(r"\(.*?\)", "", kinds))) - {"Kinds"} == set(ROLES)
+    assert set(re.findall(r"\w+", sizes)) - {"Sizes"} == set(SIZES)
+    page = (REPOSITORY / "docs" / "cluster.md").read_text()
+    assert f"[kind.data]                    # {', '.join(ROLES)}\n" in page
+    assert f"# {', '.join(SIZES)}\n" in page
