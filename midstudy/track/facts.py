@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from midstudy.recipe.choices import CHOICES_FILE
+from midstudy.recipe.generation import TRANSCRIPTS_FILE
 from midstudy.recipe.manifest import Manifest, StageEntry
 from midstudy.store.attempt import METRICS_FILE, RESULT_FOLDER
 from midstudy.store.decisions import Decision
@@ -42,6 +44,9 @@ STUDY = ""
 CHECKPOINT_FOLDER = "checkpoint"
 """Folder of the weights inside a state's published folder."""
 
+_SHOWN_FILES = (TRANSCRIPTS_FILE, CHOICES_FILE)
+"""Files of an evaluation that its run keeps, to be read on its page."""
+
 _TEXT_LENGTH = 5000
 
 
@@ -50,8 +55,8 @@ class RunFacts:
     """A study or one of its stages as an MLflow run; times in Unix milliseconds.
 
     `key` is the stage's id, or `STUDY`. `under` is the key of the run that it is nested below; None for the study's own.
-    `checkpoint` is the folder of an arm's last state. `artifacts` maps files of the report, which the study's run keeps,
-    to the folder that MLflow shows them in.
+    `checkpoint` is the folder of an arm's last state. `artifacts` maps files that the run keeps, those of the study's report
+    or the answers of an evaluation, to the folder that MLflow shows them in.
     """
 
     key: str
@@ -179,6 +184,7 @@ class StageRun:
             curve=folder / METRICS_FILE if METRICS_FILE in record.files else None,
             measured=measured_curves(self.manifest, self.records, self.stage_id) if is_final else (),
             checkpoint=folder / CHECKPOINT_FOLDER if is_final else None,
+            artifacts=_existing({folder / name: None for name in _SHOWN_FILES if name in record.files}),
         )
 
     def failed(self, failure: Mapping[str, Any]) -> RunFacts:
@@ -251,7 +257,7 @@ def run_names(manifest: Manifest) -> dict[str, str]:
     """
     words: dict[str, list[list[str]]] = {}
     for stage in manifest.stages.values():
-        words.setdefault(stage.role, []).append(stage.label.split(" ")[:-1])  # the last word always stays
+        words.setdefault(stage.role, []).append(stage.label.split(" "))
     shared = {role: _num_shared(labels) if len(labels) > 1 else 0 for role, labels in words.items()}
     names: dict[str, str] = {}
     for stage_id, stage in manifest.stages.items():  # parents come first
@@ -263,10 +269,13 @@ def run_names(manifest: Manifest) -> dict[str, str]:
 
 
 def _num_shared(rows: list[list[str]]) -> int:
-    """How many leading words all rows share, without one that names the number after it, as in `seed 0`."""
+    """How many leading words all rows share, without one that names the number after it, as in `seed 0`.
+
+    The last word of a row always stays.
+    """
     columns = list(zip(*rows, strict=False))
-    num = next((place for place, column in enumerate(columns) if len(set(column)) > 1), len(columns))
-    names_a_number = 0 < num < len(columns) and all(word.isdigit() for word in columns[num])
+    num = next((place for place, column in enumerate(columns[:-1]) if len(set(column)) > 1), len(columns) - 1)
+    names_a_number = num > 0 and all(word.isdigit() for word in columns[num])
     return num - 1 if names_a_number else num
 
 
@@ -290,7 +299,12 @@ def _study(store: Store, manifest: Manifest, stages: list[RunFacts]) -> RunFacts
         "mlflow.source.type": "JOB",
     }
     report = folder / "report"
-    kept = {folder / "arms.csv": None, report / "report.html": "report", report / "report.ipynb": "report"}
+    kept = {
+        folder / "arms.csv": None,
+        folder / "claims.csv": None,
+        report / "report.html": "report",
+        report / "report.ipynb": "report",
+    }
     kept |= dict.fromkeys(sorted((report / "figures").glob("*.png")), "report/figures")
     return RunFacts(
         key=STUDY,
@@ -302,8 +316,12 @@ def _study(store: Store, manifest: Manifest, stages: list[RunFacts]) -> RunFacts
         params={},
         tags=tags,
         metrics={},
-        artifacts={path: shown_in for path, shown_in in kept.items() if path.exists()},
+        artifacts=_existing(kept),
     )
+
+
+def _existing(files: Mapping[Path, str | None]) -> dict[Path, str | None]:
+    return {path: shown_in for path, shown_in in files.items() if path.exists()}
 
 
 def _started_ms(attempt: str) -> int:

@@ -502,3 +502,17 @@ def test_runs_are_called_by_what_tells_them_apart_and_numbers_keep_their_names()
     assert len(trunks) >= 2
     assert all(name.startswith("seed ") for name in trunks.values()), trunks
     assert all(name in label for label, name in names.items())
+
+
+def test_a_run_whose_label_differs_by_a_last_number_keeps_the_word_before_it() -> None:
+    """One trunk at several steps: `step 24` and not `24`."""
+    manifest = synthetic_study().manifest
+    first, *others = [stage_id for stage_id, stage in manifest.stages.items() if stage.role == "data"]
+    labels = {first: "mid to step 24", **{other: f"mid to step {30 + number}" for number, other in enumerate(others)}}
+    stages = {
+        stage_id: dataclasses.replace(stage, label=labels.get(stage_id, stage.label))
+        for stage_id, stage in manifest.stages.items()
+    }
+    names = run_names(dataclasses.replace(manifest, stages=stages))
+    assert others
+    assert names[first] == "step 24"
