@@ -1,4 +1,4 @@
-"""Does nanochat's mid stage teach what it is said to teach? Base → mid → SFT at micro scale.
+"""Does nanochat's mid stage teach what it is said to teach? Base → mid → SFT → RL at micro scale.
 
 Hypothesis. A stage of conversations between pretraining and SFT teaches a small model a format, a tool and simple tasks that
 SFT alone cannot teach it; the tasks have to be shuffled, since one after another the early ones are forgotten.
@@ -19,9 +19,9 @@ from midstudy.recipe.errors import require_choice
 from midstudy.studies.nanochat.abilities import Abilities
 from midstudy.studies.nanochat.arms import arms_of, comparisons_of, orders, variants
 from midstudy.studies.nanochat.claims import claims_for
-from midstudy.studies.nanochat.d20 import scale_d20, text_d20
+from midstudy.studies.nanochat.d20 import REWARDS, scale_d20, text_d20
 from midstudy.studies.nanochat.optimizer import adamw_groups, muon_groups
-from midstudy.studies.nanochat.scale import Scale
+from midstudy.studies.nanochat.scale import Rewards, Scale
 from midstudy.studies.nanochat.text import Text
 
 ROWS = {
@@ -56,7 +56,7 @@ def study(
 
     Args:
         scale: `micro`, or `d20` for the source's own shape, batch and rows.
-        full: whether to run all arms that the walk-through argues for.
+        full: whether to run all arms that the walk-through argues for, and RL.
         size, base_steps: of the scale `micro`.
         shrink: what the items of each task are divided by, to try the study in a minute.
 
@@ -66,16 +66,16 @@ def study(
     require_choice("scale", scale, ("micro", "d20"))
     data, steps_of = data or DataChoice(), steps_of or StepsOf()
     if scale == "d20":
-        chosen, text = scale_d20(), text_d20(data)
+        chosen, rewards, text = scale_d20(), REWARDS, text_d20(data)
     else:
         rows, tuning_rows = ({name: -(-most // shrink) for name, most in of.items()} for of in (ROWS, TUNING_ROWS))
-        chosen = micro(size, base_steps)
+        chosen, rewards = micro(size, base_steps), Rewards(num_prompts=8, num_samples=16, num_steps=60)
         text = Text.of(data, rows=rows, tuning_rows=tuning_rows, general_bytes=6_000_000)
     abilities = Abilities(text=text, seq_len=chosen.seq_len, num_items=num_items)
     mids = orders(text, is_full=full)
     if full:
         mids += variants(text, other_optimizer=adamw_groups())
-    arms = arms_of(chosen, text, abilities, mids, seeds=trunk_seeds, steps_of=steps_of)
+    arms = arms_of(chosen, text, abilities, mids, seeds=trunk_seeds, steps_of=steps_of, rewards=rewards if full else None)
     comparisons = comparisons_of(arms)
     return Study(
         name=name,

@@ -243,7 +243,7 @@ def _epoch_lines(plan: Plan) -> list[str]:
             f"  epochs   {packing.mixture}: {epochs} in {about}{_counted(counts.num_steps, 'step')} of "
             f"{packing.num_sequences} × {packing.seq_len} tokens{how}"
         )
-    return lines
+    return list(dict.fromkeys(lines))  # the packings of other seeds are as long
 
 
 def _seen_lines(plan: Plan) -> list[str]:

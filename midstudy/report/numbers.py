@@ -71,6 +71,11 @@ def percent(share: float) -> str:
     return ABSENT if math.isnan(share) else f"{100 * share:.3g} %"
 
 
+def whole_percent(share: float) -> str:
+    """Format a share of few items, of which more digits would say nothing: 0.1267 → '13 %'."""
+    return ABSENT if math.isnan(share) else f"{100 * share:.0f} %"
+
+
 def with_minus(text: str) -> str:
     """Return a sentence with true minus signs before numbers: 'by -0.3 %' → 'by −0.3 %'; ranges and exponents are kept."""
     return re.sub(r"(?<![\w.–-])-(?=\d)", "−", text)

@@ -22,7 +22,7 @@ from midstudy.recipe.manifest import Manifest
 
 NUM_ITEMS = 100
 
-TAUGHT = {"base": 0.0, "mid": 0.6, "sft": 0.5}
+TAUGHT = {"base": 0.0, "mid": 0.6, "sft": 0.5, "rl": 0.5}
 """The share of right spellings after each stage that has midtraining, but for the seed's hundredth."""
 
 

@@ -16,7 +16,7 @@ from midstudy.plan.cost import Throughput
 from midstudy.plan.device import H100
 from midstudy.plan.experiment import load_study
 from midstudy.plan.planner import Plan, make_plan
-from midstudy.recipe import RecipeError, where
+from midstudy.recipe import RecipeError, Rollouts, where
 from midstudy.recipe.optimizer import Muon
 from midstudy.recipe.study import Study
 from midstudy.recipe.task_mixture import TaskMixture
@@ -123,6 +123,22 @@ def test_all_arms_vary_one_thing_each(full: Study) -> None:
     assert phase(full, sft="unmasked").loss == "all_tokens"
 
 
+def test_rl_follows_the_usual_sft_with_the_sources_settings(full: Study) -> None:
+    """Source: nanochat at 92c6654, `chat_rl.py`: top_k=50, temperature 1, init_lr_frac=0.05 falling to 0, 16 samples."""
+    learned = where(full.arms, after="rl", trunk_seed=0)
+    assert [arm.factors["rl"] for arm in learned] == ["mathematics", "counting"]
+    (tuned,) = where(full.arms, after="sft", mid="mixed", sft="masked", trunk_seed=0)
+    for arm, task in zip(learned, ("calculation", "spelling_bee"), strict=True):
+        assert arm.curriculum.stretches[:-1] == tuned.curriculum.stretches
+        rl = arm.curriculum.stretches[-1].phase
+        assert isinstance(rl.data, Rollouts)
+        assert (rl.data.prompts.name, rl.data.score) == (task, "exact_number")
+        assert (rl.data.tool, rl.data.temperature, rl.data.top_k, rl.data.num_samples) == (True, 1, 50, 16)
+        assert (rl.loss, rl.optimizer) == ("policy_gradient", tuned.curriculum.stretches[-1].phase.optimizer)
+        assert [arm.curriculum.curve.lr(tuned.curriculum.num_steps + step) for step in (0, 30)] == [0.05, 0.025]
+        assert {"counting_pass_at_8", "mathematics_pass_at_8"} <= arm.measures.keys() & tuned.measures.keys()
+
+
 def test_all_arms_hold_the_default_ones(usual: Study, full: Study) -> None:
     """Stages of the default are taken over, since ids do not depend on the study."""
     assert {arm.final_state.id for arm in usual.arms} < {arm.final_state.id for arm in full.arms}
@@ -159,6 +175,7 @@ def test_every_claim_has_a_source_and_a_family_and_selects_arms(usual: Study, fu
         "masks",
         "variants of midtraining",
         "shares",
+        "RL",
     }
     assert all(claim.source and claim.family for claim in full.claims)
     assert len(known) == len(full.claims)

@@ -20,7 +20,16 @@ from midstudy.recipe import Claim
 from midstudy.report.html import Html
 from midstudy.report.report import Report
 from midstudy.studies.nanochat.estimators import remembered_questions, share_of_items
-from midstudy.studies.nanochat.sections import abilities, effects, first_screen, limitations, orders, prompts, questions
+from midstudy.studies.nanochat.sections import (
+    abilities,
+    effects,
+    first_screen,
+    limitations,
+    orders,
+    prompts,
+    questions,
+    rewards,
+)
 
 
 def plain(shown: Html) -> str:
@@ -56,15 +65,26 @@ def full_report(full: Tables, tmp_path_factory: pytest.TempPathFactory) -> Repor
 
 
 def test_an_ability_has_a_mean_and_each_seed_with_its_interval_at_every_state(report: Report) -> None:
-    _, items, chance, base, direct, mid, tuned, sequential = cells(abilities.abilities(report), "words spelt exactly")
-    assert (items, chance) == ("100", "–")
+    found = cells(abilities.abilities(report), "words spelt exactly 100 items")
+    _, base, direct, mid, tuned, sequential = found
     assert base == "0 % 0 [0, 4] 0 [0, 4] 0 [0, 4]"
     assert direct.startswith("0 %")
     assert mid.startswith("61 % 60 [50, 69] 61 [")
     assert [text.split(" %")[0] for text in (tuned, sequential)] == ["51", "61"]
     low, high = wilson_interval(0.6, 100)
     assert (round(100 * low, 1), round(100 * high, 1)) == (50.2, 69.1)
-    assert cells(abilities.abilities(report), "MMLU (control)")[2] == "25 %"
+    assert cells(abilities.abilities(report), "MMLU (control) 100 items chance 25%")
+
+
+def test_rl_has_a_row_for_each_task_that_it_rewards(full_report: Report, report: Report) -> None:
+    arms = full_report.tables.arms
+    shown = cells(rewards.rewards(full_report), "letters counted")
+    is_after = (arms["rl"] == "counting") & (arms["after"] == "rl")
+    assert len(shown) == 6
+    assert shown[1:3] == ["25 % 25 25 25"] * 2
+    drawn = arms[is_after].sort_values("trunk_seed")["counting_pass_at_8"]
+    assert shown[5].split(" % ")[1] == " ".join(f"{100 * share:.0f}" for share in drawn)
+    assert not rewards.rewards(report).markup
 
 
 def test_the_first_screen_says_what_each_stage_taught_and_counts_the_verdicts(report: Report) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from midstudy.recipe import Evaluation, Measure
 from midstudy.recipe.choices import Choices
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Dataset
-from midstudy.recipe.generation import Generation
+from midstudy.recipe.generation import Generation, pass_metric
 from midstudy.recipe.measure import BITS_PER_BYTE
 from midstudy.studies.nanochat.text import CONVERSATIONS, PROMPTS, Text
 
@@ -35,6 +35,9 @@ TITLES = {
 }
 
 
+PASS_AT = 8
+"""Of how many drawn answers one must be right, for a prompt to teach in RL."""
+
 TRAINED_ON, FRESH = "sft_question_bits", "fresh_question_bits"
 """Columns of the losses on questions that SFT reads, and on questions that it does not."""
 
@@ -58,10 +61,10 @@ class Abilities:
             tool: whether the calculator answers.
         """
         measures = {}
-        for column, (task, score, max_new_tokens, title) in ANSWERS.items():
+        for column, (task, *_, title) in ANSWERS.items():
             if task not in self.text.tasks:
                 continue
-            answers = self._answers(task, score, max_new_tokens, tool=tool)
+            answers = self.answers(column, tool=tool)
             measures[column] = Measure(state=state, evaluation=answers, metric="exact_match", better="higher", title=title)
         measures |= {
             column: Measure(state=state, evaluation=self._letters(task), metric="accuracy", better="higher", title=title)
@@ -73,6 +76,18 @@ class Abilities:
                 state=state, evaluation=answers, metric="well_formed", better="higher", title=TITLES[column]
             )
         return measures
+
+    def answers(self, column: str, *, tool: bool = True) -> Generation:
+        """Return the greedy answers behind a column of `ANSWERS`."""
+        task, score, max_new_tokens, _ = ANSWERS[column]
+        return self._answers(task, score, max_new_tokens, tool=tool)
+
+    def drawn(self, column: str, state: State) -> Mapping[str, Measure]:
+        """Return the share of items of a column with a right answer among `PASS_AT` drawn ones."""
+        answers = replace(self.answers(column), temperature=1, num_samples=PASS_AT, pass_at=(PASS_AT,))
+        title = f"{ANSWERS[column][-1]}, one of {PASS_AT} drawn answers"
+        metric = pass_metric(PASS_AT).name
+        return {pass_column(column): Measure(state=state, evaluation=answers, metric=metric, better="higher", title=title)}
 
     def losses(self, state: State) -> Mapping[str, Measure]:
         """Return bits per byte of general text and of the replies of each task that trains."""
@@ -130,6 +145,11 @@ class Abilities:
     def _letters(self, task: str) -> Choices:
         data, most = self.text.tasks[task], 4 * self.num_items
         return Choices(data=data, split="test", by="letters", seq_len=self.seq_len, max_sequences=most)
+
+
+def pass_column(column: str) -> str:
+    """Return the column of `Abilities.drawn`."""
+    return f"{column}_pass_at_{PASS_AT}"
 
 
 def _of_bits(evaluation: Evaluation, of: str, *, state: State | None = None, states: tuple[State, ...] = ()) -> Measure:

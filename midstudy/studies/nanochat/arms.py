@@ -1,4 +1,4 @@
-"""The arms of a nanochat study: a base, what midtraining and SFT make of it, and the variants of each; their comparisons."""
+"""The arms of a nanochat study: a base, what midtraining, SFT and RL make of it, variants of each, and their comparisons."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any
 from midstudy.plan.steps_of import StepsOf
 from midstudy.recipe import AdamW, Arm, Comparison, Curriculum, where
 from midstudy.recipe.task_mixture import TaskPart
-from midstudy.studies.nanochat.abilities import FRESH, TRAINED_ON, Abilities
-from midstudy.studies.nanochat.scale import Scale
+from midstudy.studies.nanochat.abilities import FRESH, TRAINED_ON, Abilities, pass_column
+from midstudy.studies.nanochat.scale import Rewards, Scale
 from midstudy.studies.nanochat.text import Text
 
 MIXED, SEQUENTIAL, NONE = "mixed", "sequential", "none"
 RECOMMENDED, OWN_ROWS = "recommended shares", "own rows"
 MASKED, UNMASKED = "masked", "unmasked"
+
+REWARDED = ("mathematics", "counting")
+"""Columns of `ANSWERS` whose right answers RL rewards: word problems as in the source, and the letters of a word."""
 
 RECOMMENDED_SHARES = {
     "chat": 5_793,
@@ -90,11 +93,21 @@ def variants(text: Text, *, other_optimizer: AdamW) -> list[Mid]:
 
 
 def arms_of(
-    scale: Scale, text: Text, abilities: Abilities, mids: Sequence[Mid], *, seeds: Sequence[int], steps_of: StepsOf
+    scale: Scale,
+    text: Text,
+    abilities: Abilities,
+    mids: Sequence[Mid],
+    *,
+    seeds: Sequence[int],
+    steps_of: StepsOf,
+    rewards: Rewards | None = None,
 ) -> list[Arm]:
-    """Return the arms of all seeds: the base, each midtraining, and SFT after them and after the base itself.
+    """Return the arms of all seeds: the base, each midtraining, SFT after them and after the base itself, and RL.
 
     Where SFT is both masked and not, the losses on its questions and on fresh ones are measured.
+
+    Args:
+        rewards: with it, RL on each of `REWARDED` follows the usual SFT; answers are drawn at both.
     """
     arms = []
     for seed in seeds:
@@ -106,7 +119,13 @@ def arms_of(
             arms.append(_arm(run, abilities, asks=asks, along=_along(base, run) if mid.is_curve else ()))
             for sft in mid.tunings:
                 loss = "all_tokens" if sft == UNMASKED else "target_tokens"
-                arms.append(_arm(scale.finetune(run, text, steps_of=steps_of, loss=loss, sft=sft), abilities, asks=asks))
+                tuned = scale.finetune(run, text, steps_of=steps_of, loss=loss, sft=sft)
+                if rewards is None or (mid.name, sft) != (MIXED, MASKED):
+                    arms.append(_arm(tuned, abilities, asks=asks))
+                    continue
+                learned = [scale.reward(tuned, abilities.answers(column), rewards, rl=column) for column in REWARDED]
+                arms += [_arm(tuned, abilities, asks=asks, drawn=REWARDED)]
+                arms += [_arm(end, abilities, drawn=REWARDED) for end in learned]
     return arms
 
 
@@ -123,6 +142,8 @@ def comparisons_of(arms: Sequence[Arm]) -> list[Comparison]:
     recommended, own_rows = where(arms, mid=RECOMMENDED), where(arms, mid=OWN_ROWS)
     unmasked, after = where(arms, sft=UNMASKED), ("after",)
     asked = (*columns, TRAINED_ON, FRESH)
+    learned = where(arms, after="rl")
+    drawn = (*columns, *(pass_column(column) for column in REWARDED))
     wanted: list[tuple[str, str, Sequence[Arm], Sequence[Arm], tuple[str, ...], tuple[str, ...]]] = [
         ("stages", "What midtraining and SFT teach a base", chain, where(arms, after="base"), (), columns),
         ("repair", "SFT after midtraining, or after the base", after_mixed, where(tuned, mid=NONE), (), columns),
@@ -131,6 +152,7 @@ def comparisons_of(arms: Sequence[Arm]) -> list[Comparison]:
         ("variants", "Midtraining varied", variants, mixed, after, columns),
         ("unmasked", "SFT on all tokens, or on replies", unmasked, after_mixed, (), asked),
         ("shares", "The recommended shares, or its own rows", recommended, own_rows, (), columns),
+        ("rewards", "What RL adds to SFT", learned, after_mixed, (), drawn),
     ]  # fmt: skip
     return [
         Comparison(
@@ -141,11 +163,15 @@ def comparisons_of(arms: Sequence[Arm]) -> list[Comparison]:
     ]
 
 
-def _arm(run: Curriculum, abilities: Abilities, *, asks: bool = False, along: tuple[Any, ...] = ()) -> Arm:
+def _arm(
+    run: Curriculum, abilities: Abilities, *, asks: bool = False, drawn: Sequence[str] = (), along: tuple[Any, ...] = ()
+) -> Arm:
     state = run.state()
     measures = {**abilities.of(state), **abilities.losses(state)}
     if asks:
         measures |= abilities.questions(state)
+    for column in drawn:
+        measures |= abilities.drawn(column, state)
     if along:
         measures |= abilities.over(along)
     return Arm(curriculum=run, measures=measures)

@@ -16,6 +16,8 @@ STATES: dict[str, dict[str, Value]] = {
     "base → SFT": {"after": "sft", "mid": NONE},
     "base → mid": {"after": "mid", "mid": MIXED},
     "base → mid → SFT": {"after": "sft", "mid": MIXED, "sft": MASKED},
+    "… → RL on word problems": {"after": "rl", "rl": "mathematics"},
+    "… → RL on letters": {"after": "rl", "rl": "counting"},
     "base → sequential mid": {"after": "mid", "mid": SEQUENTIAL},
 }
 """The states of a study by name, as the factors of their arms."""

@@ -36,7 +36,18 @@ _DIFFERENCE: dict[str, Value] = {"scale": "difference"}
 def claims_for(comparisons: Iterable[Comparison]) -> list[Claim]:
     """Return the claims that can be judged from these comparisons, in the order of the walk-through."""
     by_name = {comparison.name: comparison for comparison in comparisons}
-    every = [*_stages(), *_repair(), *_order(), *_losses(), *_optional(), *_masks(), *_variants(), *_shares(), *_controls()]
+    every = [
+        *_stages(),
+        *_repair(),
+        *_order(),
+        *_losses(),
+        *_optional(),
+        *_masks(),
+        *_variants(),
+        *_shares(),
+        *_rewards(),
+        *_controls(),
+    ]
     return [claim for claim in every if _can_be_judged(claim, by_name)]
 
 
@@ -271,6 +282,24 @@ def _shares() -> list[Claim]:
             cited=slip,
         )
         for task, name in {"choices": "questions of four choices", "calculation": "word problems"}.items()
+    ]
+
+
+def _rewards() -> list[Claim]:
+    return [
+        Claim(
+            text=f"RL teaches {name}: the share of right answers rises by more than {TEACHES:.2g}",
+            source="karpathy/nanochat chat_rl.py",
+            estimator="paired_effect",
+            comparison="rewards",
+            column=column,
+            arms={"rl": column},
+            options=_DIFFERENCE,
+            margin=TEACHES,
+            family="RL",
+            cited="optional there, on GSM8K alone",
+        )
+        for column, name in {"mathematics": "word problems", "counting": "counting letters"}.items()
     ]
 
 

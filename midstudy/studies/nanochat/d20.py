@@ -1,8 +1,8 @@
 """nanochat's own scale, planned: the d20 shape, its batch, and its sources as declared until `--data` gives them.
 
-Sources, rows and steps: karpathy/nanochat at 92c6654 (`speedrun.sh`, `mid_train.py`, `chat_sft.py`). Bytes follow from the
-mean lengths of appendix B of the walk-through, at 4 bytes a token: 95.2 million tokens of midtraining, which are 182 steps,
-where its log has 800 at one line and 2,000 at another. No commit of a set is recorded, so none is written here.
+Sources, rows and steps: karpathy/nanochat at 92c6654 (`speedrun.sh`, `mid_train.py`, `chat_sft.py`, `chat_rl.py`). Bytes
+follow from the mean lengths of appendix B of the walk-through, at 4 bytes a token: 95.2 million tokens of midtraining, which
+are 182 steps, where its log has 800 at one line and 2,000 at another. No commit of a set is recorded, so none is here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from midstudy.data.data_args import DataChoice
 from midstudy.recipe import ModelShape, Task
 from midstudy.recipe.data import MESSAGES_FIELDS, Source, declared
 from midstudy.studies.nanochat.optimizer import muon_groups
-from midstudy.studies.nanochat.scale import Scale
+from midstudy.studies.nanochat.scale import Rewards, Scale
 from midstudy.studies.nanochat.text import PROMPTS, Text
 
 BYTES_PER_TOKEN = 4
@@ -58,6 +58,10 @@ ARC = {
 
 TUNING_ROWS = {"calculation": 8_000, "chat": 10_000, "identity": 1_000, "spelling": 300, "spelling_bee": 300}
 """Items of SFT, beside ARC: 23,000 in all."""
+
+
+REWARDS = Rewards(num_prompts=16, num_samples=16, num_steps=467)
+"""RL: 7,473 prompts of GSM8K once."""
 
 
 def scale_d20() -> Scale:

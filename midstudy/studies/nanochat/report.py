@@ -4,7 +4,16 @@ from pathlib import Path
 from midstudy.report.html import section
 from midstudy.report.report import Report
 from midstudy.report.sections import claims, design, left_out, overview, power, provenance, shares, training
-from midstudy.studies.nanochat.sections import abilities, effects, first_screen, limitations, orders, prompts, questions
+from midstudy.studies.nanochat.sections import (
+    abilities,
+    effects,
+    first_screen,
+    limitations,
+    orders,
+    prompts,
+    questions,
+    rewards,
+)
 
 report = Report.of(Path(".."))  # the study's folder; the report is in its subfolder report/
 first_screen.first_screen(report)
@@ -20,6 +29,9 @@ section("Four prompts", prompts.prompts(report))
 
 # %%
 section("One task after another", orders.orders(report))
+
+# %%
+section("What does RL add?", rewards.rewards(report))
 
 # %%
 section("Does SFT remember its questions?", questions.questions(report))

@@ -1,7 +1,7 @@
 """nanochat's training setup as functions; the quantities that a small study reduces are fields.
 
-Source: karpathy/nanochat at 92c6654 (`base_train.py`, `mid_train.py`, `chat_sft.py`, `gpt.py`, `muon.py`). The model is this
-project's: parallel blocks with LayerNorm, biases and GELU, where nanochat's have RMS norms and squared ReLU.
+Source: karpathy/nanochat at 92c6654 (`base_train.py`, `mid_train.py`, `chat_sft.py`, `chat_rl.py`, `gpt.py`, `muon.py`).
+The model is this project's: parallel blocks with LayerNorm, biases and GELU, where nanochat has RMS norms and squared ReLU.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from midstudy.plan.steps_of import StepsOf
 from midstudy.recipe import (
     AdamW,
     Curriculum,
+    Generation,
     Linear,
     Mixture,
     ModelShape,
     Phase,
+    Rollouts,
     Start,
     Tokenizer,
     factors,
@@ -36,6 +38,21 @@ WARMDOWN_SHARE = Fraction("0.2")
 
 SFT_RATE = 0.02
 """The rate of SFT at its start, as a share of the full rate; it falls linearly to 0."""
+
+RL_RATE = 0.05
+"""The same of RL."""
+
+RL_TOP_K = 50
+"""Among how many tokens RL draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewards:
+    """The size of RL: in each of its steps, `num_samples` answers to each of `num_prompts` items."""
+
+    num_prompts: int
+    num_samples: int
+    num_steps: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +87,7 @@ class Scale:
             decay_steps=max(1, round(WARMDOWN_SHARE * self.base_steps)),
             total_steps=self.base_steps,
         )
-        labels = factors(trunk_seed=seed, after="base", mid="none", sft="none")
+        labels = factors(trunk_seed=seed, after="base", mid="none", sft="none", rl="none")
         start = Start(model=self.model, tokenizer=self.tokenizer(text), seed=seed)
         return Curriculum.of(
             start,
@@ -138,6 +155,34 @@ class Scale:
         steps = steps_of(Packing.of(phase, run.start.tokenizer))
         schedule = Linear(peak_lr=SFT_RATE, floor_lr=0.0, warmup_steps=0, total_steps=steps)
         return run.then(replace(phase, num_steps=steps, schedule=schedule))
+
+    def reward(self, run: Curriculum, answers: Generation, size: Rewards, *, rl: str) -> Curriculum:
+        """Return RL after a run: drawn answers to the train items of a task, rewarded where they are right.
+
+        Args:
+            answers: how answers are generated and scored, as in an evaluation.
+            rl: what the factor `rl` says of these arms.
+        """
+        labels = dict(run.factors)
+        rollouts = Rollouts(
+            prompts=answers.data,
+            score=answers.score,
+            num_samples=size.num_samples,
+            max_new_tokens=answers.max_new_tokens,
+            tool=answers.tool,
+            top_k=RL_TOP_K,
+        )
+        return run.then(
+            Phase(
+                name=f"rl on {rl} seed {labels['trunk_seed']}",
+                data=rollouts,
+                loss="policy_gradient",
+                num_steps=size.num_steps,
+                schedule=Linear(peak_lr=RL_RATE, floor_lr=0.0, warmup_steps=0, total_steps=size.num_steps),
+                factors=factors(after="rl", rl=rl),
+                **self._shared(int(labels["trunk_seed"])) | {"num_sequences": size.num_prompts * size.num_samples},
+            )
+        )
 
     def _shared(self, seed: int) -> dict[str, Any]:
         """Return what all phases have in common."""

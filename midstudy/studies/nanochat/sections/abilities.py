@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from midstudy.analysis.phrases import capitalised
 from midstudy.report.html import Html, Row, Text, bold, lines, paragraph, small, table
-from midstudy.report.numbers import ABSENT, decimal, interval, number, percent
+from midstudy.report.numbers import ABSENT, decimal, interval, number, whole_percent
 from midstudy.report.report import Report
 from midstudy.studies.nanochat.abilities import ANSWERS, FORMAT, LETTERS, TITLES
 from midstudy.studies.nanochat.chain import STATES, rows_of, shares_of
@@ -23,7 +23,7 @@ def abilities(report: Report) -> Html:
     columns = [name for name in (FORMAT, *LETTERS, *ANSWERS) if name in report.manifest.columns]
     states = [state for state in STATES if len(rows_of(report, state))]
     shown = table(
-        ["ability", "items", "chance", *states],
+        ["ability", *states],
         [_row(report, column, states) for column in columns],
         caption="Share of test items, greedy answers with the calculator: the mean over seeds, and below it each seed in "
         "percent with Wilson's 95 % interval over the items, for those weights. Chat format: the answer ends its turn and "
@@ -39,7 +39,7 @@ def changes(report: Report) -> list[str]:
     for column in (FORMAT, *ANSWERS, *LETTERS):
         means = [_mean(report, state, column) for state in ("base", "base → SFT", "base → mid", "base → mid → SFT")]
         if not any(map(math.isnan, means)):
-            base, direct, mid, tuned = map(percent, means)
+            base, direct, mid, tuned = map(whole_percent, means)
             sentences.append(
                 f"{capitalised(TITLES[column])}: {base} after the base, {mid} after midtraining, {tuned} after SFT on it, "
                 f"{direct} after SFT without it."
@@ -50,14 +50,15 @@ def changes(report: Report) -> list[str]:
 def _row(report: Report, column: str, states: list[str]) -> Row:
     shares = {state: list(shares_of(report, state, column)) for state in states}
     sizes = sorted({one.num_items for found in shares.values() for one in found})
-    chance = CHANCE.get(column)
+    guessed = [f"chance {CHANCE[column]:.0%}"] if column in CHANCE else []
     cells: list[Text] = []
     for state in states:
         mean = _mean(report, state, column)
         each = [small(f"{_points(one.share)} {interval(one.low, one.high, _points)}") for one in shares[state]]
-        cells.append(lines([bold(percent(mean)), *each]) if each else ABSENT)
-    items = " to ".join(number(size) for size in dict.fromkeys((sizes[0], sizes[-1]))) if sizes else ABSENT
-    return [TITLES[column], items, ABSENT if chance is None else percent(chance), *cells]
+        cells.append(lines([bold(whole_percent(mean)), *each]) if each else ABSENT)
+    items = " to ".join(number(size) for size in dict.fromkeys((sizes[0], sizes[-1]))) if sizes else ""
+    asked = [f"{items} items"] if items else []
+    return [lines([TITLES[column], *map(small, [*asked, *guessed])]), *cells]
 
 
 def _points(share: float) -> str:

@@ -17,7 +17,7 @@ def questions(report: Report) -> Html:
         return Html("")
     rows = []
     for sft, name in ((NONE, "midtraining"), (MASKED, "SFT on replies"), (UNMASKED, "SFT on all tokens")):
-        found = arms[(arms["mid"] == MIXED) & (arms["sft"] == sft)].dropna(subset=[TRAINED_ON, FRESH])
+        found = arms[(arms["mid"] == MIXED) & (arms["sft"] == sft) & (arms["rl"] == NONE)].dropna(subset=[TRAINED_ON, FRESH])
         if len(found):
             gap = mean_interval(found[FRESH] - found[TRAINED_ON])
             rows.append(
