@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from midstudy.analysis.commonest import commonest_share
 from midstudy.analysis.share_intervals import paired_change, wilson_interval
 from midstudy.recipe.manifest import Manifest
 from midstudy.store.store import Store
@@ -30,6 +31,7 @@ COLUMNS = (
         "share",
         "ci_low",
         "ci_high",
+        "commonest",
     ),
     *("before", "change", "change_low", "change_high", "p_value"),
 )
@@ -40,10 +42,10 @@ def shares_table(store: Store, manifest: Manifest, items: pd.DataFrame | None) -
 
     Columns: measure (the same number for rows of one evaluation and metric, which compare), evaluation (its stage), state
     (the label of the state), column (the first that shows it), metric, data, split, step, num_items, share with ci_low and
-    ci_high (95 %, `wilson_interval`), before (the label of the last state that its training passed with the same
-    evaluation, in whichever arm; empty if there is none), change since then, with change_low, change_high and p_value
-    (`paired_change`, over the items of both; NaN without such a state). Of a state whose scores are not finite, all numbers
-    are NaN.
+    ci_high (95 %, `wilson_interval`), commonest (`commonest_share`, of right answers; NaN of other metrics), before (the
+    label of the last state that its training passed with the same evaluation, in whichever arm; empty if there is none),
+    change since then, with change_low, change_high and p_value (`paired_change`, over the items of both; NaN without such a
+    state). Of a state whose scores are not finite, all numbers are NaN.
 
     Args:
         items: as `items_table` returns it.
@@ -62,12 +64,15 @@ def shares_table(store: Store, manifest: Manifest, items: pd.DataFrame | None) -
                 if metric in SHARES and one in asked and part is not None:
                     found.setdefault((_state(manifest, one), asked[one], metric), _Shown(one, name, part[SHARES[metric]]))
     numbers: dict[tuple[str, str], int] = {}
+    commonest: dict[str, float] = {}
     rows = []
     for (state, question, metric), shown in found.items():
         stage, values = manifest.stages[shown.evaluation], shown.values
         earlier = (found.get((one, question, metric)) for one in _states_before(manifest, state))
         share = float(values.mean(skipna=False))
         low, high = wilson_interval(share, len(values))
+        if question not in commonest:
+            commonest[question] = commonest_share(store.published_folder(shown.evaluation), json.loads(question))
         rows.append(
             {
                 "measure": numbers.setdefault((question, metric), len(numbers)),
@@ -82,6 +87,7 @@ def shares_table(store: Store, manifest: Manifest, items: pd.DataFrame | None) -
                 "share": share,
                 "ci_low": low,
                 "ci_high": high,
+                "commonest": commonest[question] if SHARES[metric] == "right" else math.nan,
                 **_change(manifest, next((one for one in earlier if one is not None), None), values),
             }
         )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,35 +15,10 @@ from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.generate import Decoding, Generated, calculator_tool, generate, special_ids
 from midstudy.evaluate.items import write_items
 from midstudy.evaluate.pass_at_k import pass_at_k
+from midstudy.evaluate.scores import is_right
 from midstudy.evaluate.sequences import chosen_sequences, sequences_tally
 from midstudy.evaluate.subject import Subject
 from midstudy.recipe.generation import EXACT_MATCH, TRANSCRIPTS_FILE, WELL_FORMED, Generation, pass_metric
-
-_FINAL_NUMBER = re.compile(r"#### (-?[0-9.,]+)")
-
-
-def final_number(text: str) -> str | None:
-    """Return the number after the first `#### `, without commas; `None` if there is none (openai/grade-school-math)."""
-    found = _FINAL_NUMBER.search(text)
-    return None if found is None else found[1].replace(",", "")
-
-
-def is_exact_number(answer: str, reference: str) -> bool:
-    """Return whether both have the same final number."""
-    return final_number(answer) is not None and final_number(answer) == final_number(reference)
-
-
-def is_exact_text(answer: str, reference: str) -> bool:
-    """Return whether both texts are equal but for white space around them."""
-    return answer.strip() == reference.strip()
-
-
-_SCORES: dict[str, Callable[[str, str], bool]] = {"exact_number": is_exact_number, "exact_text": is_exact_text}
-
-
-def is_right(answer: str, reference: str, score: str) -> bool:
-    """Return whether an answer is right by one of `recipe.generation.SCORES`."""
-    return _SCORES[score](answer, reference)
 
 
 class Marks:

@@ -20,8 +20,9 @@ from midstudy.data.batches import PAD_MULTIPLE
 from midstudy.data.order import derive_key
 from midstudy.data.prompts import items_at, prompts_with_room
 from midstudy.data.tokens import TokenizedSplit
-from midstudy.evaluate.answers import Marks, is_right, prompts_and_references
+from midstudy.evaluate.answers import Marks, prompts_and_references
 from midstudy.evaluate.generate import Decoding, Generated, calculator_tool, generate
+from midstudy.evaluate.scores import is_right
 from midstudy.model.compiled import StopRequestedError
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Stretch

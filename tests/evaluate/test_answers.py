@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from midstudy.data.tokenizer import train_tokenizer
-from midstudy.evaluate.answers import Marks, final_number, is_exact_number, is_exact_text
+from midstudy.evaluate.answers import Marks
 from midstudy.evaluate.generate import special_ids
+from midstudy.evaluate.scores import final_number, is_exact_number, is_exact_text
 from midstudy.recipe.data import CONVERSATION_TOKENS
 
 TOKENIZER = train_tokenizer(["12+30=42 The answer is 7. #### 1,234 "], vocab_size=280, special_tokens=CONVERSATION_TOKENS)

@@ -74,6 +74,7 @@ def test_an_ability_has_a_mean_and_each_seed_with_its_interval_at_every_state(re
     low, high = wilson_interval(0.6, 100)
     assert (round(100 * low, 1), round(100 * high, 1)) == (50.2, 69.1)
     assert cells(abilities.abilities(report), "MMLU (control) 100 items chance 25%")
+    assert cells(abilities.abilities(report), "letters counted 100 items commonest answer 34 %")
 
 
 def test_rl_has_a_row_for_each_task_that_it_rewards(full_report: Report, report: Report) -> None:

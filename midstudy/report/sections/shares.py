@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pandas as pd
@@ -30,7 +31,9 @@ def shares(report: Report) -> Html:
 def _rows(report: Report, found: pd.DataFrame) -> Iterator[Row]:
     for _, group in found.groupby("measure", sort=False):
         first, titles = group.iloc[0], ", ".join(dict.fromkeys(map(report.manifest.title_of, group["column"])))
-        yield Heading(f"{readable(first['metric'])} on {readable(first['data'])}, {first['split']} split ({titles})")
+        known = first.get("commonest", math.nan)  # absent in tables of before
+        same = "" if math.isnan(known) else f"; the commonest answer would be right for {percent(known)}"
+        yield Heading(f"{readable(first['metric'])} on {readable(first['data'])}, {first['split']} split ({titles}){same}")
         for _, row in group.iterrows():
             yield [
                 row["state"],

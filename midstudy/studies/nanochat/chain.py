@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ class Share:
     low: float
     high: float
     num_items: int
+    commonest: float
+    """The share for which the commonest answer is right."""
 
 
 def rows_of(report: Report, state: str) -> pd.DataFrame:
@@ -57,4 +60,5 @@ def shares_of(report: Report, state: str, column: str) -> Iterator[Share]:
                 low=float(share["ci_low"]),
                 high=float(share["ci_high"]),
                 num_items=int(share["num_items"]),
+                commonest=float(share.get("commonest", math.nan)),
             )

@@ -15,6 +15,9 @@ from midstudy.studies.nanochat.chain import STATES, rows_of, shares_of
 CHANCE = {"knowledge": 0.25, "mmlu": 0.25}
 """Shares that guessing gives."""
 
+WORTH_SAYING = 0.05
+"""The share of the commonest right answer from which it is said beside an ability."""
+
 
 def abilities(report: Report) -> Html:
     """Show the share of right answers of every ability at every state, by seed; nothing before anything is measured."""
@@ -28,7 +31,8 @@ def abilities(report: Report) -> Html:
         caption="Share of test items, greedy answers with the calculator: the mean over seeds, and below it each seed in "
         "percent with Wilson's 95 % interval over the items, for those weights. Chat format: the answer ends its turn and "
         "holds no stray mark; it need not make sense. Knowledge and MMLU: the largest logit among the letters of four "
-        "choices. All else is exact: the whole spelling, or the number after ####.",
+        "choices. All else is exact: the whole spelling, or the number after ####. The commonest answer is what a "
+        "state reaches that always says the same.",
     )
     return shown + _losses(report, states)
 
@@ -50,7 +54,9 @@ def changes(report: Report) -> list[str]:
 def _row(report: Report, column: str, states: list[str]) -> Row:
     shares = {state: list(shares_of(report, state, column)) for state in states}
     sizes = sorted({one.num_items for found in shares.values() for one in found})
+    same = max((one.commonest for found in shares.values() for one in found), default=math.nan)
     guessed = [f"chance {CHANCE[column]:.0%}"] if column in CHANCE else []
+    guessed += [f"commonest answer {whole_percent(same)}"] if same >= WORTH_SAYING else []
     cells: list[Text] = []
     for state in states:
         mean = _mean(report, state, column)
