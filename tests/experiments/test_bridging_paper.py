@@ -205,7 +205,7 @@ def test_a_share_of_the_tokens_is_that_share_of_every_phase() -> None:
 
 
 CELL_TOKENS = 1e-3
-"""1/1,000: 128M tokens, by its rate eight minutes of two idle cores with the smallest shape."""
+"""1/1,000: 128M tokens, a quarter of an hour of two quiet cores with the smallest shape."""
 
 
 @pytest.fixture
