@@ -27,6 +27,8 @@ from midstudy.track.points import Point, curve_points, final_metrics
 STAGE_ID_TAG = "midstudy.stage_id"
 STUDY_TAG = "midstudy.study"
 PARENTS_TAG = "midstudy.parents"
+ARM_TAG = "midstudy.arm"
+"""On the runs of arms' last states: MLflow's filters have no "or", by which these could be told by kind and name."""
 ATTEMPT_TAG = "midstudy.attempt"
 CONTENT_TAG = "midstudy.content"
 """Digest of everything written to a run; a run whose digest is current is skipped."""
@@ -230,6 +232,8 @@ class StageRun:
         }
         if state is not None:
             all_tags["midstudy.parent_state"] = state
+        if any(arm.state == self.stage_id for arm in self.manifest.arms):
+            all_tags[ARM_TAG] = "yes"
         nested = self.stage.kind == "evaluation" and state in self.records
         return RunFacts(
             key=self.stage_id,
