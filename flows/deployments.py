@@ -15,6 +15,7 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 bridging = flow_of(EXPERIMENTS / "bridging_micro.py", name="bridging")
 timing_weight = flow_of(EXPERIMENTS / "timing_weight.py", name="timing-weight")
+nanochat = flow_of(EXPERIMENTS / "nanochat.py", name="nanochat")
 similarity = flow_of(EXPERIMENTS / "similarity.py", name="similarity")
 
-__all__ = ["bridging", "report", "similarity", "timing_weight", "track_sync"]
+__all__ = ["bridging", "nanochat", "report", "similarity", "timing_weight", "track_sync"]

@@ -20,6 +20,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.exceptions import Abort
 from prefect.states import AwaitingRetry, Cancelled, Completed, Failed, State
+from prefect.utilities.callables import parameter_docstrings
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
@@ -28,7 +29,7 @@ from midstudy.flows.artifacts import artifact_key
 from midstudy.flows.killed_run import WAITING, KilledRunGuard
 from midstudy.flows.study_flow import ended_state
 from midstudy.flows.view import PrefectView
-from midstudy.plan.experiment import study_parameters
+from midstudy.plan.experiment import study_docstring, study_parameters
 from midstudy.plan.planner import Plan
 from midstudy.run.conduct import DetachedError, RunSummary, run_study
 from midstudy.run.described import plan_text
@@ -110,6 +111,7 @@ def flow_of(experiment: Path, *, name: str) -> Flow[..., State[Any]]:
     if "name" in keywords:
         keywords["name"] = keywords["name"].replace(annotation=StudyName)
     described = {keyword: f"`{keyword}` of study(...) in {experiment.name}." for keyword in keywords}
+    described |= _meanings(study_docstring(experiment))
     described |= {"data": _DATA, "name": "Name of the study in the store.", "machine": "Where it runs."}
 
     def run(**given: Any) -> State[Any]:
@@ -129,6 +131,15 @@ def flow_of(experiment: Path, *, name: str) -> Flow[..., State[Any]]:
     arguments = "\n".join(f"    {one.name}: {described[one.name]}" for one in signature)
     run.__doc__ = f"What `midstudy run {experiment.name}` does.\n\nArgs:\n{arguments}\n"
     return flow(name=name, flow_run_name="{name}", persist_result=False)(run)
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """Return what a docstring's arguments mean, by name, as sentences; an entry may name several: `size, steps: ...`."""
+    return {
+        name.strip(): meaning[:1].upper() + " ".join(meaning[1:].split())
+        for names, meaning in parameter_docstrings(docstring).items()
+        for name in names.split(",")
+    }
 
 
 _DATA = (
@@ -230,6 +241,7 @@ def _run(experiment: Path, data: tuple[str, ...], machine: Machine) -> State[Any
                 )
 
         def make(store: Store, data_plan: Plan) -> Mapping[str, str]:
+            logger.info("%s\n%s", command, plan_text(data_plan, store))
             return conduct(store, data_plan).failed
 
         plan = plan_in(Store.open_existing(root))
@@ -258,12 +270,18 @@ def _be_quiet(console: Console) -> None:
 
 
 def _settings(path: Path, parameters: Mapping[str, Any]) -> list[str]:
-    """Return `--set` arguments for the parameters that differ from the experiment's defaults."""
+    """Return `--set` arguments for the parameters that differ from the experiment's defaults, as a person writes them."""
     return [
-        f"{name}={parameters[name]!r}"
+        f"{name}={_written(parameters[name], one.default)}"
         for name, one in study_parameters(path).items()
         if name in parameters and parameters[name] != one.default
     ]
+
+
+def _written(value: Any, default: Any) -> str:
+    """Return a value as `--set` takes it: text without quotation marks where the default is text, too."""
+    is_plain = isinstance(value, str) and isinstance(default, str) and value == value.strip("'\"")
+    return str(value) if is_plain else repr(value)
 
 
 def _end(state: State[Any]) -> NoReturn:

@@ -71,6 +71,14 @@ def study_parameters(path: Path) -> dict[str, inspect.Parameter]:
     }
 
 
+def study_docstring(path: Path) -> str:
+    """Return the docstring of an experiment's `study(...)`, empty without one; it says what the keywords mean.
+
+    Raises: as `study_parameters`.
+    """
+    return inspect.getdoc(_study_function(path)) or ""
+
+
 def _study_function(path: Path) -> Callable[..., Study]:
     if not path.is_file():
         raise RecipeError("experiment", expected="an existing Python file that defines study(...)", got=str(path))

@@ -13,20 +13,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from midstudy.recipe.choices import CHOICES_FILE
-from midstudy.recipe.generation import TRANSCRIPTS_FILE
 from midstudy.recipe.manifest import Manifest, StageEntry
 from midstudy.store.attempt import METRICS_FILE, RESULT_FOLDER
 from midstudy.store.decisions import Decision
 from midstudy.store.leftovers import is_alive
 from midstudy.store.record import Record
 from midstudy.store.store import Store
+from midstudy.track.answer_table import TABLES, TABLES_TAG, AnswerTable, answer_table
 from midstudy.track.lineage import DataFacts, data_facts, environment_tags, state_behind
 from midstudy.track.points import Point, curve_points, final_metrics
 
 STAGE_ID_TAG = "midstudy.stage_id"
 STUDY_TAG = "midstudy.study"
 PARENTS_TAG = "midstudy.parents"
+ARM_TAG = "midstudy.arm"
+"""On the runs of arms' last states: MLflow's filters have no "or", by which these could be told by kind and name."""
 ATTEMPT_TAG = "midstudy.attempt"
 CONTENT_TAG = "midstudy.content"
 """Digest of everything written to a run; a run whose digest is current is skipped."""
@@ -44,9 +45,6 @@ STUDY = ""
 CHECKPOINT_FOLDER = "checkpoint"
 """Folder of the weights inside a state's published folder."""
 
-_SHOWN_FILES = (TRANSCRIPTS_FILE, CHOICES_FILE)
-"""Files of an evaluation that its run keeps, to be read on its page."""
-
 _TEXT_LENGTH = 5000
 
 
@@ -55,8 +53,8 @@ class RunFacts:
     """A study or one of its stages as an MLflow run; times in Unix milliseconds.
 
     `key` is the stage's id, or `STUDY`. `under` is the key of the run that it is nested below; None for the study's own.
-    `checkpoint` is the folder of an arm's last state. `artifacts` maps files that the run keeps, those of the study's report
-    or the answers of an evaluation, to the folder that MLflow shows them in.
+    `checkpoint` is the folder of an arm's last state. `artifacts` maps the files of the study's report to the folder that
+    MLflow shows them in. `answers` is the table of an evaluation's answers.
     """
 
     key: str
@@ -74,6 +72,7 @@ class RunFacts:
     data: tuple[DataFacts, ...] = ()
     checkpoint: Path | None = None
     artifacts: Mapping[Path, str | None] | None = None
+    answers: AnswerTable | None = None
     content: str = ""
 
     def points(self, *, after_step: int = -1) -> Iterator[Point]:
@@ -95,6 +94,7 @@ class RunFacts:
             str(self.checkpoint),
             [astuple(point) for point in self.measured],
         ]
+        content += [self.answers.digest] if self.answers is not None else []
         content += [self.curve.stat().st_size if self.curve is not None and self.curve.exists() else None]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8"))
         for path in self.artifacts or ():
@@ -175,6 +175,9 @@ class StageRun:
         tags = {ATTEMPT_TAG: record.attempt, "midstudy.folder": str(folder), **environment_tags(record.environment)}
         if _is_decision(record):
             tags["mlflow.note.content"] = f"{Decision.of(record).sentence}."
+        answers = answer_table(self.store, self.manifest, self.records, self.stage_id)
+        if answers is not None:
+            tags[TABLES_TAG] = TABLES
         return self._facts(
             status=FINISHED,
             started_ms=milliseconds(record.timing["started_at"]),
@@ -184,7 +187,7 @@ class StageRun:
             curve=folder / METRICS_FILE if METRICS_FILE in record.files else None,
             measured=measured_curves(self.manifest, self.records, self.stage_id) if is_final else (),
             checkpoint=folder / CHECKPOINT_FOLDER if is_final else None,
-            artifacts=_existing({folder / name: None for name in _SHOWN_FILES if name in record.files}),
+            answers=answers,
         )
 
     def failed(self, failure: Mapping[str, Any]) -> RunFacts:
@@ -230,6 +233,8 @@ class StageRun:
         }
         if state is not None:
             all_tags["midstudy.parent_state"] = state
+        if any(arm.state == self.stage_id for arm in self.manifest.arms):
+            all_tags[ARM_TAG] = "yes"
         nested = self.stage.kind == "evaluation" and state in self.records
         return RunFacts(
             key=self.stage_id,

@@ -14,7 +14,7 @@ import zlib
 from typing import Any
 
 from midstudy.recipe.manifest import Manifest
-from midstudy.track.facts import result_name
+from midstudy.track.facts import ARM_TAG, result_name
 
 VIEW_KEY = "midstudy"
 """Key of the view. It does not depend on the study, so a link stays valid when the study grows."""
@@ -43,7 +43,7 @@ def arms_view(manifest: Manifest) -> dict[str, Any]:
     """
     factors = [name for name in manifest.factor_names if name not in manifest.seeds]
     measured = [name for name, column in manifest.columns.items() if not column.is_curve]
-    state: dict[str, Any] = {"searchFilter": _filter(manifest), "startTime": "ALL"}
+    state: dict[str, Any] = {"searchFilter": f"tags.`{ARM_TAG}` = 'yes'", "startTime": "ALL"}
     if measured:
         first = next((name for comparison in manifest.comparisons for name in comparison.columns), measured[0])
         measured.sort(key=lambda name: name != first)
@@ -58,11 +58,6 @@ def arms_view(manifest: Manifest) -> dict[str, Any]:
         keys = [{"mode": "param", "groupByData": name} for name in varying]
         state["groupBy"] = {"aggregateFunction": "average", "groupByKeys": keys}
     return state
-
-
-def _filter(manifest: Manifest) -> str:
-    roles = sorted({manifest.stages[arm.state].role for arm in manifest.arms})
-    return f"tags.stage_kind = '{roles[0]}'" if len(roles) == 1 else "tags.stage_kind != 'evaluation'"
 
 
 def _column(kind: str, name: str) -> str:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
+_NOTE_TAG = "mlflow.note.content"
+_QUESTION_TAG = "midstudy.question"
+"""What the last sync wrote above the list of runs."""
 _PAGE_SIZE = 1000
 _LOCK_POLL_S = 0.1
 
@@ -67,6 +70,7 @@ def sync(store: Store, study_name: str, *, tracking_uri: str, lock_timeout_s: fl
         facts = study_facts(store, manifest)
         client = connect(tracking_uri)
         experiment_id = _experiment(client, store, manifest, tracking_uri)
+        _describe(client, experiment_id, manifest)
         _keep_view(client, experiment_id, manifest, facts)
         known = _known_runs(client, experiment_id)
         writer = RunWriter(client, experiment_id)
@@ -140,7 +144,6 @@ def _experiment(client: MlflowClient, store: Store, manifest: Manifest, tracking
         location = None if served else (store.paths.mlflow / "artifacts" / name).as_uri()
         tags = {
             "midstudy.store": root,
-            "mlflow.note.content": manifest.question,
             "mlflow.experimentKind": "custom_model_development",  # otherwise the UI shows pages for prompts and traces
         }
         return client.create_experiment(name, artifact_location=location, tags=tags)
@@ -156,6 +159,17 @@ def _keep_view(client: MlflowClient, experiment_id: str, manifest: Manifest, fac
     wanted = view_tag(manifest, created_ms=facts[0].started_ms)
     if client.get_experiment(experiment_id).tags.get(VIEW_TAG) != wanted:
         client.set_experiment_tag(experiment_id, VIEW_TAG, wanted)
+
+
+def _describe(client: MlflowClient, experiment_id: str, manifest: Manifest) -> None:
+    """Write the study's question above the list of runs; a person's own text there is kept.
+
+    The question changes: before a study's lengths are known, the data that they follow from are made under its name.
+    """
+    tags = client.get_experiment(experiment_id).tags
+    if tags.get(_NOTE_TAG) == tags.get(_QUESTION_TAG) != manifest.question:
+        for tag in (_NOTE_TAG, _QUESTION_TAG):
+            client.set_experiment_tag(experiment_id, tag, manifest.question)
 
 
 def _known_runs(client: MlflowClient, experiment_id: str) -> dict[str, Run]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from midstudy.track.answer_table import TABLE_FILE
 from midstudy.track.facts import ATTEMPT_TAG, CONTENT_TAG, CURVE_STEP_TAG, LAYOUT_TAG, STAGE_ID_TAG, RunFacts
 from midstudy.track.lineage import DataFacts
 
@@ -65,6 +66,8 @@ class RunWriter:
         model_id = self._model(facts, run_id)
         for path, shown_in in (facts.artifacts or {}).items():
             self._client.log_artifact(run_id, str(path), shown_in)
+        if facts.answers is not None:
+            self._client.log_text(run_id, facts.answers.text(), TABLE_FILE)
         self._log(facts, run_id, tags, after_step, model_id)
         if facts.ended_ms is not None:
             self._client.set_terminated(run_id, status=facts.status, end_time=facts.ended_ms)

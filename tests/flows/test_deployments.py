@@ -15,13 +15,14 @@ from pydantic import TypeAdapter
 from midstudy.data.data_args import DataChoice
 from midstudy.data.source_argument import SourceArgument
 from midstudy.flows.deployed import DataSources, _settings, flow_of
-from midstudy.plan.experiment import study_parameters
+from midstudy.plan.experiment import load_study, study_parameters
 from midstudy.recipe.exact_share import exact_share
 
 DEPLOYMENTS = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
 EXPERIMENTS = {
     "bridging/micro": "bridging_micro.py",
     "timing-weight/micro": "timing_weight.py",
+    "nanochat/micro": "nanochat.py",
     "similarity/data-only": "similarity.py",
 }
 
@@ -36,11 +37,12 @@ FLOWS = {f"{flow.name}/{one['name']}": flow for one in DEPLOYMENTS for flow in [
 GIVEN = {name: one.get("parameters", {}) for name, one in zip(FLOWS, DEPLOYMENTS, strict=True)}
 
 
-def test_the_flagship_sweeps_are_deployed() -> None:
+def test_the_sweeps_are_deployed() -> None:
     assert list(FLOWS) == [
         "bridging/micro",
         "bridging/local-data",
         "timing-weight/micro",
+        "nanochat/micro",
         "similarity/data-only",
         "report/from-store",
         "track-sync/scheduled",
@@ -76,6 +78,28 @@ def test_defaults_are_those_of_the_experiment(flow: str) -> None:
     for name, keyword in keywords.items():
         shown = parameters[name].get("default")
         assert (tuple(shown) if isinstance(shown, list) else shown) == keyword.default, name
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "experiments").glob("*.py")), ids=lambda path: path.stem)
+def test_every_experiment_can_be_deployed_with_its_own_defaults(path: Path) -> None:
+    deployed = flow_of(path, name=path.stem.replace("_", "-"))
+    schema = deployed.parameters.model_dump_for_openapi()
+    is_valid_schema(schema)
+    assert schema["properties"].keys() == {"data", "machine", *study_parameters(path)}
+    shown = {name: one["default"] for name, one in schema["properties"].items() if "default" in one}
+    given = {**shown, "data": ["wheels"]}
+    validate(given, schema, raise_on_error=True)
+    assert _settings(path, deployed.validate_parameters(given)) == []
+
+
+def test_a_deployed_nanochat_is_the_study_of_the_command_line() -> None:
+    path = REPOSITORY / "experiments" / "nanochat.py"
+    given = {"data": ["wheels"], "size": "pico", "trunk_seeds": [0], "base_steps": 10, "shrink": 60, "full": True}
+    settings = _settings(path, FLOWS["nanochat/micro"].validate_parameters(given))
+    assert settings == ["full=True", "size=pico", "trunk_seeds=(0,)", "base_steps=10", "shrink=60"]
+    arms = load_study(path, settings=settings).arms
+    assert {arm.factors["trunk_seed"] for arm in arms} == {0}
+    assert "rl" in {arm.factors["after"] for arm in arms}
 
 
 def test_no_study_depends_on_a_slot_that_a_server_may_forget() -> None:
@@ -168,7 +192,18 @@ def test_only_what_differs_from_the_experiment_is_handed_on() -> None:
     machine = object()
     assert _settings(path, {**defaults, "data": ("wheels",), "machine": machine}) == []
     changed = {**defaults, "sizes": ("70m", "160m"), "precision": "bf16_true", "full": True}
-    assert _settings(path, changed) == ["sizes=('70m', '160m')", "precision='bf16_true'", "full=True"]
+    assert _settings(path, changed) == ["sizes=('70m', '160m')", "precision=bf16_true", "full=True"]
+
+
+def test_a_parameter_means_what_the_docstring_of_the_experiment_says(tmp_path: Path) -> None:
+    path = tmp_path / "question.py"
+    path.write_text(
+        "def study(*, data, size: str = 'nano', steps: int = 3, loud: bool = False):\n"
+        '    """Return the study.\n\n    Args:\n        size, steps: of the trunk,\n            which all share.\n    """\n'
+    )
+    shown = flow_of(path, name="question").parameters.model_dump()["properties"]
+    assert shown["size"]["description"] == shown["steps"]["description"] == "Of the trunk, which all share."
+    assert shown["loud"]["description"] == "`loud` of study(...) in question.py."
 
 
 def test_a_file_of_ones_own_is_a_flow_with_its_keywords(tmp_path: Path) -> None:

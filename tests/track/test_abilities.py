@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from builders.mlflow_database import forget_connections
 from builders.staged_study import NAME, RL_STEPS, write_staged
@@ -80,20 +81,47 @@ def test_accuracies_are_metrics_of_the_evaluation_and_of_the_arm(made: tuple[Sto
     }
 
 
-def test_transcripts_and_choices_are_read_on_the_page_of_their_evaluation(made: tuple[Store, Plan], tmp_path: Path) -> None:
+def test_answers_are_a_table_with_their_questions_on_the_page_of_their_evaluation(
+    made: tuple[Store, Plan], tmp_path: Path
+) -> None:
     store, plan = made
     client, runs = connect(default_tracking_uri(store)), _runs(store)
     shown = {name: [file.path for file in client.list_artifacts(run.info.run_id)] for name, run in runs.items()}
-    assert {name: files for name, files in shown.items() if files} == {
-        "rl on sums test": ["transcripts.jsonl"],
-        "sft to step 60 on sums test": ["transcripts.jsonl"],
-        "rl on letters test": ["choices.jsonl"],
-        "step 30 on letters test": ["choices.jsonl"],
-    }
-    (stage_id,) = (stage.id for stage in plan.stages.values() if stage.label == "evaluate rl on sums test")
-    path = client.download_artifacts(runs["rl on sums test"].info.run_id, "transcripts.jsonl", str(tmp_path))
-    assert Path(path).read_bytes() == (store.published_folder(stage_id) / "transcripts.jsonl").read_bytes()
+    with_answers = ["rl on sums test", "sft to step 60 on sums test", "rl on letters test", "step 30 on letters test"]
+    assert {name: files for name, files in shown.items() if files} == {name: ["answers.json"] for name in with_answers}
+    files = {stage.label.removeprefix("evaluate "): store.published_folder(stage.id) for stage in plan.stages.values()}
+
+    asked = _asked(store.root.parent / "text" / "sft" / "sums" / "test.jsonl")
+    table, lines = _answers(store, "rl on sums test", tmp_path), _lines(files["rl on sums test"] / "transcripts.jsonl")
+    assert list(table) == ["question", "reply", "reference", "right", "well_formed", "tool_calls", "item", "sample"]
+    assert len(table) == len(lines) == 4 * 40
+    for row, line in zip(table.to_dict("records"), lines, strict=True):
+        assert (row["reply"], row["reference"], row["right"]) == (line["text"], line["reference"], line["right"])
+        assert (row["question"], row["reference"]) in asked
+    assert len(set(table["question"])) == 40
+
+    table, lines = _answers(store, "rl on letters test", tmp_path), _lines(files["rl on letters test"] / "choices.jsonl")
+    for row, line in zip(table.to_dict("records"), lines, strict=True):
+        assert (row["reply"], row["reference"]) == tuple(line["choices"][line[name]] for name in ("chosen", "answer"))
+        assert (row["right"], row["subject"]) == (line["right"], line["subject"])
     assert sync(store, NAME, tracking_uri=default_tracking_uri(store)).updated == 0
+
+
+def _answers(store: Store, name: str, folder: Path) -> pd.DataFrame:
+    """The table of a run as MLflow's page reads it."""
+    run_id = _runs(store)[name].info.run_id
+    path = connect(default_tracking_uri(store)).download_artifacts(run_id, "answers.json", str(folder))
+    return pd.DataFrame(**json.loads(Path(path).read_text("utf-8")))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def _asked(path: Path) -> set[tuple[str, str]]:
+    """Question and reply of every conversation of a file."""
+    pairs = [[message["content"] for message in row["messages"]] for row in _lines(path)]
+    return {(question, reply[0]["text"]) for question, reply in pairs}
 
 
 def test_what_each_step_of_rl_earned_is_a_curve_beside_the_loss(made: tuple[Store, Plan]) -> None:

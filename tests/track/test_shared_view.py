@@ -19,6 +19,7 @@ from builders.synthetic_study import SyntheticStudy, frozen, synthetic_study
 from midstudy.store.store import Store
 from midstudy.store.study_manifest import freeze
 from midstudy.track.client import connect, default_tracking_uri
+from midstudy.track.facts import STAGE_ID_TAG
 from midstudy.track.server import MlflowServer
 from midstudy.track.shared_view import VIEW_TAG, arms_page, arms_view, view_tag
 from midstudy.track.sync import sync
@@ -67,7 +68,7 @@ def test_the_tag_decodes_to_the_columns_of_the_study(synced: Store) -> None:
 
 def test_the_view_holds_the_arms_best_first_in_groups_that_differ_in_seeds_alone(study: SyntheticStudy) -> None:
     view = arms_view(study.manifest)
-    assert view["searchFilter"] == "tags.stage_kind = 'sft'"
+    assert view["searchFilter"] == "tags.`midstudy.arm` = 'yes'"
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`arm/sft_loss`", True)
     assert view["groupBy"]["aggregateFunction"] == "average"
     keys = view["groupBy"]["groupByKeys"]
@@ -113,6 +114,30 @@ def test_a_sync_follows_the_study_restores_the_view_and_keeps_other_views(synced
     ]
     freeze(synced, study.manifest)
     sync(synced, "synthetic", tracking_uri=uri)
+
+
+def test_the_question_above_the_runs_follows_the_study_and_leaves_a_persons_text(
+    synced: Store, study: SyntheticStudy
+) -> None:
+    client, uri = connect(default_tracking_uri(synced)), default_tracking_uri(synced)
+    assert tags_of(synced)["mlflow.note.content"] == study.manifest.question
+    freeze(synced, dataclasses.replace(study.manifest, question="Another?"))
+    sync(synced, "synthetic", tracking_uri=uri)
+    assert tags_of(synced)["mlflow.note.content"] == "Another?"
+    experiment = client.get_experiment_by_name("synthetic")
+    assert experiment is not None
+    client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "Ask Ada.")
+    freeze(synced, study.manifest)
+    sync(synced, "synthetic", tracking_uri=uri)
+    assert tags_of(synced)["mlflow.note.content"] == "Ask Ada."
+
+
+def test_the_filter_finds_the_last_states_of_arms_and_no_other_run(synced: Store, study: SyntheticStudy) -> None:
+    client = connect(default_tracking_uri(synced))
+    experiment = client.get_experiment_by_name("synthetic")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], arms_view(study.manifest)["searchFilter"], max_results=1000)
+    assert {run.data.tags[STAGE_ID_TAG] for run in found} == {arm.state for arm in study.manifest.arms}
 
 
 def test_a_view_of_many_columns_fits_into_a_tag(study: SyntheticStudy) -> None:
