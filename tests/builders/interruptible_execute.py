@@ -70,6 +70,9 @@ def until_stopped(store: Store, stage_id: str, *, should_stop: Callable[[], bool
 KILLED_AT = 5
 """Poll at which the process of a training stage is killed. Training polls the stop flag before every update."""
 
+RL_KILLED_AT = 18
+"""Poll at which the process of RL is killed. It also polls after every token, so this is in the fourth of its updates."""
+
 
 def killed_as_often_as_allowed(store: Store, stage_id: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
     """Kill the job of every training stage as often as the driver retries it, each time some steps further."""
@@ -80,6 +83,24 @@ def killed_as_often_as_allowed(store: Store, stage_id: str, *, should_stop: Call
         asked += 1
         if asked == KILLED_AT and len(store.interruptions(stage_id)) < MAX_RUNS_AGAIN["killed"]:
             os.kill(os.getpid(), signal.SIGKILL)
+        return should_stop()
+
+    every_step(store, stage_id, should_stop=ask, **options)
+
+
+def epoch_waits_and_rl_is_killed(store: Store, stage_id: str, *, should_stop: Callable[[], bool], **options: Any) -> None:
+    """On their first attempts, let an epoch of tasks wait halfway until it is asked to stop, and kill RL's job halfway."""
+    phase = store.requested(stage_id)["label"].split()[0]
+    asked = 0
+
+    def ask() -> bool:
+        nonlocal asked
+        asked += 1
+        if len(store.previous_attempts(stage_id)) == 1:
+            if phase == "mid" and asked == TOLD_AT:
+                wait_until(should_stop)
+            if phase == "rl" and asked == RL_KILLED_AT:
+                os.kill(os.getpid(), signal.SIGKILL)
         return should_stop()
 
     every_step(store, stage_id, should_stop=ask, **options)

@@ -29,6 +29,7 @@ from builders.divided import (
 from builders.fake_execute import ENTRY, fake_stage, let_go, starts
 from builders.places import PYTHONPATH
 from builders.small_study import WORDS, plan_in, small_study, write_text
+from builders.staged_study import staged_study, write_staged
 from builders.waiting import until, wait_until
 from slurm.cluster import NODES, Cluster
 
@@ -41,9 +42,12 @@ from midstudy.launch.restarts import starts as job_starts
 from midstudy.launch.slurm.batch_file import read_submission
 from midstudy.launch.slurm.launcher import SlurmLauncher
 from midstudy.launch.slurm.placement_file import Jobs, PlacementFile
+from midstudy.plan.packed import counts_in
 from midstudy.plan.planner import Plan
+from midstudy.plan.steps_of import StepsOf
 from midstudy.recipe.data import Corpus, TokenizedData
 from midstudy.recipe.stage import Stage
+from midstudy.store.attempt import CHECKPOINTS_FOLDER, METRICS_FILE
 from midstudy.store.store import Store
 from midstudy.train.placement import Placement
 
@@ -124,6 +128,24 @@ def tensors(store: Store, plan: Plan) -> dict[str, str]:
     }
 
 
+OF_THE_RUN = ("data_wait_share", "recomputed_steps", "resumed_at_step", "tokens_per_s")
+"""Metrics of a state that depend on how it was made."""
+
+
+def results(store: Store, plan: Plan) -> dict[str, Any]:
+    """Return what the records say of every stage of the study, with the digests of its files other than its curve."""
+    records = store.records(plan.stages)
+    return {
+        record.label: {
+            "recipe": record.recipe,
+            "parents": record.parents,
+            "metrics": {name: value for name, value in record.metrics.items() if name not in OF_THE_RUN},
+            "files": {name: facts for name, facts in record.files.items() if name != METRICS_FILE},
+        }
+        for record in records.values()
+    }
+
+
 def execute_here(store: Store, stages: Mapping[str, Stage]) -> None:
     """Execute the stages in this process, one after the other."""
     for stage in stages.values():
@@ -159,6 +181,37 @@ def test_a_preempted_study_gives_the_same_tensors_as_one_run_without_jobs(
     restarted = [job for job in job_names(store) if len(job_starts(store, job)) > 1]
     assert restarted
     assert study.notices == []  # no driver was needed for it
+
+
+@pytest.mark.timeout(1200)
+def test_an_epoch_that_is_preempted_and_rl_that_is_killed_give_the_same_results_as_one_run_without_jobs(
+    cluster: Cluster, store: Store, tmp_path: Path
+) -> None:
+    """The packing of the epoch, generated answers and choices are made in jobs, too."""
+    write_staged(tmp_path)
+    local = Store.open(tmp_path / "local", create=True)
+    estimated = plan_in(local, staged_study(tmp_path / "text", StepsOf()))
+    execute_here(local, {stage_id: stage for stage_id, stage in estimated.stages.items() if stage.role == "data"})
+    plan = plan_in(local, staged_study(tmp_path / "text", StepsOf(counts_in(local))))
+    execute_here(local, plan.stages)
+    epoch = next(stage for stage in plan.stages.values() if stage.role == "midtrain")
+    learned = next(stage for stage in plan.stages.values() if stage.role == "rl")
+
+    def preempt() -> None:
+        wait_until(lambda: any(store.paths.attempts(epoch.id).glob(f"*/{CHECKPOINTS_FOLDER}/step-*")))
+        cluster.run("srun", "--partition=cpu", "--ntasks=16", "true")
+
+    entry = "builders.interruptible_execute:epoch_waits_and_rl_is_killed"
+    study = Study(store, *plan.stages.values(), entry=entry, partition="preempt")
+    outcomes = study.run(preempt, budget_s=60.0, max_jobs=2)
+    assert {outcome.status for outcome in outcomes.values()} == {"published"}
+    for stage in (epoch, learned):
+        resumed_at = store.record(stage.id).metrics["resumed_at_step"]
+        assert stage.step is not None
+        assert stage.step - stage.num_steps < resumed_at < stage.step
+    assert [entry["cause"] for entry in store.record(learned.id).environment["interruptions"]] == ["killed"]
+    assert [job for job in job_names(store) if len(job_starts(store, job)) > 1], "Slurm restarts what it preempts"
+    assert results(store, plan) == results(local, plan)
 
 
 def test_stages_with_equal_placements_become_one_array_and_each_starts_once(cluster: Cluster, store: Store) -> None:
