@@ -16,6 +16,7 @@ from typing import Any
 from midstudy.recipe.choices import CHOICES_FILE
 from midstudy.recipe.generation import TRANSCRIPTS_FILE
 from midstudy.recipe.manifest import Manifest, StageEntry
+from midstudy.recipe.preparation import YIELDS_FILE
 from midstudy.store.attempt import METRICS_FILE, RESULT_FOLDER
 from midstudy.store.decisions import Decision
 from midstudy.store.leftovers import is_alive
@@ -44,8 +45,8 @@ STUDY = ""
 CHECKPOINT_FOLDER = "checkpoint"
 """Folder of the weights inside a state's published folder."""
 
-_SHOWN_FILES = (TRANSCRIPTS_FILE, CHOICES_FILE)
-"""Files of an evaluation that its run keeps, to be read on its page."""
+_SHOWN_FILES = (TRANSCRIPTS_FILE, CHOICES_FILE, YIELDS_FILE)
+"""Files of an evaluation or a preparation that its run keeps, to be read on its page."""
 
 _TEXT_LENGTH = 5000
 
