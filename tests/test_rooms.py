@@ -14,7 +14,7 @@ FLOORS = (
     ("recipe",),
     ("store", "model", "similarity"),
     ("data",),
-    ("plan", "train"),
+    ("plan", "train", "prepare"),
     ("evaluate",),
     ("analysis", "execute", "track", "export"),
     ("report", "launch"),

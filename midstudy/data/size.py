@@ -10,7 +10,8 @@ from midstudy.data import builtin, hub
 from midstudy.data.source_files import text_ratio
 from midstudy.data.split_files import split_files
 from midstudy.data.splits import SPLIT_NAMES
-from midstudy.recipe.data import Dataset, Source, SourceMix, Task, sources_of
+from midstudy.recipe.data import Corpus, Dataset, Source, SourceMix, Task, sources_of
+from midstudy.recipe.preparation import Prepared
 
 ITEM_BYTES = 500
 """Bytes per task item if the source does not state them."""
@@ -28,8 +29,13 @@ def text_bytes(data: Dataset) -> float:
     if isinstance(data, Task):
         most = data.max_items
         return sum(size if most is None else size * min(1.0, most / items) for size, items in sizes.values())
-    share = {"train": float(data.train_part.share)} if data.train_part else {}
-    return sum(min(size, data.max_bytes or size) * share.get(split, 1.0) for split, (size, _) in sizes.items())
+    return sum(_kept_bytes(data, split, size) for split, (size, _) in sizes.items())
+
+
+def _kept_bytes(corpus: Corpus, split: str, num_bytes: float) -> float:
+    """Return the bytes of a split within the corpus's limit, and of train in its part."""
+    share = float(corpus.train_part.share) if corpus.train_part and split == "train" else 1.0
+    return min(num_bytes, corpus.max_bytes or num_bytes) * share
 
 
 def train_size(task: Task) -> tuple[float, float]:
@@ -39,11 +45,20 @@ def train_size(task: Task) -> tuple[float, float]:
     return num_bytes * kept, num_items * kept
 
 
-def _split_sizes(source: Source | SourceMix) -> dict[str, tuple[float, float]]:
+def _split_sizes(source: Source | SourceMix | Prepared) -> dict[str, tuple[float, float]]:
     """Return the expected bytes and rows of each split; empty if the folder or part does not exist.
 
-    The text of a mix ends when a part does: it has the bytes that its scarcest part allows.
+    The text of a mix ends when a part does: it has the bytes that its scarcest part allows. What steps leave out is not
+    known before, so that a preparation has the bytes of what it reads.
     """
+    if isinstance(source, Prepared):
+        whole: dict[str, tuple[float, float]] = {}
+        for corpus in source.of:
+            for split, (size, rows) in _split_sizes(corpus.source).items():
+                kept = _kept_bytes(corpus, split, size)
+                before = whole.get(split, (0.0, 0.0))
+                whole[split] = (before[0] + kept, before[1] + rows * kept / max(1.0, size))
+        return whole
     if isinstance(source, SourceMix):
         parts = [(_split_sizes(part.source), float(part.share)) for part in source.parts]
         mixed = {}
@@ -77,9 +92,9 @@ def _hub_sizes(source: Source) -> dict[str, float]:
     return {split: sum(text_ratio(name) * num_bytes for name, num_bytes in files) for split, files in listed.items()}
 
 
-def unprepared_parts(source: Source | SourceMix) -> dict[str, float]:
+def unprepared_parts(source: Source | SourceMix | Prepared) -> dict[str, float]:
     """Map each built-in (`wheels`) part to prepare before this source can be read to its text size in bytes."""
-    if isinstance(source, SourceMix):
+    if not isinstance(source, Source):
         return {part: size for one in sources_of(source) for part, size in unprepared_parts(one).items()}
     if source.kind != "wheels":
         return {}

@@ -22,6 +22,7 @@ from midstudy.data.split_files import ENDINGS, ending_of, file_names, other_file
 from midstudy.data.split_rows import ChangedTextError, Rows
 from midstudy.data.splits import CORPUS_SHARE, SPLIT_NAMES, TASK_SHARE, carve, carved_splits, split_of_row
 from midstudy.recipe.data import TEXT_FIELDS, Source, SourceMix
+from midstudy.recipe.preparation import Prepared
 
 _FEW_ROWS = 5
 """A carved split with fewer rows is reported, because results on it mean little."""
@@ -142,7 +143,7 @@ def _place(stated: str, *, name: str, folder: str, is_task: bool, may_be_itself:
     raise ValueError(f"{name}: {path}: no such folder. Expected a folder with {file_names('train')}; {parent}.")
 
 
-def require_rows(source: Source | SourceMix, *, split: str, is_task: bool) -> None:
+def require_rows(source: Source | SourceMix | Prepared, *, split: str, is_task: bool) -> None:
     """Reject a split that is carved from train and gets no rows; for files only.
 
     Fast, like `resolve_source`; for a Hub data set this is known only when it is read.
@@ -153,6 +154,10 @@ def require_rows(source: Source | SourceMix, *, split: str, is_task: bool) -> No
     if isinstance(source, SourceMix):
         for part in source.parts:
             require_rows(part.source, split=split, is_task=is_task)
+        return
+    if isinstance(source, Prepared):
+        for corpus in source.of:
+            require_rows(corpus.source, split=split, is_task=is_task)
         return
     if source.kind != "files":
         return

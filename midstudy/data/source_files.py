@@ -15,7 +15,7 @@ from midstudy.data.file_sequence import FileSequence
 from midstudy.data.source import carved_in, checked_rows
 from midstudy.data.split_files import split_files
 from midstudy.data.splits import SPLIT_NAMES, carved_splits, split_of_row
-from midstudy.recipe.data import Dataset, Source, SourceMix, Task
+from midstudy.recipe.data import Dataset, Source, Task
 
 _TEXT_RATIO = {".gz": 3.0, ".zst": 3.5, ".parquet": 2.5}
 
@@ -60,7 +60,7 @@ class SourceFiles:
 
 
 def files_of(data: Dataset) -> SourceFiles | None:
-    """Return the files of a data set's source; `None` for built-in text, text that is only declared, and mixes of sources.
+    """Return the files of a data set's source; `None` for built-in, declared and prepared text, and for mixes of sources.
 
     For the Hub the repository is listed, which needs the network; no file of data is opened.
 
@@ -68,7 +68,7 @@ def files_of(data: Dataset) -> SourceFiles | None:
         ValueError: a split is missing, or the Hub cannot be reached.
     """
     source, is_task = data.source, isinstance(data, Task)
-    if isinstance(source, SourceMix) or source.kind in ("wheels", "declared"):
+    if not isinstance(source, Source) or source.kind in ("wheels", "declared"):
         return None
     if source.kind == "files":
         place = Path(source.location)

@@ -33,6 +33,7 @@ _WHY = {
     "outside_sample": "in documents outside the sample",
     "past_document_limit": "past the first {limit} of their document",
     "overlap": "sharing text with test items",
+    "by_steps": "by the steps of their preparation",
     "past_shares": "of other sources after one of the mix ended",
     "empty": "without text",
     "does_not_fit": "too large for max_bytes",
@@ -53,6 +54,7 @@ _INTENDED = (
     "outside_sample",
     "past_document_limit",
     "overlap",
+    "by_steps",
 )
 
 _ALWAYS_REPORTED = ("does_not_fit", "past_one_document")
@@ -74,11 +76,12 @@ _REMEDY = {
 class Tally:
     """What one use of a split reads and what it leaves out.
 
-    `use` is `preparation` (rows that a source keeps, `all` splits), `text` (read and tokenised), `tokenizer` (its training
-    text), `packing` (into the rows of batches), `similarity`, `training`, `prompts` (of rollouts) or `evaluation`. `used`
-    and `left_out` (by reason) count `unit`: documents, items or tokens. If `is_whole` is false, the split was not read to
-    its end, and counts past a limit are lower bounds. `limit` is the `seq_len` of packing, training and evaluation, the
-    longest prompt of rollouts, or the number of tokens per document that a similarity counts.
+    `use` is `preparation` (rows that built-in text keeps, of `all` splits, or documents that its steps keep of train),
+    `text` (read and tokenised), `tokenizer` (its training text), `packing` (into the rows of batches), `similarity`,
+    `training`, `prompts` (of rollouts) or `evaluation`. `used` and `left_out` (by reason) count `unit`: documents, items or
+    tokens. If `is_whole` is false, the split was not read to its end, and counts past a limit are lower bounds. `limit` is
+    the `seq_len` of packing, training and evaluation, the longest prompt of rollouts, or the number of tokens per document
+    that a similarity counts.
 
     For a task: `target_tokens` of all items considered; `target_tokens_seen` of the used items within `limit`; `num_cut`,
     the used items with a truncated target; and `num_without_target`, the used items that contribute only their prompt (with

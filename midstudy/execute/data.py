@@ -24,7 +24,6 @@ from midstudy.data.question import document_of_row
 from midstudy.data.release import tokenizer_bytes
 from midstudy.data.rows import Example, as_example, as_text
 from midstudy.data.shards import SHARD_BYTES, Document, write_split
-from midstudy.data.source import load_rows
 from midstudy.data.split_rows import Rows
 from midstudy.data.tally import Tally
 from midstudy.data.text_tally import logged, tally_of_read, text_tally
@@ -33,6 +32,7 @@ from midstudy.data.tokens import read_split
 from midstudy.data.train_part import InPart, is_in_part
 from midstudy.execute.parts import join_parts
 from midstudy.execute.progress import TokenisingProgress
+from midstudy.execute.rows import ReadRows, read_rest, rows_of, without_preparations
 from midstudy.execute.stopped import until_stopped
 from midstudy.execute.work import Work
 from midstudy.recipe.data import (
@@ -55,7 +55,7 @@ COUNTS_FILE = "counts.safetensors"
 
 
 def tokenizer_stage(recipe: Tokenizer, work: Work) -> dict[str, Any]:
-    return make_tokenizer(recipe, work.folder, should_stop=work.should_stop)
+    return make_tokenizer(recipe, work.folder, should_stop=work.should_stop, read_rows=rows_of(work))
 
 
 def released_tokenizer_stage(recipe: ReleasedTokenizer, work: Work) -> dict[str, Any]:
@@ -67,7 +67,9 @@ def tokens_stage(recipe: TokenizedData, work: Work) -> dict[str, Any]:
     if (joined := join_parts(recipe, tokenizer, work)) is not None:
         return joined
     previous = [attempt / RESULT_FOLDER for attempt in work.previous]
-    return make_tokens(recipe, tokenizer, work.folder, previous=previous, should_stop=work.should_stop)
+    return make_tokens(
+        recipe, tokenizer, work.folder, previous=previous, should_stop=work.should_stop, read_rows=rows_of(work)
+    )
 
 
 def counts_stage(recipe: TokenCounts, work: Work) -> dict[str, Any]:
@@ -137,13 +139,13 @@ def _preparation(data: Dataset) -> dict[str, Any]:
     return {"all": logged(tally)}
 
 
-def _read_rest(rows: Rows, should_stop: Callable[[], bool], *, then: str) -> None:
-    """Read the text after the limit, because the digest in the plan covers all of it."""
-    for _ in until_stopped(rows.rest(), should_stop, doing="the rest of the text was read", then=then):
-        pass
-
-
-def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+def make_tokenizer(
+    recipe: Tokenizer,
+    folder: Path,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    read_rows: ReadRows = without_preparations,
+) -> dict[str, Any]:
     """Train the tokenizer on the train splits of its corpora and save it into `folder`; return its metrics.
 
     Raises:
@@ -151,7 +153,7 @@ def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[],
         StoppedError: `should_stop` returned true while the text was read.
         ValueError: one of several corpora has less text than its share, or a file or field is missing.
     """
-    rows = {corpus: load_rows(corpus.source, split="train", is_task=False) for corpus in recipe.corpora}
+    rows = {corpus: read_rows(corpus.source, split="train", is_task=False) for corpus in recipe.corpora}
     texts = {corpus: _share_of(recipe, corpus, rows[corpus], should_stop) for corpus in recipe.corpora}
     documents = interleaved(texts, max_bytes=recipe.byte_limits) if recipe.others else texts[recipe.corpus]
     then = "trains it from the beginning"
@@ -161,7 +163,7 @@ def make_tokenizer(recipe: Tokenizer, folder: Path, *, should_stop: Callable[[],
         special_tokens=recipe.special_tokens,
     )
     for unread in rows.values():
-        _read_rest(unread, should_stop, then=then)
+        read_rest(unread, should_stop, then=then)
     save_tokenizer(tokenizer, folder)
     tallies = {
         corpus: tally_of_read(text, rows[corpus], data=corpus, split="train", use="tokenizer")
@@ -205,6 +207,7 @@ def make_tokens(
     previous: Sequence[Path] = (),
     should_stop: Callable[[], bool] = lambda: False,
     shard_bytes: int = SHARD_BYTES,
+    read_rows: ReadRows = without_preparations,
 ) -> dict[str, Any]:
     """Write the shards of every split into `folder`; return the number of tokens and documents of each split.
 
@@ -225,7 +228,7 @@ def make_tokens(
     metrics: dict[str, Any] = {"left_out": _preparation(recipe.data)}
     for split in SPLITS:
         progress.begin(split)
-        rows = load_rows(recipe.data.source, split=split, is_task=isinstance(recipe.data, Task), on_read=progress.on_read)
+        rows = read_rows(recipe.data.source, split=split, is_task=isinstance(recipe.data, Task), on_read=progress.on_read)
         read, texts = _documents(recipe.data, split, rows, should_stop)
         documents = until_stopped(
             texts,
@@ -246,7 +249,7 @@ def make_tokens(
         )
         for _ in documents:
             pass  # if every shard was reused, read to the end, and count what a limit leaves out
-        _read_rest(rows, should_stop, then="reuses the finished shards")
+        read_rest(rows, should_stop, then="reuses the finished shards")
         tally = text_tally(read, rows, data=recipe.data, split=split, is_empty=not written.shards)
         metrics["left_out"][split] = logged(tally)
         metrics[f"{split}_tokens"] = written.num_tokens

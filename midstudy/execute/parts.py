@@ -39,6 +39,7 @@ from midstudy.execute.work import Work
 from midstudy.files.errors import StoreError
 from midstudy.recipe.data import SPLITS, Corpus, Dataset, Source, Task, TokenizedData, end_of_text_id
 from midstudy.recipe.parts import DocumentSizes, ShardLayout, TokensPart
+from midstudy.recipe.preparation import Prepared
 from midstudy.recipe.stage import stage_id
 from midstudy.store.attempt import RESULT_FOLDER
 
@@ -248,6 +249,8 @@ def join_parts(recipe: TokenizedData, tokenizer_folder: Path, work: Work) -> dic
     """
     store = work.store
     tokenizer_id, *parts = store.requested(stage_id(recipe))["parents"]
+    if isinstance(recipe.data.source, Prepared):  # whose stage is the other parent
+        return None
     if not parts or not all(store.has(part) for part in parts):
         return None
     records = [store.record(part) for part in parts]

@@ -41,6 +41,9 @@ TOKENIZER_BYTES_PER_S = 5e6
 PREPARING_BYTES_PER_S = 1.75e6
 """Bytes of built-in text that one core prepares per second, on first use."""
 
+PREPARATION_BYTES_PER_S = 1.5e6
+"""Text that a step of a preparation reads per CPU second."""
+
 DATA_STAGE_S = 0.3
 """Fixed cost of a data stage."""
 

@@ -6,8 +6,8 @@ A use is what a phase or an evaluation reads from a split. Many stages share few
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from midstudy.data.tally import Tally, blocks_tally, items_tally, prompts_tally
@@ -26,16 +26,26 @@ from midstudy.recipe.task_mixture import TaskMixture
 from midstudy.store.record import Record
 from midstudy.store.store import Store
 
-_OWN_USE = {"tokenizer": "tokenizer", "tokens": "text", "packing": "packing", "counts": "similarity"}
+_OWN_USE = {
+    "tokenizer": "tokenizer",
+    "tokens": "text",
+    "packing": "packing",
+    "counts": "similarity",
+    "preparation": "preparation",
+}
 """Stage kinds whose records count what they left out of their text, and the name of their use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """Tallies in the order of the study's data, and labels of finished data stages whose records have no tallies."""
+    """Tallies in the order of the study's data, and labels of finished data stages whose records have no tallies.
+
+    `yields` has what each step of a finished preparation kept, as its record has it, by the label of the stage.
+    """
 
     tallies: tuple[Tally, ...] = ()
     not_counted: tuple[str, ...] = ()
+    yields: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -43,7 +53,11 @@ class LeftOut:
         return tuple(dict.fromkeys(tally.sentence for tally in self.tallies if tally.is_much))
 
     def as_json(self) -> dict[str, Any]:
-        return {"tallies": [tally.as_json() for tally in self.tallies], "not_counted": list(self.not_counted)}
+        return {
+            "tallies": [tally.as_json() for tally in self.tallies],
+            "not_counted": list(self.not_counted),
+            "yields": {label: [*found] for label, found in self.yields.items()},
+        }
 
 
 def uses_of(stages: Mapping[str, Stage]) -> tuple[Use, ...]:
@@ -89,6 +103,7 @@ def left_out(store: Store, stages: Iterable[tuple[str, str, str, str]], uses: It
     """
     tallies: dict[str, list[Tally]] = {}
     not_counted = []
+    yields: dict[str, Any] = {}
     of_tokens: dict[str, list[Use]] = {}
     for use in uses:
         of_tokens.setdefault(use.tokens, []).append(use)
@@ -100,9 +115,12 @@ def left_out(store: Store, stages: Iterable[tuple[str, str, str, str]], uses: It
             own = _own(record, kind, data)
             if not own and not (kind == "tokenizer" and "train_bytes" not in record.metrics):  # released: no text
                 not_counted.append(label)
+            if "yields" in record.metrics:
+                yields[label] = record.metrics["yields"]
             used = [tally_of(store, use) for use in of_tokens.get(stage_id, ())]
             tallies.setdefault(data, []).extend((*own, *used))
-    return LeftOut(tallies=tuple(tally for group in tallies.values() for tally in group), not_counted=tuple(not_counted))
+    every = tuple(tally for group in tallies.values() for tally in group)
+    return LeftOut(tallies=every, not_counted=tuple(not_counted), yields=yields)
 
 
 def left_out_of(store: Store, stages: Mapping[str, Stage]) -> LeftOut:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from midstudy.data.packed_counts import PackedCounts
@@ -21,6 +22,7 @@ from midstudy.plan.cost import (
     DATA_STAGE_S,
     FILE_BYTES_PER_S,
     PACKING_ITEMS_PER_S,
+    PREPARATION_BYTES_PER_S,
     PREPARING_BYTES_PER_S,
     TOKENISING_BYTES_PER_S,
     TOKENIZER_BYTES_PER_S,
@@ -37,13 +39,14 @@ from midstudy.plan.parts import Divided, divide, is_large
 from midstudy.plan.sharing import distinct_steps
 from midstudy.recipe.choice import Choice
 from midstudy.recipe.curriculum import Curriculum, State, Stretch
-from midstudy.recipe.data import Dataset, ReleasedTokenizer, Source, SourceMix, TokenizedData, Tokenizer
+from midstudy.recipe.data import Corpus, Dataset, ReleasedTokenizer, Source, SourceMix, TokenizedData, Tokenizer
 from midstudy.recipe.errors import RecipeError, inside
 from midstudy.recipe.factors import Value, joined
 from midstudy.recipe.measure import AnyEvaluation, StateEvaluation
 from midstudy.recipe.model import ModelShape
 from midstudy.recipe.packing import Packing
 from midstudy.recipe.phase import Phase
+from midstudy.recipe.preparation import Prepared, shared_prefix
 from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.stage import Stage, stage_id
 from midstudy.recipe.start_weights import Average
@@ -161,6 +164,50 @@ class _Builder:
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
+    def preparations(self, data: Dataset) -> tuple[str, ...]:
+        """Add the stage that prepares a data set, if one does; return its id."""
+        if not isinstance(data.source, Prepared):
+            return ()
+        recipe, stage = data.source, stage_id(data.source)
+        if stage not in self.stages:
+            read = {parent: None for needed in recipe.needed for parent in self.preparations(needed)}
+            shared = shared_prefix(recipe, self.prepared_texts)
+            rest = len(recipe.steps)
+            if shared is not None:
+                read |= dict.fromkeys(
+                    self.preparations(Corpus(name=" + ".join(corpus.name for corpus in recipe.of), source=shared))
+                )
+                rest -= len(shared.steps)
+            num_bytes = sum(self._text_bytes(corpus) for corpus in recipe.of)
+            cost_s = sum(self._preparing_s(corpus.source) for corpus in recipe.of)
+            self.add(
+                Stage(
+                    id=stage,
+                    label=f"{data.name}: {recipe}",
+                    recipe=recipe,
+                    parents=tuple(read),
+                    cost_s=DATA_STAGE_S + cost_s + max(1, rest) * num_bytes / PREPARATION_BYTES_PER_S,
+                    role="data",
+                    data=data.name,
+                )
+            )
+        return (stage,)
+
+    @cached_property
+    def prepared_texts(self) -> tuple[Prepared, ...]:
+        """All preparations of the study, also those that others read."""
+        found: dict[Prepared, None] = {}
+
+        def add(data: Dataset) -> None:
+            if isinstance(data.source, Prepared):
+                for needed in data.source.needed:
+                    add(needed)
+                found[data.source] = None
+
+        for data in self.study.datasets():
+            add(data)
+        return tuple(found)
+
     def tokenizer(self, tokenizer: Tokenizer | ReleasedTokenizer) -> str:
         tokenizer_id = stage_id(tokenizer)
         if tokenizer_id not in self.stages:
@@ -170,12 +217,22 @@ class _Builder:
             else:
                 name, label = tokenizer.name, f"tokenizer {tokenizer.vocab_size:,} of {tokenizer.name}"
             cost_s = DATA_STAGE_S
+            parents: list[str] = []
             if isinstance(tokenizer, Tokenizer):
                 for corpus, max_bytes in tokenizer.byte_limits.items():
+                    parents += self.preparations(corpus)
                     num_bytes = min(max_bytes, self._text_bytes(corpus))
                     cost_s += num_bytes / TOKENIZER_BYTES_PER_S + self._preparing_s(corpus.source)
             self.add(
-                Stage(id=tokenizer_id, label=label, recipe=tokenizer, parents=(), cost_s=cost_s, role="data", data=name)
+                Stage(
+                    id=tokenizer_id,
+                    label=label,
+                    recipe=tokenizer,
+                    parents=tuple(parents),
+                    cost_s=cost_s,
+                    role="data",
+                    data=name,
+                )
             )
         return tokenizer_id
 
@@ -184,7 +241,7 @@ class _Builder:
             self.text_bytes[data] = text_bytes(data)
         return self.text_bytes[data]
 
-    def _preparing_s(self, source: Source | SourceMix) -> float:
+    def _preparing_s(self, source: Source | SourceMix | Prepared) -> float:
         """Return the seconds to prepare the built-in parts of this source, which the first stage that reads it pays."""
         parts = {part: size for part, size in unprepared_parts(source).items() if part not in self.prepared}
         self.prepared.update(parts)
@@ -194,7 +251,7 @@ class _Builder:
         tokens_id = stage_id(data)
         if tokens_id not in self.stages:
             tokenizer_id, num_bytes = self.tokenizer(data.tokenizer), self._text_bytes(data.data)
-            parents: tuple[str, ...] = (tokenizer_id,)
+            parents: tuple[str, ...] = (tokenizer_id, *self.preparations(data.data))
             cost_s = self._preparing_s(data.data.source) + num_bytes / TOKENISING_BYTES_PER_S
             if is_large(num_bytes) and not self.is_published([tokens_id]):
                 bytes_per_s = self.throughput.tokenising_bytes_per_s

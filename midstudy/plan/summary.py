@@ -11,6 +11,7 @@ from midstudy.plan.planner import Plan
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import Source, Task, sources_of
 from midstudy.recipe.packing import Packing
+from midstudy.recipe.preparation import Prepared
 from midstudy.recipe.stage import ROLES
 from midstudy.recipe.start_weights import Release
 
@@ -186,7 +187,10 @@ def plan_text(plan: Plan, *, forecast_s: float | None = None) -> str:
         for role, n in facts["stages_by_role"].items()
     )
     by_source: dict[str, list[str]] = {}
+    prepared = {data.name for data in plan.study.datasets() if isinstance(data.source, Prepared)}
     for name, source in facts["sources"].items():
+        if name in prepared:  # by its steps, below
+            continue
         kind = source if source.startswith("/") else source.partition(":")[0]
         by_source.setdefault(kind, []).append(name)
     cost = f"  cost     {hours(facts['device_hours_missing'])} of one {facts['device']}"
@@ -198,6 +202,7 @@ def plan_text(plan: Plan, *, forecast_s: float | None = None) -> str:
         *(_training_lines(plan, facts, cost) if plan.arms else [cost]),
         *([f"  time     about {hours(forecast_s / 3600)} from start to report"] if forecast_s else []),
         *(f"  data     {', '.join(names)}: {kind}" for kind, names in by_source.items()),
+        *_preparation_lines(plan),
         *(line for divided in plan.divided for line in _parts_lines(divided)),
         *_epoch_lines(plan),
         *(f"  row      {name}: {row}" for name, rows in facts["first_rows"].items() for row in rows),
@@ -226,6 +231,17 @@ def _arm_lines(facts: dict[str, Any]) -> list[str]:
         lines.append(f"  choose   {name} among {among}: {_counted(number, 'decision')}" + (f", {made} made" if made else ""))
     if facts["claims"]:
         lines.append(f"  claims   {facts['claims']}")
+    return lines
+
+
+def _preparation_lines(plan: Plan) -> list[str]:
+    """Return what each preparation does, with the documents that its steps have kept if it is done."""
+    lines = []
+    for stage in plan.stages.values():
+        if isinstance(stage.recipe, Prepared):
+            found = plan.left_out.yields.get(stage.label, ())
+            kept = "; ".join(f"{one['step']} {one['documents_in']:,} → {one['documents_out']:,}" for one in found)
+            lines.append(f"  prepare  {stage.label}" + (f" (documents: {kept})" if kept else ""))
     return lines
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import added_field, canonical_text, label_field
@@ -17,6 +18,9 @@ from midstudy.recipe.errors import RecipeError, require_choice, require_kind, re
 from midstudy.recipe.exact_share import exact_share
 from midstudy.recipe.plain import hold_plain_numbers
 from midstudy.recipe.train_part import TrainPart
+
+if TYPE_CHECKING:
+    from midstudy.recipe.preparation import Prepared
 
 SOURCE_KINDS = ("wheels", "files", "hub", "declared")
 SPLITS = ("train", "dev", "test")
@@ -173,9 +177,11 @@ class SourceMix:
         return " + ".join(f"{float(100 * part.share):.4g} % {part.source}" for part in self.parts)
 
 
-def sources_of(source: Source | SourceMix) -> tuple[Source, ...]:
-    """Return the sources that are read: the parts of a mix, or the source itself."""
-    return tuple(part.source for part in source.parts) if isinstance(source, SourceMix) else (source,)
+def sources_of(source: Source | SourceMix | Prepared) -> tuple[Source, ...]:
+    """Return the sources that are read: the parts of a mix, those of what is prepared, or the source itself."""
+    if isinstance(source, SourceMix):
+        return tuple(part.source for part in source.parts)
+    return (source,) if isinstance(source, Source) else source.sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +196,7 @@ class Corpus:
     """
 
     name: str = label_field()
-    source: Source | SourceMix
+    source: Source | SourceMix | Prepared
     max_bytes: int | None = added_field(omit_at=None)
     train_part: TrainPart | None = added_field(omit_at=None)
 

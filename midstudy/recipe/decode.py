@@ -20,6 +20,7 @@ from midstudy.recipe import (
     packing,
     parts,
     phase,
+    preparation,
     representation,
     rollouts,
     schedule,
@@ -31,7 +32,7 @@ from midstudy.recipe.errors import RecipeError
 
 _MODULES = (
     *(choice, choices, curriculum, curve, data, measure, mixture, model, noise_scale, optimizer, packing, parts, phase),
-    *(representation, rollouts, schedule, start_weights, task_mixture, train_part),
+    *(preparation, representation, rollouts, schedule, start_weights, task_mixture, train_part),
 )
 _CLASSES: dict[str, Any] = {
     name: cls

@@ -13,9 +13,10 @@ from midstudy.recipe.data import ReleasedTokenizer, TokenizedData, Tokenizer
 from midstudy.recipe.measure import StateEvaluation, TokenCounts
 from midstudy.recipe.packing import Packing
 from midstudy.recipe.parts import DocumentSizes, ShardLayout, TokensPart
+from midstudy.recipe.preparation import Prepared
 
 TokensRecipe = TokenizedData | DocumentSizes | ShardLayout | TokensPart
-DataRecipe = Tokenizer | ReleasedTokenizer | TokensRecipe | Packing | TokenCounts
+DataRecipe = Prepared | Tokenizer | ReleasedTokenizer | TokensRecipe | Packing | TokenCounts
 StageRecipe = DataRecipe | State | StateEvaluation | Choice
 
 
@@ -34,6 +35,7 @@ class StageKind:
 
 
 _KINDS = (
+    StageKind(recipe=Prepared, name="preparation", make="midstudy.execute.preparation:preparation_stage"),
     StageKind(recipe=Tokenizer, name="tokenizer", make="midstudy.execute.data:tokenizer_stage"),
     StageKind(recipe=ReleasedTokenizer, name="tokenizer", make="midstudy.execute.data:released_tokenizer_stage"),
     StageKind(recipe=TokenizedData, name="tokens", make="midstudy.execute.data:tokens_stage"),

@@ -16,6 +16,9 @@ TRAINING = 3
 PACKING = 1
 """Which items of a mixture of tasks fill which row (`midstudy/data/packing.py`)."""
 
+PREPARATION = 1
+"""What each step of a preparation keeps (`midstudy/prepare`)."""
+
 TOKENIZER = 2
 """How a tokenizer is trained and how documents become token ids (`midstudy/data/tokenizer.py`, `shards.py`)."""
 
@@ -33,6 +36,7 @@ CHOICES = 1
 
 NOISE_SCALE = 1
 """How the gradient noise scale of a state is estimated (`noise_scale.py` in `midstudy/evaluate` and `train`)."""
+
 ROLLOUTS = 1
 """Order of prompts, noise, rewards and advantages of reinforcement learning (`midstudy/execute/rollouts.py`)."""
 

@@ -50,7 +50,11 @@ def read_study(folder: Path) -> StudyFacts:
     try:
         tables = read_tables(folder)
         cost, reproduction, left = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in _FACTS)
-        left_out = LeftOut(tallies=tuple(map(Tally.from_json, left["tallies"])), not_counted=tuple(left["not_counted"]))
+        left_out = LeftOut(
+            tallies=tuple(map(Tally.from_json, left["tallies"])),
+            not_counted=tuple(left["not_counted"]),
+            yields=left.get("yields", {}),
+        )
         answer = (folder / "answer.txt").read_text("utf-8").strip()
     except StoreError:
         raise

@@ -13,6 +13,7 @@ from midstudy.report.sections import (
     measures,
     overview,
     power,
+    preparations,
     provenance,
     representation,
     shares,
@@ -70,6 +71,9 @@ section("Cost", provenance.cost(report))
 
 # %%
 section("Data", provenance.data(report))
+
+# %%
+section("Prepared text", preparations.preparations(report))
 
 # %%
 section("Data left out", left_out.left_out(report))

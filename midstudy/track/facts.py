@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from midstudy.recipe.manifest import Manifest, StageEntry
+from midstudy.recipe.preparation import YIELDS_FILE
 from midstudy.store.attempt import METRICS_FILE, RESULT_FOLDER
 from midstudy.store.decisions import Decision
 from midstudy.store.leftovers import is_alive
@@ -53,8 +54,8 @@ class RunFacts:
     """A study or one of its stages as an MLflow run; times in Unix milliseconds.
 
     `key` is the stage's id, or `STUDY`. `under` is the key of the run that it is nested below; None for the study's own.
-    `checkpoint` is the folder of an arm's last state. `artifacts` maps the files of the study's report to the folder that
-    MLflow shows them in. `answers` is the table of an evaluation's answers.
+    `checkpoint` is the folder of an arm's last state. `artifacts` maps the files of the study's report, or the yields of
+    a preparation, to the folder that MLflow shows them in. `answers` is the table of an evaluation's answers.
     """
 
     key: str
@@ -188,6 +189,7 @@ class StageRun:
             measured=measured_curves(self.manifest, self.records, self.stage_id) if is_final else (),
             checkpoint=folder / CHECKPOINT_FOLDER if is_final else None,
             answers=answers,
+            artifacts=_existing({folder / YIELDS_FILE: None}) if YIELDS_FILE in record.files else None,
         )
 
     def failed(self, failure: Mapping[str, Any]) -> RunFacts:

@@ -54,7 +54,9 @@ def final_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Yield the numbers of a record's metrics; nested ones are named by their path, as in `mix/epochs/code`."""
     for name, value in metrics.items():
         shown_as = _SECTIONS.get(name, name)
-        if isinstance(value, Mapping):
+        if name == "yields":  # of a preparation: the documents after each of its steps
+            yield from ((f"documents after/{metric_name(one['step'])}", float(one["documents_out"])) for one in value)
+        elif isinstance(value, Mapping):
             yield from ((f"{metric_name(shown_as)}/{inner}", number) for inner, number in final_metrics(value))
         elif _is_number(value):
             yield metric_name(shown_as), float(value)

@@ -13,6 +13,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,6 +54,8 @@ from midstudy.execute.data import make_counts, make_tokenizer, make_tokens
 from midstudy.execute.evaluation import evaluate_state
 from midstudy.execute.rollouts import RolloutBatches
 from midstudy.model.initialise import initialised
+from midstudy.prepare.document import Document
+from midstudy.prepare.pipeline import run_steps
 from midstudy.recipe import (
     Choice,
     Choices,
@@ -76,6 +79,17 @@ from midstudy.recipe import (
 from midstudy.recipe.canonical import identify
 from midstudy.recipe.curriculum import Stretch
 from midstudy.recipe.data import CONVERSATION_TOKENS, TokenizedData
+from midstudy.recipe.preparation import (
+    Chunk,
+    Decontaminate,
+    ExactDuplicates,
+    Heuristics,
+    NearDuplicates,
+    Sample,
+    Select,
+    Splice,
+    Step,
+)
 from midstudy.train.averaging import mean_weights
 from midstudy.train.engine import TrainingRun
 
@@ -187,6 +201,45 @@ def test_packing(packing: str, streams: int, expected: str) -> None:
         packed = pack(Packing(mixture=data, tokenizer=TOKENIZER, seq_len=32, num_sequences=4, seed=7), lengths)
         arrays += [packed.part, packed.item, packed.starts, packed.rows]
     assert digest(*arrays) == expected
+
+
+@recorded("PREPARATION", version=1)
+def test_preparation() -> None:
+    """What every step keeps of texts that repeat, leak and break rules, as the documents after it."""
+    draw = random.Random(4)
+    items = [" ".join(f"i{draw.randrange(90)}" for _ in range(20)) for _ in range(3)]
+    stops = ["the", "of", "and", "with", "house", "river", "carried", "mountain."]
+
+    def lines(number: int) -> str:
+        return "\n".join(" ".join(draw.choices(stops, k=9)) + draw.choice([".", ".", "..."]) for _ in range(number))
+
+    texts = [lines(draw.randrange(3, 12)) for _ in range(40)]
+    texts += [texts[number] + draw.choice(["", " ", " and more."]) for number in range(0, 40, 5)]
+    texts += [f"{lines(7)}\n{item}" for item in items]
+    documents = [Document(text, {"topic": str(number % 2)}) for number, text in enumerate(texts)]
+    steps: dict[str, tuple[Step, ...]] = {
+        "exact": (ExactDuplicates(),),
+        "near": (NearDuplicates(ngram=4, jaccard=Fraction("0.7")),),
+        "rules": (Heuristics(rules=("gopher quality", "gopher repetition", "c4 pages")),),
+        "leaks": (Decontaminate(against=(PYCODE,)),),
+        "pieces": (
+            Select(field="topic", values=("1",)),
+            Sample(share=Fraction(1, 2)),
+            Chunk(max_bytes=90),
+            Splice(min_bytes=200),
+        ),
+    }
+    found = {}
+    for name, of in steps.items():
+        kept, _ = run_steps(documents, of, held_out=lambda: texts[:2], items_of=lambda data: items)
+        found[name] = hashlib.sha256("\0".join(document.text for document in kept).encode()).hexdigest()[:16]
+    assert found == {
+        "exact": "e7792119dd9f3d29",
+        "near": "f8e0d492a20521ec",
+        "rules": "4a5db812379d4071",
+        "leaks": "6b917f47f7f4a523",
+        "pieces": "12b87cc8ea129e33",
+    }
 
 
 # -- tokenizer and counts ---------------------------------------------------------------------------------------------
