@@ -41,6 +41,7 @@ def mixed(web: Path, short: str = "0.5", long: str = "0.5") -> DataChoice:
 
 def test_a_corpus_of_two_sources_has_their_shares_of_bytes_in_every_prefix(web: Path):
     corpus = mixed(web).corpus("code", max_bytes=None)
+    assert isinstance(corpus.source, SourceMix)
     rows = load_rows(corpus.source, split="train", is_task=False)
     texts = [row["text"] for row in rows]
     for end in range(0, 450, 15):
@@ -54,6 +55,7 @@ def test_a_corpus_of_two_sources_has_their_shares_of_bytes_in_every_prefix(web: 
 
 def test_golden_order_of_a_mix(web: Path):
     corpus = mixed(web, "1/3", "2/3").corpus("code", max_bytes=None)
+    assert isinstance(corpus.source, SourceMix)
     texts = [row["text"][0] for row in load_rows(corpus.source, split="dev", is_task=False)]
     first, second = ("a", "s") if "long" in str(sources_in(corpus)[0]) else ("s", "a")  # the order of the revisions
     assert texts == [first, second] * 30
@@ -120,6 +122,7 @@ def test_a_mix_that_is_not_whole_is_refused(web: Path, arguments: tuple[str, ...
 def test_changed_text_of_one_source_is_refused(web: Path):
     corpus = mixed(web).corpus("code", max_bytes=None)
     write_split(web / "long", "train", [{"body": "other"}])
+    assert isinstance(corpus.source, SourceMix)
     with pytest.raises(ChangedTextError, match="long: its files changed since the plan"):
         list(load_rows(corpus.source, split="train", is_task=False))
 

@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from midstudy.analysis.transcripts import MOST_ITEMS, transcripts_table
 from midstudy.cli.main import main
-from midstudy.evaluate import answers
+from midstudy.evaluate import scores
 from midstudy.execute.evaluation import evaluate_published
 from midstudy.execute.work import RankWork
 from midstudy.plan.cost import Throughput
@@ -88,7 +88,7 @@ def test_pass_at_k_counts_the_draws_of_samples_with_a_right_one(
     """Answers that name one word count as right, so that some samples of an item are right."""
     store, study = made
     stage, right = stage_of(study, "drawn"), defaultdict(list)
-    monkeypatch.setitem(answers._SCORES, "exact_text", lambda answer, reference: "way" in answer)
+    monkeypatch.setitem(scores._SCORES, "exact_text", lambda answer, reference: "way" in answer)
     work = RankWork(store=store, should_stop=lambda: False, placement=Placement(), ranks=Ranks())
     metrics = evaluate_published(stage, work, tmp_path)
     for line in map(json.loads, (tmp_path / TRANSCRIPTS_FILE).read_text("utf-8").splitlines()):
@@ -118,7 +118,7 @@ def test_answers_are_made_again_byte_for_byte_and_a_difference_is_named(
     stage = stage_of(study, "answers").id
     assert main(["verify", stage, "--store", str(store.root)]) == 0
     assert "made again, byte for byte" in capsys.readouterr().out
-    monkeypatch.setitem(answers._SCORES, "exact_text", lambda answer, reference: True)
+    monkeypatch.setitem(scores._SCORES, "exact_text", lambda answer, reference: True)
     assert main(["verify", stage, "--store", str(store.root), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert not found["is_equal"]
