@@ -31,7 +31,7 @@ from train_step import Ours
 from workload import Workload, batches, curriculum, synchronise
 
 from midstudy.model.initialise import initialised
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.model.rotary import rotary_tables
 from midstudy.recipe import pythia
 from midstudy.recipe.phase import PRECISIONS
@@ -87,7 +87,7 @@ class Ensemble:
 class _Plain(torch.nn.Module):
     """The loss of a model in operations that `vmap` supports, which the model's fused ones are not."""
 
-    def __init__(self, model: Pythia) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         super().__init__()
         self.model = model
 

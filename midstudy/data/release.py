@@ -30,16 +30,17 @@ _CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetenso
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 
 
-def released_pythia(argument: str, *, step: int | None = None) -> Start:
+def released_start(argument: str, *, step: int | None = None, end_of_text: str = END_OF_TEXT) -> Start:
     """Return the start given by a released checkpoint: its model, weights and tokenizer.
 
     Args:
         argument: a folder, or `hub:OWNER/NAME@COMMIT`. On the Hub, each step of a Pythia model is a branch, whose page shows
             the commit.
         step: the pretraining step of the checkpoint, a label for readers. The commit or the folder selects the weights.
+        end_of_text: as in `released_tokenizer`.
 
     Raises:
-        RecipeError: `step` is not a step, the model is not of Pythia's architecture, or its tokenizer cannot be used; the
+        RecipeError: `step` is not a step, the model is of another architecture, or its tokenizer cannot be used; the
             message names the field.
         ValueError: a file is missing or damaged, the weights are pickled, or the Hub cannot be reached.
     """
@@ -73,7 +74,7 @@ def released_pythia(argument: str, *, step: int | None = None) -> Start:
     with inside(f"release.{name}"):
         return Start(
             model=shape_of_config(_json(_present(folder, _CONFIG))),
-            tokenizer=_tokenizer(_present(folder, FILE_NAME), name, tokenizer, must_be_first=True),
+            tokenizer=_tokenizer(_present(folder, FILE_NAME), name, tokenizer, end_of_text=end_of_text),
             seed=None,
             weights=Release(name=name, source=weights, step=step),
         )

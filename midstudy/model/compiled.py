@@ -23,7 +23,7 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
-from midstudy.model.pythia import Block, Pythia
+from midstudy.model.language_model import Block, LanguageModel
 
 _COMPILED_PARTS = ("attend", "feed_forward")
 _VARIANTS = 64
@@ -31,7 +31,7 @@ _VARIANTS = 64
 _HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
-def compile_model(model: Pythia) -> None:
+def compile_model(model: LanguageModel) -> None:
     """Make the blocks of `model` run compiled, except for fp32 on a CPU. The first steps take some seconds more.
 
     Raises:
@@ -40,7 +40,7 @@ def compile_model(model: Pythia) -> None:
     require_compiler()
     for block in model.blocks:
         for part in _COMPILED_PARTS:
-            setattr(block, part, MethodType(_compiled(part), block))
+            setattr(block, part, MethodType(_compiled(type(block), part), block))
 
 
 def require_compiler() -> None:
@@ -64,8 +64,8 @@ def require_compiler() -> None:
 
 
 @cache
-def _compiled(part: str) -> Callable[..., Any]:
-    """Return one compiled function for all blocks; its code is looked up by shapes and types, not by the block."""
+def _compiled(kind: type[Block], part: str) -> Callable[..., Any]:
+    """Return one compiled function for all blocks of a kind; its code is looked up by shapes and types, not by the block."""
     import torch._inductor.config  # imported here, because it takes a second
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)
@@ -74,7 +74,7 @@ def _compiled(part: str) -> Callable[..., Any]:
         torch._inductor.config.compile_threads = 1
     # Compiled code computes the causal mask from the length and does not depend on its cache.
     warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
-    eager = getattr(Block, part)
+    eager = getattr(kind, part)
     compiled: Callable[..., Any] = torch.compile(eager)
 
     def run(block: Block, x: torch.Tensor, *more: Any) -> torch.Tensor:

@@ -23,9 +23,9 @@ from midstudy.recipe.data import Dataset, ReleasedTokenizer, Tokenizer
 from midstudy.recipe.errors import RecipeError, inside, require_whole
 from midstudy.recipe.factors import Factors, joined, require_factors
 from midstudy.recipe.mixture import Mixture, MixtureRamp
-from midstudy.recipe.model import ModelShape
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.plain import hold_plain_numbers, plain
+from midstudy.recipe.shape import AnyShape
 from midstudy.recipe.start_weights import Average, Release
 from midstudy.recipe.task_data import TaskData
 
@@ -35,10 +35,10 @@ class Start:
     """The start of a curriculum: a model, its initial weights and its tokenizer.
 
     The weights are either drawn from `seed` or given by `weights` (a release or an average); in the second case `seed` is
-    `None`. `midstudy.data.release.released_pythia` builds the start for a release, `Start.averaged` for an average.
+    `None`. `midstudy.data.release.released_start` builds the start for a release, `Start.averaged` for an average.
     """
 
-    model: ModelShape
+    model: AnyShape
     tokenizer: Tokenizer | ReleasedTokenizer
     seed: int | None
     weights: Release | Average | None = added_field(omit_at=None)

@@ -12,6 +12,7 @@ from midstudy.recipe import (
     curriculum,
     curve,
     data,
+    llama_shape,
     measure,
     mixture,
     model,
@@ -30,8 +31,8 @@ from midstudy.recipe import (
 from midstudy.recipe.errors import RecipeError
 
 _MODULES = (
-    *(choice, choices, curriculum, curve, data, measure, mixture, model, noise_scale, optimizer, packing, parts, phase),
-    *(representation, rollouts, schedule, start_weights, task_mixture, train_part),
+    *(choice, choices, curriculum, curve, data, llama_shape, measure, mixture, model, noise_scale, optimizer, packing),
+    *(parts, phase, representation, rollouts, schedule, start_weights, task_mixture, train_part),
 )
 _CLASSES: dict[str, Any] = {
     name: cls

@@ -17,7 +17,7 @@ from builders.small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, WORDS
 
 import midstudy.recipe
 from midstudy.cli.main import _parser
-from midstudy.data.release import released_pythia
+from midstudy.data.release import released_start
 from midstudy.plan.steps_of import StepsOf
 from midstudy.recipe import Average, Cosine, Curriculum, Mixture, Packing, Source, Start, Task
 from midstudy.recipe.factors import Value
@@ -153,8 +153,8 @@ def test_a_stage_on_a_mixture_of_tasks_is_as_its_page_says() -> None:
 
 def test_a_run_goes_on_from_a_release_as_the_page_on_releases_says(tmp_path: Path) -> None:
     folder = str(write_release(tmp_path / "release"))
-    names = names_of("release.md", released_pythia=released_pythia)
-    scale = Scale(size=released_pythia(folder).model.name, total_steps=10, seq_len=32)
+    names = names_of("release.md", released_start=released_start)
+    scale = Scale(size=released_start(folder).model.name, total_steps=10, seq_len=32)
     run = names["trunk_of"](scale, GENERAL, release=folder, seed=3)
     assert dict(run.factors)["trunk_seed"] == 3
     assert run.start.weights.step == 71_000

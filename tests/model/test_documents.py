@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from midstudy.model.architecture import empty_model
 from midstudy.model.attention import causal_attention, document_mask
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.train.precision import Weights
 
 LENGTHS = (5, 24, 1, 20, 14)
@@ -24,8 +25,8 @@ LENGTHS = (5, 24, 1, 20, 14)
 TOLERANCES = {"fp32": (1e-5, 1e-6), "bf16_mixed": (0.05, 0.006), "bf16_true": (0.05, 0.006)}
 
 
-def model_in(precision: str) -> Pythia:
-    return Weights(Pythia.empty(NANO, device="meta"), dict(lively(NANO).named_parameters()), precision=precision).model
+def model_in(precision: str) -> LanguageModel:
+    return Weights(empty_model(NANO, device="meta"), dict(lively(NANO).named_parameters()), precision=precision).model
 
 
 def numbers(lengths: tuple[int, ...], *, num_rows: int = 1) -> Tensor:
@@ -59,7 +60,7 @@ def test_a_packed_document_has_the_logits_of_transformers(tmp_path: Path) -> Non
     assert (packed - alone).abs().max() < TOLERANCES["fp32"][0] * alone.std()
 
 
-def gradients(model: Pythia) -> dict[str, Tensor]:
+def gradients(model: LanguageModel) -> dict[str, Tensor]:
     by_name = {name: parameter.grad.float() for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad(set_to_none=True)
     assert len(by_name) == len(list(model.parameters()))
