@@ -126,10 +126,12 @@ def _model_card(
     end: str,
 ) -> str:
     model = recipe.curriculum.start.model
+    config = huggingface_config(model)
+    (architecture,) = config["architectures"]
     lines = [
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [gpt_neox, midstudy]\n---",
+        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [{config['model_type']}, midstudy]\n---",
         f"# {record.label}",
-        f"State `{record.id}` of a midstudy study: a GPT-NeoX model of {model.num_parameters:,} parameters "
+        f"State `{record.id}` of a midstudy study: a {architecture} of {model.num_parameters:,} parameters "
         f"({model.num_layers} layers, width {model.width}, context {model.max_seq_len:,}), stored in {recipe.precision}.",
         "```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"

@@ -1,4 +1,4 @@
-"""Released models as starts: GPT-NeoX checkpoints in the layout of the Hugging Face Hub, from a folder or the Hub.
+"""Released models as starts: checkpoints in the layout of the Hugging Face Hub, from a folder or the Hub.
 
 A plan needs only the two small files, `config.json` and `tokenizer.json`; the stage that imports the weights of a Hub model
 fetches them. Weights must be safetensors: a pickle can run code when it is read.
@@ -244,27 +244,20 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _tokenizer(
-    path: Path, name: str, source: Source, *, end_of_text: str = END_OF_TEXT, must_be_first: bool = False
-) -> ReleasedTokenizer:
+def _tokenizer(path: Path, name: str, source: Source, *, end_of_text: str) -> ReleasedTokenizer:
     content = path.read_bytes()
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library does not raise anything more specific
         raise ValueError(f"{path}: not a tokenizer ({error}). Fetch the file again.") from None
     end_id = tokenizer.token_to_id(end_of_text)
-    if must_be_first and end_id != END_OF_TEXT_ID:
-        raise RecipeError(
-            f"tokenizer.{END_OF_TEXT}",
-            expected=f"id {END_OF_TEXT_ID}, as in Pythia (documents end with it)",
-            got=end_id,
-        )
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     if end_id is None or (end_id not in special and end_id != END_OF_TEXT_ID):
         raise RecipeError(
             f"tokenizer.{end_of_text}",
             expected="a special token of the tokenizer, which ends documents",
             got="no such token" if end_id is None else f"id {end_id}, a token of ordinary text",
+            fix="Name the token with end_of_text: <|end_of_text|> in Llama 3, for example.",
         )
     if tokenizer.truncation or tokenizer.padding:
         raise RecipeError(

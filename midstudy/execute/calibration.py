@@ -108,7 +108,7 @@ def _in_processes(workloads: Sequence[Workload], machine: Machine) -> list[Calib
     request = json.dumps(
         {
             "num_threads": machine.num_threads,
-            "workloads": [{**dataclasses.asdict(one), "model": expanded(one.model)} for one in workloads],
+            "workloads": [request_of(workload) for workload in workloads],
         }
     )
     processes: list[subprocess.Popen[str]] = []
@@ -170,6 +170,11 @@ def _cache(workload: Workload, machine: Machine, rate: Calibrated) -> None:
     facts = {**dataclasses.asdict(rate), "of": _facts(workload, machine)}
     with contextlib.suppress(StoreError, ValueError):  # without a cache, the calibration is repeated
         write_json(_file(workload, machine), facts, durable=False)
+
+
+def request_of(workload: Workload) -> dict[str, Any]:
+    """Return a workload as a subprocess reads it, with the class of its shape."""
+    return {**dataclasses.asdict(workload), "model": expanded(workload.model)}
 
 
 # -- in a subprocess --------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class LanguageModel(nn.Module, ABC):
     shape: AnyShape
     head: nn.Linear
 
-    def __init__(self, shape: AnyShape, blocks: Iterable[Block], final_norm: nn.Module) -> None:
+    def __init__(self, shape: AnyShape, blocks: Iterable[Block], final_norm: nn.LayerNorm | nn.RMSNorm) -> None:
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocab_size, shape.width)
@@ -81,9 +81,7 @@ class LanguageModel(nn.Module, ABC):
     @property
     def compute_type(self) -> torch.dtype:
         """The dtype of the forward and backward passes."""
-        weight = self.final_norm.weight
-        assert isinstance(weight, Tensor)
-        return weight.dtype
+        return self.final_norm.weight.dtype
 
     @property
     def head_weight(self) -> Tensor:

@@ -14,7 +14,7 @@ _ATTENTION = {"llama": "plain", "qwen2": "qkv_biases", "qwen3": "qk_norms"}
 MODEL_TYPES = tuple(_ATTENTION)
 
 # The only values implemented here of fields that change the computation. They are also transformers' defaults for missing
-# fields, as are those of `_DEFAULTS`. Qwen 2 has its biases without a field of that name.
+# fields. Qwen 2 has its biases without a field that says so.
 _OF_ALL = {"hidden_act": "silu", "attention_dropout": 0.0}
 _ONLY = {
     "llama": _OF_ALL | {"attention_bias": False, "mlp_bias": False},
@@ -115,6 +115,8 @@ def _scaling(config: Mapping[str, Any]) -> RotaryScaling | None:
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         if rope_type not in ("default", "llama3"):
             raise unsupported(f"{name}.rope_type", rope_type, "'default' or 'llama3'")
+        if rope.get("partial_rotary_factor", 1.0) != 1.0:
+            raise unsupported(f"{name}.partial_rotary_factor", rope["partial_rotary_factor"], "1.0: whole heads rotated")
         if rope_type == "llama3":
             numbers = {ours: agreeing_number({f"{name}.{theirs}": rope.get(theirs)}) for theirs, ours in _SCALING.items()}
             whole(rope, "original_max_position_embeddings")

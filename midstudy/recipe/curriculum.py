@@ -138,6 +138,17 @@ def _same_but_length(before: Phase, after: Phase, *, first: bool) -> bool:
     return identify(_phase_form(taken_over, first=False)) == _phase_digest(after, first=False)
 
 
+def _check_tied_head(phase: Phase, model: AnyShape) -> None:
+    """A tied model has one parameter for both groups; other numbers for its head would be ignored, under another id."""
+    groups = {group.select: group for group in phase.optimizer.groups}
+    if model.is_tied and groups and dataclasses.replace(groups["head"], select="embedding") != groups["embedding"]:
+        raise RecipeError(
+            f"phases.{phase.name}.optimizer.groups.head",
+            expected="the numbers of group embedding, since the output head of this model is its embedding",
+            got="others",
+        )
+
+
 def _check_data_positions(after: Phase, earlier: tuple[Stretch, ...]) -> None:
     """Raise `RecipeError` if `after` says that its data positions continue and they cannot."""
     path = f"phases.{after.name}"
@@ -235,6 +246,7 @@ class Curriculum:
                 expected=f"at most the model's {self.start.model.max_seq_len} tokens",
                 got=phase.seq_len,
             )
+        _check_tied_head(phase, self.start.model)
         curve = self.curve
         if phase.schedule is not None:
             with inside(f"phases.{phase.name}"):

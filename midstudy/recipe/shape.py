@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from midstudy.recipe.llama_shape import LlamaShape
-from midstudy.recipe.model import ModelShape
+from midstudy.recipe.llama_shape import LLAMA_SIZES, LlamaShape, llama
+from midstudy.recipe.model import SIZES, ModelShape
 
 AnyShape = ModelShape | LlamaShape
+
+SHAPE_NAMES = (*SIZES, *(llama(size).name for size in LLAMA_SIZES))
+"""The names of all shapes that `pythia` and `llama` return."""

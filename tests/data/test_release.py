@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,7 +18,9 @@ from builders.releases import COMMIT, cached_snapshot, write_release, write_toke
 from midstudy.data import digests
 from midstudy.data.release import release_bytes, release_files, released_start, tokenizer_bytes
 from midstudy.model.config import huggingface_config, shape_of_config
-from midstudy.recipe import RecipeError, Release, ReleasedTokenizer, Start, pythia
+from midstudy.recipe import ModelShape, RecipeError, Release, ReleasedTokenizer, Start, llama, pythia
+
+LLAMA_ATTENTION = {"llama": "plain", "qwen2": "qkv_biases", "qwen3": "qk_norms"}
 
 # config.json of EleutherAI/pythia-70m, as published.
 PYTHIA_70M = {
@@ -78,6 +81,7 @@ def test_the_published_configuration_of_pythia_gives_the_shape_of_that_name():
 def test_a_folder_gives_model_tokenizer_and_weights(release: Path):
     start = released_start(str(release), step=71_000)
     assert (start.model.num_layers, start.model.width, start.model.vocab_size) == (2, 64, 512)
+    assert isinstance(start.model, ModelShape)
     assert (start.model.rotary_fraction, start.model.rotary_base) == (0.5, 20_000)  # as transformers 5 writes them
     assert (start.seed, str(start.weights)) == (None, "tiny-neox@step71000")
     assert start.tokenizer.vocab_size == 322  # with the two added after training
@@ -184,7 +188,7 @@ def test_a_file_of_the_hubs_cache_is_checked_against_its_name(original: Path):
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"model_type": "llama"}, "model_type"),
+        ({"model_type": "mistral"}, "model_type"),
         ({"hidden_act": "gelu_fast"}, "hidden_act"),
         ({"use_parallel_residual": False}, "use_parallel_residual"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings"),
@@ -211,6 +215,72 @@ def test_an_unsupported_architecture_is_rejected_by_field(release: Path, changes
     assert raised.value.path == f"release.tiny-neox.config.{field}"
 
 
+_SCALING = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8_192,
+}
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"attention_dropout": 0.1}, "attention_dropout"),
+        ({"rms_norm_eps": None}, "rms_norm_eps"),
+        ({"num_key_value_heads": "2"}, "num_key_value_heads"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling.rope_type"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "rope_scaling.low_freq_factor"),
+        (
+            {"rope_parameters": {"partial_rotary_factor": 0.5}},
+            "rope_parameters.partial_rotary_factor",
+        ),
+        ({"rope_theta": 500}, "rope_parameters.rope_theta"),
+        ({"rope_scaling": _SCALING}, "rope_scaling"),
+        ({"quantization_config": {"bits": 8}}, "quantization_config"),
+    ],
+)
+def test_what_is_not_implemented_of_the_llama_family_is_rejected_by_field(
+    model_type: str, changes: dict[str, Any], field: str
+):
+    config = huggingface_config(dataclasses.replace(llama("nano"), attention=LLAMA_ATTENTION[model_type]))
+    rotation = {"rope_scaling": None, "rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    assert shape_of_config(config | rotation).num_layers == 2
+    with pytest.raises(RecipeError) as raised:
+        shape_of_config(config | rotation | changes)
+    assert raised.value.path == f"config.{field}"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "field"),
+    [("llama", "attention_bias"), ("llama", "mlp_bias"), ("qwen2", "use_sliding_window"), ("qwen3", "use_sliding_window")],
+)
+def test_a_switch_of_the_llama_family_that_is_on_is_rejected(model_type: str, field: str):
+    config = huggingface_config(dataclasses.replace(llama("nano"), attention=LLAMA_ATTENTION[model_type]))
+    with pytest.raises(RecipeError) as raised:
+        shape_of_config(config | {field: True})
+    assert raised.value.path == f"config.{field}"
+
+
+def test_a_llama_without_newer_fields_has_a_key_for_every_query_and_the_base_of_then():
+    """As the first releases, whose files have none of these fields."""
+    newer = (
+        "num_key_value_heads",
+        "head_dim",
+        "rope_theta",
+        "rope_scaling",
+        "attention_bias",
+        "mlp_bias",
+        "attention_dropout",
+    )
+    config = {name: value for name, value in huggingface_config(llama("nano")).items() if name not in newer}
+    assert shape_of_config(config) == dataclasses.replace(llama("nano"), name="llama-2x64", num_kv_heads=4)
+
+
 def test_two_spellings_that_agree_are_accepted(release: Path):
     shape = released_start(str(release)).model
     edit(release, rotary_pct=0.5, rotary_emb_base=20_000)
@@ -231,9 +301,13 @@ def test_an_index_that_does_not_name_files_is_rejected(tmp_path: Path, weight_ma
         released_start(str(folder))
 
 
-def test_a_tokenizer_whose_end_of_text_is_not_id_0_is_rejected(release: Path):
-    write_tokenizer(release, special=("<|padding|>", "<|endoftext|>"))
-    with pytest.raises(RecipeError, match=r"tokenizer\.<\|endoftext\|>: expected id 0, as in Pythia .*, got 1"):
+def test_documents_end_with_the_special_token_that_is_named(release: Path):
+    """Llama 3's is <|end_of_text|>; without it, a release that has no <|endoftext|> is rejected with what to name."""
+    write_tokenizer(release, special=("<|begin_of_text|>", "<|end_of_text|>"))
+    assert tokenizer(released_start(str(release), end_of_text="<|end_of_text|>")).end_of_text_id == 1
+    with pytest.raises(
+        RecipeError, match=r"tokenizer\.<\|endoftext\|>: expected a special token.*no such token.*end_of_text"
+    ):
         released_start(str(release))
 
 

@@ -19,7 +19,7 @@ import midstudy.recipe
 from midstudy.cli.main import _parser
 from midstudy.data.release import released_start
 from midstudy.plan.steps_of import StepsOf
-from midstudy.recipe import Average, Cosine, Curriculum, Mixture, Packing, Source, Start, Task
+from midstudy.recipe import Average, Cosine, Curriculum, Mixture, Packing, Source, Start, Task, llama
 from midstudy.recipe.factors import Value
 from midstudy.recipe.model import SIZES
 from midstudy.studies.bridging.scale import Scale
@@ -158,6 +158,13 @@ def test_a_run_goes_on_from_a_release_as_the_page_on_releases_says(tmp_path: Pat
     run = names["trunk_of"](scale, GENERAL, release=folder, seed=3)
     assert dict(run.factors)["trunk_seed"] == 3
     assert run.start.weights.step == 71_000
+
+
+def test_a_llama_is_trained_as_the_page_on_architectures_says() -> None:
+    scale = Scale(size="llama-nano")
+    run = names_of("architectures.md")["llama_trunk"](scale, GENERAL, tokenizer=TOKENIZER, seed=3)
+    assert run.start.model == llama("nano", vocab_size=2_048, max_seq_len=scale.seq_len)
+    assert dict(run.factors)["size"] == "llama-nano"
 
 
 def test_sizes_that_pages_list_are_those_that_exist() -> None:

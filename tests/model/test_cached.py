@@ -6,16 +6,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders.small_models import lively
+from builders.small_models import LLAMAS, lively
 
 from midstudy.model.cached import KeyValueCache, cached_logits
 from midstudy.model.language_model import LanguageModel
 from midstudy.recipe.model import pythia
 
+MODELS = [
+    pythia("nano", vocab_size=97, max_seq_len=40),
+    replace(pythia("70m", vocab_size=97, max_seq_len=40), num_layers=2),
+    *(replace(shape, vocab_size=97, max_seq_len=40) for shape in LLAMAS),
+]
 
-@pytest.fixture(scope="module", params=["nano", "70m"], ids=["narrow", "wide"])
+
+@pytest.fixture(scope="module", params=MODELS, ids=lambda shape: shape.name)
 def model(request: pytest.FixtureRequest) -> LanguageModel:
-    return lively(replace(pythia(request.param, vocab_size=97, max_seq_len=40), num_layers=2))
+    return lively(request.param)
 
 
 def test_tokens_one_at_a_time_give_the_logits_of_the_whole(model: LanguageModel) -> None:
