@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from workload import Workload
 
+from midstudy.model.architecture import empty_model
 from midstudy.model.narrow_block import is_narrow
-from midstudy.model.pythia import Pythia
 from midstudy.recipe.optimizer import AdamW
 
 _QUERIES = {torch.float32: 64, torch.bfloat16: 128}
@@ -30,7 +30,7 @@ class Floor:
     first_loss = None
 
     def __init__(self, workload: Workload, *, precision: str, optimizer: AdamW, device: torch.device) -> None:
-        model = Pythia.empty(workload.model, device="meta")
+        model = empty_model(workload.model, device="meta")
         computed_in = torch.float32 if precision == "fp32" else torch.bfloat16
 
         def drawn(*size: int) -> Tensor:

@@ -26,7 +26,7 @@ from midstudy.evaluate.generate import Decoding, generate
 from midstudy.model.config import huggingface_config
 from midstudy.model.huggingface import to_huggingface
 from midstudy.model.initialise import initialised
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.recipe import ModelShape, pythia
 from midstudy.train.environment import configure_threads
 
@@ -34,7 +34,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 NO_END: frozenset[int] = frozenset()
 
 
-def lively(shape: ModelShape) -> Pythia:
+def lively(shape: ModelShape) -> LanguageModel:
     """Return a model whose next tokens are clear enough to compare: a larger head than at the start of training."""
     model = initialised(shape, seed=0)
     with torch.no_grad():
@@ -42,12 +42,12 @@ def lively(shape: ModelShape) -> Pythia:
     return model
 
 
-def theirs(model: Pythia, prompts: list[list[int]], folder: Path, num_tokens: int) -> Callable[[], list[list[int]]]:
+def theirs(model: LanguageModel, prompts: list[list[int]], folder: Path, num_tokens: int) -> Callable[[], list[list[int]]]:
     """Return a function that generates with transformers, from the same weights."""
     import transformers
 
     (folder / "config.json").write_text(json.dumps(huggingface_config(model.shape)))
-    save_file(to_huggingface(model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(to_huggingface(model.state_dict(), model.shape), folder / "model.safetensors", metadata={"format": "pt"})
     peer = transformers.GPTNeoXForCausalLM.from_pretrained(folder, dtype=model.head.weight.dtype).eval()
     peer.generation_config.eos_token_id = None
     longest = max(map(len, prompts))

@@ -28,7 +28,7 @@ def transformers_model(shape: ModelShape, weights: Mapping[str, Tensor]) -> tupl
 
     config = transformers.GPTNeoXConfig(**huggingface_config(shape), use_cache=False)
     model = transformers.GPTNeoXForCausalLM(config)
-    theirs = to_huggingface(weights)
+    theirs = to_huggingface(weights, shape)
     if "lm_head.weight" in model.state_dict():
         theirs["lm_head.weight"] = theirs.pop("embed_out.weight")
     model.load_state_dict(theirs)
@@ -60,7 +60,7 @@ def litgpt_model(shape: ModelShape, weights: Mapping[str, Tensor]) -> tuple[nn.M
     )
     model = GPT(config)
     theirs: dict[str, Tensor] = {}
-    copy_weights_gpt_neox(config, theirs, to_huggingface(weights))
+    copy_weights_gpt_neox(config, theirs, to_huggingface(weights, shape))
     model.load_state_dict(theirs)
 
     def loss_of(input_ids: Tensor, targets: Tensor) -> Tensor:

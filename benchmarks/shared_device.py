@@ -31,9 +31,9 @@ from train_step import Ours
 from workload import Workload, batches, curriculum, synchronise
 
 from midstudy.model.initialise import initialised
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.model.rotary import rotary_tables
-from midstudy.recipe import pythia
+from midstudy.recipe import ModelShape, pythia
 from midstudy.recipe.phase import PRECISIONS
 from midstudy.train.environment import ALLOCATOR, configure_threads
 
@@ -87,12 +87,13 @@ class Ensemble:
 class _Plain(torch.nn.Module):
     """The loss of a model in operations that `vmap` supports, which the model's fused ones are not."""
 
-    def __init__(self, model: Pythia) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Tensor, targets: Tensor) -> Tensor:
         model, shape = self.model, self.model.shape
+        assert isinstance(shape, ModelShape)
         batch, length = input_ids.shape
         cos, sin = rotary_tables(length, shape.rotary_dims, shape.rotary_base, input_ids.device)
         later = torch.ones(length, length, dtype=torch.bool, device=input_ids.device).triu(1)

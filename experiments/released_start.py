@@ -6,9 +6,9 @@ steps in the paper ("Midtraining Bridges Pretraining and Posttraining Distributi
 states of the midtraining is no worse than its final state (OLMo-core's `ModelMergeCallback` averages last states outside the
 decay; OLMo 2 averages the seeds of an anneal). Here the last states are within the decay, where averaging can gain least.
 
-Mirrors. The paper's code mix and its timing ablation, with a released Pythia as the trunk: one study per release step. The
-general text here is not that of the release. The control reads the same general text for equally many steps, so that the
-effect of midtraining is separated from that of further training.
+Mirrors. The paper's code mix and its timing ablation, with a released Pythia, Llama or Qwen as the trunk: one study per
+release step. The general text here is not that of the release. The control reads the same general text for equally many
+steps, so that the effect of midtraining is separated from that of further training.
 
 Expected cost. Two CPU-minutes with an exported nano model as the release; about an hour of one CPU core with pythia-70m.
 Raise `num_sequences` and `seq_len` on a GPU.
@@ -23,8 +23,9 @@ from __future__ import annotations
 from typing import Any
 
 from midstudy.data.data_args import DataChoice
-from midstudy.data.release import released_pythia
+from midstudy.data.release import released_start
 from midstudy.recipe import Average, Comparison, Curriculum, Start, Study, factors, where
+from midstudy.recipe.data import END_OF_TEXT
 from midstudy.recipe.errors import RecipeError
 from midstudy.studies.bridging.scale import COLUMNS, Scale, mixes_of
 
@@ -37,6 +38,7 @@ def study(
     name: str = "released_start",
     release: str = "",
     release_step: int = 0,
+    end_of_text: str = END_OF_TEXT,
     data_seeds: tuple[int, ...] = (0, 1, 2),
     sft_seed: int = 1337,
     num_steps: int = 60,
@@ -57,6 +59,7 @@ def study(
     Args:
         release: a folder or `hub:OWNER/NAME@COMMIT`.
         release_step: the training step of the release, if known; else 0.
+        end_of_text: the special token of the release that ends documents, `<|end_of_text|>` in Llama 3.
 
     Raises:
         RecipeError: a field cannot be trained; the message names it.
@@ -64,14 +67,14 @@ def study(
     if not release:
         raise RecipeError(
             "release",
-            expected="a folder of a GPT-NeoX checkpoint, or hub:OWNER/NAME@COMMIT",
+            expected="a folder of a checkpoint, or hub:OWNER/NAME@COMMIT",
             got="none",
             fix="Use --set release=FOLDER; `midstudy export` writes such a folder from any state.",
         )
     data = data or DataChoice()
     general, code = data.corpus("general", max_bytes=6_000_000), data.corpus("code", max_bytes=3_000_000)
     pycode = data.task("pycode", folder="sft/pycode", max_items=2_000)
-    start = released_pythia(release, step=release_step or None)
+    start = released_start(release, step=release_step or None, end_of_text=end_of_text)
     small: dict[str, Any] = {"total_steps": num_steps, "num_sequences": num_sequences, "seq_len": seq_len}
     small |= {"sft_steps": sft_steps, "sft_num_sequences": num_sequences, "sft_peak_lr": sft_peak_lr, "peak_lr": peak_lr}
     small |= {"sft_warmup_steps": max(1, sft_steps // 10), "precision": precision, "test_items": test_items}

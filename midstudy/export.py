@@ -67,9 +67,9 @@ def export_huggingface(
     state = checkpoint.read(store.published_folder(stage) / CHECKPOINT_FOLDER, with_optimizer=False)
 
     def write(temporary: Path) -> None:
-        save_file(to_huggingface(state.weights), temporary / "model.safetensors", metadata={"format": "pt"})
+        save_file(to_huggingface(state.weights, start.model), temporary / "model.safetensors", metadata={"format": "pt"})
         config = huggingface_config(start.model, end_of_text_id=end_id)
-        torch_type = str(state.weights["head.weight"].dtype).removeprefix("torch.")
+        torch_type = str(state.weights["embedding.weight"].dtype).removeprefix("torch.")
         _write_json(temporary / "config.json", {**config, "torch_dtype": torch_type})
         (temporary / FILE_NAME).write_bytes(_without_added_tokens(content))
         _write_json(temporary / "tokenizer_config.json", _tokenizer_config(start, end))
@@ -126,10 +126,12 @@ def _model_card(
     end: str,
 ) -> str:
     model = recipe.curriculum.start.model
+    config = huggingface_config(model)
+    (architecture,) = config["architectures"]
     lines = [
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [gpt_neox, midstudy]\n---",
+        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [{config['model_type']}, midstudy]\n---",
         f"# {record.label}",
-        f"State `{record.id}` of a midstudy study: a GPT-NeoX model of {model.num_parameters:,} parameters "
+        f"State `{record.id}` of a midstudy study: a {architecture} of {model.num_parameters:,} parameters "
         f"({model.num_layers} layers, width {model.width}, context {model.max_seq_len:,}), stored in {recipe.precision}.",
         "```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"

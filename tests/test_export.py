@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tokenizers import processors
 
 from midstudy.cli.main import main
-from midstudy.data.release import released_pythia, released_tokenizer
+from midstudy.data.release import released_start, released_tokenizer
 from midstudy.data.tokenizer import train_tokenizer
 from midstudy.evaluate.model_cache import load_model
 from midstudy.export import _phases
@@ -132,7 +132,7 @@ def test_the_model_card_says_what_the_learning_rate_multiplies():
 
 def test_an_exported_state_can_be_imported_with_the_same_weights_and_trained_further(exported, text, tmp_path):
     store, plan, folder = exported
-    start = released_pythia(str(folder))
+    start = released_start(str(folder))
     assert start.model.name == "nano"
     other = Store.open(tmp_path / "store", create=True)
     again = make_study(other, small_study(text, start=start, starts=()), until="pretrain nano seed 0 to step 12")
@@ -155,7 +155,7 @@ def test_another_rotary_embedding_survives_import_and_export(text, tmp_path):
     """Rotated fraction 0.5 and base 20,000, which are no library's defaults."""
     release = write_release(tmp_path / "tiny-neox", dtype="float32")
     store = Store.open(tmp_path / "store", create=True)
-    make_study(store, small_study(text, start=released_pythia(str(release))), until="tokens general")
+    make_study(store, small_study(text, start=released_start(str(release))), until="tokens general")
     assert main(["export", "import", "--to", "hf", "--output", str(tmp_path / "out"), "--store", str(store.root)]) == 0
     ids = torch.randint(512, (2, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

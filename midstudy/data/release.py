@@ -1,4 +1,4 @@
-"""Released models as starts: GPT-NeoX checkpoints in the layout of the Hugging Face Hub, from a folder or the Hub.
+"""Released models as starts: checkpoints in the layout of the Hugging Face Hub, from a folder or the Hub.
 
 A plan needs only the two small files, `config.json` and `tokenizer.json`; the stage that imports the weights of a Hub model
 fetches them. Weights must be safetensors: a pickle can run code when it is read.
@@ -30,16 +30,17 @@ _CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetenso
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 
 
-def released_pythia(argument: str, *, step: int | None = None) -> Start:
+def released_start(argument: str, *, step: int | None = None, end_of_text: str = END_OF_TEXT) -> Start:
     """Return the start given by a released checkpoint: its model, weights and tokenizer.
 
     Args:
         argument: a folder, or `hub:OWNER/NAME@COMMIT`. On the Hub, each step of a Pythia model is a branch, whose page shows
             the commit.
         step: the pretraining step of the checkpoint, a label for readers. The commit or the folder selects the weights.
+        end_of_text: as in `released_tokenizer`.
 
     Raises:
-        RecipeError: `step` is not a step, the model is not of Pythia's architecture, or its tokenizer cannot be used; the
+        RecipeError: `step` is not a step, the model is of another architecture, or its tokenizer cannot be used; the
             message names the field.
         ValueError: a file is missing or damaged, the weights are pickled, or the Hub cannot be reached.
     """
@@ -73,7 +74,7 @@ def released_pythia(argument: str, *, step: int | None = None) -> Start:
     with inside(f"release.{name}"):
         return Start(
             model=shape_of_config(_json(_present(folder, _CONFIG))),
-            tokenizer=_tokenizer(_present(folder, FILE_NAME), name, tokenizer, must_be_first=True),
+            tokenizer=_tokenizer(_present(folder, FILE_NAME), name, tokenizer, end_of_text=end_of_text),
             seed=None,
             weights=Release(name=name, source=weights, step=step),
         )
@@ -243,27 +244,20 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _tokenizer(
-    path: Path, name: str, source: Source, *, end_of_text: str = END_OF_TEXT, must_be_first: bool = False
-) -> ReleasedTokenizer:
+def _tokenizer(path: Path, name: str, source: Source, *, end_of_text: str) -> ReleasedTokenizer:
     content = path.read_bytes()
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library does not raise anything more specific
         raise ValueError(f"{path}: not a tokenizer ({error}). Fetch the file again.") from None
     end_id = tokenizer.token_to_id(end_of_text)
-    if must_be_first and end_id != END_OF_TEXT_ID:
-        raise RecipeError(
-            f"tokenizer.{END_OF_TEXT}",
-            expected=f"id {END_OF_TEXT_ID}, as in Pythia (documents end with it)",
-            got=end_id,
-        )
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     if end_id is None or (end_id not in special and end_id != END_OF_TEXT_ID):
         raise RecipeError(
             f"tokenizer.{end_of_text}",
             expected="a special token of the tokenizer, which ends documents",
             got="no such token" if end_id is None else f"id {end_id}, a token of ordinary text",
+            fix="Name the token with end_of_text: <|end_of_text|> in Llama 3, for example.",
         )
     if tokenizer.truncation or tokenizer.padding:
         raise RecipeError(

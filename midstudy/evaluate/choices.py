@@ -21,7 +21,7 @@ from midstudy.evaluate.answers import Marks, prompts_and_references
 from midstudy.evaluate.items import write_items
 from midstudy.evaluate.sequences import SEQUENCES_PER_BATCH, chosen_sequences, sequences_tally
 from midstudy.evaluate.subject import Subject
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.recipe.choices import ACCURACY, CENTRED_ACCURACY, CHOICES_FILE, Choices
 
 
@@ -128,9 +128,9 @@ def _rows(
 
 
 @torch.no_grad()
-def _scores(model: Pythia, rows: Sequence[Row], *, seq_len: int) -> Iterator[list[float]]:
+def _scores(model: LanguageModel, rows: Sequence[Row], *, seq_len: int) -> Iterator[list[float]]:
     """Yield the scores of each row: the logits of its letters, or minus the nats of its reply."""
-    batch, device = _padded(rows, seq_len=seq_len), model.head.weight.device
+    batch, device = _padded(rows, seq_len=seq_len), model.device
     input_ids = torch.from_numpy(batch.input_ids).to(device)
     if rows[0].reply:
         losses = model.token_losses(input_ids, torch.from_numpy(batch.targets).to(device))
@@ -138,7 +138,7 @@ def _scores(model: Pythia, rows: Sequence[Row], *, seq_len: int) -> Iterator[lis
         return
     last = torch.tensor([len(row.prompt) - 1 for row in rows], device=device)
     hidden = model.hidden(input_ids)[torch.arange(len(rows), device=device), last]
-    for row, logits in zip(rows, F.linear(hidden, model.head.weight).float().cpu(), strict=True):
+    for row, logits in zip(rows, F.linear(hidden, model.head_weight).float().cpu(), strict=True):
         yield logits[row.letters].tolist()
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from midstudy.data.order import derive_key
 from midstudy.evaluate.calculator import calculated
 from midstudy.model.cached import KeyValueCache, cached_logits
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.recipe.data import CONVERSATION_TOKENS
 
 
@@ -120,7 +120,7 @@ class Generated:
 
 
 def generate(
-    model: Pythia,
+    model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     *,
     decoding: Decoding,
@@ -147,7 +147,7 @@ def generate(
     for number, prompt in enumerate(prompts):
         if not 0 < len(prompt) < context:
             raise ValueError(f"prompt {number}: expected 1 to {context - 1} tokens, got {len(prompt)}.")
-    device = model.head.weight.device
+    device = model.device
     numbers = range(len(prompts)) if items is None else items
     every = [Generated(item, sample) for item in numbers for sample in range(num_samples)]
     repeated = [prompt for prompt in prompts for _ in range(num_samples)]

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from midstudy.data.batch import Batch
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 
 
-def block_gradients(model: Pythia, blocks: Sequence[Sequence[Batch]]) -> NDArray[np.float32]:
+def block_gradients(model: LanguageModel, blocks: Sequence[Sequence[Batch]]) -> NDArray[np.float32]:
     """Return the gradient of the mean loss over the tokens of each block, in nats per token.
 
     Args:
@@ -29,7 +29,7 @@ def block_gradients(model: Pythia, blocks: Sequence[Sequence[Batch]]) -> NDArray
         each parameter and block.
     """
     parameters = [parameter.requires_grad_() for parameter in model.parameters()]
-    device = model.head.weight.device
+    device = model.device
     found = np.empty((len(blocks), sum(parameter.numel() for parameter in parameters)), np.float32)
     for row, batches in zip(found, blocks, strict=True):
         scale = 1 / sum(batch.num_targets for batch in batches)

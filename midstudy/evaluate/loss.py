@@ -24,7 +24,7 @@ from midstudy.data.token_bytes import token_bytes
 from midstudy.evaluate.items import write_items
 from midstudy.evaluate.sequences import batches, chosen_sequences, sequences_tally
 from midstudy.evaluate.subject import Subject
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.recipe.measure import BITS_PER_BYTE, LOSS_NATS, Evaluation
 
 
@@ -37,7 +37,9 @@ class Loss:
 
 
 @torch.no_grad()
-def mean_loss(model: Pythia, batches: Iterable[Batch], *, on_losses: Callable[[Batch, Tensor], None] | None = None) -> Loss:
+def mean_loss(
+    model: LanguageModel, batches: Iterable[Batch], *, on_losses: Callable[[Batch, Tensor], None] | None = None
+) -> Loss:
     """Return the mean of the model's loss over all target tokens of the batches, accumulated in fp64.
 
     The model computes in the precision of its weights. A model from `borrow_weights` or from a `TrainingRun` computes as it
@@ -50,7 +52,7 @@ def mean_loss(model: Pythia, batches: Iterable[Batch], *, on_losses: Callable[[B
     Raises:
         ValueError: no batch has a target token.
     """
-    device = model.head.weight.device
+    device = model.device
     total = torch.zeros((), dtype=torch.float64, device=device)
     num_tokens = 0
     for batch in batches:

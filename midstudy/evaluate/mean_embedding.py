@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from midstudy.data.batch import IGNORED, Batch
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 
 
 @torch.no_grad()
-def document_embeddings(model: Pythia, read: Iterable[Batch]) -> NDArray[np.float64]:
+def document_embeddings(model: LanguageModel, read: Iterable[Batch]) -> NDArray[np.float64]:
     """Return the mean over the tokens of each row of the hidden states after the last LayerNorm.
 
     Args:
@@ -27,7 +27,7 @@ def document_embeddings(model: Pythia, read: Iterable[Batch]) -> NDArray[np.floa
     Returns:
         float64 of shape (documents, width).
     """
-    device = model.head.weight.device
+    device = model.device
     found = []
     for batch in read:
         is_token = torch.from_numpy(batch.targets != IGNORED).to(device)

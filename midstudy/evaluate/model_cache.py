@@ -8,22 +8,23 @@ from pathlib import Path
 
 import torch
 
+from midstudy.model.architecture import empty_model
 from midstudy.model.compiled import compile_model
-from midstudy.model.pythia import Pythia
-from midstudy.recipe.model import ModelShape
+from midstudy.model.language_model import LanguageModel
+from midstudy.recipe.shape import AnyShape
 from midstudy.train import checkpoint
 from midstudy.train.checkpoint import Checkpoint
 from midstudy.train.precision import Weights
 
 _KEPT_MODELS = 2
-_Kind = tuple[ModelShape, str, torch.device, bool]
+_Kind = tuple[AnyShape, str, torch.device, bool]
 _idle: list[tuple[_Kind, Weights]] = []
 """Models that are not in use, in the order of their return."""
 
 
 def load_model(
     folder: Path, *, precision: str | None = None, device: torch.device | str = "cpu", compiled: bool = False
-) -> Pythia:
+) -> LanguageModel:
     """Load a checkpoint into a model of its own that computes as it was trained, or in `precision`.
 
     Raises:
@@ -71,7 +72,7 @@ def forget_models() -> None:
 
 def _built(state: Checkpoint, kind: _Kind) -> Weights:
     shape, precision, device, compiled = kind
-    model = Pythia.empty(shape, device="meta")
+    model = empty_model(shape, device="meta")
     masters = {name: tensor.to(device, copy=True) for name, tensor in state.weights.items()}
     weights = Weights(model, masters, precision=precision)
     if compiled:

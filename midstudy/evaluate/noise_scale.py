@@ -16,7 +16,7 @@ from midstudy.data.order import derive_key, permute
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.sequences import sequences_tally
 from midstudy.evaluate.subject import Subject
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.recipe.noise_scale import GRADIENT_NOISE_TRACE, GRADIENT_SQUARED_NORM, NOISE_SCALE, NoiseScale
 from midstudy.train.noise_scale import estimate, partial_sums
 from midstudy.train.optimizer import global_norm
@@ -47,7 +47,7 @@ def evaluate_noise_scale(evaluation: NoiseScale, subject: Subject) -> dict[str, 
     }
 
 
-def noise_estimates(model: Pythia, batches: Iterable[Batch], *, small: int) -> NDArray[np.float64]:
+def noise_estimates(model: LanguageModel, batches: Iterable[Batch], *, small: int) -> NDArray[np.float64]:
     """Return the unbiased estimates of tr(Σ) and |G|² from each batch, of shape (num_batches, 2).
 
     Args:
@@ -56,7 +56,7 @@ def noise_estimates(model: Pythia, batches: Iterable[Batch], *, small: int) -> N
         small: sequences in a small batch.
     """
     parameters = [parameter.requires_grad_() for parameter in model.parameters()]
-    device = model.head.weight.device
+    device = model.device
     found = []
     for batch in batches:
         num_sequences = len(batch.input_ids)

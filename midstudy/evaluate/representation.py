@@ -15,7 +15,7 @@ from midstudy.data.batch import IGNORED, Batch
 from midstudy.evaluate.cka import LinearCKA
 from midstudy.evaluate.sequences import batches, chosen_sequences, sequences_tally
 from midstudy.evaluate.subject import Subject
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.recipe.representation import (
     CKA_FILE,
     LAST_LAYER_CKA,
@@ -54,7 +54,7 @@ def compare_representations(evaluation: RepresentationSimilarity, subject: Subje
 
 
 @torch.no_grad()
-def compare_layers(model: Pythia, other: Pythia, read: Iterable[Batch], *, examples: str) -> LinearCKA:
+def compare_layers(model: LanguageModel, other: LanguageModel, read: Iterable[Batch], *, examples: str) -> LinearCKA:
     """Return the sums for linear CKA between the hidden states of two models on the same batches.
 
     Args:
@@ -66,9 +66,9 @@ def compare_layers(model: Pythia, other: Pythia, read: Iterable[Batch], *, examp
     return cka
 
 
-def _examples(model: Pythia, batch: Batch, *, by_sequence: bool) -> list[Tensor]:
+def _examples(model: LanguageModel, batch: Batch, *, by_sequence: bool) -> list[Tensor]:
     """Return each layer's examples, of shape (num_examples, width)."""
-    device = model.head.weight.device
+    device = model.device
     is_token = torch.from_numpy(batch.targets != IGNORED).to(device)
     layers = model.hidden_states(torch.from_numpy(batch.input_ids).to(device))
     if not by_sequence:

@@ -11,7 +11,7 @@ from typing import Any
 import tokenizers
 
 from midstudy.data.tokens import TokenizedSplit
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.train.precision import Weights
 
 
@@ -33,7 +33,7 @@ class Subject:
     folder: Path
 
     @contextmanager
-    def model(self) -> Iterator[Pythia]:
+    def model(self) -> Iterator[LanguageModel]:
         """Borrow the state's model."""
         with self.weights() as weights:
             yield weights.model

@@ -35,7 +35,8 @@ from midstudy.files.errors import StoreError
 from midstudy.files.reading import read_as
 from midstudy.plan.cost import Calibrated, Workload
 from midstudy.recipe import versions
-from midstudy.recipe.model import ModelShape
+from midstudy.recipe.canonical import expanded
+from midstudy.recipe.decode import decode
 from midstudy.store.processor import this_processor
 from midstudy.train.environment import ALLOCATOR, configure_threads
 
@@ -107,7 +108,7 @@ def _in_processes(workloads: Sequence[Workload], machine: Machine) -> list[Calib
     request = json.dumps(
         {
             "num_threads": machine.num_threads,
-            "workloads": [dataclasses.asdict(workload) for workload in workloads],
+            "workloads": [request_of(workload) for workload in workloads],
         }
     )
     processes: list[subprocess.Popen[str]] = []
@@ -169,6 +170,11 @@ def _cache(workload: Workload, machine: Machine, rate: Calibrated) -> None:
     facts = {**dataclasses.asdict(rate), "of": _facts(workload, machine)}
     with contextlib.suppress(StoreError, ValueError):  # without a cache, the calibration is repeated
         write_json(_file(workload, machine), facts, durable=False)
+
+
+def request_of(workload: Workload) -> dict[str, Any]:
+    """Return a workload as a subprocess reads it, with the class of its shape."""
+    return {**dataclasses.asdict(workload), "model": expanded(workload.model)}
 
 
 # -- in a subprocess --------------------------------------------------------------------------------------------------
@@ -248,7 +254,7 @@ def _curriculum(workload: Workload) -> Any:
 
 
 def _workload(fields: Mapping[str, Any]) -> Workload:
-    return Workload(**{**fields, "model": ModelShape(**fields["model"])})
+    return Workload(**{**fields, "model": decode(fields["model"])})
 
 
 def main() -> None:

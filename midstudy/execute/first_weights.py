@@ -15,7 +15,7 @@ from midstudy.data.release import release_bytes
 from midstudy.execute.stopped import until_stopped
 from midstudy.model.huggingface import from_huggingface
 from midstudy.recipe.curriculum import State
-from midstudy.recipe.model import ModelShape
+from midstudy.recipe.shape import AnyShape
 from midstudy.recipe.start_weights import Average, Release
 from midstudy.train import checkpoint
 from midstudy.train.averaging import mean_weights
@@ -76,7 +76,7 @@ def make_first_state(
     }
 
 
-def _imported(release: Release, shape: ModelShape, should_stop: Callable[[], bool]) -> dict[str, Tensor]:
+def _imported(release: Release, shape: AnyShape, should_stop: Callable[[], bool]) -> dict[str, Tensor]:
     """Return the weights of a release in fp32, which represents fp16 (Pythia) and bf16 weights exactly."""
     tensors: dict[str, Tensor] = {}
     files = release_bytes(release)

@@ -1,1 +1,1 @@
-"""Pythia (GPT-NeoX) in plain PyTorch: forward pass, loss, initialisation, and conversion from and to Hugging Face."""
+"""Pythia (GPT-NeoX) and the Llama family in plain PyTorch: forward pass, loss, initialisation, Hugging Face."""

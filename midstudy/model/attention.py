@@ -107,16 +107,24 @@ class _BlockedAttention(torch.autograd.Function):
         return first, second, third, None
 
 
+def for_every_query(heads: Tensor, query: Tensor) -> Tensor:
+    """Return keys or values, (batch, num_kv_heads, ...), repeated for each of the query heads that share them."""
+    groups = query.shape[1] // heads.shape[1]
+    return heads if groups == 1 else heads.repeat_interleave(groups, dim=1)
+
+
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return softmax(query keyᵀ / sqrt(head_size)) value, where each position attends to itself and earlier positions.
 
     Args:
-        query, key, value: (batch, num_heads, length, head_size).
+        query: (batch, num_heads, length, head_size).
+        key, value: (batch, num_kv_heads, length, head_size); each serves num_heads / num_kv_heads queries in sequence.
         mask: `document_mask` if rows hold several documents.
 
     Returns:
         (batch, num_heads, length, head_size).
     """
+    key, value = for_every_query(key, query), for_every_query(value, query)
     if not is_plain(query):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
     if torch.compiler.is_compiling():  # a loop over blocks would be compiled again for every length

@@ -1,9 +1,9 @@
 """Run a model's blocks compiled with `torch.compile`. This is placement: it changes speed, and results only by rounding.
 
 The attention and the MLP of a block are compiled as two functions, once for all blocks of all models of one shape in a
-process, as torchtitan and OLMo-core compile block by block. Compiled as one function, torch 2.13 generates C++ that does
-not compile: attention and MLP are added to the same sum, so their biases have the same gradient, and in bf16 its two stores
-get one name.
+process, as torchtitan and OLMo-core compile block by block. Of GPT-NeoX's block compiled as one function, torch 2.13
+generates C++ that does not compile: attention and MLP are added to the same sum, so their biases have the same gradient, and
+in bf16 its two stores get one name.
 
 The first length that differs is compiled once more, for any length, since fine-tuning pads its batches to many lengths.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
-from midstudy.model.pythia import Block, Pythia
+from midstudy.model.language_model import Block, LanguageModel
 
 _COMPILED_PARTS = ("attend", "feed_forward")
 _VARIANTS = 64
@@ -31,7 +31,7 @@ _VARIANTS = 64
 _HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
-def compile_model(model: Pythia) -> None:
+def compile_model(model: LanguageModel) -> None:
     """Make the blocks of `model` run compiled, except for fp32 on a CPU. The first steps take some seconds more.
 
     Raises:
@@ -40,7 +40,7 @@ def compile_model(model: Pythia) -> None:
     require_compiler()
     for block in model.blocks:
         for part in _COMPILED_PARTS:
-            setattr(block, part, MethodType(_compiled(part), block))
+            setattr(block, part, MethodType(_compiled(getattr(type(block), part)), block))
 
 
 def require_compiler() -> None:
@@ -64,7 +64,7 @@ def require_compiler() -> None:
 
 
 @cache
-def _compiled(part: str) -> Callable[..., Any]:
+def _compiled(eager: Callable[..., Any]) -> Callable[..., Any]:
     """Return one compiled function for all blocks; its code is looked up by shapes and types, not by the block."""
     import torch._inductor.config  # imported here, because it takes a second
 
@@ -74,7 +74,6 @@ def _compiled(part: str) -> Callable[..., Any]:
         torch._inductor.config.compile_threads = 1
     # Compiled code computes the causal mask from the length and does not depend on its cache.
     warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
-    eager = getattr(Block, part)
     compiled: Callable[..., Any] = torch.compile(eager)
 
     def run(block: Block, x: torch.Tensor, *more: Any) -> torch.Tensor:

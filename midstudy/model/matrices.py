@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from midstudy.recipe.model import ModelShape
+from midstudy.recipe.shape import AnyShape
 
 
 def _is_fused(name: str) -> bool:
     return name.endswith("qkv.weight")
 
 
-def matrices_of(weight: Tensor, name: str, shape: ModelShape) -> Tensor:
+def matrices_of(weight: Tensor, name: str, shape: AnyShape) -> Tensor:
     """Return the matrices of a weight, (number, rows, columns); a copy if there are three, otherwise a view.
 
     Args:
@@ -23,7 +23,7 @@ def matrices_of(weight: Tensor, name: str, shape: ModelShape) -> Tensor:
     return weight.unflatten(0, (shape.num_heads, 3, -1)).transpose(0, 1).flatten(1, 2)
 
 
-def weight_of(matrices: Tensor, name: str, shape: ModelShape) -> Tensor:
+def weight_of(matrices: Tensor, name: str, shape: AnyShape) -> Tensor:
     """Return the weight that holds these matrices: the inverse of `matrices_of`."""
     if not _is_fused(name):
         return matrices[0]

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from midstudy.model.config import LAYER_NORM_EPSILON
+from midstudy.model.neox_config import LAYER_NORM_EPSILON
 
 WIDEST = 256
 """Smallest width for which the plain block is used, because it is not slower."""

@@ -1,4 +1,4 @@
-"""Rotary position embedding on part of each head (Su et al., 2021; GPT-NeoX rotates the first quarter).
+"""Rotary position embedding on part of each head (Su et al., 2021; GPT-NeoX rotates the first quarter, Llama all).
 
 Dimension i of the first half of the rotated part is paired with dimension i of its second half, as in GPT-NeoX and
 Hugging Face's `rotate_half`.
@@ -6,6 +6,7 @@ Hugging Face's `rotate_half`.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -13,19 +14,32 @@ import torch
 from torch import Tensor
 
 from midstudy.model.attention import is_plain
+from midstudy.recipe.llama_shape import RotaryScaling
 
 
 @lru_cache(maxsize=32)
-def rotary_tables(length: int, dims: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
+def rotary_tables(
+    length: int, dims: int, base: float, device: torch.device, scaling: RotaryScaling | None = None
+) -> tuple[Tensor, Tensor]:
     """Return cosine and sine of every (position, rotated dimension), fp32, each of shape (length, dims).
 
     They are computed on the CPU for every device: a GPU's `pow` can be wrong in the last bit of a frequency, and positions
     multiply that error.
     """
     frequencies = base ** (-torch.arange(0, dims, 2, dtype=torch.float32) / dims)
+    if scaling is not None:
+        frequencies = _scaled(frequencies, scaling)
     angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(device), angles.sin().to(device)
+
+
+def _scaled(frequencies: Tensor, scaling: RotaryScaling) -> Tensor:
+    """Return the frequencies of Llama 3.1 (meta-llama/llama-models `models/llama3/model.py`, `apply_scaling`)."""
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    turns = scaling.original_seq_len * frequencies / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    return (1.0 - kept) * frequencies / scaling.factor + kept * frequencies
 
 
 def _rotate_in_place(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
@@ -59,8 +73,8 @@ class _SplitHeads(torch.autograd.Function):
         return fused, None, None, None
 
 
-def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return the rotated heads, with operations that a compiler fuses."""
+def rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Return (..., length, head_size) rotated by the tables' angles, with operations that a compiler fuses."""
     dims = cos.shape[-1]
     part = heads[..., :dims].float()
     turned = torch.cat((-part[..., dims // 2 :], part[..., : dims // 2]), dim=-1)
@@ -83,6 +97,6 @@ def split_heads(fused: Tensor, *, num_heads: int, cos: Tensor, sin: Tensor) -> t
     ):  # 14 % faster before a fused kernel; no gain before plain products
         batch, length, width = fused.shape
         heads = fused.view(batch, length, num_heads, 3, width // (3 * num_heads)).transpose(1, 2)
-        return _rotated(heads[..., 0, :], cos, sin), _rotated(heads[..., 1, :], cos, sin), heads[..., 2, :]
+        return rotated(heads[..., 0, :], cos, sin), rotated(heads[..., 1, :], cos, sin), heads[..., 2, :]
     query, key, value = _SplitHeads.apply(fused, num_heads, cos, sin)
     return query, key, value

@@ -14,8 +14,8 @@ from statistics import median
 
 from midstudy.plan.device import Device
 from midstudy.recipe.measure import AnyEvaluation
-from midstudy.recipe.model import ModelShape
 from midstudy.recipe.optimizer import AdamW
+from midstudy.recipe.shape import AnyShape
 
 FORWARD_SHARE = 1 / 3
 """Cost of a forward pass relative to forward and backward, unless measured."""
@@ -61,7 +61,7 @@ EVALUATION_S = 0.05
 class Workload:
     """What one training step computes: model shape, precision, and `num_sequences` × `seq_len` tokens."""
 
-    model: ModelShape
+    model: AnyShape
     precision: str
     seq_len: int
     num_sequences: int
@@ -92,7 +92,7 @@ class Throughput:
     emulates_bfloat16: bool = False
     tokenising_bytes_per_s: float | None = None
 
-    def source(self, model: ModelShape, precision: str, *, seq_len: int) -> str:
+    def source(self, model: AnyShape, precision: str, *, seq_len: int) -> str:
         """Return the source of the rate: `store`, `calibrated`, `recorded` or `assumed`."""
         if (model.name, precision) in self.measured_flops_per_s:
             return "store"
@@ -116,7 +116,7 @@ class Throughput:
         return emulated_s / fp32_s
 
     def training_s(
-        self, model: ModelShape, precision: str, *, num_tokens: int, seq_len: int, of_updates: float = 0.0
+        self, model: AnyShape, precision: str, *, num_tokens: int, seq_len: int, of_updates: float = 0.0
     ) -> float:
         """Return the expected seconds to train on `num_tokens` tokens.
 
@@ -131,13 +131,13 @@ class Throughput:
             flops_per_s = rate.flops_per_s if rate else self.device.assumed_flops_per_s(model, precision)
         return (num_tokens * model.flops_per_token(seq_len=seq_len) + of_updates) / flops_per_s
 
-    def forward_s(self, model: ModelShape, precision: str, *, num_tokens: int, seq_len: int) -> float:
+    def forward_s(self, model: AnyShape, precision: str, *, num_tokens: int, seq_len: int) -> float:
         """Return the expected seconds of forward passes over `num_tokens` tokens, as in evaluation and generation."""
         known = self.calibrated.get((model.name, precision))
         share = known.forward_share if known else FORWARD_SHARE
         return share * self.training_s(model, precision, num_tokens=num_tokens, seq_len=seq_len)
 
-    def evaluation_s(self, model: ModelShape, precision: str, evaluation: AnyEvaluation) -> float:
+    def evaluation_s(self, model: AnyShape, precision: str, evaluation: AnyEvaluation) -> float:
         """Return the expected seconds of an evaluation with all its sequences and models, including fixed overhead."""
         num_models = 1 if evaluation.other_id is None else 2
         return num_models * EVALUATION_S + self.forward_s(
@@ -153,7 +153,7 @@ def measured_throughput(samples: Iterable[tuple[str, str, float]]) -> dict[tuple
     return {kind: median(rates) for kind, rates in by_kind.items()}
 
 
-def checkpoint_bytes(model: ModelShape, *, precision: str, optimizer: AdamW | None) -> int:
+def checkpoint_bytes(model: AnyShape, *, precision: str, optimizer: AdamW | None) -> int:
     """Return the size of a checkpoint: the weights, and the moments of `optimizer` unless it is `None`.
 
     AdamW has two moments for each parameter, Muon one for each parameter of a matrix.

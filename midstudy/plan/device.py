@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from midstudy.recipe.model import ModelShape
+from midstudy.recipe.shape import AnyShape
 
 RATES = Path(__file__).with_name("rates.json")
 
@@ -55,13 +55,13 @@ class Device:
     """The maker's figure for dense products."""
     peak_fp32_flops_per_s: float | None = None
 
-    def assumed_flops_per_s(self, model: ModelShape, precision: str) -> float:
+    def assumed_flops_per_s(self, model: AnyShape, precision: str) -> float:
         if precision == "fp32":
             return self.fp32_flops_per_s
         sizes = [size for size in self.bf16_flops_per_s if model.num_parameters <= size] or list(self.bf16_flops_per_s)[-1:]
         return self.bf16_flops_per_s[sizes[0]]
 
-    def rate(self, model: ModelShape, precision: str, *, seq_len: int) -> Rate | None:
+    def rate(self, model: AnyShape, precision: str, *, seq_len: int) -> Rate | None:
         """Return the measurement of this shape and precision at the nearest sequence length, the fastest if several."""
         rates = [r for r in recorded_rates() if (r.device, r.shape, r.precision) == (self.name, model.name, precision)]
         return min(rates, key=lambda rate: (abs(rate.seq_len - seq_len), -rate.flops_per_s), default=None)

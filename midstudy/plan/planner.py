@@ -43,11 +43,11 @@ from midstudy.recipe.data import Corpus, Dataset, ReleasedTokenizer, Source, Sou
 from midstudy.recipe.errors import RecipeError, inside
 from midstudy.recipe.factors import Value, joined
 from midstudy.recipe.measure import AnyEvaluation, StateEvaluation
-from midstudy.recipe.model import ModelShape
 from midstudy.recipe.packing import Packing
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.preparation import Prepared, shared_prefix
 from midstudy.recipe.rollouts import Rollouts
+from midstudy.recipe.shape import AnyShape
 from midstudy.recipe.stage import Stage, stage_id
 from midstudy.recipe.start_weights import Average
 from midstudy.recipe.study import Arm, Study
@@ -704,7 +704,7 @@ def _training_s(curriculum: Curriculum, throughput: Throughput) -> float:
     )
 
 
-def _phase_s(phase: Phase, model: ModelShape, throughput: Throughput, *, num_steps: int) -> float:
+def _phase_s(phase: Phase, model: AnyShape, throughput: Throughput, *, num_steps: int) -> float:
     num_tokens = num_steps * phase.tokens_per_step
     cost_s = throughput.training_s(
         model,

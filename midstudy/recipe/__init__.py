@@ -12,6 +12,7 @@ from midstudy.recipe.data import CONVERSATION_TOKENS, Corpus, ReleasedTokenizer,
 from midstudy.recipe.errors import RecipeError
 from midstudy.recipe.factors import factors
 from midstudy.recipe.generation import Generation
+from midstudy.recipe.llama_shape import LlamaShape, RotaryScaling, llama
 from midstudy.recipe.measure import Evaluation, TokenCounts
 from midstudy.recipe.mixture import Mixture, MixtureRamp
 from midstudy.recipe.model import ModelShape, pythia
@@ -64,6 +65,7 @@ __all__ = [
     "HoldThenLinear",
     "Linear",
     "LinearWarmup",
+    "LlamaShape",
     "Measure",
     "Mix",
     "Mixture",
@@ -80,6 +82,7 @@ __all__ = [
     "ReleasedTokenizer",
     "RepresentationSimilarity",
     "Rollouts",
+    "RotaryScaling",
     "Sequential",
     "Source",
     "SourceMix",
@@ -95,6 +98,7 @@ __all__ = [
     "WarmupStableDecay",
     "factors",
     "interpolated",
+    "llama",
     "piecewise",
     "placebo",
     "pythia",

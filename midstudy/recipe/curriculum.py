@@ -23,9 +23,9 @@ from midstudy.recipe.data import Dataset, ReleasedTokenizer, Tokenizer
 from midstudy.recipe.errors import RecipeError, inside, require_whole
 from midstudy.recipe.factors import Factors, joined, require_factors
 from midstudy.recipe.mixture import Mixture, MixtureRamp
-from midstudy.recipe.model import ModelShape
 from midstudy.recipe.phase import Phase
 from midstudy.recipe.plain import hold_plain_numbers, plain
+from midstudy.recipe.shape import AnyShape
 from midstudy.recipe.start_weights import Average, Release
 from midstudy.recipe.task_data import TaskData
 
@@ -35,10 +35,10 @@ class Start:
     """The start of a curriculum: a model, its initial weights and its tokenizer.
 
     The weights are either drawn from `seed` or given by `weights` (a release or an average); in the second case `seed` is
-    `None`. `midstudy.data.release.released_pythia` builds the start for a release, `Start.averaged` for an average.
+    `None`. `midstudy.data.release.released_start` builds the start for a release, `Start.averaged` for an average.
     """
 
-    model: ModelShape
+    model: AnyShape
     tokenizer: Tokenizer | ReleasedTokenizer
     seed: int | None
     weights: Release | Average | None = added_field(omit_at=None)
@@ -138,6 +138,17 @@ def _same_but_length(before: Phase, after: Phase, *, first: bool) -> bool:
     return identify(_phase_form(taken_over, first=False)) == _phase_digest(after, first=False)
 
 
+def _check_tied_head(phase: Phase, model: AnyShape) -> None:
+    """A tied model has one parameter for both groups; other numbers for its head would be ignored, under another id."""
+    groups = {group.select: group for group in phase.optimizer.groups}
+    if model.is_tied and groups and dataclasses.replace(groups["head"], select="embedding") != groups["embedding"]:
+        raise RecipeError(
+            f"phases.{phase.name}.optimizer.groups.head",
+            expected="the numbers of group embedding, since the output head of this model is its embedding",
+            got="others",
+        )
+
+
 def _check_data_positions(after: Phase, earlier: tuple[Stretch, ...]) -> None:
     """Raise `RecipeError` if `after` says that its data positions continue and they cannot."""
     path = f"phases.{after.name}"
@@ -235,6 +246,7 @@ class Curriculum:
                 expected=f"at most the model's {self.start.model.max_seq_len} tokens",
                 got=phase.seq_len,
             )
+        _check_tied_head(phase, self.start.model)
         curve = self.curve
         if phase.schedule is not None:
             with inside(f"phases.{phase.name}"):

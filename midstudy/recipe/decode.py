@@ -12,6 +12,7 @@ from midstudy.recipe import (
     curriculum,
     curve,
     data,
+    llama_shape,
     measure,
     mixture,
     model,
@@ -31,8 +32,8 @@ from midstudy.recipe import (
 from midstudy.recipe.errors import RecipeError
 
 _MODULES = (
-    *(choice, choices, curriculum, curve, data, measure, mixture, model, noise_scale, optimizer, packing, parts, phase),
-    *(preparation, representation, rollouts, schedule, start_weights, task_mixture, train_part),
+    *(choice, choices, curriculum, curve, data, llama_shape, measure, mixture, model, noise_scale, optimizer, packing),
+    *(parts, phase, preparation, representation, rollouts, schedule, start_weights, task_mixture, train_part),
 )
 _CLASSES: dict[str, Any] = {
     name: cls

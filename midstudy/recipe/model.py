@@ -53,6 +53,16 @@ class ModelShape:
         return self.width // self.num_heads
 
     @property
+    def num_kv_heads(self) -> int:
+        """Every query has a key and a value of its own."""
+        return self.num_heads
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the output head is the embedding."""
+        return False
+
+    @property
     def rotary_dims(self) -> int:
         return int(self.head_size * self.rotary_fraction)
 
@@ -63,6 +73,12 @@ class ModelShape:
         attention = 3 * d * d + 3 * d + d * d + d
         mlp = 4 * d * d + 4 * d + 4 * d * d + d
         return self.num_layers * (attention + mlp + 4 * d) + 2 * d
+
+    @property
+    def matrices(self) -> list[tuple[int, int]]:
+        """Rows and columns of a block's matrices: query, key, value, output of attention, and the MLP's two."""
+        d = self.width
+        return [(d, d)] * 4 + [(4 * d, d), (d, 4 * d)]
 
     @property
     def num_parameters_of_matrices(self) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 from midstudy.recipe import versions
 from midstudy.recipe.canonical import added_field
 from midstudy.recipe.errors import RecipeError, require_choice, require_kind, require_number, require_whole
-from midstudy.recipe.model import ModelShape
 from midstudy.recipe.plain import hold_plain_numbers
+from midstudy.recipe.shape import AnyShape
 
 DECAYED = ("all", "matrices")
 
@@ -161,15 +161,15 @@ class AdamW:
         """Return the curve's value as `lr` and, if there are groups, each group's rate as `lr_<selection>`."""
         return {"lr": lr, **{f"lr_{group.select}": lr * group.lr_factor for group in self.groups}}
 
-    def flops_per_update(self, model: ModelShape) -> float:
+    def flops_per_update(self, model: AnyShape) -> float:
         """Return the FLOPs of the matrix products of one update: 0 for AdamW, which has none.
 
-        An iteration of Newton-Schulz on m × n, m ≤ n, has products of 2 m² n, 2 m³ and 2 m² n FLOPs. A block has four
-        matrices of width × width, with query, key and value apart, and two of width × 4 width.
+        An iteration of Newton-Schulz on m × n, m ≤ n, has products of 2 m² n, 2 m³ and 2 m² n FLOPs. Query, key and value
+        are three matrices of a block.
         """
         if self.muon is None:
             return 0.0
-        shapes = [(model.width, model.width)] * 4 + [(model.width, 4 * model.width)] * 2
+        shapes = [(min(shape), max(shape)) for shape in model.matrices]
         return model.num_layers * MUON_ITERATIONS * sum(4.0 * m * m * n + 2.0 * m**3 for m, n in shapes)
 
 

@@ -22,11 +22,11 @@ from midstudy.recipe.errors import (
 )
 from midstudy.recipe.factors import Factors, require_factors
 from midstudy.recipe.mixture import Mixture, MixtureRamp
-from midstudy.recipe.model import ModelShape
 from midstudy.recipe.optimizer import AdamW
 from midstudy.recipe.plain import hold_plain_numbers
 from midstudy.recipe.rollouts import Rollouts
 from midstudy.recipe.schedule import Schedule, require_schedule
+from midstudy.recipe.shape import AnyShape
 from midstudy.recipe.task_data import TaskData
 from midstudy.recipe.task_mixture import TaskMixture
 
@@ -153,7 +153,7 @@ class Phase:
         """Tokens of the global batch, including padding."""
         return self.num_sequences * self.seq_len
 
-    def flops_per_token(self, model: ModelShape) -> float:
+    def flops_per_token(self, model: AnyShape) -> float:
         """Return training FLOPs per token: forward, backward, and the optimizer's matrix products spread over a step.
 
         Of rollouts, also the forward pass that generates the token, a third of forward and backward.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """Weights of a released Hugging Face GPT-NeoX checkpoint; `midstudy.data.release` builds one.
+    """Weights of a released Hugging Face checkpoint; `midstudy.data.release` builds one.
 
     The revision of a folder is the digest of its safetensors files, that of a Hub model its commit. `name` and `step` (the
     training step of the checkpoint, if known) are for display and do not affect any id.

@@ -5,7 +5,10 @@ component with its version, and fail if one of the two changes without the other
 """
 
 MODEL = 3
-"""Forward pass and initialisation (`midstudy/model`)."""
+"""Forward pass and initialisation of GPT-NeoX (`midstudy/model`)."""
+
+LLAMA = 1
+"""Forward pass and initialisation of the Llama family (`midstudy/model/llama.py`, `initialise.py`)."""
 
 ORDER = 1
 """Which corpus and which block fills a slot (`midstudy/data/slots.py`, `order.py`)."""

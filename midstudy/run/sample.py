@@ -14,7 +14,7 @@ from midstudy.evaluate.generate import Decoding, Generated, Tool, calculator_too
 from midstudy.evaluate.model_cache import load_model
 from midstudy.execute.state import CHECKPOINT_FOLDER
 from midstudy.files.errors import StoreError
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.recipe.curriculum import State
 from midstudy.recipe.data import CONVERSATION_TOKENS, end_of_text_id
 from midstudy.recipe.decode import decode
@@ -26,7 +26,7 @@ from midstudy.store.store import Store
 class Speaker:
     """A state's model with its tokenizer; `is_for_chat` if the tokenizer has the marks of conversations."""
 
-    model: Pythia
+    model: LanguageModel
     tokenizer: tokenizers.Tokenizer
     end_of_text_id: int
     is_for_chat: bool

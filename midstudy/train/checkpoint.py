@@ -33,7 +33,7 @@ from midstudy.files.atomic import sync
 from midstudy.files.sealed import is_whole, sealed
 from midstudy.recipe.canonical import expanded
 from midstudy.recipe.decode import decode
-from midstudy.recipe.model import ModelShape
+from midstudy.recipe.shape import AnyShape
 
 SCHEMA_VERSION = 2
 
@@ -58,7 +58,7 @@ class Checkpoint:
     step: int
     state_id: str
     precision: str
-    shape: ModelShape
+    shape: AnyShape
     tokens_seen: int
     weights: Mapping[str, Tensor]
     moments: Mapping[str, Tensor] | None

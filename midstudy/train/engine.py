@@ -23,9 +23,10 @@ from torch import Tensor
 
 from midstudy.data.batch import Batch
 from midstudy.data.order import derive_key
+from midstudy.model.architecture import empty_model
 from midstudy.model.compiled import StopRequestedError, compile_model, signals_held, stopping_between_parts
 from midstudy.model.initialise import initialised
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.recipe.curriculum import Curriculum, Start, Stretch
 from midstudy.recipe.phase import POLICY_GRADIENT
 from midstudy.recipe.task_mixture import TaskMixture
@@ -70,7 +71,7 @@ class TrainingRun:
         device = torch.device(self.placement.device)
         # With its index: the thread that feeds a GPU has its own current device.
         self.device = torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
-        model = Pythia.empty(state.shape, device="meta")
+        model = empty_model(state.shape, device="meta")
         # A copy: tensors read from a file can have any alignment, on which the last bit of matrix products depends.
         masters = {name: tensor.to(self.device, copy=True) for name, tensor in state.weights.items()}
         self._weights = Weights(model, masters, precision=state.precision)
@@ -113,7 +114,7 @@ class TrainingRun:
         return run
 
     @property
-    def model(self) -> Pythia:
+    def model(self) -> LanguageModel:
         return self._weights.model
 
     @property

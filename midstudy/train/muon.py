@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from midstudy.model.matrices import matrices_of, weight_of
-from midstudy.recipe.model import ModelShape
 from midstudy.recipe.optimizer import MUON_ITERATIONS, Group
+from midstudy.recipe.shape import AnyShape
 
 MOMENT = "momentum"
 """Name of the only moment."""
@@ -56,7 +56,7 @@ class MuonGroup:
         group: Group,
         parameters: Mapping[str, nn.Parameter],
         *,
-        shape: ModelShape,
+        shape: AnyShape,
         weight_decay: float,
         dtype: torch.dtype,
     ) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from midstudy.recipe.model import ModelShape
 from midstudy.recipe.optimizer import AdamW
+from midstudy.recipe.shape import AnyShape
 from midstudy.train.muon import MuonGroup
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -60,7 +60,7 @@ class Optimizer:
         recipe: AdamW,
         parameters: Mapping[str, nn.Parameter],
         *,
-        shape: ModelShape,
+        shape: AnyShape,
         compute_type: torch.dtype = torch.float32,
     ) -> None:
         """Begin with no moments.
@@ -94,7 +94,7 @@ class Optimizer:
         )
         self.num_updates = 0
 
-    def _groups(self, shape: ModelShape, compute_type: torch.dtype) -> list[dict[str, Any]]:
+    def _groups(self, shape: AnyShape, compute_type: torch.dtype) -> list[dict[str, Any]]:
         """Return the recipe's groups as PyTorch's AdamW takes them; matrices under Muon become `_muon` instead."""
         selected: dict[str, dict[str, nn.Parameter]] = {}
         for name, parameter in self._parameters.items():

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.train.optimizer import global_norm
 from midstudy.train.ranks import Ranks
 
@@ -32,7 +32,7 @@ class Weights:
     computed in the model's dtype and accumulated on the masters, over any number of micro-batches.
     """
 
-    def __init__(self, model: Pythia, masters: Mapping[str, Tensor], *, precision: str) -> None:
+    def __init__(self, model: LanguageModel, masters: Mapping[str, Tensor], *, precision: str) -> None:
         """Set up `model` to compute with `masters` in `precision`; masters of another dtype are converted first."""
         self.precision = precision
         self.model = model

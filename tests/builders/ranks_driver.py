@@ -1,7 +1,8 @@
 """One rank of a small training run, as a process: `python -m builders.ranks_driver RANK SIZE FOLDER [WORD...]`.
 
 It trains the curriculum of `training_runs` and saves its last state to FOLDER/state-RANK and its metrics to
-FOLDER/metrics-RANK.json. `device=cuda` uses the GPU numbered RANK; `optimizer=muon` trains matrices with Muon. `stop=N`
+FOLDER/metrics-RANK.json. `device=cuda` uses the GPU numbered RANK; `optimizer=muon` trains matrices with Muon,
+`model=tied` a Llama with a tied embedding. `stop=N`
 requests a stop at this rank's N-th poll; `die=N` ends its process then.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from builders.small_recipes import with_muon
+from builders.small_recipes import NEOX, TIED, with_muon
 from builders.training_runs import batch_at, curriculum
 from midstudy.train.engine import TrainingRun
 from midstudy.train.placement import Placement
@@ -41,7 +42,8 @@ def main(rank: int, size: int, folder: Path, words: dict[str, str]) -> None:
 
     metrics: list[dict[str, float]] = []
     with joined(rank=rank, size=size, device=device, meeting_point=(folder / "meeting").as_uri()) as ranks:
-        course = curriculum(precision, optimizer=with_muon() if words.get("optimizer") == "muon" else None)
+        optimizer, model = with_muon() if words.get("optimizer") == "muon" else None, TIED if "model" in words else NEOX
+        course = curriculum(precision, optimizer=optimizer, model=model)
         run = TrainingRun.begin(course.start, precision=precision, placement=placement, ranks=ranks)
         run.advance(course, to_step=24, batch_at=batch_at, on_metrics=metrics.append, log_every=1, should_stop=should_stop)
     run.save(folder / f"state-{rank}", with_optimizer=True)

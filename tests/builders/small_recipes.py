@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from midstudy.recipe import (
@@ -21,8 +22,10 @@ from midstudy.recipe import (
     Task,
     Tokenizer,
     factors,
+    llama,
     pythia,
 )
+from midstudy.recipe.shape import AnyShape
 
 
 def corpus(name: str) -> Corpus:
@@ -44,8 +47,14 @@ PYCODE, WORDS = task("pycode"), task("word_problems")
 TOKENIZER = Tokenizer(corpus=GENERAL, vocab_size=512, max_bytes=100_000)
 
 
-def start(seed: int = 0, size: str = "nano") -> Start:
-    return Start(model=pythia(size, vocab_size=512, max_seq_len=64), tokenizer=TOKENIZER, seed=seed)
+NEOX = pythia("nano", vocab_size=512, max_seq_len=64)
+LLAMA = llama("nano", vocab_size=512, max_seq_len=64)
+TIED = dataclasses.replace(LLAMA, name="tied", is_tied=True)
+ARCHITECTURES: tuple[AnyShape, ...] = (NEOX, LLAMA, TIED)
+
+
+def start(seed: int = 0, model: AnyShape = NEOX) -> Start:
+    return Start(model=model, tokenizer=TOKENIZER, seed=seed)
 
 
 def with_muon(width: int = 64, **changes: Any) -> AdamW:

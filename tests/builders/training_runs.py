@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from builders.small_recipes import CODE, GENERAL, PYCODE, phase, start
+from builders.small_recipes import CODE, GENERAL, NEOX, PYCODE, phase, start
 from midstudy.data.batch import Batch
 from midstudy.recipe import AdamW, Cosine, Curriculum, Mixture
+from midstudy.recipe.shape import AnyShape
 from midstudy.train.engine import Metrics, TrainingRun
 from midstudy.train.placement import Placement
 
@@ -28,14 +29,22 @@ def batch_at(step: int, *, num_sequences: int = 8, length: int | None = None) ->
     return Batch(input_ids=tokens[:, :-1], targets=targets)
 
 
-def curriculum(precision: str = "fp32", *, sft_precision: str | None = None, optimizer: AdamW | None = None) -> Curriculum:
+def curriculum(
+    precision: str = "fp32",
+    *,
+    sft_precision: str | None = None,
+    optimizer: AdamW | None = None,
+    model: AnyShape = NEOX,
+) -> Curriculum:
     """Return 12 steps of general text, 6 with code that continue it, 6 of fine-tuning with a new optimizer and schedule.
 
     Rates peak at 0.01, then at 0.003; with an optimizer of groups they are multipliers that peak at 1, then at 0.3.
     """
     peak, fields = (1e-2, {}) if optimizer is None else (1.0, {"optimizer": optimizer})
     schedule = Cosine(peak_lr=peak, floor_lr=peak / 100, warmup_steps=3, total_steps=18)
-    trunk = Curriculum.of(start(), phase(Mixture.only(GENERAL), 18, precision=precision, schedule=schedule, **fields))
+    trunk = Curriculum.of(
+        start(model=model), phase(Mixture.only(GENERAL), 18, precision=precision, schedule=schedule, **fields)
+    )
     tuning: dict[str, Any] = {
         **fields,
         "name": "sft",
@@ -48,8 +57,8 @@ def curriculum(precision: str = "fp32", *, sft_precision: str | None = None, opt
     return branch.then(phase(PYCODE, 6, **tuning))
 
 
-def begin(precision: str = "fp32", **placement: Any) -> TrainingRun:
-    return TrainingRun.begin(start(), precision=precision, placement=Placement(**placement))
+def begin(precision: str = "fp32", *, model: AnyShape = NEOX, **placement: Any) -> TrainingRun:
+    return TrainingRun.begin(start(model=model), precision=precision, placement=Placement(**placement))
 
 
 def train(run: TrainingRun, course: Curriculum, to_step: int, **options: Any) -> list[Metrics]:

@@ -17,9 +17,9 @@ from builders.small_recipes import CODE, GENERAL, MATH, PYCODE, TOKENIZER, WORDS
 
 import midstudy.recipe
 from midstudy.cli.main import _parser
-from midstudy.data.release import released_pythia
+from midstudy.data.release import released_start
 from midstudy.plan.steps_of import StepsOf
-from midstudy.recipe import Average, Cosine, Curriculum, Mixture, Packing, Source, Start, Task
+from midstudy.recipe import Average, Cosine, Curriculum, Mixture, Packing, Source, Start, Task, llama
 from midstudy.recipe.factors import Value
 from midstudy.recipe.model import SIZES
 from midstudy.studies.bridging.scale import Scale
@@ -153,11 +153,18 @@ def test_a_stage_on_a_mixture_of_tasks_is_as_its_page_says() -> None:
 
 def test_a_run_goes_on_from_a_release_as_the_page_on_releases_says(tmp_path: Path) -> None:
     folder = str(write_release(tmp_path / "release"))
-    names = names_of("release.md", released_pythia=released_pythia)
-    scale = Scale(size=released_pythia(folder).model.name, total_steps=10, seq_len=32)
+    names = names_of("release.md", released_start=released_start)
+    scale = Scale(size=released_start(folder).model.name, total_steps=10, seq_len=32)
     run = names["trunk_of"](scale, GENERAL, release=folder, seed=3)
     assert dict(run.factors)["trunk_seed"] == 3
     assert run.start.weights.step == 71_000
+
+
+def test_a_llama_is_trained_as_the_page_on_architectures_says() -> None:
+    scale = Scale(size="llama-nano")
+    run = names_of("architectures.md")["llama_trunk"](scale, GENERAL, tokenizer=TOKENIZER, seed=3)
+    assert run.start.model == llama("nano", vocab_size=2_048, max_seq_len=scale.seq_len)
+    assert dict(run.factors)["size"] == "llama-nano"
 
 
 def test_sizes_that_pages_list_are_those_that_exist() -> None:

@@ -15,7 +15,7 @@ from scipy import stats
 from midstudy.data.tokenizer import train_tokenizer
 from midstudy.evaluate import generate as module
 from midstudy.evaluate.generate import Decoding, Generated, Tool, calculator_tool, generate, special_ids
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.recipe.data import CONVERSATION_TOKENS
 from midstudy.recipe.model import pythia
 
@@ -23,14 +23,14 @@ NO_END: frozenset[int] = frozenset()
 
 
 @pytest.fixture(scope="module")
-def model() -> Pythia:
+def model() -> LanguageModel:
     model = lively(replace(pythia("nano", vocab_size=97, max_seq_len=40), num_layers=2))
     with torch.no_grad():
         model.head.weight.mul_(30)  # so that the most likely token is not decided by rounding
     return model
 
 
-def greedy_without_cache(model: Pythia, prompt: list[int], number: int) -> list[int]:
+def greedy_without_cache(model: LanguageModel, prompt: list[int], number: int) -> list[int]:
     ids = list(prompt)
     for _ in range(number):
         with torch.no_grad():
@@ -38,14 +38,14 @@ def greedy_without_cache(model: Pythia, prompt: list[int], number: int) -> list[
     return ids[len(prompt) :]
 
 
-def test_greedy_tokens_equal_those_of_a_loop_without_a_cache(model: Pythia) -> None:
+def test_greedy_tokens_equal_those_of_a_loop_without_a_cache(model: LanguageModel) -> None:
     rng = np.random.default_rng(0)
     prompts = [rng.integers(0, 97, size).tolist() for size in (1, 4, 9, 9, 17)]
     rows = generate(model, prompts, decoding=Decoding(max_new_tokens=12), ends=NO_END)
     assert [row.tokens for row in rows] == [greedy_without_cache(model, prompt, 12) for prompt in prompts]
 
 
-def test_a_text_ends_at_its_end_or_where_the_context_is_full(model: Pythia) -> None:
+def test_a_text_ends_at_its_end_or_where_the_context_is_full(model: LanguageModel) -> None:
     prompt = [5, 6, 7]
     free = greedy_without_cache(model, prompt, 37)
     end = free[6]
@@ -60,12 +60,12 @@ def test_a_text_ends_at_its_end_or_where_the_context_is_full(model: Pythia) -> N
 
 
 @pytest.mark.parametrize("prompt", [[], list(range(40))])
-def test_a_prompt_that_is_empty_or_fills_the_context_is_an_error(model: Pythia, prompt: list[int]) -> None:
+def test_a_prompt_that_is_empty_or_fills_the_context_is_an_error(model: LanguageModel, prompt: list[int]) -> None:
     with pytest.raises(ValueError, match="prompt 0: expected 1 to 39 tokens, got"):
         generate(model, [prompt], decoding=Decoding(max_new_tokens=1), ends=NO_END)
 
 
-def test_samples_follow_the_softmax_of_the_logits(model: Pythia) -> None:
+def test_samples_follow_the_softmax_of_the_logits(model: LanguageModel) -> None:
     prompt, temperature = [3, 1, 4], 12.0
     with torch.no_grad():
         expected = torch.softmax(model(torch.tensor([prompt]))[0, -1].double() / temperature, -1).numpy()
@@ -80,7 +80,7 @@ def test_samples_follow_the_softmax_of_the_logits(model: Pythia) -> None:
     assert {row.tokens[0] for row in generate(model, [prompt], decoding=top, ends=NO_END, num_samples=500)} == best
 
 
-def test_a_sample_depends_on_its_item_and_number_not_on_its_batch(model: Pythia) -> None:
+def test_a_sample_depends_on_its_item_and_number_not_on_its_batch(model: LanguageModel) -> None:
     prompts = [[1, 2, 3], [4, 5], [6]]
     decoding = Decoding(max_new_tokens=8, temperature=5.0, seed=4)
     together = generate(model, prompts, decoding=decoding, ends=NO_END, num_samples=3)
@@ -152,7 +152,7 @@ def test_a_scripted_model_walks_every_transition_of_the_tool(
     assert row.is_finished == finished
 
 
-def test_the_calculator_answers_in_a_batch(model: Pythia, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_calculator_answers_in_a_batch(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that says a script and then the end of its turn; its cache sees the tool's tokens, not its own."""
     tokenizer = train_tokenizer(["12+30=42 'strawberry'.count('r') 3 "], vocab_size=270, special_tokens=CONVERSATION_TOKENS)
     python_start, python_end, output_start, output_end = special_ids(tokenizer)[4:]

@@ -11,7 +11,7 @@ from builders.training_runs import begin, curriculum, same_bits, train
 
 from midstudy.evaluate import model_cache
 from midstudy.evaluate.model_cache import borrow_weights, load_model
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 
 PRECISIONS = ("fp32", "bf16_mixed", "bf16_true")
 IDS = torch.arange(48).view(2, 24) % 512
@@ -25,16 +25,16 @@ def _empty_cache() -> Iterator[None]:
 
 
 @pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> list[Pythia]:
+def built(monkeypatch: pytest.MonkeyPatch) -> list[LanguageModel]:
     """Return a list of every model that is built."""
-    models: list[Pythia] = []
-    empty = Pythia.empty
+    models: list[LanguageModel] = []
+    empty = model_cache.empty_model
 
-    def count(*arguments: object, **options: object) -> Pythia:
+    def count(*arguments: object, **options: object) -> LanguageModel:
         models.append(empty(*arguments, **options))  # type: ignore[arg-type]
         return models[-1]
 
-    monkeypatch.setattr(Pythia, "empty", count)
+    monkeypatch.setattr(model_cache, "empty_model", count)
     return models
 
 
@@ -46,7 +46,7 @@ def two_states(folder: Path, precision: str) -> tuple[Path, Path]:
     return folder / "step1", folder / "step3"
 
 
-def logits(model: Pythia) -> torch.Tensor:
+def logits(model: LanguageModel) -> torch.Tensor:
     with torch.no_grad():
         return model(IDS).clone()
 
@@ -60,7 +60,7 @@ def test_a_reused_model_gives_the_logits_of_a_fresh_one_bit_for_bit(precision: s
             assert same_bits(dict(borrowed.model.named_parameters()), dict(fresh.named_parameters()))
 
 
-def test_one_model_is_built_for_several_checkpoints(tmp_path: Path, built: list[Pythia]) -> None:
+def test_one_model_is_built_for_several_checkpoints(tmp_path: Path, built: list[LanguageModel]) -> None:
     first, second = two_states(tmp_path, "bf16_mixed")
     built.clear()
     seen = []
@@ -92,7 +92,7 @@ def test_each_precision_has_a_separate_model_and_at_most_two_are_kept(tmp_path: 
     assert len(model_cache._idle) == 2
 
 
-def test_a_model_in_use_at_an_error_is_not_reused(tmp_path: Path, built: list[Pythia]) -> None:
+def test_a_model_in_use_at_an_error_is_not_reused(tmp_path: Path, built: list[LanguageModel]) -> None:
     state, _ = two_states(tmp_path, "fp32")
     built.clear()
     with pytest.raises(RuntimeError, match="half-way"), borrow_weights(state):

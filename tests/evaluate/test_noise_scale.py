@@ -22,7 +22,7 @@ from midstudy.evaluate import noise_scale
 from midstudy.evaluate.model_cache import load_model
 from midstudy.evaluate.noise_scale import noise_estimates
 from midstudy.execute.evaluation import evaluate_state
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.recipe import NoiseScale
 from midstudy.recipe.errors import RecipeError
 
@@ -41,7 +41,7 @@ def batch_of(rows: NDArray[np.int64]) -> Batch:
     return Batch(input_ids=np.ascontiguousarray(rows[:, :-1]), targets=np.ascontiguousarray(rows[:, 1:]))
 
 
-def gradients(model: Pythia, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+def gradients(model: LanguageModel, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the gradient of the mean loss of each row, of shape (rows, parameters)."""
     found = []
     for row in rows:

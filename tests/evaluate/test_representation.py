@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from midstudy.data.tokens import TokenizedSplit
 from midstudy.evaluate.model_cache import load_model
 from midstudy.execute.evaluation import evaluate_state
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.recipe import RepresentationSimilarity
 from midstudy.recipe.representation import CKA_FILE
 
@@ -72,7 +72,9 @@ def read_sequences(data: Any) -> list[NDArray[np.int64]]:
 
 
 @torch.no_grad()
-def layers_by_hook(model: Pythia, sequences: list[NDArray[np.int64]], *, by_sequence: bool) -> list[NDArray[np.float64]]:
+def layers_by_hook(
+    model: LanguageModel, sequences: list[NDArray[np.int64]], *, by_sequence: bool
+) -> list[NDArray[np.float64]]:
     """Return the examples of the embedding, of every block but the last, and of the final norm, one sequence at a time."""
     modules = [model.embedding, *list(model.blocks)[:-1], model.final_norm]
     seen: list[list[NDArray[np.float64]]] = [[] for _ in modules]

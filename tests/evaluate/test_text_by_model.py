@@ -11,12 +11,13 @@ import torch
 from builders.releases import write_release
 from safetensors.torch import load_file
 
-from midstudy.data.release import released_pythia
+from midstudy.data.release import released_start
 from midstudy.evaluate.document_batches import document_batches
 from midstudy.evaluate.gradient_alignment import block_gradients
 from midstudy.evaluate.mean_embedding import document_embeddings
+from midstudy.model.architecture import empty_model
 from midstudy.model.huggingface import from_huggingface, huggingface_name
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 
 transformers = pytest.importorskip("transformers")
 
@@ -24,11 +25,11 @@ CONTEXT, END = 64, 0
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pythia, Any]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[LanguageModel, Any]:
     """The same weights here and in transformers, fp32."""
     folder = write_release(tmp_path_factory.mktemp("release"), dtype="float32")
-    shape = released_pythia(str(folder)).model
-    ours = Pythia.empty(shape)
+    shape = released_start(str(folder)).model
+    ours = empty_model(shape)
     ours.load_state_dict(from_huggingface(load_file(Path(folder) / "model.safetensors"), shape))
     return ours, transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
 
@@ -55,7 +56,7 @@ def test_a_block_is_the_gradient_of_the_mean_loss_over_its_tokens(models, docume
     blocks = [documents[:35], documents[35:]]
     read = [list(document_batches(block, max_seq_len=CONTEXT, end_id=END)) for block in blocks]
     found = block_gradients(ours, read)
-    names = [huggingface_name(name) for name, _ in ours.named_parameters()]
+    names = [huggingface_name(name, ours.shape) for name, _ in ours.named_parameters()]
     by_name = {name.replace("lm_head", "embed_out"): parameter for name, parameter in theirs.named_parameters()}
     for row, block in zip(found, blocks, strict=True):
         losses, num_tokens = [], 0

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from midstudy.execute import calibration
-from midstudy.execute.calibration import STEP_FLOPS, Machine, stand_in
+from midstudy.execute.calibration import STEP_FLOPS, Machine, request_of, stand_in
 from midstudy.plan.cost import Calibrated, Workload
-from midstudy.recipe import pythia
+from midstudy.recipe import llama, pythia
 from midstudy.recipe.model import SIZES
+from midstudy.recipe.shape import AnyShape
 
 calibrate, calibrated = calibration.calibrate, calibration.calibrated  # imported before tests/conftest.py replaces them
 MACHINE = Machine(num_threads=1, num_jobs=1)
@@ -126,11 +127,16 @@ def test_a_failed_calibration_warns_and_returns_nothing(command: list[str], monk
         assert calibrate([workload()], MACHINE) == {}
 
 
-@pytest.mark.parametrize("size", SIZES)
+SHAPES = [*map(pythia, SIZES), llama("micro"), llama("3.2-1b")]
+
+
+@pytest.mark.parametrize("model", SHAPES, ids=lambda model: model.name)
 @pytest.mark.parametrize("vocab_size", [2_048, 50_304])
 @pytest.mark.parametrize(("num_sequences", "seq_len"), [(16, 128), (2, 512), (1_024, 2_048)])
-def test_a_calibrated_step_is_small_for_any_workload(size: str, vocab_size: int, num_sequences: int, seq_len: int) -> None:
-    original = Workload(pythia(size, vocab_size=vocab_size), "fp32", seq_len, num_sequences)
+def test_a_calibrated_step_is_small_for_any_workload(
+    model: AnyShape, vocab_size: int, num_sequences: int, seq_len: int
+) -> None:
+    original = Workload(dataclasses.replace(model, vocab_size=vocab_size), "fp32", seq_len, num_sequences)
     small = stand_in(original)
     num_tokens = small.num_sequences * small.seq_len
     assert num_tokens * small.model.flops_per_token(seq_len=small.seq_len) < 4 * STEP_FLOPS
@@ -145,8 +151,9 @@ def test_a_small_shape_is_calibrated_on_its_own_step() -> None:
     assert stand_in(micro) == micro
 
 
+@pytest.mark.parametrize("model", [workload().model, llama("nano", vocab_size=512)], ids=lambda model: model.name)
 def test_a_process_measures_the_workloads_of_its_input(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: AnyShape, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import io
 
@@ -158,8 +165,9 @@ def test_a_process_measures_the_workloads_of_its_input(
 
     monkeypatch.setattr(calibration, "measure", measure)
     monkeypatch.setattr(calibration, "configure_threads", lambda number: None)
-    text = json.dumps({"num_threads": 3, "workloads": [dataclasses.asdict(workload())]})
+    given = dataclasses.replace(workload(), model=model)
+    text = json.dumps({"num_threads": 3, "workloads": [request_of(given)]})
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
     calibration.main()
-    assert measured == [(stand_in(workload()), 3)]
+    assert measured == [(stand_in(given), 3)]
     assert json.loads(capsys.readouterr().out) == [{"flops_per_s": 1.0, "forward_share": 0.5}]

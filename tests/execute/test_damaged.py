@@ -14,7 +14,7 @@ from builders.changed_studies import fine_tuned_from, with_arms
 from builders.releases import write_release
 from builders.small_study import make_study, plan_in, small_study
 
-from midstudy.data.release import released_pythia
+from midstudy.data.release import released_start
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.files.errors import StoreError
 from midstudy.plan.planner import Plan
@@ -229,7 +229,7 @@ def _metrics(store: Store, stage: Stage) -> list[dict]:
 
 
 def released(text: Path, folder: Path) -> Study:
-    return small_study(text, start=released_pythia(str(write_release(folder / "tiny-neox"))))
+    return small_study(text, start=released_start(str(write_release(folder / "tiny-neox"))))
 
 
 def averaging(text: Path, folder: Path) -> Study:

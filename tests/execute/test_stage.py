@@ -374,7 +374,7 @@ def test_the_loss_of_an_evaluation_is_the_token_weighted_mean_of_transformers(fi
     tensors = load_file(store.published_folder(entry.state) / "checkpoint" / "model.safetensors")
     weights = {name: torch.from_numpy(value) for name, value in tensors.items()}
     # The head is named embed_out in Pythia's files and lm_head in this version of transformers.
-    theirs = to_huggingface(weights)
+    theirs = to_huggingface(weights, shape)
     model.load_state_dict({name.replace("embed_out", "lm_head"): tensor for name, tensor in theirs.items()})
     model.eval()
     nats, tokens = 0.0, 0

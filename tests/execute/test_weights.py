@@ -14,7 +14,7 @@ from builders.releases import write_release
 from builders.small_study import make_study, plan_in, small_study
 from safetensors.torch import load_file, save_file
 
-from midstudy.data.release import released_pythia
+from midstudy.data.release import released_start
 from midstudy.evaluate.model_cache import load_model
 from midstudy.execute.stage import StoppedError, execute_stage
 from midstudy.plan.manifest import manifest_of, stages_of
@@ -50,7 +50,7 @@ def import_stage(store: Store, study: Study) -> Stage:
 @pytest.fixture(scope="module")
 def midtrained(text: Path, release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Plan]:
     """Return a study of a release: a control, a code branch, and fine-tuning directly from the release."""
-    study = small_study(text, start=released_pythia(str(release), step=71_000))
+    study = small_study(text, start=released_start(str(release), step=71_000))
     control = study.arms[0]
     direct = fine_tuned_from(control.curriculum.start, control, sft_seed=8)
     store = Store.open(tmp_path_factory.mktemp("midtrained") / "store", create=True)
@@ -120,7 +120,7 @@ def test_the_manifest_of_a_study_of_releases_is_restored_and_counts_its_tokens(m
 
 def test_two_releases_of_the_same_name_are_distinguished(text, tmp_path):
     folders = [write_release(tmp_path / name / "tiny-neox", dtype=name) for name in ("float32", "float16")]
-    starts = [released_pythia(str(folder), step=71_000) for folder in folders]
+    starts = [released_start(str(folder), step=71_000) for folder in folders]
     first, second = (small_study(text, start=start, starts=()).arms[0] for start in starts)
     plan = plan_in(
         Store.open(tmp_path / "store", create=True),
@@ -133,7 +133,7 @@ def test_two_releases_of_the_same_name_are_distinguished(text, tmp_path):
 
 
 def test_a_release_whose_weights_do_not_fit_its_model_names_the_tensor(text, release, tmp_path):
-    study = small_study(text, start=released_pythia(str(release)), starts=())
+    study = small_study(text, start=released_start(str(release)), starts=())
     start = study.arms[0].curriculum.start
     other = dataclasses.replace(start, model=dataclasses.replace(start.model, num_layers=3))
     store = Store.open(tmp_path / "store", create=True)
@@ -148,7 +148,7 @@ def test_a_release_whose_weights_do_not_fit_its_model_names_the_tensor(text, rel
 def test_every_type_of_released_weights_is_imported_exactly(text, tmp_path, dtype):
     folder = write_release(tmp_path / "release", dtype=dtype, shard="100KB")
     store = Store.open(tmp_path / "store", create=True)
-    stage = import_stage(store, small_study(text, start=released_pythia(str(folder))))
+    stage = import_stage(store, small_study(text, start=released_start(str(folder))))
     store.request(stage)
     execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
     ours = weights(store, stage.id)
@@ -164,7 +164,7 @@ def imported(release: Path, text: Path, root: Path, change: Any) -> dict[str, to
     change(tensors)
     save_file(tensors, release / "model.safetensors", metadata={"format": "pt"})
     store = Store.open(root, create=True)
-    stage = import_stage(store, small_study(text, start=released_pythia(str(release))))
+    stage = import_stage(store, small_study(text, start=released_start(str(release))))
     store.request(stage)
     execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
     return weights(store, stage.id)
@@ -212,7 +212,7 @@ def test_integer_weights_are_rejected(text, tmp_path):
     tensors["gpt_neox.embed_in.weight"] = tensors["gpt_neox.embed_in.weight"].to(torch.int8)
     save_file(tensors, folder / "model.safetensors")
     store = Store.open(tmp_path / "store", create=True)
-    stage = import_stage(store, small_study(text, start=released_pythia(str(folder))))
+    stage = import_stage(store, small_study(text, start=released_start(str(folder))))
     store.request(stage)
     with pytest.raises(ValueError, match=r"embedding\.weight: expected torch\.float32, .*, got torch\.int8"):
         execute_stage(store, stage.id, start_from=None, keeps_optimizer=False, should_stop=lambda: False)
@@ -256,7 +256,7 @@ def averaged(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stor
 def test_a_stage_of_any_kind_stops_when_asked_and_is_made_by_the_next_attempt(text, release, averaged, tmp_path):
     store = Store.open(tmp_path / "store", create=True)
     whole = plan_in(store, averaging(text))
-    stages = [*whole.stages.values(), import_stage(store, small_study(text, start=released_pythia(str(release))))]
+    stages = [*whole.stages.values(), import_stage(store, small_study(text, start=released_start(str(release))))]
     stopped = set()
     for stage in stages:
         store.request(stage)

@@ -10,7 +10,7 @@ from torch import Tensor
 from midstudy.model.attention import causal_attention, document_mask
 from midstudy.model.cross_entropy import IGNORED, head_token_losses, scaled_head_loss
 from midstudy.model.initialise import initialised
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.model.rotary import rotary_tables, split_heads
 from midstudy.train.optimizer import global_norm
 
@@ -164,7 +164,7 @@ def test_the_losses_of_the_model(device: torch.device, dtype: torch.dtype, docum
 
 
 @torch.no_grad()
-def losses_of(model: Pythia, ids: Tensor, targets: Tensor, documents: Tensor | None) -> Tensor:
+def losses_of(model: LanguageModel, ids: Tensor, targets: Tensor, documents: Tensor | None) -> Tensor:
     device = model.head.weight.device
     on_device = None if documents is None else documents.contiguous().to(device)
     return model.token_losses(ids.to(device), targets.to(device), on_device).cpu()

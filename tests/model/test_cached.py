@@ -6,19 +6,25 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders.small_models import lively
+from builders.small_models import LLAMAS, lively
 
 from midstudy.model.cached import KeyValueCache, cached_logits
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.recipe.model import pythia
 
+MODELS = [
+    pythia("nano", vocab_size=97, max_seq_len=40),
+    replace(pythia("70m", vocab_size=97, max_seq_len=40), num_layers=2),
+    *(replace(shape, vocab_size=97, max_seq_len=40) for shape in LLAMAS),
+]
 
-@pytest.fixture(scope="module", params=["nano", "70m"], ids=["narrow", "wide"])
-def model(request: pytest.FixtureRequest) -> Pythia:
-    return lively(replace(pythia(request.param, vocab_size=97, max_seq_len=40), num_layers=2))
+
+@pytest.fixture(scope="module", params=MODELS, ids=lambda shape: shape.name)
+def model(request: pytest.FixtureRequest) -> LanguageModel:
+    return lively(request.param)
 
 
-def test_tokens_one_at_a_time_give_the_logits_of_the_whole(model: Pythia) -> None:
+def test_tokens_one_at_a_time_give_the_logits_of_the_whole(model: LanguageModel) -> None:
     ids = torch.randint(97, (3, 40), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole = model(ids)
@@ -28,7 +34,7 @@ def test_tokens_one_at_a_time_give_the_logits_of_the_whole(model: Pythia) -> Non
         torch.testing.assert_close(cached_logits(model, ids[:, place : place + 1], positions, cache), whole[:, place])
 
 
-def test_prompts_of_different_lengths_do_not_see_their_padding(model: Pythia) -> None:
+def test_prompts_of_different_lengths_do_not_see_their_padding(model: LanguageModel) -> None:
     """Rows of 5 and 9 tokens begin together; each then gives the logits that it has alone."""
     ids = torch.randint(97, (2, 20), generator=torch.Generator().manual_seed(1))
     lengths = torch.tensor([5, 9])
@@ -46,7 +52,7 @@ def test_prompts_of_different_lengths_do_not_see_their_padding(model: Pythia) ->
         logits = cached_logits(model, ids.gather(1, following), following, cache)
 
 
-def test_rows_that_are_dropped_leave_the_others_as_they_are(model: Pythia) -> None:
+def test_rows_that_are_dropped_leave_the_others_as_they_are(model: LanguageModel) -> None:
     ids = torch.randint(97, (3, 12), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         whole = model(ids)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from builders.small_models import NANO, from_transformers, lively, token_ids
+from builders.small_models import LLAMA_NANO, NANO, from_transformers, lively, token_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from midstudy.model.architecture import empty_model
 from midstudy.model.attention import causal_attention, document_mask
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
+from midstudy.recipe.shape import AnyShape
 from midstudy.train.precision import Weights
 
 LENGTHS = (5, 24, 1, 20, 14)
@@ -24,8 +27,8 @@ LENGTHS = (5, 24, 1, 20, 14)
 TOLERANCES = {"fp32": (1e-5, 1e-6), "bf16_mixed": (0.05, 0.006), "bf16_true": (0.05, 0.006)}
 
 
-def model_in(precision: str) -> Pythia:
-    return Weights(Pythia.empty(NANO, device="meta"), dict(lively(NANO).named_parameters()), precision=precision).model
+def model_in(precision: str, shape: AnyShape = NANO) -> LanguageModel:
+    return Weights(empty_model(shape, device="meta"), dict(lively(shape).named_parameters()), precision=precision).model
 
 
 def numbers(lengths: tuple[int, ...], *, num_rows: int = 1) -> Tensor:
@@ -34,8 +37,9 @@ def numbers(lengths: tuple[int, ...], *, num_rows: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)
-def test_a_packed_document_has_the_logits_it_has_alone(precision: str) -> None:
-    model = model_in(precision)
+@pytest.mark.parametrize("shape", [NANO, LLAMA_NANO], ids=lambda shape: shape.name)
+def test_a_packed_document_has_the_logits_it_has_alone(shape: AnyShape, precision: str) -> None:
+    model = model_in(precision, shape)
     ids = token_ids(NANO, 2, sum(LENGTHS))
     largest, average = TOLERANCES[precision]
     with torch.no_grad():
@@ -59,7 +63,7 @@ def test_a_packed_document_has_the_logits_of_transformers(tmp_path: Path) -> Non
     assert (packed - alone).abs().max() < TOLERANCES["fp32"][0] * alone.std()
 
 
-def gradients(model: Pythia) -> dict[str, Tensor]:
+def gradients(model: LanguageModel) -> dict[str, Tensor]:
     by_name = {name: parameter.grad.float() for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad(set_to_none=True)
     assert len(by_name) == len(list(model.parameters()))
@@ -67,8 +71,9 @@ def gradients(model: Pythia) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)
-def test_the_gradient_of_a_packed_row_is_the_sum_over_its_documents(precision: str) -> None:
-    model = model_in(precision)
+@pytest.mark.parametrize("shape", [NANO, replace(LLAMA_NANO, name="tied", is_tied=True)], ids=lambda shape: shape.name)
+def test_the_gradient_of_a_packed_row_is_the_sum_over_its_documents(shape: AnyShape, precision: str) -> None:
+    model = model_in(precision, shape)
     ids, targets = token_ids(NANO, 2, sum(LENGTHS)), token_ids(NANO, 3, sum(LENGTHS))[1:]
     packed_loss = model.scaled_loss(ids, targets, scale=1 / 128, documents=numbers(LENGTHS, num_rows=2))
     packed_loss.backward()

@@ -12,7 +12,7 @@ from torch import Tensor
 from midstudy.model import narrow_block as narrow
 from midstudy.model.attention import document_mask
 from midstudy.model.narrow_block import is_narrow, narrow_block
-from midstudy.model.pythia import Block
+from midstudy.model.pythia import PythiaBlock
 from midstudy.model.rotary import rotary_tables
 from midstudy.recipe import ModelShape
 
@@ -28,7 +28,7 @@ class Given:
 
     def __init__(self, shape: ModelShape, batch: int, length: int, dtype: torch.dtype = torch.float32) -> None:
         draw = torch.Generator().manual_seed(0)
-        self.block = Block(shape).to(dtype)
+        self.block = PythiaBlock(shape).to(dtype)
         with torch.no_grad():
             for parameter in self.block.parameters():
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw) + (parameter.dim() == 1))

@@ -9,9 +9,9 @@ import torch
 from builders.small_models import NANO, from_transformers, lively, token_ids
 from torch.nn import functional as F
 
+from midstudy.model.architecture import empty_model
 from midstudy.model.attention import causal_attention
 from midstudy.model.huggingface import from_huggingface, to_huggingface
-from midstudy.model.pythia import Pythia
 from midstudy.recipe import ModelShape, pythia
 
 LIKE_70M = ModelShape(name="like 70m", num_layers=6, width=512, num_heads=8, vocab_size=384, max_seq_len=128)
@@ -53,13 +53,13 @@ def test_gradients_equal_those_of_transformers(tmp_path: Path) -> None:
 
 def test_weights_survive_conversion_to_hugging_face_and_back() -> None:
     model = lively(NANO)
-    back = from_huggingface(to_huggingface(model.state_dict()), NANO)
+    back = from_huggingface(to_huggingface(model.state_dict(), NANO), NANO)
     assert back.keys() == model.state_dict().keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_a_checkpoint_of_another_shape_is_rejected_by_tensor_name() -> None:
-    weights = to_huggingface(lively(NANO).state_dict())
+    weights = to_huggingface(lively(NANO).state_dict(), NANO)
     with pytest.raises(ValueError, match=r"gpt_neox.embed_in.weight: expected shape \(384, 64\) .*, got \(512, 64\)"):
         from_huggingface(weights, pythia("nano", vocab_size=384))
     missing = {name: tensor for name, tensor in weights.items() if "layers.1.mlp.dense_h_to_4h.bias" not in name}
@@ -80,7 +80,7 @@ def test_a_checkpoint_of_another_shape_is_rejected_by_tensor_name() -> None:
 )
 def test_the_number_of_parameters_is_the_published_one(size: str, total: int, non_embedding: int) -> None:
     shape = pythia(size)
-    counts = {name: p.numel() for name, p in Pythia.empty(shape, device="meta").named_parameters()}
+    counts = {name: p.numel() for name, p in empty_model(shape, device="meta").named_parameters()}
     outside = counts["embedding.weight"] + counts["head.weight"]
     assert (sum(counts.values()), sum(counts.values()) - outside) == (total, non_embedding)
     assert (shape.num_parameters, shape.num_parameters_non_embedding) == (total, non_embedding)

@@ -21,11 +21,12 @@ from midstudy.plan.cost import (
     Calibrated,
     Throughput,
     Workload,
+    checkpoint_bytes,
 )
-from midstudy.plan.device import CPU_CORE
+from midstudy.plan.device import CPU_CORE, H100
 from midstudy.plan.manifest import manifest_of
 from midstudy.plan.planner import make_plan
-from midstudy.recipe import Corpus, Evaluation, Source, Study, Task, TokenCounts, Tokenizer, placebo, pythia
+from midstudy.recipe import Corpus, Evaluation, Source, Study, Task, TokenCounts, Tokenizer, llama, placebo, pythia
 
 NANO = pythia("nano", vocab_size=512, max_seq_len=64)
 
@@ -135,6 +136,16 @@ def test_rates_come_from_the_store_then_from_calibration_then_from_recorded_meas
     flops = micro.flops_per_token(seq_len=256)
     seen = [rates.training_s(micro, "fp32", num_tokens=1, seq_len=256) for rates in each[:2]]
     assert seen == pytest.approx([flops / 1e9, flops / 2e9])
+
+
+def test_a_llama_is_priced_by_its_own_products_and_its_rates_are_not_pythias() -> None:
+    """Llama 3 8B at the rate assumed for large models, and a micro Llama beside a measured rate of Pythia's micro shape."""
+    large = llama("3-8b")
+    priced = Throughput(H100, {}).training_s(large, "bf16_mixed", num_tokens=10**9, seq_len=8_192)
+    assert priced == pytest.approx(1e9 * (6 * (8_030_261_248 - 128_256 * 4_096) + 12 * 32 * 4_096 * 8_192) / (0.4 * 989e12))
+    rates = Throughput(CPU_CORE, {("micro", "fp32"): 1e9})
+    assert rates.source(llama("micro", vocab_size=4_096), "fp32", seq_len=256) == "assumed"
+    assert checkpoint_bytes(llama("3.2-1b"), precision="bf16_mixed", optimizer=None) == 4 * 1_235_814_400
 
 
 def test_the_slowdown_of_emulation_needs_both_rates() -> None:

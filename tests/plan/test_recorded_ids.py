@@ -46,13 +46,13 @@ from midstudy.recipe import Release, ReleasedTokenizer, Source, Start, pythia
 
 assert used is older
 
-def released_pythia(_, *, step=None):
+def released_start(_, *, step=None):
     source = Source(kind="files", location="/released/pythia", part="", revision="0123456789abcdef" * 4)
     tokenizer = ReleasedTokenizer(name="pythia", digest="fedcba9876543210" * 4, source=source, vocab_size=50_277)
     weights = Release(name="pythia-70m", source=source, step=step)
     return Start(model=pythia("70m", vocab_size=50_304, max_seq_len=2_048), tokenizer=tokenizer, seed=None, weights=weights)
 
-release.released_pythia = released_pythia
+release.released_start = released_start
 study = load_study(Path(experiment), settings=settings)
 plan = make_plan(study, throughput=Throughput(CPU_CORE, {}), published=lambda ids: set(), kept_states=())
 print(json.dumps(sorted(f"{stage.kind} {stage_id}" for stage_id, stage in plan.stages.items())))

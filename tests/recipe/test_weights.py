@@ -20,12 +20,14 @@ from midstudy.recipe import (
     Source,
     Start,
     State,
+    pythia,
 )
 from midstudy.recipe.canonical import canonical, identify
 from midstudy.recipe.decode import decode
 from midstudy.recipe.explain import differences
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+MICRO = pythia("micro", vocab_size=512, max_seq_len=64)
 HUB = Source(kind="hub", part="EleutherAI/pythia-70m", revision=COMMIT)
 
 
@@ -130,7 +132,7 @@ def test_explain_names_the_state_that_differs():
         (lambda: Average.of(trunk(60).state(30), trunk(40).state(30)), "average.states"),
         (lambda: Average.of(trunk().state(), trunk(precision="bf16_true").state()), "average.states.precision"),
         (
-            lambda: Average.of(trunk().state(), Curriculum.of(start(0, "micro"), phase(Mixture.only(CODE), 5)).state()),
+            lambda: Average.of(trunk().state(), Curriculum.of(start(model=MICRO), phase(Mixture.only(CODE), 5)).state()),
             "average.states.model",
         ),
         (
@@ -140,7 +142,7 @@ def test_explain_names_the_state_that_differs():
         (lambda: Average.of(trunk().state(), trunk().state(0)), "average.states.step"),
         (lambda: Average.last(trunk(60), num_states=4, every_steps=20), "average.num_states"),
         (lambda: Average.last(trunk(60), num_states=0, every_steps=20), "average.num_states"),
-        (lambda: dataclasses.replace(Start.averaged(last_three()), model=start(0, "micro").model), "start.model"),
+        (lambda: dataclasses.replace(Start.averaged(last_three()), model=start(model=MICRO).model), "start.model"),
         (lambda: Release(name="x", source=Source(kind="wheels", part="code", revision="r")), "release.source.kind"),
         (lambda: released(tokenizer=dataclasses.replace(TOKENIZER_70M, vocab_size=513)), "model.vocab_size"),
         (lambda: dataclasses.replace(TOKENIZER_70M, vocab_size=2**31 + 1), "tokenizer.vocab_size"),

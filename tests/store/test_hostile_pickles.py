@@ -27,7 +27,7 @@ from builders.small_study import EXPERIMENT, make_study, small_study
 from builders.waiting import wait_until
 
 from midstudy.analysis.tables import write_tables
-from midstudy.data.release import released_pythia
+from midstudy.data.release import released_start
 from midstudy.execute.stage import execute_stage
 from midstudy.launch.job_file import Job, JobStage, job_name, write_job
 from midstudy.launch.local import LocalLauncher
@@ -170,7 +170,7 @@ def test_a_pickled_released_checkpoint_is_rejected_by_name(tmp_path: Path) -> No
     with pytest.raises(
         ValueError, match=r"pytorch_model\.bin: expected model\.safetensors, got pickled weights, which can run code"
     ):
-        released_pythia(str(release))
+        released_start(str(release))
     assert not (tmp_path / "trace").exists()
 
 

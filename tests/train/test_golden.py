@@ -67,12 +67,14 @@ from midstudy.recipe import (
     Packing,
     RepresentationSimilarity,
     Rollouts,
+    RotaryScaling,
     Source,
     Task,
     TaskMixture,
     TaskPart,
     TokenCounts,
     Tokenizer,
+    llama,
     pythia,
     versions,
 )
@@ -147,6 +149,38 @@ def test_model() -> None:
     gradient = model.get_parameter("blocks.0.qkv.weight").grad
     assert gradient is not None
     assert gradient.norm().item() == pytest.approx(0.13114469, rel=1e-4)
+
+
+@recorded("LLAMA", version=1)
+@pytest.mark.parametrize(
+    ("attention", "is_tied", "logits", "loss", "norm"),
+    [
+        ("plain", False, [0.142984346, -0.808494925, 0.667886734, 0.418141484], 6.77844763, 0.390349627),
+        ("qkv_biases", True, [-0.0778974965, -1.70036829, -0.745286107, -0.691573918], 6.68507051, 0.351515234),
+        ("qk_norms", False, [1.0972172, -0.611123979, 0.199017152, 0.124651939], 6.79575396, 0.557996154),
+    ],
+)
+def test_llama(attention: str, is_tied: bool, logits: list[float], loss: float, norm: float) -> None:
+    """Initial weights, logits, loss and the gradient of the loss, with a rotation scaled for a longer context."""
+    scaling = RotaryScaling(factor=8, low_frequency_factor=1, high_frequency_factor=4, original_seq_len=64)
+    shape = llama("nano", vocab_size=512, max_seq_len=512)
+    model = initialised(replace(shape, attention=attention, is_tied=is_tied, rotary_scaling=scaling), seed=0)
+    drawn = model.get_parameter("blocks.1.mlp_out.weight")[3, :3]
+    assert drawn.tolist() == pytest.approx([-0.00876458641, 0.0244999696, -0.025253579], rel=1e-5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():  # so that attention and biases affect the loss
+            if name.endswith("bias"):
+                parameter.add_(0.1)
+            elif "norm" not in name:
+                parameter.mul_(5)
+    ids = torch.arange(301)[None] ** 2 % 512
+    assert model(ids)[0, 300, :4].tolist() == pytest.approx(logits, rel=1e-4)
+    total = model.scaled_loss(ids[:, :-1], ids[:, 1:], scale=1 / 300)
+    total.backward()
+    assert total.item() == pytest.approx(loss, rel=1e-5)
+    gradient = model.get_parameter("blocks.0.key.weight").grad
+    assert gradient is not None
+    assert gradient.norm().item() == pytest.approx(norm, rel=1e-4)
 
 
 # -- order ------------------------------------------------------------------------------------------------------------

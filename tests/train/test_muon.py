@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from builders.small_recipes import GENERAL, phase, start, with_muon
+from builders.small_recipes import GENERAL, LLAMA, TIED, phase, start, with_muon
 from builders.training_runs import batch_at, begin, curriculum, same_bits, train, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from midstudy.model.initialise import initialised
-from midstudy.recipe import AdamW, Constant, Curriculum, Group, Mixture, Muon
+from midstudy.recipe import AdamW, Constant, Curriculum, Group, LlamaShape, Mixture, Muon, RecipeError
 from midstudy.recipe.optimizer import SELECTIONS
 from midstudy.train import checkpoint
 from midstudy.train.engine import TrainingRun
@@ -44,6 +45,44 @@ def test_every_parameter_is_in_one_selection() -> None:
     sizes = {name: sum(model.get_parameter(one).numel() for one in of) for name, of in members.items()}
     assert sizes["matrices"] == SHAPE.num_parameters_of_matrices
     assert sum(sizes.values()) == SHAPE.num_parameters
+
+
+def of_tied(optimizer: AdamW) -> AdamW:
+    """Return the optimizer with one rate for embedding and head, between their own: more makes a tied model diverge."""
+    shared = ("embedding", "head")
+    groups = (replace(group, lr_factor=0.02) if group.select in shared else group for group in optimizer.groups)
+    return replace(optimizer, groups=tuple(groups))
+
+
+def test_a_tied_embedding_is_in_one_selection_and_its_matrices_are_apart() -> None:
+    """Two layers: query, key, value, output and three of the MLP are matrices; two norms each and the last are vectors."""
+    members: dict[str, list[str]] = {}
+    for name, parameter in initialised(TIED, seed=0).named_parameters():
+        members.setdefault(selection_of(name, parameter), []).append(name)
+    assert {name: len(of) for name, of in members.items()} == {"embedding": 1, "matrices": 14, "vectors": 5}
+
+
+def test_the_group_of_a_tied_head_must_be_that_of_the_embedding() -> None:
+    """Otherwise numbers that train nothing would give equal weights two ids."""
+    with pytest.raises(RecipeError, match=r"pretrain\.optimizer\.groups\.head: expected the numbers of group embedding"):
+        curriculum(optimizer=with_muon(), model=TIED)
+    curriculum(optimizer=of_tied(with_muon()), model=TIED)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("model", [LLAMA, TIED], ids=lambda model: model.name)
+def test_muon_trains_a_llama_and_resumes_bit_for_bit(model: LlamaShape, precision: str, tmp_path: Path) -> None:
+    course = curriculum(precision, optimizer=of_tied(with_muon()) if model.is_tied else with_muon(), model=model)
+    whole = begin(precision, model=model)
+    losses = [metrics["loss_nats"] for metrics in train(whole, course, 24)]
+    assert losses[-1] < losses[0] - 2.0
+    run = begin(precision, model=model)
+    for stop in (7, 12, 20):
+        train(run, course, stop)
+        run.save(tmp_path / str(stop), with_optimizer=True)
+        run = TrainingRun.load(tmp_path / str(stop))
+    train(run, course, 24)
+    assert same_bits(weights(run), weights(whole))
 
 
 @pytest.mark.parametrize("dimensions", [0, 3, 4])

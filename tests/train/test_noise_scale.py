@@ -11,7 +11,7 @@ from builders.training_runs import batch_at, begin, curriculum, train
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midstudy.model.pythia import Pythia
+from midstudy.model.language_model import LanguageModel
 from midstudy.train.noise_scale import estimate, partial_sums
 
 
@@ -81,7 +81,7 @@ def test_an_update_reports_the_formulas_for_its_micro_batches(precision: str) ->
         assert metrics["noise_scale_sequences"] == pytest.approx(ratio)
 
 
-def _gradient(model: Pythia, input_ids: np.ndarray, targets: np.ndarray, *, scale: float) -> torch.Tensor:
+def _gradient(model: LanguageModel, input_ids: np.ndarray, targets: np.ndarray, *, scale: float) -> torch.Tensor:
     parameters = list(model.parameters())
     loss = model.scaled_loss(torch.from_numpy(input_ids), torch.from_numpy(targets), scale=scale)
     return torch.cat([gradient.float().flatten() for gradient in torch.autograd.grad(loss, parameters)])
@@ -89,12 +89,12 @@ def _gradient(model: Pythia, input_ids: np.ndarray, targets: np.ndarray, *, scal
 
 def test_the_estimate_needs_no_extra_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
-    original = Pythia.scaled_loss
+    original = LanguageModel.scaled_loss
 
     def counted(*arguments: Any, **options: Any) -> torch.Tensor:
         passes.append(1)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(Pythia, "scaled_loss", counted)
+    monkeypatch.setattr(LanguageModel, "scaled_loss", counted)
     train(begin(micro_batch=2), curriculum(), 3)
     assert len(passes) == 3 * 4

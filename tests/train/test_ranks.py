@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from builders.places import PYTHONPATH
-from builders.small_recipes import with_muon
+from builders.small_recipes import NEOX, TIED, with_muon
 from builders.training_runs import batch_at, begin, curriculum, train, weights
 
 from midstudy.train import checkpoint
@@ -92,15 +92,16 @@ def test_more_ranks_than_sequences_are_rejected() -> None:
     ("precision", "words", "tolerance"),
     [
         *(("fp32", "", 1e-5), ("fp32", "micro_batch=3", 1e-5), ("bf16_mixed", "", 2e-3), ("bf16_true", "", 2e-3)),
-        ("fp32", "optimizer=muon", 1e-4),
+        *(("fp32", "optimizer=muon", 1e-4), ("fp32", "model=tied", 1e-5), ("bf16_mixed", "model=tied", 2e-3)),
     ],
 )
 def test_two_ranks_train_like_one_to_rounding(precision: str, words: str, tolerance: float, tmp_path: Path) -> None:
     ended = run_ranks(tmp_path, f"precision={precision}", *words.split())
     assert [status for status, _ in ended] == [0, 0], ended
-    alone = begin(precision)
+    model = TIED if "tied" in words else NEOX
+    alone = begin(precision, model=model)
     optimizer = with_muon() if "muon" in words else None
-    expected = train(alone, curriculum(precision, optimizer=optimizer), LAST)
+    expected = train(alone, curriculum(precision, optimizer=optimizer, model=model), LAST)
     metrics = metrics_of(tmp_path)
     steps = slice(None) if precision == "fp32" else slice(0, 6)  # rounding errors of bfloat16 grow from step to step
     losses = [m["loss_nats"] for m in metrics[steps]]

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders.small_recipes import GENERAL, code_branch, phase, start, trunk
+from builders.small_recipes import ARCHITECTURES, GENERAL, code_branch, phase, start, trunk
 from builders.training_runs import VOCAB_SIZE, batch_at, begin, curriculum, same_bits, train, weights
 from torch.nn import functional as F
 
 from midstudy.data.batch import Batch
 from midstudy.model.initialise import initialised
 from midstudy.recipe import AdamW, Constant, Curriculum, Mixture
+from midstudy.recipe.shape import AnyShape
 from midstudy.train import checkpoint
 from midstudy.train.divergence import DivergedError
 from midstudy.train.engine import Metrics, TrainingRun
@@ -117,12 +118,13 @@ def test_metrics_are_reported_every_log_every_steps_and_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ARCHITECTURES, ids=lambda model: model.name)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(model: AnyShape, precision: str, tmp_path: Path) -> None:
     """Interrupted within each phase and at both boundaries; each time, a new object loads the state from disk."""
-    course = curriculum(precision)
-    whole = begin(precision)
+    course = curriculum(precision, model=model)
+    whole = begin(precision, model=model)
     expected = train(whole, course, LAST)
-    run, metrics = begin(precision), []
+    run, metrics = begin(precision, model=model), []
     for stop in (5, 12, 15, 18, 21, LAST):
         metrics += train(run, course, stop)
         run.save(tmp_path / str(stop), with_optimizer=True)
@@ -133,16 +135,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(precision: str, t
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_training_reduces_the_loss(precision: str) -> None:
-    metrics = train(begin(precision), curriculum(precision), LAST)
+@pytest.mark.parametrize("model", ARCHITECTURES, ids=lambda model: model.name)
+def test_training_reduces_the_loss(model: AnyShape, precision: str) -> None:
+    metrics = train(begin(precision, model=model), curriculum(precision, model=model), LAST)
     assert metrics[0]["loss_nats"] == pytest.approx(math.log(VOCAB_SIZE), rel=0.05)
     assert metrics[-1]["loss_nats"] < metrics[0]["loss_nats"] - 1.0
 
 
 @pytest.mark.parametrize("precision", ["bf16_mixed", "bf16_true"])
-def test_bfloat16_trains_like_fp32(precision: str) -> None:
-    exact = [m["loss_nats"] for m in train(begin(), curriculum(), LAST)]
-    rounded = [m["loss_nats"] for m in train(begin(precision), curriculum(precision), LAST)]
+@pytest.mark.parametrize("model", ARCHITECTURES, ids=lambda model: model.name)
+def test_bfloat16_trains_like_fp32(model: AnyShape, precision: str) -> None:
+    runs = ((begin(kind, model=model), curriculum(kind, model=model)) for kind in ("fp32", precision))
+    exact, rounded = ([m["loss_nats"] for m in train(run, course, LAST)] for run, course in runs)
     assert rounded == pytest.approx(exact, rel=0.02)
 
 
@@ -160,10 +164,14 @@ def test_mixed_precision_keeps_updates_that_bfloat16_rounds_away(tmp_path: Path)
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16_mixed", 2e-3), ("bf16_true", 2e-3)])
 @pytest.mark.parametrize("micro_batch", [1, 3])
-def test_micro_batches_give_the_results_of_the_whole_batch(precision: str, tolerance: float, micro_batch: int) -> None:
+@pytest.mark.parametrize("model", ARCHITECTURES, ids=lambda model: model.name)
+def test_micro_batches_give_the_results_of_the_whole_batch(
+    model: AnyShape, precision: str, tolerance: float, micro_batch: int
+) -> None:
     """Rows differ in their number of targets, so equal weights for unequal micro-batches would be detected."""
-    whole = train(begin(precision), curriculum(precision), 6)
-    pieces = train(begin(precision, micro_batch=micro_batch), curriculum(precision), 6)
+    course = curriculum(precision, model=model)
+    whole = train(begin(precision, model=model), course, 6)
+    pieces = train(begin(precision, model=model, micro_batch=micro_batch), course, 6)
     for expected, actual in zip(whole, pieces, strict=True):
         assert actual["loss_nats"] == pytest.approx(expected["loss_nats"], rel=tolerance)
         assert actual["grad_norm"] == pytest.approx(expected["grad_norm"], rel=20 * tolerance)

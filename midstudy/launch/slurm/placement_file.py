@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from midstudy.recipe.errors import RecipeError, inside, require_kind, require_number, require_positive
-from midstudy.recipe.model import SIZES
+from midstudy.recipe.shape import SHAPE_NAMES
 from midstudy.recipe.stage import ROLES, Stage
 from midstudy.train.placement import Placement
 
@@ -195,11 +195,11 @@ def read_placement_file(path: Path) -> PlacementFile:
 def _parse(tables: dict[str, Any]) -> PlacementFile:
     _require_keys("", tables, ("default", "size", "kind", "jobs", "driver"))
     rules: dict[tuple[str | None, str | None], dict[str, Any]] = {(None, None): _rule("default", tables.get("default", {}))}
-    for size, rule in _named("size", tables.get("size", {}), SIZES):
+    for size, rule in _named("size", tables.get("size", {}), SHAPE_NAMES):
         rules[None, size] = _rule(f"size.{size}", rule)
     for kind, rule in _named("kind", tables.get("kind", {}), ROLES):
         own = dict(rule)
-        for size, narrower in _named(f"kind.{kind}.size", own.pop("size", {}), SIZES):
+        for size, narrower in _named(f"kind.{kind}.size", own.pop("size", {}), SHAPE_NAMES):
             rules[kind, size] = _rule(f"kind.{kind}.size.{size}", narrower)
         rules[kind, None] = _rule(f"kind.{kind}", own)
     _require_keys("jobs", tables.get("jobs", {}), [field.name for field in dataclasses.fields(Jobs)])

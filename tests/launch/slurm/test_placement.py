@@ -10,7 +10,7 @@ from builders.fake_execute import fake_stage
 from builders.places import REPOSITORY
 
 from midstudy.launch.slurm.placement_file import Jobs, PlacementFile, read_placement_file
-from midstudy.recipe.model import SIZES
+from midstudy.recipe.shape import SHAPE_NAMES
 from midstudy.recipe.stage import ROLES, Stage
 from midstudy.train.placement import Placement
 
@@ -144,7 +144,8 @@ def test_the_example_and_the_page_name_every_kind_and_size() -> None:
     (kinds,) = (line for line in lines if line.startswith("# Kinds: "))
     (sizes,) = (line for line in lines if line.startswith("# Sizes: "))
     assert set(re.findall(r"\w+", re.sub(r"\(.*?\)", "", kinds))) - {"Kinds"} == set(ROLES)
-    assert set(re.findall(r"\w+", sizes)) - {"Sizes"} == set(SIZES)
+    named = re.sub(r" \(.*?\)", "", sizes.removeprefix("# Sizes: ").removesuffix("."))
+    assert set(named.split(", ")) == set(SHAPE_NAMES)
     page = (REPOSITORY / "docs" / "cluster.md").read_text()
     assert f"[kind.data]                    # {', '.join(ROLES)}\n" in page
-    assert f"# {', '.join(SIZES)}\n" in page
+    assert f"# {', '.join(SHAPE_NAMES)}\n" in page

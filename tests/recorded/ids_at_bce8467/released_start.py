@@ -7,7 +7,7 @@ from typing import Any
 from builders.first_design import FirstScale
 
 from midstudy.data.data_args import DataChoice
-from midstudy.data.release import released_pythia
+from midstudy.data.release import released_start
 from midstudy.recipe import Average, Curriculum, Start, Study, factors
 from midstudy.recipe.errors import RecipeError
 
@@ -54,7 +54,7 @@ def study(
     data = data or DataChoice()
     general, code = data.corpus("general", max_bytes=6_000_000), data.corpus("code", max_bytes=3_000_000)
     pycode = data.task("pycode", folder="sft/pycode", max_items=2_000)
-    start = released_pythia(release, step=release_step or None)
+    start = released_start(release, step=release_step or None)
     small: dict[str, Any] = {"total_steps": num_steps, "num_sequences": num_sequences, "seq_len": seq_len}
     small |= {"sft_steps": sft_steps, "sft_num_sequences": num_sequences, "sft_peak_lr": sft_peak_lr, "peak_lr": peak_lr}
     small |= {"sft_warmup_steps": max(1, sft_steps // 10), "precision": precision, "test_items": test_items}
