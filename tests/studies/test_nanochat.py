@@ -81,7 +81,8 @@ def test_rl_has_a_row_for_each_task_that_it_rewards(full_report: Report, report:
     arms = full_report.tables.arms
     shown = cells(rewards.rewards(full_report), "letters counted")
     is_after = (arms["rl"] == "counting") & (arms["after"] == "rl")
-    assert len(shown) == 6
+    assert len(shown) == 7
+    assert shown[6] == "34 %", "what always saying the same would reach"
     assert shown[1:3] == ["25 % 25 25 25"] * 2
     drawn = arms[is_after].sort_values("trunk_seed")["counting_pass_at_8"]
     assert shown[5].split(" % ")[1] == " ".join(f"{100 * share:.0f}" for share in drawn)
