@@ -125,7 +125,9 @@ def _write(path: Path, documents: Iterator[Document]) -> tuple[int, int]:
     number = num_bytes = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for document in documents:
-            file.write(json.dumps({"text": document.text, **document.fields}, ensure_ascii=False, sort_keys=True) + "\n")
+            row = {"text": document.text, **document.fields}
+            # Parquet has fields that JSON has not, such as times: they are kept as text.
+            file.write(json.dumps(row, ensure_ascii=False, sort_keys=True, default=str) + "\n")
             number += 1
             num_bytes += document.num_bytes
     return number, num_bytes

@@ -8,16 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from builders.prepared_study import TOPICS, corpora_of, prepared_study, write_topics
 from builders.small_study import make_study, plan_in
 
 from midstudy.analysis.tables import write_tables
+from midstudy.data.source import resolve_source
 from midstudy.execute.stage import execute_stage
 from midstudy.execute.stopped import StoppedError
 from midstudy.plan.left_out import left_out_of
 from midstudy.plan.planner import Plan
 from midstudy.plan.summary import plan_text
+from midstudy.recipe import Corpus
 from midstudy.recipe.measure import StateEvaluation
 from midstudy.recipe.preparation import Prepared, Select
 from midstudy.recipe.stage import Stage, stage_id
@@ -159,6 +162,23 @@ def test_a_stop_leaves_nothing_and_the_next_attempt_begins_again(text: Path, tmp
     assert not store.has(stage_id(corpus.source))
     run_alone(store, corpus.source)
     assert store.record(stage_id(corpus.source)).metrics["train_documents"] == 80
+
+
+def test_fields_that_json_has_not_are_kept_as_text(tmp_path: Path) -> None:
+    written = [
+        pd.DataFrame({"text": [f"text {split} {n}" for n in range(3)], "at": pd.Timestamp("2026-01-02")}) for split in "abc"
+    ]
+    for name, table in zip(("train", "validation", "test"), written, strict=True):
+        table.to_parquet(tmp_path / f"{name}.parquet")
+    web = Corpus(
+        name="web", source=resolve_source(str(tmp_path), name="web", folder="web", is_task=False, may_be_itself=True)
+    )
+    recipe = Prepared(of=(web,), steps=(Select(field="at", values=("2026-01-02 00:00:00",)),))
+    store = Store.open(tmp_path / "store", create=True)
+    run_alone(store, recipe)
+    assert [(row["text"], row["at"]) for row in rows(store, stage_id(recipe), "train")] == [
+        (f"text a {n}", "2026-01-02 00:00:00") for n in range(3)
+    ]
 
 
 def run_alone(store: Store, recipe: Prepared, should_stop: Any = lambda: False) -> None:

@@ -179,3 +179,13 @@ def test_chinese_text_is_not_held_to_english_words() -> None:
     assert gopher_quality(Document(law)) is None
     assert num_sentences(law) == 4
     assert len(words_of(law)) > 90
+
+
+def test_repeated_lines_count_by_number_and_by_characters() -> None:
+    lines = [" ".join(f"w{line}x{place}" for place in range(9)) for line in range(6)]
+    assert gopher_repetition(Document("\n".join([*lines, *["ok."] * 5]))) == "repeated lines", "4 of 11 came before"
+    assert gopher_repetition(Document("\n".join([*lines, *["ok."] * 3]))) is None
+    assert gopher_repetition(Document("\n".join([*lines, lines[0], lines[1]]))) == "repeated lines", (
+        "a quarter by characters"
+    )
+    assert gopher_repetition(Document("\n\n".join([*lines, lines[0], lines[1]]))) == "repeated paragraphs"
